@@ -1,0 +1,36 @@
+PYTHON ?= $(shell for p in python3.11 python3 python; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+CONSTRAINTS ?= constraints.txt
+VENV ?= .venv
+BIN := $(VENV)/bin
+WORKERS ?= auto
+
+.DEFAULT_GOAL := help
+.PHONY: help install compare test lint format
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/installed: pyproject.toml $(CONSTRAINTS)
+	@test -n "$(PYTHON)" || { echo "optkit needs Python 3.11 or newer; give it as make PYTHON=/path/to/python"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) hatchling editables
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) --no-build-isolation -e '.[test]'
+	@touch $@
+
+install: $(VENV)/installed  ## prepare .venv: pinned dependencies and this package
+
+compare: $(VENV)/installed  ## compare optimizers on real data: prints a table, draws a figure (about 3 minutes)
+	$(BIN)/python -m experiments compare
+
+test: lint  ## lint, check types, run all tests
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q
+
+lint: $(VENV)/installed  ## lint, check formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+
+format: $(VENV)/installed  ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .

@@ -1,0 +1,3 @@
+"""Optimizers of recent papers as pure, composable gradient transformations, in the Optax style."""
+
+from optkit import catalog as catalog

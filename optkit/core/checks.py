@@ -1,0 +1,40 @@
+"""Errors that a person can act on."""
+
+import math
+import numbers
+from typing import Any
+
+import numpy as np
+
+
+def check_range(
+    name: str,
+    value: Any,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    low_open: bool = False,
+    high_open: bool = False,
+) -> None:
+    """Raises unless a hyperparameter lies in its range.
+
+    Args:
+        name: the argument's name, for the message.
+        value: what was given. Only Python and NumPy numbers are checked: traced values and JAX arrays, as
+            `optax.inject_hyperparams` makes them, and schedules pass.
+        low: the smallest value allowed.
+        high: the largest value allowed.
+        low_open: excludes `low` itself.
+        high_open: excludes `high` itself.
+
+    Raises:
+        ValueError: if `value` is a number outside the range, or not a number.
+    """
+    if not isinstance(value, (numbers.Real, np.ndarray, np.generic)):
+        return
+    number = np.asarray(value)
+    above = number > low if low_open else number >= low
+    below = number < high if high_open else number <= high
+    if not np.all(above & below):
+        left, right = "(" if low_open else "[", ")" if high_open else "]"
+        raise ValueError(f"{name} must be in {left}{low:g}, {high:g}{right}, got {value!r}")

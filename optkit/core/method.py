@@ -1,0 +1,68 @@
+"""What the catalog says of a method."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+Kind = Literal["transformation", "wrapper", "optimizer", "aggregator", "topology", "compressor"]
+
+
+class Paper(NamedTuple):
+    """Where a method was published.
+
+    Attributes:
+        title: the paper's title.
+        authors: its authors, "First et al." beyond three.
+        year: year of the first version.
+        arxiv: the arXiv id, for example "2310.05898".
+    """
+
+    title: str
+    authors: str
+    year: int
+    arxiv: str
+
+
+def parameters_as_they_are(state: Any, params: Any) -> Any:
+    """Returns `params`: what most methods report is what the training loop holds."""
+    del state
+    return params
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Method:
+    """One entry of the catalog.
+
+    Attributes:
+        name: the name by which users find it; unique.
+        factory: builds the method from keyword arguments, `learning_rate` among them; for a wrapper it builds the inner
+            optimizer too, from the same `learning_rate`.
+        family: the folder that it lives in.
+        kind: what the factory makes.
+        summary: one line.
+        paper: where it was published.
+        example: keyword arguments with which `factory` builds something usable.
+        grid: centre of the grid of learning rates (or of `tuned`) that `compare` searches.
+        tuned: the hyperparameter that is tuned.
+        static: arguments of `factory` that are no numbers to trace: ranks, periods, keys, callables.
+        needs: extra arguments of `update` (`"grad_fn"`, `"value_fn"`, `"value"`, `"prev_grads"`) or `"axis_name"`,
+            without which the method cannot work.
+        eval_params: gives the parameters to report, from the optimizer's state and the parameters of the loop.
+        variants: further keyword arguments worth comparing, by name; `compare` knows them as `name:variant`.
+        golden: name of the recorded trajectories that it replays, where that is not `name`.
+    """
+
+    name: str
+    factory: Callable[..., Any]
+    family: str
+    kind: Kind
+    summary: str
+    paper: Paper
+    example: Mapping[str, Any]
+    grid: float
+    tuned: str = "learning_rate"
+    static: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    eval_params: Callable[[Any, Any], Any] = parameters_as_they_are
+    variants: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    golden: str | None = None

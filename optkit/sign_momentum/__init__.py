@@ -1,0 +1,3 @@
+"""Sign momentum."""
+
+ENTRIES = ()
