@@ -4,12 +4,23 @@ import types
 from collections.abc import Mapping
 
 from optkit import sign_momentum
-from optkit.core.method import Kind, Method, Paper
+from optkit.core.method import Kind, Method, Paper, Variant
 
-__all__ = ["METHODS", "Kind", "Method", "Paper"]
+__all__ = ["METHODS", "Kind", "Method", "Paper", "Variant", "with_variants"]
 
 _FAMILIES = (sign_momentum,)
 
 METHODS: Mapping[str, Method] = types.MappingProxyType(
     {method.name: method for family in _FAMILIES for method in family.ENTRIES}
 )
+
+
+def with_variants() -> Mapping[str, Method]:
+    """Returns all methods and all their variants, these as `name:variant`.
+
+    Example:
+        >>> with_variants()["lion_kappa:huber"].summary == METHODS["lion_kappa"].summary
+        True
+    """
+    entries = ((method, *map(method.variant, method.variants)) for method in METHODS.values())
+    return {entry.name: entry for group in entries for entry in group}

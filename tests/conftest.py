@@ -9,9 +9,17 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax  # noqa: E402  (XLA reads its flags when JAX starts)
 import pytest  # noqa: E402
 
+from optkit.testing import golden  # noqa: E402
+
 
 @pytest.fixture
 def x64():
     """Runs a test in double precision."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def recording(request):
+    """The golden file that a test replays; see `golden_files.replays`."""
+    return golden.read(request.param)

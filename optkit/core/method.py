@@ -23,6 +23,18 @@ class Paper(NamedTuple):
     arxiv: str
 
 
+class Variant(NamedTuple):
+    """Further arguments with which a method is worth comparing.
+
+    Attributes:
+        arguments: keyword arguments of the factory, beside and before those of the method's example.
+        grid: centre of their grid of learning rates.
+    """
+
+    arguments: Mapping[str, Any]
+    grid: float
+
+
 def parameters_as_they_are(state: Any, params: Any) -> Any:
     """Returns `params`: what most methods report is what the training loop holds."""
     del state
@@ -48,7 +60,7 @@ class Method:
         needs: extra arguments of `update` (`"grad_fn"`, `"value_fn"`, `"value"`, `"prev_grads"`) or `"axis_name"`,
             without which the method cannot work.
         eval_params: gives the parameters to report, from the optimizer's state and the parameters of the loop.
-        variants: further keyword arguments worth comparing, by name; `compare` knows them as `name:variant`.
+        variants: further arguments worth comparing, by name; in `compare` they are called `name:variant`.
         golden: name of the recorded trajectories that it replays, where that is not `name`.
     """
 
@@ -64,5 +76,13 @@ class Method:
     static: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     eval_params: Callable[[Any, Any], Any] = parameters_as_they_are
-    variants: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    variants: Mapping[str, Variant] = dataclasses.field(default_factory=dict)
     golden: str | None = None
+
+    def variant(self, name: str) -> "Method":
+        """Returns the entry of one of the variants, named `method:variant`."""
+        arguments, grid = self.variants[name]
+        example = {**self.example, **arguments}
+        return dataclasses.replace(
+            self, name=f"{self.name}:{name}", example=example, grid=grid, variants={}, golden=None
+        )

@@ -1,0 +1,70 @@
+"""Adam's preconditioner with the two placements of epsilon that authors use."""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optkit.core.checks import check_range
+
+EpsPlacement = Literal["pre", "post"]
+
+
+def scale_by_adam(
+    b1: jax.typing.ArrayLike,
+    b2: jax.typing.ArrayLike,
+    eps: jax.typing.ArrayLike,
+    *,
+    eps_placement: EpsPlacement,
+    bias_correction: bool = True,
+    mu_dtype: Any | None = None,
+) -> optax.GradientTransformation:
+    """Rescales by Adam's moments, with epsilon added before or after the bias correction of the second one.
+
+    `optax.scale_by_adam` has the second placement only; code derived from Hugging Face's AdamW has the first.
+
+    Args:
+        b1: decay of the first moment, in [0, 1).
+        b2: decay of the second moment, in [0, 1).
+        eps: added to the root of the second moment, at least 0.
+        eps_placement: `"pre"` divides by `sqrt(nu) + eps` and corrects the bias of the quotient, so that in the first
+            steps epsilon counts `1 / sqrt(1 - b2**t)` times as much; `"post"` divides by `sqrt(nu_hat) + eps`.
+        bias_correction: whether the zero start of both moments is corrected.
+        mu_dtype: dtype of the first moment, that of the parameters by default.
+
+    Returns:
+        A transformation with an `optax.ScaleByAdamState`.
+
+    Raises:
+        ValueError: if a hyperparameter is out of its range.
+    """
+    check_range("b1", b1, 0.0, 1.0, high_open=True)
+    check_range("b2", b2, 0.0, 1.0, high_open=True)
+    check_range("eps", eps, 0.0)
+    if eps_placement not in ("pre", "post"):
+        raise ValueError(f"eps_placement must be 'pre' or 'post', got {eps_placement!r}")
+
+    def init_fn(params):
+        return optax.ScaleByAdamState(
+            count=jnp.zeros([], jnp.int32),
+            mu=optax.tree.zeros_like(params, dtype=mu_dtype),
+            nu=optax.tree.zeros_like(params),
+        )
+
+    def update_fn(updates, state, params=None):
+        del params
+        mu = optax.tree.update_moment(updates, state.mu, b1, order=1)
+        nu = optax.tree.update_moment(updates, state.nu, b2, order=2)
+        count = optax.safe_increment(state.count)
+        correction1 = 1 - b1**count if bias_correction else 1.0
+        correction2 = 1 - b2**count if bias_correction else 1.0
+        eps_in_units_of_nu = eps if eps_placement == "pre" else eps * jnp.sqrt(correction2)
+        step_size = jnp.sqrt(correction2) / correction1
+        direction = jax.tree.map(lambda m, v: step_size * m / (jnp.sqrt(v) + eps_in_units_of_nu), mu, nu)
+        new_state = optax.ScaleByAdamState(
+            count=count, mu=optax.tree.cast_like(mu, state.mu), nu=optax.tree.cast_like(nu, state.nu)
+        )
+        return optax.tree.cast_like(direction, updates), new_state
+
+    return optax.GradientTransformation(init_fn, update_fn)

@@ -1,0 +1,111 @@
+"""Grams: the size of an optimizer's update with the sign of the gradient.
+
+Cao, Li, Song, "Grams: Gradient Descent with Adaptive Momentum Scaling", 2024, arXiv:2412.17107. The paper writes Adam
+with epsilon behind the bias correction; the authors' code, whose numbers `grams_adamw` replays, adds it before.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optkit.core.adam import EpsPlacement, scale_by_adam
+from optkit.core.checks import check_range
+from optkit.core.precision import in_float32
+
+
+def grams(inner: optax.GradientTransformation, *, ascent: bool = False) -> optax.GradientTransformationExtraArgs:
+    """Gives every coordinate of the inner update the sign that descends along the gradient.
+
+    It compares with the raw gradient that enters it; where that is exactly zero, the coordinate stands still whatever
+    the momentum. Keep weight decay outside.
+
+    Args:
+        inner: any transformation or optimizer.
+        ascent: whether the updates of `inner` still point along the gradient, as those of a `scale_by_adam` that stands
+            before `scale_by_learning_rate` do. By default `inner` is a whole optimizer, whose updates point against it.
+
+    Returns:
+        A transformation with the state of `inner`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optax, optkit
+        >>> tx = optkit.grams(optax.sgd(0.1, momentum=0.9))
+        >>> params = jnp.zeros(2)
+        >>> state = tx.init(params)
+        >>> _, state = tx.update(jnp.array([1.0, 1.0]), state, params)
+        >>> updates, state = tx.update(jnp.array([1.0, -0.5]), state, params)  # the second gradient turned
+        >>> updates
+        Array([-0.19,  0.04], dtype=float32)
+
+    Reference:
+        Cao et al., "Grams: Gradient Descent with Adaptive Momentum Scaling", 2024, arXiv:2412.17107.
+    """
+    inner = optax.with_extra_args_support(inner)
+    direction = 1 if ascent else -1
+
+    def update_fn(updates, state, params=None, **extra_args):
+        inner_updates, state = inner.update(updates, state, params, **extra_args)
+        turned = jax.tree.map(
+            lambda u, g: (direction * jnp.sign(g) * jnp.abs(u)).astype(u.dtype), inner_updates, updates
+        )
+        return turned, state
+
+    return optax.GradientTransformationExtraArgs(inner.init, update_fn)
+
+
+def grams_adamw(
+    learning_rate: optax.ScalarOrSchedule,
+    b1: jax.typing.ArrayLike = 0.9,
+    b2: jax.typing.ArrayLike = 0.999,
+    eps: jax.typing.ArrayLike = 1e-6,
+    weight_decay: float | jax.Array = 0.0,
+    mask: Any | None = None,
+    *,
+    mu_dtype: Any | None = None,
+    bias_correction: bool = True,
+    eps_placement: EpsPlacement = "pre",
+) -> optax.GradientTransformationExtraArgs:
+    """AdamW whose update has the sign of the gradient: the optimizer of the Grams paper.
+
+    Args:
+        learning_rate: a positive number or a schedule; AdamW's.
+        b1: decay of the first moment, in [0, 1); default 0.9.
+        b2: decay of the second moment, in [0, 1); default 0.999.
+        eps: added to the root of the second moment, at least 0; default 1e-6.
+        weight_decay: strength of the decoupled decay, at least 0; default 0.
+        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
+        mu_dtype: dtype of the first moment; default the parameters', but at least float32.
+        bias_correction: whether the zero start of both moments is corrected; on by default.
+        eps_placement: `"pre"` (default, the authors' code) adds epsilon before the bias correction, `"post"` (the
+            paper) behind it.
+
+    Returns:
+        An optimizer; its state is two numbers a parameter.
+
+    Raises:
+        ValueError: if a hyperparameter is out of its range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optax, optkit
+        >>> tx = optkit.grams_adamw(0.1)
+        >>> params = jnp.array([3.0, -4.0])
+        >>> updates, state = tx.update(params, tx.init(params), params)
+        >>> optax.apply_updates(params, updates)
+        Array([ 2.9, -3.9], dtype=float32)
+
+    Reference:
+        Cao et al., "Grams: Gradient Descent with Adaptive Momentum Scaling", 2024, arXiv:2412.17107.
+    """
+    check_range("weight_decay", weight_decay, 0.0)
+    adam = scale_by_adam(b1, b2, eps, eps_placement=eps_placement, bias_correction=bias_correction, mu_dtype=mu_dtype)
+    return in_float32(
+        optax.chain(
+            grams(adam, ascent=True),
+            optax.add_decayed_weights(weight_decay, mask),
+            optax.scale_by_learning_rate(learning_rate),
+        )
+    )

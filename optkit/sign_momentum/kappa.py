@@ -1,0 +1,281 @@
+"""The convex functions of Lion-kappa, each as the map from a leaf to a subgradient.
+
+Chen, Liu, Liang, Liu, "Lion Secretly Solves Constrained Optimization: As Lyapunov Predicts", 2023, arXiv:2310.05898.
+The conjugates in the docstrings say what weight decay 1 adds to the loss. They were derived again and checked by
+experiment; the paper's table has the first five.
+
+Those that are not element-wise see a leaf whole: under `jit` it may be sharded, inside `shard_map` it may not.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from optkit.core.checks import check_range
+from optkit.core.explicit_axes import replicate, shard_like
+
+Kappa = Callable[[jax.Array], jax.Array]
+
+
+def _divide_by_norm(x: jax.Array, order: float = 2.0, axes: tuple[int, ...] | None = None) -> jax.Array:
+    """Divides by the l_order norm over `axes`, without overflow or underflow; zero stays zero."""
+    largest = jnp.max(jnp.abs(x), axis=axes, keepdims=True, initial=0.0)
+    scaled = x / jnp.where(largest > 0, largest, 1)
+    norm = jnp.sum(jnp.abs(scaled) ** order, axis=axes, keepdims=True) ** (1 / order)
+    return scaled / jnp.where(norm > 0, norm, 1)
+
+
+def kappa_l1() -> Kappa:
+    """Sum of absolute values; the direction is the sign, and `max |x| <= 1` is implied (Lion).
+
+    Returns:
+        The map from a leaf to a subgradient.
+
+    Example:
+        >>> kappa_l1()(jnp.array([3.0, 0.0, -2.0]))
+        Array([ 1.,  0., -1.], dtype=float32)
+    """
+    return jnp.sign
+
+
+def kappa_lp(p: float) -> Kappa:
+    """The l_p norm of a leaf; `l_q norm of x <= 1` with `1/p + 1/q = 1` is implied.
+
+    Args:
+        p: order of the norm, above 1; 2 gives the normalized momentum.
+
+    Returns:
+        The map from a leaf to a subgradient, zero at zero.
+
+    Raises:
+        ValueError: if `p` is not above 1.
+
+    Example:
+        >>> kappa_lp(2.0)(jnp.array([3.0, 0.0, -4.0]))
+        Array([ 0.6,  0. , -0.8], dtype=float32)
+    """
+    check_range("p", p, 1.0, low_open=True, high_open=True)
+
+    def subgradient(x):
+        return jnp.sign(x) * jnp.abs(_divide_by_norm(x, p)) ** (p - 1)
+
+    return subgradient
+
+
+def kappa_linf() -> Kappa:
+    """The largest absolute value of a leaf; `sum |x| <= 1` is implied (greedy coordinate descent, Frank-Wolfe).
+
+    Returns:
+        The map from a leaf to a subgradient: the sign of the largest entry, the first of equal ones.
+
+    Example:
+        >>> kappa_linf()(jnp.array([3.0, 0.0, -4.0]))
+        Array([ 0.,  0., -1.], dtype=float32)
+    """
+
+    def subgradient(x):
+        index = jnp.arange(x.size).reshape(x.shape)
+        magnitude = jnp.abs(x)
+        is_largest = magnitude == jnp.max(magnitude, initial=0.0)
+        first = jnp.min(jnp.where(is_largest, index, x.size), initial=x.size)
+        return jnp.where(index == first, jnp.sign(x), 0)
+
+    return subgradient
+
+
+def kappa_soft(threshold: float) -> Kappa:
+    """Sum of `max(|x| - threshold, 0)`; the penalty `threshold * sum |x|` and `max |x| <= 1` are implied: sparse.
+
+    Args:
+        threshold: below it a coordinate of the momentum does not move its parameter, at least 0.
+
+    Returns:
+        The map from a leaf to a subgradient.
+
+    Raises:
+        ValueError: if `threshold` is negative.
+
+    Example:
+        >>> kappa_soft(1.0)(jnp.array([3.0, 0.5, -2.0]))
+        Array([ 1.,  0., -1.], dtype=float32)
+    """
+    check_range("threshold", threshold, 0.0)
+
+    def subgradient(x):
+        return jnp.where(jnp.abs(x) > threshold, jnp.sign(x), 0)
+
+    return subgradient
+
+
+def kappa_top_k(k: int) -> Kappa:
+    """Sum of the k largest absolute values of a leaf; `sum |x| <= k` and `max |x| <= 1` are implied.
+
+    Args:
+        k: how many coordinates move, at least 1; all of a smaller leaf do.
+
+    Returns:
+        The map from a leaf to a subgradient: the sign on the k largest entries, the first of equal ones.
+
+    Raises:
+        ValueError: if `k` is not a positive integer.
+
+    Example:
+        >>> kappa_top_k(2)(jnp.array([3.0, 0.5, -2.0]))
+        Array([ 1.,  0., -1.], dtype=float32)
+    """
+    if not isinstance(k, int) or k < 1:
+        raise ValueError(f"k must be a positive integer, got {k!r}")
+
+    def subgradient(x):
+        whole = replicate(x)
+        flat = whole.ravel()
+        _, largest = jax.lax.top_k(jnp.abs(flat), min(k, flat.size))
+        signs = jnp.zeros_like(flat).at[largest].set(jnp.sign(flat[largest]))
+        return shard_like(signs.reshape(x.shape), x)
+
+    return subgradient
+
+
+def kappa_huber(threshold: float) -> Kappa:
+    """The Huber function; the penalty `threshold / 2 * sum x^2` and `max |x| <= 1` are implied.
+
+    Args:
+        threshold: where the square passes into the absolute value, above 0.
+
+    Returns:
+        The map from a leaf to a gradient.
+
+    Raises:
+        ValueError: if `threshold` is not positive.
+
+    Example:
+        >>> kappa_huber(2.0)(jnp.array([3.0, 0.5, -1.0]))
+        Array([ 1.  ,  0.25, -0.5 ], dtype=float32)
+    """
+    check_range("threshold", threshold, 0.0, low_open=True)
+
+    def subgradient(x):
+        return jnp.clip(x, -threshold, threshold) / threshold
+
+    return subgradient
+
+
+def kappa_half_squared_l2() -> Kappa:
+    """Half the squared l2 norm: the direction is the momentum itself, heavy ball or Nesterov with decay.
+
+    Returns:
+        The map from a leaf to a gradient.
+
+    Example:
+        >>> kappa_half_squared_l2()(jnp.array([3.0, 0.0, -2.0]))
+        Array([ 3.,  0., -2.], dtype=float32)
+    """
+    return lambda x: x
+
+
+def kappa_group() -> Kappa:
+    """Sum of the l2 norms of the rows (a vector is one row); `l2 norm of every row <= 1` is implied.
+
+    Returns:
+        The map from a leaf to a subgradient: each row, everything behind axis 0, divided by its norm.
+
+    Example:
+        >>> kappa_group()(jnp.array([[3.0, 4.0], [0.0, 0.0]]))
+        Array([[0.6, 0.8],
+               [0. , 0. ]], dtype=float32)
+    """
+
+    def subgradient(x):
+        return _divide_by_norm(x, axes=None if x.ndim < 2 else tuple(range(1, x.ndim)))
+
+    return subgradient
+
+
+def kappa_nuclear() -> Kappa:
+    """The nuclear norm of a matrix; `spectral norm <= 1` is implied (Muon with an exact factorization).
+
+    A leaf that is not a matrix takes the sign. The singular value decomposition cannot be partitioned: a sharded matrix
+    is gathered on every device.
+
+    Returns:
+        The map from a leaf to a subgradient: `U V^T` over the singular values that are not zero.
+
+    Example:
+        >>> kappa_nuclear()(jnp.array([[3.0, 0.0], [0.0, -2.0]]))
+        Array([[ 1.,  0.],
+               [ 0., -1.]], dtype=float32)
+    """
+
+    def subgradient(x):
+        if x.ndim != 2 or not x.size:
+            return jnp.sign(x)
+        left, values, right = jnp.linalg.svd(replicate(x), full_matrices=False)
+        negligible = max(x.shape) * jnp.finfo(x.dtype).eps * jnp.max(values)
+        return shard_like((left * (values > negligible)) @ right, x)
+
+    return subgradient
+
+
+def kappa_relativistic(scale: float) -> Kappa:
+    """Sum of `sqrt(x^2 + scale^2)`; the barrier `-scale * sum sqrt(1 - x^2)` is implied: `max |x| < 1`.
+
+    Args:
+        scale: where the square passes into the absolute value, above 0.
+
+    Returns:
+        The map from a leaf to a gradient.
+
+    Raises:
+        ValueError: if `scale` is not positive.
+
+    Example:
+        >>> kappa_relativistic(4.0)(jnp.array([3.0, 0.0]))
+        Array([0.6, 0. ], dtype=float32)
+    """
+    check_range("scale", scale, 0.0, low_open=True)
+
+    def subgradient(x):
+        return x / jnp.hypot(x, scale)
+
+    return subgradient
+
+
+def kappa_log_cosh(scale: float) -> Kappa:
+    """Sum of `scale * log cosh(x / scale)`; `scale/2 * sum of (1+x) log(1+x) + (1-x) log(1-x)` is implied.
+
+    Args:
+        scale: where the square passes into the absolute value, above 0.
+
+    Returns:
+        The map from a leaf to a gradient.
+
+    Raises:
+        ValueError: if `scale` is not positive.
+
+    Example:
+        >>> kappa_log_cosh(1.0)(jnp.array([20.0, 0.0]))
+        Array([1., 0.], dtype=float32)
+    """
+    check_range("scale", scale, 0.0, low_open=True)
+
+    def subgradient(x):
+        return jnp.tanh(x / scale)
+
+    return subgradient
+
+
+def kappa_log_sum_exp() -> Kappa:
+    """Log of the sum of exponentials over a leaf; with decay 1 `sum x log x` on the simplex of `-x` is implied.
+
+    Unlike the others it is not even: every parameter falls at each step. Take it with weight decay only, for parameters
+    whose negatives are a distribution.
+
+    Returns:
+        The map from a leaf to a gradient, the softmax.
+
+    Example:
+        >>> kappa_log_sum_exp()(jnp.zeros(4))
+        Array([0.25, 0.25, 0.25, 0.25], dtype=float32)
+    """
+    return lambda x: jax.nn.softmax(x, axis=None)

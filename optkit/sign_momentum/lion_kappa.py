@@ -1,0 +1,135 @@
+"""Lion with any convex kappa: the direction is a subgradient of kappa at Lion's interpolated momentum.
+
+Chen, Liu, Liang, Liu, "Lion Secretly Solves Constrained Optimization: As Lyapunov Predicts", 2023, arXiv:2310.05898.
+The paper accumulates the negative gradient; every kappa here but the log-sum-exp is even, so the sign does not matter.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from optkit.core.checks import check_range
+from optkit.core.decay import proximal_decay
+from optkit.core.precision import in_float32, widen
+from optkit.sign_momentum.kappa import Kappa, kappa_l1
+
+
+class ScaleByLionKappaState(NamedTuple):
+    """State of `scale_by_lion_kappa`.
+
+    Attributes:
+        mu: exponential average of the gradients, shaped and sharded like the parameters, in `mu_dtype`.
+    """
+
+    mu: optax.Updates
+
+
+def scale_by_lion_kappa(
+    b1: jax.typing.ArrayLike = 0.9,
+    b2: jax.typing.ArrayLike = 0.99,
+    kappa: Kappa | None = None,
+    *,
+    mu_dtype: Any | None = None,
+) -> optax.GradientTransformation:
+    """Replaces the gradient by a subgradient of a convex function at Lion's interpolated momentum.
+
+    Args:
+        b1: weight of the momentum in the interpolation with the gradient, in [0, 1]; default 0.9.
+        b2: decay of the momentum, in [0, 1]; default 0.99. The paper's proof needs `b1 <= b2`.
+        kappa: maps a leaf to the subgradient there, shaped alike; default `kappa_l1()`, the sign, which is Lion. Called
+            in float32 at least.
+        mu_dtype: dtype of the momentum, that of the parameters by default.
+
+    Returns:
+        A transformation with a `ScaleByLionKappaState`: one number a parameter.
+
+    Raises:
+        ValueError: if `b1` or `b2` is out of its range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optkit
+        >>> tx = optkit.scale_by_lion_kappa(kappa=optkit.kappa_huber(0.1))
+        >>> params = jnp.zeros(3)
+        >>> updates, state = tx.update(jnp.array([5.0, 0.5, 0.0]), tx.init(params), params)
+        >>> updates
+        Array([1. , 0.5, 0. ], dtype=float32)
+
+    Reference:
+        Chen et al., "Lion Secretly Solves Constrained Optimization: As Lyapunov Predicts", 2023, arXiv:2310.05898.
+    """
+    check_range("b1", b1, 0.0, 1.0)
+    check_range("b2", b2, 0.0, 1.0)
+    kappa = kappa_l1() if kappa is None else kappa
+
+    def init_fn(params):
+        return ScaleByLionKappaState(mu=optax.tree.zeros_like(params, dtype=mu_dtype))
+
+    def update_fn(updates, state, params=None):
+        del params
+        interpolation = optax.tree.update_moment(updates, state.mu, b1, order=1)
+        direction = jax.tree.map(kappa, widen(interpolation))
+        mu = optax.tree.update_moment(updates, state.mu, b2, order=1)
+        new_state = ScaleByLionKappaState(mu=optax.tree.cast_like(mu, state.mu))
+        return optax.tree.cast_like(direction, updates), new_state
+
+    return optax.GradientTransformation(init_fn, update_fn)
+
+
+def lion_kappa(
+    learning_rate: optax.ScalarOrSchedule,
+    b1: jax.typing.ArrayLike = 0.9,
+    b2: jax.typing.ArrayLike = 0.99,
+    kappa: Kappa | None = None,
+    weight_decay: float | jax.Array = 0.0,
+    mask: Any | None = None,
+    *,
+    mu_dtype: Any | None = None,
+    implicit_decay: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """Lion with any convex kappa: solves `min f(x) + kappa*(weight_decay * x) / weight_decay`, kappa* the conjugate.
+
+    Where kappa is a norm, that is the problem `min f(x)` under the constraint that the dual norm of `x` is at most
+    `1 / weight_decay`: the iterates enter that ball and stay in it. With the default kappa it is Lion, equal to
+    `optax.lion` with the same `weight_decay`. The first steps are as long as all others: warm up. Do not take it where
+    gradients are mostly noise: the sign of a small average moves as far as that of a large one.
+
+    Args:
+        learning_rate: a positive number or a schedule; 3 to 10 times smaller than AdamW's for the default kappa.
+        b1: weight of the momentum in the interpolation with the gradient, in [0, 1]; default 0.9.
+        b2: decay of the momentum, in [0, 1]; default 0.99.
+        kappa: maps a leaf to a subgradient; default `kappa_l1()`. See `kappa_lp`, `kappa_linf`, `kappa_soft`,
+            `kappa_top_k`, `kappa_huber`, `kappa_half_squared_l2`, `kappa_group`, `kappa_nuclear`, `kappa_relativistic`,
+            `kappa_log_cosh`, `kappa_log_sum_exp`.
+        weight_decay: strength of the decoupled decay, at least 0; default 0, no constraint.
+        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
+        mu_dtype: dtype of the momentum; default the parameters', but at least float32.
+        implicit_decay: takes the decay implicitly, `(x - lr * u) / (1 + lr * weight_decay)`, the form that the paper
+            analyses.
+
+    Returns:
+        An optimizer; its state is one number a parameter.
+
+    Raises:
+        ValueError: if a hyperparameter is out of its range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optax, optkit
+        >>> tx = optkit.lion_kappa(0.1, kappa=optkit.kappa_lp(2.0), weight_decay=0.5)
+        >>> params = jnp.array([3.0, 4.0])
+        >>> updates, state = tx.update(params, tx.init(params), params)
+        >>> optax.apply_updates(params, updates)
+        Array([2.79, 3.72], dtype=float32)
+
+    Reference:
+        Chen et al., "Lion Secretly Solves Constrained Optimization: As Lyapunov Predicts", 2023, arXiv:2310.05898; for
+        the default kappa Chen et al., "Symbolic Discovery of Optimization Algorithms", 2023, arXiv:2302.06675.
+    """
+    check_range("weight_decay", weight_decay, 0.0)
+    direction = scale_by_lion_kappa(b1, b2, kappa, mu_dtype=mu_dtype)
+    scale = optax.scale_by_learning_rate(learning_rate)
+    if implicit_decay:
+        return in_float32(optax.chain(direction, scale, proximal_decay(learning_rate, weight_decay, mask)))
+    return in_float32(optax.chain(direction, optax.add_decayed_weights(weight_decay, mask), scale))

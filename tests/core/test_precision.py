@@ -1,0 +1,67 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from optkit.core.adam import scale_by_adam
+from optkit.core.checks import check_range
+from optkit.core.explicit_axes import replicate, shard_like
+from optkit.core.precision import in_float32
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_small_gradients_keep_their_second_moment(dtype):
+    params = jnp.ones(3, dtype)
+    tx = in_float32(optax.adam(1e-3))
+    updates, state = tx.update(jnp.full(3, 1e-4, dtype), tx.init(params), params)
+    assert updates.dtype == dtype
+    assert state[0].nu.dtype == jnp.float32
+    np.testing.assert_allclose(updates.astype(jnp.float32), -1e-3, rtol=0.01)
+
+
+@pytest.mark.usefixtures("x64")
+def test_float64_stays_float64():
+    params = jnp.ones(3)
+    tx = in_float32(optax.adam(1e-3))
+    updates, state = tx.update(params, tx.init(params), params)
+    assert updates.dtype == state[0].nu.dtype == jnp.float64
+
+
+def test_without_parameters_updates_keep_their_own_dtype():
+    grads = jnp.ones(3, jnp.bfloat16)
+    tx = in_float32(optax.sgd(0.1))
+    assert tx.update(grads, tx.init(grads))[0].dtype == jnp.bfloat16
+
+
+@pytest.mark.usefixtures("x64")
+def test_epsilon_behind_the_bias_correction_is_optax_adam():
+    grads = jax.random.normal(jax.random.key(0), (10, 4))
+
+    def run(tx):
+        return jax.lax.scan(lambda state, grad: tx.update(grad, state)[::-1], tx.init(grads[0]), grads)[1]
+
+    ours = scale_by_adam(0.9, 0.99, 1e-2, eps_placement="post")
+    np.testing.assert_allclose(run(ours), run(optax.scale_by_adam(0.9, 0.99, 1e-2)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("value", [0.5, np.float32(0.5), np.array([0.1, 0.9]), jnp.array(7.0), lambda count: count])
+def test_numbers_in_range_arrays_and_schedules_pass(value):
+    check_range("b1", value, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("value", [1, 1.0, np.float32(1.0), np.array([0.5, 1.0]), float("nan"), -1])
+def test_numbers_out_of_range_raise(value):
+    with pytest.raises(ValueError, match=r"b1 must be in \[0, 1\), got"):
+        check_range("b1", value, 0.0, 1.0, high_open=True)
+
+
+@pytest.mark.parametrize("axis_type", [jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit])
+def test_replicate_and_back(axis_type):
+    mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(axis_type,) * 2)
+    sharding = jax.NamedSharding(mesh, jax.P("a", "b"))
+    x = jax.device_put(jnp.arange(32.0).reshape(8, 4), sharding)
+    back = jax.jit(lambda x: shard_like(jnp.cumsum(replicate(x).ravel()).reshape(x.shape), x))(x)
+    np.testing.assert_array_equal(back.ravel(), jnp.cumsum(jnp.arange(32.0)))
+    if axis_type == jax.sharding.AxisType.Explicit:
+        assert back.sharding == sharding

@@ -1,0 +1,145 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import optkit
+
+INNER = {
+    "sgd": lambda: optax.sgd(0.1, momentum=0.9),
+    "adamw": lambda: optax.adamw(0.1, weight_decay=0.0),
+    "lion": lambda: optax.lion(0.1, weight_decay=0.0),
+}
+
+
+def trajectory(tx, steps=30):
+    """Noisy gradients, and the updates that `tx` made of them."""
+    grads = jax.random.normal(jax.random.key(0), (steps, 5, 4))
+    params = jnp.ones((5, 4))
+
+    def step(state, grad):
+        updates, state = tx.update(grad, state, params)
+        return state, updates
+
+    return grads, jax.lax.scan(step, tx.init(params), grads)[1]
+
+
+@pytest.mark.parametrize("inner", INNER)
+@pytest.mark.parametrize("wrapper", [optkit.cautious, optkit.grams])
+def test_never_moves_against_the_gradient(inner, wrapper):
+    grads, updates = trajectory(wrapper(INNER[inner]()))
+    assert jnp.all(updates * grads <= 0)
+    _, plain_updates = trajectory(INNER[inner]())
+    assert jnp.any(plain_updates * grads > 0), "the inner optimizer does"
+
+
+@pytest.mark.parametrize("inner", INNER)
+def test_grams_keeps_the_size_of_the_inner_update(inner):
+    _, updates = trajectory(optkit.grams(INNER[inner]()))
+    _, plain_updates = trajectory(INNER[inner]())
+    np.testing.assert_array_equal(jnp.abs(updates), jnp.abs(plain_updates))
+
+
+@pytest.mark.parametrize("wrapper", [optkit.cautious, optkit.grams])
+def test_ascent_is_the_same_before_the_learning_rate(wrapper):
+    before = optax.chain(wrapper(optax.trace(0.9), ascent=True), optax.scale_by_learning_rate(0.1))
+    np.testing.assert_allclose(trajectory(before)[1], trajectory(wrapper(optax.sgd(0.1, 0.9)))[1], rtol=1e-6)
+
+
+def test_cautious_without_disagreement_changes_nothing():
+    _, plain = trajectory(optax.sgd(0.1))
+    _, masked = trajectory(optkit.cautious(optax.sgd(0.1)))
+    np.testing.assert_array_equal(plain, masked)
+
+
+@pytest.mark.parametrize(("scale", "factor"), [("none", 1.0), ("mean_clamp", 4 / 3), ("numel_plus_one", 4 / 4)])
+def test_cautious_rescales_the_coordinates_that_move(scale, factor):
+    tx = optkit.cautious(optax.trace(0.9), scale=scale, ascent=True)
+    params = jnp.zeros(4)
+    _, state = tx.update(jnp.ones(4), tx.init(params), params)
+    updates, _ = tx.update(jnp.array([1.0, 1.0, 1.0, -0.1]), state, params)
+    np.testing.assert_allclose(updates, factor * jnp.array([1.9, 1.9, 1.9, 0.0]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", ["none", "mean_clamp", "numel_plus_one"])
+def test_cautious_stands_still_where_nothing_agrees(scale):
+    tx = optkit.cautious(optax.scale(-1.0), scale=scale, ascent=True)
+    params = jnp.ones(4)
+    np.testing.assert_array_equal(tx.update(params, tx.init(params), params)[0], jnp.zeros(4))
+
+
+def test_grams_stands_still_at_a_zero_gradient():
+    tx = optkit.grams(optax.sgd(0.1, momentum=0.9))
+    params = jnp.ones(2)
+    _, state = tx.update(params, tx.init(params), params)
+    np.testing.assert_array_equal(tx.update(jnp.zeros(2), state, params)[0], jnp.zeros(2))
+
+
+def quadratic_loss(tx, learning_rate):
+    """Loss after 300 steps on a quadratic with eigenvalues from 0.01 to 10 in a random basis."""
+    rotation = jnp.linalg.qr(jax.random.normal(jax.random.key(1), (100, 100)))[0]
+    hessian = (rotation * jnp.logspace(-2, 1, 100)) @ rotation.T
+    start = jax.random.normal(jax.random.key(0), (100,))
+    optimizer = tx(learning_rate)
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = optimizer.update(hessian @ params, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    params, _ = jax.lax.scan(step, (start, optimizer.init(start)), length=300)[0]
+    return params @ hessian @ params / 2
+
+
+@pytest.mark.parametrize("learning_rate", [0.01, 0.03])
+@pytest.mark.parametrize("tx", [optkit.grams_adamw, optkit.cautious_adamw])
+def test_beats_adam_on_a_quadratic_at_small_rates(tx, learning_rate):
+    assert quadratic_loss(tx, learning_rate) < quadratic_loss(optax.adam, learning_rate)
+
+
+def test_weight_decay_is_not_masked():
+    params = jnp.array([4.0, -4.0])
+    for tx in (optkit.cautious_adamw, optkit.cautious_lion, optkit.grams_adamw):
+        decayed = tx(0.1, weight_decay=0.5)
+        updates, _ = decayed.update(jnp.zeros(2), decayed.init(params), params)
+        np.testing.assert_allclose(updates, -0.05 * params, rtol=1e-6)
+
+
+def test_cautious_decay_moves_towards_zero_only_with_the_update():
+    tx = optkit.add_cautious_decayed_weights(0.5, mask={"decayed": True, "free": False})
+    params = {"decayed": jnp.array([2.0, -2.0, 2.0]), "free": jnp.array([2.0])}
+    ascent = {"decayed": jnp.array([1.0, 1.0, 0.0]), "free": jnp.array([1.0])}
+    updates, _ = tx.update(ascent, tx.init(params), params)
+    np.testing.assert_array_equal(updates["decayed"], [2.0, 1.0, 0.0])
+    np.testing.assert_array_equal(updates["free"], [1.0])
+
+
+@pytest.mark.parametrize("wrapper", [optkit.cautious, optkit.grams])
+def test_extra_arguments_reach_the_inner_optimizer(wrapper):
+    tx = wrapper(optax.polyak_sgd())
+    params = jnp.ones(2)
+    updates, _ = tx.update(params, tx.init(params), params, value=1.0, unknown=None)
+    assert jnp.all(updates < 0)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: optkit.cautious(optax.sgd(0.1), scale="mean"), "scale must be 'mean_clamp'.* got 'mean'"),
+        (lambda: optkit.cautious(optax.sgd(0.1), threshold=0.0), r"threshold must be in \(0, 1\], got 0.0"),
+        (lambda: optkit.cautious_adamw(0.1, eps_placement="mid"), "eps_placement must be 'pre' or 'post', got 'mid'"),
+        (lambda: optkit.grams_adamw(0.1, b2=1.0), r"b2 must be in \[0, 1\), got 1.0"),
+        (lambda: optkit.grams_adamw(0.1, eps=-1.0), "eps must be in"),
+        (lambda: optkit.add_cautious_decayed_weights(-0.1), "weight_decay must be in"),
+    ],
+)
+def test_wrong_hyperparameters_are_named(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_cautious_decay_without_parameters_says_how_to_call():
+    tx = optkit.add_cautious_decayed_weights(0.1)
+    with pytest.raises(ValueError, match=r"update\(updates, state, params\)"):
+        tx.update(jnp.ones(2), tx.init(jnp.ones(2)))

@@ -1,0 +1,225 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import optkit
+
+MATRIX = (6, 4)
+
+
+def norm_of_rows(x):
+    return jnp.max(jnp.linalg.norm(x, axis=1))
+
+
+# kappa, its dual norm, and by how much one step may leave the ball
+NORMS = {
+    "l1": (optkit.kappa_l1(), lambda x: jnp.max(jnp.abs(x))),
+    "lp(3)": (optkit.kappa_lp(3.0), lambda x: jnp.linalg.norm(x.ravel(), 1.5)),
+    "lp(2)": (optkit.kappa_lp(2.0), lambda x: jnp.linalg.norm(x.ravel())),
+    "linf": (optkit.kappa_linf(), lambda x: jnp.sum(jnp.abs(x))),
+    "group": (optkit.kappa_group(), norm_of_rows),
+    "nuclear": (optkit.kappa_nuclear(), lambda x: jnp.linalg.norm(x, 2)),
+}
+
+
+def minimize(tx, gradient, params, steps):
+    """Returns all iterates."""
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = tx.update(gradient(params), state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), params
+
+    return jax.jit(lambda carry: jax.lax.scan(step, carry, length=steps)[1])((params, tx.init(params)))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("kappa_name", NORMS)
+@pytest.mark.parametrize("weight_decay", [0.5, 2.0])
+@pytest.mark.parametrize("implicit_decay", [False, True])
+def test_iterates_enter_the_dual_ball_and_stay(kappa_name, weight_decay, implicit_decay):
+    kappa, dual_norm = NORMS[kappa_name]
+    learning_rate, steps = 0.02, 1500
+    target, start = 10 * jax.random.normal(jax.random.key(0), (2, *MATRIX))
+    tx = optkit.lion_kappa(learning_rate, kappa=kappa, weight_decay=weight_decay, implicit_decay=implicit_decay)
+    iterates = minimize(tx, lambda x: x - target, start, steps)
+    norms = jax.vmap(dual_norm)(iterates)
+    radius = 1 / weight_decay
+    rate = 1 / (1 + learning_rate * weight_decay) if implicit_decay else 1 - learning_rate * weight_decay
+    distance_bound = (dual_norm(start) - radius) * rate ** jnp.arange(1, steps + 1)
+    np.testing.assert_array_less(norms - radius, distance_bound + 1e-9)
+    assert norms[-1] > 0.95 * radius, "the minimum lies outside: the constraint is active"
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("kappa_name", NORMS)
+def test_iterates_that_start_inside_never_leave(kappa_name):
+    kappa, dual_norm = NORMS[kappa_name]
+    tx = optkit.lion_kappa(0.05, kappa=kappa, weight_decay=0.5)
+    target = 10 * jax.random.normal(jax.random.key(0), MATRIX)
+    norms = jax.vmap(dual_norm)(minimize(tx, lambda x: x - target, jnp.zeros(MATRIX), 300))
+    assert jnp.max(norms) <= 2.0 * (1 + 1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    ("kappa", "solution"),
+    [
+        (optkit.kappa_l1(), lambda c: jnp.clip(c, -1, 1)),
+        (optkit.kappa_soft(0.5), lambda c: jnp.sign(c) * jnp.clip(jnp.abs(c) - 0.5, 0, 1)),
+        (optkit.kappa_huber(0.5), lambda c: jnp.clip(c / 1.5, -1, 1)),
+        (optkit.kappa_lp(2.0), lambda c: c / jnp.linalg.norm(c)),
+        (optkit.kappa_half_squared_l2(), lambda c: c / 2),
+    ],
+    ids=["l1", "soft", "huber", "lp(2)", "half_squared_l2"],
+)
+def test_solves_the_implied_composite_problem(kappa, solution):
+    # min |x - c|^2 / 2 + kappa*(x): the proximal operator of the conjugate, in closed form.
+    target = 3 * jax.random.normal(jax.random.key(1), (50,))
+    learning_rate = 1e-3
+    tx = optkit.lion_kappa(learning_rate, kappa=kappa, weight_decay=1.0)
+    last = minimize(tx, lambda x: x - target, jnp.zeros(50), 20_000)[-1]
+    np.testing.assert_allclose(last, solution(target), atol=1.1 * learning_rate)
+
+
+@pytest.mark.usefixtures("x64")
+def test_log_sum_exp_moves_on_the_simplex():
+    target = jax.random.normal(jax.random.key(2), (8,))
+    tx = optkit.lion_kappa(0.01, kappa=optkit.kappa_log_sum_exp(), weight_decay=1.0)
+    last = -minimize(tx, lambda x: x - target, jnp.zeros(8), 3000)[-1]
+    assert jnp.all(last > 0)
+    np.testing.assert_allclose(jnp.sum(last), 1.0, rtol=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+def test_equals_optax_lion_with_the_l1_kappa(weight_decay):
+    grads = jax.random.normal(jax.random.key(3), (20, *MATRIX))
+    schedule = optax.cosine_decay_schedule(0.1, 20)
+
+    def run(tx):
+        params = jnp.ones(MATRIX)
+
+        def step(carry, grad):
+            updates, state = tx.update(grad, carry[1], carry[0])
+            return (optax.apply_updates(carry[0], updates), state), updates
+
+        return jax.lax.scan(step, (params, tx.init(params)), grads)[1]
+
+    ours = optkit.lion_kappa(schedule, kappa=optkit.kappa_l1(), weight_decay=weight_decay)
+    np.testing.assert_allclose(run(ours), run(optax.lion(schedule, weight_decay=weight_decay)), rtol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_implicit_decay_is_explicit_decay_at_a_smaller_rate():
+    rate, weight_decay = 0.1, 0.5
+    grads = jnp.array([1.0, -2.0, 0.5])
+    params = jnp.array([3.0, 1.0, -1.0])
+    implicit = optkit.lion_kappa(rate, weight_decay=weight_decay, implicit_decay=True)
+    explicit = optkit.lion_kappa(rate / (1 + rate * weight_decay), weight_decay=weight_decay)
+    first, second = (tx.update(grads, tx.init(params), params)[0] for tx in (implicit, explicit))
+    np.testing.assert_allclose(first, second, rtol=1e-14)
+
+
+def test_implicit_decay_leaves_masked_leaves_alone():
+    params = {"decayed": jnp.array([3.0]), "free": jnp.array([3.0])}
+    mask = {"decayed": True, "free": False}
+    tx = optkit.lion_kappa(0.1, weight_decay=0.5, mask=mask, implicit_decay=True)
+    updates, _ = tx.update(params, tx.init(params), params)
+    np.testing.assert_allclose(updates["free"], -0.1, rtol=1e-6)
+    np.testing.assert_allclose(updates["decayed"], 2.9 / 1.05 - 3.0, rtol=1e-6)
+
+
+KAPPAS = {
+    **{name: kappa for name, (kappa, _) in NORMS.items()},
+    "soft": optkit.kappa_soft(0.1),
+    "top_k": optkit.kappa_top_k(3),
+    "huber": optkit.kappa_huber(0.1),
+    "half_squared_l2": optkit.kappa_half_squared_l2(),
+    "relativistic": optkit.kappa_relativistic(0.1),
+    "log_cosh": optkit.kappa_log_cosh(0.1),
+}
+VALUES = {
+    "l1": lambda x: jnp.sum(jnp.abs(x)),
+    "lp(3)": lambda x: jnp.linalg.norm(x.ravel(), 3),
+    "lp(2)": lambda x: jnp.linalg.norm(x.ravel()),
+    "linf": lambda x: jnp.max(jnp.abs(x)),
+    "group": lambda x: jnp.sum(jnp.linalg.norm(x, axis=1)),
+    "nuclear": lambda x: jnp.linalg.norm(x, "nuc"),
+    "soft": lambda x: jnp.sum(jnp.maximum(jnp.abs(x) - 0.1, 0)),
+    "top_k": lambda x: jnp.sum(jax.lax.top_k(jnp.abs(x.ravel()), 3)[0]),
+    "huber": lambda x: jnp.sum(optax.losses.huber_loss(x, delta=0.1)) / 0.1,
+    "half_squared_l2": lambda x: jnp.sum(x**2) / 2,
+    "relativistic": lambda x: jnp.sum(jnp.hypot(x, 0.1)),
+    "log_cosh": lambda x: 0.1 * jnp.sum(jnp.logaddexp(x / 0.1, -x / 0.1) - jnp.log(2.0)),
+}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", KAPPAS)
+def test_kappa_is_a_subgradient_of_its_convex_function(name):
+    x, *others = jax.random.normal(jax.random.key(4), (21, *MATRIX))
+    slope = KAPPAS[name](x)
+    for y in others:
+        assert VALUES[name](y) >= VALUES[name](x) + jnp.vdot(slope, y - x) - 1e-12
+
+
+@pytest.mark.parametrize("name", KAPPAS)
+@pytest.mark.parametrize("shape", [(), (5,), MATRIX, (3, 2, 2, 2), (0,), (0, 4)])
+def test_kappa_of_zero_is_zero(name, shape):
+    np.testing.assert_array_equal(KAPPAS[name](jnp.zeros(shape)), jnp.zeros(shape))
+
+
+@pytest.mark.parametrize("name", [name for name in NORMS if name != "nuclear"])
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_norm_kappas_do_not_depend_on_the_scale(name, scale):
+    x = jnp.array([[3.0, -4.0, 1.0], [1.0, 2.0, -2.0]])
+    np.testing.assert_allclose(KAPPAS[name](scale * x), KAPPAS[name](x), rtol=1e-5)
+
+
+def test_nuclear_keeps_the_null_space():
+    x = jnp.outer(jnp.array([1.0, 2.0, 2.0]), jnp.array([3.0, 4.0]))
+    np.testing.assert_allclose(optkit.kappa_nuclear()(x), x / 15, atol=1e-6)
+
+
+def test_linf_and_top_k_break_ties_by_position():
+    x = jnp.array([[1.0, -2.0], [2.0, -2.0]])
+    np.testing.assert_array_equal(optkit.kappa_linf()(x), [[0, -1], [0, 0]])
+    np.testing.assert_array_equal(optkit.kappa_top_k(2)(x), [[0, -1], [1, 0]])
+
+
+def test_momentum_dtype_is_mu_dtype_and_float32_by_default():
+    params = jnp.ones(3, jnp.bfloat16)
+    assert optkit.lion_kappa(0.1).init(params)[0].mu.dtype == jnp.float32
+    assert optkit.lion_kappa(0.1, mu_dtype=jnp.bfloat16).init(params)[0].mu.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: optkit.lion_kappa(0.1, b1=1.5), r"b1 must be in \[0, 1\], got 1.5"),
+        (lambda: optkit.lion_kappa(0.1, b2=-0.1), r"b2 must be in \[0, 1\], got -0.1"),
+        (lambda: optkit.lion_kappa(0.1, weight_decay=-1.0), r"weight_decay must be in \[0, inf\], got -1.0"),
+        (lambda: optkit.kappa_lp(1.0), r"p must be in \(1, inf\), got 1.0"),
+        (lambda: optkit.kappa_soft(-1.0), "threshold must be in"),
+        (lambda: optkit.kappa_huber(0.0), "threshold must be in"),
+        (lambda: optkit.kappa_relativistic(0.0), "scale must be in"),
+        (lambda: optkit.kappa_log_cosh(-2.0), "scale must be in"),
+        (lambda: optkit.kappa_top_k(0), "k must be a positive integer, got 0"),
+        (lambda: optkit.kappa_top_k(2.5), "k must be a positive integer, got 2.5"),
+        (lambda: optkit.signum(0.1, b1=1.0), r"b1 must be in \[0, 1\), got 1.0"),
+    ],
+)
+def test_wrong_hyperparameters_are_named(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_proximal_decay_without_parameters_says_how_to_call():
+    tx = optkit.lion_kappa(0.1, weight_decay=0.1, implicit_decay=True)
+    params = jnp.ones(2)
+    with pytest.raises(ValueError, match=r"update\(updates, state, params\)"):
+        tx.update(params, tx.init(params))
