@@ -1,4 +1,4 @@
-"""The one place where the tests' devices are set."""
+"""Sets the devices of the tests, in this one place, and makes tests of the code blocks in the Markdown files."""
 
 import os
 
@@ -8,8 +8,12 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax  # noqa: E402  (XLA reads its flags when JAX starts)
 import pytest  # noqa: E402
+from sybil import Sybil  # noqa: E402
+from sybil.parsers.markdown import PythonCodeBlockParser  # noqa: E402
 
 from optkit.testing import golden  # noqa: E402
+
+pytest_collect_file = Sybil(parsers=[PythonCodeBlockParser()], patterns=["*.md"]).pytest()
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
 """Optimizers of recent papers as pure, composable gradient transformations, in the Optax style."""
 
 from optkit import catalog as catalog
+from optkit import testing as testing
+from optkit.core.sharding import state_shardings as state_shardings
+from optkit.core.workers import on_workers as on_workers
 from optkit.sign_momentum import *

@@ -167,11 +167,11 @@ def cautious_adamw(
     Example:
         >>> import jax.numpy as jnp
         >>> import optax, optkit
-        >>> tx = optkit.cautious_adamw(0.1)
+        >>> tx = optkit.cautious_adamw(0.5)
         >>> params = jnp.array([3.0, -4.0])
         >>> updates, state = tx.update(params, tx.init(params), params)
-        >>> optax.apply_updates(params, updates)
-        Array([ 2.9, -3.9], dtype=float32)
+        >>> optax.apply_updates(params, updates).round(2)
+        Array([ 2.5, -3.5], dtype=float32)
 
     Reference:
         Liang et al., "Cautious Optimizers: Improving Training with One Line of Code", 2024, arXiv:2411.16085.

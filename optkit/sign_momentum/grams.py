@@ -91,11 +91,11 @@ def grams_adamw(
     Example:
         >>> import jax.numpy as jnp
         >>> import optax, optkit
-        >>> tx = optkit.grams_adamw(0.1)
+        >>> tx = optkit.grams_adamw(0.5)
         >>> params = jnp.array([3.0, -4.0])
         >>> updates, state = tx.update(params, tx.init(params), params)
-        >>> optax.apply_updates(params, updates)
-        Array([ 2.9, -3.9], dtype=float32)
+        >>> optax.apply_updates(params, updates).round(2)
+        Array([ 2.5, -3.5], dtype=float32)
 
     Reference:
         Cao et al., "Grams: Gradient Descent with Adaptive Momentum Scaling", 2024, arXiv:2412.17107.

@@ -41,11 +41,11 @@ def signum(
     Example:
         >>> import jax.numpy as jnp
         >>> import optax, optkit
-        >>> tx = optkit.signum(0.1)
+        >>> tx = optkit.signum(0.5)
         >>> params = jnp.array([3.0, -4.0])
         >>> updates, state = tx.update(params, tx.init(params), params)
-        >>> optax.apply_updates(params, updates)
-        Array([ 2.9, -3.9], dtype=float32)
+        >>> optax.apply_updates(params, updates).round(2)
+        Array([ 2.5, -3.5], dtype=float32)
 
     Reference:
         Bernstein et al., "signSGD: Compressed Optimisation for Non-Convex Problems", 2018, arXiv:1802.04434.
