@@ -1,0 +1,92 @@
+"""Collectives over a named axis of workers, or over none."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from optkit.core.precision import widen
+
+
+def pmean(tree: Any, axis_name: str | tuple[str, ...] | None) -> Any:
+    """Averages over the workers, in float32 at least.
+
+    Sixteen-bit values are widened before they are summed and rounded once at the end: reduced as they are, they give
+    other numbers in simulation than on real devices.
+
+    Args:
+        tree: arrays, one worker's.
+        axis_name: the axis over workers, or None where there is one worker only.
+
+    Returns:
+        The mean, equal on all workers; floating-point arrays in their own dtype, all others as from `jax.lax.pmean`.
+        With `axis_name=None`, `tree` as it is.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from optkit.core import collectives
+        >>> mean = jax.vmap(lambda x: collectives.pmean(x, "workers"), axis_name="workers", out_axes=None)
+        >>> mean(jnp.array([1.0, 2.0, 6.0], jnp.bfloat16))
+        Array(3, dtype=bfloat16)
+    """
+    if axis_name is None:
+        return tree
+
+    def mean(x, wide):
+        averaged = jax.lax.pmean(wide, axis_name)
+        return averaged.astype(x.dtype) if wide.dtype != x.dtype else averaged
+
+    return jax.tree.map(mean, tree, widen(tree))
+
+
+def cond(
+    predicate: Any,
+    true_fun: Callable[..., Any],
+    false_fun: Callable[..., Any],
+    *operands: Any,
+) -> Any:
+    """Is `jax.lax.cond` for branches of which only one talks to the other workers.
+
+    Under `jax.shard_map`, which by default tracks what varies between devices, the result of a collective does not
+    vary and the other branch's does, and `jax.lax.cond` refuses branches of different types. Here both are declared
+    varying where either is. Under `vmap`, `pmap` and `shard_map(check_vma=False)` it is `jax.lax.cond` itself.
+
+    Args:
+        predicate: a boolean scalar, equal on all workers: otherwise some wait for others that never come. Under `vmap`
+            it must not be batched, or both branches run every time.
+        true_fun: called with `operands` if `predicate` is true.
+        false_fun: called with `operands` otherwise; returns the same tree of shapes and dtypes.
+        *operands: trees of arrays.
+
+    Returns:
+        The result of the branch that was taken.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from optkit.core import collectives
+        >>> def every_second_step(count, x):
+        ...     return collectives.cond(count % 2 == 0, lambda x: jax.lax.pmean(x, "workers"), lambda x: x, x)
+        >>> step = jax.vmap(every_second_step, in_axes=(None, 0), axis_name="workers")
+        >>> step(0, jnp.array([1.0, 3.0])).tolist(), step(1, jnp.array([1.0, 3.0])).tolist()
+        ([2.0, 2.0], [1.0, 3.0])
+    """
+    results = [jax.eval_shape(branch, *operands) for branch in (true_fun, false_fun)]
+    varying = jax.tree.map(lambda true, false: _varying(true) | _varying(false), *results)
+
+    def declared(branch):
+        return lambda *operands: jax.tree.map(_declare_varying, branch(*operands), varying)
+
+    return jax.lax.cond(predicate, declared(true_fun), declared(false_fun), *operands)
+
+
+def _varying(shape: Any) -> frozenset[str]:
+    """Returns the axes over which a value is known to vary; none where JAX does not track them."""
+    return shape.manual_axis_type.varying if shape.manual_axis_type else frozenset()
+
+
+def _declare_varying(x: Any, axes: frozenset[str]) -> Any:
+    """Adds axes to those over which a value varies; JAX refuses those that it has already, and any under `vmap`."""
+    missing = axes - _varying(jax.typeof(x))
+    return jax.lax.pcast(x, tuple(missing), to="varying") if missing else x
