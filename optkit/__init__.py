@@ -2,6 +2,8 @@
 
 from optkit import catalog as catalog
 from optkit import testing as testing
+from optkit.core.cost import Cost as Cost
+from optkit.core.cost import cost as cost
 from optkit.core.sharding import state_shardings as state_shardings
 from optkit.core.workers import on_workers as on_workers
 from optkit.sign_momentum import *

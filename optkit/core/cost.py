@@ -1,0 +1,247 @@
+"""What an optimizer costs: memory, arithmetic, communication; found without running it."""
+
+import dataclasses
+import html
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
+
+from optkit.core import hlo
+from optkit.core.sharding import abstract_state
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What one step of an optimizer costs; what is found by compiling it is None if only the state was asked for.
+
+    Attributes:
+        parameters: number of parameters (elements, not arrays); of one worker, as all the rest.
+        state_bytes: bytes of the optimizer's state, counters included; all devices together, replicas counted once.
+        state_bytes_per_device: bytes of it that each device holds.
+        temporary_bytes: bytes that each device needs during the step, beside gradients, state and parameters, old and
+            new; None also where the compiler does not tell.
+        flops: floating-point operations of each device in a step: 2 for each multiply-add of a matrix product or a
+            convolution, n - 1 for a sum or maximum of n numbers, 1 for each element of other arithmetic, roots and
+            exponentials included. They are counted in the compiled program: loops by their number of iterations,
+            conditionals by their most expensive branch, values that are computed twice to save memory twice. Moving,
+            converting and comparing numbers and arithmetic of integers (random bits) do not count, nor do the
+            additions inside collectives, nor what is in `library_calls`.
+        sent: bytes that each device sends in a step, by kind of collective, what is inserted for sharded parameters
+            included. In a group of g devices, each holding b bytes before: all-reduce 2 (g - 1) / g b, all-gather
+            (g - 1) b, reduce-scatter and all-to-all (g - 1) / g b, collective-permute b, or nothing if every device
+            sends to itself only.
+        sent_when_taken: bytes that each device sends in addition when the branches of conditionals are taken that send
+            most of that kind.
+        library_calls: how often a step calls library routines, such as factorizations, whose arithmetic the program
+            does not show.
+        open_loops: number of loops in the step that run until something happens; everything in them counts once.
+    """
+
+    parameters: int
+    state_bytes: int
+    state_bytes_per_device: int
+    temporary_bytes: int | None = None
+    flops: int | None = None
+    sent: Mapping[str, int] | None = None
+    sent_when_taken: Mapping[str, int] | None = None
+    library_calls: Mapping[str, int] | None = None
+    open_loops: int | None = None
+
+    @property
+    def state_bytes_per_parameter(self) -> float:
+        """Bytes of state for each parameter; 0 without parameters."""
+        return self.state_bytes / self.parameters if self.parameters else 0.0
+
+    def _rows(self) -> list[tuple[str, str]]:
+        rows = [
+            ("parameters", f"{self.parameters:,}"),
+            ("state", f"{_bytes(self.state_bytes)}, {self.state_bytes_per_parameter:.3g} bytes per parameter"),
+            ("state per device", _bytes(self.state_bytes_per_device)),
+        ]
+        if self.flops is None:
+            return rows
+        if self.temporary_bytes is not None:
+            rows.append(("temporary memory per device", _bytes(self.temporary_bytes)))
+        rows.append(("floating-point operations per device", f"{self.flops:,}"))
+        if not self.sent and not self.sent_when_taken:
+            rows.append(("sent per device", "nothing"))
+        rows += [(f"sent per device, {kind}", _bytes(size)) for kind, size in (self.sent or {}).items()]
+        rows += [
+            (f"sent per device when the branch is taken, {kind}", _bytes(size))
+            for kind, size in (self.sent_when_taken or {}).items()
+        ]
+        rows += [
+            (f"calls of {name}, operations not counted", f"{times:,}")
+            for name, times in (self.library_calls or {}).items()
+        ]
+        if self.open_loops:
+            rows.append(("loops of unknown length, counted once", f"{self.open_loops:,}"))
+        return rows
+
+    def __str__(self) -> str:
+        """Gives one line for each cost."""
+        rows = self._rows()
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"{name:{width}}  {value}" for name, value in rows)
+
+    def _repr_html_(self) -> str:
+        """Gives a table, for notebooks."""
+        rows = (f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in self._rows())
+        return f"<table>{''.join(rows)}</table>"
+
+
+def _bytes(size: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
+def cost(
+    tx: optax.GradientTransformation,
+    params: optax.Params,
+    *,
+    axis_name: str | None = None,
+    axis_size: int | None = None,
+    state_only: bool = False,
+    **extra_args: Any,
+) -> Cost:
+    """Says what one step of an optimizer costs, that is `tx.update` and `optax.apply_updates`; allocates nothing.
+
+    The step is compiled for the devices of this process, with parameters, gradients and state sharded as `params` and
+    `state_shardings` say, but never run.
+
+    Args:
+        tx: the optimizer.
+        params: parameters, or `jax.ShapeDtypeStruct` in their place, with `sharding` set if they are to be sharded.
+            Their mesh may be abstract (`jax.sharding.AbstractMesh`).
+        axis_name: for an optimizer that talks over a named axis, that axis: each worker is then one device, or, if
+            `params` (one worker's) are sharded, as many as these are sharded over.
+        axis_size: number of workers on that axis.
+        state_only: leaves out all that needs compiling: takes less than a second for any model.
+        **extra_args: what `tx.update` needs beside gradients, state and parameters, for example `value`: arrays,
+            numbers, or `jax.ShapeDtypeStruct` (of one worker). What functions such as `grad_fn` do is counted too.
+
+    Returns:
+        The costs.
+
+    Raises:
+        ValueError: if only one of `axis_name` and `axis_size` is given, or if this process has fewer devices than the
+            workers and the mesh need.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax, optkit
+        >>> params = {"w": jax.ShapeDtypeStruct((1024, 1024), jnp.float32)}
+        >>> print(optkit.cost(optax.sgd(0.1, momentum=0.9), params))
+        parameters                            1,048,576
+        state                                 4.19 MB, 4 bytes per parameter
+        state per device                      4.19 MB
+        temporary memory per device           0 B
+        floating-point operations per device  4,194,304
+        sent per device                       nothing
+        >>> optkit.cost(optax.adamw(1e-3), params, state_only=True).state_bytes
+        8388612
+    """
+    if axis_name is None and axis_size is None:
+        workers = {}
+    elif axis_name is not None and axis_size is not None:
+        workers = {axis_name: axis_size}
+    else:
+        raise ValueError(f"axis_name and axis_size go together, got axis_name={axis_name!r} and axis_size={axis_size}")
+
+    def init(params):
+        if not workers:
+            return params, tx.init(params)
+        state = jax.vmap(tx.init, in_axes=None, axis_name=axis_name, axis_size=axis_size)(params)
+        return params, jax.tree.map(lambda leaf: leaf[0], state)
+
+    abstract_params, state = abstract_state(init, params)
+    leaves = jax.tree.leaves(state)
+    state_cost = Cost(
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(abstract_params)),
+        state_bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in leaves),
+        state_bytes_per_device=sum(
+            math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves
+        ),
+    )
+    if state_only:
+        return state_cost
+
+    functions = {name: value for name, value in extra_args.items() if callable(value)}
+    arrays = {name: value for name, value in extra_args.items() if not callable(value)}
+
+    def step(params, state, grads, arrays):
+        updates, state = optax.with_extra_args_support(tx).update(grads, state, params, **arrays, **functions)
+        return optax.apply_updates(params, updates), state
+
+    lowered = _lower(step, abstract_params, state, arrays, workers)
+    # XLA's pass for CPUs that widens 16-bit reductions aborts the process where only some mesh axes are manual; without
+    # it they are widened like all other 16-bit operations.
+    compiled = lowered.compile(compiler_options={"xla_disable_hlo_passes": "all-reduce-promotion"})
+    work, memory = hlo.read(compiled, lowered), compiled.memory_analysis()
+    return dataclasses.replace(
+        state_cost,
+        temporary_bytes=memory.temp_size_in_bytes if memory else None,
+        flops=round(work.flops),
+        sent={kind: round(size) for kind, size in sorted(work.sent.items())},
+        sent_when_taken={kind: round(size) for kind, size in sorted(work.sent_when_taken.items())},
+        library_calls=dict(sorted(work.library_calls.items())),
+        open_loops=work.open_loops,
+    )
+
+
+def _lower(step: Any, params: Any, state: Any, arrays: Any, workers: Mapping[str, int]) -> jax.stages.Lowered:
+    """Lowers a step for real devices, as one program of all workers if there are any."""
+    shardings = [leaf.sharding for leaf in jax.tree.leaves((params, state))]
+    mesh = next((sharding.mesh for sharding in shardings if isinstance(sharding, NamedSharding)), None)
+    if mesh is None and not workers:  # on whatever device JAX would take
+        params, state = jax.tree.map(lambda leaf: leaf.update(sharding=None), (params, state))
+        return jax.jit(step).lower(params, state, params, arrays)
+
+    if workers or isinstance(mesh, AbstractMesh):
+        types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True)) if mesh else {}
+        mesh = _mesh({**(mesh.shape if mesh else {}), **workers}, {**types, **dict.fromkeys(workers, AxisType.Auto)})
+        params, state, arrays = _place((params, state, abstract_state(lambda x: x, arrays)), mesh, workers)
+        step = _on_each_worker(step, workers) if workers else step
+    out_shardings = jax.tree.map(lambda leaf: leaf.sharding, (params, state))
+    with jax.set_mesh(mesh):
+        return jax.jit(step, out_shardings=out_shardings).lower(params, state, params, arrays)
+
+
+def _place(tree: Any, mesh: jax.sharding.Mesh, workers: Mapping[str, int]) -> Any:
+    """Shards abstract arrays over a mesh as they are sharded over theirs, one after another for all workers."""
+
+    def place(leaf):
+        spec = leaf.sharding.spec if isinstance(leaf.sharding, NamedSharding) else ()
+        shape, sharding = (*workers.values(), *leaf.shape), NamedSharding(mesh, PartitionSpec(*workers, *spec))
+        return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=sharding, weak_type=leaf.weak_type)
+
+    return jax.tree.map(place, tree)
+
+
+def _on_each_worker(step: Any, workers: Mapping[str, int]) -> Any:
+    """Maps a step over the workers of the mesh in use, along the first axis of all arrays."""
+
+    def step_of_one(*args):
+        new = step(*jax.tree.map(lambda leaf: leaf[0], args))
+        return jax.tree.map(lambda leaf: leaf[None], new)
+
+    spec = PartitionSpec(*workers)
+    return jax.shard_map(step_of_one, in_specs=spec, out_specs=spec, axis_names=frozenset(workers), check_vma=False)
+
+
+def _mesh(sizes: Mapping[str, int], types: Mapping[str, AxisType]) -> jax.sharding.Mesh:
+    """Makes a mesh of this process's devices."""
+    needed = math.prod(sizes.values())
+    if needed > jax.device_count():
+        raise ValueError(
+            f"a program over {dict(sizes)} can only be compiled where there are {needed} devices, and JAX has "
+            f"{jax.device_count()}: set jax.config.update('jax_num_cpu_devices', {needed}) and "
+            "jax.config.update('jax_platforms', 'cpu') before JAX first uses its devices, or ask with state_only=True"
+        )
+    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=tuple(types.values()))
