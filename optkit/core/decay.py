@@ -14,7 +14,7 @@ class ProximalDecayState(NamedTuple):
         count: number of updates so far, equal on all workers.
     """
 
-    count: jax.Array
+    count: jax.typing.ArrayLike
 
 
 def proximal_decay(
