@@ -1,0 +1,5 @@
+"""What users test their own transformations with."""
+
+from optkit.testing.contract import PROMISES, Violation, check_method, check_transformation, find_violations
+
+__all__ = ["PROMISES", "Violation", "check_method", "check_transformation", "find_violations"]

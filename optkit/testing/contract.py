@@ -1,0 +1,243 @@
+"""The contract of a good gradient transformation, for the catalog's methods and for anybody's own."""
+
+import types
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from optkit.core.method import Method, parameters_as_they_are
+from optkit.testing import compilation, composition, numerics, placement
+from optkit.testing.case import EXTRA_ARGS, Case
+
+_POINTS = (
+    (1, compilation.keeps_types),
+    (1, compilation.initialises_under_jit),
+    (1, compilation.compiles_once),
+    (1, compilation.allows_donation),
+    (1, compilation.runs_in_scan_and_vmap),
+    (2, compilation.takes_all_shapes),
+    (2, compilation.takes_all_containers),
+    (3, numerics.stays_finite_in_float16),
+    (3, numerics.stays_finite_in_bfloat16),
+    (3, numerics.stays_finite_in_float32),
+    (3, numerics.recovers_from_nan),
+    (4, composition.accepts_unknown_extra_args),
+    (4, composition.hands_on_extra_args),
+    (4, composition.names_missing_extra_args),
+    (4, composition.works_injected),
+    (4, composition.works_injected_in_16_bits),
+    (4, composition.works_masked),
+    (4, composition.works_partitioned),
+    (4, composition.works_in_multi_steps),
+    (4, composition.works_in_chain),
+    (4, composition.takes_schedules),
+    (4, composition.works_with_map_params),
+    (5, numerics.solves_problems),
+    (6, numerics.is_deterministic),
+    (6, numerics.continues_from_orbax),
+    (6, numerics.continues_from_flax),
+    (7, placement.initialises_abstractly),
+    (7, placement.works_sharded_automatically),
+    (7, placement.works_sharded_explicitly),
+    (8, placement.agrees_between_backends),
+)
+
+PROMISES: Mapping[str, str] = types.MappingProxyType(
+    {promise.__name__: f"{point}. {(promise.__doc__ or '').splitlines()[0]}" for point, promise in _POINTS}
+)
+"""The contract: each promise's name, and its point and words."""
+
+
+class Violation(NamedTuple):
+    """A promise that a transformation breaks.
+
+    Attributes:
+        promise: its name in `PROMISES`.
+        message: what was seen where, and what was expected.
+        error: the error that it ended in.
+    """
+
+    promise: str
+    message: str
+    error: Exception
+
+    def __str__(self) -> str:
+        """The promise's words and the message, indented."""
+        lines = "\n".join(f"    {line}" for line in self.message.splitlines())
+        return f"{self.promise}: {PROMISES[self.promise]}\n{lines}"
+
+
+def find_violations(
+    factory: Callable[..., optax.GradientTransformation],
+    *,
+    promises: Collection[str] | None = None,
+    static_args: Collection[str] = (),
+    needs: Collection[str] = (),
+    eval_params: Callable[[Any, Any], Any] = parameters_as_they_are,
+    tuned: str = "learning_rate",
+    sampler: bool = False,
+    devices: int = 8,
+    **example: Any,
+) -> tuple[Violation, ...]:
+    """Finds the promises of the contract that a gradient transformation breaks.
+
+    Args:
+        factory: see `check_transformation`, as for all other arguments.
+        promises: names of the promises to check, all of `PROMISES` by default.
+        static_args: as there.
+        needs: as there.
+        eval_params: as there.
+        tuned: as there.
+        sampler: as there.
+        devices: as there.
+        **example: as there.
+
+    Returns:
+        What it breaks, in the order of the contract; nothing for a transformation that keeps it.
+
+    Raises:
+        ValueError: if a name in `promises` or `needs` is unknown.
+        RuntimeError: if there are fewer devices.
+
+    Example:
+        >>> import optax
+        >>> import optkit
+        >>> optkit.testing.find_violations(optax.sgd, promises=["is_deterministic"], learning_rate=0.1)
+        ()
+    """
+    _refuse_unknown("promises", promises or (), PROMISES)
+    _refuse_unknown("needs", needs, (*EXTRA_ARGS, "axis_name"))
+    if len(jax.devices()) < devices:
+        raise RuntimeError(
+            f"the contract shards over {devices} devices and found {len(jax.devices())}; on a CPU call "
+            f'jax.config.update("jax_num_cpu_devices", {devices}) before anything uses JAX (in conftest.py), '
+            "or pass devices=1 to leave out what needs several"
+        )
+    case = Case(
+        factory=factory,
+        example=example,
+        static_args=tuple(static_args),
+        needs=tuple(needs),
+        eval_params=eval_params,
+        tuned=tuned,
+        sampler=sampler,
+        devices=devices,
+    )
+    violations = []
+    for _, promise in _POINTS:
+        if promises is not None and promise.__name__ not in promises:
+            continue
+        try:
+            promise(case)
+        except AssertionError as error:
+            violations.append(Violation(promise.__name__, str(error), error))
+        except ImportError:
+            raise
+        except Exception as error:  # noqa: BLE001  (a transformation may fail in any way)
+            violations.append(Violation(promise.__name__, f"raised {compilation.describe(error)}", error))
+    return tuple(violations)
+
+
+def check_transformation(
+    factory: Callable[..., optax.GradientTransformation],
+    *,
+    promises: Collection[str] | None = None,
+    static_args: Collection[str] = (),
+    needs: Collection[str] = (),
+    eval_params: Callable[[Any, Any], Any] = parameters_as_they_are,
+    tuned: str = "learning_rate",
+    sampler: bool = False,
+    devices: int = 8,
+    **example: Any,
+) -> None:
+    """Checks that a gradient transformation is a good citizen of JAX and Optax.
+
+    Everything in `optkit.testing.PROMISES` is checked: that it runs compiled, mapped and scanned, in every dtype and on
+    every shape and tree; that its numbers stay finite; that it goes together with Optax's wrappers; that it solves four
+    problems; that its runs repeat and continue from checkpoints; that its state is sharded like the parameters.
+
+    It needs Flax and Orbax (`pip install 'optkit[test]'`) and eight devices; on a CPU say so before anything uses JAX,
+    in `conftest.py`: `jax.config.update("jax_num_cpu_devices", 8)`.
+
+    Convergence is checked where `factory` has the argument `tuned`. To have it checked for a bare transformation, pass
+    a factory that chains it with `optax.scale_by_learning_rate(learning_rate)`.
+
+    Args:
+        factory: builds the transformation from keyword arguments. If it has an argument named like one of those below,
+            bind that with `functools.partial`.
+        promises: names of the promises to check, all of `PROMISES` by default.
+        static_args: arguments of `factory` that are no numbers to trace (ranks, periods, keys, callables), as for
+            `optax.inject_hyperparams`.
+        needs: what `update` cannot do without: of the extra arguments "value" (the loss), "value_fn" and "grad_fn" (of
+            the parameters, on the same batch), "prev_grads" (this batch's gradient at the previous parameters); and
+            "axis_name" if it talks between workers over the axis named by the example's `axis_name`. It then runs on
+            as many workers as `devices`.
+        eval_params: gives the parameters to report, from the optimizer's state and the parameters of the loop, for
+            methods whose loop holds shifted ones.
+        tuned: the hyperparameter that is tuned, swept over in `vmap`. A `learning_rate` is decayed to zero by a cosine
+            on the four problems.
+        sampler: the parameters go on moving around the solution; their mean over the second half is what must be right.
+        devices: how many devices parameters are sharded over; 1 leaves out the promises that need several.
+        **example: arguments with which `factory` builds something usable, with a learning rate that solves the problems
+            in 30,000 steps.
+
+    Raises:
+        AssertionError: if it breaks a promise; the message lists all broken ones, with dtype, leaf, and what was seen.
+        ValueError: if a name in `promises` or `needs` is unknown.
+        RuntimeError: if there are fewer devices.
+
+    Example:
+        The whole test of one's own optimizer is `def test_contract(): check_transformation(my_optimizer,
+        learning_rate=1e-2)`. One promise alone:
+
+        >>> import optax
+        >>> import optkit
+        >>> optkit.testing.check_transformation(optax.lion, promises=["keeps_types"], learning_rate=1e-2)
+    """
+    violations = find_violations(
+        factory,
+        promises=promises,
+        static_args=static_args,
+        needs=needs,
+        eval_params=eval_params,
+        tuned=tuned,
+        sampler=sampler,
+        devices=devices,
+        **example,
+    )
+    if violations:
+        listed = "\n".join(map(str, violations))
+        raise AssertionError(f"{len(violations)} promises of the contract are broken:\n{listed}") from violations[
+            0
+        ].error
+
+
+def check_method(method: Method) -> None:
+    """Checks a method of the catalog, or a variant of one, by the contract.
+
+    Args:
+        method: an entry of `optkit.catalog.METHODS` that makes gradient transformations.
+
+    Raises:
+        AssertionError: if it breaks a promise.
+
+    Example:
+        >>> import optkit
+        >>> optkit.testing.check_method(optkit.catalog.METHODS["signum"])
+    """
+    check_transformation(
+        method.factory,
+        static_args=method.static,
+        needs=method.needs,
+        eval_params=method.eval_params,
+        tuned=method.tuned,
+        **method.example,
+    )
+
+
+def _refuse_unknown(argument: str, names: Collection[str], known: Collection[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{argument} must be among {', '.join(known)}; got {name!r}")

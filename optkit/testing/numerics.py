@@ -1,0 +1,118 @@
+"""Points 3, 5 and 6 of the contract: finite numbers, convergence, equal runs, checkpoints."""
+
+import pathlib
+import tempfile
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from optkit.testing import problems, trees
+from optkit.testing.case import STEPS, Case, compiled, require
+
+HALFWAY = STEPS // 2
+
+
+def stays_finite_in_float16(case: Case) -> None:
+    """Float16 gradients of 0, 1e-4 and 1e3 give finite updates and states from the first step on."""
+    require(_not_finite(case, "float16", (0.0, 1e-4, 1e3)))
+
+
+def stays_finite_in_bfloat16(case: Case) -> None:
+    """Bfloat16 gradients of 0, 1e-30 and 1e15 give finite updates and states from the first step on."""
+    require(_not_finite(case, "bfloat16", (0.0, 1e-30, 1e15)))
+
+
+def stays_finite_in_float32(case: Case) -> None:
+    """Float32 gradients of 0, 1e-30 and 1e15 give finite updates and states from the first step on."""
+    require(_not_finite(case, "float32", (0.0, 1e-30, 1e15)))
+
+
+def recovers_from_nan(case: Case) -> None:
+    """Under `optax.apply_if_finite` a NaN gradient changes nothing, and the run goes on."""
+    tx = optax.with_extra_args_support(optax.apply_if_finite(case.build(), max_consecutive_errors=3))
+    step = compiled(case.step(tx))
+    params = case.params()
+    first, second = case.reference.gradients[:2]
+    carry = step(params, case.init(tx)(params), first)
+    carry = step(*carry, jax.tree.map(lambda g: jnp.full_like(g, jnp.nan), first))
+    params, _ = step(*carry, second)
+    require(case.run_differences(params, "a NaN gradient between two others", step=2))
+
+
+def solves_problems(case: Case) -> None:
+    """Solves Optax's four problems with the example's learning rate decayed to zero by a cosine over 30,000 steps."""
+    if case.rate is None:
+        return
+    require(problems.unsolved(case))
+
+
+def is_deterministic(case: Case) -> None:
+    """Built anew, it runs the same bit for bit."""
+    again = case.run()
+    require(trees.value_differences(case.reference.points[-1], again.points[-1], "final parameters and state"))
+
+
+def continues_from_orbax(case: Case) -> None:
+    """A run restored from an Orbax checkpoint continues bit for bit."""
+    import orbax.checkpoint as ocp  # noqa: PLC0415  (Orbax is an extra)
+
+    saved, target = case.reference.points[HALFWAY], _start_anew(case)
+    # Not StandardCheckpointer: it refuses to save while its threads still write, into a folder that is being removed.
+    checkpointer = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+    with tempfile.TemporaryDirectory() as folder, checkpointer:
+        path = pathlib.Path(folder) / "checkpoint"
+        checkpointer.save(path, args=ocp.args.StandardSave(saved))
+        restored = checkpointer.restore(path, args=ocp.args.StandardRestore(target))
+    _require_same_end(case, restored)
+
+
+def continues_from_flax(case: Case) -> None:
+    """A run restored by Flax serialization continues bit for bit."""
+    from flax import serialization  # noqa: PLC0415  (Flax is an extra)
+
+    data = serialization.to_bytes(case.reference.points[HALFWAY])
+    _require_same_end(case, serialization.from_bytes(_start_anew(case), data))
+
+
+def _not_finite(case: Case, dtype: str, scales: tuple[float, ...]) -> list[str]:
+    """Says what is not finite, at which scale, and after how many steps."""
+    tx = case.build()
+    update = case.update(tx)
+    params = case.params(trees.SHAPES, dtype)
+    gradients = case.params(trees.SHAPES, "float32", seed=1)
+
+    def finite_steps(scale, params, state):
+        def step(carry, _):
+            params, state = carry
+            scaled = jax.tree.map(lambda g, p: (scale * g).astype(p.dtype), gradients, params)
+            updates, state = update(scaled, state, params)
+            finite = jax.tree.map(lambda x: jnp.all(jnp.isfinite(x)), {"updates": updates, "state": state})
+            return (optax.apply_updates(params, updates), state), finite
+
+        return jax.lax.scan(step, (params, state), length=STEPS)[1]
+
+    over_scales = compiled(jax.vmap(finite_steps, (0, None, None)))
+    finite = over_scales(jnp.asarray(scales, jnp.float32), params, case.init(tx)(params))
+    lines = []
+    for place, leaf in trees.flatten(finite):
+        for scale, steps in zip(scales, np.asarray(leaf), strict=True):
+            if not np.all(steps):
+                lines.append(
+                    f"{dtype}, gradients of {scale:g}: {place} is not finite after step {np.argmin(steps) + 1}"
+                )
+    return lines
+
+
+def _start_anew(case: Case) -> Any:
+    """Parameters and state as another process would make them to restore into."""
+    params = case.params()
+    return params, case.init(case.build())(params)
+
+
+def _require_same_end(case: Case, carry: Any) -> None:
+    for gradients in case.reference.gradients[HALFWAY:]:
+        carry = case.reference.step(*carry, gradients)
+    require(trees.value_differences(case.reference.points[-1], carry, "final parameters and state"))

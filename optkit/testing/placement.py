@@ -1,0 +1,125 @@
+"""Points 7 and 8 of the contract: sharded parameters, and methods that talk between workers."""
+
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from optkit.core.sharding import state_shardings
+from optkit.core.workers import on_workers
+from optkit.testing import trees
+from optkit.testing.case import Case, compiled, require, rounding
+
+STEPS = 2
+SPECS = {"kernel": PartitionSpec("data", "model"), "bias": PartitionSpec("model"), "embedding": PartitionSpec("data")}
+
+
+def initialises_abstractly(case: Case) -> None:
+    """`jax.eval_shape(tx.init, abstract_params)` works and says what `init` gives."""
+    params, state = (jax.eval_shape(lambda x: x, tree) for tree in case.reference.points[0])
+    require(trees.type_differences(state, jax.eval_shape(case.init(case.build()), params), "state"))
+
+
+def works_sharded_automatically(case: Case) -> None:
+    """On parameters sharded over automatic mesh axes: the same numbers, and states sharded like their parameters."""
+    if case.axis_name is not None or case.devices == 1:
+        return
+    mesh = _mesh(case, AxisType.Auto)
+    params = _place(mesh, _params(case, 0))
+    end, lines = _after_init_and_updates(case, params, "automatic axes")
+    lines += _differences(case, end, "automatic axes")
+    tx = case.build()
+    state = compiled(tx.init, out_shardings=state_shardings(tx, params))(params)
+    require(lines + _misplaced(params, state, "automatic axes, after jitted init with optkit.state_shardings"))
+
+
+def works_sharded_explicitly(case: Case) -> None:
+    """On parameters sharded over explicit mesh axes: the same numbers, and states sharded like their parameters."""
+    if case.axis_name is not None or case.devices == 1:
+        return
+    mesh = _mesh(case, AxisType.Explicit)
+    with jax.set_mesh(mesh):
+        params = _place(mesh, _params(case, 0))
+        jax.eval_shape(case.build().init, jax.eval_shape(lambda x: x, params))
+        end, lines = _after_init_and_updates(case, params, "explicit axes")
+        state = compiled(case.build().init)(params)
+    lines += _differences(case, end, "explicit axes")
+    require(lines + _misplaced(params, state, "explicit axes, after jitted init"))
+
+
+def agrees_between_backends(case: Case) -> None:
+    """A multi-worker method gives the same numbers under `vmap`, `pmap` and `shard_map`."""
+    if case.axis_name is None or case.devices == 1:
+        return
+    tx = case.build()
+    like = trees.abstract({name: (case.devices, *shape) for name, shape in trees.ORDINARY.items()})
+    start = trees.normal(like, 0)
+    ends = {}
+    for backend in ("vmap", "pmap", "shard_map"):
+        init = on_workers(tx.init, axis_name=case.axis_name, backend=backend)
+        step = on_workers(case.step_of_one_worker(tx), axis_name=case.axis_name, backend=backend)
+        params, state = start, init(start)
+        for seed in range(1, 1 + STEPS):
+            params, state = step(params, state, trees.normal(like, seed))
+        ends[backend] = params, state
+    expected = ends.pop("vmap")
+    allowed = rounding((start, optax.tree.zeros_like(expected[1])), expected)
+    lines = []
+    for backend, end in ends.items():
+        lines += trees.value_differences(expected, end, f"{backend} against vmap: parameters and state", allowed)
+    require(lines)
+
+
+def _mesh(case: Case, axis_type: AxisType) -> Mesh:
+    model = 2 if case.devices % 2 == 0 else 1
+    shape = case.devices // model, model
+    return jax.make_mesh(
+        shape, ("data", "model"), axis_types=(axis_type, axis_type), devices=jax.devices()[: case.devices]
+    )
+
+
+def _params(case: Case, seed: int) -> Any:
+    # Sizes that nothing else has, so that a state leaf's shape says which parameter it belongs to.
+    shapes = {"kernel": (2 * case.devices, 14), "bias": (22,), "embedding": (3 * case.devices, 26)}
+    return trees.normal(trees.abstract(shapes), seed)
+
+
+def _place(mesh: Mesh, params: Any) -> Any:
+    return {name: jax.device_put(leaf, NamedSharding(mesh, SPECS[name])) for name, leaf in params.items()}
+
+
+def _after_init_and_updates(case: Case, params: Any, where: str) -> tuple[Any, list[str]]:
+    """Takes steps on sharded parameters; gives the last ones and says which state leaves lie elsewhere."""
+    tx = case.build()
+    state = tx.init(params)
+    lines = _misplaced(params, state, f"{where}, after init")
+    step = compiled(case.step(tx))
+    end = params
+    for seed in range(1, 1 + STEPS):
+        gradients = jax.tree.map(lambda g, p: jax.device_put(g, p.sharding), _params(case, seed), params)
+        end, state = step(end, state, gradients)
+    return end, lines + _misplaced(params, state, f"{where}, after update")
+
+
+def _differences(case: Case, end: Any, where: str) -> list[str]:
+    """Says where sharded parameters differ from those after the same steps on one device."""
+    start = params = _params(case, 0)
+    tx = case.build()
+    step = compiled(case.step(tx))
+    state = tx.init(params)
+    for seed in range(1, 1 + STEPS):
+        params, state = step(params, state, _params(case, seed))
+    return trees.value_differences(params, end, f"{where}, against one device: parameters", rounding(start, params))
+
+
+def _misplaced(params: Any, state: Any, when: str) -> list[str]:
+    """Says which state leaves are shaped like a parameter and sharded otherwise."""
+    shardings = {leaf.shape: (name, leaf.sharding) for name, leaf in params.items()}
+    lines = []
+    for place, leaf in trees.flatten(state):
+        name, sharding = shardings.get(np.shape(leaf), (None, None))
+        if sharding is not None and not leaf.sharding.is_equivalent_to(sharding, leaf.ndim):
+            lines.append(f"{when}: the state leaf {place} has {leaf.sharding}, its parameter {name} has {sharding}")
+    return lines

@@ -1,0 +1,106 @@
+"""The four problems that Optax's common tests solve, in one program."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from optkit.testing import trees
+from optkit.testing.case import Case, compiled
+
+STEPS = 30_000
+TOLERANCE = 3e-2
+
+
+class Problem(NamedTuple):
+    """A loss with its start and its minimum, NumPy arrays."""
+
+    name: str
+    loss: Callable[[Any], jax.Array]
+    start: Any
+    solution: Any
+
+
+def _squared_distance(solution):
+    return lambda params: optax.tree.norm(optax.tree.sub(params, solution), squared=True)
+
+
+def _quadratic(name, start, solution):
+    return Problem(name, _squared_distance(solution), start, solution)
+
+
+def _array(*rows):
+    return np.array(rows, np.float32)
+
+
+PROBLEMS = (
+    _quadratic("parabola", _array(-1.0, 10.0, 1.0), _array(1.0, -1.0, 1.0)),
+    Problem(
+        "Rosenbrock function",
+        lambda params: (1.0 - params[0]) ** 2 + 100.0 * (params[1] - params[0] ** 2) ** 2,
+        _array(0.0, 0.0),
+        _array(1.0, 1.0),
+    ),
+    _quadratic("matrix parabola", np.zeros((2, 2), np.float32), _array([3.0, -2.0], [1.0, 4.0])),
+    _quadratic(
+        "vector and matrix together",
+        (np.zeros(3, np.float32), np.zeros((2, 2), np.float32)),
+        (_array(1.0, -1.0, 2.0), _array([1.0, 0.0], [-1.0, 1.0])),
+    ),
+)
+
+
+def unsolved(case: Case) -> list[str]:
+    """Says which problems a transformation does not solve."""
+    changes = {}
+    if case.rate_is_number and case.tuned == "learning_rate":
+        changes["learning_rate"] = optax.cosine_decay_schedule(case.rate, STEPS)
+    tx = case.build(**changes)
+    results = compiled(lambda starts: _solve(case, tx, starts))([case.stack(problem.start) for problem in PROBLEMS])
+    lines = []
+    for problem, result in zip(PROBLEMS, results, strict=True):
+        solution = case.stack(problem.solution)
+        allowed = jax.tree.map(lambda x: TOLERANCE * (1.0 + np.abs(x)), solution)
+        lines += [
+            f"{problem.name}, {case.tuned}={case.rate!r}: {line}"
+            for line in trees.value_differences(solution, result, "solution", allowed)
+        ]
+    return lines
+
+
+def _solve(case: Case, tx: optax.GradientTransformationExtraArgs, starts: list[Any]) -> list[Any]:
+    """Runs all problems side by side and gives the parameters to report."""
+
+    def step(problem):
+        def step(params, previous, state):
+            value, gradients = jax.value_and_grad(problem.loss)(params)
+            vocabulary = {
+                "value": lambda: value,
+                "value_fn": lambda: problem.loss,
+                "grad_fn": lambda: jax.grad(problem.loss),
+                "prev_grads": lambda: jax.grad(problem.loss)(previous),
+            }
+            needed = {name: vocabulary[name]() for name in case.extra_args}
+            updates, state = tx.update(gradients, state, params, **needed)
+            return optax.apply_updates(params, updates), params, state
+
+        return case.per_worker(step)
+
+    steps = [step(problem) for problem in PROBLEMS]
+
+    def all_steps(carry, index):
+        points, totals = carry
+        points = [step(*point) for step, point in zip(steps, points, strict=True)]
+        late = index >= STEPS // 2
+        totals = jax.tree.map(lambda total, p: total + jnp.where(late, p, 0.0), totals, [point[0] for point in points])
+        return (points, totals), None
+
+    points = [(start, start, case.init(tx)(start)) for start in starts]
+    (points, totals), _ = jax.lax.scan(all_steps, (points, optax.tree.zeros_like(starts)), jnp.arange(STEPS))
+    if case.sampler:
+        return optax.tree.scale(2.0 / STEPS, totals)
+    report = case.per_worker(case.eval_params)
+    return [report(state, params) for params, _, state in points]

@@ -1,0 +1,422 @@
+"""Every promise of the contract fails, with the right words, on a transformation that breaks it."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import struct
+
+from optkit.testing import PROMISES, check_transformation, find_violations
+
+RATE = 1e-3
+
+
+def after(learning_rate, init=optax.init_empty_state, update=lambda updates, state: (updates, state)):
+    """SGD on what `update` makes of the gradients."""
+
+    def update_fn(updates, state, params=None):
+        del params
+        return update(updates, state)
+
+    return optax.chain(optax.GradientTransformation(init, update_fn), optax.scale_by_learning_rate(learning_rate))
+
+
+def each_leaf(learning_rate, function):
+    """SGD on what `function` makes of each leaf."""
+    return after(learning_rate, update=lambda updates, state: (jax.tree.map(function, updates), state))
+
+
+def zeros(params):
+    return optax.tree.zeros_like(params)
+
+
+@struct.dataclass
+class Steps:
+    """A counter that JAX and Flax take for a part of the structure."""
+
+    steps: int = struct.field(pytree_node=False)
+
+
+def drifting_dtype(learning_rate):
+    return after(learning_rate, zeros, lambda updates, state: (updates, optax.tree.cast(state, "float32")))
+
+
+def drifting_weak_type(learning_rate):
+    return after(learning_rate, lambda _: 0, lambda updates, state: (updates, state + jnp.int32(1)))
+
+
+def widening_scalars(learning_rate):
+    return after(learning_rate, zeros, lambda updates, state: (updates, jax.tree.map(jnp.atleast_1d, state)))
+
+
+def widening_a_counter(learning_rate):
+    return after(
+        learning_rate, lambda _: jnp.zeros((), jnp.int32), lambda updates, state: (updates, jnp.atleast_1d(state))
+    )
+
+
+def initialising_by_chance(learning_rate):
+    return after(learning_rate, lambda _: jnp.asarray(np.random.default_rng().standard_normal(3), jnp.float32))
+
+
+def recompiling(learning_rate):
+    return after(learning_rate, lambda _: Steps(0), lambda updates, state: (updates, Steps(state.steps + 1)))
+
+
+def keeping_parameters(learning_rate):
+    return after(learning_rate, lambda params: params)
+
+
+def branching_on_the_rate(learning_rate):
+    return optax.sgd(learning_rate) if learning_rate > 0.0 else optax.identity()
+
+
+def taking_the_largest(learning_rate):
+    return each_leaf(learning_rate, lambda g: g + 0.0 * jnp.max(g))
+
+
+def mixing_in_means_of_nothing(learning_rate):
+    def update(updates, state):
+        mean = sum(jnp.mean(g) for g in jax.tree.leaves(updates))
+        return jax.tree.map(lambda g: (g + 0.0 * mean).astype(g.dtype), updates), state
+
+    return after(learning_rate, update=update)
+
+
+def taking_dicts_only(learning_rate):
+    return after(learning_rate, update=lambda updates, state: (dict(updates.items()), state))
+
+
+def dividing_by_the_norm(learning_rate):
+    return each_leaf(learning_rate, lambda g: g / jnp.linalg.norm(g.astype(jnp.float32)).astype(g.dtype))
+
+
+def squaring(learning_rate):
+    return after(learning_rate, zeros, lambda updates, _: (updates, jax.tree.map(jnp.square, updates)))
+
+
+def refusing_extra_args(learning_rate):
+    tx = optax.sgd(learning_rate)
+
+    def update(updates, state, params=None, *, value=None):
+        del value
+        return tx.update(updates, state, params)
+
+    return optax.GradientTransformationExtraArgs(tx.init, update)
+
+
+def dropping_extra_args(inner):
+    def update(updates, state, params=None, **extra_args):
+        del extra_args
+        return inner.update(updates, state, params)
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+def rounding_the_rate(learning_rate):
+    return optax.sgd(float(learning_rate))
+
+
+def keeping_state_for_masked_leaves(learning_rate):
+    def init(params):
+        return jax.tree.map(lambda _: jnp.zeros(()), params, is_leaf=lambda x: isinstance(x, optax.MaskedNode))
+
+    return after(learning_rate, init)
+
+
+def counting_parts(learning_rate):
+    def update(updates, state):
+        parts = jax.tree.leaves(updates, is_leaf=lambda x: isinstance(x, optax.MaskedNode))
+        return optax.tree.scale(1.0 / len(parts), updates), state
+
+    return after(learning_rate, update=update)
+
+
+def negating_only_numbers(learning_rate):
+    return optax.scale(-learning_rate)
+
+
+def naming_a_parameter(learning_rate):
+    return after(learning_rate, lambda params: jnp.zeros_like(params["kernel"]))
+
+
+def standing_still(learning_rate):
+    return each_leaf(learning_rate, lambda g: 0.0 * g)
+
+
+def noisy(learning_rate, rng=np.random.default_rng(0)):  # noqa: B008  (one generator for all runs is the defect)
+    return each_leaf(learning_rate, lambda g: g + rng.standard_normal(g.shape).astype(g.dtype))
+
+
+def with_an_empty_placeholder(learning_rate):
+    return after(learning_rate, lambda _: jnp.zeros((0,)))
+
+
+def with_a_typed_key(learning_rate):
+    return after(learning_rate, lambda _: jax.random.key(0))
+
+
+def remembering_in_the_structure(learning_rate):
+    def update(updates, state):
+        return optax.tree.scale(1.0 / (1 + state.steps), updates), Steps(state.steps + 1)
+
+    return after(learning_rate, lambda _: Steps(0), update)
+
+
+def reading_parameters(learning_rate):
+    return after(learning_rate, lambda params: jnp.float32(float(optax.tree.norm(params))))
+
+
+def making_zeros_anywhere(learning_rate):
+    return after(learning_rate, lambda params: jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), params))
+
+
+def multiplying_matrices(learning_rate):
+    return each_leaf(learning_rate, lambda g: g @ g.T @ g if g.ndim == 2 else g)
+
+
+def counting_devices(learning_rate):
+    def init(params):
+        sharding = getattr(jax.tree.leaves(params)[0], "sharding", None)
+        return jnp.float32(1 if sharding is None else len(sharding.device_set))
+
+    return after(learning_rate, init, lambda updates, count: (optax.tree.scale(1.0 / count, updates), count))
+
+
+def passing_on_to_all_but_the_first(learning_rate, axis_name):
+    return each_leaf(learning_rate, lambda g: jax.lax.ppermute(g, axis_name, [(i, i + 1) for i in range(7)]))
+
+
+def extragradient(learning_rate, mask=None, *, honest_mask=True, honest_parts=True, honest_needs=True):
+    """Descends along the gradient at the point that a step leads to."""
+
+    def update(updates, count, params=None, *, grad_fn=None, **extra_args):
+        del extra_args
+        leaves = jax.tree.leaves(updates, is_leaf=lambda x: isinstance(x, optax.MaskedNode))
+        if honest_parts and any(isinstance(leaf, optax.MaskedNode) for leaf in leaves):
+            raise TypeError("extragradient needs all parameters: it cannot be inside optax.masked or optax.partition")
+        if honest_needs and grad_fn is None:
+            raise TypeError("extragradient needs grad_fn: tx.update(grads, state, params, grad_fn=jax.grad(loss))")
+        rate = learning_rate(count) if callable(learning_rate) else learning_rate
+
+        def descend(gradients):
+            return jax.tree.map(lambda g: (-rate * g).astype(g.dtype), gradients)
+
+        steps = descend(updates if grad_fn is None else grad_fn(optax.apply_updates(params, descend(updates))))
+        if mask is not None and honest_mask:
+            steps = jax.tree.map(lambda inside, step, g: step if inside else g, mask, steps, updates)
+        return steps, optax.safe_increment(count)
+
+    return optax.GradientTransformationExtraArgs(lambda _: jnp.zeros((), jnp.int32), update)
+
+
+def data_parallel_sgd(learning_rate, axis_name):
+    """SGD with momentum on the mean over workers."""
+    return optax.chain(
+        optax.stateless(lambda updates, _: jax.lax.pmean(updates, axis_name)),
+        optax.trace(0.9),
+        optax.scale_by_learning_rate(learning_rate),
+        optax.stateless(optax.tree.cast_like),
+    )
+
+
+def langevin(learning_rate):
+    """Gradient descent with noise that does not die out."""
+
+    def init(_):
+        return jnp.zeros((), jnp.int32)
+
+    def update(updates, count, params=None):
+        del params
+        noise = optax.tree.random_like(jax.random.fold_in(jax.random.key(0), count), updates)
+        rate = learning_rate(count) if callable(learning_rate) else learning_rate
+        steps = jax.tree.map(lambda g, n: (-rate * (g + n)).astype(g.dtype), updates, noise)
+        return steps, optax.safe_increment(count)
+
+    return optax.GradientTransformation(init, update)
+
+
+SGD = {"learning_rate": RATE}
+EXTRAGRADIENT = {"learning_rate": RATE, "needs": ("grad_fn",)}
+WORKERS = {"learning_rate": RATE, "needs": ("axis_name",), "axis_name": "workers"}
+
+BROKEN = [
+    ("keeps_types", drifting_dtype, SGD, "float16: the state leaf [0]['scalar']: expected float16[], got float32[]"),
+    ("keeps_types", drifting_weak_type, SGD, "float32: the state leaf [0]: expected int32[] (weak type), got int32[]"),
+    (
+        "keeps_types",
+        widening_scalars,
+        SGD,
+        "bfloat16: the state leaf [0]['scalar']: expected bfloat16[], got bfloat16[1]",
+    ),
+    ("initialises_under_jit", initialising_by_chance, SGD, "the state leaf [0]: expected ["),
+    ("compiles_once", recompiling, SGD, "4 equal steps were compiled 4 times"),
+    ("allows_donation", keeping_parameters, SGD, "Attempt to donate the same buffer twice"),
+    ("runs_in_scan_and_vmap", branching_on_the_rate, SGD, "raised TracerBoolConversionError"),
+    (
+        "takes_all_shapes",
+        widening_scalars,
+        SGD,
+        "of kind scalar: the state leaf [0]['special']: expected float32[], got",
+    ),
+    ("takes_all_shapes", taking_the_largest, SGD, "of kind empty vector: raised ValueError: zero-size array"),
+    ("takes_all_shapes", mixing_in_means_of_nothing, SGD, "all together: the update of ['vector'] is not finite"),
+    ("takes_all_containers", taking_dicts_only, SGD, "tuples and lists: raised AttributeError"),
+    (
+        "stays_finite_in_float16",
+        squaring,
+        SGD,
+        "float16, gradients of 1000: ['state'][0]['matrix'] is not finite after",
+    ),
+    ("stays_finite_in_bfloat16", dividing_by_the_norm, SGD, "bfloat16, gradients of 0: ['updates']['matrix'] is not"),
+    ("stays_finite_in_float32", dividing_by_the_norm, SGD, "float32, gradients of 0: ['updates']['matrix'] is not"),
+    ("recovers_from_nan", widening_a_counter, SGD, "raised TypeError: cond branches must have equal output types"),
+    ("accepts_unknown_extra_args", refusing_extra_args, SGD, "argument 'an_argument_that_nobody_knows'"),
+    ("hands_on_extra_args", dropping_extra_args, {"inner": optax.sgd(RATE)}, "did not reach inner, which saw []"),
+    (
+        "names_missing_extra_args",
+        functools.partial(extragradient, honest_needs=False),
+        EXTRAGRADIENT,
+        "without the extra argument grad_fn: no TypeError was raised",
+    ),
+    ("works_injected", rounding_the_rate, SGD, "raised ConcretizationTypeError"),
+    (
+        "works_injected_in_16_bits",
+        optax.sgd,
+        SGD,
+        "bfloat16: the updates leaf ['bias']: expected bfloat16[4], got float32",
+    ),
+    ("works_masked", keeping_state_for_masked_leaves, SGD, "the state has +1 leaves beside those"),
+    ("works_masked", counting_parts, SGD, "the update inside the mask leaf the only leaf: expected ["),
+    (
+        "works_masked",
+        functools.partial(extragradient, honest_mask=False),
+        EXTRAGRADIENT,
+        "the gradient outside the mask leaf the only leaf: expected [",
+    ),
+    (
+        "works_masked",
+        functools.partial(extragradient, honest_parts=False),
+        EXTRAGRADIENT,
+        "optax.masked: no TypeError was raised",
+    ),
+    ("works_partitioned", counting_parts, SGD, "the update of its own part leaf the only leaf: expected ["),
+    (
+        "works_partitioned",
+        functools.partial(extragradient, honest_parts=False),
+        EXTRAGRADIENT,
+        "optax.partition: no TypeError was raised",
+    ),
+    ("works_in_multi_steps", widening_a_counter, SGD, "raised TypeError: cond branches must have equal output types"),
+    ("works_in_chain", widening_a_counter, SGD, "the state leaf [1][0]: expected int32[], got int32[1]"),
+    ("takes_schedules", negating_only_numbers, SGD, "raised TypeError: bad operand type for unary -"),
+    ("works_with_map_params", naming_a_parameter, SGD, "raised TypeError"),
+    (
+        "solves_problems",
+        standing_still,
+        SGD,
+        "matrix parabola, learning_rate=0.001: the solution leaf the only leaf: ex",
+    ),
+    ("is_deterministic", noisy, SGD, "the final parameters and state leaf [0]['bias']: expected ["),
+    ("continues_from_orbax", with_an_empty_placeholder, SGD, "Cannot save arrays with zero size"),
+    (
+        "continues_from_orbax",
+        remembering_in_the_structure,
+        SGD,
+        "the structure of the final parameters and state changes",
+    ),
+    (
+        "continues_from_flax",
+        remembering_in_the_structure,
+        SGD,
+        "the structure of the final parameters and state changes",
+    ),
+    ("continues_from_flax", with_a_typed_key, SGD, "raised TypeError: JAX array with PRNGKey dtype"),
+    ("initialises_abstractly", reading_parameters, SGD, "raised ConcretizationTypeError"),
+    (
+        "works_sharded_automatically",
+        making_zeros_anywhere,
+        SGD,
+        "automatic axes, after init: the state leaf [0]['bias']",
+    ),
+    (
+        "works_sharded_automatically",
+        counting_devices,
+        SGD,
+        "automatic axes, against one device: parameters leaf ['bias']",
+    ),
+    (
+        "works_sharded_explicitly",
+        making_zeros_anywhere,
+        SGD,
+        "explicit axes, after init: the state leaf [0]['bias'] has",
+    ),
+    ("works_sharded_explicitly", multiplying_matrices, SGD, "raised ShardingTypeError"),
+    ("agrees_between_backends", passing_on_to_all_but_the_first, WORKERS, "Permutation doesn't match the axis size"),
+]
+
+
+@pytest.mark.parametrize(
+    ("promise", "factory", "example", "words"),
+    [
+        pytest.param(*broken, id=f"{broken[0]}-{getattr(broken[1], '__name__', 'extragradient')}-{number}")
+        for number, broken in enumerate(BROKEN)
+    ],
+)
+def test_broken_promise_is_found(promise, factory, example, words):
+    with pytest.raises(AssertionError) as caught:
+        check_transformation(factory, promises=[promise], **example)
+    assert PROMISES[promise] in str(caught.value)
+    assert words in str(caught.value)
+
+
+def test_every_promise_can_fail():
+    assert {promise for promise, *_ in BROKEN} == set(PROMISES)
+
+
+def test_all_eight_points_are_checked():
+    assert {words.split(".")[0] for words in PROMISES.values()} == set("12345678")
+
+
+@pytest.mark.parametrize(
+    ("factory", "example"),
+    [
+        pytest.param(extragradient, EXTRAGRADIENT, id="calls grad_fn and has its own mask"),
+        pytest.param(data_parallel_sgd, WORKERS, id="talks between workers"),
+        pytest.param(langevin, {"learning_rate": RATE, "sampler": True}, id="samples"),
+    ],
+)
+def test_method_of_special_kind_keeps_the_contract(factory, example):
+    check_transformation(factory, **example)
+
+
+def test_transformation_without_learning_rate_need_not_solve_problems():
+    assert find_violations(optax.identity) == ()
+
+
+def test_all_violations_are_listed():
+    with pytest.raises(AssertionError) as caught:
+        check_transformation(drifting_dtype, promises=["keeps_types", "works_injected_in_16_bits"], learning_rate=RATE)
+    assert str(caught.value).startswith("2 promises of the contract are broken:\nkeeps_types: 1. ")
+
+
+def test_unknown_promise_is_refused():
+    with pytest.raises(ValueError, match=r"promises must be among keeps_types, .*; got 'keeps_type'"):
+        find_violations(optax.sgd, promises=["keeps_type"], learning_rate=RATE)
+
+
+def test_unknown_need_is_refused():
+    with pytest.raises(ValueError, match=r"needs must be among value, .*axis_name; got 'obj_fn'"):
+        find_violations(optax.sgd, needs=["obj_fn"], learning_rate=RATE)
+
+
+def test_too_few_devices_are_refused():
+    with pytest.raises(RuntimeError, match=r"shards over 64 devices and found 8.*jax_num_cpu_devices"):
+        find_violations(optax.sgd, devices=64, learning_rate=RATE)
+
+
+def test_one_device_leaves_out_what_needs_several():
+    assert find_violations(making_zeros_anywhere, promises=list(PROMISES)[-3:], devices=1, learning_rate=RATE) == ()
