@@ -1,7 +1,7 @@
 """Recorded trajectories of the authors' own code, and their replay.
 
-A file `METHOD__VARIANT.npz` holds inputs (`params0.LEAF`, `grads.LEAF`), outputs (`params.LEAF`) and a JSON string `meta`
-with every hyperparameter and the tolerance.
+A file `METHOD__VARIANT.npz` holds inputs (`params0.LEAF`, `grads.LEAF`), outputs (`params.LEAF`) and a JSON string
+`meta` with every hyperparameter and the tolerance.
 """
 
 import dataclasses
