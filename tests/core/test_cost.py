@@ -133,7 +133,7 @@ def test_matrix_products_cost_two_operations_for_each_multiply_add():
     assert update == 2 * 64 * 32 * 16 + applied
 
 
-@pytest.mark.parametrize("tx", [optax.adamw(1e-3), optax.lion(1e-3), optax.sgd(0.1, momentum=0.9)], ids=str)
+@pytest.mark.parametrize("tx", [optax.adamw(1e-3), optax.lion(1e-3), optax.sgd(0.1, 0.9)], ids=["adamw", "lion", "sgd"])
 def test_without_loops_agrees_with_xla(tx):
     state = tx.init(jax.tree.map(lambda p: jnp.ones(p.shape), PARAMS))
 
