@@ -1,0 +1,70 @@
+"""The figure of a comparison."""
+
+import pathlib
+from collections.abc import Sequence
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib import ticker
+from matplotlib.figure import Figure
+
+from experiments.report import Row
+from experiments.store import Record
+
+# Okabe and Ito's colours, which people with any colour vision can tell apart, with Tol's wine for their yellow, which
+# is too pale for a line; markers tell apart what still looks alike, and line styles carry on where colours end.
+COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#882255")
+MARKERS = "osD^vPX*"
+STYLES = ("-", "--", ":", "-.")
+
+
+def draw(header: Record, rows: Sequence[Row], file: pathlib.Path) -> None:
+    """Draws learning curves beside the loss at each learning rate.
+
+    Args:
+        header: the run's first record.
+        rows: from `report.summarize`.
+        file: where to write it.
+    """
+    settings = header["settings"]
+    with mpl.rc_context(
+        {
+            "font.size": 10,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.alpha": 0.25,
+            "axes.titlelocation": "left",
+            "axes.titlesize": 11,
+        }
+    ):
+        picture = Figure(figsize=(11, 4.6), layout="constrained")
+        learning, sensitivity = picture.subplots(1, 2, sharey=True)
+        shown = [row for row in rows if not row.diverged]
+        looks = [_look(settings["optimizers"].index(row.optimizer)) for row in shown]
+        for i, (row, look) in enumerate(zip(shown, looks, strict=True)):
+            low, mean, high = row.curves.min(axis=0), row.curves.mean(axis=0), row.curves.max(axis=0)
+            learning.plot(row.steps, mean, label=row.optimizer, markersize=4, markevery=(2 * i, 10), **look)
+            learning.fill_between(row.steps, low, high, color=look["color"], alpha=0.12, linewidth=0)
+        learning.set(xlabel="step", ylabel="validation loss", yscale="log", title="Over the training, at the best rate")
+        limits = learning.get_ylim()
+        for row, look in zip(shown, looks, strict=True):
+            finite = np.isfinite(row.validation)
+            sensitivity.plot(row.rates[finite], row.validation[finite], markersize=3, linewidth=1.2, **look)
+            best = {"x": row.rates[row.best], "y": row.validation[row.best]}
+            sensitivity.plot(best["x"], best["y"], markersize=8, markeredgecolor="white", **look)
+        sensitivity.set(xlabel="learning rate", xscale="log", ylim=limits, title="At its end, by learning rate")
+        learning.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+        picture.legend(handles=list(learning.lines), loc="outside lower center", ncols=4, frameon=False)
+        seeds, tried = len(settings["seeds"]), settings["rates"] * settings["rounds"]
+        title = f"{settings['task']}: every optimizer with {tried} learning rates x {seeds} seeds (bands: all seeds)"
+        picture.suptitle(title, x=0.01, ha="left", weight="bold")
+        picture.savefig(file, dpi=150)
+
+
+def _look(i):
+    return {
+        "color": COLOURS[i % len(COLOURS)],
+        "linestyle": STYLES[i // len(COLOURS) % len(STYLES)],
+        "marker": MARKERS[i % len(MARKERS)],
+    }

@@ -1,0 +1,51 @@
+"""Which optimizers can be compared, by name."""
+
+import difflib
+from collections.abc import Mapping
+
+from experiments.baselines import BASELINES
+from experiments.errors import UserError
+from optkit.catalog import METHODS, Method
+
+YARDSTICK = "adamw"
+DEFAULT = (
+    "sgd",
+    YARDSTICK,
+    "lion",
+    "lion_kappa",
+    "lion_kappa:huber",
+    "lion_kappa:group",
+    "grams_adamw",
+    "cautious_adamw",
+)
+
+
+def comparable() -> Mapping[str, Method]:
+    """Returns every method that one training loop can run, variants included, by name."""
+    methods = {}
+    for method in (*BASELINES.values(), *METHODS.values()):
+        if method.kind in ("optimizer", "wrapper", "transformation") and "axis_name" not in method.needs:
+            for entry in (method, *map(method.variant, method.variants)):
+                methods[entry.name] = entry
+    return methods
+
+
+def find(names: tuple[str, ...]) -> list[Method]:
+    """Looks optimizers up.
+
+    Args:
+        names: names as on the command line: `method` or `method:variant`.
+
+    Returns:
+        Their entries, AdamW's first whether it was named or not: it is what the others are measured against.
+
+    Raises:
+        UserError: if there is none of a name.
+    """
+    methods = comparable()
+    for name in names:
+        if name not in methods:
+            close = difflib.get_close_matches(name, methods, n=3, cutoff=0.4)
+            hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(sorted(methods))}"
+            raise UserError(f"unknown optimizer {name!r}; {hint}")
+    return [methods[name] for name in dict.fromkeys((YARDSTICK, *names))]

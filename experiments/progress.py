@@ -1,0 +1,67 @@
+"""Progress of a comparison: a bar for each optimizer, or plain lines where there is no terminal."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Self
+
+from rich import progress
+from rich.console import Console
+
+
+class Progress(contextlib.AbstractContextManager):
+    """Shows how far each optimizer's trainings are, with the best validation loss and the time left."""
+
+    def __init__(self, console: Console, total: int):
+        """Starts without bars.
+
+        Args:
+            console: where to show them.
+            total: steps of each optimizer.
+        """
+        self._console = console
+        self._total = total
+        self._bars = progress.Progress(
+            progress.TextColumn("{task.description:20}"),
+            progress.BarColumn(),
+            progress.TaskProgressColumn(),
+            progress.TextColumn("validation loss {task.fields[loss]}"),
+            progress.TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._bars.stop()
+
+    @contextlib.contextmanager
+    def optimizer(self, name: str) -> Iterator[Callable[[int, float], None]]:
+        """Adds an optimizer.
+
+        Args:
+            name: its name.
+
+        Yields:
+            What to call with the steps done and the loss.
+        """
+        begin, first, lines = time.monotonic(), None, 0
+        bar = self._bars.add_task(name, total=self._total, loss="")
+
+        def show(done, loss):
+            nonlocal first, lines
+            self._bars.update(bar, completed=done, loss=f"{loss:.4g}")
+            first = done if first is None else first
+            if not self._console.is_terminal and done * 4 // self._total > lines:
+                lines = done * 4 // self._total
+                left = (time.monotonic() - begin) * (self._total - done) / max(done - first, 1)
+                self._console.print(
+                    f"{name}: {done}/{self._total} steps, validation loss {loss:.4g}, {left:.0f} s left",
+                    highlight=False,
+                )
+
+        yield show
+        self._bars.update(bar, completed=self._total)

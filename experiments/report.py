@@ -1,0 +1,204 @@
+"""What a comparison found: one row an optimizer, from the records of its trainings."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from rich.table import Table
+from scipy import stats
+
+from experiments.optimizers import YARDSTICK
+from experiments.store import Record
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """The result of one optimizer.
+
+    Attributes:
+        optimizer: its name.
+        rates: the learning rates that were tried, ascending.
+        validation: the loss at the end of training on the validation examples, mean over seeds, at each of `rates`;
+            infinite where a training diverged.
+        best: the index of the rate with the least of them.
+        steps: after how many steps the curve was recorded.
+        curves: the validation loss at the best rate after each of `steps`, one curve a seed.
+        test: the metrics on the test examples at the best rate: mean over seeds, half the width of its 95% interval.
+        speed_up: the steps of AdamW's training over those after which this one, at its best rate and under its full
+            schedule, has reached AdamW's final validation loss for good; NaN where it never does.
+        relative_time: milliseconds a step over AdamW's.
+        state_bytes_per_parameter: size of the optimizer's state.
+    """
+
+    optimizer: str
+    rates: np.ndarray
+    validation: np.ndarray
+    best: int
+    steps: np.ndarray
+    curves: np.ndarray
+    test: Mapping[str, tuple[float, float]]
+    speed_up: float
+    relative_time: float
+    state_bytes_per_parameter: float
+
+    @property
+    def diverged(self) -> bool:
+        """Whether no learning rate survived."""
+        return not np.isfinite(self.validation[self.best])
+
+
+def numbers(values: Sequence[float | None]) -> np.ndarray:
+    """Returns recorded numbers as an array; null, which stands for what is not finite, becomes infinity."""
+    return np.array([math.inf if value is None else value for value in values])
+
+
+def final_loss(training: Record) -> float:
+    """Returns the validation loss at the end of a training, infinite if it diverged: if it grew more than tenfold."""
+    curve = numbers(training["validation"]["loss"])
+    return float(curve[-1]) if curve[-1] <= 10 * curve[0] else math.inf
+
+
+def losses_by_rate(trainings: Sequence[Record]) -> dict[float, float]:
+    """Returns the mean over seeds of the final validation loss for each learning rate, ascending."""
+    by_rate = {}
+    for training in trainings:
+        by_rate.setdefault(training["learning_rate"], []).append(final_loss(training))
+    return {rate: float(np.mean(by_rate[rate])) for rate in sorted(by_rate)}
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """Returns a mean and half the width of its 95% interval by Student's t, NaN for a single value."""
+    if len(values) < 2 or not np.isfinite(values).all():
+        return float(np.mean(values)), math.nan
+    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
+    return float(np.mean(values)), float(half)
+
+
+def reached(steps: np.ndarray, curve: np.ndarray, target: float) -> float:
+    """Returns after how many steps a curve is at or below a target for good, between reports by interpolation.
+
+    Args:
+        steps: where the curve was recorded.
+        curve: its values.
+        target: the value to reach.
+
+    Returns:
+        The steps; NaN if the curve ends above the target.
+    """
+    above = np.flatnonzero(~(curve <= target))
+    if len(above) == 0:
+        return float(steps[0])
+    last = above[-1]
+    if last == len(curve) - 1:
+        return math.nan
+    if not np.isfinite(curve[last]):
+        return float(steps[last + 1])
+    return float(np.interp(target, curve[[last + 1, last]], steps[[last + 1, last]]))
+
+
+def summarize(records: Sequence[Record]) -> list[Row]:
+    """Chooses each optimizer's learning rate on validation and measures it on test.
+
+    Args:
+        records: the lines of `results.jsonl`; optimizers that have not finished are left out.
+
+    Returns:
+        A row for each optimizer, the least test loss first, diverged ones last.
+    """
+    header = records[0]
+    rounds = header["settings"]["rounds"]
+    rows = []
+    for optimizer in header["settings"]["optimizers"]:
+        own = [record for record in records if record.get("optimizer") == optimizer]
+        finished = [record for record in own if record["record"] == "round"]
+        if len(finished) < rounds:
+            continue
+        trainings = [record for record in own if record["record"] == "training"]
+        by_rate = losses_by_rate(trainings)
+        rates, validation = np.array(list(by_rate)), np.array(list(by_rate.values()))
+        best = int(np.argmin(validation))
+        chosen = [training for training in trainings if training["learning_rate"] == rates[best]]
+        rows.append(
+            Row(
+                optimizer=optimizer,
+                rates=rates,
+                validation=validation,
+                best=best,
+                steps=np.array(chosen[0]["steps"]),
+                curves=np.stack([numbers(training["validation"]["loss"]) for training in chosen]),
+                test={
+                    name: interval(numbers([training["test"][name] for training in chosen]))
+                    for name in chosen[0]["test"]
+                },
+                speed_up=math.nan,
+                relative_time=float(
+                    np.median([time for record in finished for time in record["milliseconds_per_step"]])
+                ),
+                state_bytes_per_parameter=finished[0]["state_bytes_per_parameter"],
+            )
+        )
+    yardstick = next((row for row in rows if row.optimizer == YARDSTICK), None)
+    if yardstick:
+        rows = [_relative(row, yardstick) for row in rows]
+    return sorted(rows, key=lambda row: (row.diverged, row.test["loss"][0]))
+
+
+def _relative(row, yardstick):
+    target = yardstick.validation[yardstick.best]
+    steps = yardstick.steps[-1]
+    speed_up = 1.0 if row is yardstick else steps / max(reached(row.steps, row.curves.mean(axis=0), target), 1.0)
+    return dataclasses.replace(
+        row,
+        speed_up=math.nan if row.diverged or yardstick.diverged else float(speed_up),
+        relative_time=row.relative_time / yardstick.relative_time,
+    )
+
+
+def table(header: Record, rows: Sequence[Row]) -> Table:
+    """Lays the rows out for a terminal.
+
+    Args:
+        header: the run's first record.
+        rows: from `summarize`.
+
+    Returns:
+        The table.
+    """
+    settings = header["settings"]
+    seeds, tried = len(settings["seeds"]), settings["rates"] * settings["rounds"]
+    layout = Table(
+        title=f"{settings['task']}: {settings['steps']} steps; {tried} learning rates x {seeds} seeds for everyone",
+        caption=(
+            "The learning rate is chosen on validation; the test columns are means and 95% intervals over seeds at the "
+            "end of training. An arrow: the best rate is the last one tried on that side. Speed-up: AdamW's steps over "
+            "the steps after which the validation loss, under the method's own full schedule, stays at or below "
+            "AdamW's final one; <1: never."
+        ),
+    )
+    layout.add_column("optimizer")
+    metrics = sorted(rows[0].test, key="loss".__ne__) if rows else []
+    for name in [*(f"test {metric}" for metric in metrics), "learning rate", "speed-up", "time/step", "state B/param"]:
+        layout.add_column(name, justify="right")
+    for row in rows:
+        if row.diverged:
+            results = ["diverged", *[""] * (len(metrics) + 1)]
+        else:
+            speed_up = "<1" if math.isnan(row.speed_up) else f"{row.speed_up:.2f}x"
+            rate = f"{row.rates[row.best]:.2g}{_edge(row)}"
+            results = [*(_plus_minus(row.test[metric]) for metric in metrics), rate, speed_up]
+        cells = [*results, f"{row.relative_time:.2f}x", f"{row.state_bytes_per_parameter:.1f}"]
+        layout.add_row(row.optimizer, *cells)
+    return layout
+
+
+def _plus_minus(estimate):
+    mean, half = estimate
+    if not half > 0:
+        return f"{mean:.4g}"
+    decimals = max(0, 1 - math.floor(math.log10(half)))  # two significant digits of the interval
+    return f"{mean:.{decimals}f} ± {half:.{decimals}f}"
+
+
+def _edge(row):
+    return " ↓" if row.best == 0 else " ↑" if row.best == len(row.rates) - 1 else ""

@@ -1,0 +1,125 @@
+"""What the table says."""
+
+import math
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from experiments import figure, report
+
+STEPS = [0, 10, 20, 30, 40]
+
+
+def training(optimizer, rate, seed, validation, test=0.5):
+    return {
+        "record": "training",
+        "optimizer": optimizer,
+        "round": 0,
+        "learning_rate": rate,
+        "seed": seed,
+        "steps": STEPS,
+        "train_loss": validation,
+        "validation": {"loss": validation},
+        "test": {"loss": test},
+    }
+
+
+def finished(optimizer, milliseconds):
+    return {
+        "record": "round",
+        "optimizer": optimizer,
+        "round": 0,
+        "state_bytes_per_parameter": 4.0,
+        "milliseconds_per_step": milliseconds,
+    }
+
+
+@pytest.fixture
+def records():
+    settings = {"task": "t", "optimizers": ["adamw", "quick", "wild", "unfinished"], "steps": 40}
+    header = {"record": "run", "settings": {**settings, "rates": 2, "rounds": 1, "seeds": [0, 1]}}
+    lines = [header]
+    for seed in (0, 1):
+        shift = 0.2 * seed
+        lines += [
+            training("adamw", 0.1, seed, [4.0, 3.5, 3.0, 2.0, 0.9 + shift], test=1.1 + shift),
+            training("adamw", 1.0, seed, [4.0, 3.5, 3.0, 2.0, 1.9], test=0.1),
+            training("quick", 0.1, seed, [4.0, 2.0, 0.5, 0.5, 0.5], test=0.7 + shift),
+            training("quick", 1.0, seed, [4.0, 2.0, 0.5, None if seed else 0.5, None if seed else 0.1]),
+            training("wild", 0.1, seed, [4.0, 9.0, 90.0, 900.0, 9000.0]),
+            training("wild", 1.0, seed, [4.0, None, None, None, None]),
+            training("unfinished", 1.0, seed, [4.0, 1.0, 1.0, 1.0, 1.0]),
+        ]
+    return [*lines, finished("adamw", [2.0, 2.0, 50.0]), finished("quick", [3.0]), finished("wild", [2.0])]
+
+
+def test_the_rate_is_chosen_on_validation_and_reported_on_test(records):
+    adamw = next(row for row in report.summarize(records) if row.optimizer == "adamw")
+    assert adamw.rates[adamw.best] == 0.1
+    assert adamw.test["loss"][0] == pytest.approx(1.2)
+
+
+def test_rows_are_sorted_by_test_loss_with_diverged_ones_last(records):
+    rows = report.summarize(records)
+    assert [row.optimizer for row in rows] == ["quick", "adamw", "wild"]
+    assert [row.diverged for row in rows] == [False, False, True]
+
+
+def test_a_rate_at_which_one_seed_diverges_is_not_chosen(records):
+    quick = report.summarize(records)[0]
+    assert quick.rates[quick.best] == 0.1
+    assert quick.validation[1] == math.inf
+
+
+def test_speed_up_is_adamws_steps_over_those_to_its_final_loss(records):
+    quick, adamw, wild = report.summarize(records)
+    # AdamW ends at 1.0; from 2.0 at step 10 to 0.5 at step 20, the other is there after 16 2/3 steps.
+    assert quick.speed_up == pytest.approx(40 / (10 + 10 * 2 / 3))
+    assert adamw.speed_up == 1
+    assert math.isnan(wild.speed_up)
+
+
+def test_time_is_the_median_relative_to_adamw(records):
+    assert [row.relative_time for row in report.summarize(records)] == [1.5, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("curve", "expected"),
+    [
+        ([4, 3, 2, 1, 0], 20),
+        ([4, 0, 4, 3, 1], 35),  # a dip does not count
+        ([4, 3, 3, 3, 3], math.nan),
+        ([4, 3, math.inf, 1, 1], 30),
+        ([1, 1, 1, 1, 1], 0),
+    ],
+)
+def test_a_loss_is_reached_where_the_curve_stays_at_or_below_it(curve, expected):
+    np.testing.assert_equal(report.reached(np.array(STEPS), np.array(curve, float), 2.0), float(expected))
+
+
+def test_intervals_are_students():
+    mean, half = report.interval(np.array([1.0, 2.0, 3.0]))
+    assert mean == 2.0
+    assert half == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)  # the table's t for 2 degrees of freedom
+    assert math.isnan(report.interval(np.array([1.0]))[1])
+
+
+def test_the_table_has_a_line_for_every_optimizer(records):
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    console.print(report.table(records[0], report.summarize(records)))
+    console.file.close()
+    lines = {line.split("│")[1].strip(): line for line in console.export_text().splitlines() if line.startswith("│")}
+    assert "diverged" in lines["wild"]
+    assert "0.8 ± 1.3" in lines["quick"]
+    assert "0.1 ↓" in lines["quick"]
+
+
+def test_the_figure_shows_every_optimizer_that_did_not_diverge(records, tmp_path):
+    figure.draw(records[0], report.summarize(records), tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+def test_the_figure_stays_empty_where_everything_diverged(records, tmp_path):
+    figure.draw(records[0], report.summarize(records)[-1:], tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").exists()

@@ -1,0 +1,97 @@
+"""What a task may be relied on for."""
+
+import functools
+import itertools
+import math
+
+import jax
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from experiments import digits, tasks
+from experiments.errors import UserError
+from experiments.tasks import bytes_lm, diabetes_ridge, digits_cnn
+
+load = functools.cache(tasks.load)  # the corpus takes seconds to read
+NAMES = ("bytes-lm", "diabetes-ridge", "digits-cnn", "digits-mlp")
+
+
+def test_every_file_of_the_folder_is_a_task():
+    assert tuple(tasks.names()) == NAMES
+
+
+def test_an_unknown_task_is_refused_with_close_matches():
+    with pytest.raises(UserError, match="unknown task 'digit-mlp'; did you mean digits-mlp"):
+        tasks.load("digit-mlp")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_task_starts_at_chance_and_learns(name):
+    task = load(name)
+    params = task.init(jax.random.key(0))
+    batch = jax.tree.map(lambda leaf: leaf[: task.batch_size], task.train)
+    chance = {"bytes-lm": math.log(256), "digits-cnn": math.log(10), "digits-mlp": math.log(10)}
+    first = task.loss(params, batch)
+    if name in chance:
+        assert abs(first - chance[name]) < 1
+    tx = optax.adam(1e-2)
+    state = tx.init(params)
+
+    @jax.jit
+    def step(params, state):
+        updates, state = tx.update(jax.grad(task.loss)(params, batch), state, params)
+        return optax.apply_updates(params, updates), state
+
+    for _ in range(20):
+        params, state = step(params, state)
+    assert task.loss(params, batch) < 0.8 * first
+    for split in (task.validation, task.test):
+        assert all(np.isfinite(value) for value in task.metrics(params, split).values())
+
+
+def test_digits_are_split_without_overlap_and_with_equal_shares_of_each_class():
+    splits = digits.load()
+    seen = [image.tobytes() for part in splits.values() for image in part["image"]]
+    assert len(seen) == 1797
+    assert len(set(seen)) == 1797
+    for part in splits.values():
+        np.testing.assert_allclose(part["label"].mean(axis=0), 0.1, atol=0.01)
+
+
+def test_the_convolution_is_a_convolution():
+    ours = digits_cnn.Convolution(2, 5, 2, nnx.Rngs(0))
+    theirs = nnx.Conv(2, 5, (3, 3), strides=2, padding=1, rngs=nnx.Rngs(1))
+    theirs.kernel[...] = ours.kernel.kernel[...].reshape(3, 3, 2, 5)
+    images = jax.random.normal(jax.random.key(0), (4, 8, 8, 2))
+    np.testing.assert_allclose(ours(images), theirs(images), atol=1e-5)
+
+
+def test_ridge_knows_its_optimum():
+    task = tasks.load("diabetes-ridge")
+    optimum = diabetes_ridge.solve(task.train["features"], task.train["target"])
+    np.testing.assert_allclose(jax.grad(task.loss)(optimum, task.train)["weights"], 0, atol=1e-6)
+    assert task.metrics(optimum, task.test)["loss"] < 1e-12
+    params = task.init(jax.random.key(0))
+    excess = task.loss(params, task.train) - task.facts["optimum"]
+    np.testing.assert_allclose(task.metrics(params, task.test)["loss"], excess, rtol=1e-5)
+
+
+def test_source_files_are_split_by_file_and_the_same_every_time(tmp_path):
+    for i in range(40):
+        (tmp_path / f"module{i}.py").write_text(f"<{i}>")
+    for left_out in ("site-packages", "test"):
+        (tmp_path / left_out).mkdir()
+        (tmp_path / left_out / "other.py").write_text("<other>")
+    parts = {name: part.tobytes().decode().split("\n") for name, part in bytes_lm.corpus(tmp_path).items()}
+    assert sorted(itertools.chain(*parts.values())) == sorted(f"<{i}>" for i in range(40))
+    assert len(parts["train"]) > len(parts["validation"]) > 0
+    again = bytes_lm.corpus(tmp_path)
+    assert {name: part.tobytes().decode().split("\n") for name, part in again.items()} == parts
+
+
+def test_the_corpus_is_recorded_by_its_hash():
+    facts = load("bytes-lm").facts
+    assert len(bytes.fromhex(facts["sha256"])) == 32
+    assert facts["bytes"]["train"] > 5 * facts["bytes"]["test"] > 0
