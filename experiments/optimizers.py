@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from experiments.baselines import BASELINES
 from experiments.errors import UserError
-from optkit.catalog import METHODS, Method
+from optkit.catalog import Method, with_variants
 
 YARDSTICK = "adamw"
 DEFAULT = (
@@ -22,12 +22,11 @@ DEFAULT = (
 
 def comparable() -> Mapping[str, Method]:
     """Returns every method that one training loop can run, variants included, by name."""
-    methods = {}
-    for method in (*BASELINES.values(), *METHODS.values()):
-        if method.kind in ("optimizer", "wrapper", "transformation") and "axis_name" not in method.needs:
-            for entry in (method, *map(method.variant, method.variants)):
-                methods[entry.name] = entry
-    return methods
+    return {
+        name: method
+        for name, method in {**BASELINES, **with_variants()}.items()
+        if method.kind in ("optimizer", "wrapper", "transformation") and "axis_name" not in method.needs
+    }
 
 
 def find(names: tuple[str, ...]) -> list[Method]:

@@ -194,8 +194,8 @@ def table(header: Record, rows: Sequence[Row]) -> Table:
 
 def _plus_minus(estimate):
     mean, half = estimate
-    if not half > 0:
-        return f"{mean:.4g}"
+    if not half > 0:  # a single seed has no interval
+        return f"{mean:.4g}" if math.isnan(half) else f"{mean:.4g} ± 0"
     decimals = max(0, 1 - math.floor(math.log10(half)))  # two significant digits of the interval
     return f"{mean:.{decimals}f} ± {half:.{decimals}f}"
 
