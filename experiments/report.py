@@ -176,7 +176,7 @@ def table(header: Record, rows: Sequence[Row]) -> Table:
             "AdamW's final one; <1: never."
         ),
     )
-    layout.add_column("optimizer")
+    layout.add_column("optimizer", no_wrap=True)
     metrics = sorted(rows[0].test, key="loss".__ne__) if rows else []
     for name in [*(f"test {metric}" for metric in metrics), "learning rate", "speed-up", "time/step", "state B/param"]:
         layout.add_column(name, justify="right")
