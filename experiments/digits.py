@@ -1,12 +1,17 @@
 """The handwritten digits that two tasks train on, and how they are scored."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 from sklearn import datasets, model_selection
+
+from experiments import models
+from experiments.tasks import Task
 
 
 def load() -> dict[str, Any]:
@@ -38,6 +43,20 @@ def metrics(logits: jax.Array, batch: Any) -> dict[str, jax.Array]:
     return {"loss": loss(logits, batch), "accuracy": jnp.mean(hits.astype(jnp.float32))}
 
 
-def facts(splits: dict[str, Any]) -> dict[str, Any]:
-    """Returns what the results record about the data."""
-    return {"data": "scikit-learn digits", "examples": {name: len(part["label"]) for name, part in splits.items()}}
+def task(build: Callable[[nnx.Rngs], Any]) -> Task:
+    """Returns the task of training a module that gives the logits of images.
+
+    Args:
+        build: makes the module from random number generators.
+    """
+    init, apply = models.functional(build)
+    splits = load()
+    return Task(
+        **splits,
+        init=init,
+        loss=lambda params, batch: loss(apply(params, batch["image"]), batch),
+        metrics=lambda params, split: metrics(apply(params, split["image"]), split),
+        steps=1000,
+        batch_size=64,
+        facts={"data": "scikit-learn digits", "examples": {name: len(part["label"]) for name, part in splits.items()}},
+    )

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from experiments import digits, models
+from experiments import digits
 from experiments.tasks import Task
 
 
@@ -47,14 +47,4 @@ class Network(nnx.Module):
 
 def task() -> Task:
     """Returns the task."""
-    init, apply = models.functional(Network)
-    splits = digits.load()
-    return Task(
-        **splits,
-        init=init,
-        loss=lambda params, batch: digits.loss(apply(params, batch["image"]), batch),
-        metrics=lambda params, split: digits.metrics(apply(params, split["image"]), split),
-        steps=1000,
-        batch_size=64,
-        facts=digits.facts(splits),
-    )
+    return digits.task(Network)

@@ -3,7 +3,7 @@
 import jax
 from flax import nnx
 
-from experiments import digits, models
+from experiments import digits
 from experiments.tasks import Task
 
 
@@ -21,14 +21,4 @@ class Perceptron(nnx.Module):
 
 def task() -> Task:
     """Returns the task."""
-    init, apply = models.functional(Perceptron)
-    splits = digits.load()
-    return Task(
-        **splits,
-        init=init,
-        loss=lambda params, batch: digits.loss(apply(params, batch["image"]), batch),
-        metrics=lambda params, split: digits.metrics(apply(params, split["image"]), split),
-        steps=1000,
-        batch_size=64,
-        facts=digits.facts(splits),
-    )
+    return digits.task(Perceptron)

@@ -38,6 +38,9 @@ def scale_by_adam(
 
     Raises:
         ValueError: if a hyperparameter is out of its range.
+
+    Reference:
+        Kingma, Ba, "Adam: A Method for Stochastic Optimization", 2014, arXiv:1412.6980. Algorithm 1.
     """
     check_range("b1", b1, 0.0, 1.0, high_open=True)
     check_range("b2", b2, 0.0, 1.0, high_open=True)
@@ -54,8 +57,8 @@ def scale_by_adam(
 
     def update_fn(updates, state, params=None):
         del params
-        mu = optax.tree.update_moment(updates, state.mu, b1, order=1)
-        nu = optax.tree.update_moment(updates, state.nu, b2, order=2)
+        mu = optax.tree.update_moment(updates, state.mu, b1, order=1)  # Alg. 1, m_t
+        nu = optax.tree.update_moment(updates, state.nu, b2, order=2)  # Alg. 1, v_t
         count = optax.safe_increment(state.count)
         correction1 = 1 - b1**count if bias_correction else 1.0
         correction2 = 1 - b2**count if bias_correction else 1.0

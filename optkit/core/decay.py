@@ -31,6 +31,12 @@ def proximal_decay(
 
     Returns:
         A transformation whose `update` needs `params`.
+
+    Example:
+        >>> tx = optax.chain(optax.sgd(0.5), proximal_decay(0.5, weight_decay=2.0))
+        >>> params = jnp.array([4.0])
+        >>> tx.update(jnp.array([2.0]), tx.init(params), params)[0]  # (4 - 0.5 * 2) / (1 + 0.5 * 2) - 4
+        Array([-2.5], dtype=float32)
     """
 
     def init_fn(params):

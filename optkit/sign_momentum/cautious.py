@@ -1,8 +1,8 @@
 """Cautious optimizers: only the coordinates in which an optimizer's update descends along the gradient move.
 
 Liang, Chen, Liu, Liu, "Cautious Optimizers: Improving Training with One Line of Code", 2024, arXiv:2411.16085.
-The rules are those of the authors' code (C-Optim), whose AdamW and Lion rescale the mask differently; the paper writes
-the second.
+The rules are those of the authors' code (C-Optim), whose AdamW and Lion rescale the mask differently. The paper's text
+has the second way, its Algorithm 1 the first with an epsilon in place of the threshold.
 """
 
 from typing import Any, Literal
@@ -81,8 +81,8 @@ def cautious(
 
     def stop_and_rescale(update, gradient):
         descent = direction * jnp.sign(gradient)
-        kept = descent * jnp.maximum(descent * update, 0)
-        return (kept * _rescaling(kept, scale, threshold)).astype(update.dtype)
+        kept = descent * jnp.maximum(descent * update, 0)  # Alg. 1, u * m
+        return (kept * _rescaling(kept, scale, threshold)).astype(update.dtype)  # Alg. 1, u * m / (m.mean() + eps)
 
     def update_fn(updates, state, params=None, **extra_args):
         inner_updates, state = inner.update(updates, state, params, **extra_args)

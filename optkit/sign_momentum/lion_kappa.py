@@ -2,6 +2,7 @@
 
 Chen, Liu, Liang, Liu, "Lion Secretly Solves Constrained Optimization: As Lyapunov Predicts", 2023, arXiv:2310.05898.
 The paper accumulates the negative gradient; every kappa here but the log-sum-exp is even, so the sign does not matter.
+The lines named below are those of Lion's Algorithm 2 in Chen et al., 2023, arXiv:2302.06675, whose sign kappa replaces.
 """
 
 from typing import Any, NamedTuple
@@ -68,9 +69,9 @@ def scale_by_lion_kappa(
 
     def update_fn(updates, state, params=None):
         del params
-        interpolation = optax.tree.update_moment(updates, state.mu, b1, order=1)
-        direction = jax.tree.map(kappa, widen(interpolation))
-        mu = optax.tree.update_moment(updates, state.mu, b2, order=1)
+        interpolation = optax.tree.update_moment(updates, state.mu, b1, order=1)  # Alg. 2, c_t
+        direction = jax.tree.map(kappa, widen(interpolation))  # Alg. 2, sign(c_t), of any kappa
+        mu = optax.tree.update_moment(updates, state.mu, b2, order=1)  # Alg. 2, m_t
         new_state = ScaleByLionKappaState(mu=optax.tree.cast_like(mu, state.mu))
         return optax.tree.cast_like(direction, updates), new_state
 
