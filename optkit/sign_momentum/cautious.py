@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from optkit.core import collectives
 from optkit.core.adam import EpsPlacement, scale_by_adam
 from optkit.core.checks import check_range
 from optkit.core.precision import in_float32
@@ -19,16 +20,19 @@ from optkit.sign_momentum.lion_kappa import scale_by_lion_kappa
 Rescaling = Literal["mean_clamp", "numel_plus_one", "none"]
 
 
-def _rescaling(kept: jax.Array, scale: Rescaling, threshold: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
+def _rescaling(
+    kept: jax.Array, scale: Rescaling, threshold: jax.typing.ArrayLike, axis_name: str | None
+) -> jax.typing.ArrayLike:
     """The factor that makes up for the coordinates that were stopped, those of `kept` that are zero."""
     dtype = jnp.promote_types(kept.dtype, jnp.float32)
     # Squares of signs: XLA for CPUs counts booleans at half the speed.
-    moving_share = jnp.mean(jnp.sign(kept) ** 2, dtype=dtype)
+    moving_share = collectives.pmean(jnp.mean(jnp.sign(kept) ** 2, dtype=dtype), axis_name)
     match scale:
         case "mean_clamp":
             return 1 / jnp.maximum(moving_share, threshold)
         case "numel_plus_one":
-            return kept.size / (moving_share * kept.size + 1)
+            size = kept.size if axis_name is None else kept.size * jax.lax.axis_size(axis_name)
+            return size / (moving_share * size + 1)
         case "none":
             return 1.0
 
@@ -39,11 +43,12 @@ def cautious(
     scale: Rescaling = "mean_clamp",
     threshold: jax.typing.ArrayLike = 1e-3,
     ascent: bool = False,
+    axis_name: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Stops the coordinates in which the inner update does not descend along the gradient, and rescales the others.
 
     It compares with the raw gradient that enters it. Weight decay inside `inner` is masked too: the authors keep it
-    outside. The mean is taken over a whole leaf; inside `shard_map`, leaves must not be sharded.
+    outside.
 
     Args:
         inner: any transformation or optimizer.
@@ -52,6 +57,8 @@ def cautious(
         threshold: the smallest share that `"mean_clamp"` divides by, in (0, 1]; default 1e-3.
         ascent: whether the updates of `inner` still point along the gradient, as those of a `scale_by_adam` that stands
             before `scale_by_learning_rate` do. By default `inner` is a whole optimizer, whose updates point against it.
+        axis_name: the axis over which every leaf is sharded inside `jax.shard_map`, so that shares and sizes are those
+            of whole leaves. None (default) where leaves are whole, or sharded by `jit`.
 
     Returns:
         A transformation with the state of `inner`.
@@ -82,7 +89,9 @@ def cautious(
     def stop_and_rescale(update, gradient):
         descent = direction * jnp.sign(gradient)
         kept = descent * jnp.maximum(descent * update, 0)  # Alg. 1, u * m
-        return (kept * _rescaling(kept, scale, threshold)).astype(update.dtype)  # Alg. 1, u * m / (m.mean() + eps)
+        return (kept * _rescaling(kept, scale, threshold, axis_name)).astype(
+            update.dtype
+        )  # Alg. 1, u * m / (m.mean() + eps)
 
     def update_fn(updates, state, params=None, **extra_args):
         inner_updates, state = inner.update(updates, state, params, **extra_args)

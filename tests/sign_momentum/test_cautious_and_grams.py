@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,6 +62,21 @@ def test_cautious_rescales_the_coordinates_that_move(scale, factor):
     _, state = tx.update(jnp.ones(4), tx.init(params), params)
     updates, _ = tx.update(jnp.array([1.0, 1.0, 1.0, -0.1]), state, params)
     np.testing.assert_allclose(updates, factor * jnp.array([1.9, 1.9, 1.9, 0.0]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", ["mean_clamp", "numel_plus_one"])
+def test_cautious_rescales_sharded_leaves_as_whole_ones(scale):
+    gradient, update = jax.random.normal(jax.random.key(0), (2, 16, 3))
+
+    def cautious_update(axis_name, update, gradient):
+        inner = optax.stateless(lambda _, params: params)  # proposes what it is given as parameters
+        tx = optkit.cautious(inner, scale=scale, ascent=True, axis_name=axis_name)
+        return tx.update(gradient, tx.init(update), update)[0]
+
+    mesh = jax.make_mesh((8,), ("shards",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = jax.P("shards")
+    sharded = jax.shard_map(partial(cautious_update, "shards"), mesh=mesh, in_specs=rows, out_specs=rows)
+    np.testing.assert_allclose(jax.jit(sharded)(update, gradient), cautious_update(None, update, gradient), rtol=1e-6)
 
 
 @pytest.mark.parametrize("scale", ["none", "mean_clamp", "numel_plus_one"])
