@@ -17,6 +17,7 @@ import orbax.checkpoint as ocp
 from experiments.errors import UserError
 
 Record = dict[str, Any]
+HEADER = {"settings", "data", "versions", "hardware"}
 
 
 def read_records(folder: pathlib.Path) -> list[Record]:
@@ -38,7 +39,7 @@ def read_records(folder: pathlib.Path) -> list[Record]:
         return []
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {file}: {_one_line(error)}") from error
-    if not records or not isinstance(records[0], dict) or records[0].get("record") != "run":
+    if not records or not isinstance(records[0], dict) or not records[0].keys() >= HEADER:
         raise UserError(f"{file} is not the result of a comparison")
     return records
 

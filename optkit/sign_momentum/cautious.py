@@ -24,17 +24,15 @@ def _rescaling(
     kept: jax.Array, scale: Rescaling, threshold: jax.typing.ArrayLike, axis_name: str | None
 ) -> jax.typing.ArrayLike:
     """The factor that makes up for the coordinates that were stopped, those of `kept` that are zero."""
+    if scale == "none":
+        return 1.0
     dtype = jnp.promote_types(kept.dtype, jnp.float32)
     # Squares of signs: XLA for CPUs counts booleans at half the speed.
     moving_share = collectives.pmean(jnp.mean(jnp.sign(kept) ** 2, dtype=dtype), axis_name)
-    match scale:
-        case "mean_clamp":
-            return 1 / jnp.maximum(moving_share, threshold)
-        case "numel_plus_one":
-            size = kept.size if axis_name is None else kept.size * jax.lax.axis_size(axis_name)
-            return size / (moving_share * size + 1)
-        case "none":
-            return 1.0
+    if scale == "mean_clamp":
+        return 1 / jnp.maximum(moving_share, threshold)
+    size = kept.size if axis_name is None else kept.size * jax.lax.axis_size(axis_name)
+    return size / (moving_share * size + 1)
 
 
 def cautious(

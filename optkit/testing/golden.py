@@ -1,4 +1,4 @@
-"""Recorded trajectories of the authors' own code, and their replay.
+"""Recorded trajectories, of the authors' own code where there is any, and their replay.
 
 A file `METHOD__VARIANT.npz` holds inputs (`params0.LEAF`, `grads.LEAF`), outputs (`params.LEAF`) and a JSON string
 `meta` with every hyperparameter and the tolerance.

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 
 from experiments.errors import UserError
-from experiments.store import RunFolder, read_records
+from experiments.store import HEADER, RunFolder, read_records
 
 TREE = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": (np.int32(3), np.ones(4))}
 
 
 def test_results_are_json_without_infinities(tmp_path):
     with RunFolder.locked(tmp_path) as folder:
-        folder.append([{"record": "run", "x": [1.5, math.nan, math.inf]}, {"record": "round"}])
+        header = {"record": "run", **dict.fromkeys(HEADER, {})}
+        folder.append([{**header, "x": [1.5, math.nan, math.inf]}, {"record": "round"}])
     assert [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()] == read_records(
         tmp_path
     )
@@ -113,3 +114,10 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write to .*file"), RunFolder.locked(tmp_path / "file" / "run"):
         pass
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", '{"record": "run"}', "not json", '{"record": "run", "settings": {}'])
+def test_a_file_that_no_run_wrote_is_refused(tmp_path, text):
+    (tmp_path / "results.jsonl").write_text(text + "\n")
+    with pytest.raises(UserError, match=r"results\.jsonl"):
+        read_records(tmp_path)

@@ -79,6 +79,12 @@ def test_cautious_rescales_sharded_leaves_as_whole_ones(scale):
     np.testing.assert_allclose(jax.jit(sharded)(update, gradient), cautious_update(None, update, gradient), rtol=1e-6)
 
 
+def test_cautious_without_rescaling_talks_to_nobody():
+    tx = optkit.cautious(optax.sgd(0.1), scale="none", axis_name="workers")
+    cost = optkit.cost(tx, {"w": jax.ShapeDtypeStruct((8,), jnp.float32)}, axis_name="workers", axis_size=8)
+    assert cost.sent == {}
+
+
 @pytest.mark.parametrize("scale", ["none", "mean_clamp", "numel_plus_one"])
 def test_cautious_stands_still_where_nothing_agrees(scale):
     tx = optkit.cautious(optax.scale(-1.0), scale=scale, ascent=True)
