@@ -15,7 +15,7 @@ TREE = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": (np.int32(3), np
 
 def test_results_are_json_without_infinities(tmp_path):
     with RunFolder.locked(tmp_path) as folder:
-        header = {"record": "run", **dict.fromkeys(HEADER, {})}
+        header = {"record": "run", **dict.fromkeys(HEADER)}
         folder.append([{**header, "x": [1.5, math.nan, math.inf]}, {"record": "round"}])
     assert [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()] == read_records(
         tmp_path
