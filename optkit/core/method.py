@@ -57,8 +57,12 @@ class Method:
         grid: centre of the grid of learning rates (or of `tuned`) that `compare` searches.
         tuned: the hyperparameter that is tuned.
         static: arguments of `factory` that are no numbers to trace: ranks, periods, keys, callables.
-        needs: extra arguments of `update` (`"grad_fn"`, `"value_fn"`, `"value"`, `"prev_grads"`) or `"axis_name"`,
-            without which the method cannot work.
+        needs: extra arguments of `update` (`"grad_fn"`, `"value_fn"`, `"value"`, `"prev_grads"`, `"full_grad_fn"`) or
+            `"axis_name"`, without which the method cannot work.
+        rows: what the leading axis of the gradients that `update` takes, and removes, stands for: None where there is
+            none; "microbatches" for equal parts of the batch, whose mean is the batch's gradient; "classes" for the
+            classes' shares in the batch's gradient, which is their sum. With "classes" the extra argument
+            `class_counts` says how many examples of each class the batch has.
         eval_params: gives the parameters to report, from the optimizer's state and the parameters of the loop.
         variants: further arguments worth comparing, by name; in `compare` they are called `name:variant`.
         golden: name of the recorded trajectories that it replays, where that is not `name`.
@@ -75,6 +79,7 @@ class Method:
     tuned: str = "learning_rate"
     static: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    rows: Literal["microbatches", "classes"] | None = None
     eval_params: Callable[[Any, Any], Any] = parameters_as_they_are
     variants: Mapping[str, Variant] = dataclasses.field(default_factory=dict)
     golden: str | None = None

@@ -14,7 +14,10 @@ import optax
 from optkit.testing import trees
 
 STEPS = 4
-EXTRA_ARGS = ("value", "value_fn", "grad_fn", "prev_grads")
+EXTRA_ARGS = ("value", "value_fn", "grad_fn", "prev_grads", "full_grad_fn")
+ROWS = ("microbatches", "classes")
+# Four rows of one gradient, in units of what they sum to.
+SHARES = np.array([0.4, 0.3, 0.2, 0.1], np.float32)
 
 
 class Run(NamedTuple):
@@ -83,7 +86,7 @@ class Case:
     @property
     def calls_functions(self) -> bool:
         """Whether it evaluates gradients or losses of the whole tree, and so cannot stand inside a partition."""
-        return bool({"grad_fn", "value_fn", "prev_grads"} & set(self.needs))
+        return bool({"grad_fn", "full_grad_fn", "value_fn", "prev_grads"} & set(self.needs))
 
     def per_worker(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Maps a function over all workers, for a transformation that talks between them."""
@@ -177,8 +180,38 @@ class Case:
             "value_fn": lambda: value_fn,
             "grad_fn": lambda: lambda _: gradients,
             "prev_grads": lambda: gradients,
+            "full_grad_fn": lambda: lambda _: gradients,
         }
         return {name: vocabulary[name]() for name in self.extra_args}
+
+
+def fed_with_rows(
+    factory: Callable[..., optax.GradientTransformation], rows: str
+) -> Callable[..., optax.GradientTransformationExtraArgs]:
+    """Wraps a factory of transformations that reduce rows of gradients, so that they take one gradient.
+
+    Args:
+        factory: its transformations take gradients with a leading axis and remove it.
+        rows: "microbatches" if the gradient is their mean, "classes" if it is their sum; then the extra argument
+            `class_counts` is passed too.
+
+    Returns:
+        A factory with the same arguments. Its transformations make unequal rows of the gradient that they are given.
+    """
+
+    @functools.wraps(factory)
+    def build(**arguments):
+        tx = optax.with_extra_args_support(factory(**arguments))
+        shares = SHARES if rows == "classes" else len(SHARES) * SHARES
+        counts = {"class_counts": jnp.asarray(10 * SHARES, jnp.int32)} if rows == "classes" else {}
+
+        def update(updates, state, params=None, **extra_args):
+            stacked = jax.tree.map(lambda g: jnp.stack([g * float(share) for share in shares]), updates)
+            return tx.update(stacked, state, params, **{**counts, **extra_args})
+
+        return optax.GradientTransformationExtraArgs(tx.init, update)
+
+    return build
 
 
 def rounding(start: Any, end: Any) -> Any:

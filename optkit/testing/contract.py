@@ -9,7 +9,7 @@ import optax
 
 from optkit.core.method import Method, parameters_as_they_are
 from optkit.testing import compilation, composition, numerics, placement
-from optkit.testing.case import EXTRA_ARGS, Case
+from optkit.testing.case import EXTRA_ARGS, ROWS, Case, fed_with_rows
 
 _POINTS = (
     (1, compilation.keeps_types),
@@ -77,6 +77,7 @@ def find_violations(
     needs: Collection[str] = (),
     eval_params: Callable[[Any, Any], Any] = parameters_as_they_are,
     tuned: str = "learning_rate",
+    rows: str | None = None,
     sampler: bool = False,
     devices: int = 8,
     **example: Any,
@@ -90,6 +91,7 @@ def find_violations(
         needs: as there.
         eval_params: as there.
         tuned: as there.
+        rows: as there.
         sampler: as there.
         devices: as there.
         **example: as there.
@@ -98,7 +100,7 @@ def find_violations(
         What it breaks, in the order of the contract; nothing for a transformation that keeps it.
 
     Raises:
-        ValueError: if a name in `promises` or `needs` is unknown.
+        ValueError: if a name in `promises` or `needs`, or `rows`, is unknown.
         RuntimeError: if there are fewer devices.
 
     Example:
@@ -109,6 +111,7 @@ def find_violations(
     """
     _refuse_unknown("promises", promises or (), PROMISES)
     _refuse_unknown("needs", needs, (*EXTRA_ARGS, "axis_name"))
+    _refuse_unknown("rows", () if rows is None else (rows,), ROWS)
     if len(jax.devices()) < devices:
         raise RuntimeError(
             f"the contract shards over {devices} devices and found {len(jax.devices())}; on a CPU call "
@@ -116,7 +119,7 @@ def find_violations(
             "or pass devices=1 to leave out what needs several"
         )
     case = Case(
-        factory=factory,
+        factory=factory if rows is None else fed_with_rows(factory, rows),
         example=example,
         static_args=tuple(static_args),
         needs=tuple(needs),
@@ -148,6 +151,7 @@ def check_transformation(
     needs: Collection[str] = (),
     eval_params: Callable[[Any, Any], Any] = parameters_as_they_are,
     tuned: str = "learning_rate",
+    rows: str | None = None,
     sampler: bool = False,
     devices: int = 8,
     **example: Any,
@@ -171,13 +175,16 @@ def check_transformation(
         static_args: arguments of `factory` that are no numbers to trace (ranks, periods, keys, callables), as for
             `optax.inject_hyperparams`.
         needs: what `update` cannot do without: of the extra arguments "value" (the loss), "value_fn" and "grad_fn" (of
-            the parameters, on the same batch), "prev_grads" (this batch's gradient at the previous parameters); and
-            "axis_name" if it talks between workers over the axis named by the example's `axis_name`. It then runs on
-            as many workers as `devices`.
+            the parameters, on the same batch), "prev_grads" (this batch's gradient at the previous parameters),
+            "full_grad_fn" (as "grad_fn", on all data); and "axis_name" if it talks between workers over the axis named
+            by the example's `axis_name`. It then runs on as many workers as `devices`.
         eval_params: gives the parameters to report, from the optimizer's state and the parameters of the loop, for
             methods whose loop holds shifted ones.
         tuned: the hyperparameter that is tuned, swept over in `vmap`. A `learning_rate` is decayed to zero by a cosine
             on the four problems.
+        rows: "microbatches" or "classes" if the gradients that `update` takes have a leading axis, which it removes:
+            one row for each part of the batch, whose mean is the batch's gradient, or one for each class, whose sum it
+            is (the extra argument `class_counts`, how many examples of each class the batch has, is passed too).
         sampler: the parameters go on moving around the solution; their mean over the second half is what must be right.
         devices: how many devices parameters are sharded over; 1 leaves out the promises that need several.
         **example: arguments with which `factory` builds something usable, with a learning rate that solves the problems
@@ -185,7 +192,7 @@ def check_transformation(
 
     Raises:
         AssertionError: if it breaks a promise; the message lists all broken ones, with dtype, leaf, and what was seen.
-        ValueError: if a name in `promises` or `needs` is unknown.
+        ValueError: if a name in `promises` or `needs`, or `rows`, is unknown.
         RuntimeError: if there are fewer devices.
 
     Example:
@@ -203,6 +210,7 @@ def check_transformation(
         needs=needs,
         eval_params=eval_params,
         tuned=tuned,
+        rows=rows,
         sampler=sampler,
         devices=devices,
         **example,
@@ -233,6 +241,7 @@ def check_method(method: Method) -> None:
         needs=method.needs,
         eval_params=method.eval_params,
         tuned=method.tuned,
+        rows=method.rows,
         **method.example,
     )
 

@@ -82,6 +82,7 @@ def _solve(case: Case, tx: optax.GradientTransformationExtraArgs, starts: list[A
                 "value_fn": lambda: problem.loss,
                 "grad_fn": lambda: jax.grad(problem.loss),
                 "prev_grads": lambda: jax.grad(problem.loss)(previous),
+                "full_grad_fn": lambda: jax.grad(problem.loss),
             }
             needed = {name: vocabulary[name]() for name in case.extra_args}
             updates, state = tx.update(gradients, state, params, **needed)

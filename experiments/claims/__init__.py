@@ -1,0 +1,75 @@
+"""What papers claim, measured again at toy scale: one file a claim, in a folder for each family.
+
+A claim's file is a module with a constant `CLAIM`. Its margin is fixed before the experiment is run and stays where it
+is when the experiment fails it.
+"""
+
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from experiments.errors import UserError
+
+
+class Finding(NamedTuple):
+    """What an experiment gave.
+
+    Attributes:
+        measured: the figures, in words: "5.3e-3 against 1.2e-2".
+        holds: whether they keep the required margin; None where nothing is required and the figures are only reported.
+        draw: draws a picture of it into Matplotlib axes, where a picture says more.
+    """
+
+    measured: str
+    holds: bool | None
+    draw: Callable[[Any], None] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One claim.
+
+    Attributes:
+        method: the method that it is about, by its name in the catalog.
+        arxiv: the paper that makes it, for example "2411.10438".
+        statement: what the paper says, or what follows from it, in one sentence.
+        experiment: what is run, in one sentence: problem, sizes, rates, seeds.
+        required: the margin that makes it hold, in words; "reported as found" where there is none.
+        measure: runs the experiment.
+    """
+
+    method: str
+    arxiv: str
+    statement: str
+    experiment: str
+    required: str
+    measure: Callable[[], Finding]
+
+
+def families() -> list[str]:
+    """Returns the names of all families with claims."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.ispkg)
+
+
+def load(family: str | None = None) -> dict[str, Claim]:
+    """Finds claims.
+
+    Args:
+        family: the family whose claims are wanted, all by default.
+
+    Returns:
+        The claims by `family/name`.
+
+    Raises:
+        UserError: if there is no such family.
+    """
+    if family is not None and family not in families():
+        raise UserError(f"unknown family {family!r}; there are {', '.join(families())}")
+    claims = {}
+    for folder in [family] if family else families():
+        package = importlib.import_module(f"{__name__}.{folder}")
+        for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda module: module.name):
+            claims[f"{folder}/{module.name}"] = importlib.import_module(f"{package.__name__}.{module.name}").CLAIM
+    return claims

@@ -1,0 +1,46 @@
+"""Random keys in optimizer states: raw numbers, which every checkpoint library takes."""
+
+import jax
+import jax.numpy as jnp
+
+
+def key_data(key: int | jax.Array) -> jax.Array:
+    """Returns the raw data of a key, for a state to keep.
+
+    Args:
+        key: an integer seed, or a JAX key, typed or raw.
+
+    Returns:
+        An array of unsigned integers.
+
+    Example:
+        >>> key_data(0)
+        Array([0, 0], dtype=uint32)
+    """
+    return jax.random.key_data(_typed(key))
+
+
+def split(data: jax.Array, key: int | jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Takes a fresh key off the one that a state keeps.
+
+    Args:
+        data: what the state keeps.
+        key: the key that it began with, for its implementation.
+
+    Returns:
+        The next data to keep, and a typed key to draw with, once.
+
+    Example:
+        >>> data, fresh = split(key_data(0), 0)
+        >>> data.shape, jax.random.uniform(fresh).shape
+        ((2,), ())
+    """
+    kept, fresh = jax.random.split(jax.random.wrap_key_data(data, impl=jax.random.key_impl(_typed(key))))
+    return jax.random.key_data(kept), fresh
+
+
+def _typed(key: int | jax.Array) -> jax.Array:
+    """A typed key."""
+    if not isinstance(key, jax.Array):
+        return jax.random.key(key)
+    return key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)

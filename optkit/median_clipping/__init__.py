@@ -1,0 +1,5 @@
+"""Medians in place of means: of gradients over time, over samples, coordinate by coordinate."""
+
+__all__ = []
+
+ENTRIES = ()

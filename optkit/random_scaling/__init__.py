@@ -1,0 +1,5 @@
+"""Updates of random length."""
+
+__all__ = []
+
+ENTRIES = ()

@@ -1,0 +1,5 @@
+"""Entries of the family."""
+
+__all__ = []
+
+ENTRIES = ()
