@@ -1,4 +1,4 @@
-"""The command line: `python -m experiments compare`, `python -m experiments bench sweep`."""
+"""The command line: `python -m experiments compare`, `... claims`, `... bench`."""
 
 import argparse
 import dataclasses
@@ -66,6 +66,10 @@ def parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", help="measure what things cost")
     bench.add_argument("what", choices=("sweep",), help="sweep: a grid of trainings against a plain loop of one")
+
+    claims = commands.add_parser("claims", help="measure what papers claim, at toy scale")
+    claims.add_argument("family", nargs="?", help="only the claims about this family (default: all)")
+    claims.add_argument("--out", type=pathlib.Path, help="where results go (default: experiments/results)")
     return parser
 
 
@@ -94,13 +98,15 @@ def execute(options: argparse.Namespace) -> int:
     """
     from rich.console import Console  # noqa: PLC0415
 
-    from experiments import benchmarks, compare  # noqa: PLC0415
+    from experiments import benchmarks, compare, evidence  # noqa: PLC0415
     from experiments.errors import UserError  # noqa: PLC0415
 
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     try:
         if options.command == "bench":
             benchmarks.sweep(console)
+        elif options.command == "claims":
+            evidence.run(options.family, options.out or evidence.RESULTS, console)
         elif options.plot_only:
             compare.show_only(options.plot_only, console)
         else:

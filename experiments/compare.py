@@ -2,22 +2,18 @@
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 import math
-import os
 import pathlib
-import platform
 import time
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 from rich.console import Console
 
-import optkit
-from experiments import figure, optimizers, report, tasks
+from experiments import environment, figure, optimizers, report, tasks
 from experiments.errors import UserError
+from experiments.gradients import require_trainable
 from experiments.progress import Progress
 from experiments.store import Record, RunFolder, read_records, writing
 from experiments.training import Sweep, Trainings, takes_weight_decay
@@ -108,6 +104,8 @@ def run(options: Options, console: Console) -> None:
     task = tasks.load(options.task)
     if task.batch_size % options.workers:
         raise UserError(f"--workers {options.workers} does not divide the batch of {options.task}, {task.batch_size}")
+    for method in methods:
+        require_trainable(task, method, options.workers)
     steps = options.steps or task.steps
     seeds = tuple(range(options.seeds))
     header = {
@@ -124,8 +122,8 @@ def run(options: Options, console: Console) -> None:
             "workers": options.workers,
         },
         "data": dict(task.facts),
-        "versions": _versions(),
-        "hardware": _hardware(),
+        "versions": environment.versions(),
+        "hardware": environment.hardware(),
     }
     folder = options.out or pathlib.Path("runs", f"compare-{options.task}-{_short_digest(header)}")
     with RunFolder.locked(folder) as run_folder:
@@ -247,29 +245,6 @@ def _train_round(trainings, sweep, name, number, rates, run_folder, show_progres
         }
     )
     return records
-
-
-def _versions():
-    packages = ("jax", "jaxlib", "optax", "flax", "orbax-checkpoint", "numpy", "scikit-learn")
-    source = hashlib.sha256()
-    for package in (optkit.__file__, __file__):
-        folder = pathlib.Path(package).parent
-        for file in sorted(folder.rglob("*.py")):
-            source.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes())
-    return {
-        "python": platform.python_version(),
-        **{package: importlib.metadata.version(package) for package in packages},
-        "source": source.hexdigest(),
-    }
-
-
-def _hardware():
-    devices = jax.devices()
-    return {
-        "devices": f"{len(devices)} x {devices[0].device_kind}",
-        "processors": os.cpu_count(),
-        "platform": platform.platform(),
-    }
 
 
 def _short_digest(header):

@@ -59,4 +59,6 @@ def task(build: Callable[[nnx.Rngs], Any]) -> Task:
         steps=1000,
         batch_size=64,
         facts={"data": "scikit-learn digits", "examples": {name: len(part["label"]) for name, part in splits.items()}},
+        labels=lambda batch: batch["label"].argmax(axis=-1),
+        classes=10,
     )

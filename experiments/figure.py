@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -16,6 +17,15 @@ from experiments.store import Record
 COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#882255")
 MARKERS = "osD^vPX*"
 STYLES = ("-", "--", ":", "-.")
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+}
 
 
 def draw(header: Record, rows: Sequence[Row], file: pathlib.Path) -> None:
@@ -27,17 +37,7 @@ def draw(header: Record, rows: Sequence[Row], file: pathlib.Path) -> None:
         file: where to write it.
     """
     settings = header["settings"]
-    with mpl.rc_context(
-        {
-            "font.size": 10,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "grid.alpha": 0.25,
-            "axes.titlelocation": "left",
-            "axes.titlesize": 11,
-        }
-    ):
+    with mpl.rc_context(STYLE):
         picture = Figure(figsize=(11, 4.6), layout="constrained")
         learning, sensitivity = picture.subplots(1, 2, sharey=True)
         shown = [row for row in rows if not row.diverged]

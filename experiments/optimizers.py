@@ -8,6 +8,8 @@ from experiments.errors import UserError
 from optkit.catalog import Method, with_variants
 
 YARDSTICK = "adamw"
+# The extra arguments that the training loop passes.
+PASSED = {"value", "value_fn", "grad_fn", "full_grad_fn"}
 DEFAULT = (
     "sgd",
     YARDSTICK,
@@ -25,7 +27,7 @@ def comparable() -> Mapping[str, Method]:
     return {
         name: method
         for name, method in {**BASELINES, **with_variants()}.items()
-        if method.kind in ("optimizer", "wrapper", "transformation") and "axis_name" not in method.needs
+        if method.kind not in ("topology", "compressor") and set(method.needs) <= PASSED
     }
 
 

@@ -13,11 +13,12 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import optkit
+from experiments import gradients
+from experiments.gradients import WORKERS
 from experiments.tasks import Task
 from optkit.catalog import Method
 
 REPLICAS = "replicas"
-WORKERS = "workers"
 
 
 def make_mesh(replicas: int, workers: int) -> Mesh:
@@ -72,17 +73,17 @@ class Training(NamedTuple):
     report: Callable[[Any], Any]
 
 
-def training(task: Task, method: Method, weight_decay: float, mean: Callable[[Any], Any]) -> Training:
+def training(task: Task, method: Method, weight_decay: float, workers: int) -> Training:
     """Writes one training down.
 
     Args:
         task: what to train.
         method: the optimizer.
         weight_decay: for optimizers that have such an argument.
-        mean: the mean over workers.
+        workers: over how many devices each batch is split.
 
     Returns:
-        The training.
+        The training, for one of the workers.
     """
     tuned = method.tuned
     # Nothing but the learning rate differs between replicas, so that nothing else is traced.
@@ -90,7 +91,7 @@ def training(task: Task, method: Method, weight_decay: float, mean: Callable[[An
     factory = optax.inject_hyperparams(method.factory, static, hyperparam_dtype=jnp.float32)
 
     def transformation(rate, seed):
-        return factory(**_arguments(method, weight_decay, rate, seed))
+        return factory(**_arguments(task, method, weight_decay, rate, seed))
 
     def start(params, rate, seed):
         return params, transformation(rate, seed).init(params)
@@ -102,16 +103,26 @@ def training(task: Task, method: Method, weight_decay: float, mean: Callable[[An
             batch = jax.tree.map(lambda leaf: leaf[rows], examples)
 
             def value_fn(params):
-                return mean(task.loss(params, batch))
+                return gradients.mean(task.loss(params, batch), workers)
 
             def grad_fn(params):
-                return mean(jax.grad(task.loss)(params, batch))
+                return gradients.mean(jax.grad(task.loss)(params, batch), workers)
 
-            value, grads = mean(jax.value_and_grad(task.loss)(params, batch))
+            def full_grad_fn(params):
+                return gradients.of_all(task, params, examples)
+
+            value, grads, counts = gradients.of_batch(task, method.rows, params, batch, workers)
             # What is tuned in a learning rate's place has no schedule.
             state = state._replace(hyperparams={tuned: rate * scale if tuned == "learning_rate" else rate})
             updates, state = transformation(rate, seed).update(
-                grads, state, params, value=value, value_fn=value_fn, grad_fn=grad_fn
+                grads,
+                state,
+                params,
+                value=value,
+                value_fn=value_fn,
+                grad_fn=grad_fn,
+                full_grad_fn=full_grad_fn,
+                **counts,
             )
             return (optax.apply_updates(params, updates), state), value
 
@@ -125,9 +136,11 @@ def training(task: Task, method: Method, weight_decay: float, mean: Callable[[An
     return Training(start, advance, report)
 
 
-def _arguments(method, weight_decay, rate, seed):
+def _arguments(task, method, weight_decay, rate, seed):
     names = inspect.signature(method.factory).parameters
     given = {**method.example, method.tuned: rate, "weight_decay": weight_decay, "key": jax.random.key(seed)}
+    if task.classes:
+        given["num_clusters"] = task.classes
     return {name: value for name, value in given.items() if name in names}
 
 
@@ -171,11 +184,6 @@ class Sweep:
         """Runs a function on every device's own replicas and its own part of their batches."""
         return jax.shard_map(function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
-    def mean(self, values: Any) -> Any:
-        """Returns the mean over workers, inside a mapped function."""
-        # XLA keeps an exchange among one worker, and all devices would wait for each other in it.
-        return jax.lax.pmean(values, WORKERS) if self.mesh.shape[WORKERS] > 1 else values
-
     def inputs(self, first: int, last: int) -> tuple[Any, ...]:
         """Returns what the steps from `first` to before `last` read: seeds, rows of the batches, schedule, examples."""
         return self.seeds, self._rows[first:last], self._schedule[first:last], self._examples
@@ -204,7 +212,7 @@ class Trainings:
             method: the optimizer.
             weight_decay: for optimizers that have such an argument.
         """
-        start, advance, report = training(sweep.task, method, weight_decay, sweep.mean)
+        start, advance, report = training(sweep.task, method, weight_decay, sweep.mesh.shape[WORKERS])
         shared, by_replica, by_worker = PartitionSpec(), PartitionSpec(REPLICAS), PartitionSpec(None, REPLICAS, WORKERS)
         rates = jax.ShapeDtypeStruct(sweep.seeds.shape, jnp.float32)
 
@@ -239,7 +247,7 @@ class Trainings:
         self._compiled = {}
         self._sweep = sweep
         self.carry = jax.eval_shape(self._start, sweep.params, rates, sweep.seeds)
-        alone = method.factory(**_arguments(method, weight_decay, method.grid, 0))
+        alone = method.factory(**_arguments(sweep.task, method, weight_decay, method.grid, 0))
         params = jax.eval_shape(sweep.task.init, jax.random.key(0))
         self.state_bytes_per_parameter = optkit.cost(alone, params, state_only=True).state_bytes_per_parameter
 

@@ -26,6 +26,8 @@ class Task:
         steps: length of a training where none is asked for.
         batch_size: examples in a batch.
         facts: what the results record about the data.
+        labels: gives the class of each example of a batch, `(examples,)` integers; None where there are no classes.
+        classes: how many classes there are.
     """
 
     train: Any
@@ -37,6 +39,8 @@ class Task:
     steps: int
     batch_size: int
     facts: Mapping[str, Any]
+    labels: Callable[[Any], jax.Array] | None = None
+    classes: int = 0
 
 
 def names() -> list[str]:

@@ -9,6 +9,7 @@ import optax
 import pytest
 from flax import struct
 
+from optkit.core.precision import in_float32
 from optkit.testing import PROMISES, check_transformation, find_violations
 
 RATE = 1e-3
@@ -223,6 +224,21 @@ def data_parallel_sgd(learning_rate, axis_name):
     )
 
 
+def sgd_over_microbatches(learning_rate):
+    mean = optax.stateless(lambda updates, params: jax.tree.map(lambda g: g.mean(axis=0), updates))
+    return in_float32(optax.chain(mean, optax.sgd(learning_rate)))
+
+
+def sgd_over_classes(learning_rate):
+    def update(updates, state, params=None, *, class_counts, **extra_args):
+        del params, extra_args
+        present = class_counts > 0
+        return jax.tree.map(lambda g: jnp.tensordot(present.astype(g.dtype), g, 1), updates), state
+
+    total = optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+    return in_float32(optax.chain(total, optax.sgd(learning_rate)))
+
+
 def langevin(learning_rate):
     """Gradient descent with noise that does not die out."""
 
@@ -387,6 +403,8 @@ def test_all_eight_points_are_checked():
         pytest.param(extragradient, EXTRAGRADIENT, id="calls grad_fn and has its own mask"),
         pytest.param(data_parallel_sgd, WORKERS, id="talks between workers"),
         pytest.param(langevin, {"learning_rate": RATE, "sampler": True}, id="samples"),
+        pytest.param(sgd_over_microbatches, {"learning_rate": RATE, "rows": "microbatches"}, id="reduces microbatches"),
+        pytest.param(sgd_over_classes, {"learning_rate": RATE, "rows": "classes"}, id="reduces classes"),
     ],
 )
 def test_method_of_special_kind_keeps_the_contract(factory, example):
@@ -411,6 +429,16 @@ def test_unknown_promise_is_refused():
 def test_unknown_need_is_refused():
     with pytest.raises(ValueError, match=r"needs must be among value, .*axis_name; got 'obj_fn'"):
         find_violations(optax.sgd, needs=["obj_fn"], learning_rate=RATE)
+
+
+def test_unknown_rows_are_refused():
+    with pytest.raises(ValueError, match=r"rows must be among microbatches, classes; got 'samples'"):
+        find_violations(sgd_over_microbatches, rows="samples", learning_rate=RATE)
+
+
+def test_rows_that_stay_are_found():
+    with pytest.raises(AssertionError, match="shape"):
+        check_transformation(optax.sgd, promises=["keeps_types"], rows="microbatches", learning_rate=RATE)
 
 
 def test_too_few_devices_are_refused():

@@ -1,0 +1,134 @@
+"""`python -m experiments claims`: measures what papers claim, and writes down what came out."""
+
+import json
+import pathlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+from rich import progress, table
+from rich.console import Console
+
+from experiments import claims, environment
+from experiments.figure import STYLE
+from experiments.store import writing
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+VERDICTS = {True: "holds", False: "**fails**", None: "reported"}
+
+
+def run(family: str | None, folder: pathlib.Path, console: Console) -> None:
+    """Measures claims, and writes `claims.json`, `claims.md` and figures.
+
+    Results are written after every claim, and those of other families stay, so that a run can be interrupted.
+
+    Args:
+        family: the family whose claims are measured, all by default.
+        folder: where results go.
+        console: where to show progress and the table.
+
+    Raises:
+        UserError: if there is no such family, or results cannot be written.
+    """
+    chosen = claims.load(family)
+    known = claims.load()
+    file = folder / "claims.json"
+    with writing(file):
+        folder.mkdir(parents=True, exist_ok=True)
+        records = json.loads(file.read_text()) if file.exists() else {}
+    versions, hardware = environment.versions(), environment.hardware()
+    bars = progress.Progress(
+        progress.TextColumn("{task.description:60}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    with bars:
+        bar = bars.add_task("", total=len(chosen))
+        for name, claim in chosen.items():
+            bars.update(bar, description=name)
+            begin = time.perf_counter()
+            finding = claim.measure()
+            seconds = time.perf_counter() - begin
+            if not console.is_terminal:
+                console.print(f"{name}: {finding.measured} ({_plain(finding.holds)}, {seconds:.0f} s)")
+            picture = folder / f"claim-{name.replace('/', '-')}.png"
+            records[name] = {
+                "method": claim.method,
+                "arxiv": claim.arxiv,
+                "statement": claim.statement,
+                "experiment": claim.experiment,
+                "required": claim.required,
+                "measured": finding.measured,
+                "holds": finding.holds,
+                "figure": picture.name if finding.draw else None,
+                "seconds": round(seconds, 1),
+                "versions": versions,
+                "hardware": hardware,
+            }
+            kept = {name: records[name] for name in known if name in records}
+            with writing(file):
+                if finding.draw:
+                    _draw(finding.draw, claim.statement, picture)
+                file.write_text(json.dumps(kept, indent=1) + "\n")
+                (folder / "claims.md").write_text(markdown(kept))
+            bars.advance(bar)
+    console.print(_table({name: records[name] for name in chosen}))
+    console.print(f"written to {folder / 'claims.md'}")
+
+
+def markdown(records: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns the results as a page of Markdown, a table for each family.
+
+    Args:
+        records: the content of `claims.json`, in the order of `claims.load`.
+    """
+    counts = [sum(record["holds"] is verdict for record in records.values()) for verdict in VERDICTS]
+    lines = [
+        "# Claims",
+        "",
+        "Written by `python -m experiments claims`. Each row is a claim at toy scale, its margin fixed beforehand.",
+        f"{counts[0]} hold, {counts[1]} fail, {counts[2]} are reported without a margin.",
+    ]
+    for family in dict.fromkeys(name.split("/")[0] for name in records):
+        lines += ["", f"## {family}", ""]
+        lines += ["| claim | experiment | required | measured | result |", "|---|---|---|---|---|"]
+        for name, record in records.items():
+            if name.startswith(f"{family}/"):
+                lines.append(_row(record))
+    return "\n".join(lines) + "\n"
+
+
+def _row(record):
+    paper = f"[{record['arxiv']}](https://arxiv.org/abs/{record['arxiv']})"
+    claim = f"`{record['method']}` ({paper}): {record['statement']}"
+    verdict = VERDICTS[record["holds"]]
+    if record["figure"]:
+        verdict += f" ([figure]({record['figure']}))"
+    cells = (claim, record["experiment"], record["required"], record["measured"], verdict)
+    escaped = (" ".join(cell.replace("|", r"\|").split()) for cell in cells)
+    return f"| {' | '.join(escaped)} |"
+
+
+def _draw(draw, title, file):
+    with mpl.rc_context(STYLE):
+        picture = Figure(figsize=(7.5, 4.6), layout="constrained")
+        axes = picture.subplots()
+        draw(axes)
+        axes.set_title(title, wrap=True)
+        picture.savefig(file, dpi=150)
+
+
+def _table(records):
+    shown = table.Table("claim", "measured", "required", "result", title="Claims", title_justify="left")
+    for name, record in records.items():
+        shown.add_row(name, record["measured"], record["required"], _plain(record["holds"]))
+    return shown
+
+
+def _plain(holds):
+    return VERDICTS[holds].strip("*")

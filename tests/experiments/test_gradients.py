@@ -1,0 +1,114 @@
+"""What the gradients of a batch's parts, of its classes, and of all examples have to do with each other."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from experiments import gradients
+from experiments.errors import UserError
+from experiments.training import Sweep, Trainings
+from optkit.catalog import Method, Paper
+
+
+@pytest.fixture
+def classes(line):
+    """The line's points in three classes by where they lie."""
+    return dataclasses.replace(
+        line, labels=lambda batch: jnp.digitize(batch["x"][:, 0], jnp.array([-0.5, 0.5])), classes=3
+    )
+
+
+def method(factory, rows):
+    return Method(
+        name="probe", factory=factory, family="tests", kind="optimizer", summary="", paper=Paper("", "", 2026, ""),
+        example={"learning_rate": 0.1}, grid=0.1, rows=rows,
+    )  # fmt: skip
+
+
+def mean_sgd(learning_rate):
+    """Descent along the mean of microbatches, by the first of which it is scaled: their order counts."""
+
+    def update(updates, state, params=None):
+        del params
+        scale = 1.0 / (1.0 + jnp.abs(updates[0]))
+        return -learning_rate * scale * updates.mean(axis=0), state
+
+    return optax.GradientTransformation(optax.init_empty_state, update)
+
+
+def balanced_sgd(learning_rate):
+    """Descent along the sum of the classes' mean gradients."""
+
+    def update(updates, state, params=None, *, class_counts, **extra_args):
+        del params, extra_args
+        total = class_counts.sum()
+        return -learning_rate * jnp.sum(updates / jnp.maximum(class_counts / total, 1e-3)[:, None], axis=0), state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+
+def test_microbatch_gradients_average_to_the_batch_gradient(line):
+    params = jnp.ones(3)
+    batch = jax.tree.map(lambda leaf: leaf[:16], line.train)
+    value, rows, further = gradients.of_batch(line, "microbatches", params, batch, workers=1)
+    assert rows.shape == (gradients.MICROBATCHES, 3)
+    np.testing.assert_allclose(rows.mean(axis=0), jax.grad(line.loss)(params, batch), rtol=1e-5)
+    first = jax.tree.map(lambda leaf: leaf[:2], batch)
+    np.testing.assert_allclose(rows[0], jax.grad(line.loss)(params, first), rtol=1e-5)
+    np.testing.assert_allclose(value, line.loss(params, batch), rtol=1e-6)
+    assert not further
+
+
+def test_class_gradients_add_up_to_the_batch_gradient(classes):
+    params = jnp.ones(3)
+    batch = jax.tree.map(lambda leaf: leaf[:16], classes.train)
+    value, rows, further = gradients.of_batch(classes, "classes", params, batch, workers=1)
+    np.testing.assert_allclose(rows.sum(axis=0), jax.grad(classes.loss)(params, batch), rtol=1e-5)
+    np.testing.assert_allclose(value, classes.loss(params, batch), rtol=1e-6)
+    labels = classes.labels(batch)
+    np.testing.assert_array_equal(further["class_counts"], np.bincount(labels, minlength=3))
+    middle = jax.tree.map(lambda leaf: leaf[labels == 1], batch)
+    share = np.mean(labels == 1)
+    np.testing.assert_allclose(rows[1], share * jax.grad(classes.loss)(params, middle), rtol=1e-5)
+
+
+def test_an_absent_class_has_a_zero_gradient(classes):
+    batch = jax.tree.map(lambda leaf: leaf[classes.labels(classes.train) != 2], classes.train)
+    _, rows, further = gradients.of_batch(classes, "classes", jnp.ones(3), batch, workers=1)
+    np.testing.assert_array_equal(rows[2], 0.0)
+    assert further["class_counts"][2] == 0
+
+
+@pytest.mark.parametrize("batch_size", [5, 8])  # one divides the 20 examples
+def test_the_full_gradient_is_that_of_all_examples(line, batch_size):
+    task = dataclasses.replace(line, batch_size=batch_size)
+    params = jnp.ones(3)
+    expected = jax.grad(task.loss)(params, task.train)
+    np.testing.assert_allclose(gradients.of_all(task, params, task.train), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("factory", "rows"), [(mean_sgd, "microbatches"), (balanced_sgd, "classes")])
+def test_workers_see_the_rows_of_one_device(classes, factory, rows):
+    ends = []
+    rates = np.float32([0.01, 0.1])
+    for workers in (1, 2):
+        sweep = Sweep(classes, seeds=(0,), rates=2, steps=10, workers=workers)
+        trainings = Trainings(sweep, method(factory, rows))
+        (params, _), _, _ = trainings.advance(trainings.start(rates), rates, 0, 10)
+        ends.append(params)
+    np.testing.assert_allclose(*ends, rtol=1e-4, atol=1e-6)
+    assert not np.allclose(ends[0][0], ends[0][1])
+
+
+def test_a_task_without_classes_is_refused(line):
+    with pytest.raises(UserError, match="probe treats classes apart, and this task has none"):
+        gradients.require_trainable(line, method(balanced_sgd, "classes"), workers=1)
+
+
+def test_a_batch_that_cannot_be_cut_is_refused(line):
+    with pytest.raises(UserError, match="cuts a batch into 8 parts, which 3 workers and a batch of 8 do not allow"):
+        gradients.require_trainable(line, method(mean_sgd, "microbatches"), workers=3)
