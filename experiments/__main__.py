@@ -8,6 +8,8 @@ import pathlib
 import sys
 from typing import NoReturn
 
+from experiments.benchmarks import memory
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -65,7 +67,14 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("--plot-only", type=pathlib.Path, metavar="RUN", help="only draw the run in this folder again")
 
     bench = commands.add_parser("bench", help="measure what things cost")
-    bench.add_argument("what", choices=("sweep",), help="sweep: a grid of trainings against a plain loop of one")
+    benches = bench.add_subparsers(dest="what", required=True, parser_class=_Parser)
+    benches.add_parser("sweep", help="a grid of trainings beside a plain loop of one")
+    update = benches.add_parser("update", help="one update of each method beside Optax's nearest")
+    update.add_argument("--size", default="all", help="7M or 50M parameters (default: all)")
+    update.add_argument("--optimizers", type=_names, help="names with commas between (default: all without variants)")
+    update.add_argument("--dtype", default="float32", help="of parameters and gradients (default: float32)")
+    update.add_argument("--rounds", type=_positive, default=20, help="measurements of each method (default: 20)")
+    update.add_argument("--out", type=pathlib.Path, help="where results go (default: experiments/results)")
 
     claims = commands.add_parser("claims", help="measure what papers claim, at toy scale")
     claims.add_argument("family", nargs="?", help="only the claims about this family (default: all)")
@@ -98,33 +107,43 @@ def execute(options: argparse.Namespace) -> int:
     """
     from rich.console import Console  # noqa: PLC0415
 
-    from experiments import benchmarks, compare, evidence  # noqa: PLC0415
+    from experiments import compare, evidence  # noqa: PLC0415
+    from experiments.benchmarks import sweep, update  # noqa: PLC0415
     from experiments.errors import UserError  # noqa: PLC0415
 
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     try:
-        if options.command == "bench":
-            benchmarks.sweep(console)
+        if options.command == "bench" and options.what == "sweep":
+            sweep.run(console)
+        elif options.command == "bench":
+            update.run(_given(options, update.Options), console)
         elif options.command == "claims":
             evidence.run(options.family, options.out or evidence.RESULTS, console)
         elif options.plot_only:
             compare.show_only(options.plot_only, console)
         else:
-            fields = {field.name for field in dataclasses.fields(compare.Options)}
-            given = {name: value for name, value in vars(options).items() if name in fields and value is not None}
-            compare.run(compare.Options(**given), console)
+            compare.run(_given(options, compare.Options), console)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
+        kept = "the same command continues" if options.command == "compare" else "what is finished is kept"
+        print(f"interrupted; {kept}", file=sys.stderr)
         return 130
     return 0
+
+
+def _given(options, kind):
+    """The options of one command, without those that were not given."""
+    fields = {field.name for field in dataclasses.fields(kind)}
+    return kind(**{name: value for name, value in vars(options).items() if name in fields and value is not None})
 
 
 def main() -> int:
     """Runs this process's command line."""
     options = parser().parse_args()
+    if options.command == "bench":
+        memory.keep_freed_memory()
     start_jax(getattr(options, "workers", 1))
     return execute(options)
 

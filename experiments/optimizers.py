@@ -1,7 +1,7 @@
 """Which optimizers can be compared, by name."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from experiments.baselines import BASELINES
 from experiments.errors import UserError
@@ -19,6 +19,8 @@ DEFAULT = (
     "lion_kappa:group",
     "grams_adamw",
     "cautious_adamw",
+    "mars_adamw",
+    "clipped_sgd",
 )
 
 
@@ -29,6 +31,27 @@ def comparable() -> Mapping[str, Method]:
         for name, method in {**BASELINES, **with_variants()}.items()
         if method.kind not in ("topology", "compressor") and set(method.needs) <= PASSED
     }
+
+
+def look_up(names: Iterable[str], methods: Mapping[str, Method]) -> list[Method]:
+    """Looks methods up by name.
+
+    Args:
+        names: the names.
+        methods: all methods, by name.
+
+    Returns:
+        Their entries.
+
+    Raises:
+        UserError: if there is none of a name.
+    """
+    for name in names:
+        if name not in methods:
+            close = difflib.get_close_matches(name, methods, n=3, cutoff=0.4)
+            hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(sorted(methods))}"
+            raise UserError(f"unknown optimizer {name!r}; {hint}")
+    return [methods[name] for name in names]
 
 
 def find(names: tuple[str, ...]) -> list[Method]:
@@ -43,10 +66,4 @@ def find(names: tuple[str, ...]) -> list[Method]:
     Raises:
         UserError: if there is none of a name.
     """
-    methods = comparable()
-    for name in names:
-        if name not in methods:
-            close = difflib.get_close_matches(name, methods, n=3, cutoff=0.4)
-            hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(sorted(methods))}"
-            raise UserError(f"unknown optimizer {name!r}; {hint}")
-    return [methods[name] for name in dict.fromkeys((YARDSTICK, *names))]
+    return look_up(dict.fromkeys((YARDSTICK, *names)), comparable())

@@ -1,3 +1,4 @@
+import importlib
 import inspect
 import pathlib
 import re
@@ -33,7 +34,7 @@ def test_an_entry_is_complete(name):
 
 
 def test_names_are_unique():
-    modules = (getattr(optkit, name) for name in FAMILIES if hasattr(optkit, name))
+    modules = (importlib.import_module(f"optkit.{name}") for name in FAMILIES)
     entries = [method for module in modules for method in getattr(module, "ENTRIES", ())]
     assert len(entries) == len({method.name for method in entries}) == len(METHODS)
 

@@ -38,3 +38,23 @@ def check_range(
     if not np.all(above & below):
         left, right = "(" if low_open else "[", ")" if high_open else "]"
         raise ValueError(f"{name} must be in {left}{low:g}, {high:g}{right}, got {value!r}")
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raises unless an argument is a positive integer.
+
+    Args:
+        name: the argument's name, for the message.
+        value: what was given. Only Python and NumPy numbers are checked.
+
+    Raises:
+        ValueError: if it is no integer or less than 1.
+
+    Example:
+        >>> check_count("anchor_every", 5)
+    """
+    if not isinstance(value, (numbers.Real, np.ndarray, np.generic)):
+        return
+    number = np.asarray(value)
+    if not np.all((number >= 1) & (number % 1 == 0)):
+        raise ValueError(f"{name} must be a positive integer, got {value!r}")

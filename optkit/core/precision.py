@@ -17,6 +17,19 @@ def widen(tree: Any) -> Any:
     return jax.tree.map(cast, tree)
 
 
+def scalar_dtype(tree: Any) -> Any:
+    """Returns the dtype of statistics over a tree: float32, or float64 where leaves have it.
+
+    Example:
+        >>> scalar_dtype({"w": jnp.zeros(3, jnp.bfloat16)})
+        dtype('float32')
+    """
+    return jnp.result_type(jnp.float32, *(x.dtype for x in jax.tree.leaves(tree)))
+
+
+_FUNCTIONS_OF_PARAMS = ("grad_fn", "full_grad_fn", "value_fn", "hvp_fn")
+
+
 def in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """Runs a transformation in float32 at least and gives its updates in the parameters' dtype.
 
@@ -26,7 +39,8 @@ def in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformat
 
     Args:
         inner: a whole optimizer, learning rate included. Its state is that of float32 parameters where they have fewer
-            bits; an inner `mu_dtype` still holds.
+            bits; an inner `mu_dtype` still holds. It calls the functions of the parameters among the extra arguments
+            (`grad_fn`, `full_grad_fn`, `value_fn`, `hvp_fn`) with points in float32, they see the parameters' dtype.
 
     Returns:
         A transformation with the state of `inner`. Updates have the dtype of the parameters, or that of the incoming
@@ -48,7 +62,12 @@ def in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformat
     def update_fn(updates, state, params=None, **extra_args):
         like = updates if params is None else params
         wide_params = None if params is None else widen(params)
-        wide_updates, state = inner.update(widen(updates), state, wide_params, **extra_args)
+
+        def in_own_dtype(function):
+            return lambda *trees: widen(function(*(optax.tree.cast_like(tree, like) for tree in trees)))
+
+        functions = {name: in_own_dtype(extra_args[name]) for name in _FUNCTIONS_OF_PARAMS if extra_args.get(name)}
+        wide_updates, state = inner.update(widen(updates), state, wide_params, **{**extra_args, **functions})
         return optax.tree.cast_like(wide_updates, like), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

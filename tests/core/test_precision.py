@@ -65,3 +65,21 @@ def test_replicate_and_back(axis_type):
     np.testing.assert_array_equal(back.ravel(), jnp.cumsum(jnp.arange(32.0)))
     if axis_type == jax.sharding.AxisType.Explicit:
         assert back.sharding == sharding
+
+
+@pytest.mark.parametrize("name", ["grad_fn", "full_grad_fn", "value_fn", "hvp_fn"])
+def test_functions_of_the_parameters_see_their_dtype(name):
+    def function(*trees):
+        assert {leaf.dtype for leaf in jax.tree.leaves(trees)} == {jnp.dtype(jnp.bfloat16)}
+        return trees[0]
+
+    def update(updates, state, params=None, **extra_args):
+        assert jax.tree.leaves(params)[0].dtype == jnp.float32
+        result = extra_args[name](params, params) if name == "hvp_fn" else extra_args[name](params)
+        assert jax.tree.leaves(result)[0].dtype == jnp.float32
+        return updates, state
+
+    params = {"w": jnp.ones(2, jnp.bfloat16)}
+    tx = in_float32(optax.GradientTransformationExtraArgs(optax.init_empty_state, update))
+    updates, _ = tx.update(params, tx.init(params), params, **{name: function, "other": None})
+    assert updates["w"].dtype == jnp.bfloat16

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import optkit
-from optkit.core.rows import over_rows
+from optkit.core.rows import over_rows, psum
 
 
 def spread(row, weight, *, axis_name):
@@ -30,3 +30,12 @@ def test_trees_without_leaves_are_rows_too():
 def test_leaves_with_different_numbers_of_rows_are_refused():
     with pytest.raises(ValueError, match="axis"):
         over_rows(spread, None)({"a": jnp.ones((2, 3)), "b": jnp.ones((3, 3))}, 1.0)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bool_, jnp.int32, jnp.float32])
+def test_sums_over_stacked_rows_are_those_over_workers(dtype):
+    rows = (jax.random.normal(jax.random.key(0), (8, 3)) > 0).astype(dtype)
+    workers = optkit.on_workers(over_rows(psum, "workers"), axis_name="workers", out_axes=None)
+    stacked = over_rows(psum, None)(rows)
+    np.testing.assert_array_equal(workers(rows), stacked)
+    np.testing.assert_array_equal(stacked, np.sum(rows, axis=0))

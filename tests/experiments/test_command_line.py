@@ -12,7 +12,7 @@ import time
 import pytest
 
 from experiments import __main__ as command_line
-from experiments import benchmarks
+from experiments.benchmarks import sweep
 from experiments.store import RunFolder
 
 ROOT = pathlib.Path(command_line.__file__).parents[1]
@@ -183,7 +183,7 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(reference, tmp_path):
 
 def test_a_whole_grid_costs_much_less_than_its_trainings_one_by_one(capsys, monkeypatch):
     # The printed ratio is about 3 on two free cores; eighteen single trainings would make 18.
-    monkeypatch.setattr(benchmarks, "STEPS", 300)
+    monkeypatch.setattr(sweep, "STEPS", 300)
     assert command_line.execute(command_line.parser().parse_args(["bench", "sweep"])) == 0
     printed = capsys.readouterr().out
     assert 0 < float(printed.split("ratio ")[1]) < 12

@@ -12,10 +12,10 @@ from flax import nnx
 
 from experiments import digits, tasks
 from experiments.errors import UserError
-from experiments.tasks import bytes_lm, diabetes_ridge, digits_cnn
+from experiments.tasks import bytes_lm, diabetes_ridge, digits_cnn, heavy_tailed_regression
 
 load = functools.cache(tasks.load)  # the corpus takes seconds to read
-NAMES = ("bytes-lm", "diabetes-ridge", "digits-cnn", "digits-mlp")
+NAMES = ("bytes-lm", "diabetes-ridge", "digits-cnn", "digits-mlp", "heavy-tailed-regression", "imbalanced-digits")
 
 
 def test_every_file_of_the_folder_is_a_task():
@@ -32,10 +32,10 @@ def test_a_task_starts_at_chance_and_learns(name):
     task = load(name)
     params = task.init(jax.random.key(0))
     batch = jax.tree.map(lambda leaf: leaf[: task.batch_size], task.train)
-    chance = {"bytes-lm": math.log(256), "digits-cnn": math.log(10), "digits-mlp": math.log(10)}
+    chance = {"bytes-lm": 256, "digits-cnn": 10, "digits-mlp": 10, "imbalanced-digits": 10}
     first = task.loss(params, batch)
     if name in chance:
-        assert abs(first - chance[name]) < 1
+        assert abs(first - math.log(chance[name])) < 1
     tx = optax.adam(1e-2)
     state = tx.init(params)
 
@@ -58,6 +58,42 @@ def test_digits_are_split_without_overlap_and_with_equal_shares_of_each_class():
     assert len(set(seen)) == 1797
     for part in splits.values():
         np.testing.assert_allclose(part["label"].mean(axis=0), 0.1, atol=0.01)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_classes_are_numbered_from_zero(name):
+    task = load(name)
+    assert (task.labels is None) == (task.classes == 0)
+    if task.labels is not None:
+        assert sorted(np.unique(task.labels(task.train))) == list(range(task.classes))
+
+
+def test_imbalanced_digits_are_long_tailed_in_training_only():
+    task = load("imbalanced-digits")
+    counts = np.bincount(task.labels(task.train))
+    assert counts.tolist() == task.facts["examples_of_each_class"]
+    np.testing.assert_allclose(counts[1:] / counts[:-1], (5 / counts[0]) ** (1 / 9), atol=0.05)
+    balanced = digits.load()
+    np.testing.assert_array_equal(task.validation["image"], balanced["validation"]["image"])
+    np.testing.assert_array_equal(task.test["image"], balanced["test"]["image"])
+
+
+def test_minority_recall_is_that_of_the_three_rarest_digits():
+    task = load("imbalanced-digits")
+    params = jax.tree.map(np.zeros_like, task.init(jax.random.key(0)))
+    for digit, recall in {0: 0.0, 9: 1 / 3}.items():  # a network that always says this
+        params["output"]["bias"] = np.eye(10, dtype=np.float32)[digit]
+        np.testing.assert_allclose(task.metrics(params, task.test)["minority_recall"], recall, atol=0.02)
+
+
+def test_heavy_tailed_regression_measures_the_distance_to_the_true_weights():
+    task, weights = load("heavy-tailed-regression"), heavy_tailed_regression.true_weights()
+    assert task.metrics({"weights": weights}, task.test)["loss"] == 0
+    step = np.eye(len(weights), dtype=np.float32)[0]
+    np.testing.assert_allclose(task.metrics({"weights": weights + step}, task.test)["loss"], 0.5, rtol=0.1)
+    noise = np.sort(np.abs(task.train["target"] - task.train["features"] @ weights))[-200:]
+    tail_index = 1 / np.mean(np.log(noise / noise[0]))  # Hill's estimator
+    np.testing.assert_allclose(tail_index, heavy_tailed_regression.DEGREES_OF_FREEDOM, rtol=0.2)
 
 
 def test_the_convolution_is_a_convolution():

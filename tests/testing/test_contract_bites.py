@@ -225,7 +225,7 @@ def data_parallel_sgd(learning_rate, axis_name):
 
 
 def sgd_over_microbatches(learning_rate):
-    mean = optax.stateless(lambda updates, params: jax.tree.map(lambda g: g.mean(axis=0), updates))
+    mean = optax.stateless(lambda updates, _: jax.tree.map(lambda g: g.mean(axis=0), updates))
     return in_float32(optax.chain(mean, optax.sgd(learning_rate)))
 
 

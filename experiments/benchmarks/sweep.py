@@ -1,4 +1,4 @@
-"""`python -m experiments bench`: what things cost, as ratios measured in one process."""
+"""`python -m experiments bench sweep`: a whole grid of trainings beside a plain loop that trains one of them."""
 
 import time
 
@@ -16,7 +16,7 @@ STEPS = 1000
 ROUNDS = 5
 
 
-def sweep(console: Console) -> float:
+def run(console: Console) -> float:
     """Measures what a whole grid of trainings costs beside a plain loop that trains one of them.
 
     Both train AdamW on `digits-mlp`: the grid 6 learning rates with 3 seeds each, the plain loop one of them by one

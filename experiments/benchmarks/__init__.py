@@ -1,0 +1,1 @@
+"""`python -m experiments bench`: what things cost, as ratios measured in one process."""

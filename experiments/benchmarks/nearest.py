@@ -1,0 +1,138 @@
+"""Which methods are measured, and what of Optax is nearest to each."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import optax
+
+import optkit
+from experiments.optimizers import look_up
+from optkit.catalog import METHODS, Method, with_variants
+
+LEARNING_RATE = 1e-3
+# Variants that are only measured: `compare` has no use for them.
+CAUTIOUS_ADAMW = "cautious:adamw"
+MARS_UNCLIPPED = "mars_adamw:unclipped"
+
+
+class Nearest(NamedTuple):
+    """An optimizer of Optax.
+
+    Attributes:
+        name: what it is called in tables.
+        factory: builds it from a learning rate.
+    """
+
+    name: str
+    factory: Callable[[float], optax.GradientTransformation]
+
+
+SGD = Nearest("sgd", optax.sgd)
+MOMENTUM = Nearest("sgd(momentum)", functools.partial(optax.sgd, momentum=0.9))
+ADAM = Nearest("adam", optax.adam)
+ADAMW = Nearest("adamw", optax.adamw)
+LION = Nearest("lion", optax.lion)
+SIGNUM = Nearest("signum", optax.signum)
+LARS = Nearest("lars", optax.lars)
+LAMB = Nearest("lamb", optax.lamb)
+MUON = Nearest("muon", optax.contrib.muon)
+CLIPPED_SGD = Nearest("clip, sgd", lambda rate: optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(rate)))
+
+# Methods that are not named here are measured beside what has as much state: `by_state`.
+NEAREST: Mapping[str, Nearest] = {
+    "add_cautious_decayed_weights": ADAMW,
+    CAUTIOUS_ADAMW: ADAMW,
+    "cautious_lion": LION,
+    "clipped_sgd": CLIPPED_SGD,
+    "igt_adam": ADAM,
+    "lion": LION,
+    "lion_kappa": LION,
+    "mars_adamw": ADAMW,
+    "mars_lion": LION,
+    "mars_m": MUON,
+    "mars_shampoo": MUON,
+    "signum": SIGNUM,
+    "vr_adam": ADAM,
+    "vr_lamb": LAMB,
+    "vr_lars": LARS,
+}
+
+# How many arrays as large as the parameters a rule must read once more, since it needs a norm, a mean or a count of all
+# entries before it can write the first: of the gradient and the last one, or of the gradient and the update.
+READ_AGAIN: Mapping[str, int] = {
+    "cautious": 2,
+    "cautious_adamw": 2,
+    "cautious_lion": 2,
+    "clipped_sgd": 1,
+    "mars_adamw": 2,
+    "mars_lion": 2,
+    "mars_m": 2,
+    "mars_shampoo": 2,
+    MARS_UNCLIPPED: 0,
+}
+
+
+def by_state(arrays: float) -> Nearest:
+    """Returns the optimizer of Optax that keeps about as many numbers a parameter: none, one, or two and more."""
+    return (SGD, MOMENTUM, ADAMW)[min(round(arrays), 2)]
+
+
+def nearest(method: Method, arrays: float) -> Nearest:
+    """Returns the optimizer of Optax that is nearest to a method.
+
+    Args:
+        method: the method, or a variant of it.
+        arrays: how many numbers a parameter it keeps.
+
+    Returns:
+        The one named in `NEAREST` or, for other methods, that of `by_state`.
+    """
+    return NEAREST.get(_key(method, NEAREST), by_state(arrays))
+
+
+def arrays_read_again(method: Method) -> int:
+    """Returns how many arrays as large as the parameters a method must read twice, as far as `READ_AGAIN` says."""
+    return READ_AGAIN.get(_key(method, READ_AGAIN), 0)
+
+
+def _key(method, table):
+    """A variant's own name if the table has it, otherwise the method's."""
+    return method.name if method.name in table else method.name.split(":")[0]
+
+
+def measurable() -> dict[str, Method]:
+    """Returns all methods whose update one worker can take, variants included, by name."""
+    cautious, mars = METHODS["cautious"], METHODS["mars_adamw"]
+    entries = {
+        **with_variants(),
+        CAUTIOUS_ADAMW: dataclasses.replace(cautious, name=CAUTIOUS_ADAMW, factory=_cautious_adamw, variants={}),
+        MARS_UNCLIPPED: dataclasses.replace(
+            mars, name=MARS_UNCLIPPED, example={**mars.example, "max_norm": None}, variants={}
+        ),
+    }
+    kinds = ("transformation", "wrapper", "optimizer", "aggregator")
+    return {name: entry for name, entry in entries.items() if entry.kind in kinds and "axis_name" not in entry.needs}
+
+
+def find(names: tuple[str, ...] | None) -> list[Method]:
+    """Looks methods up.
+
+    Args:
+        names: names as on the command line; None for all methods, without the catalog's variants.
+
+    Returns:
+        Their entries.
+
+    Raises:
+        UserError: if there is none of a name.
+    """
+    methods = measurable()
+    if names is None:
+        names = tuple(name for name in methods if name in (*METHODS, CAUTIOUS_ADAMW, MARS_UNCLIPPED))
+    return look_up(dict.fromkeys(names), methods)
+
+
+def _cautious_adamw(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+    return optkit.cautious(optax.adamw(learning_rate))

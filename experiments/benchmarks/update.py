@@ -1,0 +1,319 @@
+"""`python -m experiments bench update`: what one step of each method costs beside Optax's nearest.
+
+A step is the update and `optax.apply_updates`, one jitted function. Parameters and state are donated to it; gradients
+are only read, which is what it is to donate them and hand them back. The method, Optax's nearest, a copy, and a pass in
+place take turns in one process, so that what else the machine does hits all alike.
+"""
+
+import dataclasses
+import functools
+import math
+import pathlib
+import re
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from rich import progress
+from rich.console import Console
+
+import optkit
+from experiments import environment
+from experiments.benchmarks import update_report
+from experiments.benchmarks.nearest import LEARNING_RATE, arrays_read_again, find, nearest
+from experiments.benchmarks.transformer import SIZES, parameters
+from experiments.benchmarks.update_report import Row
+from experiments.errors import UserError
+from experiments.store import writing
+from optkit.catalog import Method
+
+RESULTS = pathlib.Path(__file__).parents[1] / "results"
+DTYPES = ("float32", "bfloat16", "float16")
+# Rows of gradients for methods that take them, and of how many examples each class has.
+CLASS_COUNTS = (8, 4, 3, 1)
+ROWS = len(CLASS_COUNTS)
+# A turn is as many steps as last this long together, so that a GPU's queue does not run dry.
+SECONDS_A_TURN = 0.02
+# Slow methods stop before the last round.
+SECONDS_A_METHOD = 30.0
+FEWEST_ROUNDS = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to measure.
+
+    Attributes:
+        size: a name of `SIZES`, or `"all"`.
+        optimizers: names of methods, variants as `name:variant`; None for all methods.
+        dtype: of parameters and gradients.
+        rounds: how many turns each program takes.
+        out: the folder of the results.
+    """
+
+    size: str = "all"
+    optimizers: tuple[str, ...] | None = None
+    dtype: str = "float32"
+    rounds: int = 20
+    out: pathlib.Path = RESULTS
+
+
+def run(options: Options, console: Console) -> None:
+    """Measures methods, and writes `bench-update-DEVICE.json` and `.md`.
+
+    Results are written after every method, and those of others stay, so that a run can be interrupted.
+
+    Args:
+        options: what to measure.
+        console: where to show progress and the tables.
+
+    Raises:
+        UserError: if something is asked that cannot be done.
+    """
+    methods = find(options.optimizers)
+    sizes = _choose(options.size, {**{size: (size,) for size in SIZES}, "all": tuple(SIZES)}, "size")
+    dtype = _choose(options.dtype, {dtype: dtype for dtype in DTYPES}, "dtype")
+    file = options.out / f"{_file_name(dtype)}.json"
+    with writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    rows = update_report.read(file)
+    bars = progress.Progress(
+        progress.TextColumn("{task.description:40}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    measured = []
+    with bars:
+        bar = bars.add_task("", total=len(sizes) * len(methods))
+        for size in sizes:
+            bench = Bench(size, dtype, options.rounds)
+            for method in methods:
+                bars.update(bar, description=f"{size} {method.name}")
+                measured.append(bench.measure(method))
+                rows = update_report.merge(rows, measured[-1])
+                update_report.write(rows, file)
+                if not console.is_terminal:
+                    console.print(measured[-1].line())
+                bars.advance(bar)
+    for shown in update_report.tables(measured):
+        console.print(shown)
+    console.print(f"written to {file.with_suffix('.md')}")
+
+
+def _choose(name, choices, what):
+    if name not in choices:
+        raise UserError(f"unknown {what} {name!r}; there are {', '.join(choices)}")
+    return choices[name]
+
+
+def _file_name(dtype):
+    device = re.sub("[^a-z0-9]+", "-", jax.devices()[0].device_kind.lower()).strip("-")
+    return f"bench-update-{device}" + ("" if dtype == "float32" else f"-{dtype}")
+
+
+class Program:
+    """A compiled step that goes on from where it stopped.
+
+    Attributes:
+        compile_seconds: how long it took to trace and to compile.
+        temporary_bytes: what it needs beside its arguments and results; None where the compiler does not tell.
+    """
+
+    def __init__(self, step: Callable[[Any, Any], Any], carry: Any, inputs: Any):
+        """Compiles it, and takes first steps.
+
+        Args:
+            step: from carry and inputs to the next carry.
+            carry: is donated.
+            inputs: are not.
+        """
+        begin = time.perf_counter()
+        # A copy's old target is an argument that nothing reads.
+        self._step = jax.jit(step, donate_argnums=0, keep_unused=True).lower(carry, inputs).compile()
+        self.compile_seconds = time.perf_counter() - begin
+        memory = self._step.memory_analysis()
+        self.temporary_bytes = memory.temp_size_in_bytes if memory else None
+        self._carry, self._inputs, self._steps = carry, inputs, 1
+        self.turn()
+        self._steps = math.ceil(SECONDS_A_TURN / self.turn())
+
+    def turn(self) -> float:
+        """Takes some steps and returns the seconds of one."""
+        begin = time.perf_counter()
+        for _ in range(self._steps):
+            self._carry = self._step(self._carry, self._inputs)
+        jax.block_until_ready(self._carry)
+        return (time.perf_counter() - begin) / self._steps
+
+
+def take_turns(programs: Sequence[Program], rounds: int) -> np.ndarray:
+    """Runs programs in turn, in another order each round.
+
+    Args:
+        programs: the programs.
+        rounds: how many rounds, unless they take too long.
+
+    Returns:
+        The seconds of one step, a row a round, a column a program.
+    """
+    random, begin, seconds = np.random.default_rng(0), time.monotonic(), []
+    while len(seconds) < rounds:
+        if len(seconds) >= FEWEST_ROUNDS and time.monotonic() - begin > SECONDS_A_METHOD:
+            break
+        seconds.append(np.empty(len(programs)))
+        for i in random.permutation(len(programs)):
+            seconds[-1][i] = programs[i].turn()
+    return np.stack(seconds)
+
+
+class Bench:
+    """Parameters and gradients of one size, and the programs that every method on them is measured beside."""
+
+    def __init__(self, size: str, dtype: str, rounds: int):
+        """Makes the arrays.
+
+        Args:
+            size: a name of `SIZES`.
+            dtype: of parameters and gradients.
+            rounds: how many turns each program takes.
+        """
+        self._size, self._dtype, self._rounds = size, dtype, rounds
+        self._shapes = parameters(SIZES[size], dtype)
+        self._gradients, self._others = self._normal(0), self._normal(1)
+        self._copy = Program(lambda _, source: _copied(source), self._params(), self._gradients)
+        self._in_place = Program(lambda tree, _: jax.tree.map(jnp.negative, tree), self._params(), None)
+
+    def measure(self, method: Method) -> Row:
+        """Measures one method.
+
+        Args:
+            method: what to measure.
+
+        Returns:
+            What it costs.
+        """
+        tx = method.factory(**{"learning_rate": LEARNING_RATE, **method.example})
+        cost = optkit.cost(tx, self._shapes, state_only=True)
+        params_bytes = _bytes(self._shapes)
+        state = jax.eval_shape(tx.init, self._shapes)
+        reference = nearest(method, sum(leaf.size for leaf in jax.tree.leaves(state)) / cost.parameters)
+        other = reference.factory(LEARNING_RATE)
+
+        inputs = self._inputs(method)
+        program = self._program(tx, lambda inputs: (inputs["gradients"], _extra_args(method, inputs)), inputs)
+        beside = self._program(other, lambda inputs: (_reduced(method, inputs["gradients"]), {}), inputs)
+        seconds = take_turns((program, beside, self._copy, self._in_place), self._rounds)
+
+        moved = 2 * (params_bytes + cost.state_bytes) + _bytes(inputs) + arrays_read_again(method) * params_bytes
+        moved_by = np.array([moved, np.nan, 2 * params_bytes, 2 * params_bytes])
+        speed = moved_by / seconds
+        return Row(
+            size=self._size,
+            dtype=self._dtype,
+            parameters=cost.parameters,
+            optimizer=method.name,
+            reference=reference.name,
+            fed_with=_fed_with(method),
+            rounds=len(seconds),
+            milliseconds=_quartiles(1e3 * seconds[:, 0]),
+            reference_milliseconds=_quartiles(1e3 * seconds[:, 1]),
+            ratio=_quartiles(seconds[:, 0] / seconds[:, 1]),
+            state_bytes_per_parameter=cost.state_bytes_per_parameter,
+            reference_state_bytes_per_parameter=optkit.cost(
+                other, self._shapes, state_only=True
+            ).state_bytes_per_parameter,
+            temporary_bytes_per_parameter=_per(program.temporary_bytes, cost.parameters),
+            reference_temporary_bytes_per_parameter=_per(beside.temporary_bytes, cost.parameters),
+            compile_seconds=program.compile_seconds,
+            reference_compile_seconds=beside.compile_seconds,
+            moved_bytes_per_parameter=moved / cost.parameters,
+            gigabytes_per_second=_quartiles(speed[:, 0] / 1e9),
+            copy_gigabytes_per_second=_quartiles(speed[:, 2] / 1e9),
+            in_place_gigabytes_per_second=_quartiles(speed[:, 3] / 1e9),
+            share_of_copy=_quartiles(speed[:, 0] / speed[:, 2]),
+            share_of_in_place=_quartiles(speed[:, 0] / speed[:, 3]),
+            versions=environment.versions(),
+            hardware=environment.hardware(),
+        )
+
+    def _program(self, tx, prepare, inputs):
+        tx = optax.with_extra_args_support(tx)
+
+        def step(carry, inputs):
+            params, state = carry
+            gradients, extra_args = prepare(inputs)
+            updates, state = tx.update(gradients, state, params, **extra_args)
+            return optax.apply_updates(params, updates), state
+
+        params = self._params()
+        return Program(step, (params, jax.jit(tx.init)(params)), inputs)
+
+    def _inputs(self, method):
+        """The arrays that a method reads beside parameters and state."""
+        inputs = {"gradients": self._gradients if method.rows is None else self._rows_of_gradients}
+        if {"grad_fn", "full_grad_fn", "prev_grads"} & set(method.needs):
+            inputs["others"] = self._others
+        return inputs
+
+    @functools.cached_property
+    def _rows_of_gradients(self):
+        return self._normal(0, ROWS)
+
+    def _params(self):
+        return _copied(self._others)
+
+    def _normal(self, seed, *leading):
+        random = np.random.default_rng(seed)
+        return jax.tree.map(
+            lambda x: jnp.array(random.standard_normal((*leading, *x.shape), np.float32), x.dtype), self._shapes
+        )
+
+
+def _extra_args(method, inputs):
+    """What a method needs: the same gradients and losses at all points, so that only its own work is measured."""
+    others, value = inputs.get("others"), jnp.ones(())
+    vocabulary = {
+        "value": value,
+        "value_fn": lambda _: value,
+        "grad_fn": lambda _: others,
+        "full_grad_fn": lambda _: others,
+        "prev_grads": others,
+    }
+    extra_args = {name: vocabulary[name] for name in method.needs}
+    return extra_args | ({"class_counts": jnp.array(CLASS_COUNTS)} if method.rows == "classes" else {})
+
+
+def _reduced(method, gradients):
+    """The gradient that rows make up."""
+    if method.rows is None:
+        return gradients
+    scale = 1 if method.rows == "classes" else 1 / ROWS
+    # Not jnp.sum(axis=0), which XLA for CPUs does at a fiftieth of the speed.
+    return jax.tree.map(lambda rows: scale * sum(rows[i] for i in range(ROWS)), gradients)
+
+
+def _fed_with(method):
+    return ", ".join(([f"{ROWS} {method.rows}"] if method.rows else []) + list(method.needs))
+
+
+def _copied(tree):
+    return jax.tree.map(jnp.copy, tree)
+
+
+def _bytes(tree):
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _per(size, parameters):
+    return None if size is None else size / parameters
+
+
+def _quartiles(values):
+    return tuple(np.quantile(values, (0.25, 0.5, 0.75)).tolist())

@@ -1,0 +1,64 @@
+"""Adam's preconditioner over the largest second moment so far, with the bias corrected behind the maximum."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optkit.core.checks import check_range
+
+
+def scale_by_amsgrad(
+    b1: jax.typing.ArrayLike, b2: jax.typing.ArrayLike, eps: jax.typing.ArrayLike, *, mu_dtype: Any | None = None
+) -> optax.GradientTransformation:
+    """Rescales by Adam's moments, the second one replaced by its largest value so far: PyTorch's AMSGrad.
+
+    `optax.scale_by_amsgrad` corrects the bias before it takes the maximum, so that the first gradients, which the
+    correction enlarges most, hold for ever; or it does not correct it at all.
+
+    Args:
+        b1: decay of the first moment, in [0, 1).
+        b2: decay of the second moment, in [0, 1).
+        eps: added to the root of the corrected maximum, at least 0.
+        mu_dtype: dtype of the first moment, that of the parameters by default.
+
+    Returns:
+        A transformation with an `optax.ScaleByAmsgradState`: three numbers a parameter.
+
+    Raises:
+        ValueError: if a hyperparameter is out of its range.
+
+    Reference:
+        Reddi, Kale, Kumar, "On the Convergence of Adam and Beyond", 2018, arXiv:1904.09237. Algorithm 2.
+    """
+    check_range("b1", b1, 0.0, 1.0, high_open=True)
+    check_range("b2", b2, 0.0, 1.0, high_open=True)
+    check_range("eps", eps, 0.0)
+
+    def init_fn(params):
+        return optax.ScaleByAmsgradState(
+            count=jnp.zeros([], jnp.int32),
+            mu=optax.tree.zeros_like(params, dtype=mu_dtype),
+            nu=optax.tree.zeros_like(params),
+            nu_max=optax.tree.zeros_like(params),
+        )
+
+    def update_fn(updates, state, params=None):
+        del params
+        mu = optax.tree.update_moment(updates, state.mu, b1, order=1)  # Alg. 2, m_t
+        nu = optax.tree.update_moment(updates, state.nu, b2, order=2)  # Alg. 2, v_t
+        nu_max = jax.tree.map(jnp.maximum, state.nu_max, nu)  # Alg. 2, the maximum of v_t
+        count = optax.safe_increment(state.count)
+        mu_hat = optax.tree.bias_correction(mu, b1, count)
+        nu_hat = optax.tree.bias_correction(nu_max, b2, count)
+        direction = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu_hat, nu_hat)
+        new_state = optax.ScaleByAmsgradState(
+            count=count,
+            mu=optax.tree.cast_like(mu, state.mu),
+            nu=optax.tree.cast_like(nu, state.nu),
+            nu_max=optax.tree.cast_like(nu_max, state.nu_max),
+        )
+        return optax.tree.cast_like(direction, updates), new_state
+
+    return optax.GradientTransformation(init_fn, update_fn)

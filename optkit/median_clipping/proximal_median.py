@@ -1,0 +1,167 @@
+"""The median, of any norm, over samples, microbatches or workers, by stochastic proximal point steps.
+
+Schaipp, Garrigos, Simsekli, Gower, "SGD with Clipping is Secretly Estimating the Median Gradient", 2024,
+arXiv:2402.12828 (sample-median gradient descent).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from optax.experimental import aggregating
+
+from optkit.core.checks import check_count, check_range
+from optkit.median_clipping.proximal_maps import ProximalStep, proximal_l2
+from optkit.median_clipping.sample_median import (
+    Start,
+    aggregator_of_rows,
+    check_option,
+    descend_along,
+    gather_rows,
+    mean_of_rows,
+    median_of_rows,
+)
+
+
+def proximal_pass(median: Any, samples: Any, tau: jax.typing.ArrayLike, step: ProximalStep | None = None) -> Any:
+    """Moves an estimate of a median by one proximal step for each sample, in their order.
+
+    Args:
+        median: the estimate, a tree.
+        samples: the same tree, with a leading axis over samples.
+        tau: how far all of them together move it; each of `n` takes `tau / n`.
+        step: the norm whose median it is; default `proximal_l2()`.
+
+    Returns:
+        The next estimate.
+
+    Example:
+        >>> import optkit
+        >>> samples = jnp.array([[2.0], [3.0], [-50.0], [2.5]])
+        >>> optkit.proximal_pass(jnp.zeros(1), samples, tau=4.0)
+        Array([2.], dtype=float32)
+
+    Reference:
+        Schaipp et al., "SGD with Clipping is Secretly Estimating the Median Gradient", 2024, arXiv:2402.12828.
+    """
+    step = proximal_l2() if step is None else step
+    leaves = jax.tree.leaves(samples)
+    if not leaves:
+        return median
+    share = tau / leaves[0].shape[0]
+
+    def move(median, sample):
+        moved = optax.tree.add(median, step(optax.tree.sub(sample, median), share))  # m + P_{tau/b}(g_i - m)
+        return optax.tree.cast_like(moved, median), None
+
+    return jax.lax.scan(move, median, samples)[0]
+
+
+def proximal_median(
+    tau: optax.ScalarOrSchedule,
+    step: ProximalStep | None = None,
+    passes: int = 8,
+    *,
+    start: Start = "median",
+    axis_name: str | None = None,
+) -> aggregating.Aggregator:
+    """Nears the median of the rows, of any norm, by passes of stochastic proximal point steps through them.
+
+    With a constant `tau` it ends about `tau` away from the median; with one that falls to zero it converges, more
+    slowly than `geometric_median`: take it for the other norms. Workers gather all rows.
+
+    Args:
+        tau: how far a pass may move the estimate, above 0, in units of the gradient, or a function of the pass's
+            number, from 0. With `tau / (1 + k)` start from several times the rows' distances: below that it converges,
+            but ever more slowly.
+        step: the norm whose median is wanted; default `proximal_l2()`, the geometric median. See
+            `scale_by_median_tracking`.
+        passes: how often it goes through the rows, at least 1; default 8.
+        start: what it starts from: `"zeros"`, the `"mean"`, or the coordinate-wise `"median"` (default), the only one
+            that no outlier moves further than the passes can go back.
+        axis_name: the axis over workers, each of which passes its own gradient; None (default) for gradients stacked
+            along the leading axis of each leaf.
+
+    Returns:
+        An aggregator without state.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+
+    Example:
+        >>> import optkit
+        >>> aggregator = optkit.proximal_median(lambda k: 10 / (k + 1), optkit.proximal_quantile(0.7), passes=100)
+        >>> gradients = jnp.array([[1.0, 2.0], [3.0, 1.0], [100.0, 3.0], [4.0, 6.0], [2.0, 9.0]])
+        >>> aggregator.update(gradients, aggregator.init(None))[0].round(1)
+        Array([4., 6.], dtype=float32)
+
+    Reference:
+        Schaipp et al., "SGD with Clipping is Secretly Estimating the Median Gradient", 2024, arXiv:2402.12828.
+    """
+    check_range("tau", tau, 0.0, low_open=True)
+    check_count("passes", passes)
+    check_option("start", start, Start)
+
+    def rule(row, *, axis_name):
+        rows = gather_rows(row, axis_name)
+        if start == "zeros":
+            first = jax.tree.map(lambda x: jnp.zeros_like(x[0]), rows)
+        elif start == "mean":
+            first = mean_of_rows(rows, jnp.ones(jax.lax.axis_size(axis_name)))
+        else:
+            first = median_of_rows(rows, "propagate")
+
+        def one_pass(k, median):
+            return proximal_pass(median, rows, tau(k) if callable(tau) else tau, step)
+
+        return jax.lax.fori_loop(0, passes, one_pass, first)
+
+    return aggregator_of_rows("proximal_median", rule, axis_name)
+
+
+def proximal_median_sgd(
+    learning_rate: optax.ScalarOrSchedule,
+    tau: optax.ScalarOrSchedule,
+    step: ProximalStep | None = None,
+    passes: int = 8,
+    weight_decay: float | jax.Array = 0.0,
+    mask: Any | None = None,
+    *,
+    start: Start = "median",
+    axis_name: str | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Sample-median gradient descent by stochastic proximal point steps: along the median, of any norm, of gradients.
+
+    Args:
+        learning_rate: a positive number or a schedule.
+        tau: how far a pass may move the estimate, above 0, in units of the gradient, or a function of the pass's
+            number, from 0.
+        step: the norm whose median is wanted; default `proximal_l2()`, see `scale_by_median_tracking`.
+        passes: how often it goes through the gradients, at least 1; default 8.
+        weight_decay: strength of the decoupled decay, at least 0; default 0.
+        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
+        start: `"zeros"`, `"mean"` or `"median"` (default), see `proximal_median`.
+        axis_name: the axis over workers, each of which passes its own gradient; None (default) for gradients stacked
+            along the leading axis of each leaf.
+
+    Returns:
+        An optimizer without state, of gradients with a leading axis.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+
+    Example:
+        >>> import optkit
+        >>> tx = optkit.proximal_median_sgd(0.5, lambda k: 10 / (k + 1), optkit.proximal_quantile(0.7), passes=100)
+        >>> params = jnp.zeros(2)
+        >>> gradients = jnp.array([[1.0, 2.0], [3.0, 1.0], [100.0, 3.0], [4.0, 6.0], [2.0, 9.0]])
+        >>> tx.update(gradients, tx.init(params), params)[0].round(1)
+        Array([-2., -3.], dtype=float32)
+
+    Reference:
+        Schaipp et al., "SGD with Clipping is Secretly Estimating the Median Gradient", 2024, arXiv:2402.12828.
+    """
+    return descend_along(
+        proximal_median(tau, step, passes, start=start, axis_name=axis_name), learning_rate, weight_decay, mask
+    )

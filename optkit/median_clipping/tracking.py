@@ -1,0 +1,210 @@
+"""Tracking the median of the gradients across iterations; clipping is the special case without memory.
+
+Schaipp, Garrigos, Simsekli, Gower, "SGD with Clipping is Secretly Estimating the Median Gradient", 2024,
+arXiv:2402.12828. No code of the authors is public; the rule was derived from the paper's model: one stochastic proximal
+point step for the median with the fresh gradient, then a step of the parameters along the new estimate.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optkit.core.checks import check_range
+from optkit.core.precision import in_float32, widen
+from optkit.median_clipping.proximal_maps import ProximalStep, proximal_l2
+
+
+class ScaleByMedianTrackingState(NamedTuple):
+    """State of `scale_by_median_tracking`.
+
+    Attributes:
+        count: number of updates so far, equal on all workers.
+        median: estimate of the median gradient, shaped and sharded like the parameters, in `accumulator_dtype`; equal
+            on all workers if their gradients are. None without memory.
+    """
+
+    count: jax.typing.ArrayLike
+    median: Any
+
+
+def scale_by_median_tracking(
+    tau: optax.ScalarOrSchedule,
+    step: ProximalStep | None = None,
+    *,
+    init: Literal["zeros", "first"] = "zeros",
+    memory: bool = True,
+    accumulator_dtype: Any | None = None,
+) -> optax.GradientTransformation:
+    """Replaces the gradient by an estimate of its median, which each gradient moves by one proximal step.
+
+    It comes first in a chain; weight decay and momentum follow. Over several workers give it the mean gradient (or
+    another aggregate): it sends nothing. A gradient that is NaN, or infinite (but for norms that clip coordinates),
+    stays in the estimate: wrap it in `optax.apply_if_finite`. The median of skewed noise is not its mean: where noise
+    is skewed and light-tailed, take `optax.ema`.
+
+    Args:
+        tau: how far one gradient moves the estimate, above 0, or a schedule of it. In units of the gradient: for
+            `proximal_l2` start from the gradients' typical norm, for `proximal_l1` from a typical coordinate; relative
+            to 1 for `proximal_half_squared_l2`. With `1 / sqrt(t)` the estimate converges where the gradients'
+            distribution stands still. The estimate lags by design: the gradients must change by less than tau a step.
+        step: the norm whose median is tracked, as a map from a difference and tau to a step; default `proximal_l2()`,
+            the geometric median. See `proximal_l1`, `proximal_linf`, `proximal_half_squared_l2`, `proximal_huber_l2`,
+            `proximal_huber`, `proximal_elastic_net`, `proximal_quantile`, `proximal_insensitive_l2`, `subgradient_l1`,
+            `subgradient_l2`; for any other norm, the projection on the ball of radius tau of its dual norm. Called in
+            float32 at least.
+        init: what the estimate starts from: `"zeros"` (default) or the `"first"` gradient.
+        memory: whether the estimate is kept. Without, every step starts again from zero: `proximal_l2` is then clipping
+            by the global norm and `proximal_l1` clipping by value.
+        accumulator_dtype: dtype of the estimate, that of the parameters by default.
+
+    Returns:
+        A transformation with a `ScaleByMedianTrackingState`: one number a parameter, none without memory.
+
+    Raises:
+        ValueError: if `tau` is not positive, if `init` is unknown, or is `"first"` without memory.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optkit
+        >>> tx = optkit.scale_by_median_tracking(tau=1.0, step=optkit.proximal_l1())
+        >>> params = jnp.zeros(3)
+        >>> state = tx.init(params)
+        >>> for gradient in ([2.0, 0.5, -100.0], [2.0, 0.5, 3.0]):
+        ...     updates, state = tx.update(jnp.array(gradient), state, params)
+        >>> updates
+        Array([2. , 0.5, 0. ], dtype=float32)
+
+    Reference:
+        Schaipp et al., "SGD with Clipping is Secretly Estimating the Median Gradient", 2024, arXiv:2402.12828.
+    """
+    check_range("tau", tau, 0.0, low_open=True)
+    if init not in ("zeros", "first"):
+        raise ValueError(f"init must be 'zeros' or 'first', got {init!r}")
+    if init == "first" and not memory:
+        raise ValueError("init must be 'zeros' with memory=False, which starts every step from there, got 'first'")
+    step = proximal_l2() if step is None else step
+
+    def init_fn(params):
+        median = optax.tree.zeros_like(params, dtype=accumulator_dtype) if memory else None
+        return ScaleByMedianTrackingState(count=jnp.zeros([], jnp.int32), median=median)
+
+    def update_fn(updates, state, params=None):
+        del params
+        radius = tau(state.count) if callable(tau) else tau
+        gradient = widen(updates)
+        start = widen(state.median) if memory else optax.tree.zeros_like(gradient)
+        if init == "first":
+            start = optax.tree.where(state.count == 0, gradient, start)
+        difference = optax.tree.sub(gradient, start)
+        median = optax.tree.add(start, step(difference, radius))  # m_{t+1} = m_t + P_tau(g_t - m_t)
+        kept = optax.tree.cast_like(median, state.median) if memory else None
+        new_state = ScaleByMedianTrackingState(count=optax.safe_increment(state.count), median=kept)
+        return optax.tree.cast_like(median, updates), new_state
+
+    return optax.GradientTransformation(init_fn, update_fn)
+
+
+def median_tracking_sgd(
+    learning_rate: optax.ScalarOrSchedule,
+    tau: optax.ScalarOrSchedule,
+    step: ProximalStep | None = None,
+    weight_decay: float | jax.Array = 0.0,
+    mask: Any | None = None,
+    *,
+    init: Literal["zeros", "first"] = "zeros",
+    accumulator_dtype: Any | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Descends along an estimate of the median gradient, tracked across iterations: for heavy-tailed noise.
+
+    Do not take it where noise is skewed and light-tailed: the median is not the mean, and the fixed point is another.
+
+    Args:
+        learning_rate: a positive number or a schedule. Times the curvature it must be small against tau over the
+            gradient's size, since the estimate moves by at most tau a step.
+        tau: how far one gradient moves the estimate, above 0, or a schedule of it; in units of the gradient, see
+            `scale_by_median_tracking`.
+        step: the norm whose median is tracked; default `proximal_l2()`, see `scale_by_median_tracking`.
+        weight_decay: strength of the decoupled decay, at least 0; default 0.
+        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
+        init: what the estimate starts from: `"zeros"` (default) or the `"first"` gradient.
+        accumulator_dtype: dtype of the estimate; default the parameters', but at least float32.
+
+    Returns:
+        An optimizer; its state is one number a parameter.
+
+    Raises:
+        ValueError: if a hyperparameter is out of its range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optax, optkit
+        >>> tx = optkit.median_tracking_sgd(0.1, tau=5.0)
+        >>> params = jnp.zeros(2)
+        >>> updates, state = tx.update(jnp.array([30.0, 40.0]), tx.init(params), params)
+        >>> updates
+        Array([-0.3, -0.4], dtype=float32)
+
+    Reference:
+        Schaipp et al., "SGD with Clipping is Secretly Estimating the Median Gradient", 2024, arXiv:2402.12828.
+    """
+    check_range("weight_decay", weight_decay, 0.0)
+    return in_float32(
+        optax.chain(
+            scale_by_median_tracking(tau, step, init=init, accumulator_dtype=accumulator_dtype),
+            optax.add_decayed_weights(weight_decay, mask),
+            optax.scale_by_learning_rate(learning_rate),  # x_{t+1} = x_t - lr m_{t+1}
+        )
+    )
+
+
+def clipped_sgd(
+    learning_rate: optax.ScalarOrSchedule,
+    tau: optax.ScalarOrSchedule = 1.0,
+    step: ProximalStep | None = None,
+    momentum: float | jax.Array | None = None,
+    weight_decay: float | jax.Array = 0.0,
+    mask: Any | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Median-clipped SGD: descends along one proximal step from zero towards the gradient, which is a clipped gradient.
+
+    With the default `step` it is SGD with clipping by the global norm, with `proximal_l1()` SGD with clipping by value.
+
+    Args:
+        learning_rate: a positive number or a schedule.
+        tau: for a norm the threshold of the clipping, above 0, or a schedule of it; default 1.
+        step: the norm; default `proximal_l2()`, see `scale_by_median_tracking`.
+        momentum: decay of the sum of clipped gradients along which it descends, in [0, 1), as in `optax.sgd`; None
+            (default) for the last one alone.
+        weight_decay: strength of the decoupled decay, at least 0; default 0.
+        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
+
+    Returns:
+        An optimizer; its state is counters, and with momentum one number a parameter.
+
+    Raises:
+        ValueError: if a hyperparameter is out of its range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optax, optkit
+        >>> tx = optkit.clipped_sgd(0.1, tau=5.0)
+        >>> params = jnp.zeros(2)
+        >>> updates, state = tx.update(jnp.array([30.0, 40.0]), tx.init(params), params)
+        >>> updates
+        Array([-0.3, -0.4], dtype=float32)
+
+    Reference:
+        Schaipp et al., "SGD with Clipping is Secretly Estimating the Median Gradient", 2024, arXiv:2402.12828.
+    """
+    check_range("momentum", momentum, 0.0, 1.0, high_open=True)
+    check_range("weight_decay", weight_decay, 0.0)
+    return in_float32(
+        optax.chain(
+            scale_by_median_tracking(tau, step, memory=False),
+            optax.identity() if momentum is None else optax.trace(momentum),
+            optax.add_decayed_weights(weight_decay, mask),
+            optax.scale_by_learning_rate(learning_rate),
+        )
+    )

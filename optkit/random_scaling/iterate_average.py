@@ -1,0 +1,107 @@
+"""The exponential average of the iterates, beside any optimizer.
+
+Zhang, Cutkosky, "Random Scaling and Momentum for Non-smooth Non-convex Optimization", 2024, arXiv:2405.09742, whose
+output it is. It is `optax.ema(decay, debias=True)` of the parameters, kept corrected, so that it can be read any time.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optkit.core.checks import check_range
+from optkit.core.extra_args import unmask_tree
+from optkit.core.precision import widen
+
+
+class AverageIteratesState(NamedTuple):
+    """State of `average_iterates`.
+
+    Attributes:
+        total: sum of the weights of all parameters so far, `1 + decay + decay**2 + ...`, equal on all workers.
+        average: the average, shaped and sharded like the parameters, in float32 at least; the parameters themselves
+            before the first update.
+    """
+
+    total: jax.Array
+    average: optax.Params
+
+
+def average_iterates(decay: jax.typing.ArrayLike) -> optax.GradientTransformation:
+    """Keeps the exponential average of the parameters; the updates pass through.
+
+    It stands last in a chain, where the updates are what is added to the parameters. `averaged_params` gives the
+    average. Do not take it where memory is short: it is one number a parameter.
+
+    Args:
+        decay: the factor between the weights of one step's parameters and the next's, in [0, 1]; 1 averages all
+            equally.
+
+    Returns:
+        A transformation with an `AverageIteratesState`, whose `update` needs `params`.
+
+    Raises:
+        ValueError: if `decay` is out of its range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optax, optkit
+        >>> tx = optax.chain(optax.sgd(1.0), optkit.average_iterates(decay=0.5))
+        >>> params = jnp.array([0.0])
+        >>> state = tx.init(params)
+        >>> for gradient in (-1.0, -3.0):
+        ...     updates, state = tx.update(jnp.array([gradient]), state, params)
+        ...     params = optax.apply_updates(params, updates)
+        >>> optkit.averaged_params(state, params)  # (0.5 * 1 + 4) / 1.5
+        Array([3.], dtype=float32)
+
+    Reference:
+        Zhang, Cutkosky, "Random Scaling and Momentum for Non-smooth Non-convex Optimization", 2024, arXiv:2405.09742.
+    """
+    check_range("decay", decay, 0.0, 1.0)
+
+    def init_fn(params):
+        average = jax.tree.map(jnp.copy, widen(params))
+        return AverageIteratesState(total=jnp.zeros([], jnp.result_type(float)), average=average)
+
+    def update_fn(updates, state, params=None):
+        if params is None:
+            raise ValueError("average_iterates needs the parameters: call update(updates, state, params)")
+        total = (1 + decay * state.total).astype(state.total.dtype)
+        iterate = optax.apply_updates(widen(params), widen(updates))
+        # The weight (1 - decay) / (1 - decay^n) of x_n in the average is one over the total.
+        average = jax.tree.map(lambda a, x: (a + (x - a) / total).astype(a.dtype), state.average, iterate)
+        return updates, AverageIteratesState(total=total, average=average)
+
+    return optax.GradientTransformation(init_fn, update_fn)
+
+
+def averaged_params(state: Any, params: optax.Params) -> optax.Params:
+    """Returns the average that `average_iterates` keeps.
+
+    Args:
+        state: of an optimizer with `average_iterates` anywhere in it.
+        params: the parameters of the training loop.
+
+    Returns:
+        The average in the dtypes of `params`; leaves that a mask keeps from being averaged as they are in `params`.
+
+    Raises:
+        ValueError: unless there is exactly one `average_iterates` in the optimizer.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optkit
+        >>> params = jnp.array([2.0])
+        >>> averaged_params(optkit.average_iterates(0.9).init(params), params)
+        Array([2.], dtype=float32)
+    """
+    found = [
+        node
+        for node in jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, AverageIteratesState))
+        if isinstance(node, AverageIteratesState)
+    ]
+    if len(found) != 1:
+        raise ValueError(f"the optimizer must have exactly one average_iterates in it, found {len(found)}")
+    return optax.tree.cast_like(unmask_tree(found[0].average, params), params)

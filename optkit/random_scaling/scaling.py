@@ -1,0 +1,239 @@
+"""Random scaling: the whole update of any optimizer times one random number of mean one.
+
+Zhang, Cutkosky, "Random Scaling and Momentum for Non-smooth Non-convex Optimization", 2024, arXiv:2405.09742.
+The rule is that of the authors' code (trainit, `wrap_random_scaling`), which scales whatever the optimizer returns,
+weight decay included. Uniform scaling with its importance weight is in the code only.
+"""
+
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optkit.core.checks import check_range
+from optkit.core.extra_args import required
+from optkit.core.keys import key_data, split
+from optkit.core.precision import in_float32
+
+Distribution = Literal["exponential", "uniform"]
+
+
+class ScaleByExponentialState(NamedTuple):
+    """State of `scale_by_exponential`.
+
+    Attributes:
+        key: raw data of the key to draw the next scale with, equal on all workers.
+    """
+
+    key: jax.Array
+
+
+class ScaledByDrawsState(NamedTuple):
+    """State of `scaled_by_draws`.
+
+    Attributes:
+        weight: what the next gradient is multiplied by, float32 as the draws are, equal on all workers; None for
+            exponential scaling, whose weight is always one.
+        inner: state of the scaled optimizer.
+    """
+
+    weight: Any
+    inner: Any
+
+
+class RandomlyScaledState(NamedTuple):
+    """State of `randomly_scaled`.
+
+    Attributes:
+        key: raw data of the key to draw the next scale with, equal on all workers.
+        scaled: the weight of the next gradient and the state of the scaled optimizer.
+    """
+
+    key: jax.Array
+    scaled: Any
+
+
+def draw_scale(distribution: Distribution, key: jax.Array) -> jax.Array:
+    """Draws a scale of mean one: from the exponential distribution or uniformly between 0 and 2."""
+    if distribution == "exponential":
+        return jax.random.exponential(key, dtype=jnp.float32)
+    return jax.random.uniform(key, dtype=jnp.float32, maxval=2.0)
+
+
+def scaled_by_draws(
+    inner: optax.GradientTransformation, distribution: Distribution
+) -> optax.GradientTransformationExtraArgs:
+    """Is `randomly_scaled` without a key: `update` takes the draw as its extra argument `scale`.
+
+    So recorded runs can be replayed.
+
+    Args:
+        inner: any optimizer.
+        distribution: that of the draws, which decides on the weight of the next gradient.
+
+    Returns:
+        A transformation with a `ScaledByDrawsState`.
+    """
+    inner = optax.with_extra_args_support(inner)
+
+    def init_fn(params):
+        weight = None if distribution == "exponential" else jnp.ones([], jnp.float32)
+        return ScaledByDrawsState(weight=weight, inner=inner.init(params))
+
+    def update_fn(updates, state, params=None, *, scale=None, **extra_args):
+        scale = required(scale, "scale", "scaled_by_draws", "scale=draw")
+        gradients = updates if state.weight is None else _scale_leaves(updates, state.weight)
+        step, inner_state = inner.update(gradients, state.inner, params, **extra_args)
+        # P(S > s) over the density at s: 1 for the exponential distribution, 2 - s for the uniform one.
+        weight = None if state.weight is None else 2.0 - scale
+        return _scale_leaves(step, scale), ScaledByDrawsState(weight=weight, inner=inner_state)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def randomly_scaled(
+    inner: optax.GradientTransformation,
+    distribution: Distribution = "exponential",
+    *,
+    key: int | jax.Array,
+) -> optax.GradientTransformationExtraArgs:
+    """Multiplies the update of any optimizer by one random number of mean one, a fresh one each step.
+
+    Along an exponentially scaled update `s * D` the mean decrease of any loss, smooth or not, is exactly that of its
+    linearization where the gradient is taken: `E[F(x + s D) - F(x)] = E[<grad F(x + s D), D>]`. So any optimizer
+    becomes an online learner of the direction `D`. Do not take it where steps must not vary: the longest of 1,000
+    exponential draws is about 7, and the mean of their squares is 2, so the largest stable learning rate is smaller.
+
+    The number is the same for all leaves and, drawn from a key that all workers share, on all workers.
+
+    Args:
+        inner: any optimizer. Its learning rate, schedule and weight decay are scaled with it.
+        distribution: `"exponential"` (default), of mean one; or `"uniform"` between 0 and 2, for which the next
+            gradient is multiplied by `2 - s` before it enters `inner`.
+        key: an integer or a JAX key, equal on all workers.
+
+    Returns:
+        A transformation with the state of `inner`, a key and, for uniform scaling, a weight.
+
+    Raises:
+        ValueError: if `distribution` is unknown.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optax, optkit
+        >>> tx = optkit.randomly_scaled(optax.sgd(0.1, momentum=0.9), key=0)
+        >>> params = jnp.array([1.0, -2.0])
+        >>> updates, state = tx.update(params, tx.init(params), params)
+        >>> bool(updates[1] == -2 * updates[0])  # one number for all
+        True
+
+    Reference:
+        Zhang, Cutkosky, "Random Scaling and Momentum for Non-smooth Non-convex Optimization", 2024, arXiv:2405.09742.
+    """
+    if distribution not in get_args(Distribution):
+        raise ValueError(f"distribution must be 'exponential' or 'uniform', got {distribution!r}")
+    scaled = scaled_by_draws(inner, distribution)
+
+    def init_fn(params):
+        return RandomlyScaledState(key=key_data(key), scaled=scaled.init(params))
+
+    def update_fn(updates, state, params=None, **extra_args):
+        data, fresh = split(state.key, key)
+        scale = draw_scale(distribution, fresh)
+        updates, scaled_state = scaled.update(updates, state.scaled, params, scale=scale, **extra_args)
+        return updates, RandomlyScaledState(key=data, scaled=scaled_state)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def scale_by_exponential(key: int | jax.Array) -> optax.GradientTransformation:
+    """Multiplies the whole update by one exponentially distributed number of mean one, a fresh one each step.
+
+    It stands last in a chain, behind the learning rate; there it is `randomly_scaled` of what stands before it.
+
+    Args:
+        key: an integer or a JAX key, equal on all workers.
+
+    Returns:
+        A transformation whose state is a key.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optax, optkit
+        >>> tx = optax.chain(optax.sgd(0.1), optkit.scale_by_exponential(key=0))
+        >>> params = jnp.array([1.0, -2.0])
+        >>> updates, state = tx.update(params, tx.init(params), params)
+        >>> bool(updates[1] == -2 * updates[0])  # one number for all
+        True
+
+    Reference:
+        Zhang, Cutkosky, "Random Scaling and Momentum for Non-smooth Non-convex Optimization", 2024, arXiv:2405.09742.
+    """
+
+    def init_fn(params):
+        del params
+        return ScaleByExponentialState(key=key_data(key))
+
+    def update_fn(updates, state, params=None):
+        del params
+        data, fresh = split(state.key, key)
+        return _scale_leaves(updates, draw_scale("exponential", fresh)), ScaleByExponentialState(key=data)
+
+    return optax.GradientTransformation(init_fn, update_fn)
+
+
+def exponentiated_adamw(
+    learning_rate: optax.ScalarOrSchedule,
+    b1: jax.typing.ArrayLike = 0.9,
+    b2: jax.typing.ArrayLike = 0.999,
+    eps: jax.typing.ArrayLike = 1e-8,
+    weight_decay: float | jax.Array = 0.0,
+    mask: Any | None = None,
+    *,
+    mu_dtype: Any | None = None,
+    key: int | jax.Array,
+) -> optax.GradientTransformationExtraArgs:
+    """AdamW whose whole update, weight decay included, is scaled by an exponentially distributed number of mean one.
+
+    It has nothing to do with exponentiated gradients, which multiply parameters. Do not take it where steps must not
+    vary.
+
+    Args:
+        learning_rate: a positive number or a schedule; AdamW's.
+        b1: decay of the first moment, in [0, 1); default 0.9.
+        b2: decay of the second moment, in [0, 1); default 0.999.
+        eps: added to the root of the second moment, at least 0; default 1e-8.
+        weight_decay: strength of the decoupled decay, at least 0; default 0.
+        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
+        mu_dtype: dtype of the first moment; default the parameters', but at least float32.
+        key: an integer or a JAX key, equal on all workers.
+
+    Returns:
+        An optimizer; its state is two numbers a parameter.
+
+    Raises:
+        ValueError: if a hyperparameter is out of its range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optkit
+        >>> tx = optkit.exponentiated_adamw(0.1, key=0)
+        >>> params = jnp.array([3.0, -4.0])
+        >>> updates, state = tx.update(params, tx.init(params), params)
+        >>> bool(updates[1] == -updates[0])
+        True
+
+    Reference:
+        Zhang, Cutkosky, "Random Scaling and Momentum for Non-smooth Non-convex Optimization", 2024, arXiv:2405.09742.
+    """
+    check_range("b1", b1, 0.0, 1.0, high_open=True)
+    check_range("b2", b2, 0.0, 1.0, high_open=True)
+    check_range("eps", eps, 0.0)
+    check_range("weight_decay", weight_decay, 0.0)
+    adamw = optax.adamw(learning_rate, b1, b2, eps, mu_dtype=mu_dtype, weight_decay=weight_decay, mask=mask)
+    return in_float32(randomly_scaled(adamw, key=key))
+
+
+def _scale_leaves(tree: Any, scale: jax.Array) -> Any:
+    return jax.tree.map(lambda x: (scale * x).astype(x.dtype), tree)

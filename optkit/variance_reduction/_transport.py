@@ -1,5 +1,0 @@
-"""Entries of the family."""
-
-__all__ = []
-
-ENTRIES = ()

@@ -1,0 +1,398 @@
+"""Tests of the gradient's noise that say how large the next batch must be.
+
+Lau, Liu, Kolar, "AdAdaGrad: Adaptive Batch Size Schemes for Adaptive Gradient Methods", 2024, arXiv:2402.11215; the
+tests are those of the authors' code (its tests.py), which takes inner products leaf by leaf where the paper takes them
+over the whole vector: `scope` chooses. The coordinate-wise test is in the paper only.
+
+Each asks for the batch at which the noise of some linear image of the samples' gradients, in units of the squared norm
+of the mean gradient, would be a given square. In these units nothing overflows that the gradients' squares do not.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.core import Tracer
+
+from optkit.core import collectives
+from optkit.core.checks import check_range
+from optkit.core.explicit_axes import replicate
+from optkit.core.precision import widen
+from optkit.core.rows import count_rows, mean_over_rows, over_rows, psum, require_reduced
+
+Scope = Literal["leaf", "global"]
+LARGEST = 2**30
+
+
+class GradientSamples(NamedTuple):
+    """What a test sees.
+
+    Attributes:
+        mean: the mean gradient over all samples.
+        variances: called with a linear function of a sample's gradient, whose values are trees, it estimates the
+            variance over the samples of each of their entries.
+        total_variance: the same, the sum over all entries, of which workers send nothing else.
+    """
+
+    mean: Any
+    variances: Callable[[Callable[[Any], Any]], Any]
+    total_variance: Callable[[Callable[[Any], Any]], jax.Array]
+
+
+BatchSizeTest = Callable[[GradientSamples], jax.Array]
+"""A test gives the batch size that it asks for, a real number, infinity where no batch would do, NaN for any batch."""
+
+
+class AdaptiveBatchSizeState(NamedTuple):
+    """State of `adaptive_batch_size`.
+
+    Attributes:
+        count: how many steps were taken, a scalar, equal on all workers.
+        next_batch: how many samples the next batch should have, over all workers, a scalar of int32, equal on all.
+    """
+
+    count: jax.Array
+    next_batch: jax.Array
+
+
+def norm_test(eta: jax.typing.ArrayLike = 0.1) -> BatchSizeTest:
+    """Asks that the mean gradient's noise be a fraction of its norm.
+
+    Args:
+        eta: the largest fraction, positive; default 0.1. Smaller is stricter: the batch grows with its inverse square.
+
+    Returns:
+        A test for `adaptive_batch_size`.
+
+    Raises:
+        ValueError: if `eta` is out of its range.
+
+    Example:
+        >>> tx = adaptive_batch_size(norm_test(eta=0.5), initial_batch_size=8, max_batch_size=1024)
+
+    Reference:
+        Lau, Liu, Kolar, "AdAdaGrad: Adaptive Batch Size Schemes for Adaptive Gradient Methods", 2024, arXiv:2402.11215.
+    """
+    check_range("eta", eta, 0.0, low_open=True)
+
+    def test(samples):
+        return samples.total_variance(lambda g: g) / (eta**2 * optax.tree.norm(samples.mean, squared=True))
+
+    return test
+
+
+def inner_product_test(theta: jax.typing.ArrayLike = 0.1, scope: Scope = "leaf") -> BatchSizeTest:
+    """Asks that gradients of batches point along the mean gradient: that their inner products with it vary little.
+
+    Args:
+        theta: the largest deviation of these products, in units of the mean gradient's squared norm, positive; default
+            0.1.
+        scope: `"leaf"` (default) adds up the variances of each leaf's inner products, as the authors' code does;
+            `"global"` takes the inner product over all leaves, as their paper does.
+
+    Returns:
+        A test for `adaptive_batch_size`.
+
+    Raises:
+        ValueError: if a hyperparameter is out of its range.
+
+    Example:
+        >>> tx = adaptive_batch_size(inner_product_test(theta=0.5), initial_batch_size=8, max_batch_size=1024)
+
+    Reference:
+        Lau, Liu, Kolar, "AdAdaGrad: Adaptive Batch Size Schemes for Adaptive Gradient Methods", 2024, arXiv:2402.11215.
+    """
+    check_range("theta", theta, 0.0, low_open=True)
+    _check_scope(scope)
+
+    def test(samples):
+        norm = optax.tree.norm(samples.mean)
+        direction = optax.tree.scale(_inverse(norm), samples.mean)
+        return samples.total_variance(lambda g: _inner_products(g, direction, scope)) / (theta * norm) ** 2
+
+    return test
+
+
+def orthogonality_test(nu: jax.typing.ArrayLike = 0.1, scope: Scope = "leaf") -> BatchSizeTest:
+    """Asks that what is orthogonal to the mean gradient in gradients of batches be small.
+
+    Args:
+        nu: the largest deviation of the orthogonal part, in units of the mean gradient's norm, positive; default 0.1.
+        scope: whether it is orthogonal to the mean gradient in each leaf (`"leaf"`, default, as in the authors' code),
+            or over all leaves (`"global"`, as in their paper).
+
+    Returns:
+        A test for `adaptive_batch_size`.
+
+    Raises:
+        ValueError: if a hyperparameter is out of its range.
+
+    Example:
+        >>> tx = adaptive_batch_size(orthogonality_test(nu=0.5), initial_batch_size=8, max_batch_size=1024)
+
+    Reference:
+        Lau, Liu, Kolar, "AdAdaGrad: Adaptive Batch Size Schemes for Adaptive Gradient Methods", 2024, arXiv:2402.11215.
+    """
+    check_range("nu", nu, 0.0, low_open=True)
+    _check_scope(scope)
+
+    def test(samples):
+        squared_norm = optax.tree.norm(samples.mean, squared=True)
+        if scope == "global":
+            direction = optax.tree.scale(_inverse(jnp.sqrt(squared_norm)), samples.mean)
+        else:
+            direction = jax.tree.map(lambda m: _inverse(optax.tree.norm(m)) * m, samples.mean)
+
+        def orthogonal_part(gradient):
+            products = _inner_products(gradient, direction, scope)
+            products = jax.tree.broadcast(products, gradient)
+            return jax.tree.map(lambda g, product, d: g - product * d, gradient, products, direction)
+
+        return samples.total_variance(orthogonal_part) / (nu**2 * squared_norm)
+
+    return test
+
+
+def augmented_inner_product_test(
+    theta: jax.typing.ArrayLike = 0.1, nu: jax.typing.ArrayLike = 0.1, scope: Scope = "leaf"
+) -> BatchSizeTest:
+    """Asks for what both the inner product test and the orthogonality test ask for.
+
+    Args:
+        theta: see `inner_product_test`; default 0.1.
+        nu: see `orthogonality_test`; default 0.1.
+        scope: see there; `"leaf"` or `"global"`.
+
+    Returns:
+        A test for `adaptive_batch_size`.
+
+    Raises:
+        ValueError: if a hyperparameter is out of its range.
+
+    Example:
+        >>> tx = adaptive_batch_size(augmented_inner_product_test(), initial_batch_size=8, max_batch_size=1024)
+
+    Reference:
+        Lau, Liu, Kolar, "AdAdaGrad: Adaptive Batch Size Schemes for Adaptive Gradient Methods", 2024, arXiv:2402.11215.
+    """
+    along, across = inner_product_test(theta, scope), orthogonality_test(nu, scope)
+    return lambda samples: jnp.maximum(along(samples), across(samples))
+
+
+def coordinate_test(eta: jax.typing.ArrayLike = 0.1, quantile: jax.typing.ArrayLike = 0.9) -> BatchSizeTest:
+    """Asks that the noise of most of the mean gradient's coordinates be a fraction of their size.
+
+    The paper asks it of all coordinates, which one that is almost zero decides. This one sorts all of them, and workers
+    send as much as for the gradient: it is for small models.
+
+    Args:
+        eta: the largest fraction, positive; default 0.1.
+        quantile: the share of the coordinates of which it is asked, in (0, 1]; default 0.9; 1 is the paper's test.
+            Coordinates whose mean is zero are left out.
+
+    Returns:
+        A test for `adaptive_batch_size`.
+
+    Raises:
+        ValueError: if a hyperparameter is out of its range.
+
+    Example:
+        >>> tx = adaptive_batch_size(coordinate_test(eta=0.5), initial_batch_size=8, max_batch_size=1024)
+
+    Reference:
+        Lau, Liu, Kolar, "AdAdaGrad: Adaptive Batch Size Schemes for Adaptive Gradient Methods", 2024, arXiv:2402.11215.
+    """
+    check_range("eta", eta, 0.0, low_open=True)
+    check_range("quantile", quantile, 0.0, 1.0, low_open=True)
+
+    def test(samples):
+        def needed(variance, mean):
+            squared = mean**2
+            needed = variance / jnp.where(squared > 0, (eta * mean) ** 2, 1)
+            return replicate(jnp.where(squared > 0, needed, jnp.nan)).ravel()
+
+        coordinates = jax.tree.leaves(jax.tree.map(needed, samples.variances(lambda g: g), samples.mean))
+        if not coordinates:
+            return jnp.zeros([])
+        return jnp.nanquantile(jnp.concatenate(coordinates), quantile)
+
+    return test
+
+
+def adaptive_batch_size(
+    test: BatchSizeTest,
+    initial_batch_size: int,
+    max_batch_size: int,
+    *,
+    interval: int = 1,
+    per_sample: bool = False,
+    axis_name: str | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Averages gradients and says in its state how many samples the next batch should have.
+
+    It only reports: the training loop reads `next_batch` and draws that many. To compile nothing again, pad the batch
+    to the largest one and pass `sample_counts` with zeros for what is beyond it; or compile for a few sizes, see
+    `round_up_batch_size`. The number never falls.
+
+    It takes the gradients of at least two samples. They may be means over parts of the batch too, the more parts the
+    better: then pass how many samples each is the mean of, `update(gradients, state, params, sample_counts=counts)`.
+    **Do not average or clip them before**: with `axis_name`, `update` takes each worker's own gradient and averages it
+    itself. They must be those of mean losses, not of sums.
+
+    Args:
+        test: what is asked of a batch: `norm_test`, `inner_product_test`, `orthogonality_test`,
+            `augmented_inner_product_test`, or `coordinate_test`.
+        initial_batch_size: what `next_batch` begins with, at least 1.
+        max_batch_size: its largest value, at least `initial_batch_size`, at most 2**30.
+        interval: how many steps lie between two tests, at least 1; default 1. The first step tests.
+        per_sample: whether each part of the batch gives the gradients of its samples, with a leading axis over them, in
+            place of their mean. Variances are then added up within and between the parts, as the authors do where they
+            accumulate gradients; that between parts counts a little too much.
+        axis_name: the axis over workers; default None: each leaf has a leading axis, over samples or over parts of the
+            batch, which `update` removes.
+
+    Returns:
+        A transformation to the mean gradient with an `AdaptiveBatchSizeState`. Its `update` takes the extra argument
+        `sample_counts`: a vector with the number of samples in each row, or with `axis_name` this worker's own number;
+        0 where there are none and the gradient does not count; 1 by default. It does not go with `per_sample`.
+
+    Raises:
+        ValueError: if a hyperparameter is out of its range; from `update`, if there is one gradient only, or
+            `sample_counts` in spite of `per_sample`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optax, optkit
+        >>> test = optkit.norm_test(eta=0.5)
+        >>> tx = optax.chain(optkit.adaptive_batch_size(test, 2, max_batch_size=1024), optax.sgd(0.1))
+        >>> params = jnp.zeros(2)
+        >>> gradients = jnp.array([[3.0, 4.0], [-1.0, 0.0]])  # of two samples, with a variance of 8 + 8
+        >>> updates, state = tx.update(gradients, tx.init(params), params)
+        >>> updates, int(state[0].next_batch)  # (8 + 8) / (0.5**2 * (1 + 4)), rounded up
+        (Array([-0.1, -0.2], dtype=float32), 13)
+
+    Reference:
+        Lau, Liu, Kolar, "AdAdaGrad: Adaptive Batch Size Schemes for Adaptive Gradient Methods", 2024, arXiv:2402.11215.
+    """
+    check_range("initial_batch_size", initial_batch_size, 1)
+    check_range("max_batch_size", max_batch_size, initial_batch_size, LARGEST)
+    check_range("interval", interval, 1)
+
+    def init_fn(params):
+        del params
+        return AdaptiveBatchSizeState(jnp.zeros([], jnp.int32), jnp.asarray(initial_batch_size, jnp.int32))
+
+    def mean_and_next_batch(row, state, *, axis_name):
+        gradient, sample_count = row
+        samples = (_samples_in_parts if per_sample else _samples_in_rows)(gradient, sample_count, axis_name)
+
+        def ask(next_batch):
+            value = jnp.nan_to_num(jnp.ceil(test(samples)), nan=0.0, posinf=LARGEST)
+            value = jnp.minimum(value, LARGEST).astype(jnp.int32)
+            return jnp.minimum(jnp.maximum(next_batch, value), max_batch_size)
+
+        due = state.count % interval == 0
+        next_batch = collectives.cond(due, ask, lambda next_batch: next_batch, state.next_batch)
+        return samples.mean, AdaptiveBatchSizeState(jnp.asarray(optax.safe_increment(state.count)), next_batch)
+
+    def update_fn(updates, state, params=None, *, sample_counts=None, **extra_args):
+        del extra_args
+        mean, state = over_rows(mean_and_next_batch, axis_name)((widen(updates), sample_counts), state)
+        require_reduced(mean, params, "adaptive_batch_size")
+        return optax.tree.cast_like(mean, updates), state
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def round_up_batch_size(
+    batch_size: jax.typing.ArrayLike, multiple: int = 1, *, power_of_two: bool = False
+) -> int | jax.Array:
+    """Rounds a batch size up to one that can be split evenly, or to one of few, each of which is compiled once.
+
+    Args:
+        batch_size: a number or an array of integers, at least 1, at most 2**30.
+        multiple: what the result is a multiple of: workers times microbatches, say; at least 1.
+        power_of_two: whether the result is `multiple` times a power of two.
+
+    Returns:
+        A Python integer for a concrete batch size, or an array of int32 inside `jit`.
+
+    Raises:
+        ValueError: if `multiple` is out of its range.
+
+    Example:
+        >>> round_up_batch_size(158, multiple=8), round_up_batch_size(158, multiple=8, power_of_two=True)
+        (160, 256)
+    """
+    check_range("multiple", multiple, 1)
+    size = jnp.asarray(batch_size, jnp.int32)
+    parts = -(-size // multiple)
+    if power_of_two:
+        parts = 1 << (32 - jax.lax.clz(parts - 1))
+    rounded = parts * multiple
+    return rounded if isinstance(rounded, Tracer) or np.ndim(rounded) else int(rounded)
+
+
+def _samples_in_rows(row: Any, sample_count: Any, axis_name: str) -> GradientSamples:
+    """Samples of which each row has one, or the mean of some."""
+    count_rows(row, axis_name, "adaptive_batch_size")
+    count = jnp.float32(1) if sample_count is None else sample_count
+    all_samples, rows = psum((count, jnp.float32(count > 0)), axis_name)
+    row = jax.tree.map(lambda g: jnp.where(count > 0, g, 0), row)
+    mean = jax.tree.map(lambda total: total / all_samples, psum(optax.tree.scale(count, row), axis_name))
+
+    def squared_deviations(function):
+        return jax.tree.map(lambda x, m: count * (x - m) ** 2, function(row), function(mean))
+
+    def to_variance(squares):
+        return jax.tree.map(lambda total: total / (rows - 1), psum(squares, axis_name))
+
+    return _gradient_samples(mean, squared_deviations, to_variance)
+
+
+def _samples_in_parts(row: Any, sample_count: Any, axis_name: str) -> GradientSamples:
+    """Samples of parts of the batch, whose gradients are stacked in each row."""
+    if sample_count is not None:
+        raise ValueError("adaptive_batch_size with per_sample sees the samples themselves and takes no sample_counts")
+    for samples in {len(x) for x in jax.tree.leaves(row)}:
+        if samples < 2:
+            raise ValueError(
+                f"adaptive_batch_size with per_sample needs at least 2 samples in each part, got {samples}"
+            )
+    mean_of_part = jax.tree.map(lambda x: jnp.mean(x, axis=0), row)
+    mean = mean_over_rows(mean_of_part, axis_name)
+
+    def squared_deviations(function):
+        def within_and_between(x, part, whole):
+            return jnp.var(x, axis=0, ddof=1) + (part - whole) ** 2  # the law of total variance
+
+        return jax.tree.map(within_and_between, jax.vmap(function)(row), function(mean_of_part), function(mean))
+
+    return _gradient_samples(mean, squared_deviations, lambda squares: mean_over_rows(squares, axis_name))
+
+
+def _gradient_samples(mean: Any, squared_deviations: Any, to_variance: Any) -> GradientSamples:
+    return GradientSamples(
+        mean=mean,
+        variances=lambda function: to_variance(squared_deviations(function)),
+        total_variance=lambda function: to_variance(jnp.asarray(optax.tree.sum(squared_deviations(function)))),
+    )
+
+
+def _inner_products(gradient: Any, direction: Any, scope: Scope) -> Any:
+    """A tree of the inner products of each leaf, or the sum of them."""
+    products = jax.tree.map(lambda g, d: jnp.sum(g * d), gradient, direction)
+    return products if scope == "leaf" else jnp.asarray(optax.tree.sum(products))
+
+
+def _inverse(norm: jax.Array) -> jax.Array:
+    """One over a norm; zero where that is zero."""
+    return jnp.where(norm > 0, 1 / jnp.where(norm > 0, norm, 1), 0)
+
+
+def _check_scope(scope: str) -> None:
+    if scope not in ("leaf", "global"):
+        raise ValueError(f"scope must be 'leaf' or 'global', got {scope!r}")

@@ -1,0 +1,268 @@
+"""One momentum for each cluster of the data as a control variate of its gradients: the estimator of Discover.
+
+Tondji, Kashubin, Cissé, "Variance Reduction in Deep Learning: More Momentum is All You Need", 2021, arXiv:2111.11828.
+Its full text and code were not found. The rule is that of COVER (Yuan, Ying, Sayed, 2019), after which the abstract
+says that the method is built; for batches that mix clusters it is a reconstruction.
+In comments g_k is a cluster's gradient, f_k its share of the batch, p_k its probability, and m_k its momentum.
+"""
+
+import operator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from optax.experimental import aggregating
+
+from optkit.core.checks import check_range
+from optkit.core.extra_args import required
+from optkit.core.rows import sum_rows
+
+
+class ClusterControlVariateState(NamedTuple):
+    """State of `cluster_control_variate` and `scale_by_cluster_control_variate`.
+
+    Attributes:
+        momenta: an exponential average of each cluster's gradients, shaped like the parameters with a leading axis over
+            the clusters.
+        mean: their mean, weighted by the clusters' probabilities, shaped and sharded like the parameters.
+        frequencies: each cluster's mean share of the batches so far, beginning at equal ones, in float32 at least; None
+            if the probabilities were given. Equal on all workers, as is the next.
+        count: number of updates so far; None if the probabilities were given.
+    """
+
+    momenta: optax.Updates
+    mean: optax.Updates
+    frequencies: Any
+    count: Any
+
+
+class _Visit(NamedTuple):
+    """How a batch meets clusters: numbers for each of them, and the pace at which frequencies move, None if given."""
+
+    fractions: jax.Array
+    probabilities: jax.Array
+    rates: jax.Array
+    pace: Any
+
+
+class _Visited(NamedTuple):
+    """What a leaf's visit gives: the estimate of its gradient, the momenta of the clusters in the batch, the mean."""
+
+    estimate: jax.Array
+    momenta: jax.Array
+    mean: jax.Array
+
+
+def _visit_leaf(visit, gradients, momenta, mean):
+    """Estimates the gradient from rows of clusters' mean gradients, and moves these clusters' momenta and the mean."""
+
+    def weighted(weights, rows):
+        return jax.vmap(jnp.multiply)(weights.astype(rows.dtype), rows)
+
+    def present(fraction, row):
+        return jnp.where(fraction == 0, 0, row)
+
+    differences = jax.vmap(present)(visit.fractions, gradients - momenta)
+    estimate = mean + sum_rows(differences, visit.fractions)  # e = sum_k f_k (g_k - m_k) + mean
+    steps = weighted(visit.rates, differences)
+    moved = momenta + steps  # m_k = (1 - alpha) m_k + alpha g_k
+    # The mean is kept up without the clusters that the batch does not meet.
+    moved_mean = mean + sum_rows(steps, visit.probabilities)  # mean = sum_k p_k m_k
+    if visit.pace is not None:
+        drift = sum_rows(moved, visit.fractions) - moved_mean
+        moved_mean = moved_mean + visit.pace * drift
+    return _Visited(estimate.astype(gradients.dtype), moved.astype(momenta.dtype), moved_mean.astype(mean.dtype))
+
+
+def _visit_tree(visit, gradients, momenta, mean):
+    """Visits all leaves; gives three trees."""
+    visited = jax.tree.map(lambda *leaves: _visit_leaf(visit, *leaves), gradients, momenta, mean)
+
+    def part(index):
+        return jax.tree.map(operator.itemgetter(index), visited, is_leaf=lambda x: isinstance(x, _Visited))
+
+    return part(0), part(1), part(2)
+
+
+class _Clusters(NamedTuple):
+    """What both forms of the method share, made from its arguments."""
+
+    num_clusters: int
+    alpha: jax.typing.ArrayLike
+    probabilities: Any
+    inverse_probability: bool
+
+    def check(self) -> None:
+        check_range("num_clusters", self.num_clusters, 1)
+        check_range("alpha", self.alpha, 0.0, 1.0, low_open=True)
+        if self.probabilities is None:
+            return
+        if np.shape(self.probabilities) != (self.num_clusters,):
+            raise ValueError(
+                f"probabilities must have one number for each of {self.num_clusters} clusters, "
+                f"got the shape {np.shape(self.probabilities)}"
+            )
+        if not isinstance(self.probabilities, jax.Array):
+            check_range("the sum of probabilities", float(np.sum(self.probabilities)), 1 - 1e-3, 1 + 1e-3)
+            check_range("probabilities", np.asarray(self.probabilities), 0.0, 1.0)
+
+    def init(self, params):
+        zeros = optax.tree.zeros_like(params)
+        momenta = optax.tree.batch_shape(zeros, (self.num_clusters,))
+        if self.probabilities is not None:
+            return ClusterControlVariateState(momenta, zeros, None, None)
+        dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(params))
+        frequencies = jnp.full(self.num_clusters, 1 / self.num_clusters, dtype)
+        return ClusterControlVariateState(momenta, zeros, frequencies, jnp.zeros([], jnp.int32))
+
+    def visit(self, state, fractions):
+        """How a batch with these fractions meets all clusters, and the frequencies and the count after it."""
+        given = self.probabilities is not None
+        probabilities = jnp.asarray(self.probabilities) if given else state.frequencies
+        rates = self.alpha / probabilities if self.inverse_probability else self.alpha
+        rates = jnp.broadcast_to(jnp.minimum(rates, 1), probabilities.shape)
+        if given:
+            return _Visit(fractions, probabilities, rates, None), None, None
+        pace = (1 / (state.count + 1 + self.num_clusters)).astype(probabilities.dtype)
+        frequencies = probabilities + pace * (fractions.astype(probabilities.dtype) - probabilities)
+        return _Visit(fractions, probabilities, rates, pace), frequencies, optax.safe_increment(state.count)
+
+
+def scale_by_cluster_control_variate(
+    num_clusters: int,
+    alpha: jax.typing.ArrayLike = 0.1,
+    probabilities: Any | None = None,
+    *,
+    inverse_probability: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """Replaces a cluster's gradient by an estimate of the whole gradient with less noise from the choice of cluster.
+
+    Each batch comes from one cluster, which the extra argument `cluster_id` of `update` names (an integer from 0); for
+    batches that mix clusters there is `cluster_control_variate`. Do not take it for many clusters of a large model:
+    each has a copy of the parameters. Wrong probabilities bias the estimate.
+
+    Args:
+        num_clusters: how many clusters there are.
+        alpha: share of a new gradient in its cluster's momentum, in (0, 1]; default 0.1. With 1 and one example a
+            cluster it is SAGA.
+        probabilities: how often a batch comes from each cluster, numbers that sum to 1; by default the frequencies so
+            far.
+        inverse_probability: whether rare clusters move faster, by `alpha` over their probability and at most 1, as in
+            COVER; off by default.
+
+    Returns:
+        A transformation; its state is `num_clusters + 1` numbers a parameter. A `cluster_id` that is out of range is a
+        `ValueError` where it is a Python number; an array makes the update NaN, which `optax.apply_if_finite` skips.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+        TypeError: by `update`, without `cluster_id`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optkit
+        >>> tx = optkit.scale_by_cluster_control_variate(2, alpha=1.0, probabilities=(0.5, 0.5))
+        >>> params = jnp.zeros(1)
+        >>> _, state = tx.update(jnp.array([6.0]), tx.init(params), params, cluster_id=0)
+        >>> _, state = tx.update(jnp.array([-4.0]), state, params, cluster_id=1)
+        >>> tx.update(jnp.array([6.0]), state, params, cluster_id=0)[0]  # the mean of 6 and -4
+        Array([1.], dtype=float32)
+
+    Reference:
+        Tondji, Kashubin, Cissé, "Variance Reduction in Deep Learning: More Momentum is All You Need", 2021,
+        arXiv:2111.11828.
+    """
+    clusters = _Clusters(num_clusters, alpha, probabilities, inverse_probability)
+    clusters.check()
+
+    def update_fn(updates, state, params=None, *, cluster_id=None, **extra_args):
+        del params, extra_args
+        required(cluster_id, "cluster_id", "scale_by_cluster_control_variate", "cluster_id=batch_cluster")
+        check_range("cluster_id", cluster_id, 0, num_clusters - 1)
+        everywhere = jnp.arange(num_clusters) == cluster_id
+        inside = jnp.any(everywhere)
+        visit, frequencies, count = clusters.visit(state, everywhere)
+
+        def row(x):
+            return jax.lax.dynamic_index_in_dim(x, cluster_id, keepdims=True)
+
+        fraction = jnp.where(inside, 1.0, jnp.nan)[None]
+        visit = _Visit(fraction, row(visit.probabilities), row(visit.rates), visit.pace)
+        gradients = jax.tree.map(lambda g: g[None], updates)
+        estimate, moved, mean = _visit_tree(visit, gradients, jax.tree.map(row, state.momenta), state.mean)
+        momenta = jax.tree.map(
+            lambda x, m: jax.lax.dynamic_update_index_in_dim(x, m, cluster_id, axis=0), state.momenta, moved
+        )
+        return estimate, ClusterControlVariateState(momenta, mean, frequencies, count)
+
+    return optax.GradientTransformationExtraArgs(clusters.init, update_fn)
+
+
+def cluster_control_variate(
+    num_clusters: int,
+    alpha: jax.typing.ArrayLike = 0.1,
+    probabilities: Any | None = None,
+    *,
+    inverse_probability: bool = False,
+) -> aggregating.Aggregator:
+    """Aggregates the gradients of a batch's clusters to an estimate with less noise from how often each was drawn.
+
+    Its `update` takes gradients with a leading axis over the clusters: the cluster's share of the batch's mean
+    gradient, so that the rows sum to that gradient, and zeros for a cluster without examples. The extra argument
+    `class_counts` says how many examples of each cluster the batch has. Do not take it for batches that are drawn so
+    that each cluster has exactly its own share: there it does nothing.
+
+    Args:
+        num_clusters: how many clusters there are.
+        alpha: share of a new gradient in its cluster's momentum, in (0, 1]; default 0.1.
+        probabilities: each cluster's share of the data, numbers that sum to 1; by default the frequencies so far.
+        inverse_probability: whether rare clusters move faster, by `alpha` over their probability and at most 1; off by
+            default.
+
+    Returns:
+        An aggregator; its state is `num_clusters + 1` numbers a parameter.
+
+    Raises:
+        ValueError: if an argument is out of its range, and by `update` if there are more or fewer rows than clusters.
+        TypeError: by `update`, without `class_counts`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optkit
+        >>> tx = optkit.cluster_control_variate(2, alpha=1.0, probabilities=(0.5, 0.5))
+        >>> params = jnp.zeros(1)
+        >>> rows = jnp.array([[3.0], [-2.0]])  # gradients 6 and -4, of one example each
+        >>> _, state = tx.update(rows, tx.init(params), params, class_counts=jnp.array([1, 1]))
+        >>> tx.update(jnp.array([[6.0], [0.0]]), state, params, class_counts=jnp.array([2, 0]))[0]
+        Array([1.], dtype=float32)
+
+    Reference:
+        Tondji, Kashubin, Cissé, "Variance Reduction in Deep Learning: More Momentum is All You Need", 2021,
+        arXiv:2111.11828.
+    """
+    clusters = _Clusters(num_clusters, alpha, probabilities, inverse_probability)
+    clusters.check()
+
+    def update_fn(updates, state, params=None, *, class_counts=None, **extra_args):
+        del params, extra_args
+        example = "class_counts=examples_of_each_class"
+        counts = jnp.asarray(required(class_counts, "class_counts", "cluster_control_variate", example))
+        rows = {x.shape[0] for x in (counts, *jax.tree.leaves(updates))}
+        if rows != {num_clusters}:
+            raise ValueError(
+                f"num_clusters is {num_clusters}: gradients and class_counts need as many rows, got {sorted(rows)}"
+            )
+        total = jnp.sum(counts)
+        fractions = counts / jnp.where(total == 0, 1, total)
+        visit, frequencies, count = clusters.visit(state, fractions)
+
+        def mean_gradient(fraction, share):
+            return share / jnp.where(fraction == 0, 1, fraction).astype(share.dtype)
+
+        gradients = jax.tree.map(lambda shares: jax.vmap(mean_gradient)(fractions, shares), updates)
+        estimate, momenta, mean = _visit_tree(visit, gradients, state.momenta, state.mean)
+        return estimate, ClusterControlVariateState(momenta, mean, frequencies, count)
+
+    return aggregating.Aggregator(clusters.init, update_fn)

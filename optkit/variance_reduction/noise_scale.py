@@ -1,0 +1,229 @@
+"""The gradient noise scale: how many samples a batch needs until its gradient is as much signal as noise.
+
+McCandlish, Kaplan, Amodei et al., "An Empirical Model of Large-Batch Training", 2018, arXiv:1812.06162. Appendix A.1.
+The two estimates of the paper are written here with the spread of the rows around their mean, which is the difference
+of its two norms without the cancellation. Both are averaged over the steps before they are divided: their ratio in a
+single step is biased. Averages are kept corrected for their start, so that they can be read at any time.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optkit.core.checks import check_range
+from optkit.core.precision import scalar_dtype, widen
+from optkit.core.rows import count_rows, mean_over_rows, over_rows, require_reduced
+
+
+class NoiseScale(NamedTuple):
+    """Running estimates, equal on all workers.
+
+    Attributes:
+        count: how many estimates were averaged, a scalar.
+        squared_norm: the squared norm of the gradient over all data, a scalar; negative by chance where noise prevails.
+        noise_trace: the trace of the covariance of one sample's gradient, a scalar.
+    """
+
+    count: jax.Array
+    squared_norm: jax.Array
+    noise_trace: jax.Array
+
+
+class GradientNoiseScaleOverStepsState(NamedTuple):
+    """State of `gradient_noise_scale_over_steps`.
+
+    Attributes:
+        step: how many gradients of the present window were seen, a scalar, equal on all workers.
+        gradient_sum: their sum, shaped and sharded like the parameters, in float32 at least.
+        squared_norm_sum: the sum of their squared norms, a scalar, equal on all workers.
+        noise_scale: the running estimates, a `NoiseScale`.
+    """
+
+    step: jax.Array
+    gradient_sum: optax.Updates
+    squared_norm_sum: jax.Array
+    noise_scale: NoiseScale
+
+
+def _init_noise_scale(params: Any) -> NoiseScale:
+    dtype = scalar_dtype(params)
+    return NoiseScale(
+        count=jnp.zeros([], jnp.int32), squared_norm=jnp.zeros([], dtype), noise_trace=jnp.zeros([], dtype)
+    )
+
+
+def _average(
+    state: NoiseScale,
+    squared_norm_of_mean: jax.Array,
+    spread: jax.Array,
+    rows: int,
+    batch_size: jax.typing.ArrayLike,
+    decay: jax.typing.ArrayLike,
+) -> NoiseScale:
+    """Adds one estimate, from `rows` gradients over `batch_size` samples each and their mean squared deviation."""
+    others = max(rows - 1, 1)
+    squared_norm = squared_norm_of_mean - spread / others  # |G|^2
+    noise_trace = rows / others * batch_size * spread  # tr(Sigma)
+    count = jnp.asarray(optax.safe_increment(state.count))
+    weight = (1 - decay) / (1 - decay**count)  # that of the newest in an exponential average without bias
+
+    def average(old, new):
+        return (old + weight * (new - old)).astype(old.dtype)
+
+    return NoiseScale(count, average(state.squared_norm, squared_norm), average(state.noise_trace, noise_trace))
+
+
+def gradient_noise_scale(
+    batch_size_small: jax.typing.ArrayLike, decay: jax.typing.ArrayLike = 0.99, *, axis_name: str | None = None
+) -> optax.GradientTransformation:
+    """Averages gradients and measures their noise; `read_noise_scale` reads it.
+
+    It takes the gradients of at least two equal parts of the batch. **Do not average or clip them before**: with
+    `axis_name`, `update` takes each worker's own gradient and averages it itself. They must be those of mean losses,
+    not of sums. Beside the average it sends one number. It says little about a run with a large learning rate or with
+    Adam, whose steps depend on another norm than the Euclidean one measured here.
+
+    Args:
+        batch_size_small: samples in each part of the batch, at least 1.
+        decay: decay of the averages over the steps, in [0, 1); default 0.99.
+        axis_name: the axis over workers; default None: each leaf has a leading axis, over microbatches or samples,
+            which `update` removes.
+
+    Returns:
+        A transformation to the mean gradient, with a `NoiseScale` as its state: three numbers in all.
+
+    Raises:
+        ValueError: if a hyperparameter is out of its range; from `update`, if there is one part of the batch only.
+
+    Example:
+        >>> import jax
+        >>> import optax, optkit
+        >>> tx = optax.chain(optkit.gradient_noise_scale(batch_size_small=1), optax.sgd(0.1))
+        >>> params = jax.numpy.zeros(1000)
+        >>> gradients = 0.1 + jax.random.normal(jax.random.key(0), (64, 1000))  # of 64 samples
+        >>> updates, state = tx.update(gradients, tx.init(params), params)
+        >>> round(float(optkit.read_noise_scale(state)), -1)  # 1000 * 1 / (1000 * 0.1**2), up to chance
+        100.0
+
+    Reference:
+        McCandlish, Kaplan, Amodei et al., "An Empirical Model of Large-Batch Training", 2018, arXiv:1812.06162.
+    """
+    check_range("batch_size_small", batch_size_small, 1)
+    check_range("decay", decay, 0.0, 1.0, high_open=True)
+
+    def mean_and_noise(row, state, *, axis_name):
+        rows = count_rows(row, axis_name, "gradient_noise_scale")
+        mean = mean_over_rows(row, axis_name)
+        spread = mean_over_rows(optax.tree.norm(optax.tree.sub(row, mean), squared=True), axis_name)
+        return mean, _average(state, optax.tree.norm(mean, squared=True), spread, rows, batch_size_small, decay)
+
+    def update_fn(updates, state, params=None):
+        mean, state = over_rows(mean_and_noise, axis_name)(widen(updates), state)
+        require_reduced(mean, params, "gradient_noise_scale")
+        return optax.tree.cast_like(mean, updates), state
+
+    return optax.GradientTransformation(_init_noise_scale, update_fn)
+
+
+def gradient_noise_scale_over_steps(
+    batch_size: jax.typing.ArrayLike, window: int = 10, decay: jax.typing.ArrayLike = 0.99
+) -> optax.GradientTransformation:
+    """Measures the noise of gradients that come one at a time, by comparing those of consecutive steps.
+
+    For one worker whose batches are not split. The parameters move within the window, so what differs between its
+    gradients is not noise only: prefer `gradient_noise_scale` where there are parts of a batch. Gradients pass
+    unchanged; they must be those of mean losses, neither summed nor clipped before.
+
+    Args:
+        batch_size: samples in each step's batch, over all workers if gradients were averaged before; at least 1.
+        window: how many consecutive gradients are compared, at least 2; default 10. An estimate is made at its end.
+        decay: decay of the averages over the windows, in [0, 1); default 0.99.
+
+    Returns:
+        A transformation with a `GradientNoiseScaleOverStepsState`: one number a parameter.
+
+    Raises:
+        ValueError: if a hyperparameter is out of its range.
+
+    Example:
+        >>> import jax
+        >>> import optkit
+        >>> tx = optkit.gradient_noise_scale_over_steps(batch_size=1, window=64)
+        >>> params = jax.numpy.zeros(1000)
+        >>> gradients = 0.1 + jax.random.normal(jax.random.key(0), (64, 1000))  # of 64 steps
+        >>> step = lambda state, gradient: (tx.update(gradient, state, params)[1], None)
+        >>> state, _ = jax.lax.scan(step, tx.init(params), gradients)
+        >>> round(float(optkit.read_noise_scale(state)), -1)
+        100.0
+
+    Reference:
+        McCandlish, Kaplan, Amodei et al., "An Empirical Model of Large-Batch Training", 2018, arXiv:1812.06162.
+    """
+    check_range("batch_size", batch_size, 1)
+    check_range("window", window, 2)
+    check_range("decay", decay, 0.0, 1.0, high_open=True)
+
+    def init_fn(params):
+        return GradientNoiseScaleOverStepsState(
+            step=jnp.zeros([], jnp.int32),
+            gradient_sum=optax.tree.zeros_like(widen(params)),
+            squared_norm_sum=jnp.zeros([], scalar_dtype(params)),
+            noise_scale=_init_noise_scale(params),
+        )
+
+    def finish_window(state):
+        squared_norm_of_mean = optax.tree.norm(state.gradient_sum, squared=True) / window**2
+        spread = state.squared_norm_sum / window - squared_norm_of_mean
+        noise_scale = _average(state.noise_scale, squared_norm_of_mean, spread, window, batch_size, decay)
+        return optax.tree.zeros_like(state)._replace(noise_scale=noise_scale)
+
+    def update_fn(updates, state, params=None):
+        del params
+        gradient = optax.tree.cast_like(updates, state.gradient_sum)
+        squared_norm = optax.tree.norm(gradient, squared=True).astype(state.squared_norm_sum.dtype)
+        state = GradientNoiseScaleOverStepsState(
+            step=state.step + 1,
+            gradient_sum=optax.tree.add(state.gradient_sum, gradient),
+            squared_norm_sum=state.squared_norm_sum + squared_norm,
+            noise_scale=state.noise_scale,
+        )
+        return updates, jax.lax.cond(state.step == window, finish_window, lambda state: state, state)
+
+    return optax.GradientTransformation(init_fn, update_fn)
+
+
+def read_noise_scale(state: Any) -> jax.Array:
+    """Reads the gradient noise scale: the batch size at which a gradient is as much signal as noise.
+
+    Twice the batch still saves almost half of the steps well below it, and almost none well above it: to reach the same
+    loss in S steps with E samples, `(S / S_min - 1) * (E / E_min - 1) = 1`.
+
+    Args:
+        state: that of `gradient_noise_scale` or `gradient_noise_scale_over_steps`, or of a chain that has one of them.
+
+    Returns:
+        A number of samples, at least 0 and finite: 0 before the first estimate, and the largest number of its dtype
+        where the estimate of the gradient's squared norm is not positive, so that all is noise.
+
+    Raises:
+        ValueError: if the state has no such estimates, or several.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optkit
+        >>> tx = optkit.gradient_noise_scale(batch_size_small=8)
+        >>> float(optkit.read_noise_scale(tx.init(jnp.zeros(3))))
+        0.0
+    """
+
+    def is_noise_scale(x):
+        return isinstance(x, NoiseScale)
+
+    found = [x for x in jax.tree.leaves(state, is_leaf=is_noise_scale) if is_noise_scale(x)]
+    if len(found) != 1:
+        raise ValueError(f"state must be that of one gradient_noise_scale, got {len(found)} of them in it")
+    noise_trace, squared_norm = jnp.maximum(found[0].noise_trace, 0), jnp.maximum(found[0].squared_norm, 0)
+    limits = jnp.finfo(noise_trace.dtype)
+    return jnp.where(noise_trace > 0, jnp.minimum(noise_trace / squared_norm, limits.max), 0)

@@ -1,0 +1,176 @@
+"""SGD-SaI: momentum whose step in each leaf is scaled once, by the signal-to-noise ratio of the first gradient.
+
+Xu, Xiang, Cai, Wen, "No More Adam: Learning Rate Scaling at Initialization is All You Need", 2024, arXiv:2412.11768.
+The rule is that of the authors' code (SGD_SaI), whose momentum begins as the first gradient. Where that code divides by
+a standard deviation of zero, or scales a leaf by zero for ever, the defaults here do not.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optkit.core import collectives
+from optkit.core.checks import check_range
+from optkit.core.precision import in_float32, widen
+
+Degenerate = Literal["one", "official", "norm"]
+Latch = Literal["first_nonzero", "first"]
+
+
+class ScaleBySaiState(NamedTuple):
+    """State of `scale_by_sai`.
+
+    Attributes:
+        count: number of updates so far, equal on all workers.
+        momentum: exponential average of the gradients, shaped and sharded like the parameters.
+        gsnr: each leaf's scale, a scalar in float32 at least, 0 until it is measured. Equal on all workers if the
+            gradients are.
+    """
+
+    count: jax.typing.ArrayLike
+    momentum: optax.Updates
+    gsnr: Any
+
+
+def _signal_to_noise(gradient: jax.Array, eps: jax.typing.ArrayLike, degenerate: Degenerate) -> jax.Array:
+    """A leaf's norm over the standard deviation of its entries; 0 for a gradient of zero."""
+    if not gradient.size:
+        return jnp.ones([], gradient.dtype)
+    norm = jnp.sqrt(jnp.sum(gradient**2))
+    # One entry has no deviation: the authors' code makes it 0.
+    deviation = jnp.std(gradient, ddof=1) if gradient.size > 1 else jnp.zeros_like(norm)
+    ratio = norm / (deviation + eps)  # g-SNR
+    if degenerate == "official":
+        return ratio
+    # Rounding makes the standard deviation of equal entries a little more than zero.
+    constant = jnp.max(gradient) == jnp.min(gradient)
+    return jnp.where(constant, jnp.sign(norm) if degenerate == "one" else norm, ratio)
+
+
+def scale_by_sai(
+    momentum: jax.typing.ArrayLike = 0.9,
+    eps: jax.typing.ArrayLike = 1e-8,
+    *,
+    degenerate: Degenerate = "one",
+    latch: Latch = "first_nonzero",
+) -> optax.GradientTransformation:
+    """Scales a momentum, leaf by leaf, by the signal-to-noise ratio of the first gradient.
+
+    The ratio is the norm over the standard deviation of the entries: mostly the square root of the leaf's size (more if
+    the entries share a sign), whatever the gradient's scale. Do not take it in place of Adam where gradients of leaves
+    differ in scale: their updates go on differing.
+
+    Args:
+        momentum: decay of the momentum, which begins as the first gradient, in [0, 1); default 0.9.
+        eps: added to the standard deviation, at least 0; default 1e-8.
+        degenerate: the scale of a leaf whose entries are all equal, such as a scalar: `"one"` (default), 1; `"norm"`,
+            the gradient's norm; or `"official"`, the norm over `eps`, which the authors' code has and which blows up.
+        latch: which gradient is measured: `"first_nonzero"` (default), each leaf's first that is not all zeros; or
+            `"first"`, so that a leaf whose first gradient is zero never moves, as in the authors' code.
+
+    Returns:
+        A transformation; its state is one number a parameter and one a leaf.
+
+    Raises:
+        ValueError: if a hyperparameter is out of its range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optkit
+        >>> tx = optkit.scale_by_sai(momentum=0.5)
+        >>> params = jnp.zeros(2)
+        >>> updates, state = tx.update(jnp.array([1.0, -1.0]), tx.init(params), params)
+        >>> state.gsnr, updates  # a norm of sqrt(2) over a standard deviation of sqrt(2)
+        (Array(1., dtype=float32), Array([ 1., -1.], dtype=float32))
+        >>> tx.update(jnp.zeros(2), state, params)[0]
+        Array([ 0.5, -0.5], dtype=float32)
+
+    Reference:
+        Xu et al., "No More Adam: Learning Rate Scaling at Initialization is All You Need", 2024, arXiv:2412.11768.
+    """
+    check_range("momentum", momentum, 0.0, 1.0, high_open=True)
+    check_range("eps", eps, 0.0)
+    if degenerate not in ("one", "official", "norm"):
+        raise ValueError(f"degenerate must be 'one', 'official' or 'norm', got {degenerate!r}")
+    if latch not in ("first_nonzero", "first"):
+        raise ValueError(f"latch must be 'first_nonzero' or 'first', got {latch!r}")
+
+    def init_fn(params):
+        return ScaleBySaiState(
+            count=jnp.zeros([], jnp.int32),
+            momentum=optax.tree.zeros_like(params),
+            gsnr=jax.tree.map(lambda p: jnp.zeros([], jnp.promote_types(p.dtype, jnp.float32)), params),
+        )
+
+    def measure(gsnr, updates):
+        def leaf_gsnr(old, g):
+            new = _signal_to_noise(g, eps, degenerate).astype(old.dtype)
+            return jnp.where(old == 0, new, old)
+
+        return jax.tree.map(leaf_gsnr, gsnr, widen(updates))
+
+    def update_fn(updates, state, params=None):
+        del params
+        if latch == "first":
+            missing = state.count == 0
+        else:
+            missing = jnp.any(jnp.array([gsnr == 0 for gsnr in jax.tree.leaves(state.gsnr)], bool))
+        gsnr = collectives.cond(missing, measure, lambda gsnr, _: gsnr, state.gsnr, updates)
+        newest = jnp.where(state.count == 0, 1, 1 - momentum)
+        average = optax.incremental_update(updates, state.momentum, newest)  # m_t
+        direction = jax.tree.map(lambda s, m, g: (s * m).astype(g.dtype), gsnr, average, updates)
+        count = optax.safe_increment(state.count)
+        return direction, ScaleBySaiState(count, optax.tree.cast_like(average, state.momentum), gsnr)
+
+    return optax.GradientTransformation(init_fn, update_fn)
+
+
+def sgd_sai(
+    learning_rate: optax.ScalarOrSchedule,
+    momentum: jax.typing.ArrayLike = 0.9,
+    eps: jax.typing.ArrayLike = 1e-8,
+    weight_decay: float | jax.Array = 1e-2,
+    mask: Any | None = None,
+    *,
+    degenerate: Degenerate = "one",
+    latch: Latch = "first_nonzero",
+) -> optax.GradientTransformationExtraArgs:
+    """Momentum with a learning rate for each leaf, set once by the signal-to-noise ratio of its first gradient.
+
+    Args:
+        learning_rate: a positive number or a schedule; momentum's, divided by about the root of a layer's size.
+        momentum: decay of the momentum, in [0, 1); default 0.9.
+        eps: added to the standard deviation of the first gradient, at least 0; default 1e-8.
+        weight_decay: strength of the decoupled decay, which is not scaled, at least 0; default 0.01.
+        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
+        degenerate: the scale of leaves whose entries are all equal, as in `scale_by_sai`; default `"one"`.
+        latch: which gradient is measured, as in `scale_by_sai`; default `"first_nonzero"`.
+
+    Returns:
+        An optimizer; its state is one number a parameter and one a leaf.
+
+    Raises:
+        ValueError: if a hyperparameter is out of its range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optax, optkit
+        >>> tx = optkit.sgd_sai(0.1, weight_decay=0.0)
+        >>> params = jnp.array([1.0, -1.0])
+        >>> updates, state = tx.update(params, tx.init(params), params)
+        >>> optax.apply_updates(params, updates)
+        Array([ 0.9, -0.9], dtype=float32)
+
+    Reference:
+        Xu et al., "No More Adam: Learning Rate Scaling at Initialization is All You Need", 2024, arXiv:2412.11768.
+    """
+    check_range("weight_decay", weight_decay, 0.0)
+    return in_float32(
+        optax.chain(
+            scale_by_sai(momentum, eps, degenerate=degenerate, latch=latch),
+            optax.add_decayed_weights(weight_decay, mask),
+            optax.scale_by_learning_rate(learning_rate),
+        )
+    )

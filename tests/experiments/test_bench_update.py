@@ -1,0 +1,185 @@
+"""What `bench update` promises; its timings are no tests."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import __main__ as command_line
+from experiments.benchmarks import nearest, transformer, update, update_report
+from optkit.catalog import METHODS
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    """One size that takes no time."""
+    monkeypatch.setattr(update, "SIZES", {"tiny": transformer.Size(vocabulary=32, positions=8, width=8, layers=1)})
+    monkeypatch.setattr(update, "SECONDS_A_TURN", 1e-9)
+
+
+def execute(*arguments):
+    return command_line.execute(command_line.parser().parse_args(["bench", "update", *arguments]))
+
+
+def refused(capsys, *arguments):
+    """The one line on standard error with which a command is refused."""
+    try:
+        code = execute(*arguments)
+    except SystemExit as stop:
+        code = stop.code
+    error = capsys.readouterr().err
+    assert code == 2
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    return error
+
+
+def read(folder):
+    (file,) = folder.glob("*.json")
+    return json.loads(file.read_text())
+
+
+def row_of(optimizer, **changes):
+    row = update.Bench("tiny", "float32", 1).measure(METHODS["lion"])
+    return dataclasses.replace(row, optimizer=optimizer, **changes)
+
+
+def test_a_run_prints_lines_and_tables_and_writes_json_and_markdown(capsys, tmp_path):
+    assert execute("--optimizers", "lion,cautious:adamw", "--rounds", "3", "--out", str(tmp_path)) == 0
+    printed = capsys.readouterr().out
+    assert "tiny lion: " in printed
+    assert "times optax.adamw" in printed
+    assert "\x1b" not in printed
+    assert "Targets" in printed
+    page = (tmp_path / "bench-update-cpu.md").read_text()
+    assert "| cautious:adamw | adamw |" in page
+    assert "| tiny | lion | at most 1.05 times optax.lion |" in page
+
+    found = read(tmp_path)
+    lion, cautious = found["rows"]
+    assert (lion["optimizer"], lion["reference"], lion["size"], lion["rounds"]) == ("lion", "lion", "tiny", 3)
+    assert lion["state_bytes_per_parameter"] == 4
+    assert cautious["state_bytes_per_parameter"] == pytest.approx(8, rel=0.01)
+    assert lion["moved_bytes_per_parameter"] == 20  # parameters and momentum read and written, gradients read
+    assert cautious["moved_bytes_per_parameter"] == pytest.approx(36, rel=0.01)  # two arrays are read once more
+    assert lion["parameters"] == 32 * 8 + 8 * 8 + 6 * 8 + 12 * 8 * 8 + 9 * 8
+    assert len(found["targets"]) == 4
+    for row in found["rows"]:
+        for quartiles in ("ratio", "milliseconds", "reference_milliseconds", "gigabytes_per_second", "share_of_copy"):
+            low, middle, high = row[quartiles]
+            assert 0 < low <= middle <= high < np.inf
+        assert row["compile_seconds"] > 0
+        assert row["versions"]["jax"] == jax.__version__
+        assert "cpu" in row["hardware"]["devices"]
+
+
+def test_a_second_run_replaces_its_rows_and_keeps_the_others(tmp_path):
+    execute("--optimizers", "signum,lion", "--rounds", "1", "--out", str(tmp_path))
+    execute("--optimizers", "lion,grams", "--rounds", "2", "--out", str(tmp_path))
+    rows = read(tmp_path)["rows"]
+    assert [(row["optimizer"], row["rounds"]) for row in rows] == [("signum", 1), ("lion", 2), ("grams", 2)]
+
+
+def test_the_file_of_another_dtype_is_another_one(tmp_path):
+    execute("--optimizers", "lion", "--rounds", "1", "--dtype", "bfloat16", "--out", str(tmp_path))
+    assert (tmp_path / "bench-update-cpu-bfloat16.md").exists()
+    (row,) = read(tmp_path)["rows"]
+    assert row["state_bytes_per_parameter"] == 4, "the momentum is kept in float32"
+    assert row["reference_state_bytes_per_parameter"] == pytest.approx(2, rel=0.01)
+
+
+def test_an_interrupted_run_keeps_what_is_finished(capsys, monkeypatch, tmp_path):
+    measure = update.Bench.measure
+
+    def interrupt(bench, method):
+        if method.name == "signum":
+            raise KeyboardInterrupt
+        return measure(bench, method)
+
+    monkeypatch.setattr(update.Bench, "measure", interrupt)
+    assert execute("--optimizers", "lion,signum", "--rounds", "1", "--out", str(tmp_path)) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert [row["optimizer"] for row in read(tmp_path)["rows"]] == ["lion"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--optimizers", "lion,adamv"), "unknown optimizer 'adamv'"),
+        (("--optimizers", "mars_adamw:uncliped"), "did you mean mars_adamw:unclipped"),
+        (("--size", "8M"), "unknown size '8M'; there are tiny, all"),
+        (("--dtype", "int8"), "unknown dtype 'int8'; there are float32, bfloat16, float16"),
+        (("--rounds", "0"), "must be a positive integer, got 0"),
+        (("--optimizers", "lion", "--out", "/dev/null/results"), "cannot write /dev/null/results"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(capsys, arguments, message):
+    assert message in refused(capsys, *arguments)
+
+
+def test_foreign_results_are_refused_in_one_line(capsys, tmp_path):
+    (tmp_path / "bench-update-cpu.json").write_text("[]")
+    assert "is not the result of `bench update`" in refused(capsys, "--optimizers", "lion", "--out", str(tmp_path))
+
+
+def test_targets_are_held_against_medians():
+    row = row_of("lion", ratio=(0.9, 1.05, 2.0), share_of_copy=(0.1, 0.69, 0.9))
+    time, bandwidth = update_report.verdicts([row])
+    assert time.met
+    assert not bandwidth.met
+    assert "| **missed** |" in update_report.markdown([row])
+    assert not update_report.verdicts([row_of("mars_adamw", ratio=(1.0, 1.71, 1.8))])[0].met
+    assert not update_report.verdicts([row_of("signum")])
+
+
+# One method for each combination of what methods ask for.
+ASKING = {(method.rows, method.needs): name for name, method in METHODS.items() if method.rows or method.needs}
+
+
+@pytest.mark.parametrize("name", ASKING.values())
+def test_methods_that_need_more_than_a_gradient_get_it(name):
+    row = update.Bench("tiny", "float32", 1).measure(METHODS[name])
+    assert row.fed_with
+    assert 0 < row.ratio[1] < np.inf
+
+
+def test_rows_are_read_and_the_reference_reads_them_too():
+    row = update.Bench("tiny", "float32", 1).measure(METHODS["vr_sgd"])
+    assert row.fed_with == "4 microbatches"
+    assert row.moved_bytes_per_parameter == 2 * 4 + 4 * 4
+
+
+def test_all_methods_of_the_catalog_are_measured_and_the_targets_too():
+    names = [method.name for method in nearest.find(None)]
+    assert {name for name, method in METHODS.items() if "axis_name" not in method.needs} <= set(names)
+    assert set(update_report.LONGEST) <= set(names)
+    assert not any(name.startswith("lion_kappa:") for name in names)
+    assert [method.name for method in nearest.find(("lion_kappa:huber",))] == ["lion_kappa:huber"]
+
+
+def test_tables_name_methods_that_exist():
+    methods = nearest.measurable()
+    assert nearest.NEAREST.keys() <= methods.keys()
+    assert nearest.READ_AGAIN.keys() <= methods.keys()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "name"), [(0, "sgd"), (0.01, "sgd"), (1.0, "sgd(momentum)"), (2, "adamw"), (5, "adamw")]
+)
+def test_a_method_without_a_nearest_one_is_measured_beside_as_much_state(arrays, name):
+    assert nearest.nearest(METHODS["grams"], arrays).name == name
+
+
+@pytest.mark.parametrize(("name", "count"), [("7M", 7e6), ("50M", 50e6)])
+def test_sizes_are_what_they_are_called(name, count):
+    leaves = jax.tree.leaves(transformer.parameters(transformer.SIZES[name], jnp.float32))
+    assert sum(leaf.size for leaf in leaves) == pytest.approx(count, rel=0.05)
+
+
+def test_a_program_goes_on_from_where_it_stopped():
+    program = update.Program(lambda count, step: count + step, jnp.zeros(()), jnp.ones(()))
+    assert program.turn() > 0
+    assert program.compile_seconds > 0

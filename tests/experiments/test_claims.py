@@ -1,0 +1,110 @@
+"""What `python -m experiments claims` promises."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from experiments import claims, evidence
+from experiments.claims import Claim, Finding
+from experiments.errors import UserError
+from optkit.catalog import METHODS
+
+CLAIMS = claims.load()
+
+
+def claim(holds, measured="1 against 2", draw=None):
+    return Claim(
+        method="lion",
+        arxiv="2302.06675",
+        statement="Better than |x|.",
+        experiment="One step.",
+        required="less than 2",
+        measure=lambda: Finding(measured, holds, draw),
+    )
+
+
+@pytest.fixture
+def three(monkeypatch):
+    """Claims of two families, one of which fails."""
+    made = {
+        "first/good": claim(holds=True, draw=lambda axes: axes.plot([1, 2])),
+        "first/bad": claim(holds=False),
+        "second/found": claim(holds=None, measured="3"),
+    }
+    monkeypatch.setattr(
+        claims, "load", lambda family=None: {n: c for n, c in made.items() if family in (None, n.split("/")[0])}
+    )
+    return made
+
+
+def run(folder, family=None):
+    output = io.StringIO()
+    evidence.run(family, folder, Console(file=output, width=120))
+    return output.getvalue()
+
+
+def test_a_failed_claim_stays_in_the_table_as_failed(three, tmp_path):
+    assert "fails" in run(tmp_path)
+    page = (tmp_path / "claims.md").read_text()
+    assert page.count("**fails**") == 1
+    assert "1 hold, 1 fail, 1 are reported" in page
+    assert r"Better than \|x\|." in page
+    assert {name: record["holds"] for name, record in json.loads((tmp_path / "claims.json").read_text()).items()} == {
+        name: made.measure().holds for name, made in three.items()
+    }
+
+
+def test_a_claim_with_a_picture_links_it(three, tmp_path):
+    del three
+    run(tmp_path)
+    assert "([figure](claim-first-good.png))" in (tmp_path / "claims.md").read_text()
+    assert (tmp_path / "claim-first-good.png").stat().st_size > 5000
+
+
+def test_one_family_leaves_the_results_of_the_others(three, tmp_path):
+    run(tmp_path)
+    three["first/bad"] = claim(holds=True)
+    assert "second/found" not in run(tmp_path, "first")
+    page = (tmp_path / "claims.md").read_text()
+    assert "2 hold, 0 fail, 1 are reported" in page
+
+
+def test_a_claim_that_is_gone_leaves_the_page(three, tmp_path):
+    run(tmp_path)
+    del three["first/bad"]
+    run(tmp_path, "second")
+    assert "1 hold, 0 fail, 1 are reported" in (tmp_path / "claims.md").read_text()
+
+
+def test_results_survive_an_interruption(three, tmp_path):
+    three["second/found"] = claim(holds=None)
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    object.__setattr__(three["second/found"], "measure", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path)
+    assert len(json.loads((tmp_path / "claims.json").read_text())) == 2
+
+
+def test_an_unknown_family_is_named():
+    with pytest.raises(UserError, match="unknown family 'sign'; there are median_clipping, "):
+        claims.load("sign")
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_a_claim_is_about_a_method_of_the_catalog_and_says_what_it_requires(name):
+    found = CLAIMS[name]
+    assert found.method in METHODS
+    for words in (found.statement, found.experiment):
+        assert words.endswith(".")
+    assert found.required
+
+
+def test_the_committed_page_shows_the_committed_results():
+    records = json.loads((evidence.RESULTS / "claims.json").read_text())
+    assert (evidence.RESULTS / "claims.md").read_text() == evidence.markdown(records)
+    assert set(records) == set(CLAIMS)

@@ -1,0 +1,117 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+
+import optkit
+
+
+def draw(seed, dtype=jnp.float32):
+    shapes = {"kernel": (8, 5), "bias": (24,), "scalar": ()}
+    keys = jax.random.split(jax.random.key(seed), len(shapes))
+    return {
+        name: jax.random.cauchy(key, shape).astype(dtype)
+        for key, (name, shape) in zip(keys, shapes.items(), strict=True)
+    }
+
+
+def clipped(gradients, fraction, **options):
+    tx = optkit.clip_by_quantile(fraction, **options)
+    return jax.jit(lambda g: tx.update(g, tx.init(g))[0])(gradients)
+
+
+def kth_largest(x, k):
+    return np.sort(np.abs(np.asarray(x, np.float64)).ravel())[-k]
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64])
+@pytest.mark.parametrize("fraction", [1e-9, 0.1, 0.5, 1.0])
+def test_threshold_is_the_kth_largest_of_all_leaves(dtype, fraction):
+    gradients = draw(0, dtype)
+    everything = np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(gradients)])
+    threshold = kth_largest(everything, max(1, int(np.ceil(fraction * 65))))
+    updates = clipped(gradients, fraction)
+    for update, gradient in zip(jax.tree.leaves(updates), jax.tree.leaves(gradients), strict=True):
+        assert update.dtype == dtype
+        np.testing.assert_array_equal(
+            np.asarray(update, np.float64), np.clip(np.asarray(gradient, np.float64), -threshold, threshold)
+        )
+
+
+@pytest.mark.parametrize("scale", [1e-42, 1e-20, 1.0, 1e20])
+def test_each_leaf_has_its_threshold_with_per_leaf(scale):
+    gradients = jax.tree.map(lambda g: scale * g, draw(1))
+    for update, gradient in zip(
+        jax.tree.leaves(clipped(gradients, 0.25, per_leaf=True)), jax.tree.leaves(gradients), strict=True
+    ):
+        k = max(1, int(np.ceil(0.25 * gradient.size)))
+        assert np.max(np.abs(np.asarray(update, np.float64))) == kth_largest(gradient, k)
+        assert np.sum(np.asarray(update) != np.asarray(gradient)) <= k - 1
+
+
+def test_ties_are_clipped_to_their_value():
+    np.testing.assert_array_equal(clipped(jnp.array([2.0, -2.0, 2.0, 1.0]), 0.5), [2.0, -2.0, 2.0, 1.0])
+    np.testing.assert_array_equal(clipped(jnp.array([9.0, -2.0, 2.0, 1.0]), 0.5), [2.0, -2.0, 2.0, 1.0])
+
+
+def test_mostly_zero_gradients_vanish():
+    np.testing.assert_array_equal(clipped(jnp.array([9.0, 0.0, 0.0, 0.0]), 0.5), jnp.zeros(4))
+
+
+def test_nan_stays_and_counts_as_largest():
+    np.testing.assert_array_equal(clipped(jnp.array([jnp.nan, -5.0, 4.0, 1.0]), 0.5), [jnp.nan, -5.0, 4.0, 1.0])
+    np.testing.assert_array_equal(clipped(jnp.array([jnp.inf, -5.0, 4.0, 1.0]), 0.5), [5.0, -5.0, 4.0, 1.0])
+
+
+@pytest.mark.parametrize("per_leaf", [False, True])
+@pytest.mark.parametrize("check_vma", [False, True])
+def test_leaves_sharded_inside_shard_map_count_together(per_leaf, check_vma):
+    gradients = {name: leaf for name, leaf in draw(2).items() if leaf.ndim}
+    mesh = jax.make_mesh((8,), ("shards",), axis_types=(AxisType.Auto,))
+    tx = optkit.clip_by_quantile(0.2, per_leaf=per_leaf, axis_name="shards")
+    spec = PartitionSpec("shards")
+    sharded = jax.shard_map(
+        lambda g: tx.update(g, tx.init(g))[0], mesh=mesh, in_specs=spec, out_specs=spec, check_vma=check_vma
+    )
+    whole = clipped(gradients, 0.2, per_leaf=per_leaf)
+    jax.tree.map(np.testing.assert_array_equal, jax.jit(sharded)(gradients), whole)
+
+
+def test_more_coordinates_than_can_be_counted_are_refused():
+    shapes = {name: jax.ShapeDtypeStruct((2**30,), jnp.float32) for name in "ab"}
+    tx = optkit.clip_by_quantile(0.1)
+    with pytest.raises(ValueError, match=r"up to 2\*\*31 - 1 coordinates, got 2147483648: pass per_leaf=True"):
+        jax.eval_shape(lambda g: tx.update(g, tx.init(g))[0], shapes)
+
+
+def test_named_optimizer_is_clipping_then_decay_then_the_rate():
+    gradients, params = draw(3), draw(4)
+    tx = optkit.coordinate_clip_sgd(0.1, 0.3, weight_decay=0.5, mask={"kernel": True, "bias": False, "scalar": False})
+    updates, _ = tx.update(gradients, tx.init(params), params)
+    expected = clipped(gradients, 0.3)
+    np.testing.assert_allclose(updates["kernel"], -0.1 * (expected["kernel"] + 0.5 * params["kernel"]), rtol=1e-5)
+    np.testing.assert_allclose(updates["bias"], -0.1 * expected["bias"], rtol=1e-6)
+
+
+def test_clips_momentum_behind_a_trace():
+    tx = optax.chain(optax.trace(0.5), optkit.clip_by_quantile(0.5))
+    state = tx.init(jnp.zeros(2))
+    _, state = tx.update(jnp.array([4.0, 1.0]), state)
+    updates, _ = tx.update(jnp.array([4.0, 1.0]), state)
+    np.testing.assert_allclose(updates, [6.0, 1.5])
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: optkit.clip_by_quantile(0.0), r"fraction must be in \(0, 1\], got 0.0"),
+        (lambda: optkit.coordinate_clip_sgd(0.1, 1.5), r"fraction must be in \(0, 1\], got 1.5"),
+        (lambda: optkit.coordinate_clip_sgd(0.1, weight_decay=-1.0), "weight_decay must be in"),
+    ],
+)
+def test_wrong_hyperparameters_are_named(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()

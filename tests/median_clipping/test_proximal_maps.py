@@ -1,0 +1,154 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import optkit
+
+SHAPES = {"kernel": (3, 2), "bias": (4,), "scalar": ()}
+
+
+def draw(seed, shapes=SHAPES, scale=1.0):
+    keys = jax.random.split(jax.random.key(seed), len(shapes))
+    return {
+        name: scale * jax.random.normal(key, shape) for key, (name, shape) in zip(keys, shapes.items(), strict=True)
+    }
+
+
+def vector(tree):
+    return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def huber(r, threshold):
+    return jnp.sum(optax.losses.huber_loss(r, delta=threshold))
+
+
+def norm(x):
+    return jnp.linalg.norm(vector(x))
+
+
+# step, and the function D whose proximal step it is
+STEPS = {
+    "l2": (optkit.proximal_l2(), norm),
+    "l1": (optkit.proximal_l1(), lambda x: jnp.sum(jnp.abs(vector(x)))),
+    "linf": (optkit.proximal_linf(), lambda x: jnp.max(jnp.abs(vector(x)))),
+    "half_squared_l2": (optkit.proximal_half_squared_l2(), lambda x: norm(x) ** 2 / 2),
+    "huber_l2": (optkit.proximal_huber_l2(0.7), lambda x: huber(norm(x), 0.7)),
+    "huber": (optkit.proximal_huber(0.7), lambda x: huber(vector(x), 0.7)),
+    "elastic_net": (optkit.proximal_elastic_net(0.4), lambda x: norm(x) ** 2 / 2 + 0.4 * jnp.sum(jnp.abs(vector(x)))),
+    # Of r = m - g, so that the quantile is that of g.
+    "quantile": (
+        optkit.proximal_quantile(0.8),
+        lambda x: jnp.sum(jnp.maximum(-0.8 * vector(x), 0.2 * vector(x))),
+    ),
+    "insensitive_l2": (optkit.proximal_insensitive_l2(0.6), lambda x: jnp.maximum(norm(x) - 0.6, 0)),
+}
+ALL = {
+    **{name: step for name, (step, _) in STEPS.items()},
+    "subgradient_l1": optkit.subgradient_l1(),
+    "subgradient_l2": optkit.subgradient_l2(),
+}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", STEPS)
+def test_step_minimises_the_proximal_objective(name):
+    step, function = STEPS[name]
+    unit, others = draw(0), jax.vmap(draw)(jnp.arange(1, 30))
+
+    def excess(tau, scale):
+        difference = optax.tree.scale(scale, unit)
+        best = step(difference, tau)
+
+        def objective(p):
+            return function(optax.tree.sub(p, difference)) + optax.tree.norm(p, squared=True) / (2 * tau)
+
+        around = [
+            jax.vmap(lambda noise, size=size: objective(optax.tree.add_scale(best, size, noise)))(others)
+            for size in (1e-5, 1e-2, 1.0)
+        ]
+        on_the_ray = jax.vmap(lambda share: objective(optax.tree.scale(share, best)))(jnp.array([0.0, 0.99, 1.01]))
+        return jnp.min(jnp.concatenate([*around, on_the_ray])) - objective(best)
+
+    over_all = jax.jit(jax.vmap(jax.vmap(excess, (0, None)), (None, 0)))
+    assert jnp.min(over_all(jnp.array([0.1, 1.0, 10.0]), jnp.array([0.1, 1.0, 5.0]))) >= -1e-12
+
+
+@pytest.mark.usefixtures("x64")
+def test_projection_on_a_dual_ball_is_the_step_of_any_norm():
+    # The spectral norm; its dual is the nuclear norm, whose ball is that of the l1 norm of the singular values.
+    def project_on_nuclear_ball(x, radius):
+        left, values, right = jnp.linalg.svd(x, full_matrices=False)
+        return (left * optax.projections.projection_l1_ball(values, radius)) @ right
+
+    gradient = 3 * jax.random.normal(jax.random.key(0), (4, 3))
+    tx = optkit.scale_by_median_tracking(1.5, project_on_nuclear_ball)
+    best, _ = tx.update(gradient, tx.init(gradient))
+
+    def objective(p):
+        return jnp.linalg.norm(p - gradient, 2) + jnp.sum(p**2) / 3
+
+    for noise in jax.random.normal(jax.random.key(1), (100, 4, 3)):
+        assert objective(best + 0.01 * noise) >= objective(best)
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("shapes", [SHAPES, {"empty": (0, 3)}, {"empty": (0,), "bias": (4,)}, {}])
+def test_step_of_zero_is_zero(name, shapes):
+    zeros = {leaf: jnp.zeros(shape) for leaf, shape in shapes.items()}
+    step = ALL[name](zeros, 0.3)
+    jax.tree.map(np.testing.assert_array_equal, step, zeros)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ALL)
+def test_tree_is_one_vector(name):
+    difference = draw(0, scale=2.0)
+    np.testing.assert_allclose(vector(ALL[name](difference, 0.5)), ALL[name](vector(difference), 0.5), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "order"),
+    [("l2", 2), ("l1", np.inf), ("linf", 1), ("insensitive_l2", 2), ("subgradient_l1", np.inf), ("subgradient_l2", 2)],
+)
+def test_step_is_never_longer_than_tau_in_the_dual_norm(name, order):
+    for scale in (0.01, 1.0, 1e6):
+        assert jnp.linalg.norm(vector(ALL[name](draw(0, scale=scale), 0.5)), order) <= 0.5 * (1 + 1e-5)
+
+
+@pytest.mark.usefixtures("x64")
+def test_relatives_agree_where_they_meet():
+    difference = draw(3, scale=2.0)
+
+    def assert_equal(a, b):
+        np.testing.assert_allclose(vector(a), vector(b), rtol=1e-12)
+
+    assert_equal(optkit.proximal_quantile(0.5)(difference, 1.0), optkit.proximal_l1()(difference, 0.5))
+    assert_equal(optkit.proximal_insensitive_l2(0.0)(difference, 1.0), optkit.proximal_l2()(difference, 1.0))
+    mean = optkit.proximal_half_squared_l2()(difference, 1.0)
+    assert_equal(optkit.proximal_elastic_net(0.0)(difference, 1.0), mean)
+    assert_equal(optkit.proximal_huber(1e6)(difference, 1.0), mean)
+    assert_equal(optkit.proximal_huber_l2(1e6)(difference, 1.0), mean)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", [name for name in STEPS if name != "insensitive_l2"])
+def test_huge_tau_reaches_the_gradient(name):
+    difference = draw(4)
+    np.testing.assert_allclose(vector(ALL[name](difference, 1e9)), vector(difference), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: optkit.proximal_huber(0.0), r"threshold must be in \(0, inf\], got 0.0"),
+        (lambda: optkit.proximal_huber_l2(-1.0), r"threshold must be in \(0, inf\], got -1.0"),
+        (lambda: optkit.proximal_elastic_net(-1.0), r"l1 must be in \[0, inf\], got -1.0"),
+        (lambda: optkit.proximal_quantile(1.0), r"quantile must be in \(0, 1\), got 1.0"),
+        (lambda: optkit.proximal_insensitive_l2(-0.1), r"epsilon must be in \[0, inf\], got -0.1"),
+    ],
+)
+def test_wrong_hyperparameters_are_named(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()

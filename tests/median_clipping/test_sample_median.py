@@ -1,0 +1,286 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+
+import optkit
+from optkit.testing import check_transformation
+
+SHAPES = {"kernel": (3, 2), "bias": (4,), "scalar": (), "empty": (0, 2)}
+WORKERS = 8
+
+
+def draw(seed, rows=WORKERS):
+    keys = jax.random.split(jax.random.key(seed), len(SHAPES))
+    tree = {
+        name: jax.random.normal(key, (rows, *shape)) for key, (name, shape) in zip(keys, SHAPES.items(), strict=True)
+    }
+    return {**tree, "none": None}
+
+
+def aggregate(aggregator, rows):
+    return jax.jit(lambda rows: aggregator.update(rows, aggregator.init(None))[0])(rows)
+
+
+def vectors(rows):
+    return jnp.concatenate([leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(rows)], axis=1)
+
+
+def vector(tree):
+    return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
+
+
+def assert_close(actual, expected, **tolerance):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), actual, expected)
+
+
+def falling(k):
+    return 1.0 / (1.0 + k)
+
+
+AGGREGATORS = {
+    "coordinate": optkit.coordinate_median,
+    "coordinate_omit": functools.partial(optkit.coordinate_median, nan_policy="omit"),
+    "geometric": optkit.geometric_median,
+    "geometric_zeros": functools.partial(optkit.geometric_median, 3, 0.1, start="zeros"),
+    "geometric_median": functools.partial(optkit.geometric_median, start="median", nan_policy="omit"),
+    "geometric_per_leaf": functools.partial(optkit.geometric_median, per_leaf=True),
+    "proximal_l2": functools.partial(optkit.proximal_median, falling),
+    "proximal_linf": functools.partial(optkit.proximal_median, 0.5, optkit.proximal_linf(), 2, start="zeros"),
+}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", AGGREGATORS)
+@pytest.mark.parametrize("backend", ["vmap", "pmap", "shard_map"])
+def test_workers_and_stacked_rows_give_the_same(name, backend):
+    rows = draw(0)
+    of_workers = AGGREGATORS[name](axis_name="workers")
+    mapped = optkit.on_workers(
+        lambda row: of_workers.update(row, of_workers.init(None))[0],
+        axis_name="workers",
+        out_axes=None,
+        backend=backend,
+    )
+    assert_close(mapped(rows), aggregate(AGGREGATORS[name](), rows), rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", AGGREGATORS)
+def test_shard_map_sees_that_the_result_is_equal_on_all_workers(name):
+    rows = draw(0)
+    aggregator = AGGREGATORS[name](axis_name="workers")
+    mesh = jax.make_mesh((WORKERS,), ("workers",), axis_types=(AxisType.Auto,))
+
+    def one_worker(row):
+        return aggregator.update(jax.tree.map(lambda x: x[0], row), aggregator.init(None))[0]
+
+    mapped = jax.shard_map(one_worker, mesh=mesh, in_specs=PartitionSpec("workers"), out_specs=PartitionSpec())
+    assert_close(jax.jit(mapped)(rows), aggregate(AGGREGATORS[name](), rows), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("factory", "example"),
+    [
+        (optkit.coordinate_median_sgd, {}),
+        (optkit.geometric_median_sgd, {}),
+        (optkit.proximal_median_sgd, {"tau": 1.0}),
+    ],
+)
+def test_contract_over_workers(factory, example):
+    check_transformation(
+        factory,
+        needs=("axis_name",),
+        static_args=("axis_name", "iterations", "passes"),
+        promises=["keeps_types", "takes_all_shapes", "works_masked", "is_deterministic", "agrees_between_backends"],
+        learning_rate=1e-2,
+        axis_name="workers",
+        **example,
+    )
+
+
+@pytest.mark.parametrize("rows", [*range(1, 10), 15, 64, 65])
+def test_coordinate_median_is_numpys(rows):
+    gradients = jax.random.normal(jax.random.key(1), (rows, 200))
+    median = aggregate(optkit.coordinate_median(), gradients)
+    np.testing.assert_allclose(median, np.median(gradients, axis=0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 8, 65])
+def test_coordinate_median_propagates_or_omits_nan(rows):
+    gradients = np.array(jax.random.normal(jax.random.key(2), (rows, 200)))
+    gradients[np.array(jax.random.bernoulli(jax.random.key(3), 0.3, gradients.shape))] = np.nan
+    gradients[:, 0] = np.nan
+    propagated = aggregate(optkit.coordinate_median(), gradients)
+    np.testing.assert_array_equal(np.isnan(propagated), np.any(np.isnan(gradients), axis=0))
+    omitted = aggregate(optkit.coordinate_median(nan_policy="omit"), gradients)
+    some = ~np.all(np.isnan(gradients), axis=0)
+    np.testing.assert_allclose(omitted[some], np.nanmedian(gradients[:, some], axis=0), rtol=1e-6)
+    assert np.all(np.isnan(omitted[~some]))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("start", ["zeros", "mean", "median"])
+@pytest.mark.parametrize("rows", [3, 4, 9])
+def test_geometric_median_is_where_the_unit_vectors_cancel(start, rows):
+    gradients = draw(2, rows)
+    center = vector(aggregate(optkit.geometric_median(3000, start=start), gradients))
+    differences = vectors(gradients) - center
+    pull = jnp.sum(differences / jnp.linalg.norm(differences, axis=1, keepdims=True), axis=0)
+    np.testing.assert_allclose(pull, 0.0, atol=1e-8)
+
+
+@pytest.mark.usefixtures("x64")
+def test_geometric_median_per_leaf_is_that_of_each_leaf():
+    gradients = draw(3, 5)
+    together = aggregate(optkit.geometric_median(100, per_leaf=True), gradients)
+    for name in ("kernel", "bias"):
+        alone = aggregate(optkit.geometric_median(100), gradients[name])
+        np.testing.assert_allclose(together[name], alone, rtol=1e-12)
+    whole = aggregate(optkit.geometric_median(100), gradients)
+    assert not np.allclose(together["bias"], whole["bias"], rtol=1e-3)
+
+
+@pytest.mark.usefixtures("x64")
+def test_smoothing_above_all_distances_gives_the_mean():
+    gradients = draw(4)
+    mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), gradients)
+    assert_close(aggregate(optkit.geometric_median(smoothing=1e6), gradients), mean, rtol=1e-12)
+
+
+def with_rows(rows, values):
+    """Adds rows of equal coordinates."""
+
+    def add(x):
+        return jnp.concatenate([x, jnp.ones_like(x[: len(values)]) * values.reshape(-1, *(1,) * (x.ndim - 1))])
+
+    return jax.tree.map(add, rows)
+
+
+ROBUST = {
+    "coordinate": optkit.coordinate_median(),
+    "geometric": optkit.geometric_median(50),
+    "rfa": optkit.geometric_median(8, 0.1, start="zeros"),
+    "proximal": optkit.proximal_median(falling, passes=50),
+    "proximal_from_zero": optkit.proximal_median(falling, passes=50, start="zeros"),
+}
+
+
+@pytest.mark.parametrize("name", ROBUST)
+def test_outliers_move_the_median_no_further_however_far_they_are(name):
+    honest = draw(5, 5)
+    medians = [vector(aggregate(ROBUST[name], with_rows(honest, jnp.array([far, far])))) for far in (1e3, 1e12)]
+    radius = jnp.max(jnp.linalg.norm(vectors(honest), axis=1))
+    for median in medians:
+        assert jnp.linalg.norm(median) <= 2 * radius
+    np.testing.assert_allclose(medians[0], medians[1], atol=0.02 * radius)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ["coordinate", "geometric"])
+def test_median_does_not_depend_on_the_order_of_rows_and_moves_with_them(name):
+    gradients = draw(6, 5)
+    median = aggregate(ROBUST[name], gradients)
+    permuted = jax.tree.map(lambda x: x[jnp.array([3, 0, 4, 1, 2])], gradients)
+    assert_close(aggregate(ROBUST[name], permuted), median, rtol=1e-12)
+    moved = jax.tree.map(lambda x: 3 * x + 1, gradients)
+    assert_close(aggregate(ROBUST[name], moved), jax.tree.map(lambda x: 3 * x + 1, median), rtol=1e-9)
+
+
+def with_bad_row(value):
+    good = draw(7, 4)
+    return good, with_rows(good, jnp.array([value]))
+
+
+@pytest.mark.parametrize("start", ["zeros", "mean", "median"])
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf])
+def test_geometric_median_omits_rows_that_are_not_finite(start, value):
+    good, bad = with_bad_row(value)
+    build = functools.partial(optkit.geometric_median, 20, start=start)
+    assert_close(aggregate(build(nan_policy="omit"), bad), aggregate(build(), good), rtol=1e-5, atol=1e-6)
+    assert jnp.all(jnp.isnan(vector(aggregate(build(), with_bad_row(jnp.nan)[1]))))
+
+
+@pytest.mark.usefixtures("x64")
+def test_proximal_pass_is_one_step_of_tau_over_b_for_each_sample():
+    samples = draw(8, 5)
+    step = optkit.proximal_huber(0.3)
+    median = jax.tree.map(lambda x: x[0], draw(9))
+    expected = median
+    for i in range(5):
+        difference = jax.tree.map(lambda x, m: x[i] - m, samples, expected)  # noqa: B023
+        expected = optax.tree.add(expected, step(difference, 0.7 / 5))
+    assert_close(optkit.proximal_pass(median, samples, 0.7, step), expected, rtol=1e-12)
+
+
+def test_proximal_pass_over_one_sample_is_a_step_of_tracking():
+    gradient = jax.tree.map(lambda x: x[0], draw(10))
+    tx = optkit.scale_by_median_tracking(0.4, optkit.proximal_l2())
+    tracked, _ = tx.update(gradient, tx.init(gradient))
+    zeros = optax.tree.zeros_like(gradient)
+    passed = optkit.proximal_pass(zeros, jax.tree.map(lambda x: x[None], gradient), 0.4)
+    assert_close(passed, tracked, rtol=1e-6)
+    assert optkit.proximal_pass({}, {}, 0.4) == {}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("passes", [100, 1000])
+@pytest.mark.parametrize(
+    ("step", "solution"),
+    [
+        (optkit.proximal_l2(), optkit.geometric_median(3000)),
+        (optkit.proximal_l1(), optkit.coordinate_median()),
+        (optkit.proximal_half_squared_l2(), optkit.geometric_median(1, 1e9)),
+    ],
+    ids=["l2", "l1", "half_squared_l2"],
+)
+def test_proximal_median_converges_to_the_median_of_its_norm(step, solution, passes):
+    gradients = draw(11, 7)
+    near = vector(aggregate(optkit.proximal_median(lambda k: 10 / (1 + k), step, passes), gradients))
+    error = jnp.linalg.norm(near - vector(aggregate(solution, gradients)))
+    assert error < 10 / passes, "falls like tau"
+
+
+@pytest.mark.parametrize("name", ["coordinate_median", "geometric_median", "proximal_median"])
+def test_gradient_without_rows_is_refused(name):
+    factory = getattr(optkit, f"{name}_sgd")
+    tx = factory(0.1, tau=1.0) if name == "proximal_median" else factory(0.1)
+    params = jnp.ones((3, 2))
+    with pytest.raises(ValueError, match=f"{name} takes gradients with a leading axis"):
+        tx.update(params, tx.init(params), params)
+
+
+def test_decay_spares_masked_leaves():
+    params = {"decayed": jnp.array([4.0]), "free": jnp.array([4.0])}
+    zeros = jax.tree.map(lambda p: jnp.zeros((3, *p.shape)), params)
+    options = {"weight_decay": 0.5, "mask": {"decayed": True, "free": False}}
+    for tx in (
+        optkit.coordinate_median_sgd(0.1, **options),
+        optkit.geometric_median_sgd(0.1, **options),
+        optkit.proximal_median_sgd(0.1, 1.0, **options),
+    ):
+        updates, _ = tx.update(zeros, tx.init(params), params)
+        np.testing.assert_allclose(updates["decayed"], -0.2, rtol=1e-6)
+        np.testing.assert_array_equal(updates["free"], 0.0)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: optkit.coordinate_median(nan_policy="raise"), "nan_policy must be one of 'propagate', 'omit', got 'r"),
+        (lambda: optkit.geometric_median(0), "iterations must be a positive integer, got 0"),
+        (lambda: optkit.geometric_median(smoothing=0.0), r"smoothing must be in \(0, inf\], got 0.0"),
+        (lambda: optkit.geometric_median(start="ones"), "start must be one of 'zeros', 'mean', 'median', got 'ones'"),
+        (lambda: optkit.geometric_median(nan_policy="raise"), "nan_policy must be one of"),
+        (lambda: optkit.proximal_median(0.0), r"tau must be in \(0, inf\], got 0.0"),
+        (lambda: optkit.proximal_median(1.0, passes=1.5), "passes must be a positive integer, got 1.5"),
+        (lambda: optkit.proximal_median(1.0, start="ones"), "start must be one of"),
+        (lambda: optkit.coordinate_median_sgd(0.1, weight_decay=-1.0), "weight_decay must be in"),
+    ],
+)
+def test_wrong_hyperparameters_are_named(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()

@@ -1,0 +1,262 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from golden_files import assert_replays, replays
+
+import optkit
+from optkit.testing import check_transformation, golden
+
+LABELS = {"backbone": "backbone", "head": "head"}
+BACKBONE, HEAD = 0, 1  # the order of the factors
+PARAMS = {"backbone": jnp.zeros(20), "head": jnp.zeros((4, 5))}
+
+
+def recorded_inner(hyperparams):
+    """The optimizer of the recorded run, PyTorch's clipping included."""
+    base = dict(hyperparams["base"])
+    kind, rate, decay = base.pop("kind"), base.pop("lr"), base.pop("weight_decay", 0.0)
+    if kind == "sgd":
+        inner = optax.chain(optax.add_decayed_weights(decay), optax.sgd(rate, base["momentum"]))
+    else:
+        inner = optax.adamw(rate, *base["betas"], base["eps"], weight_decay=decay)
+    clip = hyperparams["grad_clip"]
+    if clip is None:
+        return inner
+
+    def clip_as_torch(updates, params):
+        del params
+        norm = optax.tree.norm(updates, clip["norm_type"])
+        return optax.tree.scale(jnp.minimum(1, clip["max_norm"] / (norm + 1e-6)), updates)
+
+    first, end = hyperparams["grad_clip_range"] or (0, np.iinfo(np.int32).max)
+    clipping = optax.conditionally_transform(
+        optax.stateless(clip_as_torch), lambda step: (step >= first) & (step <= end)
+    )
+    return optax.chain(clipping, inner)
+
+
+@replays("agvm")
+def test_golden_agvm(recording):
+    hyperparams = recording.hyperparams
+    adam = hyperparams["preconditioned"]
+    tx = optkit.agvm(
+        recorded_inner(hyperparams),
+        {leaf: module for module, leaves in hyperparams["modules"].items() for leaf in leaves},
+        hyperparams["reference_module"],
+        start=hyperparams["start_step"],
+        stop=None if hyperparams["stop_step"] < 0 else hyperparams["stop_step"],
+        interval=hyperparams["interval"],
+        decay=hyperparams["ema"],
+        min_ratio=hyperparams["clip_low"],
+        max_ratio=hyperparams["clip_high"],
+        eps=hyperparams["eps"],
+        inner_b2=hyperparams["base"]["betas"][1] if adam else None,
+        inner_eps=hyperparams["base"]["eps"] if adam else 1e-8,
+        match_release=True,
+    )
+
+    def step(carry, gradients):
+        params, state = carry
+        updates, state = tx.update(gradients, state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), (params, state.scales)
+
+    start = jax.tree.map(jnp.asarray, recording.tree("params0"))
+    grads = jax.tree.map(jnp.asarray, recording.tree("grads"))
+    params, scales = jax.jit(lambda carry: jax.lax.scan(step, carry, grads)[1])((start, tx.init(start)))
+    workers = hyperparams["n_workers"]
+    assert_replays(recording, jax.tree.map(lambda x: np.stack([x] * workers, axis=1), params))
+    modules = hyperparams["modules"]
+    in_order = scales[:, np.array([sorted(modules).index(module) for module in modules])]
+    assert golden.deviation(in_order, recording.arrays["expected.scale_factors"]) <= recording.meta["rtol"]
+
+
+def gradients(seed=0, parts=4):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda p: 1 + rng.standard_normal((parts, *p.shape), np.float32), PARAMS)
+
+
+def run(tx, steps, update=None):
+    update = jax.jit(tx.update) if update is None else update
+    state, history = tx.init(PARAMS), []
+    for seed in range(steps):
+        updates, state = update(gradients(seed), state, PARAMS)
+        history.append((updates, state.scales))
+    return history
+
+
+def cosine(a, b):
+    return a.ravel() @ b.ravel() / np.linalg.norm(a) / np.linalg.norm(b)
+
+
+def test_factor_is_the_root_of_the_noises_ratio():
+    tx = optkit.agvm(optax.sgd(1.0), LABELS, "backbone", start=0, decay=0.0)
+    _, scales = run(tx, 1)[0]
+    halves = jax.tree.map(lambda g: (np.mean(g[:2], axis=0), np.mean(g[2:], axis=0)), gradients())
+    noise = {name: 1 - cosine(*halves[name]) for name in LABELS}
+    np.testing.assert_allclose(scales[HEAD], np.sqrt(noise["backbone"] / noise["head"]), rtol=1e-5)
+    np.testing.assert_allclose(scales[BACKBONE], 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("labels", "factor"), [("backbone", np.sqrt(10.0)), ("head", np.sqrt(0.5))])
+def test_ratio_is_bounded(labels, factor):
+    silent = {"backbone": jnp.ones((4, 20)), "head": gradients()["head"]}
+    tx = optkit.agvm(optax.sgd(1.0), LABELS, "head" if labels == "backbone" else "backbone", start=0, decay=0.0)
+    _, state = tx.update(silent, tx.init(PARAMS), PARAMS)
+    np.testing.assert_allclose(state.scales[sorted(LABELS).index(labels)], factor, rtol=1e-6)
+
+
+def test_factor_moves_geometrically():
+    tx = optkit.agvm(optax.sgd(1.0), LABELS, "backbone", start=0, interval=1, decay=0.8)
+    state, seen = tx.init(PARAMS), []
+    for _ in range(4):
+        _, state = tx.update(gradients(), state, PARAMS)
+        seen.append(state.scales[HEAD])
+    _, immediate = run(optkit.agvm(optax.sgd(1.0), LABELS, "backbone", start=0, decay=0.0), 1)[0]
+    target = immediate[HEAD]
+    np.testing.assert_allclose(seen, [target + 0.8**n * (1 - target) for n in range(1, 5)], rtol=1e-5)
+
+
+def test_factors_adapt_on_the_interval_between_start_and_stop():
+    tx = optkit.agvm(optax.sgd(1.0), LABELS, "backbone", start=3, stop=8, interval=2)
+    scales = np.array([scales[HEAD] for _, scales in run(tx, 12)])
+    changed = np.flatnonzero(np.diff(np.concatenate([[1.0], scales])))
+    np.testing.assert_array_equal(changed, [4, 6, 8])
+
+
+def test_updates_are_scaled_between_start_and_stop_only():
+    inner = optax.sgd(1.0, momentum=0.9)
+    factors = [
+        [jnp.mean(scaled[name] / plain[name]) for name in LABELS]
+        for (scaled, _), (plain, _) in zip(
+            run(optkit.agvm(inner, LABELS, "backbone", start=2, stop=4, interval=1), 7),
+            run(optkit.agvm(inner, LABELS, "backbone", start=100), 7),
+            strict=True,
+        )
+    ]
+    scaled = np.abs(np.array(factors) - 1) > 1e-4
+    np.testing.assert_array_equal(scaled, [[False, step in (2, 3, 4)] for step in range(7)])
+
+
+def test_inner_sees_the_mean_and_extra_arguments():
+    seen = {}
+
+    def update(updates, state, params, **extra_args):
+        del params
+        seen.update(extra_args, gradient=updates)
+        return updates, state
+
+    inner = optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+    tx = optkit.agvm(inner, LABELS, "backbone")
+    tx.update(gradients(), tx.init(PARAMS), PARAMS, value=3.0)
+    assert seen["value"] == 3.0
+    jax.tree.map(lambda g, m: np.testing.assert_allclose(g.mean(0), m, rtol=1e-5), gradients(), seen["gradient"])
+
+
+def test_a_module_without_gradient_is_all_noise():
+    tx = optkit.agvm(optax.sgd(1.0), LABELS, "backbone", start=0, decay=0.0)
+    silent = {**gradients(), "head": jnp.zeros((4, 4, 5))}
+    _, state = tx.update(silent, tx.init(PARAMS), PARAMS)
+    noise = 1 - cosine(*(np.mean(half, axis=0) for half in np.split(np.asarray(silent["backbone"]), 2)))
+    np.testing.assert_allclose(state.scales[HEAD], np.sqrt(max(noise, 0.5)), rtol=1e-5)
+
+
+def test_leaves_of_none_are_passed_over():
+    params = {"backbone": jnp.zeros(3), "head": {"kernel": jnp.zeros(3), "bias": None}}
+    tx = optkit.agvm(optax.sgd(1.0), LABELS, "backbone", start=0)
+    rows = jax.tree.map(lambda p: jnp.stack([p + 1, p + 2]), params)
+    updates, _ = tx.update(rows, tx.init(params), params)
+    assert updates["head"]["bias"] is None
+
+
+def test_labels_may_be_a_function():
+    by_tree, by_function = (
+        run(optkit.agvm(optax.sgd(1.0), labels, "backbone", start=0, interval=1), 3)
+        for labels in (LABELS, lambda tree: {name: name for name in tree})
+    )
+    jax.tree.map(np.testing.assert_array_equal, by_tree, by_function)
+
+
+@pytest.mark.parametrize("options", [{}, {"inner_b2": 0.999}])
+def test_workers_and_microbatches_give_the_same(options):
+    make = functools.partial(optkit.agvm, optax.adamw(0.1), LABELS, "backbone", start=1, interval=2, **options)
+    worker = make(axis_name="workers")
+    update = optkit.on_workers(
+        worker.update, axis_name="workers", in_axes=(0, None, None), out_axes=None, backend="vmap"
+    )
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), run(make(), 4), run(worker, 4, update))
+
+
+def adam_by_module(learning_rate, axis_name="workers"):
+    def labels(tree):
+        leaves, structure = jax.tree.flatten(tree)
+        return structure.unflatten(["first", *["rest"] * (len(leaves) - 1)] if leaves else [])
+
+    inner = optax.adam(learning_rate)
+    return optkit.agvm(inner, labels, "first", start=0, interval=2, inner_b2=0.999, axis_name=axis_name)
+
+
+def test_keeps_the_contract_over_workers():
+    check_transformation(
+        adam_by_module,
+        needs=("axis_name",),
+        promises=["agrees_between_backends"],
+        learning_rate=1e-2,
+    )
+
+
+def test_sends_the_gradient_twice_only_when_it_adapts():
+    def sent(**options):
+        tx = optkit.agvm(optax.sgd(0.1), "all", "all", axis_name="workers", **options)
+        return optkit.cost(tx, jnp.zeros(1000), axis_name="workers", axis_size=4)
+
+    cost = sent()
+    (plain,), (taken,) = cost.sent.values(), cost.sent_when_taken.values()
+    assert plain == taken
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"), [(1, "needs at least 2 of them, got 1"), (3, "even number of parts, got 3")]
+)
+def test_parts_that_have_no_halves_raise(parts, message):
+    tx = optkit.agvm(optax.sgd(1.0), LABELS, "backbone")
+    with pytest.raises(ValueError, match=message):
+        tx.update(gradients(parts=parts), tx.init(PARAMS), PARAMS)
+
+
+def test_gradients_without_leading_axis_raise():
+    params = {"backbone": jnp.ones((4, 4)), "head": jnp.ones((4, 4))}
+    tx = optkit.agvm(optax.sgd(1.0), LABELS, "backbone")
+    with pytest.raises(ValueError, match=r"params\['backbone'\] has shape \(4,\) and the parameter \(4, 4\)"):
+        tx.update(params, tx.init(params), params)
+
+
+def test_a_reference_without_leaves_raises():
+    with pytest.raises(ValueError, match=r"reference must be one of the labels \['backbone', 'head'\], got 'neck'"):
+        optkit.agvm(optax.sgd(1.0), LABELS, "neck").init(PARAMS)
+
+
+def test_an_inner_without_second_moment_raises():
+    with pytest.raises(ValueError, match="must have one second moment nu, got 0"):
+        optkit.agvm(optax.sgd(1.0), LABELS, "backbone", inner_b2=0.999).init(PARAMS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"interval": 0}, r"interval must be in \[1, inf\], got 0"),
+        ({"decay": 1.5}, r"decay must be in \[0, 1\], got 1.5"),
+        ({"min_ratio": 0.0}, r"min_ratio must be in \(0, 1\], got 0.0"),
+        ({"max_ratio": 0.5}, r"max_ratio must be in \[1, inf\], got 0.5"),
+        ({"eps": 0.0}, r"eps must be in \(0, inf\], got 0.0"),
+        ({"inner_b2": 1.0}, r"inner_b2 must be in \[0, 1\), got 1.0"),
+        ({"inner_eps": -1.0}, r"inner_eps must be in \[0, inf\], got -1.0"),
+    ],
+)
+def test_wrong_arguments_raise(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        optkit.agvm(optax.sgd(1.0), LABELS, "backbone", **arguments)

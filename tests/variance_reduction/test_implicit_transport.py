@@ -1,0 +1,181 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import optkit
+from optkit.core.method import parameters_as_they_are
+from optkit.testing import check_transformation
+
+CURVATURE = jnp.array([0.1, 0.5, 1.0])
+START = jnp.array([3.0, -4.0, 5.0])
+INNERS = {
+    "descent": optax.sgd(0.3),
+    "heavy ball": optax.sgd(0.1, momentum=0.9),
+    "Nesterov": optax.sgd(0.1, momentum=0.9, nesterov=True),
+    "Adam": optax.adam(0.3),
+}
+
+
+def descend(tx, report, noise, start=START):
+    """The reported parameters after each step."""
+
+    def step(carry, noise):
+        params, state = carry
+        updates, state = tx.update(CURVATURE * params + noise, state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), report(state, params)
+
+    return jax.lax.scan(step, (start, tx.init(start)), noise)[1]
+
+
+def weights(tx, steps):
+    """The weight of each step's gradient in the last average."""
+
+    def step(state, gradient):
+        return tx.update(gradient, state, jnp.zeros(steps))[1], None
+
+    return jax.lax.scan(step, tx.init(jnp.zeros(steps)), jnp.eye(steps))[0].average
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("options", [{}, {"delta": 3.0}, {"averaging": "ata"}, {"averaging": "ata", "interval": 5.0}])
+@pytest.mark.parametrize("inner", INNERS.values(), ids=INNERS)
+def test_on_a_quadratic_without_noise_it_is_the_inner_optimizer(inner, options):
+    transported = optkit.implicit_gradient_transport(inner, **options)
+    start, noise = START.astype(jnp.float64), jnp.zeros((30, 3))
+    points = descend(transported, optkit.igt_eval_params, noise, start)
+    np.testing.assert_allclose(points, descend(inner, parameters_as_they_are, noise, start), rtol=1e-9, atol=1e-12)
+
+
+def test_full_average_weighs_all_gradients_equally():
+    tx = optkit.implicit_gradient_transport(optax.sgd(0.1))
+    np.testing.assert_allclose(weights(tx, 20), 1 / 20, rtol=1e-5)
+
+
+@pytest.mark.parametrize("interval", [1.0, 2.0, 7.0])
+def test_tail_average_weighs_no_gradient_negatively(interval):
+    of_each = weights(optkit.implicit_gradient_transport(optax.sgd(0.1), "ata", interval=interval), 60)
+    assert jnp.all(of_each >= 0)
+    np.testing.assert_allclose(jnp.sum(of_each), 1.0, rtol=1e-5)
+
+
+def test_tail_average_forgets_what_lies_before_the_tail():
+    of_each = weights(optkit.implicit_gradient_transport(optax.sgd(0.1), "ata", interval=4.0), 80)
+    assert jnp.sum(of_each[:40]) < 0.1 < jnp.sum(of_each[60:])
+
+
+def test_full_average_halves_the_noise_of_descent():
+    noise = jax.random.normal(jax.random.key(0), (500, 3))
+    plain = descend(optax.sgd(0.1), parameters_as_they_are, noise)
+    transported = descend(optkit.igt(0.1, momentum=None), optkit.igt_eval_params, noise)
+    assert jnp.linalg.norm(transported[-1]) < 0.5 * jnp.linalg.norm(plain[-1])
+
+
+WRAPPED = {
+    "chain": lambda tx: optax.chain(optax.clip(10.0), tx),
+    "inject_hyperparams": lambda _: optax.inject_hyperparams(optkit.igt, ("nesterov",))(learning_rate=0.1),
+    "apply_if_finite": lambda tx: optax.apply_if_finite(tx, 3),
+    "MultiSteps": lambda tx: optax.MultiSteps(tx, 1),
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED)
+def test_eval_params_finds_the_state_in_other_states(wrap):
+    bare, wrapped = optkit.igt(0.1), wrap(optkit.igt(0.1))
+    expected = bare.update(START, bare.init(START), START)[1]
+    _, state = wrapped.update(START, wrapped.init(START), START)
+    np.testing.assert_allclose(optkit.igt_eval_params(state, START), optkit.igt_eval_params(expected, START), rtol=1e-6)
+
+
+def test_eval_params_takes_masked_leaves_from_the_loop():
+    params = {"inside": jnp.array([1.0]), "outside": jnp.array([2.0]), "nothing": None}
+    tx = optax.masked(optkit.igt(0.1), {"inside": True, "outside": False, "nothing": False})
+    _, state = tx.update(params, tx.init(params), params)
+    reported = optkit.igt_eval_params(state, params)
+    np.testing.assert_allclose(reported["inside"], 0.9, rtol=1e-6)
+    assert reported["outside"] is params["outside"]
+    assert reported["nothing"] is None
+
+
+def test_eval_params_takes_every_part_of_a_partition():
+    params = {"a": jnp.array([1.0]), "b": jnp.array([1.0])}
+    tx = optax.partition({"slow": optkit.igt(0.1), "fast": optkit.igt(0.5)}, {"a": "slow", "b": "fast"})
+    _, state = tx.update(params, tx.init(params), params)
+    reported = optkit.igt_eval_params(state, params)
+    np.testing.assert_allclose([reported["a"][0], reported["b"][0]], [0.9, 0.5], rtol=1e-6)
+
+
+def test_eval_params_says_that_there_is_no_such_state():
+    with pytest.raises(ValueError, match="found no state of implicit gradient transport"):
+        optkit.igt_eval_params(optax.sgd(0.1).init(START), START)
+
+
+def test_true_params_of_bfloat16_stay_in_float32():
+    params = jnp.ones(3, jnp.bfloat16)
+    tx = optkit.igt(1e-4)
+    updates, state = tx.update(params, tx.init(params), params)
+    assert updates.dtype == optkit.igt_eval_params(state, params).dtype == jnp.bfloat16
+    np.testing.assert_allclose(state[1].params, 1 - 1e-4, rtol=1e-6)
+
+
+def run_three_steps(tx, gradient):
+    params, state = START, tx.init(START)
+    for _ in range(3):
+        updates, state = tx.update(gradient(params, state), state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def test_weight_decay_of_igt_is_taken_at_the_shifted_params():
+    decayed = run_three_steps(optkit.igt(0.1, weight_decay=0.5), lambda params, _: CURVATURE * params)
+    by_hand = run_three_steps(optkit.igt(0.1), lambda params, _: (CURVATURE + 0.5) * params)
+    np.testing.assert_allclose(decayed, by_hand, rtol=1e-6)
+
+
+def test_weight_decay_of_igt_adam_is_taken_at_the_true_params():
+    constant = jnp.array([1.0, 1.0, -1.0])
+    decayed = run_three_steps(optkit.igt_adam(0.1, weight_decay=0.5), lambda *_: constant)
+    inner = optax.chain(optax.add_decayed_weights(0.5), optax.adam(0.1))
+    by_hand = run_three_steps(optkit.implicit_gradient_transport(inner), lambda *_: constant)
+    np.testing.assert_allclose(decayed, by_hand, rtol=1e-5)
+
+
+def test_decay_spares_masked_leaves():
+    params = {"decayed": jnp.array([4.0]), "free": jnp.array([4.0])}
+    tx = optkit.igt(0.1, weight_decay=0.5, mask={"decayed": True, "free": False})
+    _, state = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    reported = optkit.igt_eval_params(state, params)
+    np.testing.assert_allclose([reported["decayed"][0], reported["free"][0]], [3.8, 4.0], rtol=1e-6)
+
+
+def test_wrapper_hands_on_extra_args():
+    promises = ["hands_on_extra_args", "keeps_types", "takes_all_shapes"]
+    check_transformation(optkit.implicit_gradient_transport, promises=promises, inner=optax.sgd(1e-3))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"averaging": "tail"}, "averaging must be 'full' or 'ata', got 'tail'"),
+        ({"delta": 0.0}, r"delta must be in \(0, inf\], got 0.0"),
+        ({"interval": 0.5}, r"interval must be in \[1, inf\], got 0.5"),
+        ({"momentum": 1.0}, r"momentum must be in \[0, 1\), got 1.0"),
+        ({"weight_decay": -1.0}, r"weight_decay must be in \[0, inf\], got -1.0"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        optkit.igt(0.1, **arguments)
+
+
+def test_bad_weight_decay_of_igt_adam():
+    with pytest.raises(ValueError, match=r"weight_decay must be in \[0, inf\], got -1.0"):
+        optkit.igt_adam(0.1, weight_decay=-1.0)
+
+
+def test_update_without_params():
+    tx = optkit.implicit_gradient_transport(optax.sgd(0.1))
+    with pytest.raises(ValueError, match="implicit_gradient_transport needs the parameters"):
+        tx.update(START, tx.init(START))

@@ -1,0 +1,85 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import optkit
+
+
+def normal(*shape, seed=0):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def first_update(tx, gradients):
+    params = jax.tree.map(jnp.zeros_like, gradients)
+    return tx.update(gradients, tx.init(params), params)[0]
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("shape", [(12, 16), (16, 12)])
+def test_singular_values_of_an_update_are_about_the_scaled_learning_rate(shape):
+    update = first_update(optkit.mars_m(0.1, weight_decay=0.0), normal(*shape))
+    values = jnp.linalg.svd(update, compute_uv=False) / (0.1 * 0.2 * 16**0.5)
+    assert 0.6 < jnp.min(values) < jnp.max(values) < 1.25
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("shape", "stretch"), [((4, 16), 1.0), ((16, 4), 2.0)])
+def test_shampoo_stretches_matrices_with_more_rows(shape, stretch):
+    update = first_update(optkit.mars_shampoo(0.1), normal(*shape))
+    values = jnp.linalg.svd(update, compute_uv=False) / (0.1 * stretch)
+    assert 0.6 < jnp.min(values) < jnp.max(values) < 1.25
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("build", [optkit.mars_lion, optkit.mars_shampoo, optkit.mars_m])
+def test_one_buffer_gives_the_steps_of_two(build):
+    gradients = {"kernel": normal(20, 6, 4), "bias": normal(20, 4, seed=1)}
+    params = jax.tree.map(lambda g: g[0], gradients)
+
+    def run(tx):
+        step = jax.jit(lambda state, gradient: tx.update(gradient, state, params)[::-1])
+        return jax.lax.scan(step, tx.init(params), gradients)[1]
+
+    one = run(build(0.1, gamma=0.3, max_norm=None))
+    two = run(build(0.1, gamma=optax.constant_schedule(0.3), max_norm=None))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12), one, two)
+
+
+@pytest.mark.usefixtures("x64")
+def test_kernels_of_more_axes_are_matrices_of_output_channels():
+    kernel = normal(3, 2, 5, 8)
+    matrix = kernel.reshape(30, 8)
+    tx = optkit.mars_m(0.1, corrected=True)
+    np.testing.assert_allclose(first_update(tx, kernel).reshape(30, 8), first_update(tx, matrix), atol=1e-14)
+
+
+@pytest.mark.usefixtures("x64")
+def test_epsilon_of_the_other_leaves_stands_beside_the_uncorrected_root():
+    gradients = {"bias": jnp.full(4, 1e-6)}
+    update = first_update(optkit.mars_m(1.0, weight_decay=0.0, adamw_b1=0.9, adamw_b2=0.96, adamw_eps=1e-6), gradients)
+    root = 0.2e-6  # of (1 - 0.96) g^2
+    np.testing.assert_allclose(update["bias"], -0.2 / 0.1 * 0.1e-6 / (root + 1e-6), rtol=1e-12)
+
+
+def test_embeddings_may_be_left_to_adamw():
+    params = {"kernel": normal(6, 4), "embedding": normal(9, 4)}
+    tx = optkit.mars_m(0.1, weight_decay=0.0, corrected={"kernel": True, "embedding": False})
+    updates, _ = tx.update(params, tx.init(params), params)
+    np.testing.assert_allclose(jnp.abs(updates["embedding"]), 0.1, rtol=1e-3)
+
+
+def test_a_vector_among_the_matrices_is_named():
+    params = {"bias": jnp.ones(5)}
+    tx = optkit.mars_m(0.1, corrected=True)
+    with pytest.raises(ValueError, match=r"mars_m orthogonalizes matrices and got a leaf of shape \(5,\)"):
+        tx.update(params, tx.init(params), params)
+
+
+def test_products_may_be_rounded_to_bfloat16():
+    params = normal(12, 16)
+    for build in (optkit.mars_m, optkit.mars_shampoo):
+        exact, rounded = (first_update(build(0.1, newton_schulz_dtype=dtype), params) for dtype in (None, jnp.bfloat16))
+        assert rounded.dtype == exact.dtype
+        assert 0 < jnp.linalg.norm(rounded - exact) < 0.1 * jnp.linalg.norm(exact)

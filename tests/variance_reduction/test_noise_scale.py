@@ -1,0 +1,197 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from golden_files import replays
+
+import optkit
+from optkit.testing import check_transformation, golden
+
+PARAMS = {"kernel": jnp.zeros((3, 40)), "bias": jnp.zeros(5)}
+
+
+def rows(seed=0, parts=4, mean=0.1):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda p: mean + rng.standard_normal((parts, *p.shape), np.float32), PARAMS)
+
+
+def measure(tx, all_gradients, params):
+    """The states after each step."""
+    step = lambda state, gradients: (tx.update(gradients, state, params)[1],) * 2  # noqa: E731
+    return jax.jit(lambda state: jax.lax.scan(step, state, all_gradients)[1])(tx.init(params))
+
+
+@replays("gradient_noise_scale")
+def test_golden_gradient_noise_scale(recording):
+    hyperparams, rtol = recording.hyperparams, recording.meta["rtol"]
+    gradients = jax.tree.map(jnp.asarray, recording.tree("grads"))
+    params = jax.tree.map(lambda g: g[0, 0], gradients)
+
+    def estimates(decay):
+        return measure(optkit.gradient_noise_scale(hyperparams["batch_size_small"], decay), gradients, params)
+
+    raw, averaged = estimates(0.0), estimates(hyperparams["ema"])
+    ours = {
+        "g2": raw.squared_norm,
+        "s": raw.noise_trace,
+        "ema_g2": averaged.squared_norm,
+        "ema_s": averaged.noise_trace,
+        "b_simple": jax.vmap(optkit.read_noise_scale)(averaged),
+    }
+    assert all(golden.deviation(x, recording.arrays[f"expected.{name}"]) <= rtol for name, x in ours.items())
+
+
+def test_outputs_the_mean_gradient():
+    tx = optkit.gradient_noise_scale(8)
+    updates, _ = tx.update(rows(), tx.init(PARAMS), PARAMS)
+    jax.tree.map(lambda u, g: np.testing.assert_allclose(u, g.mean(0), rtol=1e-5), updates, rows())
+
+
+@pytest.mark.usefixtures("x64")
+def test_estimates_are_those_of_two_batch_sizes():
+    gradients, small, parts = np.random.default_rng(0).standard_normal((4, 30)), 8, 4
+    tx = optkit.gradient_noise_scale(small)
+    _, state = tx.update(jnp.asarray(gradients), tx.init(jnp.zeros(30)))
+    mean_of_norms, norm_of_mean = (gradients**2).sum(1).mean(), (gradients.mean(0) ** 2).sum()
+    big = parts * small
+    np.testing.assert_allclose(
+        state.squared_norm, (big * norm_of_mean - small * mean_of_norms) / (big - small), rtol=1e-12
+    )
+    np.testing.assert_allclose(state.noise_trace, (mean_of_norms - norm_of_mean) / (1 / small - 1 / big), rtol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_averages_are_exponential_without_bias():
+    values = [(1.0, 3.0), (2.0, 5.0), (0.0, 1.0)]
+    gradients = jnp.asarray(values)[:, :, None]  # of two samples each
+    states = measure(optkit.gradient_noise_scale(1, decay=0.9), gradients, jnp.zeros(1))
+    traces = [np.var(pair, ddof=1) for pair in values]
+    expected = [np.average(traces[:n], weights=0.9 ** np.arange(n)[::-1]) for n in (1, 2, 3)]
+    np.testing.assert_allclose(states.noise_trace, expected, rtol=1e-12)
+
+
+def test_reads_a_ratio_of_averages_not_an_average_of_ratios():
+    gradients = jnp.array([[[1.0], [3.0]], [[10.0], [11.0]]])
+    states = measure(optkit.gradient_noise_scale(1, decay=0.5), gradients, jnp.zeros(1))
+    np.testing.assert_allclose(
+        jax.vmap(optkit.read_noise_scale)(states)[-1], states.noise_trace[-1] / states.squared_norm[-1], rtol=1e-6
+    )
+
+
+def read(gradients):
+    tx = optkit.gradient_noise_scale(1)
+    return optkit.read_noise_scale(tx.update(gradients, tx.init(gradients[0]))[1])
+
+
+def test_reads_zero_before_the_first_estimate_and_without_noise():
+    assert optkit.read_noise_scale(optkit.gradient_noise_scale(1).init(PARAMS)) == 0
+    assert read(jnp.ones((4, 3))) == 0
+    assert read(jnp.zeros((4, 3))) == 0
+
+
+def test_reads_a_finite_number_where_all_is_noise():
+    opposite = jnp.array([[1.0], [-1.0]])
+    assert read(opposite) == np.finfo(np.float32).max
+
+
+def test_reads_from_a_chain():
+    tx = optax.chain(optkit.gradient_noise_scale(1), optax.adam(0.1))
+    _, state = tx.update(rows(), tx.init(PARAMS), PARAMS)
+    np.testing.assert_array_equal(optkit.read_noise_scale(state), optkit.read_noise_scale(state[0]))
+
+
+@pytest.mark.parametrize(
+    ("count", "tx"), [(0, optax.sgd(0.1)), (2, optax.chain(*[optkit.gradient_noise_scale(1)] * 2))]
+)
+def test_reading_from_other_states_raises(count, tx):
+    with pytest.raises(ValueError, match=f"that of one gradient_noise_scale, got {count}"):
+        optkit.read_noise_scale(tx.init(PARAMS))
+
+
+def test_workers_and_microbatches_give_the_same():
+    stacked, worker = (optkit.gradient_noise_scale(8, axis_name=axis_name) for axis_name in (None, "workers"))
+    update = optkit.on_workers(
+        worker.update, axis_name="workers", in_axes=(0, None, None), out_axes=None, backend="vmap"
+    )
+    ours = stacked.update(rows(), stacked.init(PARAMS), PARAMS)
+    theirs = update(rows(), worker.init(PARAMS), PARAMS)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), ours, theirs)
+
+
+def momentum_over_workers(learning_rate, axis_name="workers"):
+    return optax.chain(optkit.gradient_noise_scale(8, axis_name=axis_name), optax.sgd(learning_rate, 0.9))
+
+
+def test_keeps_the_contract_over_workers():
+    check_transformation(
+        momentum_over_workers,
+        needs=("axis_name",),
+        promises=["keeps_types", "agrees_between_backends"],
+        learning_rate=1e-2,
+    )
+
+
+def test_sends_one_number_beside_the_gradient():
+    def data_parallel(updates, params):
+        del params
+        return jax.lax.pmean(updates, "workers")
+
+    plain, ours = (
+        optkit.cost(tx, jnp.zeros(1000), axis_name="workers", axis_size=4)
+        for tx in (optax.stateless(data_parallel), optkit.gradient_noise_scale(8, axis_name="workers"))
+    )
+    (before,), (now,) = (cost.sent.values() for cost in (plain, ours))
+    assert now - before == before / 1000
+
+
+def test_consecutive_steps_without_motion_are_microbatches():
+    gradients = rows(parts=6)
+    over_steps = measure(optkit.gradient_noise_scale_over_steps(8, window=6), gradients, PARAMS)
+    at_once = optkit.gradient_noise_scale(8)
+    _, state = at_once.update(gradients, at_once.init(PARAMS))
+    np.testing.assert_allclose(over_steps.noise_scale.count, [0, 0, 0, 0, 0, 1])
+    np.testing.assert_allclose(over_steps.noise_scale.noise_trace[-1], state.noise_trace, rtol=1e-5)
+    np.testing.assert_allclose(over_steps.noise_scale.squared_norm[-1], state.squared_norm, rtol=1e-4)
+
+
+def test_windows_do_not_overlap():
+    gradients = rows(parts=6)
+    twice = measure(optkit.gradient_noise_scale_over_steps(8, window=3, decay=0.0), gradients, PARAMS)
+    last = jax.tree.map(lambda g: g[3:], gradients)
+    once = measure(optkit.gradient_noise_scale_over_steps(8, window=3, decay=0.0), last, PARAMS)
+    assert twice.noise_scale.count[-1] == 2
+    np.testing.assert_array_equal(twice.noise_scale.noise_trace[-1], once.noise_scale.noise_trace[-1])
+
+
+def test_over_steps_passes_gradients_unchanged():
+    gradient = jax.tree.map(lambda g: g[0], rows())
+    tx = optkit.gradient_noise_scale_over_steps(8)
+    updates, _ = tx.update(gradient, tx.init(PARAMS))
+    jax.tree.map(np.testing.assert_array_equal, updates, gradient)
+
+
+def test_one_part_raises():
+    tx = optkit.gradient_noise_scale(8)
+    with pytest.raises(ValueError, match="needs at least 2 of them, got 1"):
+        tx.update(rows(parts=1), tx.init(PARAMS))
+
+
+@pytest.mark.parametrize(
+    ("factory", "arguments", "message"),
+    [
+        (optkit.gradient_noise_scale, {"batch_size_small": 0}, r"batch_size_small must be in \[1, inf\], got 0"),
+        (optkit.gradient_noise_scale, {"batch_size_small": 1, "decay": 1.0}, r"decay must be in \[0, 1\), got 1.0"),
+        (optkit.gradient_noise_scale_over_steps, {"batch_size": 0}, r"batch_size must be in \[1, inf\], got 0"),
+        (
+            optkit.gradient_noise_scale_over_steps,
+            {"batch_size": 1, "window": 1},
+            r"window must be in \[2, inf\], got 1",
+        ),
+    ],
+)
+def test_wrong_arguments_raise(factory, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        factory(**arguments)

@@ -1,0 +1,122 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import optkit
+
+
+def measured(gradient, **options):
+    """The scale that a leaf gets from its first gradient, as a number."""
+    tx = optkit.scale_by_sai(**options)
+    gradient = jnp.asarray(gradient)
+    return float(tx.update(gradient, tx.init(gradient))[1].gsnr)
+
+
+def run(tx, gradients):
+    """Updates and states of all steps."""
+
+    def step(state, gradient):
+        updates, state = tx.update(gradient, state, jax.tree.map(jnp.ones_like, gradient))
+        return state, (updates, state)
+
+    return jax.lax.scan(step, tx.init(jax.tree.map(lambda g: g[0], gradients)), gradients)[1]
+
+
+def test_scale_is_norm_over_standard_deviation():
+    gradient = np.array([1.0, 2.0, 4.0, -3.0], np.float32)
+    expected = np.linalg.norm(gradient) / np.std(gradient, ddof=1)
+    np.testing.assert_allclose(measured(gradient), expected, rtol=1e-6)
+
+
+def test_scale_does_not_depend_on_the_size_of_the_gradient():
+    gradient = jax.random.normal(jax.random.key(0), (6, 4))
+    np.testing.assert_allclose(measured(1000 * gradient), measured(gradient), rtol=1e-6)
+
+
+def test_scale_of_noise_is_the_root_of_the_leafs_size():
+    gradient = jax.random.normal(jax.random.key(0), (40, 100))
+    np.testing.assert_allclose(measured(gradient), np.sqrt(4000), rtol=5e-3)
+
+
+def test_scale_is_frozen_after_the_first_gradient():
+    gradients = jax.random.normal(jax.random.key(0), (5, 4, 3))
+    gsnr = run(optkit.scale_by_sai(), gradients)[1].gsnr
+    np.testing.assert_array_equal(gsnr, gsnr[0])
+
+
+def test_momentum_begins_as_the_first_gradient():
+    gradients = jnp.array([[1.0, 3.0], [2.0, -2.0]])
+    momentum = run(optkit.scale_by_sai(momentum=0.75), gradients)[1].momentum
+    np.testing.assert_allclose(momentum, [[1.0, 3.0], [1.25, 1.75]], rtol=1e-6)
+
+
+def test_without_momentum_the_update_is_the_scaled_gradient():
+    gradients = jax.random.normal(jax.random.key(0), (3, 4))
+    updates, states = run(optkit.scale_by_sai(momentum=0.0), gradients)
+    np.testing.assert_allclose(updates, states.gsnr[:, None] * gradients, rtol=1e-6)
+
+
+def test_leaves_are_scaled_apart():
+    gradient = {"noise": jnp.array([1.0, -1.0]), "signal": jnp.array([5.0, 5.5]), "none": None}
+    tx = optkit.scale_by_sai()
+    updates, state = tx.update(gradient, tx.init(gradient))
+    assert float(state.gsnr["signal"]) > 10 * float(state.gsnr["noise"])
+    assert updates["none"] is None
+
+
+@pytest.mark.parametrize("gradient", [3.0, [3.0], [0.1] * 5, [[0.7, 0.7], [0.7, 0.7]]])
+def test_leaves_of_equal_entries_are_not_scaled(gradient):
+    assert measured(gradient) == 1.0
+
+
+def test_leaves_of_equal_entries_are_scaled_by_their_norm_on_request():
+    np.testing.assert_allclose(measured([3.0, 3.0], degenerate="norm"), np.sqrt(18), rtol=1e-6)
+
+
+def test_leaves_of_equal_entries_blow_up_like_the_authors_on_request():
+    np.testing.assert_allclose(measured([3.0], degenerate="official", eps=1e-6), 3e6, rtol=1e-6)
+
+
+def test_a_zero_gradient_is_not_measured():
+    gradients = jnp.stack([jnp.zeros(4), jnp.zeros(4), jnp.arange(4.0), jnp.ones(4)])
+    gsnr = run(optkit.scale_by_sai(), gradients)[1].gsnr
+    np.testing.assert_allclose(gsnr, [0, 0, *[measured(jnp.arange(4.0))] * 2], rtol=1e-6)
+
+
+def test_each_leaf_waits_for_its_own_gradient():
+    first, late = jnp.array([1.0, -1.0]), jnp.array([2.0, 0.0])
+    gradients = {"used": jnp.stack([first, late]), "late": jnp.stack([0 * first, late])}
+    gsnr = run(optkit.scale_by_sai(), gradients)[1].gsnr
+    np.testing.assert_allclose(gsnr["used"], measured(first), rtol=1e-6)
+    np.testing.assert_allclose(gsnr["late"], [0, measured(late)], rtol=1e-6)
+
+
+def test_a_leaf_without_first_gradient_never_moves_like_the_authors_on_request():
+    gradients = jnp.stack([jnp.zeros(4), jnp.arange(4.0), jnp.arange(4.0)])
+    updates, states = run(optkit.scale_by_sai(latch="first"), gradients)
+    np.testing.assert_array_equal(states.gsnr, 0)
+    np.testing.assert_array_equal(updates, 0)
+
+
+def test_decay_is_not_scaled():
+    params = {"decayed": jnp.array([4.0, 2.0]), "free": jnp.array([4.0, 2.0])}
+    tx = optkit.sgd_sai(0.1, weight_decay=0.5, mask={"decayed": True, "free": False})
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    np.testing.assert_allclose(updates["decayed"], [-0.2, -0.1], rtol=1e-6)
+    np.testing.assert_array_equal(updates["free"], 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"momentum": 1.0}, r"momentum must be in \[0, 1\), got 1.0"),
+        ({"eps": -1.0}, r"eps must be in \[0, inf\], got -1.0"),
+        ({"weight_decay": -1.0}, r"weight_decay must be in \[0, inf\], got -1.0"),
+        ({"degenerate": "two"}, "degenerate must be 'one', 'official' or 'norm', got 'two'"),
+        ({"latch": "last"}, "latch must be 'first_nonzero' or 'first', got 'last'"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        optkit.sgd_sai(0.1, **arguments)
