@@ -66,5 +66,5 @@ def _look(i):
     return {
         "color": COLOURS[i % len(COLOURS)],
         "linestyle": STYLES[i // len(COLOURS) % len(STYLES)],
-        "marker": MARKERS[i % len(MARKERS)],
+        "marker": MARKERS[(i + i // len(COLOURS)) % len(MARKERS)],
     }
