@@ -1,0 +1,118 @@
+"""The wrapper that finds new subspaces now and then, for an inner transformation to work along."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optkit.core import collectives
+from optkit.core.checks import check_count
+from optkit.core.extra_args import mask_tree, unmask_tree
+from optkit.core.keys import key_data, split
+from optkit.memory_efficient.projector import Projector
+
+
+class AlongProjectionsState(NamedTuple):
+    """State of `along_projections`.
+
+    Attributes:
+        count: number of updates so far, equal on all workers.
+        key: raw data of the key to draw the next projections with, equal on all workers; None if they are not drawn.
+        projections: tree with the projection of each leaf, replicated; equal on all workers if the gradients are.
+        inner: state of the transformation that works along them.
+    """
+
+    count: jax.typing.ArrayLike
+    key: Any
+    projections: Any
+    inner: optax.OptState
+
+
+def along_projections(
+    inner: optax.GradientTransformationExtraArgs,
+    projector: Projector,
+    update_gap: int,
+    *,
+    key: int | jax.Array | None,
+    short_first_period: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """Finds new projections from the gradient every `update_gap` steps, for an inner transformation to work along.
+
+    Args:
+        inner: takes the extra arguments `projections`, a tree with one for each leaf, and `refreshed`, whether they are
+            new. So recorded runs can be replayed.
+        projector: chooses the subspaces.
+        update_gap: number of steps for which projections stay, at least 1.
+        key: for projectors that draw.
+        short_first_period: finds the second projections a step early.
+
+    Returns:
+        A transformation with an `AlongProjectionsState`.
+
+    Raises:
+        ValueError: if `update_gap` is no positive integer, or a projector that draws has no key.
+    """
+    check_count("update_gap", update_gap)
+    if projector.draws and key is None:
+        raise ValueError("the projector draws at random: give key, an integer or a JAX key")
+
+    def init_fn(params):
+        return AlongProjectionsState(
+            count=jnp.zeros([], jnp.int32),
+            key=key_data(key) if projector.draws and key is not None else None,
+            projections=jax.tree.map(projector.start, params),
+            inner=inner.init(params),
+        )
+
+    def update_fn(updates, state, params=None, **extra_args):
+        step = state.count + int(short_first_period)
+        refreshed = (state.count == 0) | (step % update_gap == 0)
+
+        def find(projections, data):
+            data, fresh = (None, None) if key is None or data is None else split(data, key)
+            return projector.find(updates, projections, step // update_gap, fresh), data
+
+        def keep(projections, data):
+            return projections, data
+
+        projections, data = collectives.cond(refreshed, find, keep, state.projections, state.key)
+        updates, inner_state = inner.update(
+            updates, state.inner, params, projections=projections, refreshed=refreshed, **extra_args
+        )
+        count = optax.safe_increment(state.count)
+        return updates, AlongProjectionsState(count=count, key=data, projections=projections, inner=inner_state)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def in_and_outside(
+    projected: optax.GradientTransformation,
+    other: optax.GradientTransformation,
+    projector: Projector,
+    leaves: Any,
+    without_subspace: optax.GradientTransformation | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Gives the leaves that are projected to one transformation and the others to another.
+
+    Args:
+        projected: for the leaves with a subspace.
+        other: for those that are not projected.
+        projector: says whose subspace is empty.
+        leaves: tree of booleans, or a function that makes it from the parameters: the leaves that are projected.
+        without_subspace: for projected leaves whose subspace is empty; default `other`.
+
+    Returns:
+        The partition.
+    """
+
+    def label(x):
+        return "without_subspace" if projector.is_empty(x.shape) else "projected"
+
+    def labels(tree):
+        inside = jax.tree.map(label, mask_tree(leaves, tree))
+        return unmask_tree(inside, jax.tree.map(lambda _: "other", tree))
+
+    transforms: dict[Any, optax.GradientTransformation] = {"projected": projected, "other": other}
+    transforms["without_subspace"] = without_subspace or other
+    return optax.with_extra_args_support(optax.partition(transforms, labels))

@@ -1,0 +1,191 @@
+"""SNSM: subspace momentum over subset norms, in Adam and AdaGrad forms, and subspace momentum alone.
+
+Nguyen, Nguyen, "Lean and Mean Adaptive Optimization via Subset-Norm and Subspace-Momentum with Convergence Guarantees",
+2024, arXiv:2411.07120. What parts code and paper, `subspace_momentum` and `subset_norm` say.
+"""
+
+from typing import Any
+
+import jax
+import optax
+
+from optkit.memory_efficient.decay import decayed_after_step
+from optkit.memory_efficient.matrices import is_matrix
+from optkit.memory_efficient.projector import Projector
+from optkit.memory_efficient.subset_norm import SubsetSize, scale_by_subset_norm
+from optkit.memory_efficient.subspace_momentum import subspace_momentum
+
+
+def adam_snsm(
+    learning_rate: optax.ScalarOrSchedule,
+    b1: jax.typing.ArrayLike = 0.9,
+    b2: jax.typing.ArrayLike = 0.999,
+    eps: jax.typing.ArrayLike = 1e-6,
+    weight_decay: float | jax.Array = 0.0,
+    mask: Any | None = None,
+    *,
+    projector: Projector | None = None,
+    update_gap: int = 200,
+    subset_size: SubsetSize = "heuristics",
+    leaves: Any = is_matrix,
+    bias_correction: bool = True,
+    stale_refresh: bool = False,
+    key: int | jax.Array | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Adam with momentum in a subspace and one second moment for each row or column: a fifth of its state and less.
+
+    The bias correction of the first moment enlarges the whole numerator, in the first steps also the part that has no
+    momentum: warm up. Do not take it where Adam's state fits into memory.
+
+    Args:
+        learning_rate: a positive number or a schedule, about 10 times Adam's.
+        b1: decay of the momentum, in [0, 1); default 0.9.
+        b2: decay of the second moments, in [0, 1); default 0.999.
+        eps: added to the root of the second moments before their bias is corrected, at least 0; default 1e-6.
+        weight_decay: strength of the decoupled decay, which comes after the step, at least 0; default 0.
+        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
+        projector: chooses the subspaces, as in `subspace_momentum`; default 128 singular vectors.
+        update_gap: number of steps for which subspaces stay, at least 1; default 200.
+        subset_size: `"heuristics"` (default) or an integer, as in `scale_by_subset_norm`.
+        leaves: tree of booleans, or a function that makes it from the parameters: the leaves with a subspace and
+            subsets. By default those with two axes or more.
+        stale_refresh: the published code's behaviour at new subspaces, as in `subspace_momentum`. Off by default.
+        key: an integer or a JAX key, equal on all workers, for a projector that draws.
+        bias_correction: corrects the zero start of both moments. On by default.
+
+    Returns:
+        An optimizer; for an m x n matrix and r singular vectors its state is `r (m + n) + max(m, n)` numbers.
+
+    Raises:
+        ValueError: if a hyperparameter is out of its range, or a projector that draws has no key.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optax, optkit
+        >>> tx = optkit.adam_snsm(10.0, projector=optkit.subspace_projector("topk", rank=1))
+        >>> params = jnp.array([[3.0, 4.0], [0.0, 2.0]])
+        >>> updates, state = tx.update(params, tx.init(params), params)
+        >>> updates.round()
+        Array([[  -6.,   -8.],
+               [  -0., -100.]], dtype=float32)
+
+    Reference:
+        Nguyen, Nguyen, "Lean and Mean Adaptive Optimization via Subset-Norm and Subspace-Momentum with Convergence
+        Guarantees", 2024, arXiv:2411.07120.
+    """
+    momentum = subspace_momentum(
+        b1, projector, update_gap, leaves=leaves, debias=bias_correction, stale_refresh=stale_refresh, key=key
+    )
+    direction = scale_by_subset_norm(
+        b2, eps, subset_size, subset_leaves=leaves, momentum=momentum, bias_correction=bias_correction
+    )
+    return decayed_after_step(learning_rate, direction, weight_decay, mask)
+
+
+def adagrad_snsm(
+    learning_rate: optax.ScalarOrSchedule,
+    b1: jax.typing.ArrayLike = 0.9,
+    eps: jax.typing.ArrayLike = 1e-6,
+    weight_decay: float | jax.Array = 0.0,
+    mask: Any | None = None,
+    *,
+    projector: Projector | None = None,
+    update_gap: int = 200,
+    subset_size: SubsetSize = "heuristics",
+    leaves: Any = is_matrix,
+    stale_refresh: bool = False,
+    key: int | jax.Array | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """AdaGrad with momentum in a subspace and one sum of squares for each row or column of a matrix.
+
+    Do not take it where the state of Adam fits into memory.
+
+    Args:
+        learning_rate: a positive number or a schedule; the authors' are about 1.
+        b1: decay of the momentum, in [0, 1); default 0.9.
+        eps: added to the root of the sums of squares, at least 0; default 1e-6.
+        weight_decay: strength of the decoupled decay, which comes after the step, at least 0; default 0.
+        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
+        projector: chooses the subspaces, as in `subspace_momentum`; default 128 singular vectors.
+        update_gap: number of steps for which subspaces stay, at least 1; default 200.
+        subset_size: `"heuristics"` (default) or an integer, as in `scale_by_subset_norm`.
+        leaves: tree of booleans, or a function that makes it from the parameters: the leaves with a subspace and
+            subsets. By default those with two axes or more.
+        stale_refresh: the published code's behaviour at new subspaces, as in `subspace_momentum`. Off by default.
+        key: an integer or a JAX key, equal on all workers, for a projector that draws.
+
+    Returns:
+        An optimizer; for an m x n matrix and r singular vectors its state is `r (m + n) + max(m, n)` numbers.
+
+    Raises:
+        ValueError: if a hyperparameter is out of its range, or a projector that draws has no key.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optax, optkit
+        >>> tx = optkit.adagrad_snsm(100.0, projector=optkit.subspace_projector("topk", rank=1))
+        >>> params = jnp.array([[3.0, 4.0], [0.0, 2.0]])
+        >>> updates, state = tx.update(params, tx.init(params), params)
+        >>> updates.round()
+        Array([[  -6.,   -8.],
+               [  -0., -100.]], dtype=float32)
+
+    Reference:
+        Nguyen, Nguyen, "Lean and Mean Adaptive Optimization via Subset-Norm and Subspace-Momentum with Convergence
+        Guarantees", 2024, arXiv:2411.07120.
+    """
+    momentum = subspace_momentum(b1, projector, update_gap, leaves=leaves, stale_refresh=stale_refresh, key=key)
+    direction = scale_by_subset_norm(None, eps, subset_size, subset_leaves=leaves, momentum=momentum)
+    return decayed_after_step(learning_rate, direction, weight_decay, mask)
+
+
+def sgd_sm(
+    learning_rate: optax.ScalarOrSchedule,
+    b1: jax.typing.ArrayLike = 0.9,
+    weight_decay: float | jax.Array = 0.0,
+    mask: Any | None = None,
+    *,
+    projector: Projector | None = None,
+    update_gap: int = 200,
+    leaves: Any = is_matrix,
+    stale_refresh: bool = False,
+    key: int | jax.Array | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Gradient descent with momentum in a subspace only.
+
+    Do not take it for transformers, which need a preconditioner.
+
+    Args:
+        learning_rate: a positive number or a schedule.
+        b1: decay of the momentum, in [0, 1); default 0.9.
+        weight_decay: strength of the decoupled decay, which comes after the step, at least 0; default 0.
+        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
+        projector: chooses the subspaces, as in `subspace_momentum`; default 128 singular vectors.
+        update_gap: number of steps for which subspaces stay, at least 1; default 200.
+        leaves: tree of booleans, or a function that makes it from the parameters: the leaves with a subspace. By
+            default those with two axes or more.
+        stale_refresh: the published code's behaviour at new subspaces, as in `subspace_momentum`. Off by default.
+        key: an integer or a JAX key, equal on all workers, for a projector that draws.
+
+    Returns:
+        An optimizer; for an m x n matrix and r singular vectors its state is `r (m + n)` numbers.
+
+    Raises:
+        ValueError: if a hyperparameter is out of its range, or a projector that draws has no key.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optax, optkit
+        >>> tx = optkit.sgd_sm(10.0, projector=optkit.subspace_projector("topk", rank=1))
+        >>> params = jnp.array([[3.0, 4.0], [0.0, 2.0]])
+        >>> updates, state = tx.update(params, tx.init(params), params)
+        >>> updates.round()
+        Array([[ -3.,  -4.],
+               [ -0., -20.]], dtype=float32)
+
+    Reference:
+        Nguyen, Nguyen, "Lean and Mean Adaptive Optimization via Subset-Norm and Subspace-Momentum with Convergence
+        Guarantees", 2024, arXiv:2411.07120.
+    """
+    momentum = subspace_momentum(b1, projector, update_gap, leaves=leaves, stale_refresh=stale_refresh, key=key)
+    return decayed_after_step(learning_rate, momentum, weight_decay, mask)

@@ -1,0 +1,338 @@
+"""Subset-norm: one second moment for each subset of a matrix's entries, in AdaGrad, RMSProp and Adam forms.
+
+Nguyen, Nguyen, "Lean and Mean Adaptive Optimization via Subset-Norm and Subspace-Momentum with Convergence Guarantees",
+2024, arXiv:2411.07120. The rule is that of the authors' code (sn-sm, `GenericOptim`): a subset's second moment is the
+sum, not the mean, of its squares; epsilon is added before the bias is corrected; decay comes after the step.
+"""
+
+import math
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optkit.core.checks import check_range
+from optkit.core.explicit_axes import replicate, shard_like
+from optkit.core.extra_args import mask_tree, unmask_tree
+from optkit.core.precision import widen
+from optkit.memory_efficient.decay import decayed_after_step
+from optkit.memory_efficient.matrices import is_matrix, matrix_shape
+
+SubsetSize = int | Literal["heuristics"]
+
+
+class ScaleBySubsetNormState(NamedTuple):
+    """State of `scale_by_subset_norm`.
+
+    Attributes:
+        count: number of updates so far, equal on all workers; None without bias correction.
+        nu: second moments of the subsets, in float32 at least: for a matrix by `"heuristics"` one for each index of its
+            longer axis, with ones in the place of its other axes; by a number a vector of one for each block; shaped
+            and sharded like the parameter where every entry has its own.
+        momentum: state of the transformation that gives the numerator; `optax.EmptyState` if that is the gradient.
+    """
+
+    count: Any
+    nu: Any
+    momentum: optax.OptState
+
+
+def block_size(size: int, subset_size: int) -> int:
+    """Gives the size of the blocks of a flattened leaf: the largest divisor of its size up to the one asked for.
+
+    Args:
+        size: of the leaf.
+        subset_size: that of a block; `-j` stands for the root of `size` over `j`.
+
+    Returns:
+        A positive divisor of `size`.
+
+    Example:
+        >>> block_size(192, 5), block_size(192, -1), block_size(17, 4)
+        (4, 12, 1)
+    """
+    wanted = subset_size if subset_size > 0 else int(math.sqrt(size) / -subset_size)
+    return next(k for k in range(min(max(wanted, 1), max(size, 1)), 0, -1) if size % k == 0)
+
+
+def subset_sum_of_squares(x: jax.Array, subset_size: SubsetSize) -> jax.Array:
+    """Sums the squares of each subset of a leaf, in float32 at least.
+
+    Args:
+        x: a leaf.
+        subset_size: as in `scale_by_subset_norm`.
+
+    Returns:
+        One number for each subset, shaped as `ScaleBySubsetNormState.nu` says.
+
+    Example:
+        >>> subset_sum_of_squares(jnp.array([[1.0, 2.0], [2.0, 0.0], [0.0, 3.0]]), "heuristics").tolist()
+        [[5.0], [4.0], [9.0]]
+    """
+    squares = widen(x) ** 2
+    if subset_size == "heuristics":
+        if x.ndim < 2:
+            return squares
+        rows, columns = matrix_shape(x.shape)
+        return jnp.sum(squares, axis=-1 if rows >= columns else tuple(range(x.ndim - 1)), keepdims=True)
+    size = block_size(x.size, subset_size)
+    return squares if size == 1 else jnp.sum(replicate(squares).reshape(-1, size), axis=1)
+
+
+def _spread(values: jax.Array, like: jax.Array) -> jax.Array:
+    """Brings one number for each subset to where it broadcasts over the leaf."""
+    if values.ndim == like.ndim and all(
+        size in (1, whole) for size, whole in zip(values.shape, like.shape, strict=True)
+    ):
+        return values
+    blocks = jnp.broadcast_to(values[:, None], (values.size, like.size // values.size))
+    return shard_like(blocks.reshape(like.shape), like)
+
+
+def scale_by_subset_norm(
+    b2: jax.typing.ArrayLike | None = 0.999,
+    eps: jax.typing.ArrayLike = 1e-6,
+    subset_size: SubsetSize = "heuristics",
+    *,
+    subset_leaves: Any = is_matrix,
+    momentum: optax.GradientTransformation | None = None,
+    bias_correction: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """Divides gradients by the root of the second moment of their subset: RMSProp and AdaGrad with little state.
+
+    Do not take it for leaves whose entries differ much in scale inside a subset (embeddings of rare and frequent words
+    whose rows share one): the largest sets the step of all.
+
+    Args:
+        b2: decay of the second moments, in [0, 1); default 0.999. None sums them up instead, as AdaGrad does.
+        eps: added to the root of the second moments, at least 0; default 1e-6.
+        subset_size: `"heuristics"` (default) has one subset for each index of a matrix's longer axis, for each row of a
+            square one; a leaf of more than two axes is the matrix of its last axis against all others, one of less has
+            no subsets. A positive number has blocks of at most so many neighbours of the flattened leaf, of equal size;
+            `-j` blocks of about the root of the leaf's size over `j`. Blocks are gathered where mesh axes are explicit.
+        subset_leaves: tree of booleans, or a function that makes it from the parameters: the leaves with subsets; the
+            others have one second moment for each entry. By default those with two axes or more; the authors leave out
+            embeddings and the last layer.
+        momentum: gives the numerator from the gradient, such as `optax.ema`; default the gradient itself. The second
+            moments are always those of the gradient.
+        bias_correction: corrects the zero start of the second moments, behind epsilon. Off by default.
+
+    Returns:
+        A transformation; its state is one number for each subset and that of `momentum`.
+
+    Raises:
+        ValueError: if a hyperparameter is out of its range, or `bias_correction` is asked for without `b2`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optkit
+        >>> tx = optkit.scale_by_subset_norm(b2=None)
+        >>> params = jnp.zeros((2, 2))
+        >>> updates, state = tx.update(jnp.array([[3.0, 4.0], [0.0, 2.0]]), tx.init(params), params)
+        >>> updates.round(3).tolist(), state.nu.tolist()
+        ([[0.6000000238418579, 0.800000011920929], [0.0, 1.0]], [[25.0], [4.0]])
+
+    Reference:
+        Nguyen, Nguyen, "Lean and Mean Adaptive Optimization via Subset-Norm and Subspace-Momentum with Convergence
+        Guarantees", 2024, arXiv:2411.07120.
+    """
+    check_range("b2", b2, 0.0, 1.0, high_open=True)
+    check_range("eps", eps, 0.0)
+    if subset_size != "heuristics":
+        _check_subset_size(subset_size)
+    if bias_correction and b2 is None:
+        raise ValueError("bias_correction corrects averages and got b2=None, which makes sums: leave it out")
+    numerator = optax.with_extra_args_support(optax.identity() if momentum is None else momentum)
+
+    def sums_of_squares(tree):
+        ones = jax.tree.map(lambda _: 1, tree)
+        sizes = unmask_tree(jax.tree.map(lambda _: subset_size, mask_tree(subset_leaves, tree)), ones)
+        return jax.tree.map(subset_sum_of_squares, tree, sizes)
+
+    def init_fn(params):
+        zeros = optax.tree.zeros_like(params)
+        count = jnp.zeros([], jnp.int32) if bias_correction else None
+        return ScaleBySubsetNormState(count=count, nu=sums_of_squares(zeros), momentum=numerator.init(params))
+
+    def update_fn(updates, state, params=None, **extra_args):
+        numerators, momentum_state = numerator.update(updates, state.momentum, params, **extra_args)
+        sums = sums_of_squares(updates)
+        count = optax.safe_increment(state.count) if bias_correction else None
+        if b2 is None:
+            nu, scale = optax.tree.add(state.nu, sums), 1.0
+        else:
+            nu = optax.tree.cast_like(optax.tree.update_moment(sums, state.nu, b2, order=1), state.nu)
+            scale = 1.0 if count is None else jnp.sqrt(1 - b2**count)
+
+        def direction(m, v, g):
+            return (m * _spread(scale / (jnp.sqrt(v) + eps), m)).astype(g.dtype)
+
+        directions = jax.tree.map(direction, numerators, nu, updates)
+        return directions, ScaleBySubsetNormState(count=count, nu=nu, momentum=momentum_state)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _check_subset_size(subset_size: Any) -> None:
+    if not isinstance(subset_size, int) or subset_size == 0:
+        raise ValueError(f"subset_size must be 'heuristics' or an integer other than 0, got {subset_size!r}")
+
+
+def adam_sn(
+    learning_rate: optax.ScalarOrSchedule,
+    b1: jax.typing.ArrayLike = 0.9,
+    b2: jax.typing.ArrayLike = 0.999,
+    eps: jax.typing.ArrayLike = 1e-6,
+    weight_decay: float | jax.Array = 0.0,
+    mask: Any | None = None,
+    *,
+    subset_size: SubsetSize = "heuristics",
+    subset_leaves: Any = is_matrix,
+    bias_correction: bool = True,
+    mu_dtype: Any | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Adam with one second moment for each row or column of a matrix: half of Adam's state.
+
+    The learning rate is about 10 times Adam's, since a second moment is a sum over a subset. Do not take it where rows
+    or columns that share a second moment differ much in scale.
+
+    Args:
+        learning_rate: a positive number or a schedule.
+        b1: decay of the first moment, in [0, 1); default 0.9.
+        b2: decay of the second moments, in [0, 1); default 0.999.
+        eps: added to the root of the second moments before their bias is corrected, at least 0; default 1e-6.
+        weight_decay: strength of the decoupled decay, which comes after the step, at least 0; default 0.
+        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
+        subset_size: `"heuristics"` (default) or an integer, as in `scale_by_subset_norm`.
+        subset_leaves: the leaves with subsets, as in `scale_by_subset_norm`; by default those with two axes or more.
+        bias_correction: corrects the zero start of both moments. On by default.
+        mu_dtype: dtype of the first moment; default the parameters', but at least float32.
+
+    Returns:
+        An optimizer; its state is one number a parameter and one a subset.
+
+    Raises:
+        ValueError: if a hyperparameter is out of its range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optax, optkit
+        >>> tx = optkit.adam_sn(10.0)
+        >>> params = jnp.array([[3.0, 4.0], [0.0, 2.0]])
+        >>> updates, state = tx.update(params, tx.init(params), params)
+        >>> updates.round()
+        Array([[ -6.,  -8.],
+               [ -0., -10.]], dtype=float32)
+
+    Reference:
+        Nguyen, Nguyen, "Lean and Mean Adaptive Optimization via Subset-Norm and Subspace-Momentum with Convergence
+        Guarantees", 2024, arXiv:2411.07120.
+    """
+    check_range("b1", b1, 0.0, 1.0, high_open=True)
+    momentum = optax.ema(b1, debias=bias_correction, accumulator_dtype=mu_dtype)
+    return decayed_after_step(
+        learning_rate,
+        scale_by_subset_norm(
+            b2, eps, subset_size, subset_leaves=subset_leaves, momentum=momentum, bias_correction=bias_correction
+        ),
+        weight_decay,
+        mask,
+    )
+
+
+def rmsprop_sn(
+    learning_rate: optax.ScalarOrSchedule,
+    b2: jax.typing.ArrayLike = 0.999,
+    eps: jax.typing.ArrayLike = 1e-6,
+    weight_decay: float | jax.Array = 0.0,
+    mask: Any | None = None,
+    *,
+    subset_size: SubsetSize = "heuristics",
+    subset_leaves: Any = is_matrix,
+) -> optax.GradientTransformationExtraArgs:
+    """RMSProp with one second moment for each row or column of a matrix: hardly any state.
+
+    The zero start of the second moments is not corrected: the first steps are up to `1 / sqrt(1 - b2)` times as long as
+    later ones, so warm up.
+
+    Args:
+        learning_rate: a positive number or a schedule.
+        b2: decay of the second moments, in [0, 1); default 0.999.
+        eps: added to the root of the second moments before their bias is corrected, at least 0; default 1e-6.
+        weight_decay: strength of the decoupled decay, which comes after the step, at least 0; default 0.
+        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
+        subset_size: `"heuristics"` (default) or an integer, as in `scale_by_subset_norm`.
+        subset_leaves: the leaves with subsets, as in `scale_by_subset_norm`; by default those with two axes or more.
+
+    Returns:
+        An optimizer; its state is one number a subset.
+
+    Raises:
+        ValueError: if a hyperparameter is out of its range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optax, optkit
+        >>> tx = optkit.rmsprop_sn(10.0, b2=0.75)
+        >>> params = jnp.array([[3.0, 4.0], [0.0, 2.0]])
+        >>> updates, state = tx.update(params, tx.init(params), params)
+        >>> updates.round()
+        Array([[-12., -16.],
+               [ -0., -20.]], dtype=float32)
+
+    Reference:
+        Nguyen, Nguyen, "Lean and Mean Adaptive Optimization via Subset-Norm and Subspace-Momentum with Convergence
+        Guarantees", 2024, arXiv:2411.07120.
+    """
+    transformation = scale_by_subset_norm(b2, eps, subset_size, subset_leaves=subset_leaves)
+    return decayed_after_step(learning_rate, transformation, weight_decay, mask)
+
+
+def adagrad_sn(
+    learning_rate: optax.ScalarOrSchedule,
+    b1: jax.typing.ArrayLike | None = 0.9,
+    eps: jax.typing.ArrayLike = 1e-6,
+    weight_decay: float | jax.Array = 0.0,
+    mask: Any | None = None,
+    *,
+    subset_size: SubsetSize = "heuristics",
+    subset_leaves: Any = is_matrix,
+    mu_dtype: Any | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """AdaGrad with one sum of squares for each row or column of a matrix, and a momentum.
+
+    Args:
+        learning_rate: a positive number or a schedule; the authors' are about 1.
+        b1: decay of the momentum, whose zero start is not corrected, in [0, 1); default 0.9. None keeps none.
+        eps: added to the root of the second moments before their bias is corrected, at least 0; default 1e-6.
+        weight_decay: strength of the decoupled decay, which comes after the step, at least 0; default 0.
+        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
+        subset_size: `"heuristics"` (default) or an integer, as in `scale_by_subset_norm`.
+        subset_leaves: the leaves with subsets, as in `scale_by_subset_norm`; by default those with two axes or more.
+        mu_dtype: dtype of the momentum; default the parameters', but at least float32.
+
+    Returns:
+        An optimizer; its state is one number a parameter and one a subset, the latter alone without momentum.
+
+    Raises:
+        ValueError: if a hyperparameter is out of its range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optax, optkit
+        >>> tx = optkit.adagrad_sn(10.0, b1=None)
+        >>> params = jnp.array([[3.0, 4.0], [0.0, 2.0]])
+        >>> updates, state = tx.update(params, tx.init(params), params)
+        >>> updates.round()
+        Array([[ -6.,  -8.],
+               [ -0., -10.]], dtype=float32)
+
+    Reference:
+        Nguyen, Nguyen, "Lean and Mean Adaptive Optimization via Subset-Norm and Subspace-Momentum with Convergence
+        Guarantees", 2024, arXiv:2411.07120.
+    """
+    check_range("b1", b1, 0.0, 1.0, high_open=True)
+    momentum = None if b1 is None else optax.ema(b1, debias=False, accumulator_dtype=mu_dtype)
+    transformation = scale_by_subset_norm(None, eps, subset_size, subset_leaves=subset_leaves, momentum=momentum)
+    return decayed_after_step(learning_rate, transformation, weight_decay, mask)

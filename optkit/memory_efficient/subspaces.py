@@ -1,0 +1,67 @@
+"""The kinds of subspaces, by the names that the papers' code gives them."""
+
+from typing import Literal, get_args
+
+from optkit.core.checks import check_count, check_range
+from optkit.memory_efficient.bases import Side, basis_projector
+from optkit.memory_efficient.coordinates import entries_projector, lines_projector
+from optkit.memory_efficient.projector import Projector
+
+Kind = Literal["svd", "random", "randperm", "columns", "rows", "uniform", "topk", "randk"]
+_BASES = ("svd", "random", "randperm")
+
+
+def subspace_projector(
+    kind: Kind, *, rank: int | None = None, density: float | None = None, side: Side = "std"
+) -> Projector:
+    """Chooses a subspace of each matrix's entries.
+
+    A leaf of more than two axes is the matrix of its last axis against all others. Where mesh axes are explicit, such
+    leaves, what is decomposed, and the axis that is chosen from are gathered.
+
+    Args:
+        kind: `"svd"`, along the gradient's largest singular vectors; `"random"`, along random orthonormal vectors;
+            `"randperm"`, along random coordinates, as such vectors; `"columns"` or `"rows"`, random ones; `"uniform"`,
+            random rows of a matrix that is not wide, random columns otherwise; `"topk"`, of the same those whose
+            gradient has the largest norms; `"randk"`, random entries.
+        rank: dimension of the subspace, number of columns, rows or entries, at least 1; at most all, and at most the
+            number of singular vectors, that of the shorter axis.
+        density: in place of `rank`, the share of that dimension or number, in [0, 1]; rounded for the first three
+            kinds, to even where in doubt, and rounded down for the others, as in FRUGAL's code.
+        side: for the first three kinds, on which side of the matrix the vectors are: `"std"` (default), for rows
+            (`"right"`) unless the matrix is wide, otherwise for columns (`"left"`); `"reverse_std"`, the other way
+            round, as in `optax.contrib.galore`; or `"full"`, both.
+
+    Returns:
+        A `Projector`.
+
+    Raises:
+        ValueError: if an argument is out of its range, or not exactly one of `rank` and `density` is given.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optkit
+        >>> projector = optkit.subspace_projector("topk", rank=1)
+        >>> gradient = jnp.array([[1.0, 1.0], [3.0, 4.0], [0.0, 2.0]])
+        >>> rows = projector.find(gradient, projector.start(gradient), jnp.array(0), None)
+        >>> projector.down(rows, gradient).tolist()
+        [[3.0, 4.0]]
+    """
+    if kind not in get_args(Kind):
+        raise ValueError(f"kind must be one of {', '.join(map(repr, get_args(Kind)))}, got {kind!r}")
+    if side not in get_args(Side):
+        raise ValueError(f"side must be one of {', '.join(map(repr, get_args(Side)))}, got {side!r}")
+    if (rank is None) == (density is None):
+        raise ValueError(f"give one of rank and density, got rank={rank!r} and density={density!r}")
+    if rank is not None:
+        check_count("rank", rank)
+    check_range("density", density, 0.0, 1.0)
+
+    def number(whole: int) -> int:
+        if density is None:
+            return min(rank or 0, whole)
+        return round(whole * density) if kind in _BASES else int(whole * density)
+
+    if kind in _BASES:
+        return basis_projector(kind, side, number)
+    return entries_projector(number) if kind == "randk" else lines_projector(kind, number)

@@ -1,0 +1,233 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from golden_files import assert_replays, replays
+
+from optkit import cost, state_shardings
+from optkit.memory_efficient.matrices import is_matrix
+from optkit.memory_efficient.subset_norm import (
+    adagrad_sn,
+    adam_sn,
+    block_size,
+    rmsprop_sn,
+    scale_by_subset_norm,
+    subset_sum_of_squares,
+)
+from optkit.testing import golden
+
+
+def recorded_optimizer(recording):
+    recorded = recording.hyperparams
+    matrices = recorded.get("matrix_leaves")
+    shared = {
+        "learning_rate": recorded["learning_rate"],
+        "eps": recorded["eps"],
+        "weight_decay": recorded["weight_decay"],
+        "subset_size": recorded["subset_size"] if matrices is None else matrices["subset_size"],
+        "subset_leaves": True if matrices is None else is_matrix,
+    }
+    if recording.meta["method"] == "adam_sn":
+        return adam_sn(b1=recorded["b1"], b2=recorded["b2"], bias_correction=recorded["bias_correction"], **shared)
+    assert not recorded["bias_correction"]
+    if recording.meta["method"] == "rmsprop_sn":
+        return rmsprop_sn(b2=recorded["b2"], **shared)
+    return adagrad_sn(b1=None if recorded["momentum_type"] == "none" else recorded["b1"], **shared)
+
+
+@replays("adam_sn", "rmsprop_sn", "adagrad_sn")
+def test_golden_subset_norm(recording):
+    assert_replays(recording, golden.replay_gradients(recorded_optimizer(recording), recording))
+
+
+def gradients(shape, seed=0):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+@pytest.mark.parametrize(
+    ("shape", "subset_size", "number"),
+    [
+        ((6, 4), "heuristics", 6),
+        ((4, 6), "heuristics", 6),
+        ((5, 5), "heuristics", 5),
+        ((3, 3, 2, 4), "heuristics", 18),
+        ((2, 2, 40), "heuristics", 40),
+        ((7,), "heuristics", 7),
+        ((), "heuristics", 1),
+        ((6, 4), 5, 6),  # blocks of 4, the largest divisor of 24 up to 5
+        ((6, 4), 100, 1),
+        ((16, 12), -1, 16),  # blocks of 12, the largest divisor of 192 up to 13
+        ((16, 12), -2, 32),
+        ((2,), -5, 2),  # less than one entry a block: one
+        ((17,), 16, 17),  # a prime
+        ((), -1, 1),
+        ((0, 3), 4, 0),
+    ],
+)
+def test_partition_rules(shape, subset_size, number):
+    x = gradients(shape)
+    sums = subset_sum_of_squares(x, subset_size)
+    assert sums.size == number
+    np.testing.assert_allclose(jnp.sum(sums), jnp.sum(x**2), rtol=1e-5)
+
+
+def test_blocks_are_neighbours_in_memory_order():
+    x = jnp.arange(12.0).reshape(3, 4)
+    np.testing.assert_array_equal(subset_sum_of_squares(x, 6), [55.0, 451.0])
+
+
+@pytest.mark.parametrize("size", [1, 12, 97, 192])
+@pytest.mark.parametrize("subset_size", [1, 5, 64, -1, -2, -300])
+def test_blocks_divide_the_leaf(size, subset_size):
+    block = block_size(size, subset_size)
+    wanted = subset_size if subset_size > 0 else max(1, int(math.sqrt(size) / -subset_size))
+    assert size % block == 0
+    assert block == max(k for k in range(1, size + 1) if size % k == 0 and k <= wanted)
+
+
+@pytest.mark.parametrize("subset_size", ["heuristics", 3, -1])
+def test_entries_of_a_subset_share_one_scale(subset_size):
+    gradient = gradients((6, 4))
+    tx = scale_by_subset_norm(b2=None, subset_size=subset_size)
+    updates, state = tx.update(gradient, tx.init(gradient))
+    ratios = np.unique(np.round(np.asarray(updates / gradient), 4))
+    assert len(ratios) == state.nu.size
+
+
+def test_one_step_of_adagrad_gives_every_subset_norm_one():
+    gradient = gradients((6, 4))
+    tx = scale_by_subset_norm(b2=None, eps=0.0)
+    updates, _ = tx.update(gradient, tx.init(gradient))
+    np.testing.assert_allclose(jnp.linalg.norm(updates, axis=1), 1.0, rtol=1e-6)
+
+
+def test_leaves_without_subsets_get_adam():
+    params = {"kernel": gradients((4, 3)), "bias": gradients((3,))}
+    subset, adam = adam_sn(0.1, eps=0.0), optax.adam(0.1, eps=0.0)
+    states = subset.init(params), adam.init(params)
+    for seed in range(3):
+        grads = {"kernel": gradients((4, 3), seed), "bias": gradients((3,), seed)}
+        ours, ours_state = subset.update(grads, states[0], params)
+        theirs, theirs_state = adam.update(grads, states[1], params)
+        states = ours_state, theirs_state
+        np.testing.assert_allclose(ours["bias"], theirs["bias"], rtol=1e-5)
+        assert not np.allclose(ours["kernel"], theirs["kernel"], rtol=1e-2)
+
+
+def test_a_mask_says_which_leaves_have_subsets():
+    params = {"kernel": jnp.ones((4, 3)), "embedding": jnp.ones((5, 2)), "bias": jnp.ones(4)}
+    tx = scale_by_subset_norm(subset_size=4, subset_leaves={"kernel": True, "embedding": False, "bias": True})
+    shapes = jax.tree.map(jnp.shape, tx.init(params).nu, is_leaf=lambda x: isinstance(x, jax.Array))
+    assert shapes == {"kernel": (3,), "embedding": (5, 2), "bias": (1,)}
+
+
+def test_second_moments_are_those_of_the_gradient_and_not_of_the_numerator():
+    gradient = gradients((4, 3))
+    tx = scale_by_subset_norm(b2=None, eps=0.0, momentum=optax.scale(7.0))
+    updates, state = tx.update(gradient, tx.init(gradient))
+    np.testing.assert_allclose(state.nu[:, 0], jnp.sum(gradient**2, axis=1), rtol=1e-6)
+    np.testing.assert_allclose(jnp.linalg.norm(updates, axis=1), 7.0, rtol=1e-6)
+
+
+def test_adagrads_steps_shrink_and_rmsprops_do_not():
+    lengths = {}
+    for name, b2 in (("adagrad", None), ("rmsprop", 0.5)):
+        tx = scale_by_subset_norm(b2=b2)
+        state = tx.init(jnp.ones((3, 2)))
+        for _ in range(16):
+            updates, state = tx.update(jnp.ones((3, 2)), state)
+        lengths[name] = float(jnp.linalg.norm(updates[0]))
+    np.testing.assert_allclose(lengths["adagrad"], 1 / 4, rtol=1e-5)
+    np.testing.assert_allclose(lengths["rmsprop"], 1.0, rtol=1e-4)
+
+
+def test_decay_comes_after_the_step():
+    params = jnp.array([[2.0, 4.0]])
+    plain, decayed = adam_sn(0.1), adam_sn(0.1, weight_decay=0.5)
+    step, _ = plain.update(params, plain.init(params), params)
+    both, _ = decayed.update(params, decayed.init(params), params)
+    np.testing.assert_allclose(params + both, (params + step) * 0.95, rtol=1e-6)
+
+
+def test_masked_decay_leaves_others_alone():
+    params = {"a": jnp.ones((2, 2)), "b": jnp.ones((2, 2))}
+    tx = rmsprop_sn(0.1, weight_decay=0.5, mask={"a": True, "b": False})
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    np.testing.assert_allclose(updates["a"], -0.05, rtol=1e-6)
+    np.testing.assert_array_equal(updates["b"], 0.0)
+
+
+# A Llama of 60 M parameters without its embeddings, and a bias.
+SHAPES = {"attention": (512, 512), "up": (512, 1376), "down": (1376, 512), "bias": (512,)}
+PARAMS = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in SHAPES.items()}
+SIZE = sum(math.prod(shape) for shape in SHAPES.values())
+SUBSETS = 512 + 1376 + 1376 + 512
+COUNTER = 4
+
+
+@pytest.mark.parametrize(
+    ("tx", "numbers", "counters"),
+    [
+        (adam_sn(0.1), SIZE + SUBSETS, 3),
+        (rmsprop_sn(0.1), SUBSETS, 1),
+        (adagrad_sn(0.1), SIZE + SUBSETS, 2),
+        (adagrad_sn(0.1, b1=None), SUBSETS, 1),
+        (rmsprop_sn(0.1, subset_size=256), (SIZE - 512) // 256 + 512, 1),
+        (rmsprop_sn(0.1, subset_size=256, subset_leaves=True), SIZE // 256, 1),
+    ],
+)
+def test_state_is_what_the_paper_says(tx, numbers, counters):
+    assert cost(tx, PARAMS, state_only=True).state_bytes == 4 * numbers + COUNTER * counters
+
+
+def test_state_stays_in_float32_for_sixteen_bit_parameters():
+    params = jnp.ones((4, 2), jnp.bfloat16)
+    assert scale_by_subset_norm().init(params).nu.dtype == jnp.float32
+
+
+def test_second_moments_are_sharded_along_the_axis_that_they_stand_for():
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data", "model"))
+    params = jax.ShapeDtypeStruct((16, 8), jnp.float32, sharding=sharding)
+    nu = state_shardings(scale_by_subset_norm(), params).nu
+    assert nu.spec[0] in ("data", ("data",))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: adam_sn(0.1, b1=1.0), r"b1 must be in \[0, 1\), got 1.0"),
+        (lambda: adagrad_sn(0.1, b1=-0.1), r"b1 must be in \[0, 1\), got -0.1"),
+        (lambda: rmsprop_sn(0.1, b2=1), r"b2 must be in \[0, 1\), got 1"),
+        (lambda: adam_sn(0.1, eps=-1.0), "eps must be in"),
+        (lambda: adam_sn(0.1, weight_decay=-1.0), "weight_decay must be in"),
+        (lambda: adam_sn(0.1, subset_size=0), "subset_size must be 'heuristics' or an integer other than 0, got 0"),
+        (lambda: adam_sn(0.1, subset_size="rows"), "got 'rows'"),
+        (lambda: scale_by_subset_norm(None, bias_correction=True), "got b2=None"),
+    ],
+)
+def test_wrong_arguments_are_named(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def compiled_step(tx, params):
+    def step(params, state, grads):
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return jax.jit(step, donate_argnums=(0, 1)).lower(params, jax.eval_shape(tx.init, params), params).compile()
+
+
+@pytest.mark.parametrize("shape", [(512, 128), (128, 512)])
+def test_a_step_reads_and_writes_less_than_adamws(shape):
+    params = jax.ShapeDtypeStruct(shape, jnp.float32)
+    ours, theirs = (compiled_step(tx, params) for tx in (adam_sn(0.1, weight_decay=0.1), optax.adamw(0.1)))
+    read_and_written, by_adamw = (x.cost_analysis()["bytes accessed"] / (4 * math.prod(shape)) for x in (ours, theirs))
+    # Adam-SN: gradient; gradient, momentum, new momentum; new momentum, parameters, new parameters.
+    assert read_and_written < 7.2
+    assert by_adamw > 9.9
+    assert ours.memory_analysis().temp_size_in_bytes < 0.1 * 4 * math.prod(shape)

@@ -1,0 +1,403 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from optkit import cost
+from optkit.core.adam import scale_by_adam
+from optkit.memory_efficient.coordinates import block_projector
+from optkit.memory_efficient.frugal import frugal, frugal_adamw, frugal_lion
+from optkit.memory_efficient.galore import galore_adamw
+from optkit.memory_efficient.snsm import adagrad_snsm, adam_snsm, sgd_sm
+from optkit.memory_efficient.subspace_momentum import subspace_momentum
+from optkit.memory_efficient.subspaces import subspace_projector
+
+BASES = [
+    (kind, side) for kind in ("svd", "random", "randperm") for side in ("std", "reverse_std", "left", "right", "full")
+]
+COORDINATES = [(kind, "std") for kind in ("columns", "rows", "uniform", "topk", "randk")]
+ALL = [*BASES, *COORDINATES]
+SHAPES = [(6, 4), (4, 6), (5, 5), (2, 3, 4)]
+
+
+def normal(shape, seed=0):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def found(projector, gradient, key=0):
+    return projector.find(gradient, projector.start(gradient), jnp.array(0), jax.random.key(key))
+
+
+@pytest.mark.parametrize(("kind", "side"), ALL)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_up_after_down_is_an_orthogonal_projection(kind, side, shape):
+    projector = subspace_projector(kind, rank=2, side=side)
+    gradient, other = normal(shape), normal(shape, 1)
+    for projection in (projector.start(gradient), found(projector, gradient)):
+        part = projector.up(projection, projector.down(projection, gradient), gradient)
+        again = projector.up(projection, projector.down(projection, part), gradient)
+        np.testing.assert_allclose(again, part, atol=1e-5)
+        np.testing.assert_allclose(
+            jnp.vdot(gradient - part, projector.up(projection, projector.down(projection, other), gradient)),
+            0,
+            atol=1e-4,
+        )
+
+
+@pytest.mark.parametrize(("kind", "side"), ALL)
+def test_full_density_is_everything_and_none_is_empty(kind, side):
+    # As many singular vectors as the shorter axis has entries are everything on its side only.
+    gradient = normal((6, 6) if kind == "svd" else (6, 4))
+    whole = subspace_projector(kind, density=1.0, side=side)
+    projection = found(whole, gradient)
+    assert whole.is_whole(gradient.shape)
+    np.testing.assert_allclose(whole.up(projection, whole.down(projection, gradient), gradient), gradient, atol=1e-5)
+    empty = subspace_projector(kind, density=0.0, side=side)
+    assert empty.is_empty(gradient.shape)
+    assert not empty.is_whole(gradient.shape)
+
+
+@pytest.mark.parametrize(
+    ("kind", "side", "shape", "low"),
+    [
+        ("svd", "std", (6, 4), (6, 2)),
+        ("svd", "std", (4, 6), (2, 6)),
+        ("svd", "reverse_std", (6, 4), (2, 4)),
+        ("svd", "left", (4, 6), (2, 6)),
+        ("random", "right", (4, 6), (4, 2)),
+        ("svd", "full", (6, 4), (2, 2)),
+        ("columns", "std", (6, 4), (6, 2)),
+        ("rows", "std", (4, 6), (2, 6)),
+        ("uniform", "std", (6, 4), (2, 4)),
+        ("topk", "std", (4, 6), (4, 2)),
+        ("randk", "std", (6, 4), (2,)),
+    ],
+)
+def test_coordinates_have_the_published_shape(kind, side, shape, low):
+    projector = subspace_projector(kind, rank=2, side=side)
+    gradient = normal(shape)
+    assert projector.down(found(projector, gradient), gradient).shape == low
+
+
+@pytest.mark.parametrize(
+    ("kind", "numbers"), [("svd", 2), ("columns", 2), ("rows", 3), ("randk", 17)]
+)  # 0.5 * 5 rounds to even, 0.5 * 7 and 0.5 * 35 are rounded down
+def test_density_is_rounded_as_published(kind, numbers):
+    gradient = normal((7, 5))
+    projector = subspace_projector(kind, density=0.5)
+    low = projector.down(found(projector, gradient), gradient)
+    assert numbers in low.shape
+
+
+def test_there_are_as_many_singular_vectors_as_the_shorter_axis_has_entries():
+    projector = subspace_projector("svd", density=1.0, side="left")
+    gradient = normal((6, 4))
+    assert not projector.is_whole(gradient.shape)
+    assert found(projector, gradient)[0].shape == projector.start(gradient)[0].shape == (6, 4)
+
+
+def test_singular_vectors_hold_the_largest_share_of_any_subspace():
+    gradient = normal((6, 4))
+    shares = {}
+    for kind in ("svd", "random", "randperm"):
+        projector = subspace_projector(kind, rank=2)
+        shares[kind] = float(jnp.linalg.norm(projector.down(found(projector, gradient), gradient)))
+    singular_values = np.linalg.svd(gradient, compute_uv=False)
+    np.testing.assert_allclose(shares["svd"], np.linalg.norm(singular_values[:2]), rtol=1e-5)
+    assert shares["svd"] > max(shares["random"], shares["randperm"])
+
+
+def test_top_rows_are_those_of_largest_norm():
+    gradient = jnp.array([[1.0, 0.0], [0.0, 3.0], [2.0, 0.0]])
+    projector = subspace_projector("topk", rank=2)
+    assert found(projector, gradient).tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("kind", ["random", "randperm", "columns", "rows", "uniform", "randk"])
+def test_another_key_gives_another_subspace_and_the_same_key_the_same(kind):
+    gradient = normal((40, 30))
+    projector = subspace_projector(kind, rank=5)
+    first, again, other = (found(projector, gradient, key) for key in (0, 0, 1))
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, first, again))
+    assert not jax.tree.all(jax.tree.map(jnp.array_equal, first, other))
+
+
+@pytest.mark.parametrize("side", ["std", "full"])
+def test_a_gradient_of_nan_keeps_the_last_singular_vectors(side):
+    projector = subspace_projector("svd", rank=2, side=side)
+    gradient = normal((6, 4))
+    last = found(projector, gradient)
+    kept = projector.find(gradient.at[0, 0].set(jnp.nan), last, jnp.array(1), None)
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, last, kept))
+
+
+def test_sixteen_bit_gradients_are_decomposed_in_float32():
+    projector = subspace_projector("svd", rank=2)
+    gradient = normal((6, 4)).astype(jnp.bfloat16)
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(found(projector, gradient)))
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        ("ascending", [[1, 1, 0, 0, 0], [0, 0, 1, 1, 0], [1, 0, 0, 0, 1], [0, 1, 1, 0, 0]]),
+        ("descending", [[0, 0, 0, 1, 1], [0, 1, 1, 0, 0], [1, 0, 0, 0, 1], [0, 0, 1, 1, 0]]),
+    ],
+)
+def test_blocks_come_in_cyclic_order(order, expected):
+    projector = block_projector(0.4, order)
+    tree = [jnp.zeros(1)] * 5
+    chosen = [[int(x) for x in projector.find(tree, None, jnp.array(period), None)] for period in range(4)]
+    assert chosen == expected
+
+
+def test_mirrored_blocks_go_forwards_and_backwards():
+    projector = block_projector(0.25, "mirror")
+    chosen = [
+        [bool(x) for x in projector.find([jnp.zeros(1)] * 4, None, jnp.array(period), None)].index(True)
+        for period in range(8)
+    ]
+    assert chosen == [0, 1, 2, 3, 3, 2, 1, 0]
+
+
+def test_random_blocks_are_as_many_as_density_says():
+    projector = block_projector(0.5, "random")
+    chosen = projector.find([jnp.zeros(1)] * 7, None, jnp.array(0), jax.random.key(0))
+    assert sum(map(int, chosen)) == 4  # 3.5 rounds to even
+
+
+SHARDED = {
+    "kernel": PartitionSpec("data", "model"),
+    "embedding": PartitionSpec("data"),
+    "wide": PartitionSpec(None, "model"),
+}
+
+
+@pytest.mark.parametrize(("kind", "side"), [("svd", "full"), ("random", "left"), *COORDINATES])
+def test_sharded_parameters_on_explicit_axes(kind, side):
+    shapes = {"kernel": (16, 14), "embedding": (24, 6), "wide": (4, 16)}
+    projector = subspace_projector(kind, rank=3, side=side)
+    tx = frugal(optax.trace(0.9), projector, update_gap=2, rest="sgd", rest_scale=0.5, key=0)
+    gradients = {name: normal((3, *shape)) for name, shape in shapes.items()}
+
+    def run(params, gradients):
+        return jax.lax.scan(lambda state, g: tx.update(g, state, params)[::-1], tx.init(params), gradients)[1]
+
+    alone = run({name: jnp.zeros(shape) for name, shape in shapes.items()}, gradients)
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
+    with jax.set_mesh(mesh):
+        params = {
+            name: jax.device_put(np.zeros(shapes[name], np.float32), NamedSharding(mesh, spec))
+            for name, spec in SHARDED.items()
+        }
+        sharded_gradients = {
+            name: jax.device_put(np.asarray(gradients[name]), NamedSharding(mesh, PartitionSpec(None, *spec)))
+            for name, spec in SHARDED.items()
+        }
+        sharded = jax.jit(run)(params, sharded_gradients)
+    for name, spec in SHARDED.items():
+        assert sharded[name].sharding.is_equivalent_to(NamedSharding(mesh, PartitionSpec(None, *spec)), 3)
+        np.testing.assert_allclose(np.asarray(sharded[name]), np.asarray(alone[name]), atol=1e-4)
+
+
+def test_momentum_is_in_the_subspace_only():
+    projector = subspace_projector("rows", density=0.5)
+    tx = subspace_momentum(0.5, projector, key=0)
+    gradient = jnp.ones((6, 4))
+    updates, _ = tx.update(gradient, tx.init(gradient), gradient)
+    np.testing.assert_allclose(sorted(updates[:, 0].tolist()), [0.5] * 3 + [1.0] * 3)
+
+
+def test_a_whole_subspace_gives_plain_momentum():
+    projector = subspace_projector("random", density=1.0)
+    tx, plain = subspace_momentum(0.8, projector, key=0), optax.ema(0.8, debias=False)
+    params = {"kernel": normal((4, 3)), "bias": normal((3,))}
+    states = tx.init(params), plain.init(params)
+    for seed in range(3):
+        grads = jax.tree.map(lambda p, seed=seed: normal(p.shape, seed), params)
+        ours, first = tx.update(grads, states[0], params)
+        theirs, second = plain.update(grads, states[1], params)
+        states = first, second
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), ours, theirs)
+
+
+@pytest.mark.parametrize("stale_refresh", [False, True])
+def test_momentum_begins_anew_with_each_subspace(stale_refresh):
+    tx = subspace_momentum(0.5, subspace_projector("topk", rank=1), 3, stale_refresh=stale_refresh)
+    gradient = jnp.array([[2.0], [0.0]])
+    state = tx.init(gradient)
+    seen = []
+    for _ in range(4):
+        updates, state = tx.update(gradient, state, gradient)
+        seen.append(float(updates[0, 0]))
+    # Steps 1, 2, and 3 with a new subspace: what is stale goes on there and is forgotten behind it.
+    assert seen == ([1.0, 1.5, 1.75, 1.0] if stale_refresh else [1.0, 1.5, 1.0, 1.5])
+
+
+def test_frugal_takes_signs_outside_the_subspace():
+    tx = frugal(optax.identity(), subspace_projector("topk", rank=1), rest_scale=0.5, scale=2.0)
+    gradient = jnp.array([[3.0, 4.0], [0.3, -0.4], [0.0, 0.1]])
+    updates, _ = tx.update(gradient, tx.init(gradient))
+    np.testing.assert_allclose(updates, [[6.0, 8.0], [1.0, -1.0], [0.0, 1.0]])
+
+
+@pytest.mark.parametrize(("rest", "factor"), [("sgd", 1.0), (None, 0.0)])
+def test_frugals_other_rules_outside_the_subspace(rest, factor):
+    tx = frugal(optax.scale(7.0), subspace_projector("topk", rank=1), rest=rest)
+    gradient = jnp.array([[3.0, 4.0], [0.3, -0.4]])
+    updates, _ = tx.update(gradient, tx.init(gradient))
+    np.testing.assert_allclose(updates, [[21.0, 28.0], [0.3 * factor, -0.4 * factor]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["svd", "columns", "randk"])
+def test_frugal_of_density_one_is_the_inner_optimizer_and_of_zero_sign_descent(kind):
+    params = normal((6, 4))
+    gradient = normal((6, 4), 1)
+    whole = frugal(optax.scale(3.0), subspace_projector(kind, density=1.0), key=0)
+    np.testing.assert_allclose(
+        whole.update(gradient, whole.init(params), params)[0], 3 * gradient, rtol=1e-4, atol=1e-5
+    )
+    none = frugal(optax.scale_by_adam(), subspace_projector(kind, density=0.0), key=0)
+    state = none.init(params)
+    np.testing.assert_array_equal(none.update(gradient, state, params)[0], jnp.sign(gradient))
+    assert all(x.size for x in jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize("reset", [True, False])
+def test_the_inner_state_begins_anew_with_each_subspace(reset):
+    tx = frugal(optax.trace(0.5), subspace_projector("topk", rank=1), 2, reset=reset)
+    gradient = jnp.array([[1.0], [0.0]])
+    state = tx.init(gradient)
+    seen = []
+    for _ in range(3):
+        updates, state = tx.update(gradient, state, gradient)
+        seen.append(float(updates[0, 0]))
+    assert seen == [1.0, 1.5, 1.0 if reset else 1.75]
+
+
+def test_leaves_that_are_not_projected_keep_their_state():
+    tx = frugal(optax.trace(0.5), subspace_projector("topk", rank=1), 1)
+    gradient = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    _, state = tx.update(gradient, tx.init(gradient), gradient)
+    updates, _ = tx.update(gradient, state, gradient)
+    np.testing.assert_allclose(updates["bias"], 1.5)
+
+
+def test_extra_arguments_reach_the_inner_transformation():
+    seen = []
+
+    def update(updates, state, params=None, **extra_args):
+        seen.append((set(extra_args), None if params is None else jax.tree.map(jnp.shape, params)))
+        return updates, state
+
+    inner = optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
+    tx = frugal(inner, subspace_projector("columns", density=0.5), key=0)
+    params = {"kernel": jnp.ones((6, 4)), "bias": jnp.ones(3)}
+    tx.update(params, tx.init(params), params, value=1.0)
+    assert all("value" in extra_args for extra_args, _ in seen)
+    assert any(shapes["kernel"] == (6, 2) for _, shapes in seen)
+
+
+@pytest.mark.parametrize("side", ["std", "reverse_std"])
+def test_galore_moves_in_its_subspace_only(side):
+    tx = galore_adamw(0.1, projector=subspace_projector("svd", rank=2, side=side))
+    params = normal((6, 4))
+    updates, _ = tx.update(params, tx.init(params), params)
+    assert np.linalg.matrix_rank(np.asarray(updates), tol=1e-5) == 2
+
+
+def test_galore_keeps_its_moments_when_the_subspace_changes():
+    direction = frugal(
+        scale_by_adam(0.9, 0.99, 1e-6, eps_placement="pre"),
+        subspace_projector("svd", rank=1),
+        1,
+        rest=None,
+        reset=False,
+    )
+    gradient = normal((3, 2))
+    state = direction.init(gradient)
+    for _ in range(3):
+        _, state = direction.update(gradient, state, gradient)
+    counts = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.integer)]
+    assert all(int(count) == 3 for count in counts)
+
+
+D, HIDDEN, VOCABULARY, LAYERS, RANK = 512, 1376, 32_000, 8, 128
+LLAMA_60M = {
+    "embedding": (VOCABULARY, D),
+    "head": (D, VOCABULARY),
+    "attention": [(D, D)] * 4 * LAYERS,
+    "up": [(D, HIDDEN)] * 2 * LAYERS,
+    "down": [(HIDDEN, D)] * LAYERS,
+    "norms": [(D,)] * (2 * LAYERS + 1),
+}
+LLAMA_60M = jax.tree.map(
+    lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32), LLAMA_60M, is_leaf=lambda x: isinstance(x, tuple)
+)
+MATRICES = [leaf.shape for leaf in jax.tree.leaves(LLAMA_60M) if leaf.ndim == 2]
+VECTORS = sum(leaf.size for leaf in jax.tree.leaves(LLAMA_60M) if leaf.ndim == 1)
+
+
+def state_numbers(tx):
+    return cost(tx, LLAMA_60M, state_only=True).state_bytes / 4
+
+
+@pytest.mark.parametrize("kind", ["svd", "uniform", "topk"])
+def test_snsm_keeps_at_most_a_fifth_of_adams_state(kind):
+    tx = adam_snsm(0.1, projector=subspace_projector(kind, rank=RANK), key=0)
+    assert state_numbers(tx) <= 0.2 * state_numbers(optax.adam(0.1))
+
+
+def test_state_of_snsm_is_what_the_paper_says():
+    expected = sum(RANK * (m + n) + max(m, n) for m, n in MATRICES) + 2 * VECTORS
+    assert 0 <= state_numbers(adam_snsm(0.1)) - expected < 10  # counters
+
+
+def test_state_of_galore_is_what_the_paper_says():
+    expected = sum(2 * RANK * max(m, n) + RANK * min(m, n) for m, n in MATRICES) + 2 * VECTORS
+    assert 0 <= state_numbers(galore_adamw(0.1)) - expected < 10
+
+
+def test_state_of_frugal_is_its_share_and_indices():
+    tx = frugal_adamw(0.1, projector=subspace_projector("columns", density=0.25), key=0)
+    expected = sum(2 * m * (n // 4) + n // 4 for m, n in MATRICES) + 2 * VECTORS
+    assert 0 <= state_numbers(tx) - expected < 10
+    assert state_numbers(tx) < 0.26 * math.prod([2, sum(m * n for m, n in MATRICES)]) + 2 * VECTORS
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: subspace_projector("pca", rank=1), "kind must be one of 'svd', .*, got 'pca'"),
+        (lambda: subspace_projector("svd", rank=1, side="top"), "side must be one of 'std', .*, got 'top'"),
+        (lambda: subspace_projector("svd"), "give one of rank and density, got rank=None and density=None"),
+        (lambda: subspace_projector("svd", rank=1, density=0.5), "give one of rank and density"),
+        (lambda: subspace_projector("svd", rank=0), "rank must be a positive integer, got 0"),
+        (lambda: subspace_projector("svd", density=1.5), r"density must be in \[0, 1\], got 1.5"),
+        (lambda: block_projector(-0.5), r"density must be in \[0, 1\], got -0.5"),
+        (lambda: block_projector(0.5, "sideways"), "order must be one of 'random', .*, got 'sideways'"),
+        (lambda: subspace_momentum(1.0), r"b1 must be in \[0, 1\), got 1.0"),
+        (lambda: subspace_momentum(0.9, subspace_projector("rows", rank=1)), "draws at random: give key"),
+        (lambda: adam_snsm(0.1, update_gap=0), "update_gap must be a positive integer, got 0"),
+        (lambda: adam_snsm(0.1, b2=1.0), r"b2 must be in \[0, 1\), got 1.0"),
+        (lambda: adagrad_snsm(0.1, eps=-1.0), "eps must be in"),
+        (lambda: sgd_sm(0.1, weight_decay=-1.0), "weight_decay must be in"),
+        (lambda: frugal(optax.identity(), rest="signs"), "rest must be 'sign', 'sgd' or None, got 'signs'"),
+        (lambda: frugal(optax.identity(), rest_scale=-1.0), "rest_scale must be in"),
+        (lambda: frugal(optax.identity(), scale=-1.0), r"scale must be in \[0, inf\], got -1.0"),
+        (lambda: frugal_adamw(0.1, b1=1.0), "b1 must be in"),
+        (lambda: frugal_adamw(0.1, b2=1.0), "b2 must be in"),
+        (lambda: frugal_adamw(0.1, eps=-1.0), "eps must be in"),
+        (lambda: frugal_lion(0.1, b1=1.5), "b1 must be in"),
+        (lambda: frugal_lion(0.1, b2=1.5), "b2 must be in"),
+        (lambda: frugal_lion(0.1, weight_decay=-1.0), "weight_decay must be in"),
+        (lambda: galore_adamw(0.1, weight_decay=-1.0), "weight_decay must be in"),
+    ],
+)
+def test_wrong_arguments_are_named(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
