@@ -8,6 +8,7 @@ from optkit.core.sharding import state_shardings as state_shardings
 from optkit.core.workers import on_workers as on_workers
 from optkit.median_clipping import *
 from optkit.memory_efficient import *
+from optkit.orthonormalization import *
 from optkit.random_scaling import *
 from optkit.sign_momentum import *
 from optkit.variance_reduction import *

@@ -3,12 +3,26 @@
 import types
 from collections.abc import Mapping
 
-from optkit import median_clipping, memory_efficient, random_scaling, sign_momentum, variance_reduction
+from optkit import (
+    median_clipping,
+    memory_efficient,
+    orthonormalization,
+    random_scaling,
+    sign_momentum,
+    variance_reduction,
+)
 from optkit.core.method import Kind, Method, Paper, Variant
 
 __all__ = ["METHODS", "Kind", "Method", "Paper", "Variant", "with_variants"]
 
-_FAMILIES = (variance_reduction, median_clipping, random_scaling, sign_momentum, memory_efficient)
+_FAMILIES = (
+    variance_reduction,
+    median_clipping,
+    random_scaling,
+    sign_momentum,
+    memory_efficient,
+    orthonormalization,
+)
 
 METHODS: Mapping[str, Method] = types.MappingProxyType(
     {method.name: method for family in _FAMILIES for method in family.ENTRIES}

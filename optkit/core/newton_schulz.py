@@ -1,22 +1,46 @@
 """Orthogonalization by the Newton-Schulz iteration: matrix products only, so that sharded matrices stay sharded."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from optkit.core.precision import widen
 
-QUINTIC = (3.4445, -4.7750, 2.0315)
+Coefficients = tuple[float, float, float]
+
+QUINTIC: Coefficients = (3.4445, -4.7750, 2.0315)
+"""Muon's: steep at zero, for every step."""
+
+QUINTIC_DION: tuple[Coefficients, ...] = (
+    (4.0848, -6.8946, 2.9270),
+    (3.9505, -6.3029, 2.6377),
+    (3.7418, -5.5913, 2.3037),
+    (2.8769, -3.1427, 1.2046),
+    (2.8366, -3.0525, 1.2012),
+)
+"""One triple a step, as the code of Dion's authors (microsoft/dion) has them."""
+
+POLAR_EXPRESS: tuple[Coefficients, ...] = (
+    (8.156554524902461, -22.48329292557795, 15.878769915207462),
+    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
+    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
+    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
+    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
+)
+"""The best polynomial for each of five steps, which expect a norm of at most 1 / 1.02."""
 
 
 def orthogonalize(
     x: jax.Array,
     *,
-    coefficients: tuple[float, float, float] = QUINTIC,
+    coefficients: Coefficients | Sequence[Coefficients] = QUINTIC,
     steps: int = 5,
     eps: jax.typing.ArrayLike = 1e-7,
+    norm_factor: float = 1.0,
     dtype: Any | None = None,
 ) -> jax.Array:
     """Moves the singular values of a matrix towards one.
@@ -28,9 +52,11 @@ def orthogonalize(
 
     Args:
         x: a matrix, or several along leading axes, each of which has its own norm; sharded or not.
-        coefficients: `a`, `b` and `c`.
-        steps: how often the polynomial is applied, at least 0.
+        coefficients: `a`, `b` and `c` of every step; or a sequence of them, one for each step, whose last one further
+            steps repeat.
+        steps: how often a polynomial is applied, at least 0.
         eps: added to the norm; a matrix of zeros stays one.
+        norm_factor: the norm is taken this many times, at least 1; default 1.
         dtype: what the factors of products are rounded to; default float32, or that of `x` if it is wider. Norm and
             sums are always computed so. How precisely an accelerator multiplies, `jax.default_matmul_precision` says.
 
@@ -52,7 +78,7 @@ def orthogonalize(
     if x.ndim < 2:
         raise ValueError(f"x must be a matrix, or several along leading axes, got an array of shape {x.shape}")
     wide = widen(x)
-    wide = wide / (jnp.linalg.norm(wide, axis=(-2, -1), keepdims=True) + eps)
+    wide = wide / (jnp.linalg.norm(wide, axis=(-2, -1), keepdims=True) * norm_factor + eps)
     is_tall = x.shape[-2] > x.shape[-1]
     y = wide.mT if is_tall else wide
     # On explicit mesh axes products say how they are sharded: the small square ones along their rows.
@@ -72,8 +98,40 @@ def orthogonalize(
             out_sharding=out_sharding,
         )
 
-    a, b, c = coefficients
-    for _ in range(steps):
+    triples = np.reshape(coefficients, (-1, 3)).tolist()
+    for step in range(steps):
+        a, b, c = triples[min(step, len(triples) - 1)]
         gram = product(y, y.mT, square)
         y = a * y + product(b * gram + c * product(gram, gram, square), y, same)
     return (y.mT if is_tall else y).astype(x.dtype)
+
+
+def polar_express(
+    x: jax.Array, *, steps: int = 5, eps: jax.typing.ArrayLike = 1e-7, dtype: Any | None = None
+) -> jax.Array:
+    """Moves the singular values of a matrix towards one by the best polynomial for each step.
+
+    It reaches small ones sooner than `orthogonalize` with Muon's coefficients: of a 64 x 64 matrix of condition 100,
+    five steps bring all between 0.86 and 1.14. They never settle at one either.
+
+    Args:
+        x: a matrix, or several along leading axes; sharded or not.
+        steps: how many steps, at least 0; from the sixth on they repeat the fifth.
+        eps: added to 1.02 times the norm; a matrix of zeros stays one.
+        dtype: what the factors of products are rounded to, see `orthogonalize`.
+
+    Returns:
+        The matrix, shaped and sharded like `x`, in its dtype.
+
+    Raises:
+        ValueError: if `x` has less than two axes.
+
+    Example:
+        >>> jnp.diag(polar_express(jnp.array([[3.0, 0.0], [0.0, -3.0]]))).round(2)
+        Array([ 1.13, -1.13], dtype=float32)
+
+    Reference:
+        Amsel, Persson, Musco, Gower, "The Polar Express: Optimal Matrix Sign Methods and Their Application to the Muon
+        Algorithm", 2025, arXiv:2505.16932.
+    """
+    return orthogonalize(x, coefficients=POLAR_EXPRESS, steps=steps, eps=eps, norm_factor=1.02, dtype=dtype)

@@ -7,25 +7,41 @@ import jax
 import jax.numpy as jnp
 
 
-def map_equal_shapes(function: Callable[[jax.Array], jax.Array], tree: Any) -> Any:
-    """Maps a function over the leaves of a tree, those of equal shape, dtype and explicit sharding stacked.
+def map_equal_shapes(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
+    """Maps a function over the leaves of trees, those of equal shape, dtype and explicit sharding stacked.
 
     Args:
-        function: of an array with a leading axis over leaves, which it keeps.
+        function: of arrays with a leading axis over leaves, which it keeps; it gives such an array, or a tree of them.
         tree: a tree of arrays.
+        *rest: further trees of its structure. Leaves that are no arrays must be hashable: the function gets them as
+            they are, and only leaves for which they are equal share a call.
 
     Returns:
-        The tree of its results.
+        The tree of its results, one for each leaf.
 
     Example:
         >>> map_equal_shapes(lambda x: x / jnp.sum(x, axis=1, keepdims=True), {"a": jnp.ones(2), "b": jnp.ones(2)})
         {'a': Array([0.5, 0.5], dtype=float32), 'b': Array([0.5, 0.5], dtype=float32)}
+        >>> map_equal_shapes(lambda x, factor: factor * x, {"a": jnp.ones(2)}, {"a": 3})
+        {'a': Array([3., 3.], dtype=float32)}
     """
     leaves, structure = jax.tree.flatten(tree)
+    rows = list(zip(leaves, *(structure.flatten_up_to(other) for other in rest), strict=True))
     groups = {}
-    for index, leaf in enumerate(leaves):
-        groups.setdefault((leaf.shape, leaf.dtype, jax.typeof(leaf).sharding), []).append(index)
-    results = dict[int, jax.Array]()
+    for index, row in enumerate(rows):
+        groups.setdefault(tuple(map(_kind, row)), []).append(index)
+    results = dict[int, Any]()
     for indices in groups.values():
-        results |= zip(indices, function(jnp.stack([leaves[index] for index in indices])), strict=True)
+        columns = zip(*(rows[index] for index in indices), strict=True)
+        stacked = function(*(jnp.stack(column) if _is_array(column[0]) else column[0] for column in columns))
+        parts, inner = jax.tree.flatten(stacked)
+        results |= zip(indices, map(inner.unflatten, zip(*parts, strict=True)), strict=True)
     return structure.unflatten(results[index] for index in range(len(leaves)))
+
+
+def _is_array(leaf: Any) -> bool:
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+
+
+def _kind(leaf: Any) -> Any:
+    return (leaf.shape, leaf.dtype, jax.typeof(leaf).sharding) if _is_array(leaf) else leaf

@@ -1,0 +1,179 @@
+"""How a leaf is seen as matrices: which axes are rows, which columns, and which count separate matrices."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from optax.contrib import MuonDimensionNumbers
+
+from optkit.core.explicit_axes import replicate, shard_like
+
+DENSE_KERNELS = MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class MatrixView:
+    """The axes of one leaf. Rows are a layer's outputs and columns its inputs, as in the papers' `y = W x`.
+
+    Attributes:
+        shape: the leaf's shape.
+        rows: the axes over outputs.
+        columns: the axes over inputs, that a layer sums over.
+    """
+
+    shape: tuple[int, ...]
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+
+    @property
+    def batch(self) -> tuple[int, ...]:
+        """The axes over separate matrices."""
+        return tuple(axis for axis in range(len(self.shape)) if axis not in (*self.rows, *self.columns))
+
+    @property
+    def row_count(self) -> int:
+        """Rows of a matrix, fan-out."""
+        return math.prod(self.shape[axis] for axis in self.rows)
+
+    @property
+    def column_count(self) -> int:
+        """Columns of a matrix, fan-in."""
+        return math.prod(self.shape[axis] for axis in self.columns)
+
+    @property
+    def rows_first(self) -> bool:
+        """Whether rows come before columns in the leaf, and therefore in what `to_matrices` gives."""
+        return self.rows < self.columns
+
+
+def matrix_view(shape: Sequence[int], numbers: MuonDimensionNumbers | None = None) -> MatrixView:
+    """Says how a leaf of some shape is seen as matrices.
+
+    Args:
+        shape: the leaf's.
+        numbers: its input and output axes. By default the last axis is over outputs and the one before over inputs, as
+            in kernels of Flax; all others count separate matrices. For weights that are stored as PyTorch does, outputs
+            first, it is `MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)`.
+
+    Returns:
+        The view.
+
+    Raises:
+        ValueError: if there are less than two axes, or one is named twice or does not exist.
+
+    Example:
+        >>> view = matrix_view((3, 3, 16, 32), MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3))
+        >>> view.row_count, view.column_count, view.batch
+        (32, 144, ())
+    """
+    rank = len(shape)
+    if rank < 2:
+        raise ValueError(f"a matrix has at least two axes, got a leaf of shape {tuple(shape)}: leave it out")
+    numbers = DENSE_KERNELS if numbers is None else numbers
+    columns, rows = (
+        tuple(sorted(axis % rank for axis in ((axes,) if isinstance(axes, int) else axes) if -rank <= axis < rank))
+        for axes in (numbers.reduction_axis, numbers.output_axis)
+    )
+    named = sum(1 if isinstance(axes, int) else len(axes) for axes in numbers)
+    if not rows or not columns or len({*rows, *columns}) != named:
+        raise ValueError(f"inputs and outputs must be different axes of a leaf of shape {tuple(shape)}, got {numbers}")
+    return MatrixView(tuple(shape), rows, columns)
+
+
+def matrix_views(tree: Any, weight_dimension_numbers: Any = None) -> Any:
+    """Says how each leaf of a tree is seen as matrices.
+
+    Args:
+        tree: arrays.
+        weight_dimension_numbers: as Optax's Muon takes it: one `MuonDimensionNumbers` for all leaves; a tree of them,
+            a prefix of `tree`, with None for leaves that are no matrices; or a function that makes it from `tree`. By
+            default all leaves of two axes are matrices, kernels of Flax's dense layers, and others are not.
+
+    Returns:
+        A tree of `MatrixView`, None where a leaf is no matrix. A leaf without entries never is.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> views = matrix_views({"kernel": jnp.ones((4, 8)), "bias": jnp.ones(8)})
+        >>> views["kernel"].row_count, views["bias"]
+        (8, None)
+    """
+    if weight_dimension_numbers is None:
+        return jax.tree.map(lambda x: matrix_view(x.shape) if x.ndim == 2 and x.size else None, tree)
+    numbers = weight_dimension_numbers(tree) if callable(weight_dimension_numbers) else weight_dimension_numbers
+
+    def views(numbers, part):
+        return jax.tree.map(lambda x: None if numbers is None or not x.size else matrix_view(x.shape, numbers), part)
+
+    return jax.tree.map(views, numbers, tree, is_leaf=lambda x: x is None or isinstance(x, MuonDimensionNumbers))
+
+
+def require_views(tree: Any, weight_dimension_numbers: Any, method: str) -> Any:
+    """Says how each leaf is seen as matrices, for methods that work on nothing else.
+
+    Args:
+        tree: arrays.
+        weight_dimension_numbers: see `matrix_views`, but by default all leaves are matrices by their last two axes.
+        method: the public name of the transformation.
+
+    Returns:
+        A tree of `MatrixView`, None for leaves without entries.
+
+    Raises:
+        ValueError: if a leaf is no matrix.
+    """
+    views = matrix_views(tree, DENSE_KERNELS if weight_dimension_numbers is None else weight_dimension_numbers)
+
+    def require(path, x, view):
+        if view is None and x.size:
+            raise ValueError(
+                f"{method} works on matrices and got the leaf {jax.tree_util.keystr(path)} of shape {x.shape}, for "
+                "which weight_dimension_numbers has None: leave it out by optax.masked"
+            )
+
+    jax.tree.map_with_path(require, tree, views)
+    return views
+
+
+def to_matrices(x: jax.Array, view: MatrixView) -> jax.Array:
+    """Gives a leaf as matrices: a leading axis for each of `view.batch`, and two more.
+
+    Rows come before columns where they do in the leaf (`view.rows_first`), so that usual kernels stay as they are. What
+    has several axes for rows or columns is gathered first if it is sharded over explicit mesh axes.
+
+    Args:
+        x: the leaf.
+        view: how it is seen.
+
+    Returns:
+        Its matrices.
+    """
+    first, second = _in_order(view)
+    if len(first) > 1 or len(second) > 1:
+        x = replicate(x)
+    ordered = x.transpose(*view.batch, *first, *second)
+    batch = ordered.shape[: len(view.batch)]
+    sizes = (math.prod(view.shape[axis] for axis in axes) for axes in (first, second))
+    return ordered.reshape(*batch, *sizes)
+
+
+def from_matrices(matrices: jax.Array, view: MatrixView, like: jax.Array) -> jax.Array:
+    """Undoes `to_matrices`.
+
+    Args:
+        matrices: what it gave, or something shaped alike.
+        view: how the leaf is seen.
+        like: the leaf, for its sharding.
+
+    Returns:
+        The leaf.
+    """
+    order = (*view.batch, *(axis for axes in _in_order(view) for axis in axes))
+    leaf = matrices.reshape([view.shape[axis] for axis in order])
+    return shard_like(leaf.transpose([order.index(axis) for axis in range(len(order))]), like)
+
+
+def _in_order(view: MatrixView) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return (view.rows, view.columns) if view.rows_first else (view.columns, view.rows)

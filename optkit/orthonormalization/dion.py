@@ -1,0 +1,426 @@
+"""Dion: the orthonormalized low-rank part of the momentum, whose rest is kept for later steps.
+
+Ahn, Xu, Abreu, Fan, Magakyan, Sharma, Zhan, Langford, "Dion: Distributed Orthonormalized Updates", 2025,
+arXiv:2504.05295. The rule is that of the authors' code (microsoft/dion), which orthonormalizes along a matrix's longer
+side and adds epsilon to the norms of columns. A worker whose own momentum is zero skips the update there, and workers
+part; here their sum counts. The numbers are the same for any orthonormal basis.
+"""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from optkit.core import collectives
+from optkit.core.checks import check_count, check_range
+from optkit.core.contraction import einsum
+from optkit.core.keys import key_data, split
+from optkit.core.matrix_view import MatrixView, from_matrices, matrix_views, require_views, to_matrices
+from optkit.core.orthonormal import Orthonormalize, cholesky_qr
+from optkit.core.precision import in_float32, widen
+from optkit.core.stacking import map_equal_shapes
+
+
+class ScaleByDionState(NamedTuple):
+    """State of `scale_by_dion`.
+
+    Attributes:
+        momentum: sum of the gradients less what updates took out of it, shaped and sharded like the parameters, in
+            `mu_dtype`. With `axis_name` each worker has its own where only factors are averaged; see `sync_momentum`.
+        basis: where the next power iteration begins, of the size of the parameter's shorter side (or as `transpose`
+            says) times the rank, behind the axes over separate matrices. Equal on all workers.
+    """
+
+    momentum: optax.Updates
+    basis: Any
+
+
+class _Result(NamedTuple):
+    direction: jax.Array
+    momentum: jax.Array
+    basis: jax.Array
+
+
+def scale_by_dion(
+    rank_fraction: float = 0.25,
+    momentum: jax.typing.ArrayLike = 0.95,
+    *,
+    rank: int | None = None,
+    rank_multiple_of: int = 1,
+    power_iterations: int = 1,
+    transpose: Any | None = None,
+    orthonormalize: Orthonormalize = cholesky_qr,
+    eps: jax.typing.ArrayLike = 1e-8,
+    weight_dimension_numbers: Any | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
+    key: int | jax.Array = 0,
+    mu_dtype: Any | None = None,
+) -> optax.GradientTransformation:
+    """Replaces the gradient of a matrix by `sqrt(fan_out / fan_in)` times its momentum's orthonormalized low-rank part.
+
+    One power iteration, begun where the last step's ended, approximates the momentum by `P R^T`, where the columns of
+    `P` are orthonormal. The update is `P Q^T` with the columns of `R` divided by their norms; what the approximation
+    took is damped in the momentum, its rest stays whole (error feedback). There are only products of matrices with
+    factors of few columns, so that sharded matrices stay sharded. Leaves of one shape are computed in a stack: on
+    automatic mesh axes, where JAX does not say how they are sharded, shard them alike.
+
+    With `axis_name`, give each worker's own gradients: what is averaged is the two factors where that is fewer numbers,
+    `(rows + columns) * rank` in place of `rows * columns`, and the gradient otherwise. Parameters are those of averaged
+    gradients, but for rounding. The momenta of workers part: each is off their mean by the sum of what its gradients
+    were off theirs, which nothing damps, and which grows like the root of the number of steps for equal data and in
+    proportion to it for unequal data. Keep them in float32 and call `sync_momentum` now and then.
+
+    Args:
+        rank_fraction: rank over the shorter side of a matrix, in (0, 1]; default 0.25. The authors' code has 1, and
+            0.25 to 0.5 in its advice. A matrix's rank is rounded up.
+        momentum: how much stays of what an update took, in [0, 1]; default 0.95.
+        rank: the rank itself, in place of `rank_fraction`; at most the shorter side.
+        rank_multiple_of: ranks by `rank_fraction` are rounded up to a multiple of it, at least 1; default 1.
+        power_iterations: power iterations a step, at least 1; default 1.
+        transpose: whether columns are orthonormalized in place of rows: True, False, or a tree of booleans, a prefix of
+            the parameters. By default those of the longer side are.
+        orthonormalize: gives an orthonormal basis of the columns of stacked matrices; default `cholesky_qr`, which
+            leaves sharded rows where they are. See also `householder_qr` and `randomized_cholesky_qr`.
+        eps: added to the norms of columns, at least 0; default 1e-8.
+        weight_dimension_numbers: which axes are inputs and outputs, as Optax's Muon takes it. By default a leaf is the
+            kernel of a dense layer in Flax, inputs first; for weights stored as PyTorch does it is
+            `optax.contrib.MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)`. Other axes count matrices.
+        axis_name: axis over data-parallel workers, or a tuple of axes, whose gradients were not averaged.
+        key: an integer seed or a JAX key, for the first `basis`; it must be equal on all workers.
+        mu_dtype: dtype of the momentum, that of the parameters by default.
+
+    Returns:
+        A transformation with a `ScaleByDionState`. All leaves must be matrices, but leaves without entries pass.
+
+    Raises:
+        ValueError: if a hyperparameter is out of its range, or a leaf is no matrix.
+
+    Example:
+        >>> import optkit
+        >>> tx = optkit.scale_by_dion(rank=1)
+        >>> params = jnp.zeros((2, 2))
+        >>> updates, state = tx.update(jnp.array([[0.0, 3.0], [0.0, 0.0]]), tx.init(params), params)
+        >>> jnp.abs(updates).round(2)
+        Array([[0., 1.],
+               [0., 0.]], dtype=float32)
+
+    Reference:
+        Ahn et al., "Dion: Distributed Orthonormalized Updates", 2025, arXiv:2504.05295.
+    """
+    check_range("rank_fraction", rank_fraction, 0.0, 1.0, low_open=True)
+    check_range("momentum", momentum, 0.0, 1.0)
+    check_range("eps", eps, 0.0)
+    check_count("rank_multiple_of", rank_multiple_of)
+    check_count("power_iterations", power_iterations)
+    if rank is not None:
+        check_count("rank", rank)
+
+    def rank_of(view):
+        shorter = min(view.row_count, view.column_count)
+        wanted = rank or rank_multiple_of * math.ceil(rank_fraction * shorter / rank_multiple_of)
+        return min(wanted, shorter)
+
+    step = functools.partial(
+        _step, decay=momentum, iterations=power_iterations, orthonormalize=orthonormalize, eps=eps, axis_name=axis_name
+    )
+
+    def init_fn(params):
+        views = require_views(params, weight_dimension_numbers, "scale_by_dion")
+        leaves, structure = jax.tree.flatten(params)
+        data, bases = key_data(key), []
+        for x, view, side in zip(
+            leaves, *map(structure.flatten_up_to, (views, _orthonormal_sides(views, transpose))), strict=True
+        ):
+            data, fresh = split(data, key)
+            bases.append(None if view is None else _draw_basis(fresh, x, view, side, rank_of(view)))
+        return ScaleByDionState(
+            momentum=optax.tree.zeros_like(params, dtype=mu_dtype), basis=structure.unflatten(bases)
+        )
+
+    def update_fn(updates, state, params=None):
+        del params
+        views = require_views(updates, weight_dimension_numbers, "scale_by_dion")
+
+        def matrices(x, view):
+            return None if view is None else to_matrices(x, view)
+
+        def leaf(x, view, result):
+            return x if view is None else from_matrices(result, view, x).astype(x.dtype)
+
+        def scaled(x, view, result):
+            return leaf(x, view, None if view is None else result * math.sqrt(view.row_count / view.column_count))
+
+        results = map_equal_shapes(
+            step,
+            jax.tree.map(matrices, updates, views),
+            jax.tree.map(matrices, state.momentum, views),
+            state.basis,
+            _orthonormal_sides(views, transpose),
+        )
+        directions, momenta, bases = (
+            jax.tree.map(lambda result, name=name: getattr(result, name), results, is_leaf=_is_result)
+            for name in _Result._fields
+        )
+        new_state = ScaleByDionState(
+            momentum=jax.tree.map(leaf, state.momentum, views, momenta), basis=optax.tree.cast_like(bases, state.basis)
+        )
+        return jax.tree.map(scaled, updates, views, directions), new_state
+
+    return optax.GradientTransformation(init_fn, update_fn)
+
+
+def dion(
+    learning_rate: optax.ScalarOrSchedule,
+    rank_fraction: float = 0.25,
+    momentum: jax.typing.ArrayLike = 0.95,
+    weight_decay: float | jax.Array = 0.01,
+    mask: Any | None = None,
+    *,
+    labels: Any | None = None,
+    rank: int | None = None,
+    rank_multiple_of: int = 1,
+    power_iterations: int = 1,
+    transpose: Any | None = None,
+    orthonormalize: Orthonormalize = cholesky_qr,
+    eps: jax.typing.ArrayLike = 1e-8,
+    weight_dimension_numbers: Any | None = None,
+    adamw_learning_rate: optax.ScalarOrSchedule | None = None,
+    adamw_b1: jax.typing.ArrayLike = 0.9,
+    adamw_b2: jax.typing.ArrayLike = 0.95,
+    adamw_eps: jax.typing.ArrayLike = 1e-8,
+    adamw_weight_decay: float | jax.Array = 0.0,
+    lion_learning_rate: optax.ScalarOrSchedule | None = None,
+    lion_b1: jax.typing.ArrayLike = 0.9,
+    lion_b2: jax.typing.ArrayLike = 0.95,
+    lion_weight_decay: float | jax.Array = 0.0,
+    axis_name: str | tuple[str, ...] | None = None,
+    key: int | jax.Array = 0,
+    mu_dtype: Any | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Dion on hidden matrices, Lion or AdamW on all other parameters.
+
+    Its updates are orthonormalized like Muon's at a fraction of the cost, by products with factors of few columns that
+    leave sharded matrices where they are. The learning rate holds for layers of any width; with Lion on the other
+    parameters it is theirs too. Do not take Dion for embeddings, whose rows are seldom touched, nor for the last layer:
+    name these in `labels`. With `axis_name` it takes each worker's own gradients and sends factors in place of
+    matrices, see `scale_by_dion`; call `sync_momentum` before checkpoints then. One NaN gradient stays in the momentum
+    for ever: see `optax.apply_if_finite`.
+
+    Args:
+        learning_rate: a positive number or a schedule; 0.005 to 0.05 for networks.
+        rank_fraction: rank over the shorter side of a matrix, in (0, 1]; default 0.25.
+        momentum: how much stays in the momentum of what an update took, in [0, 1]; default 0.95.
+        weight_decay: strength of the decoupled decay of Dion's matrices, at least 0; default 0.01.
+        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
+        labels: tree of words, a prefix of the parameters, or a function that makes it from them: each leaf's
+            optimizer, "dion", "adamw", "lion", or "lion_head" for the last layer, where Lion's learning rate is divided
+            by the root of the inputs (AdamW takes its plain one there). By default leaves of two axes, or those that
+            have `weight_dimension_numbers`, have "dion" and all others "lion".
+        rank: the rank itself, in place of `rank_fraction`; at most the shorter side.
+        rank_multiple_of: ranks by `rank_fraction` are rounded up to a multiple of it, at least 1; default 1.
+        power_iterations: power iterations a step, at least 1; default 1.
+        transpose: whether columns are orthonormalized in place of rows: True, False, or a tree of booleans, a prefix of
+            the parameters. By default those of the longer side are.
+        orthonormalize: gives an orthonormal basis of the columns of stacked matrices; default `cholesky_qr`.
+        eps: added to the norms of columns, at least 0; default 1e-8.
+        weight_dimension_numbers: which axes of matrices are inputs and outputs, see `scale_by_dion`; with None for
+            leaves that are no matrices.
+        adamw_learning_rate: AdamW's; default `learning_rate`.
+        adamw_b1: decay of AdamW's first moment, in [0, 1); default 0.9.
+        adamw_b2: decay of AdamW's second moment, in [0, 1); default 0.95.
+        adamw_eps: AdamW's, at least 0; default 1e-8.
+        adamw_weight_decay: strength of AdamW's decoupled decay, at least 0; default 0.
+        lion_learning_rate: Lion's; default `learning_rate`.
+        lion_b1: weight of Lion's momentum in its direction, in [0, 1]; default 0.9.
+        lion_b2: decay of Lion's momentum, in [0, 1]; default 0.95.
+        lion_weight_decay: strength of Lion's decoupled decay, at least 0; default 0.
+        axis_name: axis over data-parallel workers, or a tuple of axes, whose gradients were not averaged.
+        key: an integer seed or a JAX key for the first power iteration; it must be equal on all workers.
+        mu_dtype: dtype of the momenta; default the parameters', but at least float32.
+
+    Returns:
+        An optimizer; its state is one number an entry of a matrix and its shorter side times the rank, one for each
+        parameter of Lion's and two for each of AdamW's.
+
+    Raises:
+        ValueError: if a hyperparameter is out of its range, or a leaf labelled "dion" is no matrix.
+
+    Example:
+        >>> import optkit
+        >>> tx = optkit.dion(0.1, rank=1, weight_decay=0.0)
+        >>> params = {"kernel": jnp.array([[0.0, 3.0], [0.0, 4.0]]), "bias": jnp.array([2.0])}
+        >>> updates, state = tx.update(params, tx.init(params), params)
+        >>> updates["kernel"].round(2), updates["bias"]
+        (Array([[ 0.  , -0.06],
+               [ 0.  , -0.08]], dtype=float32), Array([-0.1], dtype=float32))
+
+    Reference:
+        Ahn et al., "Dion: Distributed Orthonormalized Updates", 2025, arXiv:2504.05295; for its Lion Chen et al.,
+        "Symbolic Discovery of Optimization Algorithms", 2023, arXiv:2302.06675.
+    """
+    for name, value in (
+        ("weight_decay", weight_decay),
+        ("adamw_weight_decay", adamw_weight_decay),
+        ("lion_weight_decay", lion_weight_decay),
+    ):
+        check_range(name, value, 0.0)
+    adamw_learning_rate = learning_rate if adamw_learning_rate is None else adamw_learning_rate
+    lion_learning_rate = learning_rate if lion_learning_rate is None else lion_learning_rate
+    average = optax.stateless(lambda updates, _: collectives.pmean(updates, axis_name))
+    lion = optax.chain(
+        average,
+        optax.scale_by_lion(lion_b1, lion_b2, mu_dtype),
+        optax.add_decayed_weights(lion_weight_decay, mask),
+    )
+    transforms = {
+        "dion": optax.chain(
+            scale_by_dion(
+                rank_fraction,
+                momentum,
+                rank=rank,
+                rank_multiple_of=rank_multiple_of,
+                power_iterations=power_iterations,
+                transpose=transpose,
+                orthonormalize=orthonormalize,
+                eps=eps,
+                weight_dimension_numbers=weight_dimension_numbers,
+                axis_name=axis_name,
+                key=key,
+                mu_dtype=mu_dtype,
+            ),
+            optax.add_decayed_weights(weight_decay, mask),
+            optax.scale_by_learning_rate(learning_rate),
+        ),
+        "adamw": optax.chain(
+            average,
+            optax.scale_by_adam(adamw_b1, adamw_b2, adamw_eps, mu_dtype=mu_dtype),
+            optax.add_decayed_weights(adamw_weight_decay, mask),
+            optax.scale_by_learning_rate(adamw_learning_rate),
+        ),
+        "lion": optax.chain(lion, optax.scale_by_learning_rate(lion_learning_rate)),
+        "lion_head": optax.chain(
+            lion,
+            _divide_by_root_of_inputs(weight_dimension_numbers),
+            optax.scale_by_learning_rate(lion_learning_rate),
+        ),
+    }
+
+    def by_shape(params):
+        views = matrix_views(params, weight_dimension_numbers)
+        return jax.tree.map(lambda _, view: "lion" if view is None else "dion", params, views)
+
+    return in_float32(optax.partition({**transforms}, by_shape if labels is None else labels))
+
+
+def sync_momentum(state: Any, axis_name: str | tuple[str, ...]) -> Any:
+    """Averages Dion's momenta over the workers; parameters go on as they would have.
+
+    Call it inside the mapped step before a checkpoint of one worker's state and before the number of workers changes,
+    and every few hundred steps where momenta are kept in 16 bits: see `scale_by_dion`.
+
+    Args:
+        state: an optimizer's state with `ScaleByDionState` anywhere in it, one worker's.
+        axis_name: the axis over workers, or a tuple of axes.
+
+    Returns:
+        The state with momenta that are equal on all workers.
+
+    Example:
+        >>> import optkit
+        >>> state = jax.vmap(optkit.scale_by_dion().init)(jnp.ones((2, 3, 3)))
+        >>> state = state._replace(momentum=state.momentum.at[0].set(1.0))
+        >>> synced = jax.vmap(lambda state: optkit.sync_momentum(state, "workers"), axis_name="workers")(state)
+        >>> synced.momentum[:, 0, 0]
+        Array([0.5, 0.5], dtype=float32)
+    """
+
+    def sync(node):
+        return node._replace(momentum=collectives.pmean(node.momentum, axis_name)) if _is_state(node) else node
+
+    return jax.tree.map(sync, state, is_leaf=_is_state)
+
+
+def _step(
+    gradient: jax.Array,
+    momentum: jax.Array,
+    basis: jax.Array,
+    first: bool,
+    *,
+    decay: jax.typing.ArrayLike,
+    iterations: int,
+    orthonormalize: Orthonormalize,
+    eps: jax.typing.ArrayLike,
+    axis_name: str | tuple[str, ...] | None,
+) -> _Result:
+    """One step of stacked matrices, whose first or second axis is the one along which columns are orthonormalized."""
+    gradient, momentum, basis = widen((gradient, momentum, basis))
+    matrix = "mn" if first else "nm"
+    rank = basis.shape[-1]
+    fewer = rank * (gradient.shape[-2] + gradient.shape[-1]) < gradient.shape[-2] * gradient.shape[-1]
+
+    def mean(x):
+        return collectives.pmean(x, axis_name if fewer else None)
+
+    buffer = momentum + (gradient if fewer else collectives.pmean(gradient, axis_name))  # B_t = M_{t-1} + G_t
+
+    def iterate(right):
+        left = orthonormalize(mean(einsum(f"...{matrix},...nr->...mr", buffer, right)))  # P_t = orth(B_t Q_{t-1})
+        return left, mean(einsum(f"...{matrix},...mr->...nr", buffer, left))  # R_t = B_t^T P_t
+
+    left, right = iterate(basis)
+    for _ in range(iterations - 1):
+        left, right = iterate(right)
+    # Zero for a momentum of zeros, on all workers or on none.
+    nothing = ~jnp.any(right, axis=(-2, -1), keepdims=True)
+    left, right = jnp.where(nothing, 0, left), jnp.where(nothing, basis, right)
+    approximation = einsum(f"...mr,...nr->...{matrix}", left, right)
+    new_momentum = buffer - (1 - decay) * approximation  # M_t, the error feedback
+    new_basis = right / (jnp.linalg.norm(right, axis=-2, keepdims=True) + eps)  # Q_t
+    direction = einsum(f"...mr,...nr->...{matrix}", left, new_basis)  # P_t Q_t^T
+    return _Result(direction, new_momentum, new_basis)
+
+
+def _orthonormal_sides(views: Any, transpose: Any) -> Any:
+    """Says of each leaf whether the first axis of its matrices is the one along which columns are orthonormalized."""
+
+    def first(view, transposed):
+        transposed = view.row_count < view.column_count if transposed is None else transposed
+        return view.rows_first != transposed
+
+    if transpose is None:
+        return jax.tree.map(lambda view: first(view, None), views)
+    return jax.tree.map(
+        lambda transposed, part: jax.tree.map(lambda view: first(view, transposed), part), transpose, views
+    )
+
+
+def _draw_basis(key: jax.Array, x: jax.Array, view: MatrixView, first: bool, rank: int) -> jax.Array:
+    """Draws a leaf's first basis, sharded over explicit mesh axes like the side that it belongs to."""
+    matrices = to_matrices(x, view)
+    side = -1 if first else -2
+    draw = jax.random.normal(key, (*matrices.shape[:-2], matrices.shape[side], rank), x.dtype)
+    sharding = jax.typeof(matrices).sharding
+    if all(axis is None for axis in sharding.spec):
+        return draw
+    spec = PartitionSpec(*sharding.spec[:-2], sharding.spec[side], None)
+    return jax.sharding.reshard(draw, NamedSharding(sharding.mesh, spec))
+
+
+def _divide_by_root_of_inputs(weight_dimension_numbers: Any) -> optax.GradientTransformation:
+    def update(updates, _):
+        views = require_views(updates, weight_dimension_numbers, "scale_by_dion")
+        return jax.tree.map(lambda x, view: x if view is None else x / math.sqrt(view.column_count), updates, views)
+
+    return optax.stateless(update)
+
+
+def _is_result(node: Any) -> bool:
+    return isinstance(node, _Result)
+
+
+def _is_state(node: Any) -> bool:
+    return isinstance(node, ScaleByDionState)

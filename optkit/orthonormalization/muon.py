@@ -1,0 +1,236 @@
+"""Muon: the momentum, orthogonalized by a few Newton-Schulz steps.
+
+Jordan, Jin, Boza, You, Cesista, Newhouse, Bernstein, "Muon: An optimizer for hidden layers in neural networks", 2024;
+the rule is that of the author's code (KellerJordan/Muon). The forms of Liu et al., "Muon is Scalable for LLM Training",
+2025, arXiv:2502.16982, and of microsoft/dion differ in the scale, in what epsilon counts beside, and in what is split.
+`optax.contrib.muon` corrects the bias of its Nesterov average, takes NAdam for other parameters, and drifts from both.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optkit.core.checks import check_range
+from optkit.core.matrix_view import from_matrices, matrix_views, require_views, to_matrices
+from optkit.core.newton_schulz import orthogonalize as newton_schulz
+from optkit.core.precision import in_float32
+from optkit.core.stacking import map_equal_shapes
+from optkit.sign_momentum.cautious import add_cautious_decayed_weights
+
+Scale = Literal["keller", "spectral", "rms"]
+
+_SCALES: dict[str | None, Callable[[int, int], float]] = {
+    "keller": lambda rows, columns: math.sqrt(max(1, rows / columns)),
+    "spectral": lambda rows, columns: math.sqrt(rows / columns),
+    "rms": lambda rows, columns: 0.2 * math.sqrt(max(rows, columns)),
+    None: lambda rows, columns: 1.0,  # noqa: ARG005
+}
+
+
+def scale_by_muon(
+    momentum: jax.typing.ArrayLike = 0.95,
+    *,
+    nesterov: bool = True,
+    ema: bool = True,
+    orthogonalize: Callable[[jax.Array], jax.Array] = newton_schulz,
+    scale: Scale | None = "keller",
+    scale_by_last_axes: bool = False,
+    row_blocks: Any | None = None,
+    weight_dimension_numbers: Any | None = None,
+    mu_dtype: Any | None = None,
+) -> optax.GradientTransformation:
+    """Replaces the gradient of a matrix by its orthogonalized momentum.
+
+    All singular values of an update are about the scale. Newton-Schulz multiplies whole matrices: sharded ones are
+    gathered along one side in every step; see `scale_by_dion` for an update that sends less.
+
+    Args:
+        momentum: decay of the momentum, in [0, 1); default 0.95.
+        nesterov: whether the gradient is added once more, as by Nesterov; on by default.
+        ema: whether the momentum is an exponential average (default, Jordan et al.) or a sum (Liu et al. and
+            microsoft/dion). They give the same directions but for the epsilon in `orthogonalize`.
+        orthogonalize: of stacked matrices; default Newton-Schulz. `polar_express` and
+            `functools.partial(newton_schulz, coefficients=...)` are others.
+        scale: `"keller"` (default) multiplies by `sqrt(max(1, fan_out / fan_in))`, `"spectral"` by
+            `sqrt(fan_out / fan_in)`, `"rms"` by `0.2 * sqrt(max(fan_out, fan_in))`, which has the size of AdamW's
+            updates; None by nothing.
+        scale_by_last_axes: takes the last two axes of a leaf for its fan-out and fan-in in the scale, whatever they
+            are, as the author's code does for PyTorch's convolutions; off by default.
+        row_blocks: splits rows, that is outputs, into blocks with a scale of their own, such as the heads or the three
+            parts of a fused attention: a tuple of their sizes, or a tree of tuples, a prefix of the parameters, with
+            None for matrices that are whole. None by default.
+        weight_dimension_numbers: which axes are inputs and outputs, as Optax's Muon takes it. By default a leaf is the
+            kernel of a dense layer in Flax, inputs first; for weights stored as PyTorch does it is
+            `optax.contrib.MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)`. Other axes count matrices.
+        mu_dtype: dtype of the momentum, that of the parameters by default.
+
+    Returns:
+        A transformation with an `optax.TraceState`, whose `trace` is the sum of gradients in both forms. All leaves
+        must be matrices, but leaves without entries pass.
+
+    Raises:
+        ValueError: if a hyperparameter is out of its range, or a leaf is no matrix.
+
+    Example:
+        >>> import optkit
+        >>> tx = optkit.scale_by_muon()
+        >>> params = jnp.zeros((2, 2))
+        >>> tx.update(jnp.array([[3.0, 0.0], [0.0, -2.0]]), tx.init(params), params)[0].round(2)
+        Array([[ 1.12,  0.  ],
+               [ 0.  , -0.68]], dtype=float32)
+
+    Reference:
+        Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.
+    """
+    check_range("momentum", momentum, 0.0, 1.0, high_open=True)
+    if scale not in _SCALES:
+        raise ValueError(f"scale must be 'keller', 'spectral', 'rms' or None, got {scale!r}")
+
+    def blocks_of(view, sizes):
+        """The sizes of a leaf's blocks of rows."""
+        if sizes is not None and sum(sizes) != view.row_count:
+            raise ValueError(f"row_blocks must sum to the {view.row_count} rows of a matrix, got {sizes}")
+        return (view.row_count,) if sizes is None else sizes
+
+    def split_rows(x, view, sizes):
+        if view is None:
+            return None
+        axis = -2 if view.rows_first else -1
+        ends = [sum(sizes[: index + 1]) for index in range(len(sizes) - 1)]
+        return jnp.split(to_matrices(x, view), ends, axis=axis)
+
+    def join_rows(x, view, sizes, blocks):
+        if view is None:
+            return x
+        axis = -2 if view.rows_first else -1
+
+        def scaled(block, rows):
+            shape = view.shape[-2:] if scale_by_last_axes else (rows, view.column_count)
+            return _SCALES[scale](*shape) * block
+
+        joined = [scaled(block, rows) for block, rows in zip(blocks, sizes, strict=True)]
+        return from_matrices(joined[0] if len(joined) == 1 else jnp.concatenate(joined, axis), view, x).astype(x.dtype)
+
+    def update_fn(updates, params=None):
+        del params
+        views = require_views(updates, weight_dimension_numbers, "scale_by_muon")
+        sizes = jax.tree.map(
+            lambda sizes, part: jax.tree.map(lambda view: blocks_of(view, sizes), part),
+            row_blocks,
+            views,
+            is_leaf=lambda node: node is None or _is_sizes(node),
+        )
+        averaged = jax.tree.map(lambda u: (1 - momentum) * u if ema else u, updates)
+        blocks = jax.tree.map(split_rows, averaged, views, sizes)
+        return jax.tree.map(join_rows, updates, views, sizes, map_equal_shapes(orthogonalize, blocks))
+
+    return optax.chain(optax.trace(momentum, nesterov, mu_dtype), optax.stateless(update_fn))
+
+
+def muon(
+    learning_rate: optax.ScalarOrSchedule,
+    momentum: jax.typing.ArrayLike = 0.95,
+    weight_decay: float | jax.Array = 0.0,
+    mask: Any | None = None,
+    *,
+    labels: Any | None = None,
+    nesterov: bool = True,
+    ema: bool = True,
+    orthogonalize: Callable[[jax.Array], jax.Array] = newton_schulz,
+    scale: Scale | None = "keller",
+    scale_by_last_axes: bool = False,
+    row_blocks: Any | None = None,
+    cautious_decay: bool = False,
+    weight_dimension_numbers: Any | None = None,
+    adam_learning_rate: optax.ScalarOrSchedule | None = None,
+    adam_b1: jax.typing.ArrayLike = 0.9,
+    adam_b2: jax.typing.ArrayLike = 0.95,
+    adam_eps: jax.typing.ArrayLike = 1e-10,
+    adam_weight_decay: float | jax.Array = 0.0,
+    mu_dtype: Any | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Muon on hidden matrices, AdamW on all other parameters, as published.
+
+    Unlike `optax.contrib.muon` it does not correct biases of the momentum, runs on parameters that are sharded over
+    explicit mesh axes, and computes leaves of one shape in one stack, in float32 at least. Do not take Muon for
+    embeddings, whose rows are seldom touched, nor for the last layer: name these in `labels`.
+
+    Args:
+        learning_rate: a positive number or a schedule; the author's default is 0.02.
+        momentum: decay of the momentum, in [0, 1); default 0.95.
+        weight_decay: strength of the decoupled decay of Muon's matrices, at least 0; default 0.
+        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
+        labels: tree of words, a prefix of the parameters, or a function that makes it from them: each leaf's
+            optimizer, "muon" or "adam". By default leaves of two axes, or those that have `weight_dimension_numbers`,
+            have "muon" and all others "adam".
+        nesterov: whether the gradient is added once more, as by Nesterov; on by default.
+        ema: whether the momentum is an exponential average (default) or a sum, see `scale_by_muon`.
+        orthogonalize: of stacked matrices; default Newton-Schulz.
+        scale: `"keller"` (default), `"spectral"`, `"rms"` (Moonlight) or None, see `scale_by_muon`.
+        scale_by_last_axes: takes the last two axes of a leaf for the scale; off by default.
+        row_blocks: blocks of rows that are orthogonalized by themselves, see `scale_by_muon`.
+        cautious_decay: decays only those of Muon's parameters that the update moves towards zero; off by default.
+        weight_dimension_numbers: which axes of matrices are inputs and outputs, see `scale_by_muon`; with None for
+            leaves that are no matrices.
+        adam_learning_rate: AdamW's; default `learning_rate`; the author's is 3e-4.
+        adam_b1: decay of AdamW's first moment, in [0, 1); default 0.9.
+        adam_b2: decay of AdamW's second moment, in [0, 1); default 0.95.
+        adam_eps: AdamW's, at least 0; default 1e-10.
+        adam_weight_decay: strength of AdamW's decoupled decay, at least 0; default 0.
+        mu_dtype: dtype of the momenta; default the parameters', but at least float32.
+
+    Returns:
+        An optimizer; its state is one number an entry of a matrix, and two for each other parameter.
+
+    Raises:
+        ValueError: if a hyperparameter is out of its range, or a leaf labelled "muon" is no matrix.
+
+    Example:
+        >>> import optkit
+        >>> tx = optkit.muon(1.0)
+        >>> params = {"kernel": jnp.array([[3.0, 0.0], [0.0, -2.0]]), "bias": jnp.array([2.0])}
+        >>> updates, state = tx.update(params, tx.init(params), params)
+        >>> jnp.diag(updates["kernel"]).round(2), updates["bias"].round(2)
+        (Array([-1.12,  0.68], dtype=float32), Array([-1.], dtype=float32))
+
+    Reference:
+        Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; for the scale "rms" Liu et al.,
+        "Muon is Scalable for LLM Training", 2025, arXiv:2502.16982.
+    """
+    check_range("weight_decay", weight_decay, 0.0)
+    check_range("adam_weight_decay", adam_weight_decay, 0.0)
+    decay = add_cautious_decayed_weights if cautious_decay else optax.add_decayed_weights
+    matrices = optax.chain(
+        scale_by_muon(
+            momentum,
+            nesterov=nesterov,
+            ema=ema,
+            orthogonalize=orthogonalize,
+            scale=scale,
+            scale_by_last_axes=scale_by_last_axes,
+            row_blocks=row_blocks,
+            weight_dimension_numbers=weight_dimension_numbers,
+            mu_dtype=mu_dtype,
+        ),
+        decay(weight_decay, mask),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+    others = optax.chain(
+        optax.scale_by_adam(adam_b1, adam_b2, adam_eps, mu_dtype=mu_dtype),
+        optax.add_decayed_weights(adam_weight_decay, mask),
+        optax.scale_by_learning_rate(learning_rate if adam_learning_rate is None else adam_learning_rate),
+    )
+
+    def by_shape(params):
+        views = matrix_views(params, weight_dimension_numbers)
+        return jax.tree.map(lambda _, view: "adam" if view is None else "muon", params, views)
+
+    return in_float32(optax.partition({"muon": matrices, "adam": others}, by_shape if labels is None else labels))
+
+
+def _is_sizes(node: Any) -> bool:
+    return isinstance(node, tuple) and all(isinstance(size, int) for size in node)

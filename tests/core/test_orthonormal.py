@@ -1,0 +1,134 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from optkit.core import hlo
+from optkit.core.orthonormal import cholesky_qr, householder_qr, randomized_cholesky_qr
+
+BASES = (householder_qr, cholesky_qr, randomized_cholesky_qr)
+SHAPES = ((1, 1), (7, 7), (40, 1), (300, 24))  # the sketch has 128 rows at least
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def conditioned(rows, columns, condition, seed=0):
+    left = np.linalg.qr(normal(rows, columns, seed=seed))[0]
+    right = np.linalg.qr(normal(columns, columns, seed=seed + 1))[0]
+    return left * np.logspace(0, -np.log10(condition), columns) @ right.T
+
+
+HARD = {
+    "normal": normal,
+    "condition 1e4": lambda m, n: conditioned(m, n, 1e4),
+    "condition 1e8": lambda m, n: conditioned(m, n, 1e8),
+    "condition 1e20": lambda m, n: conditioned(m, n, 1e20),
+    "rank one": lambda m, n: np.outer(normal(m), normal(n, seed=1)),
+    "half rank": lambda m, n: normal(m, n // 2) @ normal(n // 2, n, seed=1),
+    "equal columns": lambda m, n: np.ones((m, n)),
+    "zero columns": lambda m, n: normal(m, n) * (np.arange(n) % 2),
+    "one entry": lambda m, n: np.eye(m, n) * (np.arange(n) < 1),
+    "zero": lambda m, n: np.zeros((m, n)),
+    "columns of all scales": lambda m, n: normal(m, n) * np.logspace(0, -30, n),
+    "large": lambda m, n: 1e36 * normal(m, n),
+    "small": lambda m, n: 1e-30 * normal(m, n),
+}
+
+
+@functools.cache
+def compiled(basis):
+    return jax.jit(basis)
+
+
+def deviation(basis):
+    """From orthonormality, in double precision."""
+    basis = np.asarray(basis, np.float64)
+    return np.max(np.abs(basis.mT @ basis - np.eye(basis.shape[-1])))
+
+
+@pytest.mark.parametrize("basis", BASES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_columns_are_orthonormal_whatever_the_input(basis, shape):
+    matrices = np.stack([make(*shape) for make in HARD.values()]).astype(np.float32)
+    found = compiled(basis)(matrices)
+    deviations = {name: deviation(x) for name, x in zip(HARD, found, strict=True)}
+    assert max(deviations.values()) < 1e-5, deviations
+
+
+@pytest.mark.parametrize("basis", BASES)
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10**6), rank=st.integers(0, 24), exponent=st.floats(0, 12), scale=st.floats(-30, 30))
+def test_columns_are_orthonormal_at_every_rank_and_condition(basis, seed, rank, exponent, scale):
+    x = conditioned(150, 24, 10**exponent, seed) @ np.diag(np.arange(24) < rank) * 10**scale
+    assert deviation(compiled(basis)(x.astype(np.float32))) < 1e-5
+
+
+@pytest.mark.parametrize("basis", BASES)
+@pytest.mark.parametrize("name", HARD)
+def test_the_columns_are_spanned(basis, name):
+    x = HARD[name](300, 24).astype(np.float32).astype(np.float64)
+    q = np.asarray(compiled(basis)(x.astype(np.float32)), np.float64)
+    rest = x - q @ (q.T @ x)
+    assert np.linalg.norm(rest) <= 20 * np.finfo(np.float32).eps * np.linalg.norm(x)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("basis", BASES)
+def test_bases_are_equal_but_for_signs(basis):
+    x = normal(3, 300, 24)
+    expected, found = np.linalg.qr(x)[0], np.asarray(basis(x))
+    signs = np.sign(np.sum(expected * found, axis=-2, keepdims=True))
+    np.testing.assert_allclose(found, signs * expected, atol=1e-12)
+    assert deviation(found[0]) < 1e-13
+
+
+@pytest.mark.parametrize("basis", BASES)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_narrow_matrices_are_computed_in_float32(basis, dtype):
+    x = jnp.asarray(normal(150, 8), dtype)
+    found = basis(x)
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, basis(x.astype(jnp.float32)).astype(dtype))
+
+
+@pytest.mark.parametrize("basis", BASES)
+def test_not_a_number_does_not_hang(basis):
+    assert np.all(np.isnan(compiled(basis)(jnp.full((150, 8), jnp.nan))))
+
+
+@pytest.mark.parametrize("basis", BASES)
+def test_wide_matrices_are_refused(basis):
+    with pytest.raises(ValueError, match=r"at least as many rows as columns, got an array of shape \(3, 4\)"):
+        basis(jnp.ones((3, 4)))
+
+
+@pytest.mark.parametrize("basis", BASES)
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_sharded_matrices_have_the_same_basis(basis, axis_type):
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(axis_type,) * 2)
+    x = jnp.asarray(normal(2, 304, 24), jnp.float32)
+    sharding = NamedSharding(mesh, PartitionSpec(None, "data", None))
+    with jax.set_mesh(mesh):
+        found = jax.jit(basis)(jax.device_put(x, sharding))
+    np.testing.assert_allclose(jnp.abs(found), jnp.abs(basis(x)), atol=2e-5)
+    if axis_type == AxisType.Explicit:
+        assert found.sharding.is_equivalent_to(sharding, 3)
+
+
+@pytest.mark.parametrize("basis", [cholesky_qr, randomized_cholesky_qr])
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_rows_are_not_gathered(basis, axis_type):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(axis_type,))
+    sharding = NamedSharding(mesh, PartitionSpec("data", None))
+    x = jax.ShapeDtypeStruct((1024, 16), jnp.float32, sharding=sharding)
+    with jax.set_mesh(mesh):
+        lowered = jax.jit(basis, out_shardings=sharding).lower(x)
+        sent = hlo.read(lowered.compile(), lowered).sent
+    assert set(sent) == {"all-reduce"}

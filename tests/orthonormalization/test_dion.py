@@ -1,0 +1,355 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from optax.contrib import MuonDimensionNumbers
+
+import optkit
+from optkit.core import hlo
+from optkit.core.orthonormal import cholesky_qr, householder_qr, randomized_cholesky_qr
+from optkit.orthonormalization import dion, scale_by_dion, sync_momentum
+from optkit.testing import check_transformation
+
+
+def normal(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape))
+
+
+def run(tx, gradients, params=None, axis_name=None):
+    """All parameters on the way, and the last state; with `axis_name` gradients have workers behind time."""
+    params = jax.tree.map(lambda g: jnp.zeros_like(g[0]), gradients) if params is None else params
+
+    def worker(params, gradients):
+        def step(carry, gradient):
+            params, state = carry
+            updates, state = tx.update(gradient, state, params)
+            params = optax.apply_updates(params, updates)
+            return (params, state), params
+
+        (_, state), trajectory = jax.lax.scan(step, (params, tx.init(params)), gradients)
+        return trajectory, state
+
+    if axis_name is not None:
+        worker = jax.vmap(worker, (0, 1), (1, 0), axis_name=axis_name)
+    return jax.jit(worker)(params, gradients)
+
+
+def _is_dict(node):
+    return isinstance(node, dict)
+
+
+def first_update(tx, gradient):
+    return tx.update(gradient, tx.init(gradient), jnp.zeros_like(gradient))[0]
+
+
+@pytest.mark.usefixtures("x64")
+def test_at_full_rank_the_momentum_is_heavy_ball():
+    gradients = normal(10, 7, 5)
+    _, state = run(scale_by_dion(1.0, momentum=0.9), gradients)
+    _, trace = run(optax.trace(0.9), gradients)
+    np.testing.assert_allclose(state.momentum, 0.9 * trace.trace, atol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("rank", [1, 3, 5])
+def test_updates_have_the_rank_and_columns_of_norm_one(rank):
+    update = first_update(scale_by_dion(rank=rank), normal(8, 5)) / (5 / 8) ** 0.5
+    assert np.linalg.matrix_rank(update) == rank
+    np.testing.assert_allclose(jnp.linalg.norm(update) ** 2, rank, rtol=1e-6)
+
+
+@pytest.mark.usefixtures("x64")
+def test_at_full_rank_power_iterations_give_the_polar_factor():
+    left, _, right = jnp.linalg.svd(normal(12, 6), full_matrices=False)
+    matrix = (left * 10.0 ** -jnp.arange(6)) @ right
+    update = first_update(scale_by_dion(1.0, power_iterations=5), matrix) / (6 / 12) ** 0.5
+    np.testing.assert_allclose(update, left @ right, atol=1e-3)
+
+
+@pytest.mark.usefixtures("x64")
+def test_what_the_update_did_not_take_stays_whole():
+    left, _, right = jnp.linalg.svd(normal(8, 6), full_matrices=False)
+    values = jnp.array([9.0, 7.0, 1e-3, 1e-3, 1e-3, 1e-3])
+    tx = scale_by_dion(rank=2, momentum=0.5, power_iterations=10)
+    matrix = (left * values) @ right
+    state = tx.update(matrix, tx.init(matrix))[1]
+    np.testing.assert_allclose(state.momentum, (left * values.at[:2].multiply(0.5)) @ right, atol=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("shape", [(8, 5), (5, 8)])
+@pytest.mark.parametrize("rank_fraction", [0.4, 1.0])
+def test_parameters_do_not_depend_on_the_orthonormal_basis(shape, rank_fraction):
+    gradients = normal(10, *shape)
+    runs = [
+        run(dion(0.1, rank_fraction, orthonormalize=basis), gradients)[0]
+        for basis in (householder_qr, cholesky_qr, randomized_cholesky_qr)
+    ]
+    for other in runs[1:]:
+        np.testing.assert_allclose(other, runs[0], atol=1e-10)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_matrix_and_its_transpose_take_the_same_steps():
+    gradients = normal(10, 8, 5)
+    outputs_first = MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)
+    one = run(dion(0.1, 0.4), gradients)[0]
+    other = run(dion(0.1, 0.4, weight_dimension_numbers=outputs_first), gradients.mT)[0]
+    np.testing.assert_allclose(other.mT, one, atol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_transpose_is_given_for_each_leaf():
+    gradients = {"a": normal(10, 8, 5), "b": normal(10, 8, 5)}
+    trajectory, state = run(scale_by_dion(0.4, transpose={"a": False, "b": True}), gradients)
+    assert state.basis["a"].shape == (8, 2)  # columns are inputs, the first axis of Flax's kernels
+    assert state.basis["b"].shape == (5, 2)
+    assert not jnp.allclose(trajectory["a"], trajectory["b"])
+
+
+@pytest.mark.usefixtures("x64")
+def test_leading_axes_hold_separate_matrices():
+    gradients = normal(3, 8, 5)
+    tx = scale_by_dion(0.5)
+    state = tx.init(gradients)
+    updates, new_state = tx.update(gradients, state)
+    for index in range(3):
+        of_one = jax.tree.map(lambda x, index=index: x[index], (updates, new_state))
+        alone = tx.update(gradients[index], jax.tree.map(lambda x, index=index: x[index], state))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), of_one, alone)
+
+
+@pytest.mark.usefixtures("x64")
+def test_leaves_of_equal_shape_take_the_steps_that_they_take_alone():
+    gradients = {"a": normal(8, 5), "b": normal(8, 5, seed=1), "c": normal(5, 8, seed=2)}
+    tx = scale_by_dion(0.5)
+    state = tx.init(gradients)
+    updates, _ = tx.update(gradients, state)
+    for name, gradient in gradients.items():
+        alone, _ = tx.update(gradient, jax.tree.map(lambda node, name=name: node[name], state, is_leaf=_is_dict))
+        np.testing.assert_allclose(updates[name], alone, atol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_convolution_is_the_matrix_of_its_flattened_inputs():
+    gradients = normal(6, 3, 2, 4, 5)
+    numbers = MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
+    one, state = run(dion(0.1, weight_dimension_numbers=numbers), gradients)
+    other, _ = run(dion(0.1), gradients.reshape(6, 24, 5))
+    np.testing.assert_allclose(one.reshape(other.shape), other, atol=1e-12)
+    assert optax.tree.get(state, "momentum").shape == (3, 2, 4, 5)
+
+
+def test_zero_momentum_gives_no_update_and_normalizes_the_basis():
+    tx = scale_by_dion(0.5)
+    zeros = {"zero": jnp.zeros((6, 4)), "other": normal(6, 4)}
+    start = tx.init(zeros)
+    updates, state = tx.update(zeros, start)
+    np.testing.assert_array_equal(updates["zero"], 0.0)
+    norm = jnp.linalg.norm(start.basis["zero"], axis=0)
+    np.testing.assert_allclose(state.basis["zero"], start.basis["zero"] / norm, rtol=1e-6)
+    assert jnp.linalg.norm(updates["other"]) > 1
+
+
+@pytest.mark.usefixtures("x64")
+def test_gradients_of_low_rank_are_no_trouble():
+    gradients = jnp.einsum("ti,tj->tij", normal(30, 12), normal(30, 8, seed=1)).at[:10, 3:].set(0.0)
+    trajectory, state = run(dion(0.1, 0.5), gradients)
+    assert all(jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves((trajectory, state)))
+
+
+@pytest.mark.parametrize(("shape", "arguments", "rank"), [
+    ((8, 5), {"rank_fraction": 0.25}, 2),
+    ((8, 5), {"rank_fraction": 0.01}, 1),
+    ((64, 48), {"rank_fraction": 0.26, "rank_multiple_of": 8}, 16),
+    ((8, 5), {"rank_fraction": 0.5, "rank_multiple_of": 8}, 5),
+    ((8, 5), {"rank": 3}, 3),
+    ((8, 5), {"rank": 30}, 5),
+    ((1, 5), {}, 1),
+])  # fmt: skip
+def test_ranks(shape, arguments, rank):
+    assert scale_by_dion(**arguments).init(jnp.zeros(shape)).basis.shape[-1] == rank
+
+
+def test_state_is_the_matrix_and_its_shorter_side_times_the_rank():
+    params = {"kernel": jnp.zeros((64, 48)), "bias": jnp.zeros(48)}
+    state = dion(0.1, rank=8).init(params)
+    numbers = sum(x.size for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating))
+    assert numbers == 64 * 48 + 48 * 8 + 48
+
+
+@pytest.mark.usefixtures("x64")
+def test_other_leaves_are_lions_or_adamws():
+    gradients = {"lion": normal(9, 4), "adamw": normal(9, 4, seed=1), "lion_head": normal(9, 25, 6, seed=2)}
+    labels = {name: name for name in gradients}
+    trajectory, _ = run(
+        dion(
+            0.1, labels=labels, lion_weight_decay=0.3, adamw_learning_rate=0.2, adamw_weight_decay=0.5, adamw_eps=1e-3
+        ),
+        gradients,
+    )
+    lion = optax.lion(0.1, b1=0.9, b2=0.95, weight_decay=0.3)
+    head = optax.lion(0.1 / 5, b1=0.9, b2=0.95, weight_decay=0.3)
+    adamw = optax.adamw(0.2, b1=0.9, b2=0.95, eps=1e-3, weight_decay=0.5)
+    for name, tx in (("lion", lion), ("lion_head", head), ("adamw", adamw)):
+        np.testing.assert_allclose(trajectory[name], run(tx, gradients[name])[0], atol=1e-12)
+
+
+def test_masked_leaves_do_not_decay():
+    params = {"a": normal(6, 4), "b": normal(6, 4)}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    tx = dion(0.1, weight_decay=0.5, mask={"a": True, "b": False})
+    updates, _ = tx.update(zeros, tx.init(params), params)
+    np.testing.assert_allclose(updates["a"], -0.05 * params["a"], rtol=1e-6)
+    np.testing.assert_array_equal(updates["b"], 0.0)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ({"rank_fraction": 0.0}, r"rank_fraction must be in \(0, 1\], got 0.0"),
+    ({"momentum": 1.5}, r"momentum must be in \[0, 1\], got 1.5"),
+    ({"rank": 0}, "rank must be a positive integer, got 0"),
+    ({"rank_multiple_of": 0}, "rank_multiple_of must be a positive integer, got 0"),
+    ({"power_iterations": 0}, "power_iterations must be a positive integer, got 0"),
+    ({"eps": -1.0}, r"eps must be in \[0, inf\], got -1.0"),
+    ({"weight_decay": -1.0}, r"weight_decay must be in \[0, inf\], got -1.0"),
+    ({"lion_weight_decay": -1.0}, r"lion_weight_decay must be in"),
+])  # fmt: skip
+def test_arguments_out_of_range_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        dion(0.1, **arguments)
+
+
+def test_a_vector_is_refused():
+    with pytest.raises(ValueError, match=r"at least two axes, got a leaf of shape \(3,\)"):
+        scale_by_dion().init({"bias": jnp.ones(3)})
+
+
+def test_a_leaf_without_numbers_is_named():
+    params = {"head": jnp.ones((3, 4))}
+    with pytest.raises(ValueError, match=r"got the leaf \['head'\] of shape \(3, 4\)"):
+        scale_by_dion(weight_dimension_numbers={"head": None}).init(params)
+
+
+# Over workers
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("workers", [2, 3])
+def test_factors_of_workers_give_the_steps_of_averaged_gradients(workers):
+    gradients = {
+        "kernel": normal(20, workers, 16, 12),
+        "square": normal(20, workers, 4, 4),
+        "bias": normal(20, workers, 5),
+    }
+    params = jax.tree.map(lambda g: jnp.zeros(g.shape[1:]), gradients)
+    alone, state = run(dion(0.1), jax.tree.map(lambda g: jnp.mean(g, axis=1), gradients))
+    trajectory, states = run(dion(0.1, axis_name="workers"), gradients, params, axis_name="workers")
+    for worker in range(workers):
+        jax.tree.map(
+            lambda a, b, worker=worker: np.testing.assert_allclose(a[:, worker], b, atol=1e-12), trajectory, alone
+        )
+    momenta = optax.tree.get(states, "momentum")["kernel"]
+    np.testing.assert_allclose(jnp.mean(momenta, axis=0), optax.tree.get(state, "momentum")["kernel"], atol=1e-12)
+    drift = jnp.sum(gradients["kernel"] - jnp.mean(gradients["kernel"], axis=1, keepdims=True), axis=0)
+    np.testing.assert_allclose(momenta - jnp.mean(momenta, axis=0), drift, atol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_worker_without_gradients_takes_the_same_steps():
+    gradients = normal(6, 2, 16, 12).at[:, 0].set(0.0)
+    trajectory, _ = run(dion(0.1, axis_name="workers"), gradients, jnp.zeros((2, 16, 12)), axis_name="workers")
+    np.testing.assert_array_equal(trajectory[:, 0], trajectory[:, 1])
+    assert jnp.linalg.norm(trajectory[0, 0]) > 0.1
+
+
+@pytest.mark.usefixtures("x64")
+def test_momenta_may_be_synchronized_at_any_time():
+    tx = dion(0.1, axis_name="workers")
+    gradients = normal(8, 3, 16, 12)
+    over_workers = functools.partial(jax.vmap, axis_name="workers")
+
+    @jax.jit
+    def go_on(params, state):
+        def step(carry, gradient):
+            params, state = carry
+            updates, state = over_workers(tx.update)(gradient, state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        return jax.lax.scan(step, (params, state), gradients)[0]
+
+    start = jnp.zeros((3, 16, 12))
+    params, state = go_on(start, jax.vmap(tx.init)(start))
+    synced = over_workers(lambda state: sync_momentum(state, "workers"))(state)
+    apart, together = optax.tree.get(state, "momentum"), optax.tree.get(synced, "momentum")
+    np.testing.assert_allclose(together, jnp.broadcast_to(jnp.mean(apart, axis=0), apart.shape), atol=1e-12)
+    assert jnp.max(jnp.abs(apart[0] - apart[1])) > 1
+    np.testing.assert_allclose(go_on(params, synced)[0], go_on(params, state)[0], atol=1e-12)
+
+
+def test_workers_send_factors_where_these_are_smaller():
+    params = {"kernel": jnp.zeros((64, 48)), "small": jnp.zeros((4, 4)), "bias": jnp.zeros(48)}
+    step = optkit.on_workers(lambda g, state: tx.update(g, state, g), axis_name="workers", backend="shard_map")
+    tx = dion(0.1, rank=8, axis_name="workers")
+    gradients = jax.tree.map(lambda x: jnp.zeros((8, *x.shape)), params)
+    state = jax.tree.map(lambda x: jnp.zeros((8, *x.shape), x.dtype), tx.init(params))
+    lowered = jax.jit(step).lower(gradients, state)
+    sent = hlo.read(lowered.compile(), lowered).sent
+    numbers = (64 + 48) * 8 + 4 * 4 + 48
+    assert sent == {"all-reduce": pytest.approx(4 * numbers * 2 * 7 / 8)}
+
+
+def test_over_workers_it_keeps_the_contract():
+    check_transformation(
+        dion,
+        promises=["keeps_types", "agrees_between_backends", "accepts_unknown_extra_args"],
+        needs=("axis_name",),
+        static_args=("axis_name",),
+        learning_rate=1e-2,
+        axis_name="workers",
+    )
+
+
+# Sharded
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("spec", [("data", "model"), (("data", "model"), None)])
+@pytest.mark.parametrize("shape", [(32, 16), (16, 32)])
+def test_sharded_matrices_take_the_same_steps(axis_type, spec, shape):
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(axis_type,) * 2)
+    sharding = NamedSharding(mesh, PartitionSpec(*spec))
+    tx = dion(0.1)
+    gradients, start = normal(3, *shape), normal(*shape, seed=1)
+    expected = run(tx, gradients, start)[0][-1]
+    with jax.set_mesh(mesh):
+        params = jax.device_put(start, sharding)
+        state = tx.init(params)
+        step = jax.jit(tx.update)
+        for gradient in gradients:
+            updates, state = step(jax.device_put(gradient, sharding), state, params)
+            params = optax.apply_updates(params, updates)
+    assert params.sharding.is_equivalent_to(sharding, 2)
+    np.testing.assert_allclose(params, expected, atol=1e-10)
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("orthonormalize", [cholesky_qr, randomized_cholesky_qr])
+@pytest.mark.parametrize("shape", [(1024, 512), (512, 1024)])
+def test_a_sharded_matrix_is_not_gathered(axis_type, orthonormalize, shape):
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(axis_type,) * 2)
+    sharding = NamedSharding(mesh, PartitionSpec("data", "model"))
+    tx = dion(0.1, rank=64, orthonormalize=orthonormalize)
+    with jax.set_mesh(mesh):
+        params = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
+        shardings = optkit.state_shardings(tx, params)
+        state = jax.tree.map(lambda x, s: x.update(sharding=s), jax.eval_shape(tx.init, params), shardings)
+        lowered = jax.jit(tx.update, out_shardings=(sharding, shardings)).lower(params, state, params)
+        sent = hlo.read(lowered.compile(), lowered).sent
+    # Factors of the matrix and, a few times, products of their columns; the matrix itself has 2 MB.
+    assert set(sent) == {"all-reduce"}
+    assert sent["all-reduce"] < 0.3e6

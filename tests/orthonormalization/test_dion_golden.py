@@ -1,0 +1,85 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from golden_files import assert_replays, replays
+from optax.contrib import MuonDimensionNumbers
+
+from optkit.core.orthonormal import householder_qr, randomized_cholesky_qr
+from optkit.orthonormalization import dion
+from optkit.testing.golden import replay_gradients
+
+# The recordings' weights are PyTorch's.
+OUTPUTS_FIRST = MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)
+BASES = {"qr": householder_qr, "rcqr": randomized_cholesky_qr}
+
+
+def arguments(recording):
+    """Translates the authors' words; leaves without an algorithm of their own are Dion's."""
+    hyperparams = recording.hyperparams
+    translated = {
+        "learning_rate": hyperparams["learning_rate"],
+        "momentum": hyperparams["mu"],
+        "power_iterations": hyperparams["power_iters"],
+        "transpose": {"m<n": None, "never": False}[hyperparams["transpose"]],
+        "weight_dimension_numbers": OUTPUTS_FIRST,
+        "labels": {leaf: hyperparams.get("algorithms", {}).get(leaf, "dion") for leaf in recording.tree("params0")},
+    }
+    if "qr_method" in hyperparams:
+        translated["orthonormalize"] = BASES[hyperparams["qr_method"]]
+    for name in ("rank", "rank_fraction", "rank_multiple_of", "weight_decay", "eps"):
+        if name in hyperparams:
+            translated[name] = hyperparams[name]
+    for other in ("adamw", "lion"):
+        own = {name: hyperparams[name] for name in ("weight_decay", "b1", "b2") if name in hyperparams}
+        own |= hyperparams.get(other, {})
+        translated |= {f"{other}_{name}": value for name, value in own.items()}
+    return translated
+
+
+def beginning_with(tx, bases):
+    """Replaces the first bases, which are drawn, by recorded ones."""
+
+    def init(params):
+        state = tx.init(params)
+        drawn = optax.tree.get(state, "basis")
+        recorded = {leaf: jnp.asarray(bases[leaf]) if leaf in bases else basis for leaf, basis in drawn.items()}
+        jax.tree.map(lambda a, b: np.testing.assert_equal(a.shape, b.shape), drawn, recorded)
+        return optax.tree.set(state, basis=recorded)
+
+    return tx._replace(init=init)
+
+
+@replays("dion")
+def test_golden_dion(recording):
+    tx = beginning_with(dion(**arguments(recording)), recording.tree("draws.Q0"))
+    assert_replays(recording, replay_gradients(tx, recording))
+
+
+@replays("dion_dp")
+def test_golden_dion_over_workers(recording):
+    tx = beginning_with(dion(**arguments(recording), axis_name="workers"), recording.tree("draws.Q0"))
+    workers = recording.hyperparams["n_workers"]
+    params = jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x), (workers, *x.shape)), recording.tree("params0"))
+
+    @jax.jit
+    def run(params):
+        def step(carry, gradients):
+            params, state = carry
+            updates, state = tx.update(gradients, state, params)
+            params = optax.apply_updates(params, updates)
+            return (params, state), params
+
+        def worker(params, gradients):
+            (_, state), trajectory = jax.lax.scan(step, (params, tx.init(params)), gradients)
+            return optax.tree.get(state, "momentum"), trajectory
+
+        gradients = jax.tree.map(jnp.asarray, recording.tree("grads"))
+        return jax.vmap(worker, (0, 1), (0, 1), axis_name="workers")(params, gradients)
+
+    momenta, trajectory = run(params)
+    assert_replays(recording, trajectory)
+    compressed = recording.hyperparams["compressed_leaves"]
+    for leaf, expected in recording.tree("final_state.momentum").items():
+        if compressed[leaf]:
+            np.testing.assert_allclose(momenta[leaf], expected, rtol=0, atol=recording.meta["rtol"])

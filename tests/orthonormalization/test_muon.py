@@ -1,0 +1,179 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from optax.contrib import MuonDimensionNumbers
+
+from optkit.core.newton_schulz import orthogonalize
+from optkit.orthonormalization import muon, polar_express, scale_by_muon
+
+
+def normal(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape))
+
+
+def first_update(tx, gradients):
+    params = jax.tree.map(jnp.zeros_like, gradients)
+    return tx.update(gradients, tx.init(params), params)[0]
+
+
+def run(tx, gradients):
+    def step(carry, gradient):
+        params, state = carry
+        updates, state = tx.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), params
+
+    params = jax.tree.map(lambda g: jnp.zeros_like(g[0]), gradients)
+    return jax.jit(lambda carry: jax.lax.scan(step, carry, gradients)[1])((params, tx.init(params)))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("scale", "wide", "tall"), [
+    ("keller", 2.0, 1.0), ("spectral", 2.0, 0.5), ("rms", 0.8, 0.8), (None, 1.0, 1.0),
+])  # fmt: skip
+def test_singular_values_of_an_update_are_about_the_scale(scale, wide, tall):
+    # Kernels of Flax: inputs times outputs.
+    for shape, expected in (((4, 16), wide), ((16, 4), tall)):
+        values = jnp.linalg.svd(first_update(scale_by_muon(scale=scale), normal(*shape)), compute_uv=False) / expected
+        assert 0.6 < jnp.min(values) < jnp.max(values) < 1.25
+
+
+@pytest.mark.usefixtures("x64")
+def test_average_and_sum_give_the_same_steps():
+    exact = functools.partial(orthogonalize, eps=0.0)
+    gradients = normal(10, 6, 4)
+    one, other = (run(muon(0.1, ema=ema, orthogonalize=exact), gradients) for ema in (True, False))
+    np.testing.assert_allclose(one, other, atol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_the_momentum_is_as_published(nesterov):
+    seen = []
+
+    def spy(x):
+        seen.append(x)
+        return x
+
+    tx = scale_by_muon(0.9, nesterov=nesterov, orthogonalize=spy)
+    gradients = normal(3, 6, 4)
+    state, momentum = tx.init(gradients[0]), jnp.zeros((6, 4))
+    for gradient in gradients:
+        _, state = tx.update(gradient, state)
+        momentum = 0.9 * momentum + 0.1 * gradient
+        expected = 0.1 * gradient + 0.9 * momentum if nesterov else momentum
+        np.testing.assert_allclose(seen[-1][0], expected, atol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_without_nesterov_it_is_optax_muon():
+    gradients = normal(8, 6, 4)
+    theirs = optax.contrib.muon(0.1, nesterov=False, eps=1e-12, consistent_rms=None)
+    exact = functools.partial(orthogonalize, eps=1e-12)
+    ours = muon(0.1, nesterov=False, orthogonalize=exact)
+    np.testing.assert_allclose(run(ours, gradients), run(theirs, gradients), atol=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("blocks", [(3, 3), (1, 3, 2)])
+def test_blocks_of_rows_are_matrices_of_their_own(blocks):
+    kernel = normal(4, 6)
+    update = first_update(scale_by_muon(scale="spectral", row_blocks=blocks), kernel)
+    ends = np.cumsum(blocks)[:-1]
+    parts = jnp.split(kernel, ends, axis=1)
+    alone = [first_update(scale_by_muon(scale="spectral"), part) for part in parts]
+    np.testing.assert_allclose(update, jnp.concatenate(alone, axis=1), atol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_blocks_are_given_for_each_leaf():
+    kernels = {"fused": normal(4, 6), "whole": normal(4, 6)}
+    update = first_update(scale_by_muon(row_blocks={"fused": (3, 3), "whole": None}), kernels)
+    whole = first_update(scale_by_muon(), kernels)
+    np.testing.assert_allclose(update["whole"], whole["whole"], atol=1e-12)
+    assert jnp.max(jnp.abs(update["fused"] - whole["fused"])) > 1e-2
+
+
+@pytest.mark.usefixtures("x64")
+def test_heads_of_attention_may_be_a_batch():
+    kernel = normal(4, 3, 2)
+    batch = first_update(scale_by_muon(weight_dimension_numbers=MuonDimensionNumbers(0, 2)), kernel)
+    blocks = first_update(scale_by_muon(row_blocks=(2, 2, 2)), kernel.reshape(4, 6))
+    np.testing.assert_allclose(batch.reshape(4, 6), blocks, atol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_convolution_is_the_matrix_of_its_flattened_inputs():
+    kernel = normal(3, 2, 4, 5)
+    numbers = MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
+    update = first_update(muon(0.1, weight_dimension_numbers=numbers), kernel)
+    np.testing.assert_allclose(update.reshape(24, 5), first_update(muon(0.1), kernel.reshape(24, 5)), atol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_cautious_decay_spares_what_the_update_moves_outward():
+    params = normal(6, 4)
+    gradients = normal(6, 4, seed=1)
+
+    def update(**arguments):
+        tx = muon(1.0, **arguments)
+        return tx.update(gradients, tx.init(params), params)[0]
+
+    step = update()
+    inward = step * params < 0
+    decayed = update(weight_decay=0.1, cautious_decay=True)
+    np.testing.assert_allclose(decayed, jnp.where(inward, step - 0.1 * params, step), atol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_other_leaves_are_adamws():
+    gradients = {"bias": normal(8, 4), "embedding": normal(8, 6, 4)}
+    labels = {"bias": "adam", "embedding": "adam"}
+    trajectory = run(muon(0.1, labels=labels, adam_learning_rate=0.2, adam_weight_decay=0.3), gradients)
+    expected = run(optax.adamw(0.2, 0.9, 0.95, 1e-10, weight_decay=0.3), gradients)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), trajectory, expected)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("spec", [("data", "model"), (("data", "model"), None)])
+def test_sharded_matrices_take_the_same_steps(axis_type, spec):
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(axis_type,) * 2)
+    sharding = NamedSharding(mesh, PartitionSpec(*spec))
+    tx = muon(0.1, orthogonalize=polar_express)
+    expected = first_update(tx, normal(32, 16))
+    with jax.set_mesh(mesh):
+        gradient = jax.device_put(normal(32, 16), sharding)
+        update = jax.jit(lambda g: tx.update(g, tx.init(g), jnp.zeros_like(g))[0])(gradient)
+    np.testing.assert_allclose(update, expected, atol=1e-10)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ({"momentum": 1.0}, r"momentum must be in \[0, 1\), got 1.0"),
+    ({"scale": "frobenius"}, "scale must be 'keller', 'spectral', 'rms' or None, got 'frobenius'"),
+    ({"weight_decay": -1.0}, r"weight_decay must be in \[0, inf\], got -1.0"),
+    ({"adam_weight_decay": -1.0}, "adam_weight_decay must be in"),
+])  # fmt: skip
+def test_arguments_out_of_range_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        muon(0.1, **arguments)
+
+
+def test_blocks_that_do_not_sum_to_the_rows_are_refused():
+    with pytest.raises(ValueError, match=r"row_blocks must sum to the 6 rows of a matrix, got \(3, 4\)"):
+        first_update(scale_by_muon(row_blocks=(3, 4)), normal(4, 6))
+
+
+def test_a_vector_is_refused():
+    with pytest.raises(ValueError, match=r"at least two axes, got a leaf of shape \(3,\)"):
+        first_update(scale_by_muon(), {"bias": jnp.ones(3)})
+
+
+def test_a_leaf_without_numbers_is_named():
+    with pytest.raises(ValueError, match=r"scale_by_muon works on matrices and got the leaf \['head'\]"):
+        first_update(scale_by_muon(weight_dimension_numbers={"head": None}), {"head": jnp.ones((3, 4))})
