@@ -5,6 +5,9 @@ import os
 DEVICES = 8
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={DEVICES}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# As for `python -m experiments`, whose `share_out_threads` says why.
+os.environ.setdefault("NPROC", str(8 * (os.cpu_count() or 1)))
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax  # noqa: E402  (XLA reads its flags when JAX starts)
 import pytest  # noqa: E402

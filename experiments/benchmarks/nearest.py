@@ -38,14 +38,27 @@ SIGNUM = Nearest("signum", optax.signum)
 LARS = Nearest("lars", optax.lars)
 LAMB = Nearest("lamb", optax.lamb)
 MUON = Nearest("muon", optax.contrib.muon)
+ADAGRAD = Nearest("adagrad", optax.adagrad)
+RMSPROP = Nearest("rmsprop", optax.rmsprop)
+# With the rank and the gap of the catalog's example.
+GALORE = Nearest("galore", functools.partial(optax.contrib.galore, rank=2, update_proj_gap=50))
 CLIPPED_SGD = Nearest("clip, sgd", lambda rate: optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(rate)))
 
 # Methods that are not named here are measured beside what has as much state: `by_state`.
 NEAREST: Mapping[str, Nearest] = {
+    "adagrad_sn": ADAGRAD,
+    "adagrad_snsm": ADAGRAD,
+    "adam_sn": ADAMW,
+    "adam_snsm": ADAMW,
     "add_cautious_decayed_weights": ADAMW,
     CAUTIOUS_ADAMW: ADAMW,
     "cautious_lion": LION,
     "clipped_sgd": CLIPPED_SGD,
+    "dion": MUON,
+    "dion2": MUON,
+    "frugal_adamw": ADAMW,
+    "frugal_lion": LION,
+    "galore_adamw": GALORE,
     "igt_adam": ADAM,
     "lion": LION,
     "lion_kappa": LION,
@@ -53,6 +66,12 @@ NEAREST: Mapping[str, Nearest] = {
     "mars_lion": LION,
     "mars_m": MUON,
     "mars_shampoo": MUON,
+    "micro_adam": ADAMW,
+    "muon": MUON,
+    "nordion2": MUON,
+    "normuon": MUON,
+    "rmsprop_sn": RMSPROP,
+    "sgd_sm": MOMENTUM,
     "signum": SIGNUM,
     "vr_adam": ADAM,
     "vr_lamb": LAMB,

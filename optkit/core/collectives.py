@@ -1,6 +1,6 @@
 """Collectives over a named axis of workers, or over none."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -72,13 +72,66 @@ def cond(
         >>> step(0, jnp.array([1.0, 3.0])).tolist(), step(1, jnp.array([1.0, 3.0])).tolist()
         ([2.0, 2.0], [1.0, 3.0])
     """
-    results = [jax.eval_shape(branch, *operands) for branch in (true_fun, false_fun)]
-    varying = jax.tree.map(lambda true, false: _varying(true) | _varying(false), *results)
+    return jax.lax.cond(predicate, *_of_one_type((true_fun, false_fun), operands), *operands)
+
+
+def switch(index: Any, branches: Sequence[Callable[..., Any]], *operands: Any) -> Any:
+    """Is `jax.lax.switch` for branches that talk to the other workers in different ways, or not at all; see `cond`.
+
+    Args:
+        index: which branch, an integer that is equal on all workers.
+        branches: called with `operands`; return the same tree of shapes and dtypes.
+        *operands: trees of arrays.
+
+    Returns:
+        The result of the branch that was taken.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from optkit.core import collectives
+        >>> def mean_or_sum(index, x):
+        ...     branches = [lambda x: jax.lax.pmean(x, "workers"), lambda x: jax.lax.psum(x, "workers")]
+        ...     return collectives.switch(index, branches, x)
+        >>> step = jax.vmap(mean_or_sum, in_axes=(None, 0), axis_name="workers")
+        >>> step(1, jnp.array([1.0, 3.0])).tolist()
+        [4.0, 4.0]
+    """
+    return jax.lax.switch(index, _of_one_type(branches, operands), *operands)
+
+
+def vary_like(tree: Any, like: Any) -> Any:
+    """Declares values varying over the axes over which others are known to vary, such as the carry of a loop.
+
+    Args:
+        tree: arrays.
+        like: a tree of the same structure.
+
+    Returns:
+        The same numbers. Where JAX does not track what varies, see `cond`, it is `tree` itself.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from optkit.core import collectives
+        >>> def loop(x):
+        ...     body = lambda i, x: collectives.vary_like(jax.lax.pmean(x, "workers"), x)
+        ...     return jax.lax.fori_loop(0, 2, body, x)
+        >>> jax.vmap(loop, axis_name="workers")(jnp.array([1.0, 3.0])).tolist()
+        [2.0, 2.0]
+    """
+    return jax.tree.map(lambda x, y: _declare_varying(x, _varying(jax.typeof(y))), tree, like)
+
+
+def _of_one_type(branches: Sequence[Callable[..., Any]], operands: tuple[Any, ...]) -> list[Callable[..., Any]]:
+    """Declares the results of all branches varying where those of any are."""
+    results = [jax.eval_shape(branch, *operands) for branch in branches]
+    varying = jax.tree.map(lambda *shapes: frozenset().union(*map(_varying, shapes)), *results)
 
     def declared(branch):
         return lambda *operands: jax.tree.map(_declare_varying, branch(*operands), varying)
 
-    return jax.lax.cond(predicate, declared(true_fun), declared(false_fun), *operands)
+    return [declared(branch) for branch in branches]
 
 
 def _varying(shape: Any) -> frozenset[str]:

@@ -1,14 +1,18 @@
-"""Weight decay as a proximal step."""
+"""Weight decay of the parameters behind the step: they move first, and where they arrive is shrunk."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from optkit.core.checks import check_range
+from optkit.core.precision import in_float32
 
-class ProximalDecayState(NamedTuple):
-    """State of `proximal_decay`.
+
+class DecayBehindStepState(NamedTuple):
+    """State of `proximal_decay` and `decay_after_step`.
 
     Attributes:
         count: number of updates so far, equal on all workers.
@@ -39,18 +43,87 @@ def proximal_decay(
         Array([-2.5], dtype=float32)
     """
 
+    def shrink(u, p, shrinkage):
+        return (u - shrinkage * p) / (1 + shrinkage)
+
+    return _decay("proximal_decay", shrink, learning_rate, weight_decay, mask)
+
+
+def decay_after_step(
+    learning_rate: optax.ScalarOrSchedule, weight_decay: jax.typing.ArrayLike, mask: Any | None = None
+) -> optax.GradientTransformationExtraArgs:
+    """Shrinks the parameters after the step, `(params + updates) * (1 - learning_rate * weight_decay)`.
+
+    It comes last in a chain, behind `optax.scale_by_learning_rate` with the same learning rate. Optimizers derived from
+    Hugging Face's AdamW decay so.
+
+    Args:
+        learning_rate: a positive number or a schedule.
+        weight_decay: strength of the decay, at least 0.
+        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
+
+    Returns:
+        A transformation whose `update` needs `params`.
+
+    Example:
+        >>> tx = optax.chain(optax.sgd(0.5), decay_after_step(0.5, weight_decay=0.5))
+        >>> params = jnp.array([4.0])
+        >>> tx.update(jnp.array([4.0]), tx.init(params), params)[0]  # (4 - 0.5 * 4) * (1 - 0.5 * 0.5) - 4
+        Array([-2.5], dtype=float32)
+    """
+
+    def shrink(u, p, shrinkage):
+        return u - shrinkage * (p + u)
+
+    return _decay("decay_after_step", shrink, learning_rate, weight_decay, mask)
+
+
+def decayed_after_step(
+    learning_rate: optax.ScalarOrSchedule,
+    direction: optax.GradientTransformation,
+    weight_decay: float | jax.Array,
+    mask: Any | None,
+) -> optax.GradientTransformationExtraArgs:
+    """Makes an optimizer of a direction: learning rate and `decay_after_step` behind it, all in float32 at least.
+
+    Args:
+        learning_rate: a positive number or a schedule.
+        direction: what the parameters move against.
+        weight_decay: as in `decay_after_step`.
+        mask: as there.
+
+    Returns:
+        The optimizer.
+
+    Raises:
+        ValueError: if `weight_decay` is negative.
+    """
+    check_range("weight_decay", weight_decay, 0.0)
+    scale = optax.scale_by_learning_rate(learning_rate)
+    return in_float32(optax.chain(direction, scale, decay_after_step(learning_rate, weight_decay, mask)))
+
+
+def _decay(
+    name: str,
+    shrink: Callable[..., jax.Array],
+    learning_rate: optax.ScalarOrSchedule,
+    weight_decay: jax.typing.ArrayLike,
+    mask: Any | None,
+) -> optax.GradientTransformationExtraArgs:
+    """Makes a decay of what it does to an update, a parameter, and the rate times the strength."""
+
     def init_fn(params):
         del params
-        return ProximalDecayState(count=jnp.zeros([], jnp.int32))
+        return DecayBehindStepState(count=jnp.zeros([], jnp.int32))
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         if params is None:
-            raise ValueError("proximal_decay needs the parameters: call update(updates, state, params)")
+            raise ValueError(f"{name} needs the parameters: call update(updates, state, params)")
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
         shrinkage = rate * weight_decay
-        shrunk = jax.tree.map(lambda u, p: ((u - shrinkage * p) / (1 + shrinkage)).astype(u.dtype), updates, params)
-        return shrunk, ProximalDecayState(count=optax.safe_increment(state.count))
+        shrunk = jax.tree.map(lambda u, p: shrink(u, p, shrinkage).astype(u.dtype), updates, params)
+        return shrunk, DecayBehindStepState(count=optax.safe_increment(state.count))
 
     transformation = optax.GradientTransformationExtraArgs(init_fn, update_fn)
     return transformation if mask is None else optax.masked(transformation, mask)

@@ -17,7 +17,7 @@ def key_data(key: int | jax.Array) -> jax.Array:
         >>> key_data(0)
         Array([0, 0], dtype=uint32)
     """
-    return jax.random.key_data(_typed(key))
+    return jax.random.key_data(typed(key))
 
 
 def split(data: jax.Array, key: int | jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -35,12 +35,23 @@ def split(data: jax.Array, key: int | jax.Array) -> tuple[jax.Array, jax.Array]:
         >>> data.shape, jax.random.uniform(fresh).shape
         ((2,), ())
     """
-    kept, fresh = jax.random.split(jax.random.wrap_key_data(data, impl=jax.random.key_impl(_typed(key))))
+    kept, fresh = jax.random.split(jax.random.wrap_key_data(data, impl=jax.random.key_impl(typed(key))))
     return jax.random.key_data(kept), fresh
 
 
-def _typed(key: int | jax.Array) -> jax.Array:
-    """A typed key."""
+def typed(key: int | jax.Array) -> jax.Array:
+    """Returns a typed key, to draw with.
+
+    Args:
+        key: an integer seed, or a JAX key, typed or raw.
+
+    Returns:
+        A JAX key.
+
+    Example:
+        >>> typed(0).dtype
+        key<fry>
+    """
     if not isinstance(key, jax.Array):
         return jax.random.key(key)
     return key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)

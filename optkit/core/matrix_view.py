@@ -2,13 +2,16 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+from jax.tree_util import GetAttrKey, keystr
 from optax.contrib import MuonDimensionNumbers
 
-from optkit.core.explicit_axes import replicate, shard_like
+from optkit.core.explicit_axes import shard_like
 
 DENSE_KERNELS = MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
 
@@ -110,6 +113,56 @@ def matrix_views(tree: Any, weight_dimension_numbers: Any = None) -> Any:
     return jax.tree.map(views, numbers, tree, is_leaf=lambda x: x is None or isinstance(x, MuonDimensionNumbers))
 
 
+def flax_dimension_numbers(
+    params: Any,
+    exclude: Callable[[str], bool] | None = None,
+    stacked: Callable[[str], bool] | None = None,
+) -> Any:
+    """Says which axes of a Flax model's kernels are inputs and outputs, by their names.
+
+    Give it as `weight_dimension_numbers` to any optimizer for matrices, `optax.contrib.muon` among them: leaves for
+    which it has None go to the optimizer for other parameters. It has numbers for leaves named `kernel`:
+
+    - those of layers `query`, `key` and `value` with three axes, as attention in Flax makes them (inputs, heads, size
+      of a head), have the first axis for inputs and two for outputs;
+    - all others have the last axis for outputs and the rest for inputs: dense layers, convolutions, and attention's
+      `out`.
+
+    Biases, scales, embeddings and other names have None. Exclude the last layer, depthwise convolutions, and kernels
+    with axes of other meanings, such as those of an einsum.
+
+    Args:
+        params: parameters of a Linen or NNX model.
+        exclude: says of a leaf's path, such as `"params/decoder/head/kernel"`, whether it has None. By default all
+            kernels have numbers.
+        stacked: says of a path whether the leaf's first axis counts layers, as `nn.scan` and `nnx.vmap` make them: each
+            of them is a matrix. By default none.
+
+    Returns:
+        A tree of `MuonDimensionNumbers` and None.
+
+    Example:
+        >>> params = {"layer": {"kernel": jnp.ones((4, 8)), "bias": jnp.ones(8)}, "head": {"kernel": jnp.ones((8, 9))}}
+        >>> numbers = flax_dimension_numbers(params, exclude=lambda path: path.startswith("head"))
+        >>> numbers["layer"]
+        {'bias': None, 'kernel': MuonDimensionNumbers(reduction_axis=(-2,), output_axis=(-1,))}
+        >>> numbers["head"]
+        {'kernel': None}
+    """
+
+    def numbers(path, x):
+        path = path[:-1] if path and path[-1] == GetAttrKey("value") else path  # Flax keeps arrays in boxes.
+        name = keystr(path, simple=True, separator="/")
+        *_, layer, leaf = ("", *name.split("/"))
+        axes = x.ndim - (stacked is not None and stacked(name))
+        if leaf != "kernel" or axes < 2 or (exclude is not None and exclude(name)):
+            return None
+        outputs = 2 if layer in {"query", "key", "value"} and axes == 3 else 1
+        return MuonDimensionNumbers(tuple(range(-axes, -outputs)), tuple(range(-outputs, 0)))
+
+    return jax.tree.map_with_path(numbers, params)
+
+
 def require_views(tree: Any, weight_dimension_numbers: Any, method: str) -> Any:
     """Says how each leaf is seen as matrices, for methods that work on nothing else.
 
@@ -140,8 +193,9 @@ def require_views(tree: Any, weight_dimension_numbers: Any, method: str) -> Any:
 def to_matrices(x: jax.Array, view: MatrixView) -> jax.Array:
     """Gives a leaf as matrices: a leading axis for each of `view.batch`, and two more.
 
-    Rows come before columns where they do in the leaf (`view.rows_first`), so that usual kernels stay as they are. What
-    has several axes for rows or columns is gathered first if it is sharded over explicit mesh axes.
+    Rows come before columns where they do in the leaf (`view.rows_first`), so that usual kernels stay as they are. On
+    explicit mesh axes they stay sharded too. Where rows or columns are several axes, all but the first of these are
+    gathered: their blocks would lie scattered over the matrix.
 
     Args:
         x: the leaf.
@@ -150,13 +204,11 @@ def to_matrices(x: jax.Array, view: MatrixView) -> jax.Array:
     Returns:
         Its matrices.
     """
-    first, second = _in_order(view)
-    if len(first) > 1 or len(second) > 1:
-        x = replicate(x)
-    ordered = x.transpose(*view.batch, *first, *second)
-    batch = ordered.shape[: len(view.batch)]
-    sizes = (math.prod(view.shape[axis] for axis in axes) for axes in (first, second))
-    return ordered.reshape(*batch, *sizes)
+    apart, joined = _shardings(view, x)
+    ordered = x.transpose([axis for axes in _in_order(view) for axis in axes])
+    ordered = ordered if apart is None else jax.sharding.reshard(ordered, apart)
+    sizes = [math.prod(view.shape[axis] for axis in axes) for axes in _in_order(view)]
+    return jnp.reshape(ordered, sizes, out_sharding=joined)
 
 
 def from_matrices(matrices: jax.Array, view: MatrixView, like: jax.Array) -> jax.Array:
@@ -170,10 +222,26 @@ def from_matrices(matrices: jax.Array, view: MatrixView, like: jax.Array) -> jax
     Returns:
         The leaf.
     """
-    order = (*view.batch, *(axis for axes in _in_order(view) for axis in axes))
-    leaf = matrices.reshape([view.shape[axis] for axis in order])
+    apart, joined = _shardings(view, like)
+    matrices = matrices if joined is None else jax.sharding.reshard(matrices, joined)
+    order = [axis for axes in _in_order(view) for axis in axes]
+    leaf = jnp.reshape(matrices, [view.shape[axis] for axis in order], out_sharding=apart)
     return shard_like(leaf.transpose([order.index(axis) for axis in range(len(order))]), like)
 
 
-def _in_order(view: MatrixView) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    return (view.rows, view.columns) if view.rows_first else (view.columns, view.rows)
+def _in_order(view: MatrixView) -> list[tuple[int, ...]]:
+    """The axes of a leaf that each axis of its matrices is made of."""
+    sides = (view.rows, view.columns) if view.rows_first else (view.columns, view.rows)
+    return [*((axis,) for axis in view.batch), *sides]
+
+
+def _shardings(view: MatrixView, x: jax.Array) -> tuple[NamedSharding, NamedSharding] | tuple[None, None]:
+    """How a leaf's axes in matrix order are sharded before and after some are joined; None off explicit mesh axes."""
+    sharding = jax.typeof(x).sharding
+    if all(axis is None for axis in sharding.spec):
+        return None, None
+    groups = _in_order(view)
+    firsts = [next((axis for axis in group if view.shape[axis] > 1), group[0]) for group in groups]
+    apart = [sharding.spec[axis] if axis in firsts else None for group in groups for axis in group]
+    joined = [sharding.spec[axis] for axis in firsts]
+    return NamedSharding(sharding.mesh, PartitionSpec(*apart)), NamedSharding(sharding.mesh, PartitionSpec(*joined))

@@ -1,5 +1,6 @@
 """Orthogonalization by the Newton-Schulz iteration: matrix products only, so that sharded matrices stay sharded."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -75,18 +76,12 @@ def orthogonalize(
         Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; the iteration is that of
         Bernstein, Newhouse, "Old Optimizer, New Norm: An Anthology", 2024, arXiv:2409.20325.
     """
-    if x.ndim < 2:
-        raise ValueError(f"x must be a matrix, or several along leading axes, got an array of shape {x.shape}")
+    _require_matrix(x)
     wide = widen(x)
     wide = wide / (jnp.linalg.norm(wide, axis=(-2, -1), keepdims=True) * norm_factor + eps)
     is_tall = x.shape[-2] > x.shape[-1]
     y = wide.mT if is_tall else wide
-    # On explicit mesh axes products say how they are sharded: the small square ones along their rows.
-    sharding = jax.typeof(y).sharding
-    same, square = None, None
-    if any(axis is not None for axis in sharding.spec):
-        same = sharding
-        square = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[:-1], None))
+    same, square = _shardings(y, -2)
 
     def product(left, right, out_sharding):
         # Not `matmul`, which drops leading axes of size one before it applies the sharding.
@@ -98,12 +93,88 @@ def orthogonalize(
             out_sharding=out_sharding,
         )
 
-    triples = np.reshape(coefficients, (-1, 3)).tolist()
-    for step in range(steps):
-        a, b, c = triples[min(step, len(triples) - 1)]
+    for a, b, c in _triples(coefficients, steps):
         gram = product(y, y.mT, square)
         y = a * y + product(b * gram + c * product(gram, gram, square), y, same)
     return (y.mT if is_tall else y).astype(x.dtype)
+
+
+def gram_newton_schulz(
+    x: jax.Array,
+    *,
+    coefficients: Coefficients | Sequence[Coefficients] = QUINTIC,
+    steps: int = 5,
+    eps: jax.typing.ArrayLike = 1e-7,
+    norm_factor: float = 1.0,
+) -> jax.Array:
+    """Is `orthogonalize`, with the polynomials applied to the products of rows where that takes fewer operations.
+
+    The polynomials of `x x^T` and what they multiply `x` by are products of small square matrices; `x` itself is
+    multiplied four times in five steps, and not ten. Rounding would make eigenvalues of `x x^T` that are near zero
+    negative, and each step would enlarge these: so it is computed again from `x` before the third step and every third
+    one from there. Results are those of `orthogonalize` but for rounding. Matrices that are square, or nearly, take
+    its steps. For all others products are computed at `jax.lax.Precision.HIGH`, since in bfloat16 small
+    eigenvalues would be noise: on TPUs, which compute in bfloat16 by default, `orthogonalize` may be faster.
+
+    Args:
+        x: a matrix, or several along leading axes, each of which has its own norm; sharded or not.
+        coefficients: see `orthogonalize`.
+        steps: how often a polynomial is applied, at least 0.
+        eps: added to the norm; a matrix of zeros stays one.
+        norm_factor: the norm is taken this many times, at least 1; default 1.
+
+    Returns:
+        The matrix, shaped and sharded like `x`, in its dtype.
+
+    Raises:
+        ValueError: if `x` has less than two axes.
+
+    Example:
+        >>> gram_newton_schulz(jnp.array([[3.0, 0.0, 0.0, 0.0], [0.0, -2.0, 0.0, 0.0]])).round(2)
+        Array([[ 1.12,  0.  ,  0.  ,  0.  ],
+               [ 0.  , -0.68,  0.  ,  0.  ]], dtype=float32)
+
+    Reference:
+        Zhang, Amsel, Chen, Dao, "Gram Newton-Schulz", 2026.
+    """
+    _require_matrix(x)
+    triples = _triples(coefficients, steps)
+    runs = [triples[:2], *(triples[start : start + 3] for start in range(2, steps, 3))]
+    shorter, longer = sorted(x.shape[-2:])
+    multiplications = sum(2 * longer + max(4 * len(run) - 3, 0) * shorter for run in runs)
+    if multiplications >= steps * (2 * longer + shorter):
+        return orthogonalize(x, coefficients=coefficients, steps=steps, eps=eps, norm_factor=norm_factor)
+
+    y = widen(x)
+    is_tall = x.shape[-2] > x.shape[-1]
+    same, square = _shardings(y, -1 if is_tall else -2)
+    einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGH)
+    product = functools.partial(einsum, "...ij,...jk->...ik", out_sharding=square)
+    eye = jnp.eye(shorter, dtype=y.dtype)
+
+    def products_of_rows(y):
+        return einsum("...ki,...kj->...ij" if is_tall else "...ik,...jk->...ij", y, y, out_sharding=square)
+
+    def multiply(factor, y):
+        return einsum("...ij,...kj->...ki" if is_tall else "...ij,...jk->...ik", factor, y, out_sharding=same)
+
+    def factor_of(gram, run):
+        factor = eye
+        for index, (a, b, c) in enumerate(run):
+            change = b * gram + c * product(gram, gram)
+            factor = a * factor + (product(factor, change) if index else change)
+            if index < len(run) - 1:
+                half = a * gram + product(gram, change)
+                gram = a * half + product(change, half)
+        return factor
+
+    gram = products_of_rows(y)
+    # The squared norm is the trace: there is no pass over the matrix for it.
+    norm = jnp.sqrt(jnp.sum(jnp.where(eye == 1, gram, 0), axis=(-2, -1), keepdims=True)) * norm_factor + eps
+    y = multiply(factor_of(jnp.where(jnp.isinf(norm), 0, gram / norm / norm), runs[0]) / norm, y)
+    for run in runs[1:]:
+        y = multiply(factor_of(products_of_rows(y), run), y)
+    return y.astype(x.dtype)
 
 
 def polar_express(
@@ -118,7 +189,8 @@ def polar_express(
         x: a matrix, or several along leading axes; sharded or not.
         steps: how many steps, at least 0; from the sixth on they repeat the fifth.
         eps: added to 1.02 times the norm; a matrix of zeros stays one.
-        dtype: what the factors of products are rounded to, see `orthogonalize`.
+        dtype: what the factors of products are rounded to, see `orthogonalize`; by default `gram_newton_schulz` is what
+            takes the steps.
 
     Returns:
         The matrix, shaped and sharded like `x`, in its dtype.
@@ -134,4 +206,25 @@ def polar_express(
         Amsel, Persson, Musco, Gower, "The Polar Express: Optimal Matrix Sign Methods and Their Application to the Muon
         Algorithm", 2025, arXiv:2505.16932.
     """
-    return orthogonalize(x, coefficients=POLAR_EXPRESS, steps=steps, eps=eps, norm_factor=1.02, dtype=dtype)
+    if dtype is not None:
+        return orthogonalize(x, coefficients=POLAR_EXPRESS, steps=steps, eps=eps, norm_factor=1.02, dtype=dtype)
+    return gram_newton_schulz(x, coefficients=POLAR_EXPRESS, steps=steps, eps=eps, norm_factor=1.02)
+
+
+def _require_matrix(x: jax.Array) -> None:
+    if x.ndim < 2:
+        raise ValueError(f"x must be a matrix, or several along leading axes, got an array of shape {x.shape}")
+
+
+def _triples(coefficients: Coefficients | Sequence[Coefficients], steps: int) -> list[list[float]]:
+    """The coefficients of each step."""
+    triples = np.reshape(coefficients, (-1, 3)).tolist()
+    return [triples[min(step, len(triples) - 1)] for step in range(steps)]
+
+
+def _shardings(y: jax.Array, axis: int) -> tuple[NamedSharding, NamedSharding] | tuple[None, None]:
+    """How matrices are sharded, and their square products along an axis: on explicit mesh axes products must say so."""
+    sharding = jax.typeof(y).sharding
+    if all(name is None for name in sharding.spec):
+        return None, None
+    return sharding, NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[:-2], sharding.spec[axis], None))

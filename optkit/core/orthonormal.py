@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.linalg import solve_triangular
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from optkit.core.contraction import einsum
@@ -21,6 +21,8 @@ Orthonormalize = Callable[[jax.Array], jax.Array]
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 _MOST_PASSES = 12
+# From this size on triangular matrices are inverted in halves.
+_SMALL = 16
 
 
 def householder_qr(x: jax.Array) -> jax.Array:
@@ -48,7 +50,7 @@ def householder_qr(x: jax.Array) -> jax.Array:
     return shard_like(basis, x).astype(x.dtype)
 
 
-def cholesky_qr(x: jax.Array) -> jax.Array:
+def cholesky_qr(x: jax.Array, *, axis_name: str | tuple[str, ...] | None = None) -> jax.Array:
     """Gives an orthonormal basis of a matrix's columns by Cholesky factorizations of their products, repeated.
 
     One pass multiplies by the inverse of the Cholesky factor of `x^T x`. It squares the matrix's condition number: two
@@ -59,6 +61,8 @@ def cholesky_qr(x: jax.Array) -> jax.Array:
 
     Args:
         x: a matrix with at least as many rows as columns, or several along leading axes.
+        axis_name: inside `jax.shard_map`, the mesh axes over which rows are spread, of which `x` is this device's part.
+            By default there are none.
 
     Returns:
         A matrix with orthonormal columns, shaped and sharded like `x`, in its dtype.
@@ -75,8 +79,9 @@ def cholesky_qr(x: jax.Array) -> jax.Array:
         Fukaya, Kannan, Nakatsukasa, Yamamoto, Yanagisawa, "Shifted CholeskyQR for computing the QR factorization of
         ill-conditioned matrices", 2018, arXiv:1809.11085.
     """
-    _require_tall(x)
-    return _cholesky_passes(_independent(widen(x))).astype(x.dtype)
+    if axis_name is None:
+        _require_tall(x)
+    return _cholesky_passes(_independent(widen(x), axis_name), axis_name)[0].astype(x.dtype)
 
 
 def randomized_cholesky_qr(x: jax.Array, *, key: int | jax.Array = 0, oversampling: float = 1.25) -> jax.Array:
@@ -84,7 +89,8 @@ def randomized_cholesky_qr(x: jax.Array, *, key: int | jax.Array = 0, oversampli
 
     The triangular factor of `sketch @ x`, which has few rows, brings the columns near orthonormal whatever their
     condition; one pass of `cholesky_qr` does the rest. Rows stay sharded as there. Worth it where matrices are
-    ill-conditioned and many times as high as they are wide; otherwise drawing the sketch takes longer than it saves.
+    ill-conditioned and many times as high as they are wide; otherwise drawing the sketch takes longer than it saves. Of
+    columns that are dependent but for rounding it loses the last two digits, which `cholesky_qr` keeps.
 
     Args:
         x: a matrix with at least as many rows as columns, or several along leading axes, which share a sketch.
@@ -117,8 +123,8 @@ def randomized_cholesky_qr(x: jax.Array, *, key: int | jax.Array = 0, oversampli
     key = jax.random.key(key) if isinstance(key, int) else key
     sketch = _shard_rows(jax.random.normal(key, (rows, size), y.dtype) / math.sqrt(size), y)
     factor = jnp.linalg.qr(replicate(einsum("ms,...mr->...sr", sketch, y, precision=_HIGHEST)), mode="r")
-    preconditioned = einsum("...mr,...rs->...ms", y, _inverse(_bounded_below(factor)), precision=_HIGHEST)
-    return _cholesky_passes(preconditioned).astype(x.dtype)
+    preconditioned = einsum("...mr,...sr->...ms", y, _inverse_of_lower(_bounded_below(factor).mT), precision=_HIGHEST)
+    return _cholesky_passes(preconditioned)[0].astype(x.dtype)
 
 
 def _require_tall(x: jax.Array) -> None:
@@ -126,11 +132,16 @@ def _require_tall(x: jax.Array) -> None:
         raise ValueError(f"x must be a matrix with at least as many rows as columns, got an array of shape {x.shape}")
 
 
-def _unit(x: jax.Array) -> jax.Array:
+def _sum(x: jax.Array, axis_name: str | tuple[str, ...] | None) -> jax.Array:
+    return jax.lax.psum(x, axis_name) if axis_name else x
+
+
+def _unit(x: jax.Array, axis_name: str | tuple[str, ...] | None = None) -> jax.Array:
     """Divides by the Frobenius norm, without overflow or underflow; zero stays zero."""
     largest = jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True, initial=0.0)
+    largest = jax.lax.pmax(largest, axis_name) if axis_name else largest
     scaled = x / jnp.where(largest > 0, largest, 1)
-    norm = jnp.linalg.norm(scaled, axis=(-2, -1), keepdims=True)
+    norm = jnp.sqrt(_sum(jnp.sum(jnp.square(scaled), axis=(-2, -1), keepdims=True), axis_name))
     return scaled / jnp.where(norm > 0, norm, 1)
 
 
@@ -142,38 +153,63 @@ def _shard_rows(x: jax.Array, like: jax.Array) -> jax.Array:
     return jax.sharding.reshard(x, NamedSharding(sharding.mesh, PartitionSpec(sharding.spec[-2], None)))
 
 
-def _independent(x: jax.Array) -> jax.Array:
+def _independent(x: jax.Array, axis_name: str | tuple[str, ...] | None = None) -> jax.Array:
     """Adds noise of the size of rounding to a matrix of norm one."""
-    noise = jax.random.normal(jax.random.key(0), x.shape[-2:], x.dtype) / math.sqrt(max(x.shape[-2], 1))
-    return _unit(x) + jnp.finfo(x.dtype).eps * noise
+    count = x.shape[-2]
+    all_rows = count * jax.lax.axis_size(axis_name) if axis_name else count
+    rows, columns = (
+        jax.random.uniform(key, (size,), x.dtype, 32, 64)
+        for key, size in zip(jax.random.split(jax.random.key(0)), (all_rows, x.shape[-1]), strict=True)
+    )
+    if axis_name:
+        rows = jax.lax.dynamic_slice_in_dim(rows, count * jax.lax.axis_index(axis_name), count)
+    # The fractions of products are as good as a draw for each entry, which would take longer than all the rest.
+    products = rows[:, None] * columns
+    noise = (products - jnp.floor(products) - 0.5) * math.sqrt(12 / max(all_rows, 1))
+    return _unit(x, axis_name) + jnp.finfo(x.dtype).eps * noise
 
 
-def _cholesky_passes(y: jax.Array) -> jax.Array:
-    """Makes independent columns orthonormal."""
-    eps = jnp.finfo(y.dtype).eps
-    eye = jnp.eye(y.shape[-1], dtype=y.dtype)
-
-    def gram_and_deviation(y):
-        gram = replicate(einsum("...mr,...ms->...rs", y, y, precision=_HIGHEST))
-        return gram, jnp.max(jnp.abs(gram - eye), axis=(-2, -1), keepdims=True, initial=0.0)
+def _cholesky_passes(x: jax.Array, axis_name: str | tuple[str, ...] | None = None) -> tuple[jax.Array, jax.Array]:
+    """Makes independent columns orthonormal, and says in how many passes."""
+    eye = jnp.eye(x.shape[-1], dtype=x.dtype)
+    # Above the rounding of products and of their factorization, whose smallest eigenvalues may be negative.
+    least_shift = 10 * math.sqrt(max(x.shape[-1], 1)) * jnp.finfo(x.dtype).eps
 
     def unfinished(carry):
-        _, _, deviation, _, passes = carry
-        return jnp.any(deviation > 50 * eps) & (passes < _MOST_PASSES)
+        _, _, far, passes = carry
+        return jnp.any(far) & (passes < _MOST_PASSES)
 
     def one_pass(carry):
-        y, gram, deviation, shift, passes = carry
-        trace = jnp.trace(gram, axis1=-2, axis2=-1)[..., None, None]
-        factor = jnp.linalg.cholesky(gram + jnp.where(deviation < 0.5, 0, shift * trace) * eye, symmetrize_input=False)
+        columns, shift, _, passes = carry
+        products = replicate(_lower_products(columns, axis_name))
+        scale = jax.lax.rsqrt(jnp.diagonal(products, axis1=-2, axis2=-1))[..., None]
+        cosines = jnp.tril(products * scale * scale.mT)
+        # The sum of squares bounds eigenvalues: now they are at least one half, and this pass is the last one.
+        far = jnp.sum(jnp.square(cosines - eye), axis=(-2, -1), keepdims=True) >= 1 / 128
+        factor = jnp.linalg.cholesky(cosines + jnp.where(far, shift, 0) * eye, symmetrize_input=False)
         failed = jnp.any(jnp.isnan(factor), axis=(-2, -1), keepdims=True)
-        inverse = jnp.where(failed, eye, _inverse(factor.mT).mT)
-        y = einsum("...mr,...sr->...ms", y, inverse, precision=_HIGHEST)
-        return y, *gram_and_deviation(y), jnp.where(failed, 100 * shift, shift), passes + 1
+        inverse = jnp.where(failed, eye, _inverse_of_lower(factor) * scale.mT)
+        columns = einsum("...rs,...sm->...rm", inverse, columns, precision=_HIGHEST)
+        return columns, jnp.where(failed, 100 * shift, shift), far, passes + 1
 
-    gram, deviation = gram_and_deviation(y)
-    # Above the rounding of the product and of its factorization, whose smallest eigenvalues may be negative.
-    shift = jnp.full_like(deviation, 10 * eps)
-    return jax.lax.while_loop(unfinished, one_pass, (y, gram, deviation, shift, 0))[0]
+    # Of one number a matrix, varying over the mesh axes over which products do.
+    like = _sum(replicate(jnp.sum(x, axis=(-2, -1), keepdims=True)), axis_name)
+    # Columns lie one after the other: that is how their products are computed fastest.
+    start = x.mT, jnp.full_like(like, least_shift), jnp.full_like(like, fill_value=True, dtype=bool), jnp.array(0)
+    columns, _, _, passes = jax.lax.while_loop(unfinished, one_pass, start)
+    return columns.mT, passes
+
+
+def _lower_products(columns: jax.Array, axis_name: str | tuple[str, ...] | None = None) -> jax.Array:
+    """Multiplies columns with each other, without most of what is symmetric to the rest: so much less is sent."""
+    count = columns.shape[-2]
+    size = max(math.ceil(count / 4), 16)
+    blocks = []
+    for start in range(0, count, size):
+        end = min(start + size, count)
+        block = einsum("...rm,...sm->...rs", columns[..., start:end, :], columns[..., :end, :], precision=_HIGHEST)
+        blocks.append(jnp.pad(_sum(block, axis_name), [(0, 0)] * (block.ndim - 1) + [(0, count - end)]))
+    return jnp.concatenate(blocks, axis=-2)
 
 
 def _bounded_below(factor: jax.Array) -> jax.Array:
@@ -184,6 +220,36 @@ def _bounded_below(factor: jax.Array) -> jax.Array:
     return factor + (bounded - diagonal)[..., None] * jnp.eye(factor.shape[-1], dtype=factor.dtype)
 
 
-def _inverse(factor: jax.Array) -> jax.Array:
-    """Inverts upper triangular matrices."""
-    return solve_triangular(factor, jnp.broadcast_to(jnp.eye(factor.shape[-1], dtype=factor.dtype), factor.shape))
+def _inverse_of_lower(factor: jax.Array) -> jax.Array:
+    """Inverts lower triangular matrices by products of their blocks.
+
+    A solver takes column by column on accelerators, and LAPACK's waits for threads on a CPU that has other work.
+    """
+    size = factor.shape[-1]
+    if size <= _SMALL:
+        return _inverse_of_small(factor)
+    half = math.ceil(size / 2)
+    # The halves of an odd size overlap: so they are of one shape, and inverted in one call.
+    halves = jnp.stack([factor[..., :half, :half], factor[..., size - half :, size - half :]])
+    first, second = _inverse_of_lower(halves)
+    second = second[..., 2 * half - size :, 2 * half - size :]
+    below = -_multiply(_multiply(second, factor[..., half:, :half]), first)
+    above = jnp.pad(first, [(0, 0)] * (factor.ndim - 1) + [(0, size - half)])
+    return jnp.concatenate([above, jnp.concatenate([below, second], axis=-1)], axis=-2)
+
+
+def _inverse_of_small(factor: jax.Array) -> jax.Array:
+    """Inverts lower triangular matrices: blocks along the diagonal, each time twice as large."""
+    size = factor.shape[-1]
+    index, width = np.arange(size), 1
+    inverse = jnp.eye(size, dtype=factor.dtype) / jnp.diagonal(factor, axis1=-2, axis2=-1)[..., None]
+    while width < size:
+        block = index // width
+        between = (block[:, None] == block + 1) & (block % 2 == 0)
+        inverse -= _multiply(_multiply(inverse, jnp.where(between, factor, 0)), inverse)
+        width *= 2
+    return inverse
+
+
+def _multiply(left: jax.Array, right: jax.Array) -> jax.Array:
+    return einsum("...ij,...jk->...ik", left, right, precision=_HIGHEST)

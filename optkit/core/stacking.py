@@ -6,9 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+# Stacks of one size are one program to XLA. Taking a leaf out of a larger stack would be another one for each leaf.
+_LARGEST_STACK = 8
+
 
 def map_equal_shapes(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
-    """Maps a function over the leaves of trees, those of equal shape, dtype and explicit sharding stacked.
+    """Maps a function over the leaves of trees, up to eight of equal shape, dtype and explicit sharding in a stack.
 
     Args:
         function: of arrays with a leading axis over leaves, which it keeps; it gives such an array, or a tree of them.
@@ -31,7 +34,12 @@ def map_equal_shapes(function: Callable[..., Any], tree: Any, *rest: Any) -> Any
     for index, row in enumerate(rows):
         groups.setdefault(tuple(map(_kind, row)), []).append(index)
     results = dict[int, Any]()
-    for indices in groups.values():
+    stacks = (
+        indices[start : start + _LARGEST_STACK]
+        for indices in groups.values()
+        for start in range(0, len(indices), _LARGEST_STACK)
+    )
+    for indices in stacks:
         columns = zip(*(rows[index] for index in indices), strict=True)
         stacked = function(*(jnp.stack(column) if _is_array(column[0]) else column[0] for column in columns))
         parts, inner = jax.tree.flatten(stacked)

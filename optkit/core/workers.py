@@ -34,7 +34,9 @@ def on_workers(
     it stays a branch. One counter per worker makes the simulation run both branches every time.
 
     **Several hosts.** Every host runs the same program, calls `jax.distributed.initialize` first, and passes global
-    arrays, one row for each device of all hosts, which it makes from its own rows::
+    arrays, one row for each device of all hosts, which it makes from its own rows. When a host fails, JAX ends the
+    others after `heartbeat_timeout_seconds` (100) and waits `shutdown_timeout_seconds` (300) at the end: lower both to
+    hear of it within a minute::
 
         jax.distributed.initialize()
         mesh = jax.make_mesh((jax.device_count(),), ("workers",), axis_types=(jax.sharding.AxisType.Auto,))

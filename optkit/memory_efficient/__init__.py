@@ -1,9 +1,14 @@
 """Optimizer states of fewer numbers: second moments that coordinates share, momentum in subspaces, projections."""
 
+from optkit.core.compressor import Compressor, global_top_k
+from optkit.core.error_feedback import error_feedback
 from optkit.core.method import Method, Paper, Variant
-from optkit.memory_efficient.coordinates import block_projector
+from optkit.memory_efficient.blocks import block_projector, carry_over, choose_blocks, frugal_blocks
 from optkit.memory_efficient.frugal import frugal, frugal_adamw, frugal_lion
 from optkit.memory_efficient.galore import galore_adamw
+from optkit.memory_efficient.ggt import ggt, scale_by_ggt, sparse_ggt
+from optkit.memory_efficient.m_fac import m_fac, scale_by_m_fac, sparse_m_fac
+from optkit.memory_efficient.micro_adam import micro_adam, scale_by_micro_adam
 from optkit.memory_efficient.projector import Projector
 from optkit.memory_efficient.snsm import adagrad_snsm, adam_snsm, sgd_sm
 from optkit.memory_efficient.subset_norm import adagrad_sn, adam_sn, rmsprop_sn, scale_by_subset_norm
@@ -11,19 +16,33 @@ from optkit.memory_efficient.subspace_momentum import subspace_momentum
 from optkit.memory_efficient.subspaces import subspace_projector
 
 __all__ = [
+    "Compressor",
     "Projector",
     "adagrad_sn",
     "adagrad_snsm",
     "adam_sn",
     "adam_snsm",
     "block_projector",
+    "carry_over",
+    "choose_blocks",
+    "error_feedback",
     "frugal",
     "frugal_adamw",
+    "frugal_blocks",
     "frugal_lion",
     "galore_adamw",
+    "ggt",
+    "global_top_k",
+    "m_fac",
+    "micro_adam",
     "rmsprop_sn",
+    "scale_by_ggt",
+    "scale_by_m_fac",
+    "scale_by_micro_adam",
     "scale_by_subset_norm",
     "sgd_sm",
+    "sparse_ggt",
+    "sparse_m_fac",
     "subspace_momentum",
     "subspace_projector",
 ]
@@ -39,8 +58,19 @@ _FRUGAL = Paper(
 _GALORE = Paper(
     "GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection", "Zhao et al.", 2024, "2403.03507"
 )
-_FRUGAL_STATIC = ("mask", "projector", "update_gap", "rest", "reset", "leaves", "key", "mu_dtype")
-_SUBSPACE_STATIC = ("mask", "projector", "update_gap", "leaves", "stale_refresh", "key")
+_SUBSPACE_STATIC = ("mask", "projector", "update_gap", "leaves", "weight_dimension_numbers", "reset", "key")
+_FRUGAL_STATIC = (*_SUBSPACE_STATIC, "rest", "mu_dtype")
+_SUBSET_STATIC = ("mask", "subset_size", "subset_leaves", "weight_dimension_numbers")
+_MICRO_ADAM = Paper(
+    "MicroAdam: Accurate Adaptive Optimization with Low Space Overhead and Provable Convergence",
+    "Modoranu et al.", 2024, "2405.15593",
+)  # fmt: skip
+_M_FAC = Paper(
+    "M-FAC: Efficient Matrix-Free Approximations of Second-Order Information", "Frantar, Kurtic, Alistarh", 2021,
+    "2107.03356",
+)  # fmt: skip
+_GGT = Paper("Efficient Full-Matrix Adaptive Regularization", "Agarwal et al.", 2018, "1806.02958")
+_EFCP = Paper("Error Feedback Can Accurately Compress Preconditioners", "Modoranu et al.", 2023, "2306.06098")
 
 ENTRIES = (
     Method(
@@ -52,7 +82,7 @@ ENTRIES = (
         paper=_LEAN_AND_MEAN,
         example={"learning_rate": 1e-2},
         grid=3e-2,
-        static=("mask", "subset_size", "subset_leaves", "bias_correction", "mu_dtype"),
+        static=(*_SUBSET_STATIC, "bias_correction", "mu_dtype"),
         variants={"blocks": Variant({"subset_size": -1}, grid=3e-2)},
     ),
     Method(
@@ -64,7 +94,7 @@ ENTRIES = (
         paper=_LEAN_AND_MEAN,
         example={"learning_rate": 1e-2},
         grid=1e-2,
-        static=("mask", "subset_size", "subset_leaves"),
+        static=_SUBSET_STATIC,
     ),
     Method(
         name="adagrad_sn",
@@ -75,7 +105,7 @@ ENTRIES = (
         paper=_LEAN_AND_MEAN,
         example={"learning_rate": 1.0},
         grid=0.3,
-        static=("b1", "mask", "subset_size", "subset_leaves", "mu_dtype"),
+        static=(*_SUBSET_STATIC, "b1", "mu_dtype"),
     ),
     Method(
         name="adam_snsm",
@@ -146,6 +176,77 @@ ENTRIES = (
         paper=_GALORE,
         example={"learning_rate": 3e-2, "projector": subspace_projector("svd", rank=2), "update_gap": 50},
         grid=1e-2,
-        static=("mask", "projector", "update_gap", "leaves", "key", "mu_dtype"),
+        static=("mask", "projector", "update_gap", "leaves", "weight_dimension_numbers", "key", "mu_dtype"),
+    ),
+    Method(
+        name="micro_adam",
+        factory=micro_adam,
+        family="memory_efficient",
+        kind="optimizer",
+        summary="Adam on the largest entries of the last 10 gradients, with the rest fed back from 4 bits a parameter.",
+        paper=_MICRO_ADAM,
+        example={"learning_rate": 1e-2},
+        grid=1e-3,
+        static=(
+            "window",
+            "density",
+            "mask",
+            "alpha",
+            "add_residual",
+            "block_size",
+            "bits",
+            "quantization_block_size",
+            "state_dtype",
+        ),
+        golden="microadam",
+        variants={"dense": Variant({"alpha": 0.1}, grid=1e-3)},
+    ),
+    Method(
+        name="m_fac",
+        factory=m_fac,
+        family="memory_efficient",
+        kind="optimizer",
+        summary="Natural gradients from a window of the last gradients.",
+        paper=_M_FAC,
+        example={"learning_rate": 0.1, "window": 4, "damping": 1.0},
+        grid=1e-2,
+        static=("window", "momentum", "mask", "axis_name"),
+        golden="mfac",
+    ),
+    Method(
+        name="sparse_m_fac",
+        factory=sparse_m_fac,
+        family="memory_efficient",
+        kind="optimizer",
+        summary="Natural gradients from a window of the last gradients' largest entries, with error feedback.",
+        paper=_EFCP,
+        example={"learning_rate": 0.1, "window": 4, "damping": 1.0, "density": 0.25},
+        grid=1e-2,
+        static=("window", "density", "momentum", "mask", "window_dtype", "axis_name"),
+        golden="efcp_mfac",
+    ),
+    Method(
+        name="ggt",
+        factory=ggt,
+        family="memory_efficient",
+        kind="optimizer",
+        summary="AdaGrad with a full matrix from a window of the last gradients.",
+        paper=_GGT,
+        example={"learning_rate": 0.1, "window": 4},
+        grid=3e-2,
+        static=("window", "b1", "mask", "undecayed_backprojection", "axis_name"),
+        variants={"momentum": Variant({"b1": 0.9, "b2": 0.99, "eps": 0.1, "learning_rate": 0.03}, grid=3e-3)},
+    ),
+    Method(
+        name="sparse_ggt",
+        factory=sparse_ggt,
+        family="memory_efficient",
+        kind="optimizer",
+        summary="AdaGrad with a full matrix from a window of the last gradients' largest entries, with error feedback.",
+        paper=_EFCP,
+        example={"learning_rate": 0.1, "window": 4, "density": 0.25},
+        grid=3e-2,
+        static=("window", "density", "mask", "window_dtype", "axis_name"),
+        golden="efcp_ggt",
     ),
 )

@@ -10,6 +10,7 @@ from optkit.core import collectives
 from optkit.core.checks import check_count
 from optkit.core.extra_args import mask_tree, unmask_tree
 from optkit.core.keys import key_data, split
+from optkit.memory_efficient.matrices import leaf_views, matrix_shape, on_matrices
 from optkit.memory_efficient.projector import Projector
 
 
@@ -19,7 +20,8 @@ class AlongProjectionsState(NamedTuple):
     Attributes:
         count: number of updates so far, equal on all workers.
         key: raw data of the key to draw the next projections with, equal on all workers; None if they are not drawn.
-        projections: tree with the projection of each leaf, replicated; equal on all workers if the gradients are.
+        projections: tree with the projection of each leaf, sharded as its module says; equal on all workers if the
+            gradients are.
         inner: state of the transformation that works along them.
     """
 
@@ -87,32 +89,42 @@ def along_projections(
 
 
 def in_and_outside(
-    projected: optax.GradientTransformation,
+    projected: optax.GradientTransformationExtraArgs,
     other: optax.GradientTransformation,
     projector: Projector,
     leaves: Any,
+    weight_dimension_numbers: Any,
     without_subspace: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Gives the leaves that are projected to one transformation and the others to another.
 
     Args:
-        projected: for the leaves with a subspace.
+        projected: for the leaves with a subspace, as matrices if the projector takes these.
         other: for those that are not projected.
         projector: says whose subspace is empty.
-        leaves: tree of booleans, or a function that makes it from the parameters: the leaves that are projected.
+        leaves: tree of booleans, or a function that makes it from the parameters: the leaves that are projected, as far
+            as they are matrices if the projector takes these.
+        weight_dimension_numbers: how they are seen as matrices, as in `leaf_views`.
         without_subspace: for projected leaves whose subspace is empty; default `other`.
 
     Returns:
         The partition.
     """
 
-    def label(x):
-        return "without_subspace" if projector.is_empty(x.shape) else "projected"
+    def label(inside, x, view):
+        if not inside or (projector.of_matrices and view is None):
+            return "other"
+        shape = matrix_shape(view) if projector.of_matrices else x.shape
+        return "without_subspace" if projector.is_empty(shape) else "projected"
 
     def labels(tree):
-        inside = jax.tree.map(label, mask_tree(leaves, tree))
-        return unmask_tree(inside, jax.tree.map(lambda _: "other", tree))
+        inside = jax.tree.map(lambda _: True, mask_tree(leaves, tree))
+        inside = unmask_tree(inside, jax.tree.map(lambda _: False, tree))
+        return jax.tree.map(label, inside, tree, leaf_views(tree, weight_dimension_numbers))
 
-    transforms: dict[Any, optax.GradientTransformation] = {"projected": projected, "other": other}
-    transforms["without_subspace"] = without_subspace or other
+    transforms: dict[Any, optax.GradientTransformation] = {
+        "projected": on_matrices(projected, weight_dimension_numbers) if projector.of_matrices else projected,
+        "other": other,
+        "without_subspace": without_subspace or other,
+    }
     return optax.with_extra_args_support(optax.partition(transforms, labels))

@@ -33,6 +33,26 @@ class FrugalAlongProjectionsState(NamedTuple):
     inner: optax.OptState
 
 
+def check_rest(rest: Rest | None, rest_scale: jax.typing.ArrayLike, scale: jax.typing.ArrayLike) -> None:
+    """Raises a ValueError unless the arguments of `frugal` of these names are in their ranges."""
+    check_range("rest_scale", rest_scale, 0.0)
+    check_range("scale", scale, 0.0)
+    if rest is not None and rest not in get_args(Rest):
+        raise ValueError(f"rest must be 'sign', 'sgd' or None, got {rest!r}")
+
+
+def only_rest(
+    rest: Rest | None, rest_scale: jax.typing.ArrayLike, scale: jax.typing.ArrayLike
+) -> optax.GradientTransformation:
+    """Does to whole leaves what `frugal` does outside of subspaces."""
+
+    def update(updates, params):
+        del params
+        return jax.tree.map(lambda g: (scale * rest_scale * _apply_rest(rest, g)).astype(g.dtype), updates)
+
+    return optax.stateless(update)
+
+
 def _apply_rest(rest: Rest | None, x: jax.Array) -> jax.Array:
     if rest is None:
         return jnp.zeros_like(x)
@@ -95,25 +115,6 @@ def frugal_along_projections(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def frugal_inside_and_outside(
-    inside: optax.GradientTransformation,
-    inner: optax.GradientTransformation,
-    projector: Projector,
-    leaves: Any,
-    *,
-    rest: Rest | None,
-    rest_scale: jax.typing.ArrayLike,
-    scale: jax.typing.ArrayLike,
-) -> optax.GradientTransformationExtraArgs:
-    """Gives leaves that are not projected the inner transformation, those with an empty subspace the rest's rule."""
-
-    def only_rest(updates, params):
-        del params
-        return jax.tree.map(lambda g: (scale * rest_scale * _apply_rest(rest, g)).astype(g.dtype), updates)
-
-    return in_and_outside(inside, inner, projector, leaves, without_subspace=optax.stateless(only_rest))
-
-
 def frugal(
     inner: optax.GradientTransformation,
     projector: Projector | None = None,
@@ -124,6 +125,7 @@ def frugal(
     scale: jax.typing.ArrayLike = 1.0,
     reset: bool = True,
     leaves: Any = is_matrix,
+    weight_dimension_numbers: Any | None = None,
     key: int | jax.Array | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Runs a transformation with state in a subspace of each matrix's entries, and one without state in the rest.
@@ -144,7 +146,11 @@ def frugal(
         scale: factor on all updates of projected leaves, at least 0; default 1.
         reset: whether the state begins anew with each subspace. On by default.
         leaves: tree of booleans, or a function that makes it from the parameters: the leaves that are projected. By
-            default those with two axes or more.
+            default those with two axes or more; the authors leave out embeddings and the last layer.
+        weight_dimension_numbers: which axes of projected leaves are a layer's inputs and outputs, as Optax's Muon takes
+            it. By default the last axis is over outputs and all others over inputs, as in Flax; for weights stored as
+            PyTorch does it is `optax.contrib.MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)`. Axes that it
+            does not name count matrices, each with a subspace of its own.
         key: an integer or a JAX key, equal on all workers, for a projector that draws.
 
     Returns:
@@ -166,14 +172,12 @@ def frugal(
         Zmushko, Beznosikov, Takáč, Horváth, "FRUGAL: Memory-Efficient Optimization by Reducing State Overhead for
         Scalable Training", 2024, arXiv:2411.07837.
     """
-    check_range("rest_scale", rest_scale, 0.0)
-    check_range("scale", scale, 0.0)
-    if rest is not None and rest not in get_args(Rest):
-        raise ValueError(f"rest must be 'sign', 'sgd' or None, got {rest!r}")
+    check_rest(rest, rest_scale, scale)
     projector = subspace_projector("svd", density=0.25) if projector is None else projector
     along = frugal_along_projections(inner, projector, rest=rest, rest_scale=rest_scale, scale=scale, reset=reset)
     inside = along_projections(along, projector, update_gap, key=key)
-    return frugal_inside_and_outside(inside, inner, projector, leaves, rest=rest, rest_scale=rest_scale, scale=scale)
+    without_subspace = only_rest(rest, rest_scale, scale)
+    return in_and_outside(inside, inner, projector, leaves, weight_dimension_numbers, without_subspace)
 
 
 def frugal_adamw(
@@ -191,6 +195,7 @@ def frugal_adamw(
     scale: jax.typing.ArrayLike = 1.0,
     reset: bool = True,
     leaves: Any = is_matrix,
+    weight_dimension_numbers: Any | None = None,
     key: int | jax.Array | None = None,
     mu_dtype: Any | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -205,17 +210,14 @@ def frugal_adamw(
         eps: added to the root of the second moment, at least 0; default 1e-8.
         weight_decay: strength of the decoupled decay, at least 0; default 0.
         mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        projector: chooses the subspaces; default `subspace_projector("svd", density=0.25)`. Columns, rows and entries
-            keep indices only and cost next to nothing; `block_projector` takes whole leaves.
+        projector: chooses the subspaces, as in `frugal`; default `subspace_projector("svd", density=0.25)`.
         update_gap: number of steps for which subspaces stay, at least 1; default 200.
-        rest: what is done outside the subspace, with the learning rate: `"sign"` (default), the sign of the gradient's
-            part there; `"sgd"`, that part; or None, nothing.
-        rest_scale: factor on what is done there, at least 0; default 1, the authors' for pre-training; 0.1 is theirs
-            for fine-tuning.
+        rest: what is done outside the subspace, `"sign"` (default), `"sgd"` or None, as in `frugal`.
+        rest_scale: factor on what is done there, at least 0; default 1.
         scale: factor on all updates of projected leaves, at least 0; default 1.
         reset: whether the state begins anew with each subspace. On by default.
-        leaves: tree of booleans, or a function that makes it from the parameters: the leaves that are projected. By
-            default those with two axes or more.
+        leaves: those that are projected, as in `frugal`; by default those with two axes or more.
+        weight_dimension_numbers: which axes are inputs and outputs, as in `frugal`.
         key: an integer or a JAX key, equal on all workers, for a projector that draws.
         mu_dtype: dtype of the first moment; default the parameters', but at least float32.
 
@@ -255,6 +257,7 @@ def frugal_adamw(
                 scale=scale,
                 reset=reset,
                 leaves=leaves,
+                weight_dimension_numbers=weight_dimension_numbers,
                 key=key,
             ),
             optax.add_decayed_weights(weight_decay, mask),
@@ -277,6 +280,7 @@ def frugal_lion(
     scale: jax.typing.ArrayLike = 1.0,
     reset: bool = True,
     leaves: Any = is_matrix,
+    weight_dimension_numbers: Any | None = None,
     key: int | jax.Array | None = None,
     mu_dtype: Any | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -290,17 +294,14 @@ def frugal_lion(
         b2: decay of the momentum, in [0, 1]; default 0.99.
         weight_decay: strength of the decoupled decay, at least 0; default 0.
         mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        projector: chooses the subspaces; default `subspace_projector("svd", density=0.25)`. Columns, rows and entries
-            keep indices only and cost next to nothing; `block_projector` takes whole leaves.
+        projector: chooses the subspaces, as in `frugal`; default `subspace_projector("svd", density=0.25)`.
         update_gap: number of steps for which subspaces stay, at least 1; default 200.
-        rest: what is done outside the subspace, with the learning rate: `"sign"` (default), the sign of the gradient's
-            part there; `"sgd"`, that part; or None, nothing.
-        rest_scale: factor on what is done there, at least 0; default 1, the authors' for pre-training; 0.1 is theirs
-            for fine-tuning.
+        rest: what is done outside the subspace, `"sign"` (default), `"sgd"` or None, as in `frugal`.
+        rest_scale: factor on what is done there, at least 0; default 1.
         scale: factor on all updates of projected leaves, at least 0; default 1.
         reset: whether the state begins anew with each subspace. On by default.
-        leaves: tree of booleans, or a function that makes it from the parameters: the leaves that are projected. By
-            default those with two axes or more.
+        leaves: those that are projected, as in `frugal`; by default those with two axes or more.
+        weight_dimension_numbers: which axes are inputs and outputs, as in `frugal`.
         key: an integer or a JAX key, equal on all workers, for a projector that draws.
         mu_dtype: dtype of the momentum; default the parameters', but at least float32.
 
@@ -338,6 +339,7 @@ def frugal_lion(
                 scale=scale,
                 reset=reset,
                 leaves=leaves,
+                weight_dimension_numbers=weight_dimension_numbers,
                 key=key,
             ),
             optax.add_decayed_weights(weight_decay, mask),

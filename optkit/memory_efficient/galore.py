@@ -12,7 +12,7 @@ import jax
 import optax
 
 from optkit.core.adam import scale_by_adam
-from optkit.memory_efficient.decay import decayed_after_step
+from optkit.core.decay import decayed_after_step
 from optkit.memory_efficient.frugal import frugal
 from optkit.memory_efficient.matrices import is_matrix
 from optkit.memory_efficient.projector import Projector
@@ -31,6 +31,7 @@ def galore_adamw(
     update_gap: int = 200,
     scale: jax.typing.ArrayLike = 0.25,
     leaves: Any = is_matrix,
+    weight_dimension_numbers: Any | None = None,
     key: int | jax.Array | None = None,
     mu_dtype: Any | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -48,8 +49,8 @@ def galore_adamw(
         projector: chooses the subspaces; default `subspace_projector("svd", rank=128)`.
         update_gap: number of steps for which subspaces stay, at least 1; default 200.
         scale: factor on the updates of projected leaves, at least 0; default 0.25.
-        leaves: tree of booleans, or a function that makes it from the parameters: the leaves that are projected. By
-            default those with two axes or more.
+        leaves: those that are projected, as in `frugal`; by default those with two axes or more.
+        weight_dimension_numbers: which axes are inputs and outputs, as in `frugal`.
         key: an integer or a JAX key, equal on all workers, for a projector that draws.
         mu_dtype: dtype of the first moment; default the parameters', but at least float32.
 
@@ -74,5 +75,15 @@ def galore_adamw(
     """
     projector = subspace_projector("svd", rank=128) if projector is None else projector
     adam = scale_by_adam(b1, b2, eps, eps_placement="pre", mu_dtype=mu_dtype)
-    direction = frugal(adam, projector, update_gap, rest=None, scale=scale, reset=False, leaves=leaves, key=key)
+    direction = frugal(
+        adam,
+        projector,
+        update_gap,
+        rest=None,
+        scale=scale,
+        reset=False,
+        leaves=leaves,
+        weight_dimension_numbers=weight_dimension_numbers,
+        key=key,
+    )
     return decayed_after_step(learning_rate, direction, weight_decay, mask)

@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import optax
 
-from optkit.memory_efficient.decay import decayed_after_step
+from optkit.core.decay import decayed_after_step
 from optkit.memory_efficient.matrices import is_matrix
 from optkit.memory_efficient.projector import Projector
 from optkit.memory_efficient.subset_norm import SubsetSize, scale_by_subset_norm
-from optkit.memory_efficient.subspace_momentum import subspace_momentum
+from optkit.memory_efficient.subspace_momentum import Reset, subspace_momentum
 
 
 def adam_snsm(
@@ -28,8 +28,9 @@ def adam_snsm(
     update_gap: int = 200,
     subset_size: SubsetSize = "heuristics",
     leaves: Any = is_matrix,
+    weight_dimension_numbers: Any | None = None,
     bias_correction: bool = True,
-    stale_refresh: bool = False,
+    reset: Reset = "before",
     key: int | jax.Array | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Adam with momentum in a subspace and one second moment for each row or column: a fifth of its state and less.
@@ -44,12 +45,12 @@ def adam_snsm(
         eps: added to the root of the second moments before their bias is corrected, at least 0; default 1e-6.
         weight_decay: strength of the decoupled decay, which comes after the step, at least 0; default 0.
         mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        projector: chooses the subspaces, as in `subspace_momentum`; default 128 singular vectors.
+        projector: chooses the subspaces, as in `subspace_momentum`; default `subspace_projector("svd", rank=128)`.
         update_gap: number of steps for which subspaces stay, at least 1; default 200.
         subset_size: `"heuristics"` (default) or an integer, as in `scale_by_subset_norm`.
-        leaves: tree of booleans, or a function that makes it from the parameters: the leaves with a subspace and
-            subsets. By default those with two axes or more.
-        stale_refresh: the published code's behaviour at new subspaces, as in `subspace_momentum`. Off by default.
+        leaves: those with a subspace and subsets, as there; by default those with two axes or more.
+        weight_dimension_numbers: which axes are inputs and outputs, as there.
+        reset: `"before"` (default), `"after"` or `"never"`: when the momentum begins anew for a new subspace, as there.
         key: an integer or a JAX key, equal on all workers, for a projector that draws.
         bias_correction: corrects the zero start of both moments. On by default.
 
@@ -63,21 +64,34 @@ def adam_snsm(
         >>> import jax.numpy as jnp
         >>> import optax, optkit
         >>> tx = optkit.adam_snsm(10.0, projector=optkit.subspace_projector("topk", rank=1))
-        >>> params = jnp.array([[3.0, 4.0], [0.0, 2.0]])
+        >>> params = jnp.array([[3.0, 0.0], [4.0, 2.0]])
         >>> updates, state = tx.update(params, tx.init(params), params)
         >>> updates.round()
-        Array([[  -6.,   -8.],
-               [  -0., -100.]], dtype=float32)
+        Array([[  -6.,   -0.],
+               [  -8., -100.]], dtype=float32)
 
     Reference:
         Nguyen, Nguyen, "Lean and Mean Adaptive Optimization via Subset-Norm and Subspace-Momentum with Convergence
         Guarantees", 2024, arXiv:2411.07120.
     """
     momentum = subspace_momentum(
-        b1, projector, update_gap, leaves=leaves, debias=bias_correction, stale_refresh=stale_refresh, key=key
+        b1,
+        projector,
+        update_gap,
+        leaves=leaves,
+        weight_dimension_numbers=weight_dimension_numbers,
+        debias=bias_correction,
+        reset=reset,
+        key=key,
     )
     direction = scale_by_subset_norm(
-        b2, eps, subset_size, subset_leaves=leaves, momentum=momentum, bias_correction=bias_correction
+        b2,
+        eps,
+        subset_size,
+        subset_leaves=leaves,
+        weight_dimension_numbers=weight_dimension_numbers,
+        momentum=momentum,
+        bias_correction=bias_correction,
     )
     return decayed_after_step(learning_rate, direction, weight_decay, mask)
 
@@ -93,7 +107,8 @@ def adagrad_snsm(
     update_gap: int = 200,
     subset_size: SubsetSize = "heuristics",
     leaves: Any = is_matrix,
-    stale_refresh: bool = False,
+    weight_dimension_numbers: Any | None = None,
+    reset: Reset = "before",
     key: int | jax.Array | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """AdaGrad with momentum in a subspace and one sum of squares for each row or column of a matrix.
@@ -106,12 +121,12 @@ def adagrad_snsm(
         eps: added to the root of the sums of squares, at least 0; default 1e-6.
         weight_decay: strength of the decoupled decay, which comes after the step, at least 0; default 0.
         mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        projector: chooses the subspaces, as in `subspace_momentum`; default 128 singular vectors.
+        projector: chooses the subspaces, as in `subspace_momentum`; default `subspace_projector("svd", rank=128)`.
         update_gap: number of steps for which subspaces stay, at least 1; default 200.
         subset_size: `"heuristics"` (default) or an integer, as in `scale_by_subset_norm`.
-        leaves: tree of booleans, or a function that makes it from the parameters: the leaves with a subspace and
-            subsets. By default those with two axes or more.
-        stale_refresh: the published code's behaviour at new subspaces, as in `subspace_momentum`. Off by default.
+        leaves: those with a subspace and subsets, as there; by default those with two axes or more.
+        weight_dimension_numbers: which axes are inputs and outputs, as there.
+        reset: `"before"` (default), `"after"` or `"never"`: when the momentum begins anew for a new subspace, as there.
         key: an integer or a JAX key, equal on all workers, for a projector that draws.
 
     Returns:
@@ -124,18 +139,33 @@ def adagrad_snsm(
         >>> import jax.numpy as jnp
         >>> import optax, optkit
         >>> tx = optkit.adagrad_snsm(100.0, projector=optkit.subspace_projector("topk", rank=1))
-        >>> params = jnp.array([[3.0, 4.0], [0.0, 2.0]])
+        >>> params = jnp.array([[3.0, 0.0], [4.0, 2.0]])
         >>> updates, state = tx.update(params, tx.init(params), params)
         >>> updates.round()
-        Array([[  -6.,   -8.],
-               [  -0., -100.]], dtype=float32)
+        Array([[  -6.,   -0.],
+               [  -8., -100.]], dtype=float32)
 
     Reference:
         Nguyen, Nguyen, "Lean and Mean Adaptive Optimization via Subset-Norm and Subspace-Momentum with Convergence
         Guarantees", 2024, arXiv:2411.07120.
     """
-    momentum = subspace_momentum(b1, projector, update_gap, leaves=leaves, stale_refresh=stale_refresh, key=key)
-    direction = scale_by_subset_norm(None, eps, subset_size, subset_leaves=leaves, momentum=momentum)
+    momentum = subspace_momentum(
+        b1,
+        projector,
+        update_gap,
+        leaves=leaves,
+        weight_dimension_numbers=weight_dimension_numbers,
+        reset=reset,
+        key=key,
+    )
+    direction = scale_by_subset_norm(
+        None,
+        eps,
+        subset_size,
+        subset_leaves=leaves,
+        weight_dimension_numbers=weight_dimension_numbers,
+        momentum=momentum,
+    )
     return decayed_after_step(learning_rate, direction, weight_decay, mask)
 
 
@@ -148,7 +178,8 @@ def sgd_sm(
     projector: Projector | None = None,
     update_gap: int = 200,
     leaves: Any = is_matrix,
-    stale_refresh: bool = False,
+    weight_dimension_numbers: Any | None = None,
+    reset: Reset = "before",
     key: int | jax.Array | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Gradient descent with momentum in a subspace only.
@@ -160,11 +191,11 @@ def sgd_sm(
         b1: decay of the momentum, in [0, 1); default 0.9.
         weight_decay: strength of the decoupled decay, which comes after the step, at least 0; default 0.
         mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        projector: chooses the subspaces, as in `subspace_momentum`; default 128 singular vectors.
+        projector: chooses the subspaces, as in `subspace_momentum`; default `subspace_projector("svd", rank=128)`.
         update_gap: number of steps for which subspaces stay, at least 1; default 200.
-        leaves: tree of booleans, or a function that makes it from the parameters: the leaves with a subspace. By
-            default those with two axes or more.
-        stale_refresh: the published code's behaviour at new subspaces, as in `subspace_momentum`. Off by default.
+        leaves: those with a subspace, as there; by default those with two axes or more.
+        weight_dimension_numbers: which axes are inputs and outputs, as there.
+        reset: `"before"` (default), `"after"` or `"never"`: when the momentum begins anew for a new subspace, as there.
         key: an integer or a JAX key, equal on all workers, for a projector that draws.
 
     Returns:
@@ -177,15 +208,23 @@ def sgd_sm(
         >>> import jax.numpy as jnp
         >>> import optax, optkit
         >>> tx = optkit.sgd_sm(10.0, projector=optkit.subspace_projector("topk", rank=1))
-        >>> params = jnp.array([[3.0, 4.0], [0.0, 2.0]])
+        >>> params = jnp.array([[3.0, 0.0], [4.0, 2.0]])
         >>> updates, state = tx.update(params, tx.init(params), params)
         >>> updates.round()
-        Array([[ -3.,  -4.],
-               [ -0., -20.]], dtype=float32)
+        Array([[ -3.,  -0.],
+               [ -4., -20.]], dtype=float32)
 
     Reference:
         Nguyen, Nguyen, "Lean and Mean Adaptive Optimization via Subset-Norm and Subspace-Momentum with Convergence
         Guarantees", 2024, arXiv:2411.07120.
     """
-    momentum = subspace_momentum(b1, projector, update_gap, leaves=leaves, stale_refresh=stale_refresh, key=key)
+    momentum = subspace_momentum(
+        b1,
+        projector,
+        update_gap,
+        leaves=leaves,
+        weight_dimension_numbers=weight_dimension_numbers,
+        reset=reset,
+        key=key,
+    )
     return decayed_after_step(learning_rate, momentum, weight_decay, mask)

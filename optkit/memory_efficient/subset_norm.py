@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import optax
 
 from optkit.core.checks import check_range
+from optkit.core.decay import decayed_after_step
 from optkit.core.explicit_axes import replicate, shard_like
 from optkit.core.extra_args import mask_tree, unmask_tree
+from optkit.core.matrix_view import MatrixView
 from optkit.core.precision import widen
-from optkit.memory_efficient.decay import decayed_after_step
-from optkit.memory_efficient.matrices import is_matrix, matrix_shape
+from optkit.memory_efficient.matrices import is_matrix, leaf_views
 
 SubsetSize = int | Literal["heuristics"]
 
@@ -56,26 +57,28 @@ def block_size(size: int, subset_size: int) -> int:
     return next(k for k in range(min(max(wanted, 1), max(size, 1)), 0, -1) if size % k == 0)
 
 
-def subset_sum_of_squares(x: jax.Array, subset_size: SubsetSize) -> jax.Array:
+def subset_sum_of_squares(x: jax.Array, subset_size: SubsetSize, view: MatrixView | None = None) -> jax.Array:
     """Sums the squares of each subset of a leaf, in float32 at least.
 
     Args:
         x: a leaf.
         subset_size: as in `scale_by_subset_norm`.
+        view: how it is seen as matrices; None if it is no matrix.
 
     Returns:
         One number for each subset, shaped as `ScaleBySubsetNormState.nu` says.
 
     Example:
-        >>> subset_sum_of_squares(jnp.array([[1.0, 2.0], [2.0, 0.0], [0.0, 3.0]]), "heuristics").tolist()
+        >>> x = jnp.array([[1.0, 2.0], [2.0, 0.0], [0.0, 3.0]])
+        >>> subset_sum_of_squares(x, "heuristics", leaf_views(x)).tolist()
         [[5.0], [4.0], [9.0]]
     """
     squares = widen(x) ** 2
     if subset_size == "heuristics":
-        if x.ndim < 2:
+        if view is None:
             return squares
-        rows, columns = matrix_shape(x.shape)
-        return jnp.sum(squares, axis=-1 if rows >= columns else tuple(range(x.ndim - 1)), keepdims=True)
+        shorter = view.columns if view.row_count >= view.column_count else view.rows
+        return jnp.sum(squares, axis=shorter, keepdims=True)
     size = block_size(x.size, subset_size)
     return squares if size == 1 else jnp.sum(replicate(squares).reshape(-1, size), axis=1)
 
@@ -96,6 +99,7 @@ def scale_by_subset_norm(
     subset_size: SubsetSize = "heuristics",
     *,
     subset_leaves: Any = is_matrix,
+    weight_dimension_numbers: Any | None = None,
     momentum: optax.GradientTransformation | None = None,
     bias_correction: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
@@ -107,13 +111,17 @@ def scale_by_subset_norm(
     Args:
         b2: decay of the second moments, in [0, 1); default 0.999. None sums them up instead, as AdaGrad does.
         eps: added to the root of the second moments, at least 0; default 1e-6.
-        subset_size: `"heuristics"` (default) has one subset for each index of a matrix's longer axis, for each row of a
-            square one; a leaf of more than two axes is the matrix of its last axis against all others, one of less has
-            no subsets. A positive number has blocks of at most so many neighbours of the flattened leaf, of equal size;
-            `-j` blocks of about the root of the leaf's size over `j`. Blocks are gathered where mesh axes are explicit.
+        subset_size: `"heuristics"` (default) has one subset for each row of a matrix, or for each column of a wide one;
+            what is no matrix has no subsets. A positive number has blocks of at most so many neighbours of the
+            flattened leaf, of equal size; `-j` blocks of about the root of the leaf's size over `j`. Blocks are
+            gathered where mesh axes are explicit.
         subset_leaves: tree of booleans, or a function that makes it from the parameters: the leaves with subsets; the
             others have one second moment for each entry. By default those with two axes or more; the authors leave out
             embeddings and the last layer.
+        weight_dimension_numbers: which axes of a leaf are a layer's outputs, the rows, and inputs, the columns, as
+            Optax's Muon takes it. By default the last axis is over outputs and all others over inputs, as in Flax; for
+            weights stored as PyTorch does it is `optax.contrib.MuonDimensionNumbers(reduction_axis=-1,
+            output_axis=-2)`. Axes that it does not name count matrices, each with subsets of its own.
         momentum: gives the numerator from the gradient, such as `optax.ema`; default the gradient itself. The second
             moments are always those of the gradient.
         bias_correction: corrects the zero start of the second moments, behind epsilon. Off by default.
@@ -129,9 +137,9 @@ def scale_by_subset_norm(
         >>> import optkit
         >>> tx = optkit.scale_by_subset_norm(b2=None)
         >>> params = jnp.zeros((2, 2))
-        >>> updates, state = tx.update(jnp.array([[3.0, 4.0], [0.0, 2.0]]), tx.init(params), params)
+        >>> updates, state = tx.update(jnp.array([[3.0, 0.0], [4.0, 2.0]]), tx.init(params), params)
         >>> updates.round(3).tolist(), state.nu.tolist()
-        ([[0.6000000238418579, 0.800000011920929], [0.0, 1.0]], [[25.0], [4.0]])
+        ([[0.6000000238418579, 0.0], [0.800000011920929, 1.0]], [[25.0, 4.0]])
 
     Reference:
         Nguyen, Nguyen, "Lean and Mean Adaptive Optimization via Subset-Norm and Subspace-Momentum with Convergence
@@ -148,7 +156,7 @@ def scale_by_subset_norm(
     def sums_of_squares(tree):
         ones = jax.tree.map(lambda _: 1, tree)
         sizes = unmask_tree(jax.tree.map(lambda _: subset_size, mask_tree(subset_leaves, tree)), ones)
-        return jax.tree.map(subset_sum_of_squares, tree, sizes)
+        return jax.tree.map(subset_sum_of_squares, tree, sizes, leaf_views(tree, weight_dimension_numbers))
 
     def init_fn(params):
         zeros = optax.tree.zeros_like(params)
@@ -189,6 +197,7 @@ def adam_sn(
     *,
     subset_size: SubsetSize = "heuristics",
     subset_leaves: Any = is_matrix,
+    weight_dimension_numbers: Any | None = None,
     bias_correction: bool = True,
     mu_dtype: Any | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -206,6 +215,7 @@ def adam_sn(
         mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
         subset_size: `"heuristics"` (default) or an integer, as in `scale_by_subset_norm`.
         subset_leaves: the leaves with subsets, as in `scale_by_subset_norm`; by default those with two axes or more.
+        weight_dimension_numbers: which axes are inputs and outputs, as in `scale_by_subset_norm`.
         bias_correction: corrects the zero start of both moments. On by default.
         mu_dtype: dtype of the first moment; default the parameters', but at least float32.
 
@@ -219,11 +229,11 @@ def adam_sn(
         >>> import jax.numpy as jnp
         >>> import optax, optkit
         >>> tx = optkit.adam_sn(10.0)
-        >>> params = jnp.array([[3.0, 4.0], [0.0, 2.0]])
+        >>> params = jnp.array([[3.0, 0.0], [4.0, 2.0]])
         >>> updates, state = tx.update(params, tx.init(params), params)
         >>> updates.round()
-        Array([[ -6.,  -8.],
-               [ -0., -10.]], dtype=float32)
+        Array([[ -6.,  -0.],
+               [ -8., -10.]], dtype=float32)
 
     Reference:
         Nguyen, Nguyen, "Lean and Mean Adaptive Optimization via Subset-Norm and Subspace-Momentum with Convergence
@@ -234,7 +244,13 @@ def adam_sn(
     return decayed_after_step(
         learning_rate,
         scale_by_subset_norm(
-            b2, eps, subset_size, subset_leaves=subset_leaves, momentum=momentum, bias_correction=bias_correction
+            b2,
+            eps,
+            subset_size,
+            subset_leaves=subset_leaves,
+            weight_dimension_numbers=weight_dimension_numbers,
+            momentum=momentum,
+            bias_correction=bias_correction,
         ),
         weight_decay,
         mask,
@@ -250,6 +266,7 @@ def rmsprop_sn(
     *,
     subset_size: SubsetSize = "heuristics",
     subset_leaves: Any = is_matrix,
+    weight_dimension_numbers: Any | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """RMSProp with one second moment for each row or column of a matrix: hardly any state.
 
@@ -264,6 +281,7 @@ def rmsprop_sn(
         mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
         subset_size: `"heuristics"` (default) or an integer, as in `scale_by_subset_norm`.
         subset_leaves: the leaves with subsets, as in `scale_by_subset_norm`; by default those with two axes or more.
+        weight_dimension_numbers: which axes are inputs and outputs, as in `scale_by_subset_norm`.
 
     Returns:
         An optimizer; its state is one number a subset.
@@ -275,17 +293,19 @@ def rmsprop_sn(
         >>> import jax.numpy as jnp
         >>> import optax, optkit
         >>> tx = optkit.rmsprop_sn(10.0, b2=0.75)
-        >>> params = jnp.array([[3.0, 4.0], [0.0, 2.0]])
+        >>> params = jnp.array([[3.0, 0.0], [4.0, 2.0]])
         >>> updates, state = tx.update(params, tx.init(params), params)
         >>> updates.round()
-        Array([[-12., -16.],
-               [ -0., -20.]], dtype=float32)
+        Array([[-12.,  -0.],
+               [-16., -20.]], dtype=float32)
 
     Reference:
         Nguyen, Nguyen, "Lean and Mean Adaptive Optimization via Subset-Norm and Subspace-Momentum with Convergence
         Guarantees", 2024, arXiv:2411.07120.
     """
-    transformation = scale_by_subset_norm(b2, eps, subset_size, subset_leaves=subset_leaves)
+    transformation = scale_by_subset_norm(
+        b2, eps, subset_size, subset_leaves=subset_leaves, weight_dimension_numbers=weight_dimension_numbers
+    )
     return decayed_after_step(learning_rate, transformation, weight_decay, mask)
 
 
@@ -298,6 +318,7 @@ def adagrad_sn(
     *,
     subset_size: SubsetSize = "heuristics",
     subset_leaves: Any = is_matrix,
+    weight_dimension_numbers: Any | None = None,
     mu_dtype: Any | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """AdaGrad with one sum of squares for each row or column of a matrix, and a momentum.
@@ -310,6 +331,7 @@ def adagrad_sn(
         mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
         subset_size: `"heuristics"` (default) or an integer, as in `scale_by_subset_norm`.
         subset_leaves: the leaves with subsets, as in `scale_by_subset_norm`; by default those with two axes or more.
+        weight_dimension_numbers: which axes are inputs and outputs, as in `scale_by_subset_norm`.
         mu_dtype: dtype of the momentum; default the parameters', but at least float32.
 
     Returns:
@@ -322,11 +344,11 @@ def adagrad_sn(
         >>> import jax.numpy as jnp
         >>> import optax, optkit
         >>> tx = optkit.adagrad_sn(10.0, b1=None)
-        >>> params = jnp.array([[3.0, 4.0], [0.0, 2.0]])
+        >>> params = jnp.array([[3.0, 0.0], [4.0, 2.0]])
         >>> updates, state = tx.update(params, tx.init(params), params)
         >>> updates.round()
-        Array([[ -6.,  -8.],
-               [ -0., -10.]], dtype=float32)
+        Array([[ -6.,  -0.],
+               [ -8., -10.]], dtype=float32)
 
     Reference:
         Nguyen, Nguyen, "Lean and Mean Adaptive Optimization via Subset-Norm and Subspace-Momentum with Convergence
@@ -334,5 +356,12 @@ def adagrad_sn(
     """
     check_range("b1", b1, 0.0, 1.0, high_open=True)
     momentum = None if b1 is None else optax.ema(b1, debias=False, accumulator_dtype=mu_dtype)
-    transformation = scale_by_subset_norm(None, eps, subset_size, subset_leaves=subset_leaves, momentum=momentum)
+    transformation = scale_by_subset_norm(
+        None,
+        eps,
+        subset_size,
+        subset_leaves=subset_leaves,
+        weight_dimension_numbers=weight_dimension_numbers,
+        momentum=momentum,
+    )
     return decayed_after_step(learning_rate, transformation, weight_decay, mask)

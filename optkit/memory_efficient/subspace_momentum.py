@@ -5,7 +5,7 @@ Nguyen, Nguyen, "Lean and Mean Adaptive Optimization via Subset-Norm and Subspac
 subspace: there the code applies the old subspace's momentum in the new one and forgets the step's gradient.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,8 @@ from optkit.memory_efficient.along_projections import along_projections, in_and_
 from optkit.memory_efficient.matrices import is_matrix
 from optkit.memory_efficient.projector import Projector
 from optkit.memory_efficient.subspaces import subspace_projector
+
+Reset = Literal["before", "after", "never"]
 
 
 class SubspaceMomentumState(NamedTuple):
@@ -33,7 +35,7 @@ class SubspaceMomentumState(NamedTuple):
 
 
 def momentum_along_projections(
-    b1: jax.typing.ArrayLike, projector: Projector, *, debias: bool = False, stale_refresh: bool = False
+    b1: jax.typing.ArrayLike, projector: Projector, *, debias: bool = False, reset: Reset = "before"
 ) -> optax.GradientTransformationExtraArgs:
     """Is `subspace_momentum` of projected leaves; `update` takes the extra arguments `projections` and `refreshed`.
 
@@ -41,7 +43,7 @@ def momentum_along_projections(
         b1: as in `subspace_momentum`, as are all others.
         projector: takes leaves down into their subspaces and up again.
         debias: as there.
-        stale_refresh: as there.
+        reset: as there.
 
     Returns:
         A transformation with a `SubspaceMomentumState`.
@@ -57,11 +59,11 @@ def momentum_along_projections(
         refreshed = required(refreshed, "refreshed", "momentum_along_projections", "refreshed=True")
         count = optax.safe_increment(state.count)
 
-        def restarted(momentum):
+        def unless_refreshed(momentum):
             return jax.tree.map(lambda m: jnp.where(refreshed & (state.count > 0), jnp.zeros_like(m), m), momentum)
 
         coordinates = jax.tree.map(lambda g, p: projector.down(p, g), updates, projections)
-        last = state.momentum if stale_refresh else restarted(state.momentum)
+        last = unless_refreshed(state.momentum) if reset == "before" else state.momentum
         momentum = optax.tree.cast_like(optax.tree.update_moment(coordinates, last, b1, order=1), last)
         correction = 1 - b1**count if debias else 1.0
 
@@ -70,17 +72,10 @@ def momentum_along_projections(
             return ((widen(g) + projector.up(p, m - c, g)) / correction).astype(g.dtype)
 
         numerators = jax.tree.map(numerator, updates, projections, momentum, coordinates)
-        kept = restarted(momentum) if stale_refresh else momentum
+        kept = unless_refreshed(momentum) if reset == "after" else momentum
         return numerators, SubspaceMomentumState(count=count, momentum=kept)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def momentum_inside_and_outside(
-    inside: optax.GradientTransformation, b1: jax.typing.ArrayLike, projector: Projector, leaves: Any, *, debias: bool
-) -> optax.GradientTransformationExtraArgs:
-    """Gives leaves that are not projected a plain momentum."""
-    return in_and_outside(inside, optax.ema(b1, debias=debias), projector, leaves)
 
 
 def subspace_momentum(
@@ -89,8 +84,9 @@ def subspace_momentum(
     update_gap: int = 200,
     *,
     leaves: Any = is_matrix,
+    weight_dimension_numbers: Any | None = None,
     debias: bool = False,
-    stale_refresh: bool = False,
+    reset: Reset = "before",
     key: int | jax.Array | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Averages gradients in a subspace and leaves what is outside of it as it is; other leaves get a plain momentum.
@@ -105,10 +101,15 @@ def subspace_momentum(
         update_gap: number of steps for which subspaces stay, at least 1; default 200. With new ones the momentum begins
             anew. The first ones stay for a step less, as in the authors' code.
         leaves: tree of booleans, or a function that makes it from the parameters: the leaves with a subspace. By
-            default those with two axes or more.
+            default those with two axes or more; the authors leave out embeddings and the last layer.
+        weight_dimension_numbers: which axes of these leaves are a layer's inputs and outputs, as Optax's Muon takes
+            it. By default the last axis is over outputs and all others over inputs, as in Flax; for weights stored as
+            PyTorch does it is `optax.contrib.MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)`. Axes that it
+            does not name count matrices, each with a subspace of its own.
         debias: divides by `1 - b1**t`, as Adam does. Off by default.
-        stale_refresh: takes the average of the last subspace's coordinates for that in the new one, in its first step,
-            and begins anew behind it: the published code's behaviour. Off by default.
+        reset: when averages begin anew for a new subspace: `"before"` (default), before its first step; `"after"`,
+            behind it, as the published code does, which takes the last subspace's averages for those in the new one in
+            that step; or `"never"`, the code's option `overlap_state`, which always takes them so.
         key: an integer or a JAX key, equal on all workers, for a projector that draws.
 
     Returns:
@@ -132,6 +133,8 @@ def subspace_momentum(
     """
     check_range("b1", b1, 0.0, 1.0, high_open=True)
     projector = subspace_projector("svd", rank=128) if projector is None else projector
-    along = momentum_along_projections(b1, projector, debias=debias, stale_refresh=stale_refresh)
+    if reset not in get_args(Reset):
+        raise ValueError(f"reset must be 'before', 'after' or 'never', got {reset!r}")
+    along = momentum_along_projections(b1, projector, debias=debias, reset=reset)
     inside = along_projections(along, projector, update_gap, key=key, short_first_period=True)
-    return momentum_inside_and_outside(inside, b1, projector, leaves, debias=debias)
+    return in_and_outside(inside, optax.ema(b1, debias=debias), projector, leaves, weight_dimension_numbers)

@@ -1,14 +1,20 @@
-"""The kinds of subspaces, by the names that the papers' code gives them."""
+"""The kinds of subspaces, by the names that the papers' code gives them.
+
+The code of subspace momentum (sn-sm) has two more. Its `"srht"`, a subsampled randomized Hadamard transform, transforms
+the axis that it does not sample, so that nothing is left of it but random rows times a constant; it is left out. Its
+approximate decomposition samples by that transform; `"approximate_svd"` here is the usual one by power iterations.
+"""
 
 from typing import Literal, get_args
 
 from optkit.core.checks import check_count, check_range
-from optkit.memory_efficient.bases import Side, basis_projector
+from optkit.memory_efficient.bases import BasisKind, Side, basis_projector
 from optkit.memory_efficient.coordinates import entries_projector, lines_projector
 from optkit.memory_efficient.projector import Projector
 
-Kind = Literal["svd", "random", "randperm", "columns", "rows", "uniform", "topk", "randk"]
-_BASES = ("svd", "random", "randperm")
+Kind = BasisKind | Literal["columns", "rows", "uniform", "topk", "randk"]
+_BASES = get_args(BasisKind)
+_KINDS = (*_BASES, "columns", "rows", "uniform", "topk", "randk")
 
 
 def subspace_projector(
@@ -16,19 +22,22 @@ def subspace_projector(
 ) -> Projector:
     """Chooses a subspace of each matrix's entries.
 
-    A leaf of more than two axes is the matrix of its last axis against all others. Where mesh axes are explicit, such
-    leaves, what is decomposed, and the axis that is chosen from are gathered.
+    Rows of a matrix are a layer's outputs and columns its inputs; optimizers say by `weight_dimension_numbers` which
+    axes of a leaf these are. Sharded matrices are gathered by `"svd"` for every new subspace and by `"randk"` in every
+    step; `"approximate_svd"` never gathers any, and neither do the others on explicit mesh axes, but for the axis that
+    `"columns"`, `"rows"`, `"uniform"` and `"topk"` choose from.
 
     Args:
-        kind: `"svd"`, along the gradient's largest singular vectors; `"random"`, along random orthonormal vectors;
-            `"randperm"`, along random coordinates, as such vectors; `"columns"` or `"rows"`, random ones; `"uniform"`,
-            random rows of a matrix that is not wide, random columns otherwise; `"topk"`, of the same those whose
-            gradient has the largest norms; `"randk"`, random entries.
+        kind: `"svd"`, along the gradient's largest singular vectors; `"approximate_svd"`, along what power iterations
+            from a random sketch make of them, many times as fast for large matrices and low ranks; `"random"`, along
+            random orthonormal vectors; `"randperm"`, along random coordinates, as such vectors; `"columns"` or
+            `"rows"`, random ones; `"uniform"`, random rows of a matrix that is not wide, random columns otherwise;
+            `"topk"`, of the same those whose gradient has the largest norms; `"randk"`, random entries.
         rank: dimension of the subspace, number of columns, rows or entries, at least 1; at most all, and at most the
             number of singular vectors, that of the shorter axis.
-        density: in place of `rank`, the share of that dimension or number, in [0, 1]; rounded for the first three
+        density: in place of `rank`, the share of that dimension or number, in [0, 1]; rounded for the first four
             kinds, to even where in doubt, and rounded down for the others, as in FRUGAL's code.
-        side: for the first three kinds, on which side of the matrix the vectors are: `"std"` (default), for rows
+        side: for the first four kinds, on which side of the matrix the vectors are: `"std"` (default), for rows
             (`"right"`) unless the matrix is wide, otherwise for columns (`"left"`); `"reverse_std"`, the other way
             round, as in `optax.contrib.galore`; or `"full"`, both.
 
@@ -47,8 +56,8 @@ def subspace_projector(
         >>> projector.down(rows, gradient).tolist()
         [[3.0, 4.0]]
     """
-    if kind not in get_args(Kind):
-        raise ValueError(f"kind must be one of {', '.join(map(repr, get_args(Kind)))}, got {kind!r}")
+    if kind not in _KINDS:
+        raise ValueError(f"kind must be one of {', '.join(map(repr, _KINDS))}, got {kind!r}")
     if side not in get_args(Side):
         raise ValueError(f"side must be one of {', '.join(map(repr, get_args(Side)))}, got {side!r}")
     if (rank is None) == (density is None):
@@ -62,6 +71,8 @@ def subspace_projector(
             return min(rank or 0, whole)
         return round(whole * density) if kind in _BASES else int(whole * density)
 
-    if kind in _BASES:
-        return basis_projector(kind, side, number)
-    return entries_projector(number) if kind == "randk" else lines_projector(kind, number)
+    if kind == "randk":
+        return entries_projector(number)
+    if kind in ("columns", "rows", "uniform", "topk"):
+        return lines_projector(kind, number)
+    return basis_projector(kind, side, number)

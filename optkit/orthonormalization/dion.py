@@ -39,9 +39,9 @@ class ScaleByDionState(NamedTuple):
     basis: Any
 
 
-class _Result(NamedTuple):
+class _Step(NamedTuple):
     direction: jax.Array
-    momentum: jax.Array
+    approximation: jax.Array
     basis: jax.Array
 
 
@@ -125,7 +125,7 @@ def scale_by_dion(
         return min(wanted, shorter)
 
     step = functools.partial(
-        _step, decay=momentum, iterations=power_iterations, orthonormalize=orthonormalize, eps=eps, axis_name=axis_name
+        _step, iterations=power_iterations, orthonormalize=orthonormalize, eps=eps, axis_name=axis_name
     )
 
     def init_fn(params):
@@ -145,30 +145,29 @@ def scale_by_dion(
         del params
         views = require_views(updates, weight_dimension_numbers, "scale_by_dion")
 
-        def matrices(x, view):
-            return None if view is None else to_matrices(x, view)
+        # What is done entry by entry is done leaf by leaf: a stack of all leaves in it would take long to compile.
+        add = functools.partial(_add, axis_name=axis_name)
+        buffers = jax.tree.map(add, updates, state.momentum, state.basis, views)  # B_t = M_{t-1} + G_t
+        steps = map_equal_shapes(step, buffers, state.basis, _orthonormal_sides(views, transpose))
 
-        def leaf(x, view, result):
-            return x if view is None else from_matrices(result, view, x).astype(x.dtype)
+        def direction(x, view, step):
+            if view is None:
+                return x
+            scale = math.sqrt(view.row_count / view.column_count)
+            return from_matrices(scale * step.direction, view, x).astype(x.dtype)
 
-        def scaled(x, view, result):
-            return leaf(x, view, None if view is None else result * math.sqrt(view.row_count / view.column_count))
+        def rest(x, view, buffer, step):
+            if view is None:
+                return x
+            kept = buffer - (1 - momentum) * step.approximation  # M_t, the error feedback
+            return from_matrices(kept, view, x).astype(x.dtype)
 
-        results = map_equal_shapes(
-            step,
-            jax.tree.map(matrices, updates, views),
-            jax.tree.map(matrices, state.momentum, views),
-            state.basis,
-            _orthonormal_sides(views, transpose),
-        )
-        directions, momenta, bases = (
-            jax.tree.map(lambda result, name=name: getattr(result, name), results, is_leaf=_is_result)
-            for name in _Result._fields
-        )
+        bases = jax.tree.map(lambda step: step.basis, steps, is_leaf=_is_step)
         new_state = ScaleByDionState(
-            momentum=jax.tree.map(leaf, state.momentum, views, momenta), basis=optax.tree.cast_like(bases, state.basis)
+            momentum=jax.tree.map(rest, state.momentum, views, buffers, steps),
+            basis=optax.tree.cast_like(bases, state.basis),
         )
-        return jax.tree.map(scaled, updates, views, directions), new_state
+        return jax.tree.map(direction, updates, views, steps), new_state
 
     return optax.GradientTransformation(init_fn, update_fn)
 
@@ -254,9 +253,8 @@ def dion(
         >>> tx = optkit.dion(0.1, rank=1, weight_decay=0.0)
         >>> params = {"kernel": jnp.array([[0.0, 3.0], [0.0, 4.0]]), "bias": jnp.array([2.0])}
         >>> updates, state = tx.update(params, tx.init(params), params)
-        >>> updates["kernel"].round(2), updates["bias"]
-        (Array([[ 0.  , -0.06],
-               [ 0.  , -0.08]], dtype=float32), Array([-0.1], dtype=float32))
+        >>> updates["kernel"][:, 1].round(2), updates["bias"]
+        (Array([-0.06, -0.08], dtype=float32), Array([-0.1], dtype=float32))
 
     Reference:
         Ahn et al., "Dion: Distributed Orthonormalized Updates", 2025, arXiv:2504.05295; for its Lion Chen et al.,
@@ -344,32 +342,40 @@ def sync_momentum(state: Any, axis_name: str | tuple[str, ...]) -> Any:
     return jax.tree.map(sync, state, is_leaf=_is_state)
 
 
-def _step(
+def _add(
     gradient: jax.Array,
     momentum: jax.Array,
+    basis: jax.Array | None,
+    view: MatrixView | None,
+    *,
+    axis_name: str | tuple[str, ...] | None,
+) -> jax.Array | None:
+    """Adds a leaf's gradient to its momentum, as matrices; averaged over workers where that is what they send."""
+    if view is None or basis is None:
+        return None
+    gradient, momentum = widen((to_matrices(gradient, view), to_matrices(momentum, view)))
+    return momentum + collectives.pmean(gradient, None if _sends_factors(gradient, basis) else axis_name)
+
+
+def _step(
+    buffer: jax.Array,
     basis: jax.Array,
     first: bool,
     *,
-    decay: jax.typing.ArrayLike,
     iterations: int,
     orthonormalize: Orthonormalize,
     eps: jax.typing.ArrayLike,
     axis_name: str | tuple[str, ...] | None,
-) -> _Result:
-    """One step of stacked matrices, whose first or second axis is the one along which columns are orthonormalized."""
-    gradient, momentum, basis = widen((gradient, momentum, basis))
+) -> _Step:
+    """The products of stacked matrices, whose first or second axis is that along which columns are orthonormalized."""
+    basis = widen(basis)
     matrix = "mn" if first else "nm"
-    rank = basis.shape[-1]
-    fewer = rank * (gradient.shape[-2] + gradient.shape[-1]) < gradient.shape[-2] * gradient.shape[-1]
-
-    def mean(x):
-        return collectives.pmean(x, axis_name if fewer else None)
-
-    buffer = momentum + (gradient if fewer else collectives.pmean(gradient, axis_name))  # B_t = M_{t-1} + G_t
+    axis_name = axis_name if _sends_factors(buffer, basis) else None
 
     def iterate(right):
-        left = orthonormalize(mean(einsum(f"...{matrix},...nr->...mr", buffer, right)))  # P_t = orth(B_t Q_{t-1})
-        return left, mean(einsum(f"...{matrix},...mr->...nr", buffer, left))  # R_t = B_t^T P_t
+        product = collectives.pmean(einsum(f"...{matrix},...nr->...mr", buffer, right), axis_name)
+        left = orthonormalize(product)  # P_t = orth(B_t Q_{t-1})
+        return left, collectives.pmean(einsum(f"...{matrix},...mr->...nr", buffer, left), axis_name)  # R_t = B_t^T P_t
 
     left, right = iterate(basis)
     for _ in range(iterations - 1):
@@ -377,11 +383,18 @@ def _step(
     # Zero for a momentum of zeros, on all workers or on none.
     nothing = ~jnp.any(right, axis=(-2, -1), keepdims=True)
     left, right = jnp.where(nothing, 0, left), jnp.where(nothing, basis, right)
-    approximation = einsum(f"...mr,...nr->...{matrix}", left, right)
-    new_momentum = buffer - (1 - decay) * approximation  # M_t, the error feedback
     new_basis = right / (jnp.linalg.norm(right, axis=-2, keepdims=True) + eps)  # Q_t
-    direction = einsum(f"...mr,...nr->...{matrix}", left, new_basis)  # P_t Q_t^T
-    return _Result(direction, new_momentum, new_basis)
+    return _Step(
+        direction=einsum(f"...mr,...nr->...{matrix}", left, new_basis),  # P_t Q_t^T
+        approximation=einsum(f"...mr,...nr->...{matrix}", left, right),  # P_t R_t^T
+        basis=new_basis,
+    )
+
+
+def _sends_factors(matrices: jax.Array, basis: jax.Array) -> bool:
+    """Says whether the two factors of a matrix are fewer numbers than itself."""
+    rows, columns = matrices.shape[-2:]
+    return basis.shape[-1] * (rows + columns) < rows * columns
 
 
 def _orthonormal_sides(views: Any, transpose: Any) -> Any:
@@ -418,8 +431,8 @@ def _divide_by_root_of_inputs(weight_dimension_numbers: Any) -> optax.GradientTr
     return optax.stateless(update)
 
 
-def _is_result(node: Any) -> bool:
-    return isinstance(node, _Result)
+def _is_step(node: Any) -> bool:
+    return isinstance(node, _Step)
 
 
 def _is_state(node: Any) -> bool:

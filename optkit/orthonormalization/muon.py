@@ -6,9 +6,8 @@ the rule is that of the author's code (KellerJordan/Muon). The forms of Liu et a
 `optax.contrib.muon` corrects the bias of its Nesterov average, takes NAdam for other parameters, and drifts from both.
 """
 
-import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,19 +15,11 @@ import optax
 
 from optkit.core.checks import check_range
 from optkit.core.matrix_view import from_matrices, matrix_views, require_views, to_matrices
-from optkit.core.newton_schulz import orthogonalize as newton_schulz
+from optkit.core.newton_schulz import gram_newton_schulz
 from optkit.core.precision import in_float32
 from optkit.core.stacking import map_equal_shapes
+from optkit.orthonormalization.scales import SCALES, Scale, check_scale
 from optkit.sign_momentum.cautious import add_cautious_decayed_weights
-
-Scale = Literal["keller", "spectral", "rms"]
-
-_SCALES: dict[str | None, Callable[[int, int], float]] = {
-    "keller": lambda rows, columns: math.sqrt(max(1, rows / columns)),
-    "spectral": lambda rows, columns: math.sqrt(rows / columns),
-    "rms": lambda rows, columns: 0.2 * math.sqrt(max(rows, columns)),
-    None: lambda rows, columns: 1.0,  # noqa: ARG005
-}
 
 
 def scale_by_muon(
@@ -36,7 +27,7 @@ def scale_by_muon(
     *,
     nesterov: bool = True,
     ema: bool = True,
-    orthogonalize: Callable[[jax.Array], jax.Array] = newton_schulz,
+    orthogonalize: Callable[[jax.Array], jax.Array] = gram_newton_schulz,
     scale: Scale | None = "keller",
     scale_by_last_axes: bool = False,
     row_blocks: Any | None = None,
@@ -53,8 +44,8 @@ def scale_by_muon(
         nesterov: whether the gradient is added once more, as by Nesterov; on by default.
         ema: whether the momentum is an exponential average (default, Jordan et al.) or a sum (Liu et al. and
             microsoft/dion). They give the same directions but for the epsilon in `orthogonalize`.
-        orthogonalize: of stacked matrices; default Newton-Schulz. `polar_express` and
-            `functools.partial(newton_schulz, coefficients=...)` are others.
+        orthogonalize: of stacked matrices; default `gram_newton_schulz`, which gives what `newton_schulz` does in fewer
+            operations. `polar_express` and `functools.partial(gram_newton_schulz, coefficients=...)` are others.
         scale: `"keller"` (default) multiplies by `sqrt(max(1, fan_out / fan_in))`, `"spectral"` by
             `sqrt(fan_out / fan_in)`, `"rms"` by `0.2 * sqrt(max(fan_out, fan_in))`, which has the size of AdamW's
             updates; None by nothing.
@@ -87,8 +78,7 @@ def scale_by_muon(
         Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.
     """
     check_range("momentum", momentum, 0.0, 1.0, high_open=True)
-    if scale not in _SCALES:
-        raise ValueError(f"scale must be 'keller', 'spectral', 'rms' or None, got {scale!r}")
+    check_scale(scale)
 
     def blocks_of(view, sizes):
         """The sizes of a leaf's blocks of rows."""
@@ -110,7 +100,7 @@ def scale_by_muon(
 
         def scaled(block, rows):
             shape = view.shape[-2:] if scale_by_last_axes else (rows, view.column_count)
-            return _SCALES[scale](*shape) * block
+            return SCALES[scale](*shape) * block
 
         joined = [scaled(block, rows) for block, rows in zip(blocks, sizes, strict=True)]
         return from_matrices(joined[0] if len(joined) == 1 else jnp.concatenate(joined, axis), view, x).astype(x.dtype)
@@ -140,7 +130,7 @@ def muon(
     labels: Any | None = None,
     nesterov: bool = True,
     ema: bool = True,
-    orthogonalize: Callable[[jax.Array], jax.Array] = newton_schulz,
+    orthogonalize: Callable[[jax.Array], jax.Array] = gram_newton_schulz,
     scale: Scale | None = "keller",
     scale_by_last_axes: bool = False,
     row_blocks: Any | None = None,
@@ -169,7 +159,7 @@ def muon(
             have "muon" and all others "adam".
         nesterov: whether the gradient is added once more, as by Nesterov; on by default.
         ema: whether the momentum is an exponential average (default) or a sum, see `scale_by_muon`.
-        orthogonalize: of stacked matrices; default Newton-Schulz.
+        orthogonalize: of stacked matrices; default `gram_newton_schulz`.
         scale: `"keller"` (default), `"spectral"`, `"rms"` (Moonlight) or None, see `scale_by_muon`.
         scale_by_last_axes: takes the last two axes of a leaf for the scale; off by default.
         row_blocks: blocks of rows that are orthogonalized by themselves, see `scale_by_muon`.

@@ -179,6 +179,38 @@ def replay_oracle(
     return jax.jit(lambda carry: jax.lax.scan(step, carry, inputs)[1])((params, tx.init(params)))
 
 
+def replay_workers(
+    tx: optax.GradientTransformation, recording: Recording, extra_args: Mapping[str, Any] | None = None
+) -> Any:
+    """Feeds each worker its recorded gradients, under `vmap` with the axis "workers": replays files of kind `workers`.
+
+    Args:
+        tx: the method, with the recorded hyperparameters and `axis_name="workers"`.
+        recording: the file. Enable x64 where it is float64.
+        extra_args: recorded extra arguments of `update`, trees of arrays with time first, and workers behind it.
+
+    Returns:
+        The parameters of all workers after every step, shaped as `recording.tree("params")`.
+
+    Raises:
+        ValueError: if the file is of another kind.
+    """
+    _require_kind(recording, "workers")
+    tx = optax.with_extra_args_support(tx)
+    params = jax.tree.map(jnp.asarray, recording.tree("params0"))
+    inputs = jax.tree.map(jnp.asarray, (recording.tree("grads"), dict(extra_args or {})))
+
+    def step(carry, inputs):
+        params, state = carry
+        grads, extra_args = inputs
+        updates, state = tx.update(grads, state, params, **extra_args)
+        params = optax.apply_updates(params, updates)
+        return (params, state), params
+
+    workers = jax.vmap(step, axis_name="workers")
+    return jax.jit(lambda carry: jax.lax.scan(workers, carry, inputs)[1])((params, jax.vmap(tx.init)(params)))
+
+
 def _require_kind(recording: Recording, *kinds: str) -> None:
     if recording.meta["kind"] not in kinds:
         raise ValueError(f"{recording.name} must be of kind {' or '.join(kinds)}, got {recording.meta['kind']!r}")

@@ -156,3 +156,26 @@ def test_pmean_keeps_float64(mapped):
 def test_pmean_over_no_axis_is_the_identity():
     tree = {"x": jnp.ones(3, jnp.bfloat16), "none": None}
     assert collectives.pmean(tree, None) is tree
+
+
+@under_each_map
+def test_switch_takes_one_of_branches_that_talk_in_different_ways(mapped):
+    branches = [
+        lambda x: jax.lax.pmean(x, "workers"),
+        lambda x: jax.lax.ppermute(x, "workers", [(i, (i + 1) % WORKERS) for i in range(WORKERS)]),
+        lambda x: x,
+    ]
+    x = numbers(3)
+    expected = [jnp.tile(x.mean(axis=0), (WORKERS, 1)), jnp.roll(x, 1, axis=0), x]
+    step = mapped(lambda index, x: collectives.switch(index, branches, x))
+    for index in range(3):
+        np.testing.assert_allclose(step(index, x), expected[index], rtol=0, atol=1e-6)
+
+
+@under_each_map
+def test_a_loop_may_carry_what_was_reduced(mapped):
+    def step(count, x):
+        return jax.lax.fori_loop(0, count, lambda _, x: collectives.vary_like(jax.lax.pmean(x, "workers"), x), x)
+
+    x = numbers(3)
+    np.testing.assert_allclose(mapped(step)(2, x), jnp.tile(x.mean(axis=0), (WORKERS, 1)), rtol=0, atol=1e-6)

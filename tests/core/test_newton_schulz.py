@@ -1,10 +1,21 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from optkit.core.newton_schulz import QUINTIC, orthogonalize
+from optkit.core.newton_schulz import (
+    POLAR_EXPRESS,
+    QUINTIC,
+    QUINTIC_DION,
+    gram_newton_schulz,
+    orthogonalize,
+    polar_express,
+)
 from optkit.core.stacking import map_equal_shapes
 
 
@@ -111,3 +122,106 @@ def test_leaves_of_equal_shape_share_a_call():
     jax.tree.map(np.testing.assert_array_equal, map_equal_shapes(double, tree), jax.tree.map(lambda x: 2 * x, tree))
     assert sorted(shapes) == [(1, 4), (3, 2, 3)]
     assert map_equal_shapes(double, {}) == {}
+
+
+# On products of rows
+
+PUBLISHED = ((QUINTIC, 1.0, 0.68, 1.20), (QUINTIC_DION, 1.0, 0.98, 1.14), (POLAR_EXPRESS, 1.02, 0.86, 1.14))
+
+
+def of_spectrum(values, rows, columns, seed=0):
+    rng = np.random.default_rng(seed)
+    left, right = (np.linalg.qr(rng.standard_normal((size, len(values))))[0] for size in (rows, columns))
+    return jnp.asarray(left * values @ right.T)
+
+
+def products_in(function, x):
+    return str(jax.make_jaxpr(function)(x)).count("dot_general")
+
+
+@pytest.mark.parametrize(("shape", "plain", "gram"), [
+    ((16, 16), 15, 15), ((16, 23), 15, 15), ((16, 64), 15, 18), ((64, 16), 15, 18),
+])  # fmt: skip
+def test_products_of_rows_take_fewer_operations_or_are_not_taken(shape, plain, gram):
+    assert products_in(orthogonalize, normal(*shape)) == plain
+    assert products_in(gram_newton_schulz, normal(*shape)) == gram
+    operations = [
+        jax.jit(function).lower(normal(*shape)).compile().cost_analysis()["flops"]
+        for function in (gram_newton_schulz, orthogonalize)
+    ]
+    assert operations[0] <= operations[1]
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("shape", [(5, 40), (40, 5), (2, 3, 6, 20), (1, 9), (0, 3), (3, 0)])
+@pytest.mark.parametrize("steps", [0, 1, 2, 3, 5, 9])
+def test_products_of_rows_give_the_same_matrix(shape, steps):
+    x = normal(*shape)
+    found = gram_newton_schulz(x, coefficients=QUINTIC_DION, steps=steps, norm_factor=1.1, eps=1e-3)
+    expected = orthogonalize(x, coefficients=QUINTIC_DION, steps=steps, norm_factor=1.1, eps=1e-3)
+    np.testing.assert_allclose(found, expected, atol=1e-11)
+
+
+@pytest.mark.parametrize(("coefficients", "norm_factor", "low", "high"), PUBLISHED)
+@pytest.mark.parametrize("shape", [(64, 64), (64, 256), (256, 64)])
+@pytest.mark.parametrize("function", [orthogonalize, gram_newton_schulz])
+def test_five_steps_bring_singular_values_into_the_published_range(
+    function, coefficients, norm_factor, low, high, shape
+):
+    x = of_spectrum(np.logspace(0, -2, 64), *shape).astype(jnp.float32)
+    values = jnp.linalg.svd(function(x, coefficients=coefficients, norm_factor=norm_factor), compute_uv=False)
+    assert abs(jnp.min(values) - low) < 0.02
+    assert abs(jnp.max(values) - high) < 0.02
+
+
+@functools.cache
+def compiled(function, coefficients, norm_factor):
+    return jax.jit(functools.partial(function, coefficients=coefficients, norm_factor=norm_factor))
+
+
+@pytest.mark.parametrize(("coefficients", "norm_factor", "low", "high"), PUBLISHED)
+@pytest.mark.parametrize("function", [orthogonalize, gram_newton_schulz])
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 10**6), exponent=st.floats(0, 8), rank=st.integers(1, 12), tall=st.booleans())
+def test_every_singular_value_is_that_of_the_polynomial(
+    function, coefficients, norm_factor, low, high, seed, exponent, rank, tall
+):
+    values = 10 ** -np.random.default_rng(seed).uniform(0, exponent, 12) * (np.arange(12) < rank)
+    x = of_spectrum(values, *((48, 12) if tall else (12, 48)), seed).astype(jnp.float32)
+    found = np.asarray(compiled(function, coefficients, norm_factor)(x), np.float64)
+    scaled = values / (np.linalg.norm(values) * norm_factor + 1e-7)
+    expected, triples = scaled, np.reshape(coefficients, (-1, 3))
+    for step in range(5):
+        a, b, c = triples[min(step, len(triples) - 1)]
+        expected = a * expected + b * expected**3 + c * expected**5
+    np.testing.assert_allclose(np.linalg.svd(found, compute_uv=False), np.sort(expected)[::-1], atol=2e-4)
+    # Those that are not too small come near one.
+    settled = expected[scaled > 1 / 200]
+    assert np.all((low - 0.02 < settled) & (settled < high + 0.02))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("function", [gram_newton_schulz, polar_express])
+def test_products_of_rows_are_of_float32(function, dtype):
+    x = normal(12, 48, dtype=dtype)
+    result = function(x)
+    assert result.dtype == dtype
+    np.testing.assert_array_equal(result, function(x.astype(jnp.float32)).astype(dtype))
+
+
+@pytest.mark.parametrize("spec", [("data", "model"), ("model", "data"), ("data", None), (None, "data")])
+@pytest.mark.parametrize("shape", [(8, 32), (32, 8)])
+def test_products_of_rows_on_explicit_axes_stay_sharded(spec, shape):
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
+    x = normal(1, *shape)
+    with jax.set_mesh(mesh):
+        sharding = NamedSharding(mesh, PartitionSpec(None, *spec))
+        result = jax.jit(gram_newton_schulz)(jax.device_put(x, sharding))
+    assert result.sharding.is_equivalent_to(sharding, 3)
+    np.testing.assert_allclose(result, gram_newton_schulz(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1e25])
+def test_products_of_rows_that_leave_the_range_of_numbers_give_zeros(size):
+    np.testing.assert_allclose(gram_newton_schulz(size * jnp.ones((3, 12))), 0.0, atol=1e-10)
+    assert np.all(np.isnan(gram_newton_schulz(jnp.full((3, 12), jnp.nan))))

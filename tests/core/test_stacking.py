@@ -33,3 +33,15 @@ def test_leaves_share_a_call_where_all_their_arrays_are_alike():
 
 def test_no_leaves_give_no_calls():
     assert map_equal_shapes(None, {"a": None}, {"a": None}) == {"a": None}
+
+
+def test_a_stack_has_at_most_eight_leaves():
+    sizes = []
+
+    def double(x):
+        sizes.append(len(x))
+        return 2 * x
+
+    leaves = [jnp.full(2, float(index)) for index in range(20)]
+    np.testing.assert_array_equal(map_equal_shapes(double, leaves), 2 * jnp.stack(leaves))
+    assert sizes == [8, 8, 4]

@@ -6,9 +6,10 @@ import numpy as np
 import optax
 import pytest
 from golden_files import assert_replays, replays
+from optax.contrib import MuonDimensionNumbers
 
 from optkit import cost, state_shardings
-from optkit.memory_efficient.matrices import is_matrix
+from optkit.memory_efficient.matrices import is_matrix, leaf_views
 from optkit.memory_efficient.subset_norm import (
     adagrad_sn,
     adam_sn,
@@ -29,6 +30,7 @@ def recorded_optimizer(recording):
         "weight_decay": recorded["weight_decay"],
         "subset_size": recorded["subset_size"] if matrices is None else matrices["subset_size"],
         "subset_leaves": True if matrices is None else is_matrix,
+        "weight_dimension_numbers": MuonDimensionNumbers(reduction_axis=-1, output_axis=-2),
     }
     if recording.meta["method"] == "adam_sn":
         return adam_sn(b1=recorded["b1"], b2=recorded["b2"], bias_correction=recorded["bias_correction"], **shared)
@@ -69,9 +71,30 @@ def gradients(shape, seed=0):
 )
 def test_partition_rules(shape, subset_size, number):
     x = gradients(shape)
-    sums = subset_sum_of_squares(x, subset_size)
+    sums = subset_sum_of_squares(x, subset_size, leaf_views(x))
     assert sums.size == number
     np.testing.assert_allclose(jnp.sum(sums), jnp.sum(x**2), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "axis"),
+    [
+        (None, 0),  # Flax keeps outputs, the rows, last
+        (MuonDimensionNumbers(reduction_axis=-1, output_axis=-2), 1),
+    ],
+)
+def test_a_square_matrix_has_a_subset_for_each_output(numbers, axis):
+    kernel = gradients((5, 5))
+    nu = scale_by_subset_norm(b2=None, weight_dimension_numbers=numbers)
+    _, state = nu.update(kernel, nu.init(kernel))
+    np.testing.assert_allclose(state.nu, jnp.sum(kernel**2, axis=axis, keepdims=True), rtol=1e-6)
+
+
+def test_each_of_stacked_matrices_has_subsets_of_its_own():
+    layers = gradients((3, 6, 4))
+    tx = scale_by_subset_norm(b2=None, weight_dimension_numbers=MuonDimensionNumbers(-2, -1))
+    _, state = tx.update(layers, tx.init(layers))
+    np.testing.assert_allclose(state.nu, jnp.sum(layers**2, axis=2, keepdims=True), rtol=1e-6)
 
 
 def test_blocks_are_neighbours_in_memory_order():

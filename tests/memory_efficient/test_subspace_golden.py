@@ -2,18 +2,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from golden_files import assert_replays, replays
+from optax.contrib import MuonDimensionNumbers
 
 from optkit.core.adam import scale_by_adam
-from optkit.memory_efficient.coordinates import block_projector
-from optkit.memory_efficient.decay import decayed_after_step
-from optkit.memory_efficient.frugal import frugal_adamw, frugal_along_projections, frugal_inside_and_outside
+from optkit.core.decay import decayed_after_step
+from optkit.memory_efficient.along_projections import in_and_outside
+from optkit.memory_efficient.blocks import block_projector
+from optkit.memory_efficient.frugal import frugal_adamw, frugal_along_projections, only_rest
 from optkit.memory_efficient.matrices import is_matrix
 from optkit.memory_efficient.snsm import adagrad_snsm, adam_snsm, sgd_sm
 from optkit.memory_efficient.subset_norm import scale_by_subset_norm
-from optkit.memory_efficient.subspace_momentum import momentum_along_projections, momentum_inside_and_outside
+from optkit.memory_efficient.subspace_momentum import momentum_along_projections
 from optkit.memory_efficient.subspaces import subspace_projector
 from optkit.testing import golden
 
+OUTPUTS_FIRST = MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)
 RULES = {"sign_sgd": "sign", "sgd": "sgd", "no": None}
 
 
@@ -48,7 +51,8 @@ def options(recording):
         "weight_decay": recorded["weight_decay"],
         "projector": subspace_projector(matrices["proj_type"], rank=matrices["rank"]),
         "update_gap": matrices["update_proj_gap"],
-        "stale_refresh": "AS IS" in recording.meta["source"],
+        "reset": "after" if "AS IS" in recording.meta["source"] else "before",
+        "weight_dimension_numbers": OUTPUTS_FIRST,
     }
 
 
@@ -62,6 +66,7 @@ def preconditioned(recording, momentum):
             recorded["eps"],
             recorded["matrix_leaves"]["subset_size"],
             momentum=momentum,
+            weight_dimension_numbers=OUTPUTS_FIRST,
             bias_correction=recorded["bias_correction"],
         )
     return decayed_after_step(recorded["learning_rate"], direction, recorded["weight_decay"], None)
@@ -72,10 +77,9 @@ def test_golden_snsm_along_recorded_projections(recording):
     recorded = recording.hyperparams
     used = options(recording)
     debias = recorded["bias_correction"]
-    inside = momentum_along_projections(
-        used["b1"], used["projector"], debias=debias, stale_refresh=used["stale_refresh"]
-    )
-    momentum = momentum_inside_and_outside(inside, used["b1"], used["projector"], is_matrix, debias=debias)
+    inside = momentum_along_projections(used["b1"], used["projector"], debias=debias, reset=used["reset"])
+    outside = optax.ema(used["b1"], debias=debias)
+    momentum = in_and_outside(inside, outside, used["projector"], is_matrix, OUTPUTS_FIRST)
     extra_args = {
         "projections": recorded_projections(recording, used["projector"]),
         "refreshed": refreshes(recording, used["update_gap"], first_count=1),
@@ -86,7 +90,7 @@ def test_golden_snsm_along_recorded_projections(recording):
 def is_reproducible(recording):
     """Whether the run follows from its gradients: nothing is drawn, and the signs of singular vectors do not matter."""
     used = options(recording)
-    return not used["projector"].draws and not used["stale_refresh"]
+    return not used["projector"].draws and used["reset"] == "before"
 
 
 @replays("adam_snsm", "adagrad_snsm", "sgd_sm")
@@ -125,7 +129,7 @@ def along_recorded_projections(recording, inner, gap, **options):
     leaves = {name: not isinstance(p, optax.MaskedNode) for name, p in projections.items()}
     inside = frugal_along_projections(inner, projector, **options)
     options.pop("reset")
-    direction = frugal_inside_and_outside(inside, inner, projector, leaves, **options)
+    direction = in_and_outside(inside, inner, projector, leaves, OUTPUTS_FIRST, only_rest(**options))
     return direction, {"projections": projections, "refreshed": refreshes(recording, gap, first_count=0)}
 
 
@@ -171,6 +175,7 @@ def test_golden_frugal_whole(recording):
         scale=recorded.get("proj_params_lr_scale", 1.0),
         reset=reset,
         leaves={name: name in recorded["projected_leaves"] for name in recording.tree("params0")},
+        weight_dimension_numbers=OUTPUTS_FIRST,
         key=0 if projector.draws else None,
     )
     deviation = golden.deviation(golden.replay_gradients(tx, recording), recording.tree("params"))

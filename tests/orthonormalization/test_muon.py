@@ -80,6 +80,19 @@ def test_without_nesterov_it_is_optax_muon():
 
 
 @pytest.mark.usefixtures("x64")
+def test_products_of_rows_give_the_steps_of_newton_schulz():
+    gradients = {"wide": normal(6, 4, 20), "tall": normal(6, 20, 4), "square": normal(6, 4, 4)}
+    ours, plain = muon(0.1), muon(0.1, orthogonalize=orthogonalize)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-11), run(ours, gradients), run(plain, gradients))
+    wide = normal(4, 64)
+    fewer, more = (
+        jax.jit(lambda g, tx=tx: first_update(tx, g)).lower(wide).compile().cost_analysis()["flops"]
+        for tx in (ours, plain)
+    )
+    assert fewer < 0.6 * more
+
+
+@pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("blocks", [(3, 3), (1, 3, 2)])
 def test_blocks_of_rows_are_matrices_of_their_own(blocks):
     kernel = normal(4, 6)

@@ -1,0 +1,201 @@
+"""`python -m experiments bench compile`: how compile time grows with the layers of a transformer.
+
+Layers repeat their shapes. An optimizer that handles each leaf by itself makes a program that is as many times longer
+as there are layers; one that stacks leaves of equal shape need not.
+"""
+
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import optax
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+import optkit
+from experiments import environment
+from experiments.benchmarks.transformer import SIZES, parameters
+from experiments.benchmarks.update import RESULTS
+from experiments.store import writing
+
+LAYERS = (12, 48)
+LEARNING_RATE = 1e-3
+METHODS: Mapping[str, Callable[[float], optax.GradientTransformation]] = {
+    "dion": optkit.dion,
+    "muon": optkit.muon,
+    "scale_by_muon": lambda _: optax.masked(
+        optkit.scale_by_muon(), lambda tree: jax.tree.map(lambda x: x.ndim == 2, tree)
+    ),
+    "optax.contrib.muon": optax.contrib.muon,
+    "optax.adamw": optax.adamw,
+}
+# How many times longer the deeper of two transformers may take, for methods of this library.
+MOST_GROWTH = 1.5
+
+EXPLANATION = """\
+Seconds of processor time, all threads together, to trace, lower and compile one step: `update` and
+`optax.apply_updates` on the kernels, biases, norms and embeddings of a decoder as wide as that of `bench update --size
+7M`. Nothing is run. `scale_by_muon` is Muon on the matrices alone, without the AdamW of `muon` on ten vectors a layer,
+each of which Optax computes by itself."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """Where results go.
+
+    Attributes:
+        out: the folder of the results.
+    """
+
+    out: pathlib.Path = RESULTS
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """What one method takes to compile.
+
+    Attributes:
+        method: the optimizer.
+        layers: of the transformers.
+        trace_seconds: until the program is known to JAX, for each of them.
+        lower_seconds: until it is written out for XLA.
+        compile_seconds: until it could run.
+    """
+
+    method: str
+    layers: tuple[int, ...]
+    trace_seconds: tuple[float, ...]
+    lower_seconds: tuple[float, ...]
+    compile_seconds: tuple[float, ...]
+
+    @property
+    def seconds(self) -> tuple[float, ...]:
+        """All together."""
+        return tuple(map(sum, zip(self.trace_seconds, self.lower_seconds, self.compile_seconds, strict=True)))
+
+    @property
+    def growth(self) -> float:
+        """How many times longer the deepest transformer takes than the first."""
+        return self.seconds[-1] / self.seconds[0]
+
+    def line(self) -> str:
+        """Returns the gist."""
+        first, last = self.layers[0], self.layers[-1]
+        return f"{self.method}: {self.seconds[-1]:.3g} s for {last} layers, {self.growth:.2f} times that for {first}"
+
+
+def run(options: Options, console: Console) -> None:
+    """Compiles a step of each method for each depth, and writes `bench-compile.json` and `.md`.
+
+    Args:
+        options: where to.
+        console: where to show progress and the table.
+
+    Raises:
+        UserError: if results cannot be written.
+    """
+    file = options.out / "bench-compile.json"
+    _seconds(optax.sgd(LEARNING_RATE), 1)  # What only the first program of a process takes.
+    rows = []
+    for name, factory in METHODS.items():
+        rows.append(measure(name, factory(LEARNING_RATE)))
+        console.print(rows[-1].line())
+    content = {
+        "rows": [{**dataclasses.asdict(row), "growth": row.growth} for row in rows],
+        "targets": [{"method": name, "growth": growth, "met": met} for name, growth, met in verdicts(rows)],
+        "versions": environment.versions(),
+        "hardware": environment.hardware(),
+    }
+    with writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(content, indent=1) + "\n")
+        file.with_suffix(".md").write_text(markdown(rows))
+    table = Table(*_columns(), title="Processor seconds to compile a step", box=SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(*_cells(row))
+    console.print(table)
+    console.print(f"written to {file.with_suffix('.md')}")
+
+
+def measure(method: str, tx: optax.GradientTransformation) -> Row:
+    """Compiles a step of one method for each depth.
+
+    Args:
+        method: what to call it.
+        tx: the optimizer.
+
+    Returns:
+        What it took.
+    """
+    trace, lower, compile_ = zip(*(_seconds(tx, layers) for layers in LAYERS), strict=True)
+    return Row(method=method, layers=tuple(LAYERS), trace_seconds=trace, lower_seconds=lower, compile_seconds=compile_)
+
+
+def _seconds(tx: optax.GradientTransformation, layers: int) -> tuple[float, float, float]:
+    def step(params, state, gradients):
+        updates, state = tx.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state
+
+    params: Any = parameters(SIZES["7M"]._replace(layers=layers), "float32")
+    state = jax.eval_shape(tx.init, params)
+    times = [time.process_time()]
+    traced = jax.jit(step, donate_argnums=(0, 1)).trace(params, state, params)
+    times.append(time.process_time())
+    lowered = traced.lower()
+    times.append(time.process_time())
+    lowered.compile()
+    times.append(time.process_time())
+    return times[1] - times[0], times[2] - times[1], times[3] - times[2]
+
+
+def verdicts(rows: Sequence[Row]) -> list[tuple[str, float, bool]]:
+    """Holds rows against the target.
+
+    Args:
+        rows: any rows; those of Optax are passed over.
+
+    Returns:
+        For each other row its method, its growth, and whether that is within the target.
+    """
+    return [(row.method, row.growth, row.growth <= MOST_GROWTH) for row in rows if not row.method.startswith("optax")]
+
+
+def _columns():
+    return ["method", *(f"{layers} layers" for layers in LAYERS), "ratio", f"at most {MOST_GROWTH}"]
+
+
+def _cells(row):
+    met = {method: "met" if met else "missed" for method, _, met in verdicts([row])}
+    return [row.method, *(f"{second:.2f}" for second in row.seconds), f"{row.growth:.2f}", met.get(row.method, "")]
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Lays rows out as a page.
+
+    Args:
+        rows: the rows.
+
+    Returns:
+        Markdown.
+    """
+    hardware, versions = environment.hardware(), environment.versions()
+    machine = f"{hardware['devices']}, {hardware['processors']} processors, {hardware['platform']}"
+    table = (_columns(), ["---"] * len(_columns()), *map(_cells, rows))
+    return "\n".join(
+        (
+            "# Compile time",
+            "",
+            "Written by `python -m experiments bench compile`.",
+            f"{machine}; jax {versions['jax']}, optax {versions['optax']}",
+            "",
+            EXPLANATION,
+            "",
+            *(f"| {' | '.join(cells)} |" for cells in table),
+            "",
+        )
+    )

@@ -1,0 +1,212 @@
+"""`python -m experiments bench gossip`: what a round of mixing costs beside the messages that it sends.
+
+The messages are the bare `jax.lax.ppermute`s of the same arrays, one for each array and round. Both take turns in one
+process, so that what else the machine does hits both alike.
+"""
+
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from rich.console import Console
+
+import optkit
+from experiments import environment
+from experiments.benchmarks.transformer import SIZES, parameters
+from experiments.benchmarks.update import RESULTS
+from experiments.store import writing
+from optkit.core import hlo
+
+DEVICES = 8
+# What else the machine does only slows a run down: a turn is the fastest of some.
+TURNS, RUNS = 12, 5
+SIZE = "7M"
+# What a round may cost, in bare messages.
+MOST = 1.2
+TOPOLOGIES: Mapping[str, Callable[[int], optkit.Topology]] = {
+    "ring": optkit.ring,
+    "hypercube": optkit.hypercube,
+    "exponential": optkit.exponential,
+}
+
+EXPLANATION = f"""\
+Each of {DEVICES} workers, a device each, holds the float32 parameters of a transformer. A round of `optkit.mix` is put
+beside the `jax.lax.ppermute`s that carry its messages, one for each array and message, and nothing else. Both take
+{TURNS} turns; a turn is the fastest of {RUNS} runs, in alternation. Milliseconds are medians over turns with quartiles,
+the ratio is the median of the turns' ratios. Bytes are what a device sends in a round, read from the compiled
+program."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """Where results go.
+
+    Attributes:
+        out: the folder of the results.
+    """
+
+    out: pathlib.Path = RESULTS
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """What a round of mixing costs on one topology.
+
+    Attributes:
+        topology: its name.
+        arrays: how many arrays a worker holds.
+        messages: how often a worker sends its values.
+        sent: bytes that a device sends in a round.
+        milliseconds: of a round, quartiles.
+        bare_milliseconds: of the bare messages, quartiles.
+        ratio: of the two, quartiles over turns.
+    """
+
+    topology: str
+    arrays: int
+    messages: int
+    sent: int
+    milliseconds: tuple[float, float, float]
+    bare_milliseconds: tuple[float, float, float]
+    ratio: tuple[float, float, float]
+
+    @property
+    def met(self) -> bool:
+        """Whether it costs no more than it may."""
+        return self.ratio[1] <= MOST
+
+
+COLUMNS: Mapping[str, Callable[[Row], str]] = {
+    "topology": lambda row: row.topology,
+    "arrays": lambda row: str(row.arrays),
+    "messages": lambda row: str(row.messages),
+    "sent, MB": lambda row: f"{row.sent / 1e6:,.1f}",
+    "round, ms": lambda row: _with_quartiles(row.milliseconds, 1),
+    "bare messages, ms": lambda row: _with_quartiles(row.bare_milliseconds, 1),
+    "ratio": lambda row: _with_quartiles(row.ratio, 2),
+    f"at most {MOST}": lambda row: "met" if row.met else "**missed**",
+}
+
+
+def run(options: Options, console: Console) -> None:
+    """Measures all topologies, and writes `bench-gossip.json` and `.md`.
+
+    Args:
+        options: where to.
+        console: where to show progress.
+
+    Raises:
+        UserError: if results cannot be written.
+    """
+    file = options.out / "bench-gossip.json"
+    with writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for name, make in TOPOLOGIES.items():
+        rows.append(measure(name, make(DEVICES)))
+        console.print(", ".join(f"{column}: {cell(rows[-1])}" for column, cell in COLUMNS.items()))
+    content = {
+        "rows": [{**dataclasses.asdict(row), "met": row.met} for row in rows],
+        "versions": environment.versions(),
+        "hardware": environment.hardware(),
+    }
+    with writing(file):
+        file.write_text(json.dumps(content, indent=1) + "\n")
+        file.with_suffix(".md").write_text(markdown(rows))
+    console.print(f"written to {file.with_suffix('.md')}")
+
+
+def measure(name: str, topology: optkit.Topology) -> Row:
+    """Measures one topology.
+
+    Args:
+        name: of the topology.
+        topology: who hears whom, in one step that does not change.
+
+    Returns:
+        What a round costs.
+    """
+    mesh = jax.make_mesh((DEVICES,), ("workers",), axis_types=(AxisType.Auto,), devices=jax.devices()[:DEVICES])
+    spec, random = PartitionSpec("workers"), np.random.default_rng(0)
+
+    def normal(shape):
+        values = random.standard_normal((DEVICES, *shape.shape), np.float32)
+        return jax.device_put(values, NamedSharding(mesh, spec))
+
+    def compile_for_all(step):
+        mapped = jax.shard_map(step, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+        lowered = jax.jit(mapped).lower(tree)
+        return lowered.compile(), lowered
+
+    def messages(tree):
+        permutations = [permutation for permutation, _ in topology.rounds[0]]
+        return [jax.tree.map(lambda x, p=p: jax.lax.ppermute(x, "workers", p), tree) for p in permutations]
+
+    tree = jax.tree.map(normal, parameters(SIZES[SIZE], "float32"))
+    mixed, lowered = compile_for_all(lambda tree: optkit.mix(tree, topology, "workers"))
+    bare, _ = compile_for_all(messages)
+    seconds = _take_turns([lambda: mixed(tree), lambda: bare(tree)], random)
+    return Row(
+        topology=name,
+        arrays=len(jax.tree.leaves(tree)),
+        messages=int(topology.messages.max()),
+        sent=round(hlo.read(mixed, lowered).sent["collective-permute"]),
+        milliseconds=_quartiles(1e3 * seconds[:, 0]),
+        bare_milliseconds=_quartiles(1e3 * seconds[:, 1]),
+        ratio=_quartiles(seconds[:, 0] / seconds[:, 1]),
+    )
+
+
+def _take_turns(programs: Sequence[Callable[[], Any]], random: np.random.Generator) -> np.ndarray:
+    """Gives the seconds of each program, a row a turn, after a first one."""
+    seconds = np.empty((TURNS + 1, RUNS, len(programs)))
+    for row in seconds.reshape(-1, len(programs)):
+        for i in random.permutation(len(programs)):
+            begin = time.perf_counter()
+            jax.block_until_ready(programs[i]())
+            row[i] = time.perf_counter() - begin
+    return seconds[1:].min(axis=1)
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Lays rows out as a page.
+
+    Args:
+        rows: the rows.
+
+    Returns:
+        Markdown.
+    """
+    versions, hardware = environment.versions(), environment.hardware()
+    cells = (list(COLUMNS), ["---"] * len(COLUMNS), *([cell(row) for cell in COLUMNS.values()] for row in rows))
+    machine = (
+        f"{hardware['devices']}, {hardware['processors']} processors, {hardware['platform']};"
+        f" jax {versions['jax']}, optax {versions['optax']}"
+    )
+    return "\n".join([
+        "# What a round of mixing costs",
+        "",
+        "Written by `python -m experiments bench gossip`.",
+        machine,
+        "",
+        EXPLANATION,
+        "",
+        *(f"| {' | '.join(row)} |" for row in cells),
+        "",
+    ])  # fmt: skip
+
+
+def _quartiles(values: np.ndarray) -> tuple[float, float, float]:
+    low, middle, high = np.quantile(values, (0.25, 0.5, 0.75)).tolist()
+    return low, middle, high
+
+
+def _with_quartiles(values: tuple[float, float, float], digits: int) -> str:
+    low, middle, high = (f"{value:.{digits}f}" for value in values)
+    return f"{middle} ({low} to {high})"

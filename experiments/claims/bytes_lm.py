@@ -1,0 +1,59 @@
+"""What claims about `bytes-lm` share: optimizers under equal tuning, their figures and learning curves."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+
+from experiments import compare, environment, report
+from experiments.report import Row
+from experiments.store import read_records
+from optkit.catalog import Method
+
+
+def compared(name: str, options: compare.Options, entries: Sequence[Method] | None = None) -> dict[str, Row]:
+    """Runs a comparison, or continues it.
+
+    Args:
+        name: the claim's, for the run's folder.
+        options: what to compare; without `out`, in a folder named after the source.
+        entries: optimizers in place of those that `options` names, such as some with arguments of their own.
+
+    Returns:
+        What came out for each optimizer, AdamW among them, by name.
+    """
+    folder = options.out or pathlib.Path("runs", f"claim-{name}-{environment.versions()['source'][:8]}")
+    with pathlib.Path(os.devnull).open("w") as nowhere:
+        compare.run(dataclasses.replace(options, out=folder), Console(file=nowhere), entries)
+    return {row.optimizer: row for row in report.summarize(read_records(folder))}
+
+
+def tuning(options: compare.Options) -> str:
+    """Says of an experiment's description how everyone was tuned."""
+    return f"{options.rates * options.rounds} learning rates for each, {options.seeds} seeds"
+
+
+def figures(row: Row) -> str:
+    """Says what came out for one optimizer."""
+    mean, half = row.test["loss"]
+    return (
+        f"{mean:.4f} ± {half:.4f} (rate {row.rates[row.best]:.2g}, {row.relative_time:.2f}x the time a step,"
+        f" {row.state_bytes_per_parameter:.0f} bytes of state a parameter)"
+    )
+
+
+def draw_curves(axes: Any, rows: Mapping[str, Row]) -> None:
+    """Draws the learning curves at the best rates.
+
+    Args:
+        axes: Matplotlib's.
+        rows: what came out, by the name to show.
+    """
+    for name, row in rows.items():
+        axes.plot(row.steps, row.curves.mean(axis=0), label=f"{name}, rate {row.rates[row.best]:.2g}")
+    axes.set_xlabel("step")
+    axes.set_ylabel("validation loss")
+    axes.legend()

@@ -1,0 +1,77 @@
+"""Error feedback: what a compressor forgets of one gradient is added to the next.
+
+The rule is that of Seide et al., "1-Bit Stochastic Gradient Descent and its Application to Data-Parallel Distributed
+Training of Speech DNNs", 2014, without the learning rate, as in EFCP (Modoranu et al., 2023, arXiv:2306.06098).
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from optkit.core.compressor import Compressor
+from optkit.core.precision import widen
+
+
+class ErrorFeedbackState(NamedTuple):
+    """State of `error_feedback`.
+
+    Attributes:
+        error: what was not handed on so far, shaped and sharded like the parameters, in float32 at least; equal on all
+            workers if the gradients are.
+        compressor: state of the compressor.
+        inner: state of the inner transformation.
+    """
+
+    error: optax.Updates
+    compressor: Any
+    inner: optax.OptState
+
+
+def error_feedback(
+    compressor: Compressor, inner: optax.GradientTransformation
+) -> optax.GradientTransformationExtraArgs:
+    """Hands compressed gradients on to a transformation, and what they lack with the gradients after.
+
+    Gradients and errors are added up exactly: the sum of what is handed on and of the last error is that of all
+    gradients. Do not take it where the gradient's scale changes abruptly: old errors come late, at their old scale.
+
+    Args:
+        compressor: what compresses, such as `global_top_k`.
+        inner: gets the gradients as they are after compression. In the extra argument `compressed` it gets them in
+            compressed form.
+
+    Returns:
+        A transformation; its state is one number a parameter, and those of the compressor and of `inner`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from optkit.core.compressor import global_top_k
+        >>> tx = error_feedback(global_top_k(0.5), optax.identity())
+        >>> state = tx.init(jnp.zeros(2))
+        >>> updates, state = tx.update(jnp.array([3.0, 2.0]), state)
+        >>> updates.tolist(), state.error.tolist()
+        ([3.0, 0.0], [0.0, 2.0])
+        >>> tx.update(jnp.array([3.0, 2.0]), state)[0].tolist()
+        [0.0, 4.0]
+
+    Reference:
+        Seide et al., "1-Bit Stochastic Gradient Descent and its Application to Data-Parallel Distributed Training of
+        Speech DNNs", 2014.
+    """
+    inner = optax.with_extra_args_support(inner)
+
+    def init_fn(params):
+        return ErrorFeedbackState(
+            error=optax.tree.zeros_like(widen(params)), compressor=compressor.init(params), inner=inner.init(params)
+        )
+
+    def update_fn(updates, state, params=None, **extra_args):
+        wanted = jax.tree.map(lambda e, g: e + g.astype(e.dtype), state.error, updates)  # a = e + g
+        compressed, compressor_state = compressor.compress(wanted, state.compressor)
+        handed_on = compressor.decompress(compressed, updates)
+        error = jax.tree.map(lambda a, c: a - c.astype(a.dtype), wanted, handed_on)  # e = a - c
+        updates, inner_state = inner.update(handed_on, state.inner, params, **{**extra_args, "compressed": compressed})
+        return updates, ErrorFeedbackState(error=error, compressor=compressor_state, inner=inner_state)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -1,0 +1,362 @@
+"""MicroAdam: Adam on the largest entries of the last gradients; what they leave out is kept in four bits and fed back.
+
+Modoranu et al., "MicroAdam: Accurate Adaptive Optimization with Low Space Overhead and Provable Convergence", 2024,
+arXiv:2405.15593. The rule is that of the authors' code (IST-DASLab/ISTA-DASLab-Optimizers), for gradients of any dtype.
+Where theirs divides by zero, for a block of equal errors, these are kept exactly; and what the dtype of the window
+rounds off stays in the error, where theirs has gradients of that dtype.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optkit.core.checks import check_count, check_range
+from optkit.core.explicit_axes import replicate, shard_like
+from optkit.core.precision import in_float32, widen
+from optkit.core.quantization import Quantized, dequantize, quantize, quantized_zeros
+from optkit.core.stacking import map_equal_shapes
+from optkit.core.top_k import first_in_blocks, places_in_whole, top_k_in_blocks
+
+
+class Unquantized(NamedTuple):
+    """Errors as they are.
+
+    Attributes:
+        errors: shaped like the parameters, on explicit mesh axes also sharded like them; in float32 at least.
+    """
+
+    errors: Any
+
+
+class ScaleByMicroAdamState(NamedTuple):
+    """State of `scale_by_micro_adam`: equal on all workers, and replicated over mesh axes where not said otherwise.
+
+    Attributes:
+        count: number of updates so far.
+        places: of the entries in the window, for each parameter a row for each of the last gradients: counted from the
+            start of their block, as integers of 16 bits where blocks have at most 32,768 entries, otherwise of 32.
+        values: of these entries, in `state_dtype`.
+        error: what has not reached the window so far: a `Quantized` of three trees, or `Unquantized` if `bits` is None.
+    """
+
+    count: jax.typing.ArrayLike
+    places: Any
+    values: Any
+    error: Any
+
+
+class MicroAdamWithResidualState(NamedTuple):
+    """State of `micro_adam` with `add_residual`.
+
+    Attributes:
+        micro_adam: state of the moments and errors.
+        behind: state of decay and learning rate.
+    """
+
+    micro_adam: Any
+    behind: optax.OptState
+
+
+class _Rule(NamedTuple):
+    """Initialises all leaves; makes of updates and state directions, residuals and the next state."""
+
+    init: optax.TransformInitFn
+    step: Callable[[Any, Any], tuple[Any, Any, ScaleByMicroAdamState]]
+
+
+class _Step(NamedTuple):
+    """What an update makes of one leaf; the residual is what quantization takes from the error."""
+
+    direction: Any
+    residual: Any
+    places: Any
+    values: Any
+    error: Any
+
+
+class _Codec(NamedTuple):
+    """How flattened errors are kept: as what, for a parameter, from an error and its gradient, and back again."""
+
+    kind: Any
+    zeros: Callable[[jax.Array], Any]
+    encode: Callable[[jax.Array, jax.Array], Any]
+    decode: Callable[[Any, jax.Array], jax.Array]
+
+
+def _moments_of_window(places: jax.Array, values: jax.Array, weights: Any, size: int) -> tuple[jax.Array, jax.Array]:
+    """Sums values and squares of values at their places, those of each row with its two weights."""
+
+    # Row after row, since no place is twice in a row: sums then do not depend on the order of parallel threads.
+    def add_row(moments, row):
+        (mu, nu), (places, values, (weight1, weight2)) = moments, row
+        mu = mu.at[places].add(weight1 * values, unique_indices=True)
+        nu = nu.at[places].add(weight2 * values**2, unique_indices=True)
+        return (mu, nu), None
+
+    zeros = jnp.zeros([size], values.dtype)
+    return jax.lax.scan(add_row, (zeros, zeros), (places, values, weights))[0]
+
+
+def _codec(bits: int | None, block_size: int, dtype: Any) -> _Codec:
+    if bits is None:
+        return _Codec(
+            kind=Unquantized,
+            zeros=lambda param: Unquantized(jnp.zeros_like(param, widen(param).dtype)),
+            encode=lambda error, like: Unquantized(shard_like(error.reshape(like.shape), like)),
+            decode=lambda kept, like: replicate(kept.errors).ravel().astype(like.dtype),
+        )
+    if bits not in (1, 2, 4, 8):
+        raise ValueError(f"bits must be 1, 2, 4, 8 or None, got {bits!r}")
+    return _Codec(
+        kind=Quantized,
+        zeros=lambda param: quantized_zeros(param.size, bits, block_size, dtype),
+        encode=lambda error, _: quantize(error, bits, block_size, dtype),
+        decode=lambda kept, like: dequantize(kept, like.size, bits, block_size, like.dtype),
+    )
+
+
+def _each(kind: Any, tree: Any, like: Any) -> Any:
+    """Makes of a tree like another one, with a tuple for each leaf, a tuple of trees."""
+    return kind(*(jax.tree.map(lambda _, parts, i=i: parts[i], like, tree) for i in range(len(kind._fields))))
+
+
+def _rule(
+    window: int,
+    density: float,
+    b1: jax.typing.ArrayLike,
+    b2: jax.typing.ArrayLike,
+    eps: jax.typing.ArrayLike,
+    alpha: float,
+    block_size: int,
+    bits: int | None,
+    quantization_block_size: int,
+    state_dtype: Any,
+) -> _Rule:
+    """Gives functions that initialise, and that make directions, residuals and the next state."""
+    check_count("window", window)
+    check_range("density", density, 0.0, 1.0, low_open=True)
+    check_range("b1", b1, 0.0, 1.0, high_open=True)
+    check_range("b2", b2, 0.0, 1.0, high_open=True)
+    check_range("eps", eps, 0.0, low_open=True)
+    check_range("alpha", alpha, 0.0, 1.0, high_open=True)
+    check_count("block_size", block_size)
+    check_count("quantization_block_size", quantization_block_size)
+    codec = _codec(bits, quantization_block_size, state_dtype)
+
+    def init_fn(params):
+        places = jax.tree.map(lambda p: jnp.tile(first_in_blocks(p.size, block_size, density), (window, 1)), params)
+        return ScaleByMicroAdamState(
+            count=jnp.zeros([], jnp.int32),
+            places=places,
+            values=optax.tree.zeros_like(places, dtype=state_dtype),
+            error=_each(codec.kind, jax.tree.map(codec.zeros, params), params),
+        )
+
+    def update_leaf(count, g, all_places, all_values, *kept):
+        flat = replicate(widen(g)).ravel()
+        accumulated = flat + codec.decode(codec.kind(*kept), flat)  # Alg. 1, line 4
+        places = top_k_in_blocks(accumulated, block_size, density)  # line 5
+        whole = places_in_whole(places, flat.size, block_size, density)
+        values = accumulated[whole].astype(state_dtype)
+        left = accumulated.at[whole].add(-values.astype(flat.dtype), unique_indices=True)  # line 6
+        kept = codec.encode(left, g)  # lines 7 and 8
+        row = (count - 1) % window
+        all_places, all_values = all_places.at[row].set(places), all_values.at[row].set(values)  # line 9
+
+        age = (row - jnp.arange(window)) % window
+        weights = tuple((b**age * (1 - b) / (1 - b**count)).astype(flat.dtype) for b in (b1, b2))
+        whole = places_in_whole(all_places, flat.size, block_size, density)
+        mu, nu = _moments_of_window(whole, all_values.astype(flat.dtype), weights, flat.size)  # lines 10 and 11
+        direction = mu / (jnp.sqrt(nu) + eps)  # line 12
+
+        error = codec.decode(kept, flat)
+        residual = left - error
+        if alpha > 0:  # the authors' form for pre-training
+            direction, kept = direction + alpha * error, codec.encode((1 - alpha) * error, g)
+        direction, residual = (shard_like(x.reshape(g.shape), g).astype(g.dtype) for x in (direction, residual))
+        return _Step(direction, residual, all_places, all_values, kept)
+
+    def step_fn(updates, state):
+        count = optax.safe_increment(state.count)
+
+        # One after another, so that temporary arrays are those of one parameter.
+        def update_leaves(*rows):
+            return jax.lax.map(lambda row: update_leaf(count, *row), rows)
+
+        results = map_equal_shapes(update_leaves, updates, state.places, state.values, *state.error)
+        steps = _each(_Step, results, updates)
+        error = optax.tree.cast_like(_each(codec.kind, steps.error, updates), state.error)
+        return steps.direction, steps.residual, ScaleByMicroAdamState(count, steps.places, steps.values, error)
+
+    return _Rule(init_fn, step_fn)
+
+
+def _only_direction(rule: _Rule) -> optax.GradientTransformation:
+    def update_fn(updates, state, params=None):
+        del params
+        directions, _, state = rule.step(updates, state)
+        return directions, state
+
+    return optax.GradientTransformation(rule.init, update_fn)
+
+
+def _with_residual(rule: _Rule, behind: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Makes an optimizer that adds the residual behind the learning rate, not multiplied with it."""
+
+    def init_fn(params):
+        return MicroAdamWithResidualState(micro_adam=rule.init(params), behind=behind.init(params))
+
+    def update_fn(updates, state, params=None):
+        directions, residuals, micro_adam_state = rule.step(updates, state.micro_adam)
+        steps, behind_state = behind.update(directions, state.behind, params)
+        return optax.tree.sub(steps, residuals), MicroAdamWithResidualState(micro_adam_state, behind_state)
+
+    return optax.GradientTransformation(init_fn, update_fn)
+
+
+def scale_by_micro_adam(
+    window: int = 10,
+    density: float = 0.01,
+    b1: jax.typing.ArrayLike = 0.9,
+    b2: jax.typing.ArrayLike = 0.999,
+    eps: jax.typing.ArrayLike = 1e-8,
+    *,
+    alpha: float = 0.0,
+    block_size: int = 16_384,
+    bits: int | None = 4,
+    quantization_block_size: int = 100_000,
+    state_dtype: Any = jnp.bfloat16,
+) -> optax.GradientTransformation:
+    """Rescales like Adam by moments of the largest entries of the last gradients, and feeds back the rest.
+
+    Each gradient, added to what earlier ones have left out, puts its largest entries into a window, whose moments are
+    taken; the rest is kept in 4 bits a parameter until it is large enough. Only parameters in the window move.
+
+    Bias is corrected as if the window reached back to the first step. After many more steps than that, an entry that is
+    in all of the window and does not change gets `(1 - b1**window) / sqrt(1 - b2**window)` in place of Adam's 1, 6.5
+    with the defaults. So the learning rate must be lower than Adam's.
+
+    Do not take it where the state of Adam fits into memory, nor for parameters that are sharded over 8 devices or more:
+    it gathers them flattened, and its own state is not sharded. A NaN stays in the errors for good: put
+    `optax.apply_if_finite` around the optimizer where gradients may have any.
+
+    Args:
+        window: number of gradients in the window, at least 1; default 10.
+        density: share of the entries of each block that a gradient puts into the window, in (0, 1], their number
+            rounded up; default 0.01.
+        b1: decay of the first moment, in [0, 1); default 0.9.
+        b2: decay of the second moment, in [0, 1); default 0.999.
+        eps: added to the root of the second moment, more than 0; default 1e-8.
+        alpha: share of the error that joins the step instead of staying, in [0, 1); default 0. The authors pre-train
+            with 0.1: all parameters then move.
+        block_size: number of neighbours in the flattened parameter of which the largest are taken, at least 1; default
+            16,384. The authors take as many as fit into a GPU's shared memory, 10,000 to 20,000. A smaller parameter is
+            one block.
+        bits: of an error, 1, 2, 4 or 8; default 4. None keeps errors whole, which shows what quantization costs.
+        quantization_block_size: number of neighbours whose errors share a range, at least 1; default 100,000. The
+            authors also take 32 and 64.
+        state_dtype: dtype of the window's values and of the ranges of errors; default bfloat16.
+
+    Returns:
+        A transformation; its state has `bits / 8 + 4 * window * density + 4 / quantization_block_size` bytes a
+        parameter, with the defaults 0.9.
+
+    Raises:
+        ValueError: if a hyperparameter is out of its range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optkit
+        >>> tx = optkit.scale_by_micro_adam(density=0.5)
+        >>> params = jnp.zeros(4)
+        >>> updates, state = tx.update(jnp.array([1.0, -2.0, 3.0, 0.5]), tx.init(params), params)
+        >>> updates.round(2).tolist()
+        [0.0, -1.0, 1.0, 0.0]
+        >>> updates, state = tx.update(jnp.zeros(4), state, params)
+        >>> (updates[0] > 0).item()
+        True
+
+    Reference:
+        Modoranu et al., "MicroAdam: Accurate Adaptive Optimization with Low Space Overhead and Provable Convergence",
+        2024, arXiv:2405.15593.
+    """
+    return _only_direction(
+        _rule(window, density, b1, b2, eps, alpha, block_size, bits, quantization_block_size, state_dtype)
+    )
+
+
+def micro_adam(
+    learning_rate: optax.ScalarOrSchedule,
+    window: int = 10,
+    density: float = 0.01,
+    b1: jax.typing.ArrayLike = 0.9,
+    b2: jax.typing.ArrayLike = 0.999,
+    eps: jax.typing.ArrayLike = 1e-8,
+    weight_decay: float | jax.Array = 0.0,
+    mask: Any | None = None,
+    *,
+    alpha: float = 0.0,
+    add_residual: bool = False,
+    block_size: int = 16_384,
+    bits: int | None = 4,
+    quantization_block_size: int = 100_000,
+    state_dtype: Any = jnp.bfloat16,
+) -> optax.GradientTransformationExtraArgs:
+    """AdamW on the largest entries of the last gradients: less than one byte of state a parameter.
+
+    Bias is corrected as if the window of the last gradients reached back to the first step. After many more steps than
+    that, an entry that is in all of it and does not change moves by `(1 - b1**window) / sqrt(1 - b2**window)` learning
+    rates in place of Adam's one, 6.5 with the defaults. So the learning rate must be lower than Adam's.
+
+    Do not take it where the state of Adam fits into memory, nor for parameters that are sharded over 8 devices or more:
+    it gathers them flattened, and its own state is not sharded. A NaN stays in the errors for good: put
+    `optax.apply_if_finite` around it where gradients may have any.
+
+    Args:
+        learning_rate: a positive number or a schedule; the authors fine-tune language models with 1e-5 to 1e-4.
+        window: number of gradients in the window, at least 1; default 10.
+        density: share of the entries of each block that a gradient puts into the window, in (0, 1], their number
+            rounded up; default 0.01.
+        b1: decay of the first moment, in [0, 1); default 0.9.
+        b2: decay of the second moment, in [0, 1); default 0.999.
+        eps: added to the root of the second moment, more than 0; default 1e-8.
+        weight_decay: strength of the decoupled decay, at least 0; default 0.
+        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
+        alpha: share of the error that joins the step instead of staying, in [0, 1); default 0. The authors pre-train
+            with 0.1: all parameters then move.
+        add_residual: whether parameters move at once, without the learning rate, by what quantization takes from the
+            errors, the authors' `alpha=-2`. Off by default: it is gradient descent at rate 1 on that part, and diverges
+            where gradients are not far smaller than parameters.
+        block_size: number of neighbours in the flattened parameter of which the largest are taken, at least 1; default
+            16,384. The authors take as many as fit into a GPU's shared memory, 10,000 to 20,000. A smaller parameter is
+            one block.
+        bits: of an error, 1, 2, 4 or 8; default 4. None keeps errors whole, which shows what quantization costs.
+        quantization_block_size: number of neighbours whose errors share a range, at least 1; default 100,000. The
+            authors also take 32 and 64.
+        state_dtype: dtype of the window's values and of the ranges of errors; default bfloat16.
+
+    Returns:
+        An optimizer; its state has `bits / 8 + 4 * window * density + 4 / quantization_block_size` bytes a parameter,
+        with the defaults 0.9, where Adam's has 8.
+
+    Raises:
+        ValueError: if a hyperparameter is out of its range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optkit
+        >>> tx = optkit.micro_adam(1e-3)
+        >>> optkit.cost(tx, {"w": jnp.zeros((1000, 1000))}, state_only=True).state_bytes
+        900444
+
+    Reference:
+        Modoranu et al., "MicroAdam: Accurate Adaptive Optimization with Low Space Overhead and Provable Convergence",
+        2024, arXiv:2405.15593.
+    """
+    check_range("weight_decay", weight_decay, 0.0)
+    rule = _rule(window, density, b1, b2, eps, alpha, block_size, bits, quantization_block_size, state_dtype)
+    behind = optax.chain(optax.add_decayed_weights(weight_decay, mask), optax.scale_by_learning_rate(learning_rate))
+    return in_float32(_with_residual(rule, behind) if add_residual else optax.chain(_only_direction(rule), behind))

@@ -1,0 +1,281 @@
+"""NorMuon: Muon whose updates have rows of equal size, by a second moment for each neuron.
+
+Li, Liu, Liang, Chen, Zhao, "NorMuon: Making Muon more efficient and scalable", 2025, arXiv:2510.05491. The rule is that
+of microsoft/dion, whose momentum is a sum and which gives the update the Frobenius norm that it had; the paper's is an
+average, and gives it the root mean square of AdamW's updates (`ema=True, scale="paper_rms"`). Norms and means are those
+of whole matrices, however they are sharded.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import optax
+
+from optkit.core.checks import check_range
+from optkit.core.matrix_view import from_matrices, require_views, to_matrices
+from optkit.core.newton_schulz import polar_express
+from optkit.core.precision import widen
+from optkit.core.stacking import map_equal_shapes
+from optkit.orthonormalization.other_parameters import with_other_parameters
+from optkit.orthonormalization.row_sizes import (
+    columns_axis,
+    divide_by_row_sizes,
+    frobenius_norm,
+    with_norm,
+    zero_second_moments,
+)
+from optkit.orthonormalization.scales import SCALES, Scale, check_scale
+from optkit.sign_momentum.cautious import add_cautious_decayed_weights
+
+NormuonScale = Scale | Literal["paper_rms"]
+
+
+class ScaleByNormuonState(NamedTuple):
+    """State of `scale_by_normuon`.
+
+    Attributes:
+        momentum: an `optax.TraceState` with the sum of the gradients, shaped and sharded like the parameters, in
+            `mu_dtype`. Equal on all workers.
+        second_moment: averages of the mean squares of an update's rows, as many as a matrix has rows, behind the axes
+            over separate matrices, in float32 at least; None for leaves without entries. Equal on all workers.
+    """
+
+    momentum: optax.OptState
+    second_moment: Any
+
+
+class _Result(NamedTuple):
+    direction: jax.Array
+    second_moment: jax.Array
+
+
+def scale_by_normuon(
+    momentum: jax.typing.ArrayLike = 0.95,
+    b2: jax.typing.ArrayLike = 0.95,
+    *,
+    nesterov: bool = False,
+    ema: bool = False,
+    orthogonalize: Callable[[jax.Array], jax.Array] = polar_express,
+    eps: jax.typing.ArrayLike = 1e-8,
+    scale: NormuonScale | None = "spectral",
+    weight_dimension_numbers: Any | None = None,
+    mu_dtype: Any | None = None,
+) -> optax.GradientTransformation:
+    """Replaces the gradient of a matrix by its orthogonalized momentum with rows divided by their usual size.
+
+    Singular values of an orthogonalized update are about one, but the sizes of its rows, one for each neuron, differ.
+    They are evened out, and the whole is scaled to the Frobenius norm that it had. What `scale_by_muon` says of sharded
+    matrices holds here too.
+
+    Args:
+        momentum: decay of the momentum, in [0, 1); default 0.95.
+        b2: decay of the rows' second moments, in [0, 1); default 0.95. Their bias is not corrected: it is a factor of
+            the whole matrix, which the scaling takes out.
+        nesterov: whether the gradient is added once more, as by Nesterov; off by default.
+        ema: whether the momentum is an exponential average (the paper) or a sum (default). They give the same
+            directions but for the epsilon in `orthogonalize`.
+        orthogonalize: of stacked matrices; default `polar_express`.
+        eps: added to the roots of second moments, and the least norm that is divided by; above 0, default 1e-8.
+        scale: `"spectral"` (default) multiplies by `sqrt(fan_out / fan_in)`, `"rms"` by
+            `0.2 * sqrt(max(fan_out, fan_in))`, which has the size of AdamW's updates, `"keller"` by
+            `sqrt(max(1, fan_out / fan_in))`; None by nothing.
+            `"paper_rms"` gives all updates a root mean square of 0.2 instead.
+        weight_dimension_numbers: which axes are inputs and outputs, as Optax's Muon takes it. By default a leaf is the
+            kernel of a dense layer in Flax, inputs first; for weights stored as PyTorch does it is
+            `optax.contrib.MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)`; `flax_dimension_numbers` has those
+            of Flax's layers. Other axes count matrices.
+        mu_dtype: dtype of the momentum, that of the parameters by default.
+
+    Returns:
+        A transformation with a `ScaleByNormuonState`. All leaves must be matrices, but leaves without entries pass.
+
+    Raises:
+        ValueError: if a hyperparameter is out of its range, or a leaf is no matrix.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optkit
+        >>> tx = optkit.scale_by_normuon(scale="paper_rms")
+        >>> params = jnp.zeros((2, 3))
+        >>> gradient = jnp.array([[3.0, 1.0, 1.0], [0.0, 1.0, -1.0]])
+        >>> updates, state = tx.update(gradient, tx.init(params), params)
+        >>> jnp.linalg.norm(updates, axis=0).round(2)
+        Array([0.28, 0.28, 0.28], dtype=float32)
+
+    Reference:
+        Li et al., "NorMuon: Making Muon more efficient and scalable", 2025, arXiv:2510.05491.
+    """
+    check_range("momentum", momentum, 0.0, 1.0, high_open=True)
+    check_range("b2", b2, 0.0, 1.0, high_open=True)
+    check_range("eps", eps, 0.0, low_open=True)
+    check_scale(scale, "paper_rms")
+    trace = optax.trace(momentum, nesterov, mu_dtype)
+    step = functools.partial(_step, b2=b2, orthogonalize=orthogonalize, eps=eps, scale=scale)
+
+    def init_fn(params):
+        views = require_views(params, weight_dimension_numbers, "scale_by_normuon")
+        return ScaleByNormuonState(trace.init(params), jax.tree.map(zero_second_moments, params, views))
+
+    def update_fn(updates, state, params=None):
+        views = require_views(updates, weight_dimension_numbers, "scale_by_normuon")
+        buffer, momentum_state = trace.update(updates, state.momentum, params)
+
+        def matrices(x, view):
+            return None if view is None else to_matrices((1 - momentum) * x if ema else x, view)
+
+        def leaf(x, view, result):
+            return x if view is None else from_matrices(result, view, x).astype(x.dtype)
+
+        results = map_equal_shapes(
+            step, jax.tree.map(matrices, buffer, views), state.second_moment, jax.tree.map(columns_axis, views)
+        )
+        directions, second_moments = (
+            jax.tree.map(lambda result, name=name: getattr(result, name), results, is_leaf=_is_result)
+            for name in _Result._fields
+        )
+        second_moments = optax.tree.cast_like(second_moments, state.second_moment)
+        return jax.tree.map(leaf, updates, views, directions), ScaleByNormuonState(momentum_state, second_moments)
+
+    return optax.GradientTransformation(init_fn, update_fn)
+
+
+def normuon(
+    learning_rate: optax.ScalarOrSchedule,
+    momentum: jax.typing.ArrayLike = 0.95,
+    b2: jax.typing.ArrayLike = 0.95,
+    weight_decay: float | jax.Array = 0.01,
+    mask: Any | None = None,
+    *,
+    labels: Any | None = None,
+    nesterov: bool = False,
+    ema: bool = False,
+    orthogonalize: Callable[[jax.Array], jax.Array] = polar_express,
+    eps: jax.typing.ArrayLike = 1e-8,
+    scale: NormuonScale | None = "spectral",
+    cautious_decay: bool = False,
+    weight_dimension_numbers: Any | None = None,
+    adamw_learning_rate: optax.ScalarOrSchedule | None = None,
+    adamw_b1: jax.typing.ArrayLike = 0.9,
+    adamw_b2: jax.typing.ArrayLike = 0.95,
+    adamw_eps: jax.typing.ArrayLike = 1e-8,
+    adamw_weight_decay: float | jax.Array = 0.0,
+    lion_learning_rate: optax.ScalarOrSchedule | None = None,
+    lion_b1: jax.typing.ArrayLike = 0.9,
+    lion_b2: jax.typing.ArrayLike = 0.95,
+    lion_weight_decay: float | jax.Array = 0.0,
+    mu_dtype: Any | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """NorMuon on hidden matrices, AdamW or Lion on all other parameters.
+
+    Muon with updates of equal size for all neurons, which costs one number a neuron. Do not take it for embeddings,
+    whose rows are seldom touched, nor for the last layer: name these in `labels`. One NaN gradient stays in the
+    momentum for ever: see `optax.apply_if_finite`.
+
+    Args:
+        learning_rate: a positive number or a schedule; about 0.02 for networks, and AdamW's with the scales `"rms"` and
+            `"paper_rms"`.
+        momentum: decay of the momentum, in [0, 1); default 0.95.
+        b2: decay of the rows' second moments, in [0, 1); default 0.95.
+        weight_decay: strength of the decoupled decay of NorMuon's matrices, at least 0; default 0.01.
+        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
+        labels: tree of words, a prefix of the parameters, or a function that makes it from them: each leaf's
+            optimizer, "normuon", "adamw" or "lion". By default leaves of two axes, or those that have
+            `weight_dimension_numbers`, have "normuon" and all others "adamw".
+        nesterov: whether the gradient is added once more, as by Nesterov; off by default.
+        ema: whether the momentum is an exponential average or a sum (default), see `scale_by_normuon`.
+        orthogonalize: of stacked matrices; default `polar_express`.
+        eps: added to the roots of second moments, and the least norm that is divided by; above 0, default 1e-8.
+        scale: `"spectral"` (default), `"rms"`, `"keller"`, `"paper_rms"` or None, see `scale_by_normuon`.
+        cautious_decay: decays only those of NorMuon's parameters that the update moves towards zero; off by default.
+        weight_dimension_numbers: which axes of matrices are inputs and outputs, see `scale_by_normuon`; with None for
+            leaves that are no matrices. `flax_dimension_numbers` has those of Flax's layers.
+        adamw_learning_rate: AdamW's; default `learning_rate`.
+        adamw_b1: decay of AdamW's first moment, in [0, 1); default 0.9.
+        adamw_b2: decay of AdamW's second moment, in [0, 1); default 0.95.
+        adamw_eps: AdamW's, at least 0; default 1e-8.
+        adamw_weight_decay: strength of AdamW's decoupled decay, at least 0; default 0.
+        lion_learning_rate: Lion's; default `learning_rate`.
+        lion_b1: weight of Lion's momentum in its direction, in [0, 1]; default 0.9.
+        lion_b2: decay of Lion's momentum, in [0, 1]; default 0.95.
+        lion_weight_decay: strength of Lion's decoupled decay, at least 0; default 0.
+        mu_dtype: dtype of the momenta; default the parameters', but at least float32.
+
+    Returns:
+        An optimizer; its state is one number an entry and one a row of a matrix, one for each parameter of Lion's and
+        two for each of AdamW's.
+
+    Raises:
+        ValueError: if a hyperparameter is out of its range, or a leaf labelled "normuon" is no matrix.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optkit
+        >>> tx = optkit.normuon(1.0, weight_decay=0.0)
+        >>> params = {"kernel": jnp.array([[3.0, 0.0], [0.0, -2.0]]), "bias": jnp.array([2.0])}
+        >>> updates, state = tx.update(params, tx.init(params), params)
+        >>> jnp.diag(updates["kernel"]).round(2), updates["bias"].round(2)
+        (Array([-0.93,  0.93], dtype=float32), Array([-1.], dtype=float32))
+
+    Reference:
+        Li et al., "NorMuon: Making Muon more efficient and scalable", 2025, arXiv:2510.05491.
+    """
+    check_range("weight_decay", weight_decay, 0.0)
+    decay = add_cautious_decayed_weights if cautious_decay else optax.add_decayed_weights
+    matrices = optax.chain(
+        scale_by_normuon(
+            momentum,
+            b2,
+            nesterov=nesterov,
+            ema=ema,
+            orthogonalize=orthogonalize,
+            eps=eps,
+            scale=scale,
+            weight_dimension_numbers=weight_dimension_numbers,
+            mu_dtype=mu_dtype,
+        ),
+        decay(weight_decay, mask),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+    return with_other_parameters(
+        "normuon",
+        matrices,
+        labels=labels,
+        weight_dimension_numbers=weight_dimension_numbers,
+        mask=mask,
+        adamw_learning_rate=learning_rate if adamw_learning_rate is None else adamw_learning_rate,
+        adamw_b1=adamw_b1,
+        adamw_b2=adamw_b2,
+        adamw_eps=adamw_eps,
+        adamw_weight_decay=adamw_weight_decay,
+        lion_learning_rate=learning_rate if lion_learning_rate is None else lion_learning_rate,
+        lion_b1=lion_b1,
+        lion_b2=lion_b2,
+        lion_weight_decay=lion_weight_decay,
+        mu_dtype=mu_dtype,
+    )
+
+
+def _step(
+    buffer: jax.Array,
+    second_moment: jax.Array,
+    axis: int,
+    *,
+    b2: jax.typing.ArrayLike,
+    orthogonalize: Callable[[jax.Array], jax.Array],
+    eps: jax.typing.ArrayLike,
+    scale: NormuonScale | None,
+) -> _Result:
+    """One step of stacked matrices, whose columns are counted by `axis`."""
+    orthogonal = orthogonalize(widen(buffer))
+    even, second_moment = divide_by_row_sizes(orthogonal, second_moment, axis, b2=b2, eps=eps)
+    rows, columns = buffer.shape[-3 - axis], buffer.shape[axis]
+    if scale == "paper_rms":
+        return _Result(with_norm(even, 0.2 * math.sqrt(rows * columns), eps), second_moment)
+    return _Result(with_norm(even, SCALES[scale](rows, columns) * frobenius_norm(orthogonal), eps), second_moment)
+
+
+def _is_result(node: Any) -> bool:
+    return isinstance(node, _Result)

@@ -1,0 +1,79 @@
+"""Rows of an update divided by their usual size, as NorMuon does."""
+
+import jax
+import jax.numpy as jnp
+
+from optkit.core.matrix_view import MatrixView, to_matrices
+from optkit.core.precision import widen
+
+
+def columns_axis(view: MatrixView) -> int:
+    """Says which of the last two axes of what `to_matrices` gives is over columns."""
+    return -1 if view.rows_first else -2
+
+
+def zero_second_moments(x: jax.Array, view: MatrixView | None) -> jax.Array | None:
+    """Gives a zero for each row of a leaf's matrices, sharded like the rows.
+
+    Args:
+        x: the leaf.
+        view: how it is seen; None for a leaf without entries.
+
+    Returns:
+        An array with the axes over separate matrices and one over rows, in float32 at least; None without a view.
+
+    Example:
+        >>> from optkit.core.matrix_view import matrix_view
+        >>> kernel = jnp.ones((4, 6))
+        >>> zero_second_moments(kernel, matrix_view(kernel.shape)).shape
+        (6,)
+    """
+    return None if view is None else jnp.sum(jnp.zeros_like(widen(to_matrices(x, view))), axis=columns_axis(view))
+
+
+def divide_by_row_sizes(
+    matrices: jax.Array,
+    second_moments: jax.Array,
+    axis: int,
+    selected: jax.Array | bool = True,
+    *,
+    b2: jax.typing.ArrayLike,
+    eps: jax.typing.ArrayLike,
+) -> tuple[jax.Array, jax.Array]:
+    """Averages the mean squares of rows and divides by the roots of the averages.
+
+    Args:
+        matrices: updates, one or several along leading axes, in float32 at least.
+        second_moments: the averages so far, without `axis`.
+        axis: the one over columns.
+        selected: rows whose average moves, with an axis of size one over columns; all by default.
+        b2: decay of the averages.
+        eps: added to the roots.
+
+    Returns:
+        The quotients and the new averages.
+
+    Example:
+        >>> quotients, averages = divide_by_row_sizes(jnp.array([[2.0], [6.0]]), jnp.zeros(2), -1, b2=0.0, eps=0.0)
+        >>> quotients.tolist(), averages.tolist()
+        ([[1.0], [1.0]], [4.0, 36.0])
+    """
+    before = jnp.expand_dims(second_moments, axis)
+    moved = b2 * before + (1 - b2) * jnp.mean(matrices**2, axis=axis, keepdims=True)
+    averages = jnp.where(selected, moved, before)
+    return matrices / (jnp.sqrt(averages) + eps), jnp.squeeze(averages, axis)
+
+
+def frobenius_norm(matrices: jax.Array) -> jax.Array:
+    """Gives the norm of each matrix, with axes of size one."""
+    return jnp.linalg.norm(matrices, axis=(-2, -1), keepdims=True)
+
+
+def with_norm(matrices: jax.Array, norm: jax.typing.ArrayLike, eps: jax.typing.ArrayLike) -> jax.Array:
+    """Scales each matrix to a Frobenius norm; those smaller than `eps` to less.
+
+    Example:
+        >>> with_norm(jnp.array([[3.0, 4.0]]), 10.0, 1e-8).tolist()
+        [[6.0, 8.0]]
+    """
+    return matrices * (norm / jnp.maximum(frobenius_norm(matrices), eps))

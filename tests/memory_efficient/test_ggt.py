@@ -1,0 +1,173 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden_files import assert_replays, replays
+
+from optkit import cost
+from optkit.core.compressor import global_top_k
+from optkit.memory_efficient.ggt import ggt, scale_by_ggt, sparse_ggt
+from optkit.testing import golden
+
+
+def recorded_optimizer(recording):
+    recorded = recording.hyperparams
+    rate, window, eps, decay = (recorded[name] for name in ("learning_rate", "window", "eps", "weight_decay"))
+    if recording.meta["method"] == "efcp_ggt":
+        return sparse_ggt(rate, window, eps, recorded["density"], decay, jitter=recorded["gram_jitter"])
+    return ggt(
+        rate,
+        window,
+        recorded["b1"],
+        recorded["b2"],
+        eps,
+        decay,
+        jitter=recorded["gram_jitter"],
+        undecayed_backprojection=True,
+    )
+
+
+@replays("ggt", "efcp_ggt")
+def test_golden_ggt(recording):
+    assert_replays(recording, golden.replay_gradients(recorded_optimizer(recording), recording))
+
+
+LIKE = {"kernel": (6, 4), "convolution": (2, 3, 2, 2), "scalar": (), "bias": (5,), "empty": (0, 3), "none": None}
+
+
+def normal(seed, scale=1.0):
+    rng = np.random.default_rng(seed)
+    return {
+        name: None if shape is None else jnp.asarray(scale * rng.standard_normal(shape)) for name, shape in LIKE.items()
+    }
+
+
+def flat(tree):
+    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
+
+
+def run(tx, gradients):
+    params = jax.tree.map(jnp.zeros_like, gradients[0])
+    state = tx.init(params)
+    update = jax.jit(tx.update)
+    for gradient in gradients:
+        updates, state = update(gradient, state, params)
+    return updates, state
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_full_window_without_decay_gives_the_inverse_root_on_its_span():
+    gradients = [normal(seed) for seed in range(5)]
+    updates, _ = run(scale_by_ggt(5, eps=1e-12), gradients)
+    rows = np.stack([flat(gradient) for gradient in gradients])
+    values, vectors = np.linalg.eigh(rows.T @ rows)
+    inverse_root = vectors[:, -5:] / np.sqrt(values[-5:]) @ vectors[:, -5:].T
+    np.testing.assert_allclose(flat(updates), inverse_root @ rows[-1], atol=1e-10)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("b1", [None, 0.0, 0.7])
+@pytest.mark.parametrize("jitter", [0.0, 0.5])
+@pytest.mark.parametrize("undecayed_backprojection", [False, True])
+def test_the_update_is_the_formula(b1, jitter, undecayed_backprojection):
+    window, b2, eps = 4, 0.8, 0.1
+    gradients = [normal(seed) for seed in range(7)]
+    tx = scale_by_ggt(window, b1, b2, eps, jitter=jitter, undecayed_backprojection=undecayed_backprojection)
+    updates, _ = run(tx, gradients)
+    momentum = 0.0
+    for gradient in gradients:
+        momentum = (b1 or 0.0) * momentum + (1 - (b1 or 0.0)) * flat(gradient)
+    rows = np.stack([flat(gradient) for gradient in gradients[-window:]])
+    decayed = rows * b2 ** np.arange(window)[::-1, None]
+    squares, vectors = np.linalg.eigh(decayed @ decayed.T + jitter * np.eye(window))
+    values = np.sqrt(squares)
+    span = (rows if undecayed_backprojection else decayed).T @ vectors / values
+    expected = span @ ((1 / (values + eps) - 1 / eps) * (span.T @ momentum)) + momentum / eps
+    np.testing.assert_allclose(flat(updates), expected, rtol=1e-9, atol=1e-11)
+
+
+def test_steps_are_not_longer_than_the_learning_rate():
+    for tx in (ggt(0.1, 4, eps=1e-8), sparse_ggt(0.1, 4, eps=1e-8, density=0.2)):
+        for steps in (1, 3, 9):
+            updates, _ = run(tx, [normal(seed) for seed in range(steps)])
+            assert 0.01 < np.linalg.norm(flat(updates)) < 0.1001
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-7, 1e-4])
+def test_a_singular_window_in_float32_gives_a_step_of_bounded_length(spread):
+    common = normal(0)
+    gradients = [jax.tree.map(lambda x, d: x + spread * d, common, normal(seed)) for seed in range(1, 9)]
+    updates, _ = run(scale_by_ggt(8, eps=1e-8), gradients)
+    assert 0.3 < np.linalg.norm(flat(updates)) < 1.1
+
+
+def test_everything_kept_is_the_whole_window():
+    gradients = [normal(seed) for seed in range(6)]
+    sparse, _ = run(sparse_ggt(0.1, 3, density=1.0), gradients)
+    whole, _ = run(ggt(0.1, 3), gradients)
+    np.testing.assert_allclose(flat(sparse), flat(whole), rtol=1e-3, atol=1e-6)
+
+
+def test_gradients_of_zero_give_updates_of_zero():
+    zeros = jax.tree.map(jnp.zeros_like, normal(0))
+    for tx in (ggt(0.1, 3), ggt(0.1, 3, b1=0.9), sparse_ggt(0.1, 3, density=0.1)):
+        updates, _ = run(tx, [zeros, zeros])
+        np.testing.assert_array_equal(flat(updates), 0.0)
+
+
+@pytest.mark.parametrize("tx", [ggt(0.1, 3), sparse_ggt(0.1, 3)])
+def test_empty_trees_are_left_alone(tx):
+    assert tx.update({}, tx.init({}), {})[0] == {}
+
+
+def test_decay_is_added_to_the_gradient():
+    params, zeros = normal(0), jax.tree.map(jnp.zeros_like, normal(0))
+    tx = ggt(0.1, 3, weight_decay=2.0)
+    updates, _ = tx.update(zeros, tx.init(params), params)
+    np.testing.assert_allclose(flat(updates), -0.1 * flat(params) / np.linalg.norm(flat(params)), rtol=1e-4)
+
+
+SHAPES = {"hidden": (300, 200), "output": (200, 10), "bias": (200,)}
+PARAMS = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in SHAPES.items()}
+SIZE = sum(math.prod(shape) for shape in SHAPES.values())
+
+
+@pytest.mark.parametrize(
+    ("tx", "bytes_of_state"),
+    [
+        (ggt(0.1, 16), 16 * 4 * SIZE),
+        (ggt(0.1, 16, b1=0.9), 17 * 4 * SIZE),
+        (sparse_ggt(0.1, 16), 16 * (SIZE // 100) * (4 + 4) + 4 * SIZE),
+        (sparse_ggt(0.1, 16, window_dtype=jnp.bfloat16), 16 * (SIZE // 100) * (2 + 4) + 4 * SIZE),
+    ],
+)
+def test_state_is_the_window_and_its_inner_products(tx, bytes_of_state):
+    counter, inner_products = 4, 4 * 16**2
+    assert cost(tx, PARAMS, state_only=True).state_bytes == bytes_of_state + inner_products + counter
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: ggt(0.1, 0), "window must be a positive integer, got 0"),
+        (lambda: ggt(0.1, b1=1.0), r"b1 must be in \[0, 1\), got 1.0"),
+        (lambda: ggt(0.1, b2=1.5), r"b2 must be in \[0, 1\], got 1.5"),
+        (lambda: ggt(0.1, eps=0.0), r"eps must be in \(0, inf\], got 0.0"),
+        (lambda: ggt(0.1, jitter=-1.0), r"jitter must be in \[0, inf\], got -1.0"),
+        (lambda: ggt(0.1, weight_decay=-1.0), r"weight_decay must be in \[0, inf\], got -1.0"),
+        (lambda: sparse_ggt(0.1, density=2.0), r"density must be in \(0, 1\], got 2.0"),
+    ],
+)
+def test_wrong_arguments_are_named(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_a_compressed_window_says_where_it_must_stand():
+    tx = scale_by_ggt(2, compressor=global_top_k(0.5))
+    with pytest.raises(
+        TypeError, match=r"scale_by_ggt needs the extra argument compressed: .* inside optkit\.error_feedback"
+    ):
+        tx.update(jnp.ones(4), tx.init(jnp.ones(4)))

@@ -1,0 +1,272 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from golden_files import assert_replays, replays
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from optkit import cost, on_workers
+from optkit.core.compressor import global_top_k
+from optkit.core.error_feedback import error_feedback
+from optkit.memory_efficient.gradient_window import GradientWindow
+from optkit.memory_efficient.m_fac import ScaleByMFacState, m_fac, scale_by_m_fac, sparse_m_fac
+from optkit.testing import golden
+
+
+def recorded_optimizer(recording):
+    recorded = recording.hyperparams
+    assert recorded.get("precondition", "sparse accumulator") == "sparse accumulator"
+    rate, decay, damping, window = (recorded[name] for name in ("learning_rate", "weight_decay", "damp", "window"))
+    sparse = {"density": recorded["density"]} if "density" in recorded else {}
+    mode = recorded.get("wd_type", "wd").split(":")[0]
+    if mode == "wd":  # W *= 1 - decay, whatever the learning rate
+        optimizer = sparse_m_fac if sparse else m_fac
+        momentum = recorded["momentum"] or None
+        return optimizer(rate, window, damping, momentum=momentum, weight_decay=decay / rate, **sparse)
+    assert mode in {"reg", "both"}  # preconditions (c + decay * W), but with the inner products of c alone
+    compressor = global_top_k(**sparse) if sparse else None
+    scale = scale_by_m_fac(window, damping, compressor=compressor)
+    return optax.chain(
+        scale if compressor is None else error_feedback(compressor, scale),
+        optax.add_decayed_weights(decay / damping),
+        optax.trace(recorded["momentum"]),
+        optax.add_decayed_weights(decay / rate if mode == "both" else 0.0),
+        optax.scale_by_learning_rate(rate),
+    )
+
+
+@replays("mfac", "efcp_mfac")
+def test_golden_m_fac(recording):
+    assert_replays(recording, golden.replay_gradients(recorded_optimizer(recording), recording))
+
+
+@replays("efcp_mfac")
+def test_golden_error_of_sparse_m_fac(recording):
+    tx = recorded_optimizer(recording)
+    params = jax.tree.map(jnp.asarray, recording.tree("params0"))
+
+    def step(carry, gradient):
+        params, state = carry
+        updates, state = tx.update(gradient, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    (_, state), _ = jax.jit(lambda carry, grads: jax.lax.scan(step, carry, grads))(
+        (params, tx.init(params)), recording.tree("grads")
+    )
+    error = flat(optax.tree.get(state, "error"))
+    expected = recording.arrays["final_state.error"]
+    assert np.max(np.abs(error - expected)) <= recording.meta["rtol"] * np.max(np.abs(expected))
+
+
+LIKE = {"kernel": (6, 4), "convolution": (2, 3, 2, 2), "scalar": (), "bias": (5,), "empty": (0, 3), "none": None}
+
+
+def normal(seed, scale=1.0, dtype=None):
+    rng = np.random.default_rng(seed)
+    return {
+        name: None if shape is None else jnp.asarray(scale * rng.standard_normal(shape), dtype)
+        for name, shape in LIKE.items()
+    }
+
+
+def flat(tree):
+    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
+
+
+def run(tx, gradients):
+    params = jax.tree.map(jnp.zeros_like, gradients[0])
+    state = tx.init(params)
+    update = jax.jit(tx.update)
+    for gradient in gradients:
+        updates, state = update(gradient, state, params)
+    return updates, state
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("steps", [1, 3, 4, 9])
+@pytest.mark.parametrize("damping", [1e-6, 0.1])
+def test_the_update_solves_the_damped_system(steps, damping):
+    window = 4
+    gradients = [normal(seed) for seed in range(steps)]
+    updates, _ = run(scale_by_m_fac(window, damping), gradients)
+    rows = np.stack([flat(gradient) for gradient in gradients[-window:]])
+    fisher = damping * np.eye(rows.shape[1]) + rows.T @ rows / window
+    np.testing.assert_allclose(fisher @ flat(updates), flat(gradients[-1]), atol=1e-10)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_sparse_update_solves_it_for_the_sparse_window():
+    window, damping, compressor = 4, 0.1, global_top_k(0.25)
+    tx = error_feedback(compressor, scale_by_m_fac(window, damping, compressor=compressor))
+    handing_on = error_feedback(compressor, optax.identity())
+    gradients = [normal(seed) for seed in range(6)]
+    state, rows = handing_on.init(gradients[0]), []
+    for gradient in gradients:
+        handed_on, state = handing_on.update(gradient, state)
+        rows.append(flat(handed_on))
+    fisher = damping * np.eye(len(rows[0])) + np.stack(rows[-window:]).T @ np.stack(rows[-window:]) / window
+    np.testing.assert_allclose(fisher @ flat(run(tx, gradients)[0]), rows[-1], atol=1e-10)
+
+
+def test_everything_kept_is_the_whole_window():
+    gradients = [normal(seed) for seed in range(6)]
+    compressor = global_top_k(1.0)
+    sparse, _ = run(error_feedback(compressor, scale_by_m_fac(3, 0.1, compressor=compressor)), gradients)
+    whole, _ = run(scale_by_m_fac(3, 0.1), gradients)
+    np.testing.assert_allclose(flat(sparse), flat(whole), rtol=1e-4, atol=1e-6)
+
+
+def close_gradients(number, spread):
+    """Gradients that are nearly one: the matrix of their inner products is singular in float32."""
+    rng = np.random.default_rng(0)
+    common = rng.standard_normal(300)
+    return [(common + spread * rng.standard_normal(300)).astype(np.float32) for _ in range(number)]
+
+
+@pytest.mark.parametrize("window", [2, 256])
+def test_a_singular_window_in_float32_gives_the_update_of_the_least_damping(window):
+    """What `damping=1e-7` cannot do in float32 is done with more damping, not wrongly."""
+    update = jax.jit(scale_by_m_fac(window, 1e-7).update)
+    for spread in (0.0, 1e-7, 1e-5, 1e-3):
+        gradients = np.stack(close_gradients(window, spread)).astype(np.float64)
+        rows, newest = jnp.asarray(gradients, jnp.float32), gradients[-1]
+        full = GradientWindow(jnp.array(window - 1), rows, jnp.dot(rows, rows.T, precision="highest"))
+        updates, _ = update(rows[-1], ScaleByMFacState(full))
+        gram = gradients @ gradients.T
+        least = 8 * np.finfo(np.float32).eps * math.sqrt(window) * np.diag(gram)
+        weights = np.linalg.solve(gram / window + np.diag(least), np.eye(window)[-1])
+        expected = weights @ gradients
+        # Rounding of eps * sqrt(window) beside a least damping of 8 times that, and a factor of 2.
+        assert np.linalg.norm(updates - expected) <= 2 / 8 * np.linalg.norm(expected)
+        assert 0.75 <= updates @ newest <= 1.25 * window  # g^T F^-1 g, where g g^T / window <= F
+
+
+@pytest.mark.parametrize("damping", [1e-7, 1e-4])
+def test_float32_agrees_with_float64_where_the_window_is_not_singular(damping):
+    gradients = [normal(seed, dtype=jnp.float32) for seed in range(20)]
+    narrow, _ = run(scale_by_m_fac(16, damping), gradients)
+    with jax.enable_x64(True):
+        wide, _ = run(scale_by_m_fac(16, damping), [jax.tree.map(lambda x: x.astype(float), g) for g in gradients])
+    # The least damping adds 16 * 8 * sqrt(16) * eps = 6e-5 to the squares, whose condition is below 10.
+    np.testing.assert_allclose(flat(narrow), flat(wide), atol=6e-4 * np.max(np.abs(flat(wide))))
+
+
+def test_a_gradient_far_larger_than_the_others_leaves_their_updates_alone():
+    small = [normal(seed) for seed in range(3)]
+    large = normal(9, scale=1e6)
+    expected, _ = run(scale_by_m_fac(4, 0.1), small)
+    updates, _ = run(scale_by_m_fac(4, 0.1), [large, *small])
+    direction = flat(large) / np.linalg.norm(flat(large))
+    remaining = flat(expected) - direction * (direction @ flat(expected))
+    cosine = flat(updates) @ remaining / np.linalg.norm(flat(updates)) / np.linalg.norm(remaining)
+    assert cosine > 0.95
+
+
+def test_gradients_of_zero_give_updates_of_zero():
+    zeros = jax.tree.map(jnp.zeros_like, normal(0))
+    for tx in (m_fac(0.1, 3), sparse_m_fac(0.1, 3, density=0.1)):
+        updates, _ = run(tx, [zeros, zeros])
+        np.testing.assert_array_equal(flat(updates), 0.0)
+
+
+@pytest.mark.parametrize("tx", [m_fac(0.1, 3), sparse_m_fac(0.1, 3)])
+def test_empty_trees_are_left_alone(tx):
+    assert tx.update({}, tx.init({}), {})[0] == {}
+
+
+def test_a_window_of_one_is_the_inverse_of_one_outer_product():
+    gradient = normal(0)
+    updates, _ = run(scale_by_m_fac(1, 0.5), [normal(1), gradient])
+    expected = flat(gradient) / (0.5 + np.sum(flat(gradient) ** 2))
+    np.testing.assert_allclose(flat(updates), expected, rtol=1e-4)
+
+
+def test_momentum_sums_the_updates():
+    gradients = [normal(0), normal(1)]
+    first, _ = run(m_fac(0.1, 3, 0.1), gradients[:1])
+    second, _ = run(m_fac(0.1, 3, 0.1), gradients)
+    both, _ = run(m_fac(0.1, 3, 0.1, momentum=0.9), gradients)
+    np.testing.assert_allclose(flat(both), 0.9 * flat(first) + flat(second), rtol=1e-4, atol=1e-7)
+
+
+def test_decay_is_that_of_the_learning_rate():
+    params = normal(0)
+    tx = m_fac(0.1, 3, weight_decay=0.5)
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    np.testing.assert_allclose(flat(updates), -0.05 * flat(params), rtol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", [m_fac, sparse_m_fac])
+def test_workers_gradients_are_averaged_first(optimizer):
+    options = {"window": 3, "damping": 0.1, "density": 0.5} if optimizer is sparse_m_fac else {"window": 3}
+    gradients = [jnp.arange(8.0).reshape(2, 4) ** power - 3.0 for power in (1, 2)]
+    tx, alone = optimizer(0.1, axis_name="workers", **options), optimizer(0.1, **options)
+    init, update = (on_workers(f, axis_name="workers", backend="vmap") for f in (tx.init, tx.update))
+    state, expected_state = init(gradients[0]), alone.init(gradients[0][0])
+    for gradient in gradients:
+        mean = jnp.mean(gradient, axis=0)
+        updates, state = update(gradient, state, gradient)
+        expected, expected_state = alone.update(mean, expected_state, mean)
+        np.testing.assert_allclose(updates, jnp.stack([expected] * 2), rtol=1e-5)
+
+
+SHAPES = {"hidden": (300, 200), "output": (200, 10), "bias": (200,)}
+PARAMS = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in SHAPES.items()}
+SIZE = sum(math.prod(shape) for shape in SHAPES.values())
+
+
+@pytest.mark.parametrize(
+    ("tx", "bytes_of_state"),
+    [
+        (m_fac(0.1, 16), 16 * 4 * SIZE),
+        (m_fac(0.1, 16, momentum=0.9), 17 * 4 * SIZE),
+        (sparse_m_fac(0.1, 16), 16 * (SIZE // 100) * (4 + 4) + 4 * SIZE),
+        (sparse_m_fac(0.1, 16, window_dtype=jnp.bfloat16), 16 * (SIZE // 100) * (2 + 4) + 4 * SIZE),
+    ],
+)
+def test_state_is_the_window_and_its_inner_products(tx, bytes_of_state):
+    counter, inner_products = 4, 4 * 16**2
+    assert cost(tx, PARAMS, state_only=True).state_bytes == bytes_of_state + inner_products + counter
+
+
+def sharded_params(axis_type):
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(axis_type,) * 2)
+    sharding = NamedSharding(mesh, PartitionSpec("data", "model"))
+    return {"kernel": jax.ShapeDtypeStruct((64, 32), jnp.float32, sharding=sharding)}
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_workers_of_sharded_parameters_send_inner_products_only(axis_type):
+    window = 6
+    found = cost(m_fac(0.1, window), sharded_params(axis_type))
+    whole = 4 * 64 * 32 * window
+    assert found.state_bytes_per_device < 0.2 * whole
+    assert set(found.sent) <= {"all-reduce"}
+    assert sum(found.sent.values()) <= 2 * 2 * 4 * window  # once over each mesh axis
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: m_fac(0.1, 0), "window must be a positive integer, got 0"),
+        (lambda: m_fac(0.1, 2.5), "window must be a positive integer, got 2.5"),
+        (lambda: m_fac(0.1, damping=0.0), r"damping must be in \(0, inf\], got 0.0"),
+        (lambda: m_fac(0.1, momentum=1.5), r"momentum must be in \[0, 1\], got 1.5"),
+        (lambda: m_fac(0.1, weight_decay=-1.0), r"weight_decay must be in \[0, inf\], got -1.0"),
+        (lambda: sparse_m_fac(0.1, density=0.0), r"density must be in \(0, 1\], got 0.0"),
+    ],
+)
+def test_wrong_arguments_are_named(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_a_compressed_window_says_where_it_must_stand():
+    tx = scale_by_m_fac(2, compressor=global_top_k(0.5))
+    with pytest.raises(
+        TypeError, match=r"scale_by_m_fac needs the extra argument compressed: .* inside optkit\.error_feedback"
+    ):
+        tx.update(jnp.ones(4), tx.init(jnp.ones(4)))

@@ -1,0 +1,169 @@
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from optkit.core.newton_schulz import polar_express
+from optkit.orthonormalization.dion2 import dion2, scale_by_dion2
+from optkit.orthonormalization.muon import muon
+
+TORCH = optax.contrib.MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)
+
+
+def normal(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape))
+
+
+def first_update(tx, gradients):
+    params = jax.tree.map(jnp.zeros_like, gradients)
+    return jax.jit(tx.update)(gradients, tx.init(params), params)
+
+
+def run(tx, gradients):
+    def step(carry, gradient):
+        params, state = carry
+        updates, state = tx.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), params
+
+    params = jax.tree.map(lambda g: jnp.ones_like(g[0]), gradients)
+    return jax.jit(lambda carry: jax.lax.scan(step, carry, gradients)[1])((params, tx.init(params)))
+
+
+def moved(direction, axis):
+    return np.flatnonzero(np.any(np.asarray(direction) != 0, axis=axis))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("shape", "select", "side"), [
+    ((6, 9), None, 0), ((9, 6), None, 1), ((6, 6), None, 0), ((9, 6), "rows", 0), ((6, 9), "columns", 1),
+])  # fmt: skip
+def test_the_slices_with_the_largest_sums_of_magnitudes_are_selected(shape, select, side):
+    gradient = normal(*shape)
+    tx = scale_by_dion2(0.25, select=select, weight_dimension_numbers=TORCH)
+    sums = jnp.sum(jnp.abs(gradient), axis=1 - side)
+    largest = np.sort(np.argsort(-sums)[: -(-shape[side] // 4)])
+    np.testing.assert_array_equal(moved(first_update(tx, gradient)[0], 1 - side), largest)
+
+
+@pytest.mark.usefixtures("x64")
+def test_rows_are_outputs():
+    gradient = normal(4, 6)
+    kernel = first_update(scale_by_dion2(0.5, select="rows"), gradient.T)[0]
+    torch = first_update(scale_by_dion2(0.5, select="rows", weight_dimension_numbers=TORCH), gradient)[0]
+    np.testing.assert_allclose(kernel.T, torch, atol=1e-12)
+
+
+def test_of_equal_rows_the_first_are_selected():
+    tx = scale_by_dion2(0.5, weight_dimension_numbers=TORCH)
+    direction = first_update(tx, jnp.ones((5, 8)).at[4].set(-1.0))[0]
+    np.testing.assert_array_equal(moved(direction, 1), [0, 1, 2])
+
+
+@pytest.mark.usefixtures("x64")
+def test_what_is_selected_is_orthogonalized_alone():
+    gradient = normal(6, 9).at[jnp.array([1, 4])].multiply(10.0)
+    tx = scale_by_dion2(0.3, scale="spectral", weight_dimension_numbers=TORCH)
+    direction = first_update(tx, gradient)[0]
+    expected = np.sqrt(6 / 9) * polar_express(gradient[jnp.array([1, 4])])
+    np.testing.assert_allclose(direction[jnp.array([1, 4])], expected, atol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_what_is_selected_shrinks_in_the_momentum_and_the_rest_stays():
+    gradient = normal(6, 9).at[2].multiply(10.0)
+    tx = scale_by_dion2(0.1, 0.7, weight_dimension_numbers=TORCH)
+    state = first_update(tx, gradient)[1]
+    np.testing.assert_allclose(state.momentum, gradient.at[2].multiply(0.7), rtol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_rows_that_are_not_selected_only_decay():
+    gradient = normal(6, 9).at[2].multiply(10.0)
+    tx = dion2(0.1, 0.1, weight_decay=0.5, weight_dimension_numbers=TORCH)
+    params = normal(6, 9, seed=1)
+    new = params + jax.jit(tx.update)(gradient, tx.init(params), params)[0]
+    rest = jnp.array([0, 1, 3, 4, 5])
+    np.testing.assert_allclose(new[rest], 0.95 * params[rest], rtol=1e-12)
+    assert jnp.min(jnp.abs(new[2] - 0.95 * params[2])) > 0
+
+
+@pytest.mark.usefixtures("x64")
+def test_small_rows_have_their_turn():
+    gradients = jnp.broadcast_to(normal(6, 9).at[0].multiply(0.2), (40, 6, 9))
+    tx = dion2(0.1, 0.3, 0.5, weight_decay=0.0, weight_dimension_numbers=TORCH)
+    trajectory = run(tx, gradients)
+    assert jnp.all(trajectory[0, 0] == 1)
+    assert jnp.all(trajectory[-1, 0] != 1)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6)])
+def test_all_rows_give_muon_without_nesterov(shape):
+    gradients = normal(10, *shape)
+    ours = dion2(0.1, 1.0, 0.9, weight_decay=0.1)
+    theirs = muon(0.1, 0.9, weight_decay=0.1, nesterov=False, ema=False, orthogonalize=polar_express, scale="spectral")
+    np.testing.assert_allclose(run(ours, gradients), run(theirs, gradients), atol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_each_matrix_of_a_batch_selects_by_itself():
+    gradients = normal(3, 8, 4)
+    batch = first_update(scale_by_dion2(), gradients)[0]
+    alone = [first_update(scale_by_dion2(), gradient)[0] for gradient in gradients]
+    np.testing.assert_allclose(batch, jnp.stack(alone), atol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_leaves_of_equal_shape_select_by_themselves():
+    gradients = {"a": normal(8, 4), "b": normal(8, 4, seed=1), "c": normal(4, 8)}
+    together = first_update(scale_by_dion2(), gradients)[0]
+    alone = {name: first_update(scale_by_dion2(), gradient)[0] for name, gradient in gradients.items()}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), together, alone)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("label", "expected"), [
+    ("adamw", optax.adamw(0.2, 0.9, 0.95, 1e-8, weight_decay=0.3)),
+    ("lion", optax.lion(0.2, 0.9, 0.95, weight_decay=0.3)),
+])  # fmt: skip
+def test_other_leaves_are_adamws_or_lions(label, expected):
+    gradients = {"bias": normal(8, 4), "embedding": normal(8, 6, 4)}
+    arguments: dict[str, Any] = {f"{label}_learning_rate": 0.2, f"{label}_weight_decay": 0.3}
+    trajectory = run(dion2(0.1, labels=label, **arguments), gradients)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), trajectory, run(expected, gradients))
+
+
+@pytest.mark.usefixtures("x64")
+def test_by_default_leaves_that_are_no_matrices_are_adamws_at_the_same_rate():
+    gradients = {"kernel": normal(8, 6, 4), "bias": normal(8, 4)}
+    trajectory = run(dion2(0.1), gradients)
+    expected = run(optax.adam(0.1, 0.9, 0.95), gradients["bias"])
+    np.testing.assert_allclose(trajectory["bias"], expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ({"fraction": 0.0}, r"fraction must be in \(0, 1\], got 0.0"),
+    ({"ef_decay": 1.5}, r"ef_decay must be in \[0, 1\], got 1.5"),
+    ({"select": "heads"}, "select must be 'rows', 'columns' or None, got 'heads'"),
+    ({"scale": "paper_rms"}, "scale must be 'keller', 'spectral', 'rms' or None, got 'paper_rms'"),
+    ({"weight_decay": -1.0}, r"weight_decay must be in \[0, inf\], got -1.0"),
+    ({"adamw_weight_decay": -1.0}, "adamw_weight_decay must be in"),
+    ({"lion_weight_decay": -1.0}, "lion_weight_decay must be in"),
+])  # fmt: skip
+def test_arguments_out_of_range_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        dion2(0.1, **arguments)
+
+
+def test_a_vector_is_refused():
+    with pytest.raises(ValueError, match=r"at least two axes, got a leaf of shape \(3,\)"):
+        scale_by_dion2().init({"bias": jnp.ones(3)})
+
+
+def test_a_leaf_without_numbers_is_named():
+    with pytest.raises(ValueError, match=r"scale_by_dion2 works on matrices and got the leaf \['head'\]"):
+        scale_by_dion2(weight_dimension_numbers={"head": None}).init({"head": jnp.ones((3, 4))})

@@ -1,0 +1,398 @@
+import functools
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from golden_files import assert_replays, replays
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from optax.contrib import MuonDimensionNumbers
+
+import optkit
+from optkit.core import hlo
+from optkit.core.orthonormal import cholesky_qr
+from optkit.orthonormalization import dion, scale_by_dion, scale_by_sharded_dion, sharded_dion, sharded_dion_specs
+from optkit.testing import check_transformation
+from optkit.testing.case import compiled
+
+AXES = {"axis_name": "dp", "fsdp_axis": "fs", "tp_axis": "tp"}
+OUTPUTS_FIRST = MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)
+
+
+def normal(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape))
+
+
+def mesh_of(dp, fs, tp, axis_type=AxisType.Auto):
+    return jax.make_mesh((dp, fs, tp), ("dp", "fs", "tp"), axis_types=(axis_type,) * 3)
+
+
+def placed(tree, mesh, specs):
+    return jax.tree.map(lambda spec, x: jax.device_put(x, NamedSharding(mesh, spec)), specs, tree)
+
+
+def run(tx, params, gradients):
+    """All parameters on the way on one device."""
+
+    def step(carry, gradient):
+        params, state = carry
+        updates, state = tx.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), params
+
+    return compiled(lambda params: jax.lax.scan(step, (params, tx.init(params)), gradients)[1])(params)
+
+
+def run_on(mesh, tx, specs, params, gradients, *, bases=None, check_vma=False, **numbers):
+    """All parameters on the way and the last state, of workers' gradients, which have an axis for them behind time."""
+    states = sharded_dion_specs(tx, params, specs, **AXES, **numbers)
+    full = jax.tree.broadcast(specs, params, is_leaf=lambda node: isinstance(node, P))
+    of_gradients = jax.tree.map(lambda spec: P(None, "dp", *spec), full)
+    trajectory = jax.tree.map(lambda spec: P(None, *spec), full)
+    shard_map = functools.partial(jax.shard_map, mesh=mesh, check_vma=check_vma)
+
+    def steps(params, state, gradients):
+        def step(carry, gradient):
+            params, state = carry
+            updates, state = tx.update(jax.tree.map(lambda g: g[0], gradient), state, params)
+            params = optax.apply_updates(params, updates)
+            return (params, state), params
+
+        (_, state), trajectory = jax.lax.scan(step, (params, state), gradients)
+        return trajectory, state
+
+    params, gradients = placed(params, mesh, full), placed(gradients, mesh, of_gradients)
+    state = compiled(shard_map(tx.init, in_specs=(full,), out_specs=states))(params)
+    if bases is not None:
+        drawn = optax.tree.get(state, "basis")
+        recorded = {name: jnp.asarray(bases.get(name, basis)) for name, basis in drawn.items()}
+        assert jax.tree.map(jnp.shape, drawn) == jax.tree.map(jnp.shape, recorded)
+        state = optax.tree.set(
+            state, basis=jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), recorded, drawn)
+        )
+    mapped = shard_map(steps, in_specs=(full, states, of_gradients), out_specs=(trajectory, states))
+    return compiled(mapped)(params, state, gradients)
+
+
+@replays("dion_sharded")
+def test_golden_sharded_dion(recording):
+    hyperparams = recording.hyperparams
+    sizes = dict(re.findall(r"(dp|fs|tp) ?= ?(\d+)", recording.meta["source"]))
+    mesh = mesh_of(*(int(sizes[name]) for name in ("dp", "fs", "tp")))
+    specs = {
+        leaf: P(*(dict(re.findall(r"(rows|cols) over (\w+)", words)).get(side) for side in ("rows", "cols")))
+        for leaf, words in hyperparams["sharding"].items()
+    }
+    translated = {"mu": "momentum", "power_iters": "power_iterations"}
+    named = ("learning_rate", "mu", "weight_decay", "rank_fraction", "rank", "rank_multiple_of", "eps", "power_iters")
+    options = {translated.get(name, name): hyperparams[name] for name in named if name in hyperparams}
+    tx = sharded_dion(specs=specs, weight_dimension_numbers=OUTPUTS_FIRST, **options, **AXES)
+    params, gradients = (jax.tree.map(jnp.asarray, recording.tree(name)) for name in ("params0", "grads"))
+    bases = recording.tree("draws.Q0")
+    trajectory, _ = run_on(mesh, tx, specs, params, gradients, bases=bases, weight_dimension_numbers=OUTPUTS_FIRST)
+    assert_replays(recording, trajectory)
+    # What the recording says of orientations.
+    transposed = hyperparams["transposed"]
+    for leaf, basis in bases.items():
+        assert basis.shape[0] == params[leaf].shape[0 if transposed[leaf] else 1]
+
+
+# Kernels of Flax, inputs first, and whether columns are orthonormalized along inputs, as `transpose` says it.
+SHAPES = {"up": (12, 16), "down": (16, 8), "small": (4, 4), "bias": (8,)}
+SPECS = {"up": P("tp", "fs"), "down": P("fs", "tp"), "small": P("tp", "fs"), "bias": P("fs")}
+TRANSPOSED = {"up": True, "down": False, "small": True, "bias": False}
+OPTIONS = {"rank_fraction": 0.25, "rank_multiple_of": 4, "weight_decay": 0.1}
+
+
+def problem(workers, steps=4, shapes=SHAPES):
+    gradients = {name: normal(steps, workers, *shape, seed=i) for i, (name, shape) in enumerate(shapes.items())}
+    return {name: normal(*shape, seed=9) for name, shape in shapes.items()}, gradients
+
+
+def on_one_device(params, gradients, transposed=TRANSPOSED, **options):
+    labels = {name: "lion" if x.ndim < 2 else "dion" for name, x in params.items()}
+    transpose = {name: transposed[name] for name in params}
+    tx = dion(0.1, labels=labels, transpose=transpose, **options)
+    return run(tx, params, jax.tree.map(lambda g: jnp.mean(g, axis=1), gradients))
+
+
+def assert_close(actual, expected):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-10), actual, expected)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 4, 1), (1, 1, 4), (2, 2, 2), (1, 2, 4)])
+def test_every_mesh_takes_the_steps_of_one_device(sizes):
+    params, gradients = problem(sizes[0])
+    trajectory, _ = run_on(mesh_of(*sizes), sharded_dion(0.1, SPECS, **OPTIONS, **AXES), SPECS, params, gradients)
+    assert_close(trajectory, on_one_device(params, gradients, **OPTIONS))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("specs", [
+    {"up": P("tp"), "down": P(None, "tp")},
+    {"up": P(None, "fs"), "down": P("fs")},
+    {"bias": P("tp"), "up": P()},
+])  # fmt: skip
+def test_sides_may_be_whole(specs):
+    params, gradients = problem(2, shapes={name: SHAPES[name] for name in specs})
+    trajectory, _ = run_on(mesh_of(2, 2, 2), sharded_dion(0.1, specs, **OPTIONS, **AXES), specs, params, gradients)
+    transposed = {**TRANSPOSED, "up": specs.get("up") != P()}  # whole ones along their longer side
+    assert_close(trajectory, on_one_device(params, gradients, transposed, **OPTIONS))
+
+
+@pytest.mark.usefixtures("x64")
+def test_several_power_iterations_are_those_of_one_device():
+    params, gradients = problem(2, shapes={"up": SHAPES["up"]})
+    options = {**OPTIONS, "power_iterations": 3}
+    tx = sharded_dion(0.1, SPECS["up"], **options, **AXES)
+    trajectory, _ = run_on(mesh_of(2, 2, 2), tx, SPECS["up"], params, gradients)
+    assert_close(trajectory, on_one_device(params, gradients, **options))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_jax_may_check_what_varies_between_devices(axis_type):
+    params, gradients = problem(2)
+    tx = sharded_dion(0.1, SPECS, **OPTIONS, **AXES)
+    trajectory, _ = run_on(mesh_of(2, 2, 2, axis_type), tx, SPECS, params, gradients, check_vma=True)
+    assert_close(trajectory, on_one_device(params, gradients, **OPTIONS))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_axes_over_separate_matrices_may_be_sharded(check_vma):
+    specs = P("tp", "fs")
+    params, gradients = {"up": normal(4, 12, 16)}, {"up": normal(4, 2, 4, 12, 16)}
+    tx = scale_by_sharded_dion(specs, 0.25, **AXES)
+    trajectory, _ = run_on(mesh_of(2, 2, 2), tx, specs, params, gradients, check_vma=check_vma)
+    whole = scale_by_dion(0.25, transpose=False)
+    assert_close(trajectory, run(whole, params, jax.tree.map(lambda g: jnp.mean(g, axis=1), gradients)))
+
+
+@pytest.mark.usefixtures("x64")
+def test_zeros_on_some_devices_do_not_part_them():
+    params, gradients = problem(2, steps=3, shapes={name: SHAPES[name] for name in ("up", "down")})
+    # No gradient for one worker and for the shards of one FSDP device at first.
+    gradients = {
+        "up": gradients["up"].at[:2, 0].set(0.0).at[:2, :, :, 8:].set(0.0),
+        "down": gradients["down"].at[:, 1].set(0.0).at[0].set(0.0),
+    }
+    specs = {name: SPECS[name] for name in params}
+    trajectory, _ = run_on(mesh_of(2, 2, 2), sharded_dion(0.1, specs, **OPTIONS, **AXES), specs, params, gradients)
+    assert_close(trajectory, on_one_device(params, gradients, **OPTIONS))
+
+
+@pytest.mark.usefixtures("x64")
+def test_momenta_may_be_synchronized():
+    mesh, spec = mesh_of(4, 1, 2), P("tp", "fs")
+    gradients = normal(4, 12, 16)
+    tx = scale_by_sharded_dion(spec, rank=4, **AXES)
+    states = sharded_dion_specs(tx, gradients[0], spec, **AXES)
+    assert states.momentum == P(("dp", "tp"), "fs")
+
+    def step(gradient, state):
+        apart = tx.update(gradient[0], state)[1]
+        together = optkit.sync_momentum(apart, "dp")
+        return apart, together, tx.update(gradient[0], apart)[0], tx.update(gradient[0], together)[0]
+
+    shard_map = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
+    state = compiled(shard_map(tx.init, in_specs=spec, out_specs=states))(gradients[0])
+    mapped = shard_map(step, in_specs=(P("dp", *spec), states), out_specs=(states, states, spec, spec))
+    apart, together, one, other = jax.jit(mapped)(gradients, state)
+    assert_close(one, other)
+    momenta, means = (x.momentum.reshape(4, 12, 16) for x in (apart, together))
+    assert jnp.max(jnp.abs(momenta[0] - momenta[1])) > 1
+    assert_close(means, jnp.broadcast_to(jnp.mean(momenta, axis=0), means.shape))
+
+
+@pytest.mark.usefixtures("x64")
+def test_other_leaves_are_those_of_the_optimizer_that_is_given():
+    params, gradients = problem(2, shapes={"down": SHAPES["down"], "bias": SHAPES["bias"]})
+    specs, labels = {"down": P("fs", "tp"), "bias": P("tp")}, {"down": "other", "bias": "other"}
+    tx = sharded_dion(0.1, specs, labels=labels, others=optax.adamw(0.2), **AXES)
+    trajectory, _ = run_on(mesh_of(2, 2, 2), tx, specs, params, gradients)
+    assert_close(trajectory, run(optax.adamw(0.2), params, jax.tree.map(lambda g: jnp.mean(g, axis=1), gradients)))
+
+
+def test_a_state_says_how_it_is_sharded():
+    params = {
+        "kernel": jnp.zeros((8, 6)),
+        "small": jnp.zeros((2, 2)),
+        "layers": jnp.zeros((3, 8, 6)),
+        "bias": jnp.zeros(6),
+        "none": None,
+    }
+    specs = {"kernel": P("fs", "tp"), "small": P("fs"), "layers": P("stage", None, "tp"), "bias": P("tp"), "none": P()}
+    labels = {"kernel": "dion", "small": "dion", "layers": "dion", "bias": "other", "none": "other"}
+    others = optax.adam(optax.constant_schedule(0.1))
+    tx = optax.chain(optax.clip(1.0), sharded_dion(0.1, specs, labels=labels, others=others, **AXES))
+    states = sharded_dion_specs(tx, params, specs, **AXES)
+    of_dion = optax.tree.get_all_with_path(states, "basis")
+    assert {"kernel": P("fs", "tp"), "layers": P("stage", None, "tp")}.items() <= of_dion[0][1].items()
+    momentum = optax.tree.get(states, "momentum")
+    assert momentum["kernel"] == P(("dp", "fs"), "tp")
+    assert momentum["layers"] == P(("dp", "stage"), None, "tp")
+    assert momentum["small"] == P("fs")  # its gradients are averaged
+    assert optax.tree.get(states, "mu")["bias"] == P("tp")
+    assert optax.tree.get(states, "count", filtering=lambda path, _: "Adam" in str(path)) == P()
+
+
+# Programs
+
+
+def lowered_update(shape, rank, sizes, **axes):
+    """The program of one update of a sharded matrix with its inputs over `fs` and outputs over `tp`."""
+    mesh, spec = mesh_of(*sizes), P("fs", "tp")
+    axes = {**AXES, **axes}
+    tx = scale_by_sharded_dion(spec, rank=rank, **axes)
+    params = jax.ShapeDtypeStruct(shape, jnp.float32)
+    states = sharded_dion_specs(tx, params, spec, **axes)
+    shard_map = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
+    state = jax.eval_shape(shard_map(tx.init, in_specs=spec, out_specs=states), params)
+    update = shard_map(tx.update, in_specs=(spec, states), out_specs=(spec, states))
+    return jax.jit(update).lower(params, state)
+
+
+def elements_of_arrays(program):
+    """How many elements the arrays of a compiled program have."""
+    return {math.prod(map(int, sizes.split(","))) for sizes in re.findall(r"f32\[([\d,]+)\]", program)}
+
+
+@pytest.mark.parametrize("shape", [(1024, 512), (512, 1024)])
+@pytest.mark.parametrize("sizes", [(1, 4, 2), (1, 2, 4), (2, 2, 2)])
+def test_no_device_holds_a_matrix_and_factors_are_what_is_sent(shape, sizes):
+    rank, (_, fs, tp), (n, m) = 64, sizes, shape
+    compressed = {} if sizes[0] > 1 else {"axis_name": None}
+    lowered = lowered_update(shape, rank, sizes, **compressed)
+    compiled = lowered.compile()
+    assert max(elements_of_arrays(compiled.as_text())) == n * m // (fs * tp)
+    sent = hlo.read(compiled, lowered).sent
+    # The basis; nothing else is gathered.
+    assert sent.pop("all-gather") == 4 * (tp - 1) * n // fs * rank // tp
+    ring = {name: 2 * (size - 1) / size for name, size in (("p", sizes[0] * fs), ("r", sizes[0] * tp), ("tp", tp))}
+    factors = 4 * rank * (ring["p"] * m / tp + ring["r"] * n / fs)
+    products = 4 * 16 * (16 + 32 + 48 + 64) * ring["tp"]  # of columns: the lower quarters
+    # The hlo reader counts the loop over passes once; norms of columns and of matrices are small.
+    assert sent == {"all-reduce": pytest.approx(factors + products, rel=0.02)}
+
+
+# Bases
+
+
+def conditioned(rows, columns, condition):
+    left, _, right = np.linalg.svd(normal(rows, columns), full_matrices=False)
+    return (left * np.logspace(0, -np.log10(condition), columns)) @ right
+
+
+HARD = {
+    "normal": normal(48, 8),
+    "condition 1e8": conditioned(48, 8, 1e8),
+    "rank one": np.outer(normal(48), normal(8, seed=1)),
+    "zero columns": normal(48, 8) * (np.arange(8) % 2),
+    "zero": np.zeros((48, 8)),
+    "large": 1e36 * normal(48, 8),
+    "small": 1e-30 * normal(48, 8),
+    "one shard only": normal(48, 8) * (np.arange(48) < 6)[:, None],
+}
+
+
+@pytest.mark.parametrize("devices", [2, 8])
+def test_columns_over_devices_are_orthonormal_whatever_the_input(devices):
+    matrices = np.stack(list(HARD.values())).astype(np.float32)
+    shards = jnp.stack(jnp.split(matrices, devices, axis=1))
+    basis = jax.jit(jax.vmap(lambda x: cholesky_qr(x, axis_name="tp"), axis_name="tp"))(shards)
+    found = np.concatenate(basis, axis=1, dtype=np.float64)
+    np.testing.assert_array_less(np.abs(found.mT @ found - np.eye(8)), 1e-5)
+    for name, matrix, columns in zip(HARD, matrices, found, strict=True):
+        scale = np.max(np.abs(matrix)) or 1.0
+        residual = matrix / scale - columns @ (columns.T @ (matrix / scale))
+        np.testing.assert_allclose(residual, 0.0, atol=1e-5, err_msg=name)
+
+
+# Refusals
+
+
+def refusal(spec, shape=(8, 6), message="", **options):
+    options = {"rank": 2, **AXES, **options}
+    mesh = mesh_of(2, 2, 2)
+    init = jax.shard_map(
+        lambda x: scale_by_sharded_dion(spec, **options).init(x).momentum, mesh=mesh, in_specs=spec, out_specs=spec
+    )
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(init, jax.ShapeDtypeStruct(shape, jnp.float32))
+
+
+def test_a_rank_that_does_not_divide_is_refused():
+    refusal(
+        P("fs", "tp"), rank=3, message="multiple of the 2 devices of tp_axis, got 3 for matrices of 6 rows and 8 col"
+    )
+
+
+def test_a_side_over_both_axes_is_refused():
+    refusal(P(("fs", "tp"), None), message=r"whose axes \(0,\) are over \('fs', 'tp'\)")
+
+
+def test_a_side_over_another_axis_is_refused():
+    refusal(P("dp", "tp"), message=r"axes \(0,\) are over \('dp',\), with fsdp_axis='fs' and tp_axis='tp'")
+
+
+def test_a_sharded_side_of_several_axes_is_refused():
+    numbers = MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
+    refusal(P(None, None, "fs"), (3, 3, 4, 8), r"axes \(0, 1, 2\) are over", weight_dimension_numbers=numbers)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ({"rank_fraction": 0.0}, r"rank_fraction must be in \(0, 1\], got 0.0"),
+    ({"momentum": 1.5}, r"momentum must be in \[0, 1\], got 1.5"),
+    ({"rank": 0}, "rank must be a positive integer, got 0"),
+    ({"rank_multiple_of": 0}, "rank_multiple_of must be a positive integer, got 0"),
+    ({"power_iterations": 0}, "power_iterations must be a positive integer, got 0"),
+    ({"eps": -1.0}, r"eps must be in \[0, inf\], got -1.0"),
+    ({"weight_decay": -1.0}, r"weight_decay must be in \[0, inf\], got -1.0"),
+    ({"fsdp_axis": "x", "tp_axis": "x"}, "fsdp_axis and tp_axis must be different mesh axes, got 'x' for both"),
+])  # fmt: skip
+def test_arguments_out_of_range_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        sharded_dion(0.1, P(), **arguments)
+
+
+def test_a_vector_is_refused():
+    with pytest.raises(ValueError, match=r"at least two axes, got a leaf of shape \(3,\)"):
+        scale_by_sharded_dion(P()).init(jnp.ones(3))
+
+
+# The contract
+
+
+def test_without_axes_it_keeps_the_contract():
+    check_transformation(
+        sharded_dion,
+        promises=[
+            "keeps_types",
+            "takes_all_shapes",
+            "stays_finite_in_float16",
+            "works_partitioned",
+            "works_with_map_params",
+        ],
+        static_args=("specs",),
+        learning_rate=1e-2,
+        specs=P(),
+        weight_decay=0.0,
+    )
+
+
+def test_over_workers_it_keeps_the_contract():
+    check_transformation(
+        sharded_dion,
+        promises=["agrees_between_backends"],
+        needs=("axis_name",),
+        static_args=("axis_name", "specs"),
+        learning_rate=1e-2,
+        specs=P(),
+        axis_name="workers",
+    )

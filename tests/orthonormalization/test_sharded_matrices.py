@@ -1,0 +1,61 @@
+"""Matrices over FSDP and tensor axes: what the contract checks for all methods, here in double precision."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import optkit
+from optkit.catalog import METHODS
+from optkit.testing.case import compiled
+
+METHODS_OF_MATRICES = ("dion", "muon", "mars_m", "mars_shampoo", "adam_sn", "adam_snsm", "galore_adamw", "frugal_adamw")
+AXIS_TYPES = (AxisType.Auto, AxisType.Explicit)
+
+
+def mesh_of(axis_type):
+    return jax.make_mesh((4, 2), ("fsdp", "tensor"), axis_types=(axis_type,) * 2)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", METHODS_OF_MATRICES)
+def test_sharded_matrices_take_the_steps_of_one_device(name):
+    method = METHODS[name]
+    random = np.random.default_rng(0)
+    gradients = {"tall": random.standard_normal((3, 32, 8)), "wide": random.standard_normal((3, 8, 24))}
+    start = {"tall": jnp.ones((32, 8)), "wide": jnp.ones((8, 24))}
+    tx = method.factory(**method.example)
+
+    def run(place):
+        def step(params, state, gradient):
+            updates, state = tx.update(gradient, state, params)
+            return optax.apply_updates(params, updates), state
+
+        params, step = jax.tree.map(place, start), compiled(step)
+        state = tx.init(params)
+        for index in range(3):
+            gradient = {leaf: place(jnp.asarray(g[index])) for leaf, g in gradients.items()}
+            params, state = step(params, state, gradient)
+        return params
+
+    expected = run(lambda x: x)
+    for axis_type in AXIS_TYPES:
+        mesh = mesh_of(axis_type)
+        with jax.set_mesh(mesh):
+            sharding = NamedSharding(mesh, PartitionSpec("fsdp", "tensor"))
+            found = run(lambda x, sharding=sharding: jax.device_put(x, sharding))
+        for leaf in start:
+            np.testing.assert_allclose(found[leaf], expected[leaf], rtol=0, atol=1e-10)
+
+
+def test_dion_sends_a_fiftieth_of_what_newton_schulz_sends():
+    sharding = NamedSharding(mesh_of(AxisType.Auto), PartitionSpec("fsdp", "tensor"))
+    kernel = jax.ShapeDtypeStruct((1024, 512), jnp.float32, sharding=sharding)
+
+    def sent(tx):
+        return sum(optkit.cost(tx, kernel).sent.values())
+
+    assert 11e6 < sent(optax.contrib.muon(0.1)) < 13e6
+    assert sent(optkit.dion(0.1, rank=64)) < sent(optax.contrib.muon(0.1)) / 50
