@@ -2,13 +2,16 @@
 
 from optkit import catalog as catalog
 from optkit import testing as testing
+from optkit.communication import *
 from optkit.core.cost import Cost as Cost
 from optkit.core.cost import cost as cost
 from optkit.core.sharding import state_shardings as state_shardings
 from optkit.core.workers import on_workers as on_workers
+from optkit.decentralized import *
 from optkit.median_clipping import *
 from optkit.memory_efficient import *
 from optkit.orthonormalization import *
 from optkit.random_scaling import *
+from optkit.robust_aggregation import *
 from optkit.sign_momentum import *
 from optkit.variance_reduction import *

@@ -4,10 +4,12 @@ import types
 from collections.abc import Mapping
 
 from optkit import (
+    decentralized,
     median_clipping,
     memory_efficient,
     orthonormalization,
     random_scaling,
+    robust_aggregation,
     sign_momentum,
     variance_reduction,
 )
@@ -22,6 +24,8 @@ _FAMILIES = (
     sign_momentum,
     memory_efficient,
     orthonormalization,
+    decentralized,
+    robust_aggregation,
 )
 
 METHODS: Mapping[str, Method] = types.MappingProxyType(

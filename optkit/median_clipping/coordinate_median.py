@@ -10,34 +10,32 @@ import jax
 import optax
 from optax.experimental import aggregating
 
-from optkit.median_clipping.sample_median import (
-    NanPolicy,
-    aggregator_of_rows,
-    check_option,
-    descend_along,
-    gather_rows,
-    median_of_rows,
-)
+from optkit.core.aggregation import Layout, aggregator_of_rows, check_option
+from optkit.median_clipping.sample_median import NanPolicy, descend_along, median_of_rows
 
 
-def coordinate_median(*, nan_policy: NanPolicy = "propagate", axis_name: str | None = None) -> aggregating.Aggregator:
+def coordinate_median(
+    *, nan_policy: NanPolicy = "propagate", axis_name: str | None = None, layout: Layout = "gather"
+) -> aggregating.Aggregator:
     """Takes the median of each coordinate over the rows; of an even number, the mean of the two middle values.
 
-    It sorts the rows of every coordinate. Workers gather all rows: n gradients sent and held by each of n. The median
-    of microbatches is that of their means, which nears the mean as they grow. Do not take it where noise is skewed and
-    light-tailed: the median is not the mean, and the fixed point is another.
+    It sorts the rows of every coordinate. Workers gather all rows, n gradients sent and held by each of n, or with
+    `layout="transpose"` send two. The median of microbatches is that of their means, which nears the mean as they grow.
+    Do not take it where noise is skewed and light-tailed: the median is not the mean, and the fixed point is another.
 
     Args:
         nan_policy: `"propagate"` (default) makes a coordinate NaN if any row's is; `"omit"` leaves these rows out of
             the coordinate's median.
         axis_name: the axis over workers, each of which passes its own gradient; None (default) for gradients stacked
             along the leading axis of each leaf.
+        layout: `"gather"` (default), or `"transpose"` to gather a slice of all rows only, and the slices' results.
 
     Returns:
-        An aggregator without state.
+        An aggregator without state; `update` takes the extra argument `present`, booleans that say which rows take
+        part.
 
     Raises:
-        ValueError: if `nan_policy` is unknown.
+        ValueError: if `nan_policy` or `layout` is unknown.
 
     Example:
         >>> import jax.numpy as jnp
@@ -51,11 +49,12 @@ def coordinate_median(*, nan_policy: NanPolicy = "propagate", axis_name: str | N
         Schaipp et al., "SGD with Clipping is Secretly Estimating the Median Gradient", 2024, arXiv:2402.12828.
     """
     check_option("nan_policy", nan_policy, NanPolicy)
-    return aggregator_of_rows(
-        "coordinate_median",
-        lambda row, *, axis_name: median_of_rows(gather_rows(row, axis_name), nan_policy),
-        axis_name,
-    )
+
+    def rule(rows, *, present, total):
+        del total
+        return median_of_rows(rows, nan_policy, present)
+
+    return aggregator_of_rows("coordinate_median", rule, axis_name, layout)
 
 
 def coordinate_median_sgd(

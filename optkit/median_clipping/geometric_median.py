@@ -13,21 +13,16 @@ import jax.numpy as jnp
 import optax
 from optax.experimental import aggregating
 
-from optkit.core.checks import check_count, check_range
-from optkit.median_clipping.sample_median import (
-    NanPolicy,
-    Start,
+from optkit.core.aggregation import (
+    Layout,
     aggregator_of_rows,
     check_option,
-    descend_along,
-    gather_rows,
     mean_of_rows,
-    median_of_rows,
+    replace_rows,
+    squared_distances,
 )
-
-
-def _replace_rows(rows: Any, kept: jax.Array, value: float) -> Any:
-    return jax.tree.map(lambda x: jax.vmap(lambda keep, row: jnp.where(keep, row, value))(kept, x), rows)
+from optkit.core.checks import check_count, check_range
+from optkit.median_clipping.sample_median import NanPolicy, Start, descend_along, median_of_rows
 
 
 def geometric_median(
@@ -38,6 +33,7 @@ def geometric_median(
     per_leaf: bool = False,
     nan_policy: NanPolicy = "propagate",
     axis_name: str | None = None,
+    layout: Layout = "gather",
 ) -> aggregating.Aggregator:
     """Takes the geometric median of the rows, the point with the least mean distance, by Weiszfeld's iterations.
 
@@ -56,12 +52,15 @@ def geometric_median(
         nan_policy: `"propagate"` (default), or `"omit"` to leave rows out that are not finite.
         axis_name: the axis over workers, each of which passes its own gradient; None (default) for gradients stacked
             along the leading axis of each leaf.
+        layout: `"gather"` (default), or `"transpose"` to gather a slice of all rows only, and the slices' results; not
+            with `per_leaf`.
 
     Returns:
-        An aggregator without state.
+        An aggregator without state; `update` takes the extra argument `present`, booleans that say which rows take
+        part.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: if an argument is out of its range, or `layout` does not fit the others.
 
     Example:
         >>> import optkit
@@ -78,31 +77,35 @@ def geometric_median(
     check_range("smoothing", smoothing, 0.0, low_open=True)
     check_option("start", start, Start)
     check_option("nan_policy", nan_policy, NanPolicy)
+    if per_leaf and layout == "transpose":
+        raise ValueError("layout='transpose' sees no leaves: per_leaf must be False with it, got True")
 
-    def rule(row, *, axis_name):
-        if not jax.tree.leaves(row):
-            return row
-        rows, weights = gather_rows(row, axis_name), jnp.ones(jax.lax.axis_size(axis_name))
+    def rule(rows, *, present, total):
+        if not jax.tree.leaves(rows):
+            return rows
+        zeros = jax.tree.map(lambda x: jnp.zeros_like(x[0]), rows)
+        weights = jnp.ones(len(jax.tree.leaves(rows)[0])) if present is None else present.astype(jnp.float32)
         if nan_policy == "omit":
-            finite = jnp.isfinite(jax.vmap(optax.tree.norm)(rows))
-            rows, weights = _replace_rows(rows, finite, 0.0), finite.astype(jnp.float32)
+            weights = jnp.where(jnp.isfinite(squared_distances(rows, zeros, total)), weights, 0.0)
+        kept = None if present is None and nan_policy == "propagate" else weights > 0
+        rows = rows if kept is None else replace_rows(rows, kept, 0.0)
 
         def iteration(_, center):
-            distances = jax.vmap(lambda row: optax.tree.norm(optax.tree.sub(row, center)))(rows)
+            distances = jnp.sqrt(squared_distances(rows, center, total))
             return mean_of_rows(rows, weights / jnp.maximum(distances, smoothing))  # Alg. 2, beta_i and their mean
 
         if start == "zeros":
-            center = jax.tree.map(lambda x: jnp.zeros_like(x[0]), rows)
+            center = zeros
         elif start == "mean":
             center = mean_of_rows(rows, weights)
         else:
-            center = median_of_rows(_replace_rows(rows, weights > 0, jnp.nan), nan_policy)
+            center = median_of_rows(rows, nan_policy, kept)
         return jax.lax.fori_loop(0, iterations, iteration, center)
 
-    def rule_per_leaf(row, *, axis_name):
-        return jax.tree.map(lambda x: rule(x, axis_name=axis_name), row)
+    def rule_per_leaf(rows, *, present, total):
+        return jax.tree.map(lambda x: rule(x, present=present, total=total), rows)
 
-    return aggregator_of_rows("geometric_median", rule_per_leaf if per_leaf else rule, axis_name)
+    return aggregator_of_rows("geometric_median", rule_per_leaf if per_leaf else rule, axis_name, layout)
 
 
 def geometric_median_sgd(

@@ -11,17 +11,10 @@ import jax.numpy as jnp
 import optax
 from optax.experimental import aggregating
 
+from optkit.core.aggregation import aggregator_of_rows, check_option, mean_of_rows
 from optkit.core.checks import check_count, check_range
 from optkit.median_clipping.proximal_maps import ProximalStep, proximal_l2
-from optkit.median_clipping.sample_median import (
-    Start,
-    aggregator_of_rows,
-    check_option,
-    descend_along,
-    gather_rows,
-    mean_of_rows,
-    median_of_rows,
-)
+from optkit.median_clipping.sample_median import Start, descend_along, median_of_rows
 
 
 def proximal_pass(median: Any, samples: Any, tau: jax.typing.ArrayLike, step: ProximalStep | None = None) -> Any:
@@ -103,12 +96,16 @@ def proximal_median(
     check_count("passes", passes)
     check_option("start", start, Start)
 
-    def rule(row, *, axis_name):
-        rows = gather_rows(row, axis_name)
+    def rule(rows, *, present, total):
+        del total
+        if present is not None:
+            raise TypeError("proximal_median goes through all rows and cannot leave any out: call it without present")
+        if not jax.tree.leaves(rows):
+            return rows
         if start == "zeros":
             first = jax.tree.map(lambda x: jnp.zeros_like(x[0]), rows)
         elif start == "mean":
-            first = mean_of_rows(rows, jnp.ones(jax.lax.axis_size(axis_name)))
+            first = mean_of_rows(rows, jnp.ones(len(jax.tree.leaves(rows)[0])))
         else:
             first = median_of_rows(rows, "propagate")
 

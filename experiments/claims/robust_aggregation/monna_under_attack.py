@@ -1,0 +1,66 @@
+"""MoNNA against averaging all parameters, with two of eight workers attacking."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import optkit
+from experiments.claims import Claim, Finding
+
+SIZE, NOISE, WORKERS, BYZANTINE = 30, 1.0, 8, 2
+RATE, DECAY, STEPS, SEEDS = 0.1, 0.99, 1000, 4
+ATTACKS = {
+    "none": None,
+    "sign flip": optkit.sign_flip,
+    "ALIE": lambda honest: optkit.a_little_is_enough(honest, 1.5),
+    "inner product": lambda honest: optkit.inner_product_manipulation(honest, (WORKERS - BYZANTINE) / BYZANTINE),
+    "NaN": optkit.send_nan,
+}
+
+
+def error(mixing, attack):
+    """The squared distance of the honest workers' mean from the minimum of their losses, at the end."""
+    mixing = mixing if attack is None else optkit.attacked_mix(mixing, attack, BYZANTINE)
+    tx = optkit.monna(RATE, optkit.complete(WORKERS), BYZANTINE, DECAY, axis_name="workers", mixing=mixing)
+
+    def train(key):
+        def step(carry, key):
+            params, state = carry
+            gradient = params - 1 + NOISE * jax.random.normal(key, (SIZE,))
+            updates, state = tx.update(gradient, state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        start = jnp.zeros(SIZE)
+        return jax.lax.scan(step, (start, tx.init(start)), jax.random.split(key, STEPS))[0][0]
+
+    def run(seed):
+        keys = jax.random.split(jax.random.key(seed), WORKERS)
+        params = jax.vmap(train, axis_name="workers")(keys)
+        honest = jnp.asarray(params)[:-BYZANTINE]
+        return jnp.sum((jnp.mean(honest, axis=0) - 1) ** 2)
+
+    return float(np.mean(jax.jit(jax.vmap(run))(jnp.arange(SEEDS))))
+
+
+def measure():
+    """Runs both mixings under all attacks."""
+    rules = {"averaging": optkit.mix, "MoNNA": None}
+    robust = optkit.robust_mix(optkit.nearest_neighbor_average(BYZANTINE))
+    scores = {
+        name: {attack: error(mixing or robust, function) for attack, function in ATTACKS.items()}
+        for name, mixing in rules.items()
+    }
+    texts = (f"{name}: {', '.join(f'{a} {s:.2g}' for a, s in values.items())}" for name, values in scores.items())
+    return Finding("squared error under " + "; ".join(texts), None)
+
+
+CLAIM = Claim(
+    method="monna",
+    arxiv="2209.10931",
+    statement="Averaging the parameters nearest to a worker's own withstands attackers that spoil plain averaging.",
+    experiment=f"f(x) = |x - 1|^2 / 2 with {SIZE} parameters, {WORKERS} workers of whom {BYZANTINE} attack the exchange"
+    f", noise of deviation {NOISE:g}, rate {RATE}, momentum {DECAY}, {STEPS} steps from zero, {SEEDS} seeds.",
+    required="reported as found",
+    measure=measure,
+)

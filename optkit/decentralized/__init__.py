@@ -1,0 +1,556 @@
+"""Decentralized training: topologies, mixing, and optimizers that talk to their neighbours only."""
+
+from typing import Any
+
+import jax
+import optax
+
+from optkit.communication import top_k
+from optkit.core.compressor import Compressor
+from optkit.core.method import Method, Paper, Variant
+from optkit.core.precision import in_float32
+from optkit.core.proximal import (
+    prox_box,
+    prox_constraint,
+    prox_elastic_net,
+    prox_group,
+    prox_l0,
+    prox_l1,
+    prox_masked,
+    prox_nuclear,
+    prox_squared_l2,
+)
+from optkit.decentralized.accelerated_mix import accelerated_mix
+from optkit.decentralized.activation_matching import activation_matched_mix, align_units, match_units, permute_units
+from optkit.decentralized.chebyshev import chebyshev_mix
+from optkit.decentralized.choco import choco
+from optkit.decentralized.compressed_proximal_tracking import compressed_proximal_tracking
+from optkit.decentralized.consensus import consensus_covariance_trace, consensus_distance
+from optkit.decentralized.dadam import dadam
+from optkit.decentralized.dadao import DADAO, DadaoConstants, DadaoEvents, DadaoState, dadao, dadao_constants
+from optkit.decentralized.delayed_dual_averaging import delayed_dual_averaging
+from optkit.decentralized.dfedsam import dfedsam
+from optkit.decentralized.drcgd import drcgd
+from optkit.decentralized.exact_diffusion import exact_diffusion
+from optkit.decentralized.extra import extra
+from optkit.decentralized.gossip import gossip
+from optkit.decentralized.gossip_rates import GossipRates, optimal_rates, uniform_rates
+from optkit.decentralized.gradient_tracking import gradient_tracking, track_gradients
+from optkit.decentralized.links import links_between, lossy_links
+from optkit.decentralized.mixing import Mixing, mix, repeated_mix
+from optkit.decentralized.network_lasso import network_lasso, network_lasso_start, network_lasso_sweep
+from optkit.decentralized.nids import nids
+from optkit.decentralized.noise_robust_gradient_tracking import noise_robust_gradient_tracking
+from optkit.decentralized.noisy_mix import noisy_mix
+from optkit.decentralized.participation import participation_mix, sample_participants
+from optkit.decentralized.proximal_gradient_tracking import proximal_gradient_tracking
+from optkit.decentralized.quasi_global_momentum import qg_dadam, qg_dsgdm
+from optkit.decentralized.relay_sum import relay_sum
+from optkit.decentralized.self_repellent_walk import (
+    metropolis_walk,
+    self_repellent_kernel,
+    self_repellent_start,
+    self_repellent_step,
+    self_repellent_walk,
+    stationary_distribution,
+    train_along_path,
+)
+from optkit.decentralized.ties_merging import ties_merge
+from optkit.decentralized.topology import (
+    Topology,
+    binary_tree,
+    circulant,
+    complete,
+    erdos_renyi,
+    exponential,
+    from_graph,
+    grid,
+    hypercube,
+    max_degree_weights,
+    metropolis_weights,
+    one_peer_exponential,
+    path,
+    plot_topology,
+    random_matchings,
+    ring,
+    sequence,
+    star,
+    symmetric_exponential,
+    torus,
+    uniform_weights,
+)
+from optkit.decentralized.variance_corrected_averaging import variance_corrected_mean, variance_corrected_mix
+
+__all__ = [
+    "DADAO",
+    "DadaoConstants",
+    "DadaoEvents",
+    "DadaoState",
+    "GossipRates",
+    "Mixing",
+    "Topology",
+    "accelerated_mix",
+    "activation_matched_mix",
+    "align_units",
+    "binary_tree",
+    "chebyshev_mix",
+    "choco",
+    "circulant",
+    "complete",
+    "compressed_proximal_tracking",
+    "consensus_covariance_trace",
+    "consensus_distance",
+    "dadam",
+    "dadao",
+    "dadao_constants",
+    "delayed_dual_averaging",
+    "dfedsam",
+    "drcgd",
+    "erdos_renyi",
+    "exact_diffusion",
+    "exponential",
+    "extra",
+    "from_graph",
+    "gossip",
+    "gradient_tracking",
+    "grid",
+    "hypercube",
+    "links_between",
+    "lossy_links",
+    "match_units",
+    "max_degree_weights",
+    "metropolis_walk",
+    "metropolis_weights",
+    "mix",
+    "network_lasso",
+    "network_lasso_start",
+    "network_lasso_sweep",
+    "nids",
+    "noise_robust_gradient_tracking",
+    "noisy_mix",
+    "one_peer_exponential",
+    "optimal_rates",
+    "participation_mix",
+    "path",
+    "permute_units",
+    "plot_topology",
+    "prox_box",
+    "prox_constraint",
+    "prox_elastic_net",
+    "prox_group",
+    "prox_l0",
+    "prox_l1",
+    "prox_masked",
+    "prox_nuclear",
+    "prox_squared_l2",
+    "proximal_gradient_tracking",
+    "qg_dadam",
+    "qg_dsgdm",
+    "random_matchings",
+    "relay_sum",
+    "repeated_mix",
+    "ring",
+    "sample_participants",
+    "self_repellent_kernel",
+    "self_repellent_start",
+    "self_repellent_step",
+    "self_repellent_walk",
+    "sequence",
+    "star",
+    "stationary_distribution",
+    "symmetric_exponential",
+    "ties_merge",
+    "torus",
+    "track_gradients",
+    "train_along_path",
+    "uniform_rates",
+    "uniform_weights",
+    "variance_corrected_mean",
+    "variance_corrected_mix",
+]
+
+
+def _gradient_tracking_sgd(
+    learning_rate: optax.ScalarOrSchedule,
+    topology: Topology,
+    momentum: jax.typing.ArrayLike = 0.9,
+    *,
+    axis_name: str,
+    mixing: Mixing = mix,
+) -> optax.GradientTransformationExtraArgs:
+    """`gradient_tracking` around SGD with momentum."""
+    inner = optax.sgd(learning_rate, momentum)
+    return in_float32(gradient_tracking(inner, topology, axis_name=axis_name, mixing=mixing))
+
+
+def _diging(
+    learning_rate: optax.ScalarOrSchedule,
+    topology: Topology,
+    momentum: jax.typing.ArrayLike = 0.9,
+    *,
+    axis_name: str,
+    mixing: Mixing = mix,
+) -> optax.GradientTransformationExtraArgs:
+    """SGD with momentum behind `track_gradients`, and parameters mixed first: DIGing."""
+    tracking = track_gradients(topology, axis_name=axis_name, mixing=mixing)
+    inner = optax.chain(tracking, optax.sgd(learning_rate, momentum))
+    return in_float32(gossip(inner, topology, axis_name=axis_name, mixing=mixing, combine_first=True))
+
+
+def _exact_diffusion_sgd(
+    learning_rate: optax.ScalarOrSchedule,
+    topology: Topology,
+    momentum: jax.typing.ArrayLike = 0.9,
+    *,
+    axis_name: str,
+    mixing: Mixing = mix,
+) -> optax.GradientTransformationExtraArgs:
+    """`exact_diffusion` around SGD with momentum."""
+    inner = optax.sgd(learning_rate, momentum)
+    return in_float32(exact_diffusion(inner, topology, axis_name=axis_name, mixing=mixing, learning_rate=learning_rate))
+
+
+def _extra_sgd(
+    learning_rate: optax.ScalarOrSchedule,
+    topology: Topology,
+    momentum: jax.typing.ArrayLike = 0.9,
+    *,
+    axis_name: str,
+    mixing: Mixing = mix,
+    w_tilde_coeff: jax.typing.ArrayLike = 0.5,
+) -> optax.GradientTransformationExtraArgs:
+    """`extra` around SGD with momentum."""
+    inner = optax.sgd(learning_rate, momentum)
+    return in_float32(extra(inner, topology, axis_name=axis_name, mixing=mixing, w_tilde_coeff=w_tilde_coeff))
+
+
+def _relay_sum_sgd(
+    learning_rate: optax.ScalarOrSchedule,
+    topology: Topology,
+    momentum: jax.typing.ArrayLike = 0.9,
+    *,
+    axis_name: str,
+    relay_updates: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """`relay_sum` around SGD with momentum."""
+    inner = optax.sgd(learning_rate, momentum)
+    return in_float32(relay_sum(inner, topology, axis_name=axis_name, relay_updates=relay_updates))
+
+
+_DIGING = Paper(
+    "Achieving Geometric Convergence for Distributed Optimization over Time-Varying Graphs",
+    "Nedic, Olshevsky, Shi",
+    2016,
+    "1607.03218",
+)
+_RELAY = Paper("RelaySum for Decentralized Deep Learning on Heterogeneous Data", "Vogels et al.", 2021, "2110.04175")
+_QUASI_GLOBAL = Paper(
+    "Quasi-Global Momentum: Accelerating Decentralized Deep Learning on Heterogeneous Data",
+    "Lin et al.",
+    2021,
+    "2102.04761",
+)
+_WORKERS = {"topology": ring(8), "axis_name": "workers"}
+_STATIC = ("topology", "axis_name", "mixing")
+
+
+def _choco_sgd(
+    learning_rate: optax.ScalarOrSchedule, topology: Topology, compressor: Compressor, *, axis_name: str, gamma: Any
+) -> optax.GradientTransformationExtraArgs:
+    return choco(optax.sgd(learning_rate), topology, compressor, axis_name=axis_name, gamma=gamma)
+
+
+_DPROXSGT = Paper(
+    "Compressed Decentralized Proximal Stochastic Gradient Method for Nonconvex Composite Problems with Heterogeneous"
+    " Data",
+    "Yan et al.", 2023, "2302.14252",
+)  # fmt: skip
+_CHOCO = Paper(
+    "Decentralized Stochastic Optimization and Gossip Algorithms with Compressed Communication",
+    "Koloskova, Stich, Jaggi", 2019, "1902.00340",
+)  # fmt: skip
+_NOISY_SHARING = Paper(
+    "Gradient-Tracking Based Distributed Optimization with Guaranteed Optimality under Noisy Information Sharing",
+    "Wang, Başar", 2022, "2210.00551",
+)  # fmt: skip
+_BOX = prox_box(-10.0, 10.0)
+
+
+def _gossip_sgd(
+    learning_rate: optax.ScalarOrSchedule,
+    topology: Topology,
+    momentum: jax.typing.ArrayLike = 0.9,
+    *,
+    axis_name: str,
+    mixing: Mixing = mix,
+    combine_first: bool = False,
+    every: int = 1,
+) -> optax.GradientTransformationExtraArgs:
+    """Decentralized SGD: `gossip` around SGD with momentum."""
+    inner = optax.sgd(learning_rate, momentum)
+    return in_float32(
+        gossip(inner, topology, axis_name=axis_name, mixing=mixing, combine_first=combine_first, every=every)
+    )
+
+
+_GOSSIP_STATIC = ("topology", "axis_name", "mixing", "combine_first")
+
+ENTRIES = (
+    Method(
+        name="gradient_tracking",
+        factory=_gradient_tracking_sgd,
+        family="decentralized",
+        kind="wrapper",
+        summary="Any optimizer, with each worker following an estimate of the mean of all workers' updates.",
+        paper=_RELAY,
+        example={"learning_rate": 2e-3, **_WORKERS},
+        grid=1e-1,
+        static=_STATIC,
+        needs=("axis_name",),
+    ),
+    Method(
+        name="track_gradients",
+        factory=_diging,
+        family="decentralized",
+        kind="transformation",
+        summary="Each worker's estimate of the mean of all workers' gradients; before mixed descent it is DIGing.",
+        paper=_DIGING,
+        example={"learning_rate": 2e-3, **_WORKERS},
+        grid=1e-1,
+        static=_STATIC,
+        needs=("axis_name",),
+        golden="gradient_tracking",
+    ),
+    Method(
+        name="exact_diffusion",
+        factory=_exact_diffusion_sgd,
+        family="decentralized",
+        kind="wrapper",
+        summary="Any optimizer, with mixing corrected by the sum of what it did: D2, without bias under uneven data.",
+        paper=Paper("D2: Decentralized Training over Decentralized Data", "Tang et al.", 2018, "1803.07068"),
+        example={"learning_rate": 2e-3, **_WORKERS, "topology": ring(8).lazy()},
+        grid=1e-1,
+        static=_STATIC,
+        needs=("axis_name",),
+        golden="d2",
+    ),
+    Method(
+        name="extra",
+        factory=_extra_sgd,
+        family="decentralized",
+        kind="wrapper",
+        summary="Any optimizer on mixed parameters, with the sum of all past disagreements as a correction.",
+        paper=Paper(
+            "EXTRA: An Exact First-Order Algorithm for Decentralized Consensus Optimization",
+            "Shi, Ling, Wu, Yin",
+            2014,
+            "1404.6264",
+        ),
+        example={"learning_rate": 2e-3, **_WORKERS},
+        grid=1e-1,
+        static=_STATIC,
+        needs=("axis_name",),
+    ),
+    Method(
+        name="nids",
+        factory=nids,
+        family="decentralized",
+        kind="optimizer",
+        summary="Proximal gradient descent over workers, whose learning rate does not depend on the topology.",
+        paper=Paper(
+            "A Decentralized Proximal-Gradient Method with Network Independent Step-sizes and Separated Convergence"
+            " Rates",
+            "Li, Shi, Yan",
+            2017,
+            "1704.07807",
+        ),
+        example={"learning_rate": 1e-3, **_WORKERS},
+        grid=1e-1,
+        static=(*_STATIC, "prox"),
+        needs=("axis_name",),
+    ),
+    Method(
+        name="qg_dsgdm",
+        factory=qg_dsgdm,
+        family="decentralized",
+        kind="optimizer",
+        summary="SGD mixed with the neighbours', whose momentum is the way that the mixed parameters go.",
+        paper=_QUASI_GLOBAL,
+        example={"learning_rate": 1e-3, **_WORKERS},
+        grid=1e-1,
+        static=(*_STATIC, "mask", "nesterov", "qg_local_step"),
+        needs=("axis_name",),
+    ),
+    Method(
+        name="qg_dadam",
+        factory=qg_dadam,
+        family="decentralized",
+        kind="optimizer",
+        summary="Adam mixed with the neighbours', whose second moment is that of the way that mixed parameters go.",
+        paper=_QUASI_GLOBAL,
+        example={"learning_rate": 1e-3, **_WORKERS},
+        grid=1e-3,
+        static=(*_STATIC, "mask", "form"),
+        needs=("axis_name",),
+    ),
+    Method(
+        name="relay_sum",
+        factory=_relay_sum_sgd,
+        family="decentralized",
+        kind="wrapper",
+        summary="Any optimizer on a tree, with parameters replaced by the mean of all, relayed from edge to edge.",
+        paper=_RELAY,
+        example={"learning_rate": 1e-3, "topology": path(8), "axis_name": "workers"},
+        grid=1e-1,
+        static=("topology", "axis_name", "relay_updates"),
+        needs=("axis_name",),
+        golden="relaysgd",
+    ),
+    Method(
+        name="dfedsam",
+        factory=dfedsam,
+        family="decentralized",
+        kind="optimizer",
+        summary="Local steps of sharpness-aware minimization between gossip rounds.",
+        paper=Paper(
+            "Improving the Model Consistency of Decentralized Federated Learning", "Shi et al.", 2023, "2302.04083"
+        ),
+        # With a longer ascent it misses the minimum of the contract's narrow valley, as it should.
+        example={"learning_rate": 8e-4, "topology": ring(8), "every": 2, "rho": 2e-3, "axis_name": "workers"},
+        grid=0.03,
+        static=("topology", "every", "axis_name", "mixing", "mask"),
+        needs=("axis_name", "grad_fn"),
+    ),
+    Method(
+        name="drcgd",
+        factory=drcgd,
+        family="decentralized",
+        kind="optimizer",
+        summary="Decentralized conjugate gradients over matrices with orthonormal columns.",
+        paper=Paper(
+            "Decentralized Riemannian Conjugate Gradient Method on the Stiefel Manifold",
+            "Chen et al.",
+            2023,
+            "2308.10547",
+        ),
+        # The contract's problems have their solutions off the manifold, and without a line search the default beta
+        # does not stay in the narrow valley of one of them.
+        example={
+            "learning_rate": 8e-4,
+            "topology": ring(8),
+            "axis_name": "workers",
+            "beta": "polak_ribiere",
+            "stiefel": False,
+        },
+        grid=0.1,
+        static=("topology", "axis_name", "mixing", "beta", "track", "stiefel"),
+        needs=("axis_name",),
+    ),
+    Method(
+        name="delayed_dual_averaging",
+        factory=delayed_dual_averaging,
+        family="decentralized",
+        kind="optimizer",
+        summary="Dual averaging whose steps shrink with the gradients and with how late they come (experimental).",
+        paper=Paper(
+            "Multi-Agent Online Optimization with Delays: Asynchronicity, Adaptivity, and Optimism",
+            "Hsieh et al.",
+            2020,
+            "2012.11579",
+        ),
+        example={"radius": 1.0, "max_delay": 2},
+        grid=1.0,
+        tuned="radius",
+        static=("max_delay", "optimistic", "projection"),
+    ),
+    Method(
+        name="proximal_gradient_tracking",
+        factory=proximal_gradient_tracking,
+        family="decentralized",
+        kind="optimizer",
+        summary="DProxSGT: decentralized proximal gradient descent with tracked gradients.",
+        paper=_DPROXSGT,
+        example={"learning_rate": 1e-3, "prox": _BOX, **_WORKERS},
+        grid=0.1,
+        static=("topology", "prox", "axis_name", "mixing", "mixed_step"),
+        needs=("axis_name",),
+        variants={"unmixed": Variant({"mixed_step": False}, grid=0.1)},
+        golden="dproxsgt",
+    ),
+    Method(
+        name="compressed_proximal_tracking",
+        factory=compressed_proximal_tracking,
+        family="decentralized",
+        kind="optimizer",
+        summary="CDProxSGT: DProxSGT whose workers send compressed differences.",
+        paper=_DPROXSGT,
+        example={"learning_rate": 1e-3, "prox": _BOX, "compressor": top_k(0.5), **_WORKERS},
+        grid=0.1,
+        static=("topology", "prox", "compressor", "axis_name"),
+        needs=("axis_name",),
+        golden="cdproxsgt",
+    ),
+    Method(
+        name="choco_sgd",
+        factory=_choco_sgd,
+        family="decentralized",
+        kind="wrapper",
+        summary="CHOCO: any optimizer, workers send compressed differences of parameters.",
+        paper=_CHOCO,
+        example={"learning_rate": 1e-3, "compressor": top_k(0.5), "gamma": 0.5, **_WORKERS},
+        grid=0.1,
+        static=("topology", "compressor", "axis_name"),
+        needs=("axis_name",),
+    ),
+    Method(
+        name="noise_robust_gradient_tracking",
+        factory=noise_robust_gradient_tracking,
+        family="decentralized",
+        kind="optimizer",
+        summary="Gradient tracking that does not add up the noise of its channels.",
+        paper=_NOISY_SHARING,
+        example={"learning_rate": 1e-3, "gamma": 1.0, **_WORKERS},
+        grid=0.1,
+        static=("topology", "axis_name", "mixing"),
+        needs=("axis_name",),
+        golden="noise_robust_gt",
+    ),
+    Method(
+        name="gossip",
+        factory=_gossip_sgd,
+        family="decentralized",
+        kind="wrapper",
+        summary="Each worker's own optimizer, and parameters mixed with its neighbours': decentralized SGD.",
+        paper=Paper(
+            "Can Decentralized Algorithms Outperform Centralized Algorithms? A Case Study for Decentralized Parallel"
+            " Stochastic Gradient Descent",
+            "Lian et al.",
+            2017,
+            "1705.09056",
+        ),
+        example={"learning_rate": 2e-3, **_WORKERS},
+        grid=1e-1,
+        static=(*_GOSSIP_STATIC, "every"),
+        needs=("axis_name",),
+        variants={
+            "combine_first": Variant({"combine_first": True, "mixing": chebyshev_mix(2), "every": 2}, grid=1e-1),
+        },
+    ),
+    Method(
+        name="dadam",
+        factory=dadam,
+        family="decentralized",
+        kind="optimizer",
+        summary="Each worker's own Adam, and parameters mixed with its neighbours'.",
+        paper=Paper(
+            "DADAM: A Consensus-based Distributed Adaptive Gradient Method for Online Optimization",
+            "Nazari, Tarzanagh, Michailidis",
+            2019,
+            "1901.09109",
+        ),
+        example={"learning_rate": 1e-2, **_WORKERS},
+        grid=1e-3,
+        static=(*_GOSSIP_STATIC, "mask"),
+        needs=("axis_name",),
+    ),
+)

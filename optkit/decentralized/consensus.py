@@ -1,0 +1,56 @@
+"""How far apart the workers are."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optkit.core.precision import scalar_dtype, widen
+
+
+def consensus_covariance_trace(tree: Any, axis_name: str) -> jax.Array:
+    """Gives the trace of the covariance of the workers' values, the mean of `|x_i - mean|^2`.
+
+    To second order, decentralized SGD descends on the loss averaged over a Gaussian of this covariance around the mean:
+    it is sharpness-aware minimization along average directions.
+
+    Args:
+        tree: one worker's values; arrays that are no floating-point numbers do not count.
+        axis_name: the axis over workers.
+
+    Returns:
+        A scalar, float32 at least, equal on all workers. It costs an average of the values, for every now and then.
+
+    Example:
+        >>> import jax
+        >>> over_workers = jax.vmap(lambda x: consensus_covariance_trace(x, "workers"), axis_name="workers")
+        >>> over_workers(jnp.array([1.0, 3.0])).tolist()
+        [1.0, 1.0]
+
+    Reference:
+        Zhu et al., "Decentralized SGD and Average-direction SAM are Asymptotically Equivalent", 2023, arXiv:2306.02913.
+    """
+    values = [widen(x) for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    deviations = [x - jax.lax.pmean(x, axis_name) for x in values]
+    own = jnp.asarray(optax.tree.norm(deviations, squared=True), scalar_dtype(jax.tree.map(jnp.real, values)))
+    return jax.lax.pmean(own, axis_name)
+
+
+def consensus_distance(tree: Any, axis_name: str) -> jax.Array:
+    """Gives the distance of the workers' values from their mean, root mean square over workers.
+
+    Args:
+        tree: one worker's values; arrays that are no floating-point numbers do not count.
+        axis_name: the axis over workers.
+
+    Returns:
+        A scalar, float32 at least, equal on all workers: the root of `consensus_covariance_trace`.
+
+    Example:
+        >>> import jax
+        >>> over_workers = jax.vmap(lambda x: consensus_distance(x, "workers"), axis_name="workers")
+        >>> over_workers(jnp.array([1.0, 5.0])).tolist()
+        [2.0, 2.0]
+    """
+    return jnp.sqrt(consensus_covariance_trace(tree, axis_name))

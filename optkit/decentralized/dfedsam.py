@@ -1,0 +1,151 @@
+"""DFedSAM: local steps of sharpness-aware minimization between gossip rounds.
+
+Shi, Shen, Wei, Sun, Yuan, Wang, Tao, "Improving the Model Consistency of Decentralized Federated Learning", 2023,
+arXiv:2302.04083. The local loop is that of FedML's trainer: weight decay behind the sharpness-aware gradient, and a
+momentum that starts anew in each round.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optkit.core.checks import check_count, check_range
+from optkit.core.extra_args import mask_tree, require_whole_tree, required, unmask_tree
+from optkit.core.precision import in_float32
+from optkit.decentralized.gossip import gossip
+from optkit.decentralized.mixing import Mixing, mix
+from optkit.decentralized.topology import Topology
+
+_EXAMPLE = "grad_fn=lambda point: jax.grad(loss)(point, batch)"
+
+
+class TraceOfRoundState(NamedTuple):
+    """State of the momentum of `dfedsam`.
+
+    Attributes:
+        count: number of updates so far, equal on all workers.
+        inner: state of `optax.trace`, each worker's own.
+    """
+
+    count: jax.typing.ArrayLike
+    inner: optax.OptState
+
+
+def dfedsam(
+    learning_rate: optax.ScalarOrSchedule,
+    topology: Topology,
+    every: int,
+    rho: jax.typing.ArrayLike = 0.05,
+    momentum: float | jax.Array = 0.9,
+    weight_decay: float | jax.Array = 0.0,
+    *,
+    axis_name: str,
+    mixing: Mixing = mix,
+    mask: Any | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Takes sharpness-aware steps on each worker's own data and mixes parameters once a round (DFedSAM).
+
+    Flat minima of the workers lie nearer to each other than sharp ones, which matters where their data differ. With
+    `mixing=repeated_mix(4)` it is DFedSAM-MGS. It comes last in a chain, since it overwrites parameters. Each step
+    costs two gradients: do not take it where workers' data are alike, `gossip` does as well for half of that.
+
+    Args:
+        learning_rate: a positive number or a schedule over local steps. The paper's falls by 0.998 a round:
+            `optax.exponential_decay(0.1, every, 0.998, staircase=True)`.
+        topology: who hears whom.
+        every: number of local steps in a round, at least 1.
+        rho: length of the ascent before the second gradient, over all leaves, at least 0; default 0.05, usual from 0.01
+            to 0.1. With 0 it is `gossip` of local SGD.
+        momentum: decay of the sum of gradients of the round so far, in [0, 1); default 0.9.
+        weight_decay: strength of the decay, which is added to the gradient behind the ascent, at least 0; default 0.
+        axis_name: the axis over workers.
+        mixing: how values are mixed; default `mix`, one weighted mean.
+        mask: tree of booleans, or a function that makes it from the parameters: the leaves that are trained and mixed.
+            The gradients of the others pass through. All by default.
+
+    Returns:
+        An optimizer; its state is one number a parameter. `update` needs `grad_fn`, the gradient on this worker's own
+        batch without a mean over workers, and takes `links`, see `mix`. A round sends the parameters once in each round
+        of the topology and each of `mixing`.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+        TypeError: from `update` without `grad_fn`, and inside `optax.masked` or `optax.partition`.
+
+    Example:
+        >>> import optkit
+        >>> tx = optkit.dfedsam(0.1, optkit.ring(4), every=1, axis_name="workers")
+        >>> def step(params, targets):
+        ...     grad_fn = jax.grad(lambda x: jnp.sum((x - targets) ** 2) / 2)
+        ...     updates, _ = tx.update(grad_fn(params), tx.init(params), params, grad_fn=grad_fn)
+        ...     return optax.apply_updates(params, updates)
+        >>> step = optkit.on_workers(step, axis_name="workers", backend="vmap")
+        >>> step(jnp.zeros(4), jnp.array([0.0, 0.0, 6.0, 0.0])).round(3)  # 0.1 * 6.05 / 3
+        Array([0.   , 0.202, 0.202, 0.202], dtype=float32)
+
+    Reference:
+        Shi et al., "Improving the Model Consistency of Decentralized Federated Learning", 2023, arXiv:2302.04083.
+    """
+    check_count("every", every)
+    check_range("rho", rho, 0.0)
+    check_range("momentum", momentum, 0.0, 1.0, high_open=True)
+    check_range("weight_decay", weight_decay, 0.0)
+    descent = optax.chain(
+        optax.add_decayed_weights(weight_decay),
+        _trace_of_round(momentum, every),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+    local = _sharpness_aware(descent, rho)
+    rounds = gossip(local, topology, axis_name=axis_name, mixing=mixing, every=every)
+
+    def init_fn(params):
+        require_whole_tree(params, "dfedsam")
+        return rounds.init(mask_tree(mask, params))
+
+    def update_fn(updates, state, params=None, *, grad_fn=None, links=None, **extra_args):
+        del extra_args
+        if params is None:
+            raise ValueError("dfedsam needs the parameters: call update(updates, state, params, grad_fn=...)")
+        gradients_at = required(grad_fn, "grad_fn", "dfedsam", _EXAMPLE)
+        require_whole_tree(updates, "dfedsam")
+
+        def inside_gradients_at(point):
+            return mask_tree(mask, gradients_at(unmask_tree(point, params)))
+
+        inside, state = rounds.update(
+            mask_tree(mask, updates), state, mask_tree(mask, params), grad_fn=inside_gradients_at, links=links
+        )
+        return unmask_tree(inside, updates), state
+
+    return in_float32(optax.GradientTransformationExtraArgs(init_fn, update_fn))
+
+
+def _sharpness_aware(
+    descent: optax.GradientTransformation, rho: jax.typing.ArrayLike
+) -> optax.GradientTransformationExtraArgs:
+    """Is `optax.contrib.sam` in one call, which takes unknown extra arguments and a gradient of zero."""
+
+    def update_fn(updates, state, params=None, *, grad_fn: Any = None, **extra_args):
+        del extra_args
+        length = rho / (optax.tree.norm(updates) + 1e-12)
+        point = jax.tree.map(lambda p, g: (p + length * g).astype(p.dtype), params, updates)  # the ascent
+        return descent.update(grad_fn(point), state, params)
+
+    return optax.GradientTransformationExtraArgs(descent.init, update_fn)
+
+
+def _trace_of_round(momentum: float | jax.Array, every: int) -> optax.GradientTransformation:
+    """Is `optax.trace` that starts from zero in each round."""
+    trace = optax.trace(momentum)  # pyright: ignore[reportArgumentType]
+
+    def init_fn(params):
+        return TraceOfRoundState(count=jnp.zeros([], jnp.int32), inner=trace.init(params))
+
+    def update_fn(updates, state, params=None):
+        start = optax.tree.where(state.count % every == 0, trace.init(updates), state.inner)
+        updates, inner = trace.update(updates, start, params)
+        return updates, TraceOfRoundState(count=optax.safe_increment(state.count), inner=inner)
+
+    return optax.GradientTransformation(init_fn, update_fn)

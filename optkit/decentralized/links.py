@@ -1,0 +1,47 @@
+"""Links: which messages arrive in a step, for `mix` and all that mixes."""
+
+import jax
+import jax.numpy as jnp
+
+from optkit.core.checks import check_count, check_range
+
+
+def links_between(alive: jax.Array) -> jax.Array:
+    """Gives the links of a step in which some workers are silent.
+
+    Args:
+        alive: shape (workers,), booleans: whether a worker takes part.
+
+    Returns:
+        Booleans of shape (workers, workers), the `links` of `mix`: workers that are silent neither hear nor are heard,
+        and keep their values; the mean over the others stays on symmetric topologies.
+
+    Example:
+        >>> links_between(jnp.array([True, False, True])).astype(int).tolist()
+        [[1, 0, 1], [0, 0, 0], [1, 0, 1]]
+    """
+    return alive[:, None] & alive
+
+
+def lossy_links(key: jax.Array, size: int, probability: jax.typing.ArrayLike) -> jax.Array:
+    """Draws links of which each is lost with some probability, in both directions at once.
+
+    Args:
+        key: a JAX key that is equal on all workers; another one for each step.
+        size: the number of workers, at least 1.
+        probability: of a link to be lost, in [0, 1].
+
+    Returns:
+        Symmetric booleans of shape (workers, workers), the `links` of `mix`; a worker always hears itself.
+
+    Raises:
+        ValueError: if `size` or `probability` is out of its range.
+
+    Example:
+        >>> lossy_links(jax.random.key(0), 3, 1.0).astype(int).tolist()
+        [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    """
+    check_count("size", size)
+    check_range("probability", probability, 0.0, 1.0)
+    lost = jnp.triu(jax.random.bernoulli(key, probability, (size, size)), 1)
+    return ~(lost | lost.T)

@@ -1,0 +1,53 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+from golden_files import assert_replays, replays
+
+from optkit.communication import rules
+from optkit.testing import golden
+
+
+def rule_of(recording):
+    hyperparams = recording.hyperparams
+    density, levels = hyperparams.get("ratio"), hyperparams.get("levels")
+    for name, rule in {
+        "top_k": lambda: rules.top_k_rule(density, round_up=False),
+        "rand_k": lambda: rules.rand_k_rule(density, round_up=False),
+        "qsgd": lambda: rules.dithering_rule(levels, 2),
+        "dithering_inf": lambda: rules.dithering_rule(levels, np.inf),
+        "natural_dithering": lambda: rules.natural_dithering_rule(levels, float(hyperparams["p"])),
+        "scaled_sign": rules.scaled_sign_rule,
+        "natural": rules.natural_rule,
+        "wangni_sparsify": lambda: rules.wangni_rule(density),
+    }.items():
+        if recording.meta["variant"].startswith(name):
+            return rule()
+    raise ValueError(recording.name)
+
+
+def draws_of(recording, leaf):
+    """Uniform numbers (the same in both stages of natural dithering) or permutations; none for top-k."""
+    name = "draws.perm" if "rand_k" in recording.name else "draws.u"
+    drawn = recording.arrays.get(f"{name}.{leaf}")
+    if drawn is None:
+        return None
+    drawn = jnp.asarray(drawn).reshape(len(drawn), -1)
+    return jnp.stack([drawn, drawn], axis=1) if "natural_dithering" in recording.name else drawn
+
+
+@replays("compressor")
+def test_golden_compressor(recording):
+    rule, rate = rule_of(recording), recording.hyperparams["learning_rate"]
+    start, grads = recording.tree("params0"), recording.tree("grads")
+
+    def one(gradient, drawn):
+        return rule.decode(rule.encode(gradient.ravel(), drawn), gradient.size, float).reshape(gradient.shape)
+
+    compressed = jax.jit(
+        lambda grads, draws: {
+            leaf: jax.vmap(one, (0, None if draws[leaf] is None else 0))(grads[leaf], draws[leaf]) for leaf in grads
+        }
+    )(grads, {leaf: draws_of(recording, leaf) for leaf in grads})
+    deviation = golden.deviation(compressed, recording.tree("compressed"))
+    assert deviation <= recording.meta["rtol"]
+    assert_replays(recording, {leaf: start[leaf] - rate * np.cumsum(x, axis=0) for leaf, x in compressed.items()})

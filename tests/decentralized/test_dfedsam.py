@@ -1,0 +1,194 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from golden_files import assert_replays, replays
+
+from optkit.core.workers import on_workers
+from optkit.decentralized import Topology, complete, gossip, repeated_mix, ring
+from optkit.decentralized.dfedsam import dfedsam
+
+WORKERS = 4
+TARGETS = np.random.default_rng(0).standard_normal((WORKERS, 3))
+
+
+def gradient_at(hessian, linear, point):
+    return jax.tree.map(lambda x, a, b: (a @ x.ravel()).reshape(x.shape) - b, point, hessian, linear)
+
+
+@replays("dfedsam")
+def test_golden_dfedsam(recording):
+    hyperparams = recording.hyperparams
+    every = hyperparams["local_steps"]
+    rate, decay = hyperparams["learning_rate"], hyperparams["lr_decay_per_round"]
+    tx = dfedsam(
+        lambda count: rate * decay ** jnp.asarray(count // every, float),  # Optax's schedules compute in float32.
+        Topology(recording.arrays["mixing"][None]),
+        every,
+        hyperparams["rho"],
+        hyperparams["momentum"],
+        hyperparams.get("weight_decay", 0.0),
+        axis_name="workers",
+        mixing=repeated_mix(hyperparams["gossip_steps"]),
+    )
+    hessian, linear, noise, params = (
+        jax.tree.map(jnp.asarray, recording.tree(name)) for name in ("A", "b", "noise", "params0")
+    )
+
+    def step(params, state, linear, noise):
+        grad_fn = lambda point: gradient_at(hessian, optax.tree.add(linear, noise), point)  # noqa: E731
+        updates, state = tx.update(grad_fn(params), state, params, grad_fn=grad_fn)
+        return optax.apply_updates(params, updates), state
+
+    def run(carry, noise):
+        carry = jax.vmap(step, axis_name="workers")(*carry, linear, noise)
+        return carry, carry[0]
+
+    start = params, jax.vmap(tx.init)(params)
+    trajectory = jax.jit(lambda: jax.lax.scan(run, start, noise)[1])()
+    assert_replays(recording, jax.tree.map(lambda x: x[every - 1 :: every], trajectory))
+
+
+def run(tx, steps=6, rate=1.0, start=None, backend="vmap", **extra_args):
+    """Trains on squared distances, one target a worker; gives the parameters after each step."""
+
+    def step(params, state, targets):
+        grad_fn = jax.grad(lambda x: rate * jnp.sum((x["w"] - targets) ** 2) / 2)
+        updates, state = tx.update(grad_fn(params), state, params, grad_fn=grad_fn, **extra_args)
+        return optax.apply_updates(params, updates), state
+
+    step = on_workers(step, axis_name="workers", backend=backend)
+    params = {"w": jnp.zeros_like(TARGETS) if start is None else start}
+    state = on_workers(tx.init, axis_name="workers", backend=backend)(params)
+    trajectory = []
+    for _ in range(steps):
+        params, state = step(params, state, TARGETS)
+        trajectory.append(params["w"])
+    return np.stack(trajectory)
+
+
+@pytest.mark.usefixtures("x64")
+def test_without_ascent_and_in_rounds_of_one_step_it_is_gossip_of_sgd():
+    ours = run(dfedsam(0.1, ring(WORKERS), 1, rho=0.0, axis_name="workers"))
+    theirs = run(gossip(optax.sgd(0.1), ring(WORKERS), axis_name="workers"))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_round_of_one_worker_is_optax_sam_with_momentum():
+    ascent = optax.chain(optax.contrib.normalize(), optax.sgd(0.1))
+    sam = optax.contrib.sam(optax.sgd(0.05, 0.9), ascent, opaque_mode=True)
+    params, state = jnp.ones(3), sam.init(jnp.ones(3))
+    tx = dfedsam(0.05, ring(1), 4, 0.1, 0.9, axis_name="workers")
+    grad_fn = jax.grad(lambda x: jnp.sum(jnp.arange(1, 4) * x**4))
+
+    def step(params, state):
+        updates, state = tx.update(grad_fn(params), state, params, grad_fn=grad_fn)
+        return optax.apply_updates(params, updates), state
+
+    ours = jnp.ones((1, 3))
+    our_state = jax.vmap(tx.init, axis_name="workers")(ours)
+    for _ in range(4):
+        updates, state = sam.update(grad_fn(params), state, params, grad_fn=lambda point, _: grad_fn(point))
+        params = optax.apply_updates(params, updates)
+        ours, our_state = jax.vmap(step, axis_name="workers")(ours, our_state)
+    np.testing.assert_allclose(ours[0], params, rtol=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
+def test_momentum_starts_anew_in_each_round():
+    # Of one gradient that stays the same, two steps move by 1 and 1.9 rates, and so do the next two.
+    tx = dfedsam(0.1, complete(WORKERS), 2, rho=0.0, momentum=0.9, axis_name="workers")
+    trajectory = run(tx, steps=4, rate=1e-9).mean(axis=1)
+    moves = np.diff(trajectory, axis=0, prepend=0) / TARGETS.mean(axis=0) / 1e-10
+    np.testing.assert_allclose(moves, np.array([1, 1.9, 1, 1.9])[:, None] * np.ones(3), rtol=1e-6)
+
+
+@pytest.mark.usefixtures("x64")
+def test_workers_talk_at_the_end_of_a_round_only():
+    start = jnp.array(TARGETS) + jnp.arange(WORKERS)[:, None]
+    tx = dfedsam(1e-12, complete(WORKERS), 3, axis_name="workers")
+    spread = run(tx, steps=3, start=start).std(axis=1).max(axis=1)
+    assert spread[1] > 0.9
+    assert spread[2] < 1e-9
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("rounds", [1, 4])
+def test_exchange_shrinks_the_distance_to_the_mean_by_the_topology_s_contraction(rounds):
+    topology = ring(WORKERS)
+    slowest = jnp.array([1.0, 0.0, -1.0, 0.0])[:, None] * jnp.ones(3)
+    tx = dfedsam(1e-12, topology, 1, axis_name="workers", mixing=repeated_mix(rounds))
+    np.testing.assert_allclose(run(tx, steps=1, start=slowest)[0], topology.contraction**rounds * slowest, atol=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
+def test_exchange_keeps_the_mean():
+    tx = dfedsam(0.1, ring(WORKERS), 2, rho=0.0, momentum=0.0, axis_name="workers")
+    mean = jnp.zeros(3)
+    for row in run(tx):
+        mean = mean - 0.1 * (mean - TARGETS.mean(axis=0))
+        np.testing.assert_allclose(row.mean(axis=0), mean, atol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_weight_decay_is_added_behind_the_ascent():
+    tx = dfedsam(0.1, complete(WORKERS), 1, 0.5, 0.0, 0.01, axis_name="workers")
+    start = jnp.ones_like(TARGETS)
+    gradients = start - TARGETS
+    lengths = jnp.linalg.norm(gradients, axis=1, keepdims=True)
+    expected = start - 0.1 * (gradients + 0.5 * gradients / lengths + 0.01 * start)
+    np.testing.assert_allclose(run(tx, steps=1, start=start)[0], jnp.tile(expected.mean(axis=0), (WORKERS, 1)))
+
+
+@pytest.mark.usefixtures("x64")
+def test_failed_links_carry_nothing():
+    tx = dfedsam(1e-12, ring(WORKERS), 1, axis_name="workers")
+    start = jnp.arange(WORKERS * 3.0).reshape(WORKERS, 3)
+    alone = run(tx, steps=1, start=start, links=jnp.zeros((WORKERS, WORKERS), bool))
+    np.testing.assert_allclose(alone[0], start, atol=1e-9)
+
+
+def test_leaves_outside_the_mask_pass_through_and_are_not_perturbed():
+    tx = dfedsam(0.1, complete(2), 1, rho=1.0, momentum=0.0, mask={"in": True, "out": False}, axis_name="workers")
+
+    def step(params):
+        grads = {"in": jnp.array(1.0), "out": jnp.array(7.0)}
+        seen = []
+        updates, _ = tx.update(grads, tx.init(params), params, grad_fn=lambda point: seen.append(point) or grads)
+        return updates, seen[0]
+
+    updates, seen = jax.vmap(step, axis_name="workers")({"in": jnp.array([0.0, 2.0]), "out": jnp.array([3.0, 4.0])})
+    np.testing.assert_allclose(updates["out"], 7.0)
+    np.testing.assert_allclose(updates["in"], [0.9, -1.1], rtol=1e-6)
+    np.testing.assert_allclose(seen["out"], [3.0, 4.0])
+    np.testing.assert_allclose(seen["in"], [1.0, 3.0])
+
+
+def test_zero_gradients_move_nothing():
+    tx = dfedsam(0.1, complete(WORKERS), 1, axis_name="workers")
+    np.testing.assert_array_equal(run(tx, rate=0.0), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"every": 0}, "every must be a positive integer, got 0"),
+        ({"rho": -0.1}, r"rho must be in \[0, inf\], got -0.1"),
+        ({"momentum": 1.0}, r"momentum must be in \[0, 1\), got 1.0"),
+        ({"weight_decay": -1.0}, r"weight_decay must be in \[0, inf\], got -1.0"),
+    ],
+)
+def test_wrong_hyperparameters_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dfedsam(**{"learning_rate": 0.1, "topology": ring(2), "every": 1, "axis_name": "workers", **changes})
+
+
+def test_missing_parameters_and_gradients_are_named():
+    tx = dfedsam(0.1, ring(2), 1, axis_name="workers")
+    state = tx.init(jnp.ones(2))
+    with pytest.raises(ValueError, match="dfedsam needs the parameters"):
+        tx.update(jnp.ones(2), state)
+    with pytest.raises(TypeError, match="dfedsam needs the extra argument grad_fn"):
+        tx.update(jnp.ones(2), state, jnp.ones(2))

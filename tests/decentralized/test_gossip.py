@@ -1,0 +1,226 @@
+"""What gossip and DADAM promise: the recorded runs, both orders, local steps, and means that stay."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from golden_files import assert_replays, replays
+
+import optkit
+from optkit.decentralized.chebyshev import chebyshev_mix
+from optkit.decentralized.dadam import dadam
+from optkit.decentralized.gossip import gossip
+from optkit.decentralized.links import links_between, lossy_links
+from optkit.decentralized.topology import Topology, complete, one_peer_exponential, ring
+from optkit.testing import golden
+
+WORKERS = 4
+over_ring = functools.partial(gossip, topology=ring(WORKERS), axis_name="workers")
+
+
+def numbers(*shape, seed=0, dtype=None):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=(WORKERS, *shape)), dtype)
+
+
+def train(tx, params, gradients, **extra_args):
+    """Takes a step for each gradient; gives all parameters after each, and the last state."""
+    tx = optax.with_extra_args_support(tx)
+
+    def step(carry, gradient):
+        params, state = carry
+        updates, state = tx.update(gradient, state, params, **extra_args)
+        params = optax.apply_updates(params, updates)
+        return (params, state), params
+
+    def one_worker(params, gradients):
+        return jax.lax.scan(step, (params, tx.init(params)), gradients)
+
+    (_, state), trajectory = jax.jit(jax.vmap(one_worker, axis_name="workers"))(params, gradients)
+    return trajectory, state
+
+
+def recorded_rate(learning_rate):
+    """A number, or for example "0.2/t, t=1,2,..." as a schedule."""
+    if not isinstance(learning_rate, str):
+        return learning_rate
+    found = re.match(r"([\d.e+-]+)\s*/\s*t\b", learning_rate)
+    assert found, learning_rate
+    return lambda count: float(found[1]) / (count + 1)
+
+
+@replays("dsgd", "dsgdm")
+def test_gossip_golden(recording):
+    found = recording.hyperparams
+    dampening = found.get("dampening", 0.0)
+    inner = optax.chain(
+        optax.add_decayed_weights(found.get("weight_decay", 0.0)),
+        # The first gradient is not dampened.
+        optax.scale_by_schedule(lambda count: jnp.where(count == 0, 1.0, 1.0 - dampening)),
+        optax.sgd(recorded_rate(found["learning_rate"]), found.get("momentum", 0.0), found.get("nesterov", False)),
+    )
+    topology = Topology(recording.arrays["mixing"][None])
+    tx = gossip(inner, topology, axis_name="workers", combine_first=found["order"] == "cta")
+    assert_replays(recording, golden.replay_workers(tx, recording))
+
+
+@replays("dadam")
+def test_dadam_golden(recording):
+    found = recording.hyperparams
+    tx = dadam(
+        recorded_rate(found["learning_rate"]),
+        Topology(recording.arrays["mixing"][None]),
+        found["b1"],
+        found["b2"],
+        found["eps"],
+        found["weight_decay"],
+        axis_name="workers",
+        combine_first=found["order"] == "cta",
+    )
+    assert_replays(recording, golden.replay_workers(tx, recording))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("combine_first", [False, True])
+def test_the_order_of_step_and_mixing(combine_first):
+    params, gradients = numbers(3), numbers(2, 3, seed=1)
+    trajectory, _ = train(over_ring(optax.sgd(0.1), combine_first=combine_first), params, gradients)
+    matrix, expected = ring(WORKERS).matrices[0], np.asarray(params)
+    for index in range(2):
+        change = -0.1 * np.asarray(gradients[:, index])
+        expected = matrix @ expected + change if combine_first else matrix @ (expected + change)
+        np.testing.assert_allclose(trajectory[:, index], expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("combine_first", [False, True])
+def test_local_steps_lie_between_exchanges_that_take_a_periodic_topology_in_turn(combine_first):
+    topology = one_peer_exponential(WORKERS)
+    params, gradients = numbers(3), numbers(6, 3, seed=1)
+    tx = gossip(optax.sgd(0.1), topology, axis_name="workers", every=3, combine_first=combine_first)
+    trajectory, state = train(tx, params, gradients)
+    expected = np.asarray(params)
+    for index in range(6):
+        matrix = topology.matrices[index // 3] if index % 3 == 2 else np.eye(WORKERS)
+        change = -0.1 * np.asarray(gradients[:, index])
+        expected = matrix @ expected + change if combine_first else matrix @ (expected + change)
+        np.testing.assert_allclose(trajectory[:, index], expected, rtol=0, atol=1e-14)
+    np.testing.assert_array_equal(state.count, 6)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_mean_moves_as_without_exchange_where_links_are_lost():
+    params, gradients = numbers(5), numbers(4, 5, seed=1)
+    links = lossy_links(jax.random.key(0), WORKERS, 0.5)
+    mixed, _ = train(over_ring(optax.sgd(0.1, momentum=0.9)), params, gradients, links=links)
+    alone, _ = train(optax.sgd(0.1, momentum=0.9), params, gradients)
+    np.testing.assert_allclose(mixed.mean(axis=0), alone.mean(axis=0), rtol=0, atol=1e-14)
+    assert np.abs(mixed - alone).max() > 0.1
+
+
+def test_a_silent_worker_trains_alone_and_its_nan_does_not_spread():
+    params, gradients = numbers(5), numbers(4, 5, seed=1)
+    links = links_between(jnp.arange(WORKERS) != 1)
+    mixed, _ = train(over_ring(optax.adam(0.1)), params, gradients, links=links)
+    alone, _ = train(optax.adam(0.1), params, gradients)
+    np.testing.assert_allclose(mixed[1], alone[1], rtol=0, atol=1e-6)
+    broken, _ = train(over_ring(optax.adam(0.1)), params, gradients.at[1, 0].set(jnp.nan), links=links)
+    np.testing.assert_array_equal(broken[jnp.array([0, 2, 3])], mixed[jnp.array([0, 2, 3])])
+
+
+def test_half_precision_parameters_are_mixed_in_single():
+    params, gradients = numbers(50, dtype=jnp.bfloat16), numbers(1, 50, seed=1, dtype=jnp.bfloat16)
+    tx = over_ring(optax.sgd(0.5))
+    half, _ = train(tx, params, gradients)
+    single, _ = train(tx, *(x.astype(jnp.float32) for x in (params, gradients)))
+    change = (single[:, 0] - params.astype(jnp.float32)).astype(jnp.bfloat16)
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(half[:, 0], params + change)
+
+
+def test_one_worker_is_the_inner_optimizer():
+    params, gradients = numbers(5)[:1], numbers(3, 5, seed=1)[:1]
+    tx = gossip(optax.adam(0.1), ring(1), axis_name="workers")
+    np.testing.assert_allclose(
+        train(tx, params, gradients)[0], train(optax.adam(0.1), params, gradients)[0], rtol=0, atol=1e-6
+    )
+
+
+def test_the_inner_optimizer_and_the_mixing_get_what_gossip_got():
+    seen = {}
+
+    def update(updates, state, params=None, **extra_args):
+        del params
+        seen["inner"] = extra_args
+        return updates, state
+
+    def mixing(tree, topology, axis_name, *, step=0, links=None):
+        seen["mixing"] = topology.size, axis_name, step.dtype, links
+        return tree
+
+    tx = over_ring(optax.GradientTransformationExtraArgs(optax.init_empty_state, update), mixing=mixing)
+    links = links_between(jnp.ones(WORKERS, bool))
+    train(tx, numbers(2), numbers(1, 2), links=links, value=3.0)
+    assert seen["inner"] == {"links": links, "value": 3.0}
+    assert seen["mixing"] == (WORKERS, "workers", jnp.int32, links)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("backend", ["pmap", "shard_map"])
+def test_simulation_and_devices_give_the_same_numbers(backend):
+    tx = over_ring(optax.adam(0.1), mixing=chebyshev_mix(2), every=2)
+
+    def one_worker(params, gradients):
+        state = tx.init(params)
+        for gradient in gradients:
+            updates, state = tx.update(gradient, state, params)
+            params = optax.apply_updates(params, updates)
+        return params, state.count
+
+    run = functools.partial(optkit.on_workers, one_worker, axis_name="workers", out_axes=(0, None))
+    arguments = numbers(5), numbers(4, 5, seed=1)
+    on_devices, simulated = run(backend=backend)(*arguments), run(backend="vmap")(*arguments)
+    np.testing.assert_allclose(on_devices[0], simulated[0], rtol=0, atol=1e-14)
+    assert on_devices[1] == simulated[1] == 4
+
+
+@pytest.mark.parametrize("every", [0, 2.5])
+def test_every_is_a_count(every):
+    with pytest.raises(ValueError, match=f"every must be a positive integer, got {every}"):
+        over_ring(optax.sgd(0.1), every=every)
+
+
+def test_parameters_are_needed():
+    tx = gossip(optax.sgd(0.1), complete(1), axis_name="workers")
+    with pytest.raises(ValueError, match="gossip needs the parameters: call update"):
+        tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
+
+
+def test_another_number_of_workers_is_refused():
+    with pytest.raises(ValueError, match="the topology joins 3 workers, but the axis 'workers' has 4"):
+        train(gossip(optax.sgd(0.1), ring(3), axis_name="workers"), numbers(2), numbers(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "allowed"),
+    [
+        ("b1", 1.0, r"\[0, 1\)"),
+        ("b2", -0.1, r"\[0, 1\)"),
+        ("eps", -1e-8, r"\[0, inf\]"),
+        ("weight_decay", -1.0, r"\[0, inf\]"),
+    ],
+)
+def test_ranges_of_dadam(argument, value, allowed):
+    with pytest.raises(ValueError, match=f"{argument} must be in {allowed}, got {value}"):
+        dadam(0.1, ring(4), axis_name="workers", **{argument: value})
+
+
+def test_dadam_decays_what_the_mask_says():
+    params = {"w": jnp.ones((WORKERS, 2)), "b": jnp.ones((WORKERS, 2))}
+    tx = dadam(0.1, ring(WORKERS), weight_decay=0.5, mask={"w": True, "b": False}, axis_name="workers")
+    trajectory, _ = train(tx, params, jax.tree.map(lambda x: jnp.zeros_like(x)[:, None], params))
+    np.testing.assert_allclose(trajectory["w"], 0.9, atol=1e-6)
+    np.testing.assert_array_equal(trajectory["b"], 1.0)

@@ -1,0 +1,112 @@
+import re
+
+import jax
+import jax.numpy as jnp
+import optax
+from golden_files import assert_replays, replays
+
+from optkit.communication import identity, top_k
+from optkit.core.proximal import prox_l1
+from optkit.decentralized import Topology
+from optkit.decentralized.choco import choco
+from optkit.decentralized.compressed_proximal_tracking import compressed_proximal_tracking
+from optkit.decentralized.mixing import mix
+from optkit.decentralized.noise_robust_gradient_tracking import noise_robust_gradient_tracking
+from optkit.decentralized.proximal_gradient_tracking import proximal_gradient_tracking
+from optkit.testing import golden
+
+
+def topology(recording):
+    return Topology(recording.arrays["mixing"][None])
+
+
+def compressor(recording):
+    ratio = re.search(r"[\d.]+", recording.hyperparams["compressor"])
+    return top_k(float(ratio[0]), round_up=False) if ratio else identity()
+
+
+def torch_clip(threshold):
+    """PyTorch's, whose factor is `threshold / (norm + 1e-6)`."""
+
+    def update(updates, params):
+        del params
+        return optax.tree.scale(jnp.minimum(threshold / (optax.tree.norm(updates) + 1e-6), 1), updates)
+
+    return optax.stateless(update) if threshold else optax.identity()
+
+
+def replay(tx, recording):
+    clip = torch_clip(recording.hyperparams["clip_by_global_norm"])
+    return golden.replay_workers(optax.chain(clip, tx), recording)
+
+
+@replays("dproxsgt")
+def test_golden_proximal_gradient_tracking(recording):
+    hyperparams = recording.hyperparams
+    tx = proximal_gradient_tracking(
+        hyperparams["learning_rate"],
+        topology(recording),
+        prox_l1(hyperparams["l1"]),
+        axis_name="workers",
+        mixed_step={"mixed": True, "unmixed": False}[hyperparams["tracked_step"]],
+    )
+    assert_replays(recording, replay(tx, recording))
+
+
+@replays("cdproxsgt")
+def test_golden_compressed_proximal_tracking(recording):
+    hyperparams = recording.hyperparams
+    tx = compressed_proximal_tracking(
+        hyperparams["learning_rate"],
+        topology(recording),
+        prox_l1(hyperparams["l1"]),
+        compressor(recording),
+        axis_name="workers",
+        gamma_x=hyperparams["gamma_x"],
+        gamma_y=hyperparams["gamma_y"],
+    )
+    assert_replays(recording, replay(tx, recording))
+
+
+@replays("choco_sgd")
+def test_golden_choco(recording):
+    hyperparams = recording.hyperparams
+    inner, gamma = optax.sgd(hyperparams["learning_rate"]), hyperparams["gamma"]
+    tx = choco(inner, topology(recording), compressor(recording), axis_name="workers", gamma=gamma)
+    assert_replays(recording, replay(tx, recording))
+
+
+@replays("noise_robust_gt")
+def test_golden_noise_robust_gradient_tracking(recording):
+    arrays = {name: jnp.asarray(x) for name, x in recording.arrays.items()}
+    noise = {"x": arrays["draws.zeta_x"]}, {"x": arrays["draws.zeta_s"]}
+
+    def mixing(tree, topology, axis_name, *, step, links):
+        """Adds the recorded noise to what others hear, as `noisy_mix` adds what it draws."""
+        worker = jax.lax.axis_index(axis_name)
+        drawn = jax.tree.map(lambda n: n[step, worker], noise)
+        mixed = mix(optax.tree.add(tree, drawn), topology, axis_name, step=step, links=links)
+        own_weight = jnp.diag(arrays["mixing"])[worker]
+        return jax.tree.map(lambda m, n: m - own_weight * n, mixed, drawn)
+
+    tx = noise_robust_gradient_tracking(
+        lambda step: arrays["alphas"][step],
+        topology(recording),
+        axis_name="workers",
+        gamma=lambda step: arrays["gammas"][step],
+        mixing=mixing,
+    )
+
+    def step(carry, _):
+        params, state = carry
+        worker = jax.lax.axis_index("workers")
+        grads = {"x": arrays["problem.Q"][worker] @ params["x"] - arrays["problem.c"][worker]}
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), params
+
+    params = jax.tree.map(jnp.asarray, recording.tree("params0"))
+    workers = jax.vmap(step, in_axes=(0, None), axis_name="workers")
+    steps = jnp.arange(len(arrays["gammas"]))
+    carry = params, jax.vmap(tx.init)(params)
+    assert_replays(recording, jax.jit(lambda carry: jax.lax.scan(workers, carry, steps)[1])(carry))

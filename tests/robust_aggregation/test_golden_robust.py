@@ -1,0 +1,183 @@
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from golden_files import assert_replays, replays
+
+import optkit
+from optkit.robust_aggregation.bucketing import bucket_means
+from optkit.testing import golden
+
+
+def krum(hyperparams):
+    ((neighbours, power),) = re.findall(r"sum over the n-f-(\d) nearest of dist\*\*(\d)", hyperparams["score"])
+    workers, byzantine = hyperparams["n_workers"], hyperparams["f"]
+    selected = hyperparams["m"] if isinstance(hyperparams["m"], int) else workers - byzantine
+    paper = (neighbours, power) == ("2", "2")
+    neighbors = None if paper else workers - byzantine - int(neighbours)
+    return optkit.krum(byzantine, selected, float(power), neighbors)
+
+
+def second_rule(name, byzantine):
+    if name == "median":
+        return optkit.coordinate_median()
+    if name.startswith("rfa"):
+        return optkit.geometric_median(3, 0.1, start="zeros")
+    if name.startswith("krum"):
+        return optkit.krum(byzantine)
+    assert name.startswith("trmean")
+    return optkit.trimmed_mean(byzantine)
+
+
+RULES = {
+    "krum": krum,
+    "multi_krum": krum,
+    "trimmed_mean": lambda h: optkit.trimmed_mean(h["b"]),
+    "meamed": lambda h: optkit.meamed(h["f"]),
+    "phocas": lambda h: optkit.phocas(h["f"]),
+    "cge": lambda h: optkit.cge(h["f"]),
+    "nnm": lambda h: optkit.nearest_neighbor_mixing(second_rule(h["second"], h["f"]), h["f"]),
+    "centered_clipping": lambda h: optkit.centered_clip(h["tau"], h["n_iter"]),
+}
+
+
+def trajectory(tx, recording, rows):
+    """The aggregates and the parameters, equal on all workers, of a server that is sent these rows."""
+    params = jax.tree.map(lambda x: jnp.asarray(x[0]), recording.tree("params0"))
+
+    def step(carry, rows):
+        params, state = carry
+        aggregate, state = tx.update(rows, state, params)
+        params = jax.tree.map(lambda p, a: p - recording.hyperparams["lr"] * a, params, aggregate)
+        return (params, state), (aggregate, params)
+
+    rows = jax.tree.map(jnp.asarray, rows)
+    return jax.jit(lambda carry: jax.lax.scan(step, carry, rows)[1])((params, tx.init(params)))
+
+
+def assert_same(recording, aggregates, params):
+    assert golden.deviation(aggregates, recording.tree("aggregate")) <= recording.meta["rtol"]
+    copies = jax.tree.map(lambda x, like: np.broadcast_to(x[:, None], like.shape), params, recording.tree("params"))
+    assert_replays(recording, copies)
+
+
+def assert_momenta_are_sent(recording, name, decay):
+    kinds = {"ema_zero_init": functools.partial(optax.ema, debias=False), "heavyball_first_grad": optax.trace}
+    tx = optkit.per_row(kinds[name](decay), recording.hyperparams["n_workers"])
+    grads = jax.tree.map(jnp.asarray, recording.tree("grads"))
+    state = tx.init(jax.tree.map(lambda x: jnp.asarray(x[0]), recording.tree("params0")))
+    momenta = jax.lax.scan(lambda state, g: tx.update(g, state)[::-1], state, grads)[1]
+    honest = slice(0, -recording.hyperparams["n_byz"])
+    momenta, sent = ({k: x[:, honest] for k, x in tree.items()} for tree in (momenta, recording.tree("sent")))
+    assert golden.deviation(momenta, sent) <= recording.meta["rtol"]
+
+
+@replays("krum", "multi_krum", "trimmed_mean", "meamed", "phocas", "cge", "nnm", "centered_clipping")
+def test_golden_aggregates(recording):
+    aggregator = RULES[recording.meta["method"]](recording.hyperparams)
+    momentum = recording.hyperparams["worker_momentum"]
+    if momentum is not None:
+        assert_momenta_are_sent(recording, *momentum)
+    sent = recording.tree("grads" if momentum is None else "sent")
+    assert_same(recording, *trajectory(aggregator, recording, sent))
+
+
+@replays("bucketing")
+def test_golden_bucketing(recording):
+    hyperparams = recording.hyperparams
+    rule = second_rule(hyperparams["second"], hyperparams["f"])
+
+    def update(inputs, state, params=None, **extra_args):
+        del extra_args
+        rows, permutation = inputs
+        return rule.update(bucket_means(rows, permutation, hyperparams["bucket_size"])[0], state, params)
+
+    inputs = recording.tree("grads"), recording.arrays["draws.permutation"]
+    assert_same(recording, *trajectory(optax.GradientTransformationExtraArgs(rule.init, update), recording, inputs))
+
+
+@replays("jd_krum", "jd_trimmed_mean")
+def test_golden_objectives(recording):
+    hyperparams = recording.hyperparams
+    if recording.meta["method"] == "jd_krum":
+        byzantine = hyperparams["n_byzantine"]
+        neighbors = hyperparams["n_objectives"] - byzantine - 2
+        aggregator = optkit.krum(byzantine, hyperparams["n_selected"], 1.0, neighbors)
+    else:
+        aggregator = optkit.trimmed_mean(hyperparams["trim_number"])
+    rows = jax.tree.map(jnp.asarray, recording.tree("jac"))
+    aggregates = jax.jit(jax.vmap(lambda rows: aggregator.update(rows, aggregator.init(None))[0]))(rows)
+    assert golden.deviation(aggregates, recording.tree("agg")) <= recording.meta["rtol"]
+
+
+@replays("monna")
+def test_golden_monna(recording):
+    hyperparams = recording.hyperparams
+    byzantine = hyperparams["f"]
+    if hyperparams["rule"] == "cva":
+        rule = optkit.nearest_neighbor_average(byzantine)
+    else:
+        assert hyperparams["rule"] == "centeredclip"
+        rule = optkit.self_centered_clip(hyperparams["clip_thresh"], hyperparams["L_iter"])
+    sent = jax.tree.map(jnp.asarray, recording.tree("byzantine"))
+    responders = jnp.asarray(recording.arrays["draws.responders"])
+
+    def recorded_mixing(tree, topology, axis_name, *, step, links):
+        del topology, links
+
+        def hear(x, attacks):
+            honest = jax.lax.all_gather(x, axis_name)[responders[step, jax.lax.axis_index(axis_name)]]
+            return jnp.concatenate([honest, jnp.stack([attacks[step]] * byzantine)])
+
+        return rule.update(jax.tree.map(hear, tree, sent), rule.init(tree), own=tree)[0]
+
+    tx = optkit.monna(
+        hyperparams["lr"],
+        optkit.complete(hyperparams["n_honest"]),
+        byzantine,
+        hyperparams["momentum"],
+        axis_name="workers",
+        mixing=recorded_mixing,
+    )
+    assert_replays(recording, golden.replay_workers(tx, recording))
+
+
+def attack(name, hyperparams):
+    strength = float((re.search(r"(?:factor|eps)([\d.]+)", name) or [0, 0])[1])
+    byzantine, workers = hyperparams["n_byz"], hyperparams["n_honest"] + hyperparams["n_byz"]
+    kind = re.match(r"[a-z]+(_strict|_all|_linesearch_vs_trmean)?", name)[0]
+    if kind == "little_linesearch_vs_trmean":
+
+        def little(honest, strength):
+            return optkit.a_little_is_enough(honest, -strength)
+
+        rule = optkit.trimmed_mean(byzantine)
+        return lambda honest: little(honest, optkit.strongest(little, honest, byzantine, rule, 16))
+    sign = 1 if name.endswith("_negative") else -1
+    return {
+        "alie": lambda x: optkit.a_little_is_enough(x, optkit.hidden_deviations(workers, byzantine)),
+        "little": lambda x: optkit.a_little_is_enough(x, sign * strength),
+        "empire": lambda x: optkit.inner_product_manipulation(x, strength - 1),
+        "empire_strict": lambda x: optkit.inner_product_manipulation(x, strength),
+        "ipm": lambda x: optkit.inner_product_manipulation(x, strength),
+        "signflipping": optkit.sign_flip,
+        "scaled": lambda x: optkit.inner_product_manipulation(x, hyperparams["n_honest"] / byzantine),
+        "mimic": optkit.mimic,
+        "anticge": lambda x: optkit.long_among_kept(x, byzantine),
+        "bulyan_all": lambda x: optkit.shifted_mean(x, strength),
+    }[kind]
+
+
+@replays("attacks")
+def test_golden_attacks(recording):
+    honest = jnp.asarray(recording.arrays["honest"])
+    for name, expected in recording.tree("attack").items():
+        sent = jax.jit(jax.vmap(attack(name, recording.hyperparams)))(honest)
+        assert golden.deviation(sent, expected) <= recording.meta["rtol"], name
+    workers = recording.hyperparams["n_honest"] + recording.hyperparams["n_byz"]
+    deviations = optkit.hidden_deviations(workers, recording.hyperparams["n_byz"])
+    assert deviations == pytest.approx(recording.hyperparams["alie_z_max"], rel=1e-9)

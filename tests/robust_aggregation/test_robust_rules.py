@@ -1,0 +1,370 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+
+import optkit
+from optkit.core.hlo import read
+from optkit.testing import check_transformation
+
+SHAPES = {"kernel": (3, 2), "bias": (4,), "scalar": (), "empty": (0, 2)}
+WORKERS = 8
+BYZANTINE = 2
+
+
+def draw(seed, rows=WORKERS):
+    keys = jax.random.split(jax.random.key(seed), len(SHAPES))
+    tree = {
+        name: jax.random.normal(key, (rows, *shape)) for key, (name, shape) in zip(keys, SHAPES.items(), strict=True)
+    }
+    return {**tree, "none": None}
+
+
+def row_of(rows):
+    return jax.tree.map(lambda x: x[0], rows)
+
+
+def aggregate(aggregator, rows, **extra_args):
+    state = aggregator.init(row_of(rows))
+    return jax.jit(lambda rows: aggregator.update(rows, state, **extra_args)[0])(rows)
+
+
+def vectors(rows):
+    return np.concatenate([np.asarray(leaf).reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(rows)], axis=1)
+
+
+def vector(tree):
+    return np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(tree)])
+
+
+def assert_close(actual, expected, **tolerance):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), actual, expected)
+
+
+# Each a factory that takes an axis name and a layout.
+RULES = {
+    "trimmed_mean": functools.partial(optkit.trimmed_mean, BYZANTINE),
+    "meamed": functools.partial(optkit.meamed, BYZANTINE),
+    "phocas": functools.partial(optkit.phocas, BYZANTINE),
+    "krum": functools.partial(optkit.krum, BYZANTINE),
+    "multi_krum": functools.partial(optkit.krum, BYZANTINE, 4, 1.0, 5),
+    "cge": functools.partial(optkit.cge, BYZANTINE),
+    "aksel": optkit.aksel,
+    "centered_clip": functools.partial(optkit.centered_clip, 1.5, 3),
+    "nearest_neighbor_mixing": functools.partial(
+        optkit.nearest_neighbor_mixing, optkit.trimmed_mean(BYZANTINE), BYZANTINE
+    ),
+    "nearest_neighbor_mixing_krum": functools.partial(
+        optkit.nearest_neighbor_mixing, optkit.krum(BYZANTINE, 3), BYZANTINE
+    ),
+    "bucketing": functools.partial(optkit.bucketing, optkit.geometric_median(5), 2, key=3),
+    "coordinate_median": functools.partial(optkit.coordinate_median, nan_policy="omit"),
+    "geometric_median": functools.partial(optkit.geometric_median, 8, 0.1, start="zeros", nan_policy="omit"),
+}
+
+
+def over_workers(rule, rows, backend):
+    aggregator = rule(axis_name="workers")
+    mapped = optkit.on_workers(
+        lambda row: aggregator.update(row, aggregator.init(row))[0],
+        axis_name="workers",
+        out_axes=None,
+        backend=backend,
+    )
+    return mapped(rows)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("layout", ["gather", "transpose"])
+def test_workers_and_stacked_rows_give_the_same(name, layout):
+    rows = draw(0)
+    rule = functools.partial(RULES[name], layout=layout)
+    expected = aggregate(RULES[name](), rows)
+    for backend in ("vmap", "pmap"):
+        assert_close(over_workers(rule, rows, backend), expected, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("layout", ["gather", "transpose"])
+def test_shard_map_sees_that_the_result_is_equal_on_all_workers(name, layout):
+    rows = draw(0)
+    aggregator = RULES[name](axis_name="workers", layout=layout)
+    mesh = jax.make_mesh((WORKERS,), ("workers",), axis_types=(AxisType.Auto,))
+
+    state = aggregator.init(row_of(rows))
+
+    def one_worker(row):
+        return aggregator.update(row_of(row), state)[0]
+
+    mapped = jax.shard_map(one_worker, mesh=mesh, in_specs=PartitionSpec("workers"), out_specs=PartitionSpec())
+    assert_close(jax.jit(mapped)(rows), aggregate(RULES[name](), rows), rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("name", "statistics"),
+    [("trimmed_mean", 0), ("krum", WORKERS**2 + WORKERS), ("cge", WORKERS), ("centered_clip", 3 * WORKERS)],
+)
+def test_transposed_workers_send_two_rows(name, statistics, dtype):
+    size = 1000 * WORKERS
+    rows = jnp.zeros((WORKERS, size), dtype)
+    aggregator = RULES[name](axis_name="workers", layout="transpose")
+    mesh = jax.make_mesh((WORKERS,), ("workers",), axis_types=(AxisType.Auto,))
+
+    def one_worker(row):
+        return aggregator.update(row[0], aggregator.init(row[0]))[0][None]
+
+    spec = PartitionSpec("workers")
+    lowered = jax.jit(jax.shard_map(one_worker, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)).lower(rows)
+    sent = read(lowered.compile(), lowered).sent
+    share = size * rows.dtype.itemsize * (WORKERS - 1) / WORKERS
+    assert sent.pop("all-to-all") == share
+    assert sent.pop("all-gather") == share
+    assert sent.pop("all-reduce", 0) == statistics * 4 * 2 * (WORKERS - 1) / WORKERS
+    assert not sent
+
+
+def with_attackers(honest, value):
+    return jax.tree.map(lambda x: jnp.concatenate([x, jnp.full((BYZANTINE, *x.shape[1:]), value, x.dtype)]), honest)
+
+
+COORDINATEWISE = ("trimmed_mean", "meamed", "phocas", "coordinate_median")
+
+
+@pytest.mark.parametrize("name", [name for name in RULES if name != "bucketing"])
+def test_arbitrary_rows_do_not_move_the_aggregate_out_of_the_honest_range(name):
+    honest = draw(1, WORKERS - BYZANTINE)
+    aggregator, state = RULES[name](), RULES[name]().init(row_of(honest))
+    attacked = jax.vmap(lambda value: aggregator.update(with_attackers(honest, value), state)[0])
+    moved = vectors(jax.jit(attacked)(jnp.array([1e30, -1e30, 1e6, jnp.inf, -jnp.inf, jnp.nan])))
+    rows = vectors(honest)
+    if name in COORDINATEWISE:
+        # What is averaged around a center in the range may lie as far outside as honest values do from the center.
+        slack = np.ptp(rows, axis=0) if name in ("phocas", "meamed") else 0.0
+        assert np.all(moved >= rows.min(axis=0) - slack)
+        assert np.all(moved <= rows.max(axis=0) + slack)
+    else:
+        assert np.all(np.linalg.norm(moved, axis=1) <= 1.5 * np.max(np.linalg.norm(rows, axis=1)))
+
+
+@pytest.mark.parametrize("value", [1e30, jnp.inf, jnp.nan])
+def test_a_bad_row_spoils_one_bucket_only(value):
+    rule = optkit.bucketing(optkit.trimmed_mean(1), 2, key=0)
+    honest = draw(2, WORKERS - 1)
+    rows = jax.tree.map(lambda x: jnp.concatenate([x, jnp.full((1, *x.shape[1:]), value)]), honest)
+    moved = vector(aggregate(rule, rows))
+    assert np.all(np.abs(moved) <= np.abs(vectors(honest)).max(axis=0))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", [name for name in RULES if name != "bucketing"])
+def test_order_of_rows_does_not_count(name):
+    rows = draw(3)
+    permuted = jax.tree.map(lambda x: x[jnp.array([5, 3, 0, 7, 4, 1, 6, 2])], rows)
+    assert_close(aggregate(RULES[name](), permuted), aggregate(RULES[name](), rows), rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", [name for name in RULES if name != "centered_clip"])
+def test_equal_rows_give_that_row(name):
+    rows = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape), draw(4))
+    assert_close(aggregate(RULES[name](), rows), row_of(rows), rtol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", [name for name in RULES if name not in ("bucketing", "centered_clip")])
+def test_absent_rows_count_as_if_they_were_not_there(name):
+    rows = draw(5, 9)
+    present = jnp.arange(9) != 4
+    absent = jax.tree.map(lambda x: x.at[4].set(jnp.nan), rows)
+    others = jax.tree.map(lambda x: x[present], rows)
+    actual = aggregate(RULES[name](), absent, present=present)
+    assert_close(actual, aggregate(RULES[name](), others), rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.usefixtures("x64")
+def test_rows_that_have_not_arrived_count_as_the_center():
+    rows = draw(6)
+    present = jnp.arange(WORKERS) < 5
+    aggregator = optkit.centered_clip(1e9)
+    expected = jax.tree.map(lambda x: jnp.sum(x[:5], axis=0) / WORKERS, rows)
+    assert_close(aggregate(aggregator, rows, present=present), expected, rtol=1e-12, atol=1e-15)
+
+
+def reference_trimmed_mean(x, f):
+    return np.sort(x, axis=0)[f : len(x) - f].mean(axis=0)
+
+
+def reference_around(x, center, f):
+    order = np.argsort(np.abs(x - center), axis=0, kind="stable")[: len(x) - f]
+    return np.take_along_axis(x, order, axis=0).mean(axis=0)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("rows", "f"), [(1, 0), (3, 1), (6, 2), (9, 4), (65, 20)])
+def test_coordinate_rules_are_numpys(rows, f):
+    x = np.array(jax.random.normal(jax.random.key(7), (rows, 100)))
+    x[:f] = x[0]  # attackers send the same
+    trimmed = reference_trimmed_mean(x, f)
+    lower_median = np.sort(x, axis=0)[(rows - 1) // 2]
+    np.testing.assert_allclose(aggregate(optkit.trimmed_mean(f), x), trimmed, rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(aggregate(optkit.meamed(f), x), reference_around(x, lower_median, f), atol=1e-14)
+    np.testing.assert_allclose(aggregate(optkit.phocas(f), x), reference_around(x, trimmed, f), atol=1e-14)
+
+
+def test_krum_separates_rows_that_lie_far_from_zero():
+    cluster = 1e4 + 1e-2 * jax.random.normal(jax.random.key(8), (6, 50))
+    rows = jnp.concatenate([cluster, cluster[:2] + 1.0])
+    chosen = aggregate(optkit.krum(2, 4), rows)
+    np.testing.assert_allclose(chosen, np.mean(cluster, axis=0), atol=0.05)
+
+
+def test_centered_clip_moves_no_further_than_the_radius_and_remembers():
+    aggregator = optkit.centered_clip(0.5)
+    rows = jnp.zeros((4, 2)).at[0].set(1e12)
+    state = aggregator.init(jnp.zeros(2))
+    for step in range(1, 4):
+        center, state = aggregator.update(rows, state)
+        np.testing.assert_allclose(state.center, center)
+        assert np.linalg.norm(center) <= 0.5 * step / 4 * (1 + 1e-6)
+    honest = jnp.full((4, 2), 0.1)
+    for _ in range(40):
+        center, state = aggregator.update(honest, state)
+    np.testing.assert_allclose(center, 0.1, rtol=1e-5)
+
+
+def test_nearest_neighbor_mixing_brings_honest_rows_together():
+    rows = draw(9)
+    seen = []
+
+    def record(updates, state, params=None, **extra_args):
+        del params, extra_args
+        seen.append(vectors(updates))
+        return row_of(updates), state
+
+    spy = optax.GradientTransformationExtraArgs(optax.init_empty_state, record)
+    mixing = optkit.nearest_neighbor_mixing(spy, BYZANTINE)
+    mixing.update(with_attackers(jax.tree.map(lambda x: x[BYZANTINE:], rows), 50.0), mixing.init(None))
+    honest = vectors(rows)[BYZANTINE:]
+    mixed = seen[0][: len(honest)]
+    assert np.mean(np.var(mixed, axis=0)) < 0.3 * np.mean(np.var(honest, axis=0))
+
+
+def test_buckets_are_drawn_anew_and_equal_for_equal_keys():
+    rows = draw(10)
+    aggregator = optkit.bucketing(optkit.coordinate_median(), 2, key=1)
+    state = aggregator.init(row_of(rows))
+    first, state = aggregator.update(rows, state)
+    second, _ = aggregator.update(rows, state)
+    assert not np.allclose(vector(first), vector(second))
+    again = optkit.bucketing(optkit.coordinate_median(), 2, key=jax.random.key(1))
+    assert_close(aggregate(again, rows), first, rtol=1e-6)
+
+
+def test_bucketing_leaves_absent_rows_out():
+    rows = jax.tree.map(lambda x: x.at[3].set(jnp.nan), jax.tree.map(jnp.ones_like, draw(11, 5)))
+    aggregator = optkit.bucketing(optkit.trimmed_mean(0), 2, key=0)
+    ones = aggregate(aggregator, rows, present=jnp.arange(5) != 3)
+    np.testing.assert_allclose(vector(ones), 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("summed", [False, True])
+def test_workers_and_stacked_rows_have_the_same_momenta(summed):
+    rows = draw(12)
+    stacked = optkit.robust_sgd(0.1, optkit.trimmed_mean(2), 0.9, summed=summed, workers=WORKERS)
+    own = optkit.robust_sgd(0.1, optkit.trimmed_mean(2, axis_name="workers"), 0.9, summed=summed)
+
+    def run(tx, gradients):
+        params = jax.tree.map(jnp.zeros_like, row_of(rows))
+        state = tx.init(params)
+        for scale in (1.0, -0.5, 2.0):
+            updates, state = tx.update(jax.tree.map(lambda x: scale * x, gradients), state, params)  # noqa: B023
+            params = optax.apply_updates(params, updates)
+        return params
+
+    mapped = optkit.on_workers(lambda g: run(own, g), axis_name="workers", out_axes=None, backend="shard_map")
+    assert_close(mapped(rows), run(stacked, rows), rtol=1e-5, atol=1e-6)
+
+
+def test_decay_spares_masked_leaves():
+    params = {"decayed": jnp.array([4.0]), "free": jnp.array([4.0])}
+    zeros = jax.tree.map(lambda p: jnp.zeros((3, *p.shape)), params)
+    tx = optkit.robust_sgd(0.1, optkit.trimmed_mean(1), weight_decay=0.5, mask={"decayed": True, "free": False})
+    updates, _ = tx.update(zeros, tx.init(params), params)
+    np.testing.assert_allclose(updates["decayed"], -0.2, rtol=1e-6)
+    np.testing.assert_array_equal(updates["free"], 0.0)
+
+
+@pytest.mark.parametrize("layout", ["gather", "transpose"])
+def test_contract_over_workers(layout):
+    def factory(learning_rate, axis_name):
+        rule = optkit.centered_clip(1.0, axis_name=axis_name, layout=layout)
+        return optkit.robust_sgd(learning_rate, rule, b1=0.9)
+
+    check_transformation(
+        factory,
+        needs=("axis_name",),
+        static_args=("axis_name",),
+        promises=["keeps_types", "takes_all_shapes", "is_deterministic", "agrees_between_backends"],
+        learning_rate=1e-2,
+        axis_name="workers",
+    )
+
+
+@pytest.mark.parametrize("name", ["trimmed_mean", "krum", "cge", "meamed", "centered_clip", "bucketing"])
+def test_gradient_without_rows_is_refused(name):
+    params = jnp.ones((9, 2))
+    tx = RULES[name]()
+    with pytest.raises(ValueError, match="takes gradients with a leading axis"):
+        tx.update(params, tx.init(params), params)
+
+
+def too_few(aggregator, rows):
+    return lambda: aggregator.update(jnp.ones((rows, 3)), aggregator.init(jnp.ones(3)))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: optkit.trimmed_mean(-1), "byzantine must be an integer and at least 0, got -1"),
+        (lambda: optkit.cge(1.5), "byzantine must be an integer and at least 0, got 1.5"),
+        (lambda: optkit.krum(1, 0), "selected must be a positive integer, got 0"),
+        (lambda: optkit.krum(1, power=0.0), r"power must be in \(0, inf\], got 0.0"),
+        (lambda: optkit.krum(1, neighbors=0), "neighbors must be a positive integer, got 0"),
+        (lambda: optkit.centered_clip(0.0), r"radius must be in \(0, inf\], got 0.0"),
+        (lambda: optkit.centered_clip(1.0, 0), "iterations must be a positive integer, got 0"),
+        (lambda: optkit.self_centered_clip(-1.0), r"radius must be in \(0, inf\], got -1.0"),
+        (lambda: optkit.bucketing(optkit.aksel(), 0, key=0), "size must be a positive integer, got 0"),
+        (lambda: optkit.nearest_neighbor_average(-2), "byzantine must be an integer and at least 0, got -2"),
+        (lambda: optkit.aksel(axis_name="workers", layout="ring"), "layout must be one of 'gather', 'transpose', got"),
+        (lambda: optkit.aksel(layout="transpose"), "layout='transpose' is for workers: give axis_name too"),
+        (lambda: optkit.geometric_median(per_leaf=True, axis_name="w", layout="transpose"), "per_leaf must be False"),
+        (lambda: optkit.robust_sgd(0.1, optkit.aksel(), 1.0), r"b1 must be in \[0, 1\), got 1.0"),
+        (lambda: optkit.robust_sgd(0.1, optkit.aksel(), weight_decay=-1.0), "weight_decay must be in"),
+        (lambda: optkit.per_row(optax.identity(), 0), "rows must be a positive integer, got 0"),
+        (
+            lambda: optkit.bucketing(optkit.centered_clip(1.0), key=0, axis_name="workers", layout="transpose"),
+            "bucketing with layout='transpose' needs a rule without state that takes the extra argument total",
+        ),
+        (too_few(optkit.trimmed_mean(2), 4), "trimmed_mean with byzantine=2 needs at least 5 rows, got 4"),
+        (too_few(optkit.krum(2), 6), "krum with byzantine=2, selected=1 and neighbors=None needs at least 7 rows"),
+        (too_few(optkit.cge(2), 4), "cge with byzantine=2 needs at least 5 rows, got 4"),
+        (too_few(optkit.meamed(1), 2), "meamed with byzantine=1 needs at least 3 rows, got 2"),
+        (too_few(optkit.nearest_neighbor_mixing(optkit.aksel(), 3), 6), "needs at least 7 rows, got 6"),
+    ],
+)
+def test_wrong_arguments_are_named(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+@pytest.mark.parametrize("rule", [optkit.nearest_neighbor_average(1), optkit.self_centered_clip(1.0)])
+def test_rules_around_an_own_value_say_that_they_need_it(rule):
+    with pytest.raises(TypeError, match=r"needs the extra argument own: call update\(grads, state, params, own=value"):
+        rule.update(jnp.ones((4, 2)), rule.init(None))

@@ -1,0 +1,79 @@
+"""Runs on several workers whose losses differ, and what their golden files say."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import optkit
+from optkit.core import hlo
+from optkit.decentralized import Topology
+
+
+class Quadratics(NamedTuple):
+    """Each worker's loss, `x'Ax / 2 - b'x` with eigenvalues of A in [0.5, 1], workers first."""
+
+    hessian: jax.Array
+    linear: jax.Array
+
+    def gradients(self, params):
+        return jnp.einsum("ijk,ik->ij", self.hessian, params) - self.linear
+
+    def minimum(self):
+        return jnp.linalg.solve(jnp.sum(self.hessian, axis=0), jnp.sum(self.linear, axis=0))
+
+
+def quadratics(workers, dimension=3, seed=0):
+    rng = np.random.default_rng(seed)
+    basis, _ = np.linalg.qr(rng.standard_normal((workers, dimension, dimension)))
+    curvature = rng.uniform(0.5, 1.0, (workers, 1, dimension))
+    linear = rng.standard_normal((workers, dimension))
+    return Quadratics(jnp.asarray((basis * curvature) @ basis.mT), jnp.asarray(linear))
+
+
+def train(tx, losses, steps, **extra_args):
+    """The workers' parameters and states after every step; extra arguments are equal on all workers, time first."""
+    tx = optax.with_extra_args_support(tx)
+
+    def worker(hessian, linear):
+        params = jnp.zeros_like(linear)
+
+        def step(carry, extra_args):
+            params, state = carry
+            updates, state = tx.update(hessian @ params - linear, state, params, **extra_args)
+            params = optax.apply_updates(params, updates)
+            return (params, state), (params, state)
+
+        return jax.lax.scan(step, (params, tx.init(params)), extra_args, length=steps)[1]
+
+    return jax.jit(jax.vmap(worker, out_axes=1, axis_name="workers"))(*losses)
+
+
+def bytes_sent(tx, size=64):
+    """What a step sends, by kind of collective, for a parameter of some numbers on eight devices."""
+    step = optkit.on_workers(tx.update, axis_name="workers", backend="shard_map")
+    params = jnp.zeros((8, size), jnp.float32)
+    lowered = jax.jit(step).lower(params, jax.vmap(tx.init)(params), params)
+    return hlo.read(lowered.compile(), lowered).sent
+
+
+def topology_of(recording):
+    return Topology(recording.arrays["mixing"][None])
+
+
+def learning_rate_of(recording):
+    rate = recording.hyperparams["learning_rate"]
+    if not isinstance(rate, str):
+        return rate
+    rates = jnp.asarray(recording.arrays["learning_rates"])
+    return lambda count: rates[count]
+
+
+def sgd_of(recording):
+    """The inner optimizer of the recordings of wrappers."""
+    hyperparams = recording.hyperparams
+    momentum, nesterov = hyperparams.get("momentum", 0.0), hyperparams.get("nesterov", False)
+    decay = optax.add_decayed_weights(hyperparams.get("weight_decay", 0.0))
+    return optax.chain(decay, optax.sgd(learning_rate_of(recording), momentum, nesterov))
