@@ -1,4 +1,4 @@
-"""The command line: `python -m experiments compare`, `... claims`, `... bench`."""
+"""The command line: `python -m experiments compare`, `... decentralized`, `... claims`, `... bench`."""
 
 import argparse
 import dataclasses
@@ -23,6 +23,12 @@ def _positive(text):
     return number
 
 
+def _count(text):
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 0, got {text}")
+    return int(text)
+
+
 def _at_least_two(text):
     if _positive(text) < 2:
         raise argparse.ArgumentTypeError(f"must be at least 2, got {text}")
@@ -41,6 +47,22 @@ def _not_negative(text):
     if not 0 <= number < math.inf:
         raise argparse.ArgumentTypeError(f"must be a number of at least 0, got {text}")
     return number
+
+
+def _concentration(text):
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not number > 0:
+        raise argparse.ArgumentTypeError(f"must be a positive number or inf, got {text}")
+    return number
+
+
+def _probability(text):
+    if _not_negative(text) > 1:
+        raise argparse.ArgumentTypeError(f"must lie in [0, 1], got {text}")
+    return float(text)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -75,6 +97,39 @@ def parser() -> argparse.ArgumentParser:
     update.add_argument("--dtype", default="float32", help="of parameters and gradients (default: float32)")
     update.add_argument("--rounds", type=_positive, default=20, help="measurements of each method (default: 20)")
     update.add_argument("--out", type=pathlib.Path, help="where results go (default: experiments/results)")
+    for name, workers, text in (
+        ("sharded", 8, "what optimizers of matrices send between eight devices"),
+        ("compile", 1, "how compile time grows with the layers of a transformer"),
+        ("gossip", 8, "a round of mixing beside the messages that it sends"),
+    ):
+        other = benches.add_parser(name, help=text)
+        other.add_argument("--out", type=pathlib.Path, help="where results go (default: experiments/results)")
+        other.set_defaults(workers=workers)
+
+    decentralized = commands.add_parser("decentralized", help="train on workers that talk to their neighbours")
+    decentralized.add_argument("--task", help="what to train: a file of experiments/tasks (default: digits-mlp)")
+    decentralized.add_argument("--optimizers", type=_names, help="decentralized methods, with commas between")
+    decentralized.add_argument("--inner", help="the optimizer that they wrap (default: sgd)")
+    decentralized.add_argument("--learning-rate", type=_not_negative, help="constant (default: each method's own)")
+    decentralized.add_argument("--topology", help="who hears whom, such as erdos_renyi:0.4 (default: ring)")
+    decentralized.add_argument("--workers", type=_positive, default=8, help="how many (default: 8)")
+    decentralized.add_argument(
+        "--alpha", type=_concentration, help="how evenly classes are dealt, inf for evenly (default: 0.1)"
+    )
+    decentralized.add_argument("--mixing", help="how values are mixed, such as trimmed_mean (default: mix)")
+    decentralized.add_argument("--compressor", help="for methods that compress (default: top_k:0.1)")
+    decentralized.add_argument("--gamma", type=_not_negative, help="how far these move to others (default: 0.3)")
+    decentralized.add_argument("--dropout", type=_probability, help="share of links lost in a step (default: 0)")
+    decentralized.add_argument("--silent", type=_count, help="workers cut off for a third of the run (default: 0)")
+    decentralized.add_argument("--attack", help="what attackers do, such as sign_flip (default: nobody attacks)")
+    decentralized.add_argument("--byzantine", type=_positive, help="how many workers attack (default: 2)")
+    decentralized.add_argument("--steps", type=_positive, help="length of every training (default: the task's)")
+    decentralized.add_argument("--seed", type=_count, help="of parameters and draws (default: 0)")
+    decentralized.add_argument(
+        "--backend", choices=("vmap", "shard_map"), help="one device, or a device each (default: vmap)"
+    )
+    decentralized.add_argument("--out", type=pathlib.Path, help="the run's folder (default: named after all of these)")
+    decentralized.add_argument("--plot-only", type=pathlib.Path, metavar="RUN", help="only draw this run again")
 
     claims = commands.add_parser("claims", help="measure what papers claim, at toy scale")
     claims.add_argument("family", nargs="?", help="only the claims about this family (default: all)")
@@ -96,6 +151,17 @@ def start_jax(workers: int) -> None:
     jax.config.update("jax_num_cpu_devices", max(workers, os.cpu_count() or 1))
 
 
+def share_out_threads() -> None:
+    """Sets how many threads XLA and LAPACK make, unless the user has, for trainings that have a core each.
+
+    Before jaxlib 0.11.1, LAPACK calls for stacks of matrices wait for threads of the pool in which they run themselves.
+    By default that has one for each core, and where each is in such a call, all wait for ever. And OpenBLAS would have
+    a thread for each core in every call, which get in each other's way: for matrices of 64 x 64 a hundredfold.
+    """
+    os.environ.setdefault("NPROC", str(8 * (os.cpu_count() or 1)))
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
 def execute(options: argparse.Namespace) -> int:
     """Runs a command.
 
@@ -107,8 +173,8 @@ def execute(options: argparse.Namespace) -> int:
     """
     from rich.console import Console  # noqa: PLC0415
 
-    from experiments import compare, evidence  # noqa: PLC0415
-    from experiments.benchmarks import sweep, update  # noqa: PLC0415
+    from experiments import compare, decentralized, evidence  # noqa: PLC0415
+    from experiments.benchmarks import compile_time, gossip, sharded, sweep, update  # noqa: PLC0415
     from experiments.errors import UserError  # noqa: PLC0415
 
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
@@ -116,9 +182,14 @@ def execute(options: argparse.Namespace) -> int:
         if options.command == "bench" and options.what == "sweep":
             sweep.run(console)
         elif options.command == "bench":
-            update.run(_given(options, update.Options), console)
+            module = {"update": update, "sharded": sharded, "compile": compile_time, "gossip": gossip}[options.what]
+            module.run(_given(options, module.Options), console)
         elif options.command == "claims":
             evidence.run(options.family, options.out or evidence.RESULTS, console)
+        elif options.command == "decentralized" and options.plot_only:
+            decentralized.show(options.plot_only, console)
+        elif options.command == "decentralized":
+            decentralized.run(_given(options, decentralized.Options), console)
         elif options.plot_only:
             compare.show_only(options.plot_only, console)
         else:
@@ -127,7 +198,11 @@ def execute(options: argparse.Namespace) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        kept = "the same command continues" if options.command == "compare" else "what is finished is kept"
+        kept = (
+            "the same command continues"
+            if options.command in ("compare", "decentralized")
+            else "what is finished is kept"
+        )
         print(f"interrupted; {kept}", file=sys.stderr)
         return 130
     return 0
@@ -144,6 +219,8 @@ def main() -> int:
     options = parser().parse_args()
     if options.command == "bench":
         memory.keep_freed_memory()
+    else:
+        share_out_threads()
     start_jax(getattr(options, "workers", 1))
     return execute(options)
 

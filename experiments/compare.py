@@ -17,6 +17,7 @@ from experiments.gradients import require_trainable
 from experiments.progress import Progress
 from experiments.store import Record, RunFolder, read_records, writing
 from experiments.training import Sweep, Trainings, takes_weight_decay
+from optkit.catalog import Method
 
 # Neighbouring learning rates of the first round are this far apart.
 SPACING = math.sqrt(10)
@@ -90,17 +91,18 @@ def report_steps(steps: int) -> list[int]:
     return [*range(0, steps, stride), steps]
 
 
-def run(options: Options, console: Console) -> None:
+def run(options: Options, console: Console, entries: Sequence[Method] | None = None) -> None:
     """Compares optimizers, or continues where an earlier run of the same command was stopped.
 
     Args:
         options: what to compare.
         console: where to show it.
+        entries: optimizers in place of those that `options` names; AdamW is always among them.
 
     Raises:
         UserError: if something is asked that cannot be done.
     """
-    methods = optimizers.find(options.optimizers)
+    methods = optimizers.find(options.optimizers, entries)
     task = tasks.load(options.task)
     if task.batch_size % options.workers:
         raise UserError(f"--workers {options.workers} does not divide the batch of {options.task}, {task.batch_size}")
@@ -125,12 +127,12 @@ def run(options: Options, console: Console) -> None:
         "versions": environment.versions(),
         "hardware": environment.hardware(),
     }
-    folder = options.out or pathlib.Path("runs", f"compare-{options.task}-{_short_digest(header)}")
+    folder = options.out or pathlib.Path("runs", f"compare-{options.task}-{short_digest(header)}")
     with RunFolder.locked(folder) as run_folder:
         if not run_folder.records:
             run_folder.clear()
             run_folder.append([header])
-        _refuse_another(run_folder.records[0], header, folder)
+        refuse_another(run_folder.records[0], header, folder)
         sweep = Sweep(task, seeds=seeds, rates=options.rates, steps=steps, workers=options.workers)
         lacking = [method.name for method in methods if not takes_weight_decay(method)]
         if options.weight_decay and lacking:
@@ -155,6 +157,8 @@ def show_only(folder: pathlib.Path, console: Console) -> None:
     records = read_records(folder)
     if not records:
         raise UserError(f"there is no results.jsonl in {folder}")
+    if records[0]["record"] != "run":
+        raise UserError(f"{folder} is not the result of a comparison")
     show(records, folder, console)
 
 
@@ -247,11 +251,17 @@ def _train_round(trainings, sweep, name, number, rates, run_folder, show_progres
     return records
 
 
-def _short_digest(header):
+def short_digest(header: Record) -> str:
+    """Returns a name for all that shapes a run's results, from its first record."""
     return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _refuse_another(there, here, folder):
+def refuse_another(there: Record, here: Record, folder: pathlib.Path) -> None:
+    """Raises if a folder holds a run whose first record is another one.
+
+    Raises:
+        UserError: naming what differs.
+    """
     for section in ("settings", "data", "versions", "hardware"):
         for key, value in here[section].items():
             if there[section].get(key) != value:

@@ -61,4 +61,5 @@ def task(build: Callable[[nnx.Rngs], Any]) -> Task:
         facts={"data": "scikit-learn digits", "examples": {name: len(part["label"]) for name, part in splits.items()}},
         labels=lambda batch: batch["label"].argmax(axis=-1),
         classes=10,
+        hidden_matrices=models.hidden_matrices,
     )

@@ -41,18 +41,18 @@ def draw(header: Record, rows: Sequence[Row], file: pathlib.Path) -> None:
         picture = Figure(figsize=(11, 4.6), layout="constrained")
         learning, sensitivity = picture.subplots(1, 2, sharey=True)
         shown = [row for row in rows if not row.diverged]
-        looks = [_look(settings["optimizers"].index(row.optimizer)) for row in shown]
-        for i, (row, look) in enumerate(zip(shown, looks, strict=True)):
+        looks = [look(settings["optimizers"].index(row.optimizer)) for row in shown]
+        for i, (row, style) in enumerate(zip(shown, looks, strict=True)):
             low, mean, high = row.curves.min(axis=0), row.curves.mean(axis=0), row.curves.max(axis=0)
-            learning.plot(row.steps, mean, label=row.optimizer, markersize=4, markevery=(2 * i, 10), **look)
-            learning.fill_between(row.steps, low, high, color=look["color"], alpha=0.12, linewidth=0)
+            learning.plot(row.steps, mean, label=row.optimizer, markersize=4, markevery=(2 * i, 10), **style)
+            learning.fill_between(row.steps, low, high, color=style["color"], alpha=0.12, linewidth=0)
         learning.set(xlabel="step", ylabel="validation loss", yscale="log", title="Over the training, at the best rate")
         limits = learning.get_ylim()
-        for row, look in zip(shown, looks, strict=True):
+        for row, style in zip(shown, looks, strict=True):
             finite = np.isfinite(row.validation)
-            sensitivity.plot(row.rates[finite], row.validation[finite], markersize=3, linewidth=1.2, **look)
+            sensitivity.plot(row.rates[finite], row.validation[finite], markersize=3, linewidth=1.2, **style)
             best = {"x": row.rates[row.best], "y": row.validation[row.best]}
-            sensitivity.plot(best["x"], best["y"], markersize=8, markeredgecolor="white", **look)
+            sensitivity.plot(best["x"], best["y"], markersize=8, markeredgecolor="white", **style)
         sensitivity.set(xlabel="learning rate", xscale="log", ylim=limits, title="At its end, by learning rate")
         learning.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
         picture.legend(handles=list(learning.lines), loc="outside lower center", ncols=4, frameon=False)
@@ -62,7 +62,8 @@ def draw(header: Record, rows: Sequence[Row], file: pathlib.Path) -> None:
         picture.savefig(file, dpi=150)
 
 
-def _look(i):
+def look(i: int) -> dict[str, str]:
+    """Returns the colour, line style and marker of the curve of a number."""
     return {
         "color": COLOURS[i % len(COLOURS)],
         "linestyle": STYLES[i // len(COLOURS) % len(STYLES)],

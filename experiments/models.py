@@ -1,10 +1,12 @@
-"""Flax NNX modules as pure functions of a plain tree of parameters."""
+"""Flax NNX modules as pure functions of a plain tree of parameters, and which of these are hidden matrices."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
 from flax import nnx
+
+from optkit.core.matrix_view import flax_dimension_numbers
 
 
 def functional(build: Callable[[nnx.Rngs], Any]) -> tuple[Callable[[jax.Array], Any], Callable[..., Any]]:
@@ -26,3 +28,16 @@ def functional(build: Callable[[nnx.Rngs], Any]) -> tuple[Callable[[jax.Array], 
         return nnx.merge(graph, params)(*inputs)
 
     return init, apply
+
+
+def hidden_matrices(params: Any) -> Any:
+    """Says which parameters are the matrices of hidden layers, as methods for matrices ask for it.
+
+    Args:
+        params: of a module whose last layer is called `output`.
+
+    Returns:
+        The input and output axes of kernels as Optax's Muon takes them; None for embeddings, the last layer, and what
+        is no kernel.
+    """
+    return flax_dimension_numbers(params, exclude=lambda path: path.startswith("output/"))

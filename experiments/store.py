@@ -64,7 +64,7 @@ class RunFolder:
         self._index = folder / "checkpoint.json"
         self._checkpoints = folder / "checkpoints"
         self._checkpointer = ocp.Checkpointer(ocp.StandardCheckpointHandler())
-        self.records = read_records(folder)
+        self.records: list[Record] = read_records(folder)
 
     @classmethod
     @contextlib.contextmanager
@@ -217,7 +217,7 @@ def _digest(folder):
     return digest.hexdigest()
 
 
-def _finite(value):
+def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -91,7 +91,7 @@ def training(task: Task, method: Method, weight_decay: float, workers: int) -> T
     factory = optax.inject_hyperparams(method.factory, static, hyperparam_dtype=jnp.float32)
 
     def transformation(rate, seed):
-        return factory(**_arguments(task, method, weight_decay, rate, seed))
+        return factory(**arguments(task, method, weight_decay, rate, seed))
 
     def start(params, rate, seed):
         return params, transformation(rate, seed).init(params)
@@ -136,12 +136,25 @@ def training(task: Task, method: Method, weight_decay: float, workers: int) -> T
     return Training(start, advance, report)
 
 
-def _arguments(task, method, weight_decay, rate, seed):
+def arguments(task: Task, method: Method, weight_decay: float, rate: Any, seed: Any) -> dict[str, Any]:
+    """Returns what a method's factory is called with to train on a task."""
     names = inspect.signature(method.factory).parameters
-    given = {**method.example, method.tuned: rate, "weight_decay": weight_decay, "key": jax.random.key(seed)}
+    given = {method.tuned: rate, "weight_decay": weight_decay, "key": jax.random.key(seed)}
     if task.classes:
         given["num_clusters"] = task.classes
+    given = {**_for_matrices(task), **method.example, **given}
     return {name: value for name, value in given.items() if name in names}
+
+
+def _for_matrices(task):
+    """What methods that treat matrices apart are told of a task's parameters, by the names of their arguments."""
+    if task.hidden_matrices is None:
+        return {}
+
+    def are_hidden(params):
+        return jax.tree.map(lambda _, numbers: numbers is not None, params, task.hidden_matrices(params))
+
+    return {"weight_dimension_numbers": task.hidden_matrices, "leaves": are_hidden, "subset_leaves": are_hidden}
 
 
 class Sweep:
@@ -247,7 +260,7 @@ class Trainings:
         self._compiled = {}
         self._sweep = sweep
         self.carry = jax.eval_shape(self._start, sweep.params, rates, sweep.seeds)
-        alone = method.factory(**_arguments(sweep.task, method, weight_decay, method.grid, 0))
+        alone = method.factory(**arguments(sweep.task, method, weight_decay, method.grid, 0))
         params = jax.eval_shape(sweep.task.init, jax.random.key(0))
         self.state_bytes_per_parameter = optkit.cost(alone, params, state_only=True).state_bytes_per_parameter
 

@@ -28,6 +28,9 @@ class Task:
         facts: what the results record about the data.
         labels: gives the class of each example of a batch, `(examples,)` integers; None where there are no classes.
         classes: how many classes there are.
+        hidden_matrices: gives the input and output axes of hidden layers' matrices, from the parameters, as Optax's
+            Muon takes them, and None for all others: for methods that treat matrices apart. None where there are no
+            layers.
     """
 
     train: Any
@@ -41,6 +44,7 @@ class Task:
     facts: Mapping[str, Any]
     labels: Callable[[Any], jax.Array] | None = None
     classes: int = 0
+    hidden_matrices: Callable[[Any], Any] | None = None
 
 
 def names() -> list[str]:

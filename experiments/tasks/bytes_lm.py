@@ -107,4 +107,5 @@ def task() -> Task:
             "bytes": {name: part.size for name, part in text.items()},
             "sha256": hashlib.sha256(b"".join(part.tobytes() for part in text.values())).hexdigest(),
         },
+        hidden_matrices=models.hidden_matrices,
     )

@@ -173,6 +173,14 @@ def test_a_method_without_a_nearest_one_is_measured_beside_as_much_state(arrays,
     assert nearest.nearest(METHODS["grams"], arrays).name == name
 
 
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [("dion", "muon"), ("muon:moonlight", "muon"), ("galore_adamw", "galore"), ("adam_snsm", "adamw")],
+)
+def test_a_method_of_a_kind_that_optax_has_is_measured_beside_it(method, name):
+    assert nearest.nearest(nearest.measurable()[method], 0.5).name == name
+
+
 @pytest.mark.parametrize(("name", "count"), [("7M", 7e6), ("50M", 50e6)])
 def test_sizes_are_what_they_are_called(name, count):
     leaves = jax.tree.leaves(transformer.parameters(transformer.SIZES[name], jnp.float32))

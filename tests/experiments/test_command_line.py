@@ -49,6 +49,18 @@ def python(*arguments):
     )
 
 
+def test_xla_has_threads_to_spare_and_lapack_one_unless_the_user_says_how_many(monkeypatch):
+    for name in ("NPROC", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    command_line.share_out_threads()
+    assert int(os.environ["NPROC"]) >= 8 * (os.cpu_count() or 1)
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "1"
+    monkeypatch.setenv("NPROC", "3")
+    command_line.share_out_threads()
+    assert os.environ["NPROC"] == "3"
+
+
 def numbers(folder):
     """The results without the timing."""
     records = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]

@@ -171,6 +171,11 @@ def test_everything_in_the_catalog_that_one_loop_can_run_can_be_compared():
             assert {method.name, *(f"{method.name}:{variant}" for variant in method.variants)} <= set(known)
 
 
+def test_entries_given_take_the_place_of_names_beside_adamw():
+    entry = dataclasses.replace(METHODS["lion"], name="lion:mine")
+    assert [method.name for method in optimizers.find(("signum",), [entry])] == ["adamw", "lion:mine"]
+
+
 def test_an_unknown_optimizer_is_refused_with_close_matches():
     with pytest.raises(UserError, match="unknown optimizer 'loin'; did you mean lion"):
         optimizers.find(("loin",))

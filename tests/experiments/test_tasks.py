@@ -13,6 +13,7 @@ from flax import nnx
 from experiments import digits, tasks
 from experiments.errors import UserError
 from experiments.tasks import bytes_lm, diabetes_ridge, digits_cnn, heavy_tailed_regression
+from optkit.core.matrix_view import matrix_views
 
 load = functools.cache(tasks.load)  # the corpus takes seconds to read
 NAMES = ("bytes-lm", "diabetes-ridge", "digits-cnn", "digits-mlp", "heavy-tailed-regression", "imbalanced-digits")
@@ -49,6 +50,30 @@ def test_a_task_starts_at_chance_and_learns(name):
     assert task.loss(params, batch) < 0.8 * first
     for split in (task.validation, task.test):
         assert all(np.isfinite(value) for value in task.metrics(params, split).values())
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes"),
+    [
+        ("digits-mlp", {(64, 64)}),
+        ("digits-cnn", {(9, 8), (72, 16)}),
+        ("bytes-lm", {(64, 4, 16), (4, 16, 64), (64, 256), (256, 64)}),
+    ],
+)
+def test_hidden_matrices_are_all_kernels_but_the_last_layers(name, shapes):
+    task = load(name)
+    params = jax.eval_shape(task.init, jax.random.key(0))
+    numbers = task.hidden_matrices(params)
+    hidden = jax.tree.map(lambda x, numbers: None if numbers is None else x.shape, params, numbers)
+    found = {shape: path for path, shape in jax.tree.leaves_with_path(hidden, is_leaf=lambda x: isinstance(x, tuple))}
+    assert set(found) == shapes
+    assert numbers["output"]["kernel"] is None
+    if name == "bytes-lm":
+        assert numbers["tokens"]["embedding"] is None
+        attention = matrix_views(params["blocks"][0]["attention"], numbers["blocks"][0]["attention"])
+        for part in ("query", "key", "value", "out"):
+            assert attention[part]["bias"] is None
+            assert (attention[part]["kernel"].row_count, attention[part]["kernel"].column_count) == (64, 64)
 
 
 def test_digits_are_split_without_overlap_and_with_equal_shares_of_each_class():

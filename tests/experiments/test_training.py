@@ -1,5 +1,6 @@
 """What every training of a comparison may rely on."""
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -129,6 +130,23 @@ def test_what_is_tuned_in_a_learning_rates_place_has_no_schedule(line):
     entry = method(lambda strength: optax.sgd(strength), tuned="strength", example={"strength": 0.1})  # noqa: PLW0108
     _, (_, state) = trained(line, entry)
     np.testing.assert_array_equal(state.hyperparams["strength"], RATES)
+
+
+def test_methods_for_matrices_are_told_which_leaves_are_hidden_matrices(line):
+    given = {}
+
+    def probe(learning_rate, weight_dimension_numbers, leaves, subset_leaves):
+        given.update(numbers=weight_dimension_numbers, leaves=leaves, subset_leaves=subset_leaves)
+        return optax.sgd(learning_rate)
+
+    numbers = optax.contrib.MuonDimensionNumbers()
+    task = dataclasses.replace(line, hidden_matrices=lambda _: {"hidden": numbers, "output": None})
+    example = {"learning_rate": 0.1, "subset_leaves": "the entry's own"}
+    Trainings(Sweep(task, seeds=(0,), rates=1, steps=2), method(probe, example=example))
+    params = {"hidden": 1.0, "output": 2.0}
+    assert given["numbers"](params) == {"hidden": numbers, "output": None}
+    assert given["leaves"](params) == {"hidden": True, "output": False}
+    assert given["subset_leaves"] == "the entry's own"
 
 
 @pytest.mark.parametrize("workers", [2, 8])

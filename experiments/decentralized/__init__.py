@@ -1,0 +1,226 @@
+"""`python -m experiments decentralized`: methods whose workers talk to their neighbours, on data dealt unevenly."""
+
+import dataclasses
+import math
+import pathlib
+import time
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from experiments import compare, environment, tasks
+from experiments.compare import refuse_another, report_steps, short_digest
+from experiments.decentralized import choices, picture, simulation
+from experiments.decentralized.simulation import Evaluation, Training
+from experiments.errors import UserError
+from experiments.progress import Progress
+from experiments.store import RunFolder, read_records, writing
+from experiments.training import arguments
+from optkit.core.workers import Backend
+
+DEFAULT = ("gossip", "gradient_tracking", "exact_diffusion", "choco")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to train, on whom, and what happens to them.
+
+    Attributes:
+        task: name of the task.
+        optimizers: names of decentralized methods.
+        inner: name of the optimizer that wrappers wrap.
+        learning_rate: constant, for all methods; None for each one's own.
+        topology: who hears whom, `name` or `name:number`.
+        workers: the number of workers.
+        alpha: concentration of the Dirichlet distribution by which a class is dealt to workers; infinite for evenly.
+        mixing: how values are mixed, `name` or `name:number`.
+        compressor: for methods that compress, `name` or `name:number`.
+        gamma: how far workers move towards what they hear, for methods that have such a step.
+        dropout: probability of a link to fail in a step.
+        silent: how many workers are cut off for the middle third of the run.
+        attack: what the attackers do, `name` or `name:number`; None where nobody attacks.
+        byzantine: how many workers attack, if there is an attack.
+        steps: length of every training; None for the task's own.
+        seed: of the parameters and of all draws.
+        backend: "vmap" for all workers on one device, "shard_map" for a device each.
+        out: the run's folder; None for one named after everything that shapes the results.
+    """
+
+    task: str = "digits-mlp"
+    optimizers: tuple[str, ...] = DEFAULT
+    inner: str = "sgd"
+    learning_rate: float | None = None
+    topology: str = "ring"
+    workers: int = 8
+    alpha: float = 0.1
+    mixing: str = "mix"
+    compressor: str = "top_k:0.1"
+    gamma: float = 0.3
+    dropout: float = 0.0
+    silent: int = 0
+    attack: str | None = None
+    byzantine: int = 2
+    steps: int | None = None
+    seed: int = 0
+    backend: Backend = "vmap"
+    out: pathlib.Path | None = None
+
+
+def run(options: Options, console: Console) -> None:
+    """Trains the methods one after another, or continues where an earlier run of the same command was stopped.
+
+    Args:
+        options: what to train.
+        console: where to show it.
+
+    Raises:
+        UserError: if something is asked that cannot be done.
+    """
+    methods = {name: choices.look_up("optimizer", name, choices.METHODS) for name in dict.fromkeys(options.optimizers)}
+    network = _network(options)
+    built = {name: _build(options, network, name, method) for name, method in methods.items()}
+    header = {
+        "record": "decentralized",
+        "settings": {
+            "command": "decentralized",
+            **{name: value for name, value in dataclasses.asdict(options).items() if name != "out"},
+            "optimizers": list(methods),
+            "learning_rate": {name: _learning_rate(options, method) for name, method in methods.items()},
+            "alpha": None if math.isinf(options.alpha) else options.alpha,
+            "byzantine": network.byzantine,
+            "steps": network.steps,
+            "batch_size": network.rows.shape[-1],
+        },
+        "data": dict(network.task.facts),
+        "versions": environment.versions(),
+        "hardware": environment.hardware(),
+    }
+    folder = options.out or pathlib.Path("runs", f"decentralized-{options.task}-{short_digest(header)}")
+    with RunFolder.locked(folder) as run_folder:
+        if not run_folder.records:
+            run_folder.clear()
+            run_folder.append([header])
+        refuse_another(run_folder.records[0], header, folder)
+        console.print(f"{options.task} on {header['hardware']['devices']}; results go to {folder}")
+        evaluation = Evaluation(network)
+        with Progress(console, network.steps) as progress:
+            for name, (tx, sent) in built.items():
+                if any(record.get("optimizer") == name for record in run_folder.records):
+                    continue
+                with progress.optimizer(name) as show_progress:
+                    record = _train(Training(network, tx), evaluation, network, name, run_folder, show_progress)
+                run_folder.append([record | {"sent": sent}])
+                run_folder.clear()
+        show(folder, console)
+
+
+def show(folder: pathlib.Path, console: Console) -> None:
+    """Prints a run's table and draws its figure.
+
+    Args:
+        folder: the run's folder.
+        console: where the table goes.
+
+    Raises:
+        UserError: if there are no results of a decentralized run.
+    """
+    records = read_records(folder)
+    if not records:
+        raise UserError(f"there is no results.jsonl in {folder}")
+    if records[0]["record"] != "decentralized":
+        raise UserError(f"{folder} is not the result of a decentralized run")
+    console.print(picture.table(records))
+    file = folder / "figure.png"
+    with writing(file):
+        picture.draw(records, file)
+    console.print(f"figure: {file}")
+
+
+def _network(options):
+    task = tasks.load(options.task)
+    return simulation.deal(
+        task,
+        workers=options.workers,
+        steps=options.steps or task.steps,
+        alpha=options.alpha,
+        dropout=options.dropout,
+        silent=options.silent,
+        attack=options.attack,
+        byzantine=options.byzantine if options.attack else 0,
+        seed=options.seed,
+        backend=options.backend,
+    )
+
+
+def _learning_rate(options, method):
+    if options.learning_rate is not None:
+        return options.learning_rate
+    return method.learning_rate or choices.find_inner(options.inner).grid
+
+
+def _build(options, network, name, method) -> tuple[Any, dict[str, int]]:
+    """Makes a method, under the attack, and counts what it sends without it."""
+    if not method.mixes and (options.mixing != "mix" or network.attack not in (None, choices.LABEL_FLIP)):
+        raise UserError(f"{name} has an exchange of its own: neither --mixing nor --attack act on it")
+    rate = _learning_rate(options, method)
+    inner = choices.find_inner(options.inner)
+    pieces = choices.Pieces(
+        inner=inner.factory(**arguments(network.task, inner, 0.0, rate, network.seed)),
+        learning_rate=rate,
+        topology=choices.make("topology", options.topology, choices.TOPOLOGIES, network.workers),
+        mixing=choices.make("mixing", options.mixing, choices.MIXINGS, network.byzantine),
+        compressor=choices.make("compressor", options.compressor, choices.COMPRESSORS),
+        gamma=options.gamma,
+    )
+    try:
+        sent = simulation.bytes_sent(network, method.build(pieces))
+    except ValueError as error:
+        # What methods refuse is the user's choice of pieces: they say so when they are built or traced.
+        raise UserError(f"{name}: {' '.join(str(error).split())}") from error
+    return method.build(pieces._replace(mixing=network.attacked(pieces.mixing))), sent
+
+
+def _train(training, evaluation, network, name, run_folder, show_progress):
+    """Trains one method and returns the record of it."""
+    ends, task = report_steps(network.steps), network.task
+    carry = training.start()
+    scores = evaluation(carry[0], task.validation)
+    empty = np.full(len(ends), np.nan, np.float32)
+    curves = {
+        "train_loss": empty.copy(),
+        "validation": {metric: empty.copy() for metric in scores["mean"]},
+        "worst": empty.copy(),
+        "consensus": empty.copy(),
+        "milliseconds_per_step": empty.copy(),
+    }
+    reports = run_folder.progress(name)
+    if reports is not None:
+        carry, curves = run_folder.restore((carry, curves))
+    saved = time.monotonic()
+    for number in range(reports or 0, len(ends)):
+        if number > 0:
+            first, last = ends[number - 1 : number + 1]
+            carry, curves["train_loss"][number], seconds = training.advance(carry, first, last)
+            curves["milliseconds_per_step"][number] = 1000 * seconds / (last - first)
+            scores = evaluation(carry[0], task.validation)
+        for metric, value in scores["mean"].items():
+            curves["validation"][metric][number] = value
+        curves["worst"][number], curves["consensus"][number] = scores["worst"], scores["consensus"]
+        show_progress(ends[number], float(scores["mean"]["loss"]))
+        if time.monotonic() - saved >= compare.SECONDS_BETWEEN_CHECKPOINTS:
+            run_folder.save(name, number + 1, (carry, curves))
+            saved = time.monotonic()
+    test = evaluation(carry[0], task.test)["mean"]
+    times = curves.pop("milliseconds_per_step")
+    return {
+        "record": "training",
+        "optimizer": name,
+        "steps": ends,
+        "train_loss": curves["train_loss"].tolist(),
+        "validation": {metric: values.tolist() for metric, values in curves["validation"].items()},
+        "worst": curves["worst"].tolist(),
+        "consensus": curves["consensus"].tolist(),
+        "test": {metric: float(value) for metric, value in test.items()},
+        "milliseconds_per_step": times[np.isfinite(times)].tolist(),
+    }

@@ -1,0 +1,333 @@
+"""What a decentralized run shows, deals, counts, refuses and continues."""
+
+import io
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from rich.console import Console
+
+from experiments import __main__ as command_line
+from experiments import compare, decentralized, tasks
+from experiments.decentralized import Options, choices, picture, simulation, split
+from experiments.errors import UserError
+from experiments.store import read_records
+from experiments.tasks import Task
+from optkit.communication import top_k
+from optkit.decentralized import (
+    complete,
+    mix,
+    path,
+    ring,
+)
+
+
+@pytest.fixture
+def blobs():
+    """Four classes of points in the plane."""
+    random = np.random.default_rng(0)
+    labels = np.arange(160) % 4
+    points = (random.normal(size=(160, 2)) * 0.3 + np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]])[labels]).astype("f")
+    data = {"x": points, "label": np.eye(4, dtype="f")[labels]}
+
+    def loss(params, batch):
+        logits = batch["x"] @ params["w"] + params["b"]
+        return -jnp.mean(jnp.sum(batch["label"] * jax.nn.log_softmax(logits), axis=-1))
+
+    return Task(
+        train=jax.tree.map(lambda x: x[:120], data),
+        validation=jax.tree.map(lambda x: x[120:140], data),
+        test=jax.tree.map(lambda x: x[140:], data),
+        init=lambda key: {"w": 0.1 * jax.random.normal(key, (2, 4)), "b": jnp.zeros(4)},
+        loss=loss,
+        metrics=lambda params, split: {"loss": loss(params, split)},
+        steps=40,
+        batch_size=16,
+        facts={},
+        labels=lambda batch: batch["label"].argmax(axis=-1),
+        classes=4,
+    )
+
+
+@pytest.fixture
+def run(blobs, monkeypatch, tmp_path):
+    """Trains on the toy task; returns what was printed and the records of trainings by name."""
+    monkeypatch.setattr(tasks, "load", lambda _: blobs)
+    monkeypatch.setattr(picture, "draw", lambda _, file: file.touch())
+
+    def run(*names, out="run", **options):
+        console = Console(file=io.StringIO(), width=120)
+        decentralized.run(Options(optimizers=names, out=tmp_path / out, **options), console)
+        records = read_records(tmp_path / out)
+        return console.file.getvalue(), {record["optimizer"]: record for record in records[1:]}
+
+    return run
+
+
+@pytest.mark.parametrize("name", choices.METHODS)
+def test_every_method_of_the_table_trains(blobs, name):
+    topology = {"relay_sum": path(8), "d2": complete(8)}.get(name, ring(8))
+    rate = choices.METHODS[name].learning_rate or 0.1
+    pieces = choices.Pieces(optax.sgd(rate), rate, topology, mix, top_k(0.5), gamma=0.8)
+    network = network_of(blobs)
+    training = simulation.Training(network, choices.METHODS[name].build(pieces))
+    carry, first, _ = training.advance(training.start(), 0, 15)
+    _, second, _ = training.advance(carry, 15, 30)
+    assert second < 0.99 * first
+
+
+def test_bytes_are_those_of_the_formulas(run):
+    _, trained = run("gossip", "gradient_tracking", "choco", compressor="top_k:0.5", steps=2)
+    numbers = 12
+    assert trained["gossip"]["sent"] == {"collective-permute": 2 * 4 * numbers}
+    assert trained["gradient_tracking"]["sent"] == {"collective-permute": 2 * 2 * 4 * numbers}
+    assert trained["choco"]["sent"] == {"collective-permute": 2 * (4 + 4) * numbers // 2}
+
+
+def test_bytes_of_an_attacked_run_are_those_without_the_attack(run):
+    _, trained = run("gossip", attack="sign_flip", byzantine=1, steps=2)
+    assert trained["gossip"]["sent"] == {"collective-permute": 2 * 4 * 12}
+
+
+def test_an_epoch_of_a_changing_topology_counts_its_most_expensive_step(run):
+    _, trained = run("gossip", topology="one_peer_exponential", steps=2)
+    assert sum(trained["gossip"]["sent"].values()) == 4 * 12
+
+
+def test_workers_differ_on_uneven_data_and_tracking_brings_them_together(run):
+    _, trained = run("gossip", "gradient_tracking", alpha=0.1, learning_rate=0.1, steps=200)
+    assert trained["gossip"]["consensus"][0] < 1e-6
+    assert trained["gossip"]["consensus"][-1] > 2 * trained["gradient_tracking"]["consensus"][-1]
+    assert trained["gossip"]["worst"][-1] > trained["gossip"]["validation"]["loss"][-1]
+
+
+def test_lost_links_and_silent_workers_part_workers(run):
+    _, clean = run("gossip", steps=30)
+    _, lossy = run("gossip", steps=30, dropout=0.6, out="lossy")
+    _, silent = run("gossip", steps=30, silent=2, out="silent")
+    steps = clean["gossip"]["steps"]
+    middle = steps.index(20)
+    assert lossy["gossip"]["consensus"][middle] > 1.1 * clean["gossip"]["consensus"][middle]
+    assert silent["gossip"]["consensus"][middle] > 1.1 * clean["gossip"]["consensus"][middle]
+    assert silent["gossip"]["consensus"][: steps.index(10) + 1] == clean["gossip"]["consensus"][: steps.index(10) + 1]
+
+
+def test_a_robust_rule_trains_under_an_attack_that_ruins_the_mean(run):
+    attacked = {"topology": "complete", "attack": "sign_flip", "alpha": math.inf, "steps": 40}
+    _, mean = run("gossip", **attacked)
+    _, robust = run("gossip", **attacked, mixing="trimmed_mean", out="robust")
+    assert robust["gossip"]["validation"]["loss"][-1] < 0.6 * mean["gossip"]["validation"]["loss"][-1]
+
+
+@pytest.mark.parametrize("name", choices.MIXINGS)
+def test_every_mixing_brings_workers_together(name):
+    mixing = choices.make("mixing", name, choices.MIXINGS, 2)
+    values = jnp.array([0.0, 1, 1, 1.5, 2, 2, 2, 3])
+    topology = complete(8) if name != "accelerated_mix" else ring(8).lazy()
+    mixed = jax.vmap(lambda x: mixing({"x": x}, topology, "workers")["x"], axis_name="workers")(values)
+    assert 0 < jnp.mean(mixed) < 3
+    assert jnp.std(mixed) < jnp.std(values)
+
+
+@pytest.mark.parametrize("name", choices.COMPRESSORS)
+def test_every_compressor_gives_something_like_what_it_got(name):
+    compressor = choices.make("compressor", name, choices.COMPRESSORS)
+    tree = {"x": jnp.linspace(-1.0, 3.0, 50)}
+    found = compressor.decompress(compressor.compress(tree, compressor.init(tree))[0], tree)
+    assert jnp.vdot(found["x"], tree["x"]) > 0
+
+
+@pytest.mark.parametrize("name", choices.TOPOLOGIES)
+def test_every_topology_joins_all_workers(name):
+    topology = choices.make("topology", name, choices.TOPOLOGIES, 8)
+    assert topology.size == 8
+    assert topology.contraction < 1
+
+
+@pytest.mark.parametrize("attack", choices.ATTACKS)
+def test_every_attack_attacks(blobs, attack):
+    network = network_of(blobs, attack=attack, byzantine=2)
+    values = jnp.arange(8.0)[:, None] + jnp.arange(3.0)
+    mixing = network.attacked(lambda tree, *_, **__: tree)
+    sent = jax.vmap(lambda x: mixing(x, None, "workers"), axis_name="workers")(values)
+    np.testing.assert_array_equal(sent[:6], values[:6])
+    assert not np.any(sent[6:] == values[6:])
+
+
+def test_flipped_labels_are_the_attackers(blobs):
+    network = network_of(blobs, attack=choices.LABEL_FLIP, byzantine=2)
+    rows = jnp.arange(8)[:, None]
+    batch = jax.vmap(lambda rows: network.batch(jax.tree.map(jnp.asarray, blobs.train), rows), axis_name="workers")(
+        rows
+    )
+    labels = np.argmax(batch["label"][:, 0], axis=-1)
+    assert labels.tolist() == [0, 1, 2, 3, 0, 1, 3 - 2, 3 - 3]
+
+
+def test_attackers_do_not_count_in_what_is_reported(blobs):
+    network = network_of(blobs, attack="send_nan", byzantine=2)
+    values = jnp.concatenate([jnp.array([1.0, 2, 3, 1, 2, 3]), jnp.full(2, jnp.nan)])
+    params = {"w": values[:, None, None] * jnp.ones((2, 4)), "b": jnp.zeros((8, 4))}
+    scores = simulation.Evaluation(network)(params, blobs.validation)
+    assert scores["consensus"] == pytest.approx(np.sqrt(8 * 2 / 3))
+    assert scores["mean"]["loss"] == pytest.approx(
+        float(blobs.loss({"w": jnp.full((2, 4), 2.0), "b": jnp.zeros(4)}, blobs.validation))
+    )
+    assert np.isfinite(scores["worst"])
+
+
+def test_devices_give_the_numbers_of_the_simulation(run):
+    faults = {"dropout": 0.3, "silent": 1, "steps": 30}
+    _, simulated = run("gossip", "gradient_tracking", **faults)
+    _, on_devices = run("gossip", "gradient_tracking", **faults, backend="shard_map", out="devices")
+    for name in simulated:
+        for curve in ("consensus", "train_loss", "worst"):
+            expected, found = (np.array(trained[name][curve], float) for trained in (simulated, on_devices))
+            np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_a_stopped_run_continues_from_its_last_checkpoint(run, monkeypatch):
+    class KilledError(Exception):
+        pass
+
+    advance, left = simulation.Training.advance, 6
+
+    def count(*arguments):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KilledError
+        return advance(*arguments)
+
+    monkeypatch.setattr(compare, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(simulation.Training, "advance", count)
+    with pytest.raises(KilledError):
+        run("gossip", "choco", steps=4)
+    left = 2 * 4 - 6
+    _, continued = run("gossip", "choco", steps=4)
+    assert left == 0
+    left = 2 * 4
+    monkeypatch.setattr(compare, "SECONDS_BETWEEN_CHECKPOINTS", 1e9)
+    _, at_once = run("gossip", "choco", steps=4, out="at once")
+    for record in (*continued.values(), *at_once.values()):
+        del record["milliseconds_per_step"]
+    assert continued == at_once
+
+
+def test_another_configuration_in_the_same_folder_is_refused(run):
+    run("gossip", steps=2)
+    with pytest.raises(UserError, match=r"holds a run with dropout 0\.0, not 0\.5; choose another --out"):
+        run("gossip", steps=2, dropout=0.5)
+
+
+def test_the_run_can_be_drawn_again_without_training(run, tmp_path, monkeypatch):
+    printed, _ = run("gossip", steps=4)
+    monkeypatch.undo()
+    assert (tmp_path / "run" / "figure.png").read_bytes() == b""
+    monkeypatch.delattr(decentralized, "Training")
+    console = Console(file=io.StringIO(), width=120)
+    decentralized.show(tmp_path / "run", console)
+    assert console.file.getvalue() in printed
+    assert (tmp_path / "run" / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_results_of_the_other_command_are_refused(run, tmp_path):
+    run("gossip", steps=2)
+    with pytest.raises(UserError, match="is not the result of a comparison"):
+        compare.show_only(tmp_path / "run", Console())
+    records = read_records(tmp_path / "run")
+    records[0]["record"] = "run"
+    (tmp_path / "run" / "results.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    with pytest.raises(UserError, match="is not the result of a decentralized run"):
+        decentralized.show(tmp_path / "run", Console())
+
+
+def test_a_diverged_run_says_so(run):
+    printed, _ = run("gossip", attack="send_nan", topology="complete", steps=4)
+    assert any("gossip" in line and "diverged" in line for line in printed.splitlines())
+
+
+def test_every_example_is_dealt_once(blobs):
+    for alpha in (0.3, 100.0, math.inf):
+        parts = split.deal(blobs, workers=5, alpha=alpha, least=2, seed=0)
+        assert sorted(np.concatenate(parts).tolist()) == list(range(120))
+        assert min(map(len, parts)) >= 2
+
+
+def test_small_concentrations_part_the_classes(blobs):
+    labels = np.argmax(blobs.train["label"], axis=-1)
+
+    def commonest(alpha):
+        parts = split.deal(blobs, workers=4, alpha=alpha, least=2, seed=0)
+        return np.mean([np.bincount(labels[part], minlength=4).max() / len(part) for part in parts])
+
+    assert commonest(0.1) > 0.6
+    assert commonest(math.inf) < 0.5
+
+
+def test_batches_are_each_workers_own_examples_in_turn(blobs):
+    parts = split.deal(blobs, workers=4, alpha=0.5, least=3, seed=0)
+    rows = split.batches(parts, batch_size=3, steps=50, seed=0)
+    assert rows.shape == (4, 50, 3)
+    for part, own in zip(parts, rows, strict=True):
+        assert set(own.ravel().tolist()) == set(part.tolist())
+        counts = np.unique(own, return_counts=True)[1]
+        assert np.ptp(counts) <= 1
+
+
+def network_of(task, **options):
+    defaults = {"alpha": math.inf, "dropout": 0.0, "silent": 0, "seed": 0, "backend": "vmap"}
+    defaults |= {"attack": None, "byzantine": 0}
+    return simulation.deal(task, workers=8, steps=30, **(defaults | options))
+
+
+REFUSED = [
+    ({"task": "digits-mpl"}, "unknown task 'digits-mpl'; did you mean digits-mlp"),
+    ({"optimizers": "gosip"}, "unknown optimizer 'gosip'; did you mean gossip"),
+    ({"inner": "sdg"}, "unknown optimizer 'sdg'; did you mean sgd"),
+    ({"topology": "rign"}, "unknown topology 'rign'; did you mean ring"),
+    ({"topology": "ring:3"}, "topology 'ring' takes no number, got 'ring:3'"),
+    ({"topology": "hypercube", "workers": "6"}, "size must be a power of two"),
+    ({"topology": "erdos_renyi:2"}, "topology 'erdos_renyi:2': probability must"),
+    ({"compressor": "top_k:2"}, "compressor 'top_k:2': density must"),
+    ({"compressor": "top_k:few"}, "compressor 'top_k:few': could not convert"),
+    ({"attack": "sign_flop"}, "unknown attack 'sign_flop'; did you mean sign_flip"),
+    ({"mixing": "trimed_mean"}, "unknown mixing 'trimed_mean'; did you mean trimmed_mean"),
+    ({"optimizers": "choco", "mixing": "trimmed_mean:1"}, "choco has an exchange of its own"),
+    ({"optimizers": "choco", "topology": "one_peer_exponential"}, "choco: choco keeps running sums"),
+    ({"optimizers": "d2"}, "d2: exact_diffusion does not settle on this topology"),
+    ({"optimizers": "relay_sum"}, "relay_sum: relay_sum needs a topology that is a tree"),
+    ({"optimizers": "gossip", "mixing": "trimmed_mean:2"}, "gossip: "),
+    ({"task": "diabetes-ridge"}, "the task has no classes to deal unevenly; --alpha inf"),
+    ({"workers": "100"}, "raise --alpha, or take fewer workers"),
+    ({"workers": "2000"}, "2000 workers cannot get 1 examples each: there are 1077"),
+    ({"alpha": "0"}, "must be a positive number or inf, got 0"),
+    ({"alpha": "nan"}, "must be a positive number or inf, got nan"),
+    ({"dropout": "1.5"}, "must lie in [0, 1], got 1.5"),
+    ({"seed": "-1"}, "must be an integer of at least 0, got -1"),
+    ({"silent": "8"}, "--silent must leave one of 8 workers, got 8"),
+    ({"attack": "sign_flip", "byzantine": "8"}, "--byzantine must leave one of 8 workers, got 8"),
+    ({"task": "diabetes-ridge", "attack": "label_flip", "alpha": "inf"}, "label_flip needs a task with classes"),
+    ({"backend": "shard_map", "workers": "9"}, "--backend shard_map needs a device for each worker"),
+    ({"backend": "pmap"}, "invalid choice: 'pmap'"),
+    ({"plot-only": "/nowhere"}, "there is no results.jsonl in /nowhere"),
+    ({"out": "/dev/null/run", "optimizers": "gossip"}, "cannot write to /dev/null/run"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), REFUSED, ids=[" ".join(o.values()) for o, _ in REFUSED])
+def test_bad_input_is_refused_in_one_line(capsys, options, message):
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    try:
+        code = command_line.execute(command_line.parser().parse_args(["decentralized", *words]))
+    except SystemExit as stop:
+        code = stop.code
+    error = capsys.readouterr().err
+    assert code == 2
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
