@@ -64,7 +64,7 @@ def run(family: str | None, folder: pathlib.Path, console: Console) -> None:
                 "experiment": claim.experiment,
                 "required": claim.required,
                 "measured": finding.measured,
-                "holds": finding.holds,
+                "holds": None if finding.holds is None else bool(finding.holds),
                 "figure": picture.name if finding.draw else None,
                 "seconds": round(seconds, 1),
                 "versions": versions,
