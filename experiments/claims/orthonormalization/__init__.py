@@ -8,7 +8,6 @@ import optax
 
 from experiments.baselines import BASELINES
 from optkit.catalog import METHODS
-from optkit.orthonormalization import scale_by_dion
 
 
 def beside_adamw(
@@ -41,26 +40,3 @@ def beside_adamw(
     others = adamw.factory(learning_rate * (adamw.grid / METHODS[method].grid), weight_decay=0.0)
     matrices = optax.chain(scale, optax.scale_by_learning_rate(learning_rate))
     return optax.partition({"matrices": matrices, "others": others}, labels)
-
-
-def scale_by_dion_without_feedback(
-    rank_fraction: float, momentum: float, **options: Any
-) -> optax.GradientTransformation:
-    """Makes Dion whose momentum decays as if its update had not left anything out.
-
-    Args:
-        rank_fraction: rank over the shorter side of a matrix.
-        momentum: the decay.
-        options: others of `scale_by_dion`.
-
-    Returns:
-        The transformation.
-    """
-    dion = scale_by_dion(rank_fraction, momentum, **options)
-
-    def update(updates, state, params=None):
-        directions, new_state = dion.update(updates, state, params)
-        decayed = jax.tree.map(lambda m, g: momentum * (m + g), optax.tree.get(state, "momentum"), updates)
-        return directions, optax.tree.set(new_state, momentum=decayed)
-
-    return optax.GradientTransformation(dion.init, update)
