@@ -22,9 +22,11 @@ def shrinkage(mixing):
         tx = dfedsam(0.05, topology, EVERY, axis_name="workers", mixing=mixing)
 
         def train(target):
+            def grad_fn(x):
+                return x - target
+
             def step(carry, _):
                 params, state = carry
-                grad_fn = lambda x: x - target  # noqa: E731
                 updates, state = tx.update(grad_fn(params), state, params, grad_fn=grad_fn)
                 return (optax.apply_updates(params, updates), state), None
 
