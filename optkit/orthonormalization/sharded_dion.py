@@ -238,7 +238,7 @@ def sharded_dion(
         >>> import optkit
         >>> from jax.sharding import AxisType, PartitionSpec as P
         >>> mesh = jax.make_mesh((1, 1, 1), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
-        >>> params = {"kernel": jnp.array([[0.0, 3.0], [0.0, 4.0]]), "bias": jnp.array([2.0])}
+        >>> params = {"kernel": jnp.array([[3.0, 6.0], [4.0, 8.0]]), "bias": jnp.array([2.0])}
         >>> specs = {"kernel": P("fsdp", "tensor"), "bias": P()}
         >>> axes = {"axis_name": "data", "fsdp_axis": "fsdp", "tp_axis": "tensor"}
         >>> tx = optkit.sharded_dion(0.1, specs, rank=1, weight_decay=0.0, **axes)
@@ -248,8 +248,8 @@ def sharded_dion(
         >>> step = jax.jit(shard_map(tx.update, in_specs=(specs, states, specs), out_specs=(specs, states)))
         >>> updates, state = step(params, state, params)
         >>> updates["kernel"].round(2), updates["bias"]
-        (Array([[ 0.  , -0.06],
-               [ 0.  , -0.08]], dtype=float32), Array([-0.1], dtype=float32))
+        (Array([[-0.03, -0.05],
+               [-0.04, -0.07]], dtype=float32), Array([-0.1], dtype=float32))
 
     Reference:
         Ahn et al., "Dion: Distributed Orthonormalized Updates", 2025, arXiv:2504.05295.
