@@ -1,9 +1,17 @@
 """Sets the devices of the tests, in this one place, and makes tests of the code blocks in the Markdown files."""
 
+import importlib.metadata
 import os
 
 DEVICES = 8
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={DEVICES}".strip()
+# Most of the time goes into compiling programs that run once; these, as in `optkit.testing.case`, halve it. Where
+# each of a chain of operations uses the last one twice or more, the older way to emit fusions computes all of it anew
+# each time: a test that hangs has twenty of them outside a loop.
+_FAST_TO_COMPILE = ["--xla_backend_optimization_level=0"]
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    _FAST_TO_COMPILE.append("--xla_cpu_use_fusion_emitters=false")
+_FLAGS = [os.environ.get("XLA_FLAGS", ""), *_FAST_TO_COMPILE, f"--xla_force_host_platform_device_count={DEVICES}"]
+os.environ["XLA_FLAGS"] = " ".join(_FLAGS).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # As for `python -m experiments`, whose `share_out_threads` says why.
 os.environ.setdefault("NPROC", str(8 * (os.cpu_count() or 1)))

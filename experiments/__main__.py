@@ -116,9 +116,12 @@ def parser() -> argparse.ArgumentParser:
     decentralized.add_argument(
         "--alpha", type=_concentration, help="how evenly classes are dealt, inf for evenly (default: 0.1)"
     )
-    decentralized.add_argument("--mixing", help="how values are mixed, such as trimmed_mean (default: mix)")
+    decentralized.add_argument(
+        "--mixing", help="how values are mixed, such as trimmed_mean (default: each method's own)"
+    )
     decentralized.add_argument("--compressor", help="for methods that compress (default: top_k:0.1)")
     decentralized.add_argument("--gamma", type=_not_negative, help="how far these move to others (default: 0.3)")
+    decentralized.add_argument("--every", type=_positive, help="exchange in every so many steps only (default: 1)")
     decentralized.add_argument("--dropout", type=_probability, help="share of links lost in a step (default: 0)")
     decentralized.add_argument("--silent", type=_count, help="workers cut off for a third of the run (default: 0)")
     decentralized.add_argument("--attack", help="what attackers do, such as sign_flip (default: nobody attacks)")

@@ -34,9 +34,10 @@ class Options:
         topology: who hears whom, `name` or `name:number`.
         workers: the number of workers.
         alpha: concentration of the Dirichlet distribution by which a class is dealt to workers; infinite for evenly.
-        mixing: how values are mixed, `name` or `name:number`.
+        mixing: how values are mixed, `name` or `name:number`; None for each method's own.
         compressor: for methods that compress, `name` or `name:number`.
         gamma: how far workers move towards what they hear, for methods that have such a step.
+        every: workers exchange in every so many steps only, for methods that have local steps.
         dropout: probability of a link to fail in a step.
         silent: how many workers are cut off for the middle third of the run.
         attack: what the attackers do, `name` or `name:number`; None where nobody attacks.
@@ -54,9 +55,10 @@ class Options:
     topology: str = "ring"
     workers: int = 8
     alpha: float = 0.1
-    mixing: str = "mix"
+    mixing: str | None = None
     compressor: str = "top_k:0.1"
     gamma: float = 0.3
+    every: int = 1
     dropout: float = 0.0
     silent: int = 0
     attack: str | None = None
@@ -159,22 +161,29 @@ def _learning_rate(options, method):
     return method.learning_rate or choices.find_inner(options.inner).grid
 
 
-def _build(options, network, name, method) -> tuple[Any, dict[str, int]]:
-    """Makes a method, under the attack, and counts what it sends without it."""
-    if not method.mixes and (options.mixing != "mix" or network.attack not in (None, choices.LABEL_FLIP)):
+def _build(options, network, name, method) -> tuple[Any, dict[str, float]]:
+    """Makes a method, under the attack, and counts what it sends without it, in bytes a step."""
+    if not method.mixes and (options.mixing is not None or network.attack not in (None, choices.LABEL_FLIP)):
         raise UserError(f"{name} has an exchange of its own: neither --mixing nor --attack act on it")
+    if options.every > 1 and not method.local_steps:
+        names = ", ".join(known for known, other in choices.METHODS.items() if other.local_steps)
+        raise UserError(f"{name} exchanges in every step: --every {options.every} is for {names}")
     rate = _learning_rate(options, method)
     inner = choices.find_inner(options.inner)
     pieces = choices.Pieces(
         inner=inner.factory(**arguments(network.task, inner, 0.0, rate, network.seed)),
         learning_rate=rate,
         topology=choices.make("topology", options.topology, choices.TOPOLOGIES, network.workers),
-        mixing=choices.make("mixing", options.mixing, choices.MIXINGS, network.byzantine),
+        mixing=choices.make("mixing", options.mixing or method.mixing, choices.MIXINGS, network.byzantine),
         compressor=choices.make("compressor", options.compressor, choices.COMPRESSORS),
         gamma=options.gamma,
+        every=options.every,
     )
     try:
-        sent = simulation.bytes_sent(network, method.build(pieces))
+        # Per step: one in `every` sends.
+        sent = {
+            kind: count / options.every for kind, count in simulation.bytes_sent(network, method.build(pieces)).items()
+        }
     except ValueError as error:
         # What methods refuse is the user's choice of pieces: they say so when they are built or traced.
         raise UserError(f"{name}: {' '.join(str(error).split())}") from error

@@ -1,6 +1,7 @@
 """What a decentralized run can be made of, by name as on the command line; a number follows a colon: `top_k:0.1`."""
 
 import difflib
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from optkit.decentralized import (
     choco,
     complete,
     dadam,
+    dfedsam,
     erdos_renyi,
     exact_diffusion,
     exponential,
@@ -56,6 +58,7 @@ from optkit.robust_aggregation import (
     long_among_kept,
     meamed,
     mimic,
+    monna,
     nearest_neighbor_average,
     phocas,
     robust_mix,
@@ -77,6 +80,7 @@ class Pieces(NamedTuple):
         mixing: how values are mixed.
         compressor: for methods that compress what they send.
         gamma: how far workers move towards what they hear, for methods that have such a step.
+        every: workers exchange in every so many steps only, for methods that have local steps.
     """
 
     inner: optax.GradientTransformation
@@ -85,6 +89,7 @@ class Pieces(NamedTuple):
     mixing: Mixing
     compressor: Compressor
     gamma: float
+    every: int = 1
 
 
 class Decentralized(NamedTuple):
@@ -94,11 +99,15 @@ class Decentralized(NamedTuple):
         build: makes the method.
         learning_rate: where none is asked for; None for the one of the inner optimizer, which it wraps.
         mixes: whether it takes a mixing, so that workers can aggregate by other rules, and be attacked.
+        mixing: name of the mixing where none is asked for.
+        local_steps: whether it can have steps without an exchange.
     """
 
     build: Callable[[Pieces], optax.GradientTransformation]
     learning_rate: float | None = None
     mixes: bool = True
+    mixing: str = "mix"
+    local_steps: bool = False
 
 
 def _wrapped(wrapper: Callable[..., optax.GradientTransformation], *, lazy: bool = False) -> Decentralized:
@@ -116,16 +125,33 @@ def _alone(factory: Callable[..., optax.GradientTransformation], learning_rate: 
     return Decentralized(build, learning_rate)
 
 
+def _gossip(pieces: Pieces, *, combine_first: bool = False) -> optax.GradientTransformation:
+    return gossip(
+        pieces.inner,
+        pieces.topology,
+        axis_name=WORKERS,
+        mixing=pieces.mixing,
+        combine_first=combine_first,
+        every=pieces.every,
+    )
+
+
+def _dfedsam(pieces: Pieces) -> optax.GradientTransformation:
+    return dfedsam(pieces.learning_rate, pieces.topology, pieces.every, axis_name=WORKERS, mixing=pieces.mixing)
+
+
+def _monna(pieces: Pieces) -> optax.GradientTransformation:
+    # Whom it leaves out is the mixing's affair.
+    return monna(pieces.learning_rate, pieces.topology, 0, axis_name=WORKERS, mixing=pieces.mixing)
+
+
 def _choco(pieces: Pieces) -> optax.GradientTransformation:
     return choco(pieces.inner, pieces.topology, pieces.compressor, axis_name=WORKERS, gamma=pieces.gamma)
 
 
-def _combine_first(inner, topology, **arguments):
-    return gossip(inner, topology, combine_first=True, **arguments)
-
-
 def _diging(inner, topology, **arguments):
-    return _combine_first(optax.chain(track_gradients(topology, **arguments), inner), topology, **arguments)
+    inner = optax.chain(track_gradients(topology, **arguments), inner)
+    return gossip(inner, topology, combine_first=True, **arguments)
 
 
 def _noise_robust(pieces: Pieces) -> optax.GradientTransformation:
@@ -139,8 +165,8 @@ def _relay_sum(pieces: Pieces) -> optax.GradientTransformation:
 
 
 METHODS: Mapping[str, Decentralized] = {
-    "gossip": _wrapped(gossip),
-    "combine_first": _wrapped(_combine_first),
+    "gossip": Decentralized(_gossip, local_steps=True),
+    "combine_first": Decentralized(functools.partial(_gossip, combine_first=True), local_steps=True),
     "gradient_tracking": _wrapped(gradient_tracking),
     "diging": _wrapped(_diging),
     "exact_diffusion": _wrapped(exact_diffusion, lazy=True),
@@ -152,6 +178,8 @@ METHODS: Mapping[str, Decentralized] = {
     "qg_dsgdm": _alone(qg_dsgdm, 0.1),
     "qg_dadam": _alone(qg_dadam, 1e-3),
     "dadam": _alone(dadam, 1e-3),
+    "dfedsam": Decentralized(_dfedsam, 0.1, local_steps=True),
+    "monna": Decentralized(_monna, 0.1, mixing="nearest_neighbor_average"),
     "noise_robust_gradient_tracking": Decentralized(_noise_robust, 0.1),
 }
 

@@ -55,8 +55,8 @@ def table(records: Sequence[Record]) -> Table:
         results += [row["test"][metric] for metric in metrics] + [row["consensus"][-1]]
         layout.add_row(
             row["optimizer"],
-            decimal(sum(row["sent"].values())),
-            decimal(sum(row["sent"].values()) * settings["steps"]),
+            decimal(round(sum(row["sent"].values()))),
+            decimal(round(sum(row["sent"].values()) * settings["steps"])),
             *("diverged" if value is None else f"{value:.4g}" for value in results),
             f"{np.median(row['milliseconds_per_step']):.2f}",
         )
@@ -100,7 +100,8 @@ def _title(settings):
         f"{settings['dropout']:.0%} of links lost" if settings["dropout"] else "",
         f"{settings['silent']} silent for a third" if settings["silent"] else "",
         f"{settings['byzantine']} attack by {settings['attack']}" if settings["attack"] else "",
-        f"mixing by {settings['mixing']}" if settings["mixing"] != "mix" else "",
+        f"mixing by {settings['mixing']}" if settings["mixing"] else "",
+        f"an exchange every {settings['every']} steps" if settings["every"] > 1 else "",
     ]
     shared = f"{settings['workers']} workers, topology {settings['topology']}, examples dealt {dealt}"
     return ", ".join([f"{settings['task']}: {shared}", *filter(None, faults)])

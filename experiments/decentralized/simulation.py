@@ -230,7 +230,8 @@ class Training:
             rows, number = inputs
             batch = network.batch(examples, rows)
             value, grads = jax.value_and_grad(network.task.loss)(params, batch)
-            updates, state = self._tx.update(grads, state, params, **network.links(number))
+            grad_fn = jax.grad(lambda params: network.task.loss(params, batch))
+            updates, state = self._tx.update(grads, state, params, grad_fn=grad_fn, **network.links(number))
             return (optax.apply_updates(params, updates), state), value
 
         carry, losses = jax.lax.scan(step, carry, (rows, numbers))
@@ -253,7 +254,7 @@ def bytes_sent(network: Network, tx: optax.GradientTransformation) -> dict[str, 
 
     def step(state, params):
         links = network.links(jnp.int32(0))
-        return optax.with_extra_args_support(tx).update(params, state, params, **links)
+        return optax.with_extra_args_support(tx).update(params, state, params, grad_fn=lambda params: params, **links)
 
     equal = PartitionSpec()
     params = jax.eval_shape(network.params)

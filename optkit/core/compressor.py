@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 
 from optkit.core.checks import check_range
 from optkit.core.explicit_axes import replicate, shard_like
@@ -202,17 +203,10 @@ def _size(tree: Any) -> int:
 def _flatten(tree: Any) -> jax.Array:
     """All leaves as one vector, in float32 at least."""
     dtype, _ = scalar_dtype(tree), _size(tree)
-    leaves = [replicate(widen(x)).ravel().astype(dtype) for x in jax.tree.leaves(tree)]
-    return jnp.concatenate([jnp.zeros([0], dtype), *leaves])
+    return ravel_pytree(jax.tree.map(lambda x: replicate(x).astype(dtype), tree))[0]
 
 
 def _unflatten(flat: jax.Array, like: Any) -> Any:
     """Leaves out of one vector, with dtypes and explicit shardings of those of a tree."""
-    leaves, structure = jax.tree.flatten(like)
-    ends = [0]
-    for x in leaves:
-        ends.append(ends[-1] + x.size)
-    parts = (
-        flat[start : start + x.size].reshape(x.shape).astype(x.dtype) for start, x in zip(ends, leaves, strict=False)
-    )
-    return structure.unflatten(shard_like(part, x) for part, x in zip(parts, leaves, strict=True))
+    _, unravel = ravel_pytree(jax.tree.map(lambda x: jnp.zeros(x.shape, flat.dtype), like))
+    return jax.tree.map(lambda part, x: shard_like(part.astype(x.dtype), x), unravel(flat), like)

@@ -190,7 +190,7 @@ def require_views(tree: Any, weight_dimension_numbers: Any, method: str) -> Any:
     return views
 
 
-def to_matrices(x: jax.Array, view: MatrixView) -> jax.Array:
+def to_matrices(x: jax.Array, view: MatrixView | None) -> Any:
     """Gives a leaf as matrices: a leading axis for each of `view.batch`, and two more.
 
     Rows come before columns where they do in the leaf (`view.rows_first`), so that usual kernels stay as they are. On
@@ -202,8 +202,10 @@ def to_matrices(x: jax.Array, view: MatrixView) -> jax.Array:
         view: how it is seen.
 
     Returns:
-        Its matrices.
+        Its matrices; None without a view.
     """
+    if view is None:
+        return None
     apart, joined = _shardings(view, x)
     ordered = x.transpose([axis for axes in _in_order(view) for axis in axes])
     ordered = ordered if apart is None else jax.sharding.reshard(ordered, apart)
@@ -211,22 +213,25 @@ def to_matrices(x: jax.Array, view: MatrixView) -> jax.Array:
     return jnp.reshape(ordered, sizes, out_sharding=joined)
 
 
-def from_matrices(matrices: jax.Array, view: MatrixView, like: jax.Array) -> jax.Array:
+def from_matrices(like: jax.Array, view: MatrixView | None, matrices: Any) -> jax.Array:
     """Undoes `to_matrices`.
 
     Args:
-        matrices: what it gave, or something shaped alike.
+        like: the leaf, for its sharding and dtype.
         view: how the leaf is seen.
-        like: the leaf, for its sharding.
+        matrices: what `to_matrices` gave, or something shaped alike.
 
     Returns:
-        The leaf.
+        The leaf; `like` without a view.
     """
+    if view is None:
+        return like
     apart, joined = _shardings(view, like)
     matrices = matrices if joined is None else jax.sharding.reshard(matrices, joined)
     order = [axis for axes in _in_order(view) for axis in axes]
     leaf = jnp.reshape(matrices, [view.shape[axis] for axis in order], out_sharding=apart)
-    return shard_like(leaf.transpose([order.index(axis) for axis in range(len(order))]), like)
+    leaf = leaf.transpose([order.index(axis) for axis in range(len(order))])
+    return shard_like(leaf.astype(like.dtype), like)
 
 
 def _in_order(view: MatrixView) -> list[tuple[int, ...]]:

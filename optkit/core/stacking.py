@@ -47,6 +47,24 @@ def map_equal_shapes(function: Callable[..., Any], tree: Any, *rest: Any) -> Any
     return structure.unflatten(results[index] for index in range(len(leaves)))
 
 
+def unzip(like: Any, tree: Any, width: int) -> tuple[Any, ...]:
+    """Turns a tree of tuples into a tuple of trees; unlike `jax.tree.transpose` it takes trees without leaves.
+
+    Args:
+        like: a tree that has a leaf where `tree` has a tuple.
+        tree: the tree of tuples.
+        width: the length of these.
+
+    Returns:
+        The trees of first entries, of second entries, and so on.
+
+    Example:
+        >>> unzip({"a": 0, "b": 0}, {"a": (1, 2), "b": (3, 4)}, 2)
+        ({'a': 1, 'b': 3}, {'a': 2, 'b': 4})
+    """
+    return tuple(jax.tree.map(lambda _, entries, i=i: entries[i], like, tree) for i in range(width))
+
+
 def _is_array(leaf: Any) -> bool:
     return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
 

@@ -1,12 +1,12 @@
 """Decentralized training: topologies, mixing, and optimizers that talk to their neighbours only."""
 
-from typing import Any
+import inspect
+from collections.abc import Callable
 
 import jax
 import optax
 
 from optkit.communication import top_k
-from optkit.core.compressor import Compressor
 from optkit.core.method import Method, Paper, Variant
 from optkit.core.precision import in_float32
 from optkit.core.proximal import (
@@ -170,17 +170,26 @@ __all__ = [
 ]
 
 
-def _gradient_tracking_sgd(
-    learning_rate: optax.ScalarOrSchedule,
-    topology: Topology,
-    momentum: jax.typing.ArrayLike = 0.9,
-    *,
-    axis_name: str,
-    mixing: Mixing = mix,
-) -> optax.GradientTransformationExtraArgs:
-    """`gradient_tracking` around SGD with momentum."""
-    inner = optax.sgd(learning_rate, momentum)
-    return in_float32(gradient_tracking(inner, topology, axis_name=axis_name, mixing=mixing))
+def _around_sgd(wrapper: Callable[..., optax.GradientTransformation]) -> Callable[..., optax.GradientTransformation]:
+    """Returns a factory that puts `wrapper` around SGD with momentum, with the arguments of both."""
+
+    def sgd(learning_rate, momentum=0.9):
+        return optax.sgd(learning_rate, momentum)
+
+    _, *options = inspect.signature(wrapper).parameters.values()
+    arguments = {option.name: option for option in (*options, *inspect.signature(sgd).parameters.values())}
+    takes_learning_rate = "learning_rate" in {option.name for option in options}
+
+    def factory(learning_rate, momentum=0.9, **options):
+        if takes_learning_rate:
+            options["learning_rate"] = learning_rate
+        return in_float32(wrapper(sgd(learning_rate, momentum), **options))
+
+    # `inject_hyperparams` cannot see through **options.
+    factory.__signature__ = inspect.Signature(
+        [argument.replace(kind=inspect.Parameter.KEYWORD_ONLY) for argument in arguments.values()]
+    )
+    return factory
 
 
 def _diging(
@@ -195,46 +204,6 @@ def _diging(
     tracking = track_gradients(topology, axis_name=axis_name, mixing=mixing)
     inner = optax.chain(tracking, optax.sgd(learning_rate, momentum))
     return in_float32(gossip(inner, topology, axis_name=axis_name, mixing=mixing, combine_first=True))
-
-
-def _exact_diffusion_sgd(
-    learning_rate: optax.ScalarOrSchedule,
-    topology: Topology,
-    momentum: jax.typing.ArrayLike = 0.9,
-    *,
-    axis_name: str,
-    mixing: Mixing = mix,
-) -> optax.GradientTransformationExtraArgs:
-    """`exact_diffusion` around SGD with momentum."""
-    inner = optax.sgd(learning_rate, momentum)
-    return in_float32(exact_diffusion(inner, topology, axis_name=axis_name, mixing=mixing, learning_rate=learning_rate))
-
-
-def _extra_sgd(
-    learning_rate: optax.ScalarOrSchedule,
-    topology: Topology,
-    momentum: jax.typing.ArrayLike = 0.9,
-    *,
-    axis_name: str,
-    mixing: Mixing = mix,
-    w_tilde_coeff: jax.typing.ArrayLike = 0.5,
-) -> optax.GradientTransformationExtraArgs:
-    """`extra` around SGD with momentum."""
-    inner = optax.sgd(learning_rate, momentum)
-    return in_float32(extra(inner, topology, axis_name=axis_name, mixing=mixing, w_tilde_coeff=w_tilde_coeff))
-
-
-def _relay_sum_sgd(
-    learning_rate: optax.ScalarOrSchedule,
-    topology: Topology,
-    momentum: jax.typing.ArrayLike = 0.9,
-    *,
-    axis_name: str,
-    relay_updates: bool = False,
-) -> optax.GradientTransformationExtraArgs:
-    """`relay_sum` around SGD with momentum."""
-    inner = optax.sgd(learning_rate, momentum)
-    return in_float32(relay_sum(inner, topology, axis_name=axis_name, relay_updates=relay_updates))
 
 
 _DIGING = Paper(
@@ -252,14 +221,6 @@ _QUASI_GLOBAL = Paper(
 )
 _WORKERS = {"topology": ring(8), "axis_name": "workers"}
 _STATIC = ("topology", "axis_name", "mixing")
-
-
-def _choco_sgd(
-    learning_rate: optax.ScalarOrSchedule, topology: Topology, compressor: Compressor, *, axis_name: str, gamma: Any
-) -> optax.GradientTransformationExtraArgs:
-    return choco(optax.sgd(learning_rate), topology, compressor, axis_name=axis_name, gamma=gamma)
-
-
 _DPROXSGT = Paper(
     "Compressed Decentralized Proximal Stochastic Gradient Method for Nonconvex Composite Problems with Heterogeneous"
     " Data",
@@ -275,30 +236,10 @@ _NOISY_SHARING = Paper(
 )  # fmt: skip
 _BOX = prox_box(-10.0, 10.0)
 
-
-def _gossip_sgd(
-    learning_rate: optax.ScalarOrSchedule,
-    topology: Topology,
-    momentum: jax.typing.ArrayLike = 0.9,
-    *,
-    axis_name: str,
-    mixing: Mixing = mix,
-    combine_first: bool = False,
-    every: int = 1,
-) -> optax.GradientTransformationExtraArgs:
-    """Decentralized SGD: `gossip` around SGD with momentum."""
-    inner = optax.sgd(learning_rate, momentum)
-    return in_float32(
-        gossip(inner, topology, axis_name=axis_name, mixing=mixing, combine_first=combine_first, every=every)
-    )
-
-
-_GOSSIP_STATIC = ("topology", "axis_name", "mixing", "combine_first")
-
 ENTRIES = (
     Method(
         name="gradient_tracking",
-        factory=_gradient_tracking_sgd,
+        factory=_around_sgd(gradient_tracking),
         family="decentralized",
         kind="wrapper",
         summary="Any optimizer, with each worker following an estimate of the mean of all workers' updates.",
@@ -323,7 +264,7 @@ ENTRIES = (
     ),
     Method(
         name="exact_diffusion",
-        factory=_exact_diffusion_sgd,
+        factory=_around_sgd(exact_diffusion),
         family="decentralized",
         kind="wrapper",
         summary="Any optimizer, with mixing corrected by the sum of what it did: D2, without bias under uneven data.",
@@ -336,7 +277,7 @@ ENTRIES = (
     ),
     Method(
         name="extra",
-        factory=_extra_sgd,
+        factory=_around_sgd(extra),
         family="decentralized",
         kind="wrapper",
         summary="Any optimizer on mixed parameters, with the sum of all past disagreements as a correction.",
@@ -395,7 +336,7 @@ ENTRIES = (
     ),
     Method(
         name="relay_sum",
-        factory=_relay_sum_sgd,
+        factory=_around_sgd(relay_sum),
         family="decentralized",
         kind="wrapper",
         summary="Any optimizer on a tree, with parameters replaced by the mean of all, relayed from edge to edge.",
@@ -492,12 +433,12 @@ ENTRIES = (
     ),
     Method(
         name="choco_sgd",
-        factory=_choco_sgd,
+        factory=_around_sgd(choco),
         family="decentralized",
         kind="wrapper",
         summary="CHOCO: any optimizer, workers send compressed differences of parameters.",
         paper=_CHOCO,
-        example={"learning_rate": 1e-3, "compressor": top_k(0.5), "gamma": 0.5, **_WORKERS},
+        example={"learning_rate": 1e-3, "momentum": 0.0, "compressor": top_k(0.5), "gamma": 0.5, **_WORKERS},
         grid=0.1,
         static=("topology", "compressor", "axis_name"),
         needs=("axis_name",),
@@ -517,7 +458,7 @@ ENTRIES = (
     ),
     Method(
         name="gossip",
-        factory=_gossip_sgd,
+        factory=_around_sgd(gossip),
         family="decentralized",
         kind="wrapper",
         summary="Each worker's own optimizer, and parameters mixed with its neighbours': decentralized SGD.",
@@ -530,7 +471,7 @@ ENTRIES = (
         ),
         example={"learning_rate": 2e-3, **_WORKERS},
         grid=1e-1,
-        static=(*_GOSSIP_STATIC, "every"),
+        static=(*_STATIC, "combine_first", "every"),
         needs=("axis_name",),
         variants={
             "combine_first": Variant({"combine_first": True, "mixing": chebyshev_mix(2), "every": 2}, grid=1e-1),
@@ -550,7 +491,7 @@ ENTRIES = (
         ),
         example={"learning_rate": 1e-2, **_WORKERS},
         grid=1e-3,
-        static=(*_GOSSIP_STATIC, "mask"),
+        static=(*_STATIC, "combine_first", "mask"),
         needs=("axis_name",),
     ),
 )

@@ -49,7 +49,7 @@ class GossipRates:
             raise ValueError(f"an edge must join two of the workers 0 to {self.size - 1}, got {edges.tolist()}")
         if not np.all((rates > 0) & np.isfinite(rates)):
             raise ValueError(f"rates must be positive and finite, got {rates.tolist()}")
-        if self.size > 1 and self._spectrum[0][1] < 1e-12 * rates.max(initial=1.0):
+        if self.size > 1 and self.spectrum[0][1] < 1e-12 * rates.max(initial=1.0):
             raise ValueError("these edges leave workers apart for ever: the graph is not connected")
 
     @property
@@ -60,16 +60,16 @@ class GossipRates:
     @property
     def chi1(self) -> float:
         """The inverse of the second smallest eigenvalue of the Laplacian weighted by the rates; 0 for one worker."""
-        return float(1 / self._spectrum[0][1]) if self.size > 1 else 0.0
+        return float(1 / self.spectrum[0][1]) if self.size > 1 else 0.0
 
     @property
     def chi2(self) -> float:
         """Half the largest effective resistance of an edge, rates being conductances; 0 for one worker."""
-        return float(self._resistances.max(initial=0.0) / 2)
+        return float(self.resistances.max(initial=0.0) / 2)
 
     @functools.cached_property
-    def _spectrum(self) -> tuple[np.ndarray, np.ndarray]:
-        """Eigenvalues, ascending, and eigenvectors of the Laplacian."""
+    def spectrum(self) -> tuple[np.ndarray, np.ndarray]:
+        """Eigenvalues, ascending, and eigenvectors of the Laplacian weighted by the rates."""
         first, second = self.edges.T
         weights = np.zeros((self.size, self.size))
         np.add.at(weights, (first, second), self.rates)
@@ -77,17 +77,17 @@ class GossipRates:
         return np.linalg.eigh(np.diag(weights.sum(axis=1)) - weights)
 
     @functools.cached_property
-    def _inverse(self) -> np.ndarray:
-        """The Laplacian's pseudoinverse."""
-        values, vectors = self._spectrum
+    def laplacian_inverse(self) -> np.ndarray:
+        """The pseudoinverse of that Laplacian."""
+        values, vectors = self.spectrum
         return (vectors[:, 1:] / values[1:]) @ vectors[:, 1:].T
 
     @property
-    def _resistances(self) -> np.ndarray:
-        """The effective resistance between the ends of each edge."""
+    def resistances(self) -> np.ndarray:
+        """The effective resistance between the ends of each edge, rates being conductances."""
         first, second = self.edges.T
-        diagonal = np.diag(self._inverse)
-        return diagonal[first] + diagonal[second] - 2 * self._inverse[first, second]
+        diagonal = np.diag(self.laplacian_inverse)
+        return diagonal[first] + diagonal[second] - 2 * self.laplacian_inverse[first, second]
 
 
 def uniform_rates(topology: Topology) -> GossipRates:
@@ -155,10 +155,10 @@ def optimal_rates(topology: Topology, steps: int = 3000) -> GossipRates:
 def _slope(rates: GossipRates) -> np.ndarray:
     """A subgradient of the logarithm of `sqrt(chi1 * chi2)` in the rates, but for a positive factor."""
     first, second = rates.edges.T
-    values, vectors = rates._spectrum  # noqa: SLF001  (of this module)
-    resistances = rates._resistances  # noqa: SLF001
+    values, vectors = rates.spectrum
+    resistances = rates.resistances
     worst = np.argmax(resistances)
-    potential = rates._inverse[:, first[worst]] - rates._inverse[:, second[worst]]  # noqa: SLF001
+    potential = rates.laplacian_inverse[:, first[worst]] - rates.laplacian_inverse[:, second[worst]]
     of_chi1 = (vectors[first, 1] - vectors[second, 1]) ** 2 / values[1]
     of_chi2 = (potential[first] - potential[second]) ** 2 / resistances[worst]
     return -0.5 * (of_chi1 + of_chi2)

@@ -199,7 +199,6 @@ ENTRIES = (
             "state_dtype",
         ),
         golden="microadam",
-        variants={"dense": Variant({"alpha": 0.1}, grid=1e-3)},
     ),
     Method(
         name="m_fac",

@@ -79,4 +79,4 @@ def _rows_and_columns(x: jax.Array, view: MatrixView) -> jax.Array:
 
 
 def _leaf(matrices: jax.Array, view: MatrixView, like: jax.Array) -> jax.Array:
-    return from_matrices(matrices if view.rows_first else matrices.mT, view, like)
+    return from_matrices(like, view, matrices if view.rows_first else matrices.mT)

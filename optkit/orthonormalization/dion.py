@@ -154,13 +154,13 @@ def scale_by_dion(
             if view is None:
                 return x
             scale = math.sqrt(view.row_count / view.column_count)
-            return from_matrices(scale * step.direction, view, x).astype(x.dtype)
+            return from_matrices(x, view, scale * step.direction)
 
         def rest(x, view, buffer, step):
             if view is None:
                 return x
             kept = buffer - (1 - momentum) * step.approximation  # M_t, the error feedback
-            return from_matrices(kept, view, x).astype(x.dtype)
+            return from_matrices(x, view, kept)
 
         bases = jax.tree.map(lambda step: step.basis, steps, is_leaf=_is_step)
         new_state = ScaleByDionState(

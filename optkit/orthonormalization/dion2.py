@@ -17,7 +17,7 @@ from optkit.core.checks import check_range
 from optkit.core.matrix_view import from_matrices, require_views, to_matrices
 from optkit.core.newton_schulz import polar_express
 from optkit.core.precision import widen
-from optkit.core.stacking import map_equal_shapes
+from optkit.core.stacking import map_equal_shapes, unzip
 from optkit.orthonormalization.other_parameters import with_other_parameters
 from optkit.orthonormalization.scales import SCALES, Scale, check_scale
 from optkit.orthonormalization.selection import orthogonalize_largest
@@ -110,27 +110,16 @@ def scale_by_dion2(
         del params
         views = require_views(updates, weight_dimension_numbers, "scale_by_dion2")
 
-        def matrices(x, view):
-            return None if view is None else to_matrices(x, view)
+        def scaled(view, direction):
+            return SCALES[scale](view.row_count, view.column_count) * direction
 
-        def leaf(x, view, result):
-            return x if view is None else from_matrices(result, view, x).astype(x.dtype)
-
-        def scaled(x, view, result):
-            return leaf(x, view, None if view is None else SCALES[scale](view.row_count, view.column_count) * result)
-
-        results = map_equal_shapes(
-            step,
-            jax.tree.map(matrices, updates, views),
-            jax.tree.map(matrices, state.momentum, views),
-            jax.tree.map(selected_axis, views),
-        )
-        directions, momenta = (
-            jax.tree.map(lambda result, name=name: getattr(result, name), results, is_leaf=_is_result)
-            for name in _Result._fields
-        )
-        new_state = ScaleByDion2State(momentum=jax.tree.map(leaf, state.momentum, views, momenta))
-        return jax.tree.map(scaled, updates, views, directions), new_state
+        gradients = jax.tree.map(to_matrices, updates, views)
+        momenta = jax.tree.map(to_matrices, state.momentum, views)
+        results = map_equal_shapes(step, gradients, momenta, jax.tree.map(selected_axis, views))
+        directions, momenta = unzip(gradients, results, 2)
+        directions = jax.tree.map(scaled, views, directions)
+        new_state = ScaleByDion2State(momentum=jax.tree.map(from_matrices, state.momentum, views, momenta))
+        return jax.tree.map(from_matrices, updates, views, directions), new_state
 
     return optax.GradientTransformation(init_fn, update_fn)
 
@@ -254,7 +243,3 @@ def _step(
     buffer = momentum_before + gradient
     direction, selected = orthogonalize_largest(buffer, axis, fraction, orthogonalize)
     return _Result(direction, jnp.where(selected, ef_decay * buffer, buffer))  # the error feedback
-
-
-def _is_result(node: Any) -> bool:
-    return isinstance(node, _Result)

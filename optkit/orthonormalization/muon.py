@@ -103,7 +103,7 @@ def scale_by_muon(
             return SCALES[scale](*shape) * block
 
         joined = [scaled(block, rows) for block, rows in zip(blocks, sizes, strict=True)]
-        return from_matrices(joined[0] if len(joined) == 1 else jnp.concatenate(joined, axis), view, x).astype(x.dtype)
+        return from_matrices(x, view, joined[0] if len(joined) == 1 else jnp.concatenate(joined, axis))
 
     def update_fn(updates, params=None):
         del params

@@ -17,7 +17,7 @@ from optkit.core.checks import check_range
 from optkit.core.matrix_view import from_matrices, require_views, to_matrices
 from optkit.core.newton_schulz import polar_express
 from optkit.core.precision import widen
-from optkit.core.stacking import map_equal_shapes
+from optkit.core.stacking import map_equal_shapes, unzip
 from optkit.orthonormalization.other_parameters import with_other_parameters
 from optkit.orthonormalization.row_sizes import (
     columns_axis,
@@ -121,28 +121,15 @@ def scale_by_nordion2(
         del params
         views = require_views(updates, weight_dimension_numbers, "scale_by_nordion2")
 
-        def matrices(x, view):
-            return None if view is None else to_matrices(x, view)
-
-        def leaf(x, view, result):
-            return x if view is None else from_matrices(result, view, x).astype(x.dtype)
-
-        results = map_equal_shapes(
-            step,
-            jax.tree.map(matrices, updates, views),
-            jax.tree.map(matrices, state.momentum, views),
-            state.second_moment,
-            jax.tree.map(columns_axis, views),
-        )
-        directions, momenta, second_moments = (
-            jax.tree.map(lambda result, name=name: getattr(result, name), results, is_leaf=_is_result)
-            for name in _Result._fields
-        )
+        gradients = jax.tree.map(to_matrices, updates, views)
+        momenta = jax.tree.map(to_matrices, state.momentum, views)
+        results = map_equal_shapes(step, gradients, momenta, state.second_moment, jax.tree.map(columns_axis, views))
+        directions, momenta, second_moments = unzip(gradients, results, 3)
         new_state = ScaleByNordion2State(
-            momentum=jax.tree.map(leaf, state.momentum, views, momenta),
+            momentum=jax.tree.map(from_matrices, state.momentum, views, momenta),
             second_moment=optax.tree.cast_like(second_moments, state.second_moment),
         )
-        return jax.tree.map(leaf, updates, views, directions), new_state
+        return jax.tree.map(from_matrices, updates, views, directions), new_state
 
     return optax.GradientTransformation(init_fn, update_fn)
 
@@ -278,7 +265,3 @@ def _step(
     direction = with_norm(even, SCALES[scale](rows, columns) * frobenius_norm(orthogonal), eps)
     new_momentum = jnp.where(selected, ef_decay * buffer, buffer)  # the error feedback
     return _Result(direction, new_momentum, second_moment)
-
-
-def _is_result(node: Any) -> bool:
-    return isinstance(node, _Result)

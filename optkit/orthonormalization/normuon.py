@@ -18,7 +18,7 @@ from optkit.core.checks import check_range
 from optkit.core.matrix_view import from_matrices, require_views, to_matrices
 from optkit.core.newton_schulz import polar_express
 from optkit.core.precision import widen
-from optkit.core.stacking import map_equal_shapes
+from optkit.core.stacking import map_equal_shapes, unzip
 from optkit.orthonormalization.other_parameters import with_other_parameters
 from optkit.orthonormalization.row_sizes import (
     columns_axis,
@@ -123,21 +123,14 @@ def scale_by_normuon(
         views = require_views(updates, weight_dimension_numbers, "scale_by_normuon")
         buffer, momentum_state = trace.update(updates, state.momentum, params)
 
-        def matrices(x, view):
-            return None if view is None else to_matrices((1 - momentum) * x if ema else x, view)
-
-        def leaf(x, view, result):
-            return x if view is None else from_matrices(result, view, x).astype(x.dtype)
-
-        results = map_equal_shapes(
-            step, jax.tree.map(matrices, buffer, views), state.second_moment, jax.tree.map(columns_axis, views)
-        )
-        directions, second_moments = (
-            jax.tree.map(lambda result, name=name: getattr(result, name), results, is_leaf=_is_result)
-            for name in _Result._fields
-        )
+        buffer = optax.tree.scale(1 - momentum, buffer) if ema else buffer
+        buffer = jax.tree.map(to_matrices, buffer, views)
+        results = map_equal_shapes(step, buffer, state.second_moment, jax.tree.map(columns_axis, views))
+        directions, second_moments = unzip(buffer, results, 2)
         second_moments = optax.tree.cast_like(second_moments, state.second_moment)
-        return jax.tree.map(leaf, updates, views, directions), ScaleByNormuonState(momentum_state, second_moments)
+        return jax.tree.map(from_matrices, updates, views, directions), ScaleByNormuonState(
+            momentum_state, second_moments
+        )
 
     return optax.GradientTransformation(init_fn, update_fn)
 
@@ -275,7 +268,3 @@ def _step(
     if scale == "paper_rms":
         return _Result(with_norm(even, 0.2 * math.sqrt(rows * columns), eps), second_moment)
     return _Result(with_norm(even, SCALES[scale](rows, columns) * frobenius_norm(orthogonal), eps), second_moment)
-
-
-def _is_result(node: Any) -> bool:
-    return isinstance(node, _Result)

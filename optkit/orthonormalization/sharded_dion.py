@@ -23,7 +23,7 @@ from optkit.core.matrix_view import DENSE_KERNELS, MatrixView, from_matrices, ma
 from optkit.core.orthonormal import cholesky_qr
 from optkit.core.precision import in_float32, widen
 from optkit.core.sharding import abstract_state
-from optkit.core.stacking import map_equal_shapes
+from optkit.core.stacking import map_equal_shapes, unzip
 from optkit.orthonormalization.dion import ScaleByDionState
 
 
@@ -156,22 +156,15 @@ def scale_by_sharded_dion(
         del params
         views, layouts = views_and_layouts(updates)
 
-        def matrices(x, view):
-            return None if view is None else to_matrices(x, view)
-
-        def leaf(x, view, result):
-            return x if view is None else from_matrices(result, view, x).astype(x.dtype)
-
-        gradients = jax.tree.map(matrices, updates, views)
-        momenta = jax.tree.map(matrices, state.momentum, views)
+        gradients = jax.tree.map(to_matrices, updates, views)
+        momenta = jax.tree.map(to_matrices, state.momentum, views)
         results = map_equal_shapes(step, gradients, momenta, state.basis, layouts)
-        directions, momenta, bases = (
-            jax.tree.map(lambda _, result, part=part: result[part], gradients, results) for part in range(3)
-        )
+        directions, momenta, bases = unzip(gradients, results, 3)
         new_state = ScaleByDionState(
-            momentum=jax.tree.map(leaf, state.momentum, views, momenta), basis=optax.tree.cast_like(bases, state.basis)
+            momentum=jax.tree.map(from_matrices, state.momentum, views, momenta),
+            basis=optax.tree.cast_like(bases, state.basis),
         )
-        return jax.tree.map(leaf, updates, views, directions), new_state
+        return jax.tree.map(from_matrices, updates, views, directions), new_state
 
     return optax.GradientTransformation(init_fn, update_fn)
 

@@ -14,6 +14,7 @@ import optax
 from optkit.testing import trees
 
 STEPS = 4
+SHARDED_STEPS = 2
 EXTRA_ARGS = ("value", "value_fn", "grad_fn", "prev_grads", "full_grad_fn")
 ROWS = ("microbatches", "classes")
 # Four rows of one gradient, in units of what they sum to.
@@ -154,6 +155,22 @@ class Case:
     def reference(self) -> Run:
         """The run that others are compared with."""
         return self.run()
+
+    def shardable(self, seed: int) -> Any:
+        """Makes parameters or gradients that all devices can share."""
+        # Sizes that nothing else has, so that a state leaf's shape says which parameter it belongs to.
+        shapes = {"kernel": (2 * self.devices, 14), "bias": (22,), "embedding": (3 * self.devices, 26)}
+        return trees.normal(trees.abstract(shapes), seed)
+
+    @functools.cached_property
+    def on_one_device(self) -> Any:
+        """`shardable` parameters after a few steps on one device."""
+        params, tx = self.shardable(0), self.build()
+        step = compiled(self.step(tx))
+        state = tx.init(params)
+        for seed in range(1, 1 + SHARDED_STEPS):
+            params, state = step(params, state, self.shardable(seed))
+        return params
 
     def run_differences(self, actual: Any, name: str, step: int = STEPS) -> list[str]:
         """Says where parameters differ from those of the reference after some steps, by more than rounding."""

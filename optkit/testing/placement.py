@@ -10,9 +10,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from optkit.core.sharding import state_shardings
 from optkit.core.workers import on_workers
 from optkit.testing import trees
-from optkit.testing.case import Case, compiled, require, rounding
+from optkit.testing.case import SHARDED_STEPS, Case, compiled, require, rounding
 
-STEPS = 2
 SPECS = {"kernel": PartitionSpec("data", "model"), "bias": PartitionSpec("model"), "embedding": PartitionSpec("data")}
 
 
@@ -27,11 +26,12 @@ def works_sharded_automatically(case: Case) -> None:
     if case.axis_name is not None or case.devices == 1:
         return
     mesh = _mesh(case, AxisType.Auto)
-    params = _place(mesh, _params(case, 0))
-    end, lines = _after_init_and_updates(case, params, "automatic axes")
-    lines += _differences(case, end, "automatic axes")
+    params = _place(mesh, case.shardable(0))
     tx = case.build()
-    state = compiled(tx.init, out_shardings=state_shardings(tx, params))(params)
+    shardings = state_shardings(tx, params)
+    end, lines = _after_init_and_updates(case, params, "automatic axes", shardings)
+    lines += _differences(case, end, "automatic axes")
+    state = compiled(tx.init, out_shardings=shardings)(params)
     require(lines + _misplaced(params, state, "automatic axes, after jitted init with optkit.state_shardings"))
 
 
@@ -41,7 +41,7 @@ def works_sharded_explicitly(case: Case) -> None:
         return
     mesh = _mesh(case, AxisType.Explicit)
     with jax.set_mesh(mesh):
-        params = _place(mesh, _params(case, 0))
+        params = _place(mesh, case.shardable(0))
         jax.eval_shape(case.build().init, jax.eval_shape(lambda x: x, params))
         end, lines = _after_init_and_updates(case, params, "explicit axes")
         state = compiled(case.build().init)(params)
@@ -61,7 +61,7 @@ def agrees_between_backends(case: Case) -> None:
         init = on_workers(tx.init, axis_name=case.axis_name, backend=backend)
         step = on_workers(case.step_of_one_worker(tx), axis_name=case.axis_name, backend=backend)
         params, state = start, init(start)
-        for seed in range(1, 1 + STEPS):
+        for seed in range(1, 1 + SHARDED_STEPS):
             params, state = step(params, state, trees.normal(like, seed))
         ends[backend] = params, state
     expected = ends.pop("vmap")
@@ -80,38 +80,29 @@ def _mesh(case: Case, axis_type: AxisType) -> Mesh:
     )
 
 
-def _params(case: Case, seed: int) -> Any:
-    # Sizes that nothing else has, so that a state leaf's shape says which parameter it belongs to.
-    shapes = {"kernel": (2 * case.devices, 14), "bias": (22,), "embedding": (3 * case.devices, 26)}
-    return trees.normal(trees.abstract(shapes), seed)
-
-
 def _place(mesh: Mesh, params: Any) -> Any:
     return {name: jax.device_put(leaf, NamedSharding(mesh, SPECS[name])) for name, leaf in params.items()}
 
 
-def _after_init_and_updates(case: Case, params: Any, where: str) -> tuple[Any, list[str]]:
+def _after_init_and_updates(case: Case, params: Any, where: str, shardings: Any | None = None) -> tuple[Any, list[str]]:
     """Takes steps on sharded parameters; gives the last ones and says which state leaves lie elsewhere."""
     tx = case.build()
     state = tx.init(params)
     lines = _misplaced(params, state, f"{where}, after init")
+    if shardings is not None:  # Scalars lie on one device; from there the second step would be compiled anew.
+        state = jax.device_put(state, shardings)
     step = compiled(case.step(tx))
     end = params
-    for seed in range(1, 1 + STEPS):
-        gradients = jax.tree.map(lambda g, p: jax.device_put(g, p.sharding), _params(case, seed), params)
+    for seed in range(1, 1 + SHARDED_STEPS):
+        gradients = jax.tree.map(lambda g, p: jax.device_put(g, p.sharding), case.shardable(seed), params)
         end, state = step(end, state, gradients)
     return end, lines + _misplaced(params, state, f"{where}, after update")
 
 
 def _differences(case: Case, end: Any, where: str) -> list[str]:
     """Says where sharded parameters differ from those after the same steps on one device."""
-    start = params = _params(case, 0)
-    tx = case.build()
-    step = compiled(case.step(tx))
-    state = tx.init(params)
-    for seed in range(1, 1 + STEPS):
-        params, state = step(params, state, _params(case, seed))
-    return trees.value_differences(params, end, f"{where}, against one device: parameters", rounding(start, params))
+    start, expected = case.shardable(0), case.on_one_device
+    return trees.value_differences(expected, end, f"{where}, against one device: parameters", rounding(start, expected))
 
 
 def _misplaced(params: Any, state: Any, when: str) -> list[str]:

@@ -145,7 +145,7 @@ def test_only_axes_that_are_joined_behind_others_are_gathered(shape, numbers, sp
     def double(x):
         matrices = to_matrices(x, view)
         seen.append(jax.typeof(matrices).sharding.spec)
-        return from_matrices(2 * matrices, view, x)
+        return from_matrices(x, view, 2 * matrices)
 
     x = jnp.arange(np.prod(shape), dtype=jnp.float32).reshape(shape)
     with jax.set_mesh(mesh):

@@ -30,7 +30,7 @@ def test_a_leaf_is_seen_as_matrices_and_back(shape, numbers, matrix, batch):
     matrices = to_matrices(x, view)
     assert (view.row_count, view.column_count) == matrix
     assert matrices.shape == (*batch, *(matrix if view.rows_first else matrix[::-1]))
-    np.testing.assert_array_equal(from_matrices(matrices, view, x), x)
+    np.testing.assert_array_equal(from_matrices(x, view, matrices), x)
 
 
 def test_rows_are_outputs():
@@ -95,6 +95,6 @@ def test_a_convolution_on_explicit_axes_comes_back_sharded():
     view = matrix_view((3, 2, 4, 6), MuonDimensionNumbers((0, 1, 2), 3))
     with jax.set_mesh(mesh):
         x = jax.device_put(entries(3, 2, 4, 6), sharding)
-        back = jax.jit(lambda x: from_matrices(2 * to_matrices(x, view), view, x))(x)
+        back = jax.jit(lambda x: from_matrices(x, view, 2 * to_matrices(x, view)))(x)
     assert back.sharding.is_equivalent_to(sharding, 4)
     np.testing.assert_array_equal(back, 2 * entries(3, 2, 4, 6))

@@ -164,7 +164,8 @@ def test_the_mean_over_workers_is_that_of_a_run_without_faults(name, links):
     expected, found = run(name, clean(), noise=noise()), run(name, links(), noise=noise())
     assert jnp.max(jnp.abs(found - expected)) > 1e-2
     rounding = STEPS * np.finfo(float).eps * float(jnp.max(jnp.abs(found)))
-    np.testing.assert_allclose(jnp.mean(found, axis=1), jnp.mean(expected, axis=1), rtol=0, atol=rounding)
+    # Both runs round.
+    np.testing.assert_allclose(jnp.mean(found, axis=1), jnp.mean(expected, axis=1), rtol=0, atol=2 * rounding)
 
 
 @pytest.mark.usefixtures("x64")

@@ -88,6 +88,13 @@ def test_bytes_are_those_of_the_formulas(run):
     assert trained["choco"]["sent"] == {"collective-permute": 2 * (4 + 4) * numbers // 2}
 
 
+def test_local_steps_send_nothing(run):
+    _, trained = run("gossip", "combine_first", "dfedsam", every=4, steps=8, alpha=math.inf)
+    for record in trained.values():
+        assert record["sent"] == {"collective-permute": 2 * 4 * 12 / 4}
+    assert trained["gossip"]["consensus"][-1] < 0.9 * trained["gossip"]["consensus"][-2]  # The last step exchanges.
+
+
 def test_bytes_of_an_attacked_run_are_those_without_the_attack(run):
     _, trained = run("gossip", attack="sign_flip", byzantine=1, steps=2)
     assert trained["gossip"]["sent"] == {"collective-permute": 2 * 4 * 12}
@@ -313,6 +320,10 @@ REFUSED = [
     ({"attack": "sign_flip", "byzantine": "8"}, "--byzantine must leave one of 8 workers, got 8"),
     ({"task": "diabetes-ridge", "attack": "label_flip", "alpha": "inf"}, "label_flip needs a task with classes"),
     ({"backend": "shard_map", "workers": "9"}, "--backend shard_map needs a device for each worker"),
+    (
+        {"optimizers": "nids", "every": "2"},
+        "nids exchanges in every step: --every 2 is for gossip, combine_first, dfedsam",
+    ),
     ({"backend": "pmap"}, "invalid choice: 'pmap'"),
     ({"plot-only": "/nowhere"}, "there is no results.jsonl in /nowhere"),
     ({"out": "/dev/null/run", "optimizers": "gossip"}, "cannot write to /dev/null/run"),
