@@ -14,7 +14,7 @@ import optax
 
 from optkit.core.checks import check_count, check_range
 from optkit.core.precision import in_float32
-from optkit.decentralized.mixing import Mixing, mix, overwrite
+from optkit.decentralized.mixing import Mixing, extrapolate, mix, overwrite
 from optkit.decentralized.topology import Topology
 
 QgDadamForm = Literal["v0", "v1", "v2", "paper"]
@@ -137,11 +137,11 @@ def qg_dsgdm(
 
         ways = jax.tree.map(way, state.momentum, direction, half, new)
         if state.displacement is None:
-            average, displacement = _average(state.momentum, ways, factor), None
+            average, displacement = extrapolate(ways, state.momentum, factor), None
         else:
             ways = optax.tree.add(state.displacement, ways)
             taken = state.count % qg_local_step == 0
-            average = _average(state.momentum, optax.tree.scale(1 / qg_local_step, ways), factor)
+            average = extrapolate(optax.tree.scale(1 / qg_local_step, ways), state.momentum, factor)
             average = optax.tree.where(taken, average, state.momentum)
             displacement = optax.tree.where(taken, optax.tree.zeros_like(ways), ways)
         return overwrite(new, params), QgDsgdmState(optax.safe_increment(state.count), average, displacement)
@@ -243,10 +243,6 @@ def qg_dadam(
 
     descend = optax.GradientTransformationExtraArgs(init_fn, update_fn)
     return in_float32(optax.chain(optax.add_decayed_weights(weight_decay, mask), descend))
-
-
-def _average(average: optax.Updates, ways: optax.Updates, factor: jax.typing.ArrayLike) -> optax.Updates:
-    return jax.tree.map(lambda m, d: ((1 - factor) * m + factor * d).astype(m.dtype), average, ways)
 
 
 def _normalize_filters(x: jax.Array) -> jax.Array:
