@@ -172,20 +172,16 @@ __all__ = [
 
 def _around_sgd(wrapper: Callable[..., optax.GradientTransformation]) -> Callable[..., optax.GradientTransformation]:
     """Returns a factory that puts `wrapper` around SGD with momentum, with the arguments of both."""
-
-    def sgd(learning_rate, momentum=0.9):
-        return optax.sgd(learning_rate, momentum)
-
-    _, *options = inspect.signature(wrapper).parameters.values()
-    arguments = {option.name: option for option in (*options, *inspect.signature(sgd).parameters.values())}
-    takes_learning_rate = "learning_rate" in {option.name for option in options}
+    _, *of_wrapper = inspect.signature(wrapper).parameters.values()
 
     def factory(learning_rate, momentum=0.9, **options):
-        if takes_learning_rate:
+        if "learning_rate" in inspect.signature(wrapper).parameters:
             options["learning_rate"] = learning_rate
-        return in_float32(wrapper(sgd(learning_rate, momentum), **options))
+        return in_float32(wrapper(optax.sgd(learning_rate, momentum), **options))
 
     # `inject_hyperparams` cannot see through **options.
+    *of_sgd, _ = inspect.signature(factory).parameters.values()
+    arguments = {argument.name: argument for argument in (*of_wrapper, *of_sgd)}
     factory.__signature__ = inspect.Signature(
         [argument.replace(kind=inspect.Parameter.KEYWORD_ONLY) for argument in arguments.values()]
     )
