@@ -27,11 +27,10 @@ def works_sharded_automatically(case: Case) -> None:
         return
     mesh = _mesh(case, AxisType.Auto)
     params = _place(mesh, case.shardable(0))
-    tx = case.build()
-    shardings = state_shardings(tx, params)
-    end, lines = _after_init_and_updates(case, params, "automatic axes", shardings)
+    end, lines = _after_init_and_updates(case, params, "automatic axes")
     lines += _differences(case, end, "automatic axes")
-    state = compiled(tx.init, out_shardings=shardings)(params)
+    tx = case.build()
+    state = compiled(tx.init, out_shardings=state_shardings(tx, params))(params)
     require(lines + _misplaced(params, state, "automatic axes, after jitted init with optkit.state_shardings"))
 
 
@@ -84,13 +83,11 @@ def _place(mesh: Mesh, params: Any) -> Any:
     return {name: jax.device_put(leaf, NamedSharding(mesh, SPECS[name])) for name, leaf in params.items()}
 
 
-def _after_init_and_updates(case: Case, params: Any, where: str, shardings: Any | None = None) -> tuple[Any, list[str]]:
+def _after_init_and_updates(case: Case, params: Any, where: str) -> tuple[Any, list[str]]:
     """Takes steps on sharded parameters; gives the last ones and says which state leaves lie elsewhere."""
     tx = case.build()
     state = tx.init(params)
     lines = _misplaced(params, state, f"{where}, after init")
-    if shardings is not None:  # Scalars lie on one device; from there the second step would be compiled anew.
-        state = jax.device_put(state, shardings)
     step = compiled(case.step(tx))
     end = params
     for seed in range(1, 1 + SHARDED_STEPS):
