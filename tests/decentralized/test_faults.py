@@ -140,7 +140,9 @@ def program(name):
         params = jnp.zeros_like(linear)
         return jax.lax.scan(step, (params, tx.init(params)), (noise, links))[1]
 
-    return jax.jit(jax.vmap(worker, in_axes=(0, 0, 1, None), out_axes=1, axis_name="workers"))
+    mapped = jax.vmap(worker, in_axes=(0, 0, 1, None), out_axes=1, axis_name="workers")
+    # As users have it: without optimization there is more rounding in a step.
+    return jax.jit(mapped, compiler_options={"xla_backend_optimization_level": 3})
 
 
 def run(name, links, *, losses=None, noise=0.0):
@@ -164,8 +166,7 @@ def test_the_mean_over_workers_is_that_of_a_run_without_faults(name, links):
     expected, found = run(name, clean(), noise=noise()), run(name, links(), noise=noise())
     assert jnp.max(jnp.abs(found - expected)) > 1e-2
     rounding = STEPS * np.finfo(float).eps * float(jnp.max(jnp.abs(found)))
-    # Both runs round.
-    np.testing.assert_allclose(jnp.mean(found, axis=1), jnp.mean(expected, axis=1), rtol=0, atol=2 * rounding)
+    np.testing.assert_allclose(jnp.mean(found, axis=1), jnp.mean(expected, axis=1), rtol=0, atol=rounding)
 
 
 @pytest.mark.usefixtures("x64")

@@ -98,12 +98,13 @@ def test_a_run_prints_plain_progress_and_a_table_and_draws_a_figure(reference):
 
 
 def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_the_same(reference, tmp_path):
+    # At 200 changes of files and more, in all: opening the lock, amid checkpoints and amid results.
     killed = 0
-    for change in (1, 40, 111, 300):  # of files: opening the lock, amid checkpoints and amid results
+    for change in (1, 3, 40, 111, 250, 400):
         outcome = python("-c", textwrap.dedent(KILLED), tmp_path, change, *SMALL)
         killed += outcome.returncode == -signal.SIGKILL
         assert outcome.returncode in (-signal.SIGKILL, 0), outcome.stderr
-    assert killed >= 3
+    assert killed >= 4
     last = python("-m", "experiments", *SMALL, "--out", tmp_path)
     assert last.returncode == 0, last.stderr
     assert numbers(tmp_path) == numbers(reference[0])

@@ -85,7 +85,8 @@ def test_workers_and_stacked_rows_give_the_same(name, layout):
     rows = draw(0)
     rule = functools.partial(RULES[name], layout=layout)
     expected = aggregate(RULES[name](), rows)
-    assert_close(over_workers(rule, rows, "vmap"), expected, rtol=1e-12, atol=1e-15)
+    for backend in ("vmap", "pmap"):
+        assert_close(over_workers(rule, rows, backend), expected, rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.usefixtures("x64")

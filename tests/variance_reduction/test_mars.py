@@ -266,6 +266,32 @@ EXAMPLES = {
     optkit.mars_m: {"weight_decay": 0.0},
 }
 ENTRIES = optkit.catalog.METHODS
+
+
+@pytest.mark.parametrize("build", [optkit.mars_adamw, optkit.mars_m], ids=lambda build: build.__name__)
+def test_contract_of_the_exact_form(build):
+    check_transformation(
+        build,
+        needs=("grad_fn",),
+        static_args=ENTRIES[build.__name__].static,
+        learning_rate=1e-2,
+        exact=True,
+        **EXAMPLES[build],
+    )
+
+
+def test_contract_of_the_exact_form_with_passed_gradients():
+    check_transformation(
+        optkit.mars_adamw,
+        needs=("prev_grads",),
+        static_args=ENTRIES["mars_adamw"].static,
+        learning_rate=1e-2,
+        exact=True,
+        keep_params=False,
+        **QUIET,
+    )
+
+
 CHEAP = (
     "keeps_types",
     "compiles_once",
@@ -278,30 +304,6 @@ CHEAP = (
     "works_partitioned",
     "works_sharded_explicitly",
 )
-
-
-def test_contract_of_the_exact_form():
-    check_transformation(
-        optkit.mars_adamw,
-        needs=("grad_fn",),
-        static_args=ENTRIES["mars_adamw"].static,
-        learning_rate=1e-2,
-        exact=True,
-        **QUIET,
-    )
-
-
-def test_contract_of_the_exact_form_with_passed_gradients():
-    check_transformation(
-        optkit.mars_adamw,
-        promises=CHEAP,
-        needs=("prev_grads",),
-        static_args=ENTRIES["mars_adamw"].static,
-        learning_rate=1e-2,
-        exact=True,
-        keep_params=False,
-        **QUIET,
-    )
 
 
 @pytest.mark.parametrize("build", BUILDERS[1:], ids=lambda build: build.__name__)
