@@ -30,7 +30,8 @@ def test_an_entry_is_complete(name):
     assert method.tuned in arguments
     assert method.tuned in method.example
     assert method.grid > 0
-    assert {*method.static, *method.example} <= set(arguments)
+    assert {*method.example} <= set(arguments)
+    assert [name for name, argument in arguments.items() if argument.annotation is argument.empty] == []
 
 
 def test_names_are_unique():

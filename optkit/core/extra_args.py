@@ -1,9 +1,55 @@
-"""Extra arguments that a method cannot do without, and the masks of methods that need the whole parameter tree."""
+"""Extra arguments of `update`: their vocabulary, and errors for those that are missing."""
 
-from typing import Any
+import types
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
 import jax
-import optax
+
+from optkit.core.trees import is_masked
+
+
+class ExtraArg(NamedTuple):
+    """What an extra argument of `update` is.
+
+    Attributes:
+        meaning: in words.
+        points: of a function whose first argument is a tree like the parameters, the dtype in which a method in
+            `in_float32` hands that tree on: "own", the parameters' own, for functions that give gradients or products
+            with the Hessian; "float32", at least, for functions whose small differences count. None for all else.
+        whole_tree: whether it is of the whole tree of parameters, so that a method which takes it cannot stand inside
+            `optax.masked` or `optax.partition`.
+    """
+
+    meaning: str
+    points: Literal["own", "float32"] | None = None
+    whole_tree: bool = False
+
+
+EXTRA_ARGS: Mapping[str, ExtraArg] = types.MappingProxyType(
+    {
+        "value": ExtraArg("this batch's loss"),
+        "value_fn": ExtraArg("function of the parameters: this batch's loss", "float32", whole_tree=True),
+        "grad_fn": ExtraArg("function of the parameters: this batch's gradient", "own", whole_tree=True),
+        "prev_grads": ExtraArg("this batch's gradient at the previous parameters", whole_tree=True),
+        "full_grad_fn": ExtraArg("function of the parameters: the gradient on all data", "own", whole_tree=True),
+        "hvp_fn": ExtraArg("function of a tree: this batch's Hessian times it", "own", whole_tree=True),
+        "minibatch_grad_fn": ExtraArg(
+            "function of the parameters and a number j: the gradient on part j of the batch", "own", whole_tree=True
+        ),
+        "residual_fn": ExtraArg("function of the parameters: the residuals of this batch", "float32", whole_tree=True),
+        "losses": ExtraArg("one loss for each objective"),
+        "weight": ExtraArg("this worker's share in a mean, 0 if it is absent"),
+        "predicted_grads": ExtraArg("a guess of this batch's gradient"),
+        "layer_stats": ExtraArg("statistics of the layers' inputs and outputs"),
+        "class_counts": ExtraArg("how many examples of each class the batch has"),
+        "sample_counts": ExtraArg("how many examples each row's gradient is the mean of"),
+        "errors": ExtraArg("one error for each example"),
+        "links": ExtraArg("which messages between workers arrive"),
+        "active": ExtraArg("which workers take part"),
+    }
+)
+"""The vocabulary: every extra argument that a method of optkit takes."""
 
 
 def required(value: Any, name: str, method: str, example: str) -> Any:
@@ -43,53 +89,25 @@ def require_whole_tree(tree: Any, method: str) -> None:
     Example:
         >>> require_whole_tree({"kernel": 1.0, "bias": None}, "storm")
     """
-    if any(map(_is_masked, jax.tree.leaves(tree, is_leaf=_is_masked))):
+    if any(map(is_masked, jax.tree.leaves(tree, is_leaf=is_masked))):
         raise TypeError(
             f"{method} evaluates functions of all parameters and cannot stand inside optax.masked or optax.partition: "
-            "put it outside, and name the leaves that it works on by its own argument mask"
+            "put it outside, and name the leaves that it works on by its own argument applies_to or trainable"
         )
 
 
-def mask_tree(mask: Any, tree: Any) -> Any:
-    """Keeps the leaves inside a mask.
+def require_params(params: Any, method: str) -> None:
+    """Says that a method cannot do without the parameters.
 
     Args:
-        mask: tree of booleans, a prefix of `tree`, or a function that makes it from `tree`; None keeps all.
-        tree: any tree.
+        params: what `update` was given.
+        method: the public name of the method.
 
-    Returns:
-        The tree with `optax.MaskedNode` in place of the leaves outside, so that `jax.tree.map` passes over them.
-
-    Example:
-        >>> mask_tree({"kernel": True, "bias": False}, {"kernel": 1.0, "bias": 2.0})
-        {'bias': MaskedNode(), 'kernel': 1.0}
-    """
-    mask = _resolve(mask, tree)
-    return jax.tree.map(lambda keep, x: x if keep else optax.MaskedNode(), mask, tree)
-
-
-def unmask_tree(inside: Any, outside: Any) -> Any:
-    """Puts the leaves that `mask_tree` cut out back in.
-
-    Args:
-        inside: a tree with `optax.MaskedNode` for some leaves.
-        outside: the whole tree that these leaves are taken from.
-
-    Returns:
-        The whole tree.
+    Raises:
+        ValueError: if it is None.
 
     Example:
-        >>> unmask_tree({"kernel": 1.0, "bias": optax.MaskedNode()}, {"kernel": 3.0, "bias": 4.0})
-        {'bias': 4.0, 'kernel': 1.0}
+        >>> require_params({"kernel": 1.0}, "dfedsam")
     """
-    return jax.tree.map(lambda x, whole: whole if _is_masked(x) else x, inside, outside, is_leaf=_is_masked)
-
-
-def _resolve(mask: Any, tree: Any) -> Any:
-    """A mask as a tree of booleans, one for each leaf of `tree`."""
-    mask = True if mask is None else mask(tree) if callable(mask) else mask
-    return jax.tree.map(lambda keep, part: jax.tree.map(lambda _: keep, part), mask, tree)
-
-
-def _is_masked(x: Any) -> bool:
-    return isinstance(x, optax.MaskedNode)
+    if params is None:
+        raise ValueError(f"{method} needs the parameters: call update(updates, state, params)")

@@ -43,7 +43,7 @@ def typed(key: int | jax.Array) -> jax.Array:
     """Returns a typed key, to draw with.
 
     Args:
-        key: an integer seed, or a JAX key, typed or raw.
+        key: an integer seed, which may be traced, or a JAX key, typed or raw.
 
     Returns:
         A JAX key.
@@ -52,6 +52,8 @@ def typed(key: int | jax.Array) -> jax.Array:
         >>> typed(0).dtype
         key<fry>
     """
-    if not isinstance(key, jax.Array):
-        return jax.random.key(key)
-    return key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
+    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return key
+    if isinstance(key, jax.Array) and key.ndim:
+        return jax.random.wrap_key_data(key)
+    return jax.random.key(key)

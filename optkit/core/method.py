@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
+from optkit.core.injection import static_arguments
+
 Kind = Literal["transformation", "wrapper", "optimizer", "aggregator", "topology", "compressor"]
 
 
@@ -56,7 +58,6 @@ class Method:
         example: keyword arguments with which `factory` builds something usable.
         grid: centre of the grid of learning rates (or of `tuned`) that `compare` searches.
         tuned: the hyperparameter that is tuned.
-        static: arguments of `factory` that are no numbers to trace: ranks, periods, keys, callables.
         needs: extra arguments of `update` (`"grad_fn"`, `"value_fn"`, `"value"`, `"prev_grads"`, `"full_grad_fn"`) or
             `"axis_name"`, without which the method cannot work.
         rows: what the leading axis of the gradients that `update` takes, and removes, stands for: None where there is
@@ -77,12 +78,16 @@ class Method:
     example: Mapping[str, Any]
     grid: float
     tuned: str = "learning_rate"
-    static: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     rows: Literal["microbatches", "classes"] | None = None
     eval_params: Callable[[Any, Any], Any] = parameters_as_they_are
     variants: Mapping[str, Variant] = dataclasses.field(default_factory=dict)
     golden: str | None = None
+
+    @property
+    def static(self) -> tuple[str, ...]:
+        """The arguments of `factory` that cannot be traced, by their annotations: sizes, functions, trees, words."""
+        return static_arguments(self.factory)
 
     def variant(self, name: str) -> "Method":
         """Returns the entry of one of the variants, named `method:variant`."""

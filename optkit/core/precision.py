@@ -1,10 +1,13 @@
 """Arithmetic in float32 at least, whatever the parameters' dtype."""
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from optkit.core.extra_args import EXTRA_ARGS
 
 
 def widen(tree: Any) -> Any:
@@ -27,9 +30,6 @@ def scalar_dtype(tree: Any) -> Any:
     return jnp.result_type(jnp.float32, *(x.dtype for x in jax.tree.leaves(tree)))
 
 
-_FUNCTIONS_OF_PARAMS = ("grad_fn", "full_grad_fn", "value_fn", "hvp_fn")
-
-
 def in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """Runs a transformation in float32 at least and gives its updates in the parameters' dtype.
 
@@ -40,7 +40,9 @@ def in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformat
     Args:
         inner: a whole optimizer, learning rate included. Its state is that of float32 parameters where they have fewer
             bits; an inner `mu_dtype` still holds. It calls the functions of the parameters among the extra arguments
-            (`grad_fn`, `full_grad_fn`, `value_fn`, `hvp_fn`) with points in float32, they see the parameters' dtype.
+            with points in float32. Those that give gradients (`grad_fn`, `full_grad_fn`, `hvp_fn`,
+            `minibatch_grad_fn`) see the parameters' dtype, and `value_fn` and `residual_fn` the points as they are,
+            since a small difference would be lost in 16 bits.
 
     Returns:
         A transformation with the state of `inner`. Updates have the dtype of the parameters, or that of the incoming
@@ -63,11 +65,15 @@ def in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformat
         like = updates if params is None else params
         wide_params = None if params is None else widen(params)
 
-        def in_own_dtype(function):
-            return lambda *trees: widen(function(*(optax.tree.cast_like(tree, like) for tree in trees)))
+        def handed_on(name, argument):
+            points = EXTRA_ARGS[name].points if name in EXTRA_ARGS else None
+            if points is None or argument is None:
+                return argument
+            cast = widen if points == "float32" else functools.partial(optax.tree.cast_like, other_tree=like)
+            return lambda point, *others: widen(argument(cast(point), *others))
 
-        functions = {name: in_own_dtype(extra_args[name]) for name in _FUNCTIONS_OF_PARAMS if extra_args.get(name)}
-        wide_updates, state = inner.update(widen(updates), state, wide_params, **{**extra_args, **functions})
+        handed = {name: handed_on(name, argument) for name, argument in extra_args.items()}
+        wide_updates, state = inner.update(widen(updates), state, wide_params, **handed)
         return optax.tree.cast_like(wide_updates, like), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from optkit.core.checks import check_range
 from optkit.core.contraction import einsum
 from optkit.core.explicit_axes import replicate, shard_like
-from optkit.core.extra_args import mask_tree, unmask_tree
 from optkit.core.precision import widen
+from optkit.core.trees import mask_tree, unmask_tree
 
 ProximalMap = Callable[[Any, Any], Any]
 

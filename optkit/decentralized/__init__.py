@@ -174,7 +174,7 @@ def _around_sgd(wrapper: Callable[..., optax.GradientTransformation]) -> Callabl
     """Returns a factory that puts `wrapper` around SGD with momentum, with the arguments of both."""
     _, *of_wrapper = inspect.signature(wrapper).parameters.values()
 
-    def factory(learning_rate, momentum=0.9, **options):
+    def factory(learning_rate: optax.ScalarOrSchedule, momentum: jax.typing.ArrayLike = 0.9, **options):
         if "learning_rate" in inspect.signature(wrapper).parameters:
             options["learning_rate"] = learning_rate
         return in_float32(wrapper(optax.sgd(learning_rate, momentum), **options))
@@ -216,7 +216,6 @@ _QUASI_GLOBAL = Paper(
     "2102.04761",
 )
 _WORKERS = {"topology": ring(8), "axis_name": "workers"}
-_STATIC = ("topology", "axis_name", "mixing")
 _DPROXSGT = Paper(
     "Compressed Decentralized Proximal Stochastic Gradient Method for Nonconvex Composite Problems with Heterogeneous"
     " Data",
@@ -242,7 +241,6 @@ ENTRIES = (
         paper=_RELAY,
         example={"learning_rate": 2e-3, **_WORKERS},
         grid=1e-1,
-        static=_STATIC,
         needs=("axis_name",),
     ),
     Method(
@@ -254,7 +252,6 @@ ENTRIES = (
         paper=_DIGING,
         example={"learning_rate": 2e-3, **_WORKERS},
         grid=1e-1,
-        static=_STATIC,
         needs=("axis_name",),
         golden="gradient_tracking",
     ),
@@ -267,7 +264,6 @@ ENTRIES = (
         paper=Paper("D2: Decentralized Training over Decentralized Data", "Tang et al.", 2018, "1803.07068"),
         example={"learning_rate": 2e-3, **_WORKERS, "topology": ring(8).lazy()},
         grid=1e-1,
-        static=_STATIC,
         needs=("axis_name",),
         golden="d2",
     ),
@@ -285,7 +281,6 @@ ENTRIES = (
         ),
         example={"learning_rate": 2e-3, **_WORKERS},
         grid=1e-1,
-        static=_STATIC,
         needs=("axis_name",),
     ),
     Method(
@@ -303,7 +298,6 @@ ENTRIES = (
         ),
         example={"learning_rate": 1e-3, **_WORKERS},
         grid=1e-1,
-        static=(*_STATIC, "prox"),
         needs=("axis_name",),
     ),
     Method(
@@ -315,7 +309,6 @@ ENTRIES = (
         paper=_QUASI_GLOBAL,
         example={"learning_rate": 1e-3, **_WORKERS},
         grid=1e-1,
-        static=(*_STATIC, "mask", "nesterov", "qg_local_step"),
         needs=("axis_name",),
     ),
     Method(
@@ -327,7 +320,6 @@ ENTRIES = (
         paper=_QUASI_GLOBAL,
         example={"learning_rate": 1e-3, **_WORKERS},
         grid=1e-3,
-        static=(*_STATIC, "mask", "form"),
         needs=("axis_name",),
     ),
     Method(
@@ -339,7 +331,6 @@ ENTRIES = (
         paper=_RELAY,
         example={"learning_rate": 1e-3, "topology": path(8), "axis_name": "workers"},
         grid=1e-1,
-        static=("topology", "axis_name", "relay_updates"),
         needs=("axis_name",),
         golden="relaysgd",
     ),
@@ -355,7 +346,6 @@ ENTRIES = (
         # With a longer ascent it misses the minimum of the contract's narrow valley, as it should.
         example={"learning_rate": 8e-4, "topology": ring(8), "every": 2, "rho": 2e-3, "axis_name": "workers"},
         grid=0.03,
-        static=("topology", "every", "axis_name", "mixing", "mask"),
         needs=("axis_name", "grad_fn"),
     ),
     Method(
@@ -380,7 +370,6 @@ ENTRIES = (
             "stiefel": False,
         },
         grid=0.1,
-        static=("topology", "axis_name", "mixing", "beta", "track", "stiefel"),
         needs=("axis_name",),
     ),
     Method(
@@ -398,7 +387,6 @@ ENTRIES = (
         example={"radius": 1.0, "max_delay": 2},
         grid=1.0,
         tuned="radius",
-        static=("max_delay", "optimistic", "projection"),
     ),
     Method(
         name="proximal_gradient_tracking",
@@ -409,7 +397,6 @@ ENTRIES = (
         paper=_DPROXSGT,
         example={"learning_rate": 1e-3, "prox": _BOX, **_WORKERS},
         grid=0.1,
-        static=("topology", "prox", "axis_name", "mixing", "mixed_step"),
         needs=("axis_name",),
         variants={"unmixed": Variant({"mixed_step": False}, grid=0.1)},
         golden="dproxsgt",
@@ -423,7 +410,6 @@ ENTRIES = (
         paper=_DPROXSGT,
         example={"learning_rate": 1e-3, "prox": _BOX, "compressor": top_k(0.5), **_WORKERS},
         grid=0.1,
-        static=("topology", "prox", "compressor", "axis_name"),
         needs=("axis_name",),
         golden="cdproxsgt",
     ),
@@ -436,7 +422,6 @@ ENTRIES = (
         paper=_CHOCO,
         example={"learning_rate": 1e-3, "momentum": 0.0, "compressor": top_k(0.5), "gamma": 0.5, **_WORKERS},
         grid=0.1,
-        static=("topology", "compressor", "axis_name"),
         needs=("axis_name",),
     ),
     Method(
@@ -448,7 +433,6 @@ ENTRIES = (
         paper=_NOISY_SHARING,
         example={"learning_rate": 1e-3, "gamma": 1.0, **_WORKERS},
         grid=0.1,
-        static=("topology", "axis_name", "mixing"),
         needs=("axis_name",),
         golden="noise_robust_gt",
     ),
@@ -467,7 +451,6 @@ ENTRIES = (
         ),
         example={"learning_rate": 2e-3, **_WORKERS},
         grid=1e-1,
-        static=(*_STATIC, "combine_first", "every"),
         needs=("axis_name",),
         variants={
             "combine_first": Variant({"combine_first": True, "mixing": chebyshev_mix(2), "every": 2}, grid=1e-1),
@@ -487,7 +470,6 @@ ENTRIES = (
         ),
         example={"learning_rate": 1e-2, **_WORKERS},
         grid=1e-3,
-        static=(*_STATIC, "combine_first", "mask"),
         needs=("axis_name",),
     ),
 )

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import optax
 
 from optkit.core.checks import check_count, check_range
-from optkit.core.extra_args import mask_tree, require_whole_tree, required, unmask_tree
+from optkit.core.extra_args import require_whole_tree, required
 from optkit.core.precision import in_float32
+from optkit.core.trees import mask_tree, unmask_tree
 from optkit.decentralized.gossip import gossip
 from optkit.decentralized.mixing import Mixing, mix
 from optkit.decentralized.topology import Topology

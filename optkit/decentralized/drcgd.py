@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optkit.core.extra_args import mask_tree, unmask_tree
 from optkit.core.precision import in_float32, scalar_dtype
 from optkit.core.stacking import map_equal_shapes
+from optkit.core.trees import mask_tree, unmask_tree
 from optkit.decentralized.mixing import Mixing, mix, overwrite
 from optkit.decentralized.topology import Topology
 

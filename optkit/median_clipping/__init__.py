@@ -73,7 +73,6 @@ ENTRIES = (
         paper=_MEDIAN,
         example={"learning_rate": 2e-3, "tau": 1.0},
         grid=1.0,
-        static=("step", "mask", "init", "accumulator_dtype"),
         variants={
             "l1": Variant({"step": proximal_l1(), "tau": 1e-2}, grid=1.0),
             "linf": Variant({"step": proximal_linf()}, grid=0.3),
@@ -90,7 +89,6 @@ ENTRIES = (
         paper=_MEDIAN,
         example={"learning_rate": 1e-3, "momentum": 0.9},
         grid=0.3,
-        static=("step", "mask"),
         variants={"l1": Variant({"step": proximal_l1(), "tau": 1e-2, "learning_rate": 0.02}, grid=0.3)},
     ),
     Method(
@@ -102,7 +100,6 @@ ENTRIES = (
         paper=_MEDIAN,
         example={"learning_rate": 2e-3},
         grid=1.0,
-        static=("mask", "nan_policy", "axis_name"),
         rows="microbatches",
     ),
     Method(
@@ -114,7 +111,6 @@ ENTRIES = (
         paper=_RFA,
         example={"learning_rate": 2e-3},
         grid=1.0,
-        static=("iterations", "mask", "start", "per_leaf", "nan_policy", "axis_name"),
         rows="microbatches",
     ),
     Method(
@@ -126,7 +122,6 @@ ENTRIES = (
         paper=_MEDIAN,
         example={"learning_rate": 2e-3, "tau": 1.0},
         grid=1.0,
-        static=("step", "passes", "mask", "start", "axis_name"),
         rows="microbatches",
     ),
     Method(
@@ -138,7 +133,6 @@ ENTRIES = (
         paper=_COORDINATE_CLIP,
         example={"learning_rate": 2e-3},
         grid=1.0,
-        static=("fraction", "mask", "per_leaf", "axis_name"),
     ),
     Method(
         name="cvar_prox_linear",
@@ -149,7 +143,6 @@ ENTRIES = (
         paper=_CVAR,
         example={"learning_rate": 0.3},
         grid=0.1,
-        static=("decay", "passes", "per_sample", "axis_name"),
         needs=("value",),
         golden="cvar",
     ),
@@ -162,7 +155,6 @@ ENTRIES = (
         paper=_CVAR,
         example={"learning_rate": 1e-3, "beta": 0.5, "decay": "constant"},
         grid=1e-2,
-        static=("decay", "per_sample", "axis_name"),
         needs=("value",),
         golden="cvar",
     ),
@@ -175,7 +167,6 @@ ENTRIES = (
         paper=_CLASS_IMBALANCE,
         example={"learning_rate": 1e-2},
         grid=1e-2,
-        static=("rescaling", "axis_name"),
         rows="classes",
         golden="class_normalized",
     ),

@@ -58,9 +58,6 @@ _FRUGAL = Paper(
 _GALORE = Paper(
     "GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection", "Zhao et al.", 2024, "2403.03507"
 )
-_SUBSPACE_STATIC = ("mask", "projector", "update_gap", "leaves", "weight_dimension_numbers", "reset", "key")
-_FRUGAL_STATIC = (*_SUBSPACE_STATIC, "rest", "mu_dtype")
-_SUBSET_STATIC = ("mask", "subset_size", "subset_leaves", "weight_dimension_numbers")
 _MICRO_ADAM = Paper(
     "MicroAdam: Accurate Adaptive Optimization with Low Space Overhead and Provable Convergence",
     "Modoranu et al.", 2024, "2405.15593",
@@ -82,7 +79,6 @@ ENTRIES = (
         paper=_LEAN_AND_MEAN,
         example={"learning_rate": 1e-2},
         grid=3e-2,
-        static=(*_SUBSET_STATIC, "bias_correction", "mu_dtype"),
         variants={"blocks": Variant({"subset_size": -1}, grid=3e-2)},
     ),
     Method(
@@ -94,7 +90,6 @@ ENTRIES = (
         paper=_LEAN_AND_MEAN,
         example={"learning_rate": 1e-2},
         grid=1e-2,
-        static=_SUBSET_STATIC,
     ),
     Method(
         name="adagrad_sn",
@@ -105,7 +100,6 @@ ENTRIES = (
         paper=_LEAN_AND_MEAN,
         example={"learning_rate": 1.0},
         grid=0.3,
-        static=(*_SUBSET_STATIC, "b1", "mu_dtype"),
     ),
     Method(
         name="adam_snsm",
@@ -116,7 +110,6 @@ ENTRIES = (
         paper=_LEAN_AND_MEAN,
         example={"learning_rate": 1e-2, "projector": subspace_projector("svd", rank=2)},
         grid=3e-2,
-        static=(*_SUBSPACE_STATIC, "subset_size", "bias_correction"),
         variants={"uniform": Variant({"projector": subspace_projector("uniform", rank=2), "key": 0}, grid=3e-2)},
     ),
     Method(
@@ -128,7 +121,6 @@ ENTRIES = (
         paper=_LEAN_AND_MEAN,
         example={"learning_rate": 1.0, "projector": subspace_projector("topk", rank=2)},
         grid=0.3,
-        static=(*_SUBSPACE_STATIC, "subset_size"),
     ),
     Method(
         name="sgd_sm",
@@ -139,7 +131,6 @@ ENTRIES = (
         paper=_LEAN_AND_MEAN,
         example={"learning_rate": 2e-3, "projector": subspace_projector("svd", rank=2)},
         grid=0.1,
-        static=_SUBSPACE_STATIC,
     ),
     Method(
         name="frugal_adamw",
@@ -150,7 +141,6 @@ ENTRIES = (
         paper=_FRUGAL,
         example={"learning_rate": 1e-2, "projector": subspace_projector("svd", density=0.5)},
         grid=1e-3,
-        static=_FRUGAL_STATIC,
         variants={
             "columns": Variant({"projector": subspace_projector("columns", density=0.5), "key": 0}, grid=1e-3),
             "blocks": Variant({"projector": block_projector(0.5), "key": 0}, grid=1e-3),
@@ -165,7 +155,6 @@ ENTRIES = (
         paper=_FRUGAL,
         example={"learning_rate": 1e-2, "projector": subspace_projector("randk", density=0.5), "key": 0},
         grid=3e-4,
-        static=_FRUGAL_STATIC,
     ),
     Method(
         name="galore_adamw",
@@ -176,7 +165,6 @@ ENTRIES = (
         paper=_GALORE,
         example={"learning_rate": 3e-2, "projector": subspace_projector("svd", rank=2), "update_gap": 50},
         grid=1e-2,
-        static=("mask", "projector", "update_gap", "leaves", "weight_dimension_numbers", "key", "mu_dtype"),
     ),
     Method(
         name="micro_adam",
@@ -187,17 +175,6 @@ ENTRIES = (
         paper=_MICRO_ADAM,
         example={"learning_rate": 1e-2},
         grid=1e-3,
-        static=(
-            "window",
-            "density",
-            "mask",
-            "alpha",
-            "add_residual",
-            "block_size",
-            "bits",
-            "quantization_block_size",
-            "state_dtype",
-        ),
         golden="microadam",
     ),
     Method(
@@ -209,7 +186,6 @@ ENTRIES = (
         paper=_M_FAC,
         example={"learning_rate": 0.1, "window": 4, "damping": 1.0},
         grid=1e-2,
-        static=("window", "momentum", "mask", "axis_name"),
         golden="mfac",
     ),
     Method(
@@ -221,7 +197,6 @@ ENTRIES = (
         paper=_EFCP,
         example={"learning_rate": 0.1, "window": 4, "damping": 1.0, "density": 0.25},
         grid=1e-2,
-        static=("window", "density", "momentum", "mask", "window_dtype", "axis_name"),
         golden="efcp_mfac",
     ),
     Method(
@@ -233,7 +208,6 @@ ENTRIES = (
         paper=_GGT,
         example={"learning_rate": 0.1, "window": 4},
         grid=3e-2,
-        static=("window", "b1", "mask", "undecayed_backprojection", "axis_name"),
         variants={"momentum": Variant({"b1": 0.9, "b2": 0.99, "eps": 0.1, "learning_rate": 0.03}, grid=3e-3)},
     ),
     Method(
@@ -245,7 +219,6 @@ ENTRIES = (
         paper=_EFCP,
         example={"learning_rate": 0.1, "window": 4, "density": 0.25},
         grid=3e-2,
-        static=("window", "density", "mask", "window_dtype", "axis_name"),
         golden="efcp_ggt",
     ),
 )

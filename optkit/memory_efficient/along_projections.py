@@ -8,8 +8,8 @@ import optax
 
 from optkit.core import collectives
 from optkit.core.checks import check_count
-from optkit.core.extra_args import mask_tree, unmask_tree
 from optkit.core.keys import key_data, split
+from optkit.core.trees import mask_tree, unmask_tree
 from optkit.memory_efficient.matrices import leaf_views, matrix_shape, on_matrices
 from optkit.memory_efficient.projector import Projector
 

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from optkit.core.checks import check_range
-from optkit.core.extra_args import mask_tree, unmask_tree
+from optkit.core.trees import mask_tree, unmask_tree
 from optkit.memory_efficient.frugal import Rest, check_rest, only_rest
 from optkit.memory_efficient.matrices import is_matrix
 from optkit.memory_efficient.projector import Projector

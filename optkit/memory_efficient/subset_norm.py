@@ -15,9 +15,9 @@ import optax
 from optkit.core.checks import check_range
 from optkit.core.decay import decayed_after_step
 from optkit.core.explicit_axes import replicate, shard_like
-from optkit.core.extra_args import mask_tree, unmask_tree
 from optkit.core.matrix_view import MatrixView
 from optkit.core.precision import widen
+from optkit.core.trees import mask_tree, unmask_tree
 from optkit.memory_efficient.matrices import is_matrix, leaf_views
 
 SubsetSize = int | Literal["heuristics"]

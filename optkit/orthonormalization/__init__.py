@@ -40,7 +40,6 @@ _DION = Paper("Dion: Distributed Orthonormalized Updates", "Ahn et al.", 2025, "
 _MUON = Paper("Muon is Scalable for LLM Training", "Liu et al.", 2025, "2502.16982")
 _DION2 = Paper("Dion2: A Simple Method to Shrink Matrix in Muon", "Ahn, Amsel, Langford", 2025, "2512.16928")
 _NORMUON = Paper("NorMuon: Making Muon more efficient and scalable", "Li et al.", 2025, "2510.05491")
-_STATIC = ("mask", "labels", "orthogonalize", "scale", "weight_dimension_numbers", "mu_dtype")
 
 ENTRIES = (
     Method(
@@ -52,20 +51,6 @@ ENTRIES = (
         paper=_DION,
         example={"learning_rate": 1e-2, "weight_decay": 0.0},
         grid=1e-2,
-        static=(
-            "rank_fraction",
-            "mask",
-            "labels",
-            "rank",
-            "rank_multiple_of",
-            "power_iterations",
-            "transpose",
-            "orthonormalize",
-            "weight_dimension_numbers",
-            "axis_name",
-            "key",
-            "mu_dtype",
-        ),
         variants={"full_rank": Variant({"rank_fraction": 1.0}, grid=1e-2)},
     ),
     Method(
@@ -77,7 +62,6 @@ ENTRIES = (
         paper=_MUON,
         example={"learning_rate": 1e-2},
         grid=2e-2,
-        static=("nesterov", "ema", "scale_by_last_axes", "row_blocks", "cautious_decay", *_STATIC),
         variants={
             "moonlight": Variant({"scale": "rms", "ema": False, "learning_rate": 1e-2}, grid=3e-3),
             "polar_express": Variant({"orthogonalize": polar_express, "scale": "spectral"}, grid=2e-2),
@@ -92,7 +76,6 @@ ENTRIES = (
         paper=_DION2,
         example={"learning_rate": 1e-2, "weight_decay": 0.0},
         grid=1e-2,
-        static=("fraction", "select", *_STATIC),
     ),
     Method(
         name="normuon",
@@ -103,7 +86,6 @@ ENTRIES = (
         paper=_NORMUON,
         example={"learning_rate": 1e-2, "weight_decay": 0.0},
         grid=2e-2,
-        static=("nesterov", "ema", "cautious_decay", *_STATIC),
         variants={"paper": Variant({"ema": True, "scale": "paper_rms"}, grid=3e-3)},
     ),
     Method(
@@ -115,6 +97,5 @@ ENTRIES = (
         paper=_DION2,
         example={"learning_rate": 1e-2, "weight_decay": 0.0},
         grid=1e-2,
-        static=("fraction", *_STATIC),
     ),
 )

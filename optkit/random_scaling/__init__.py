@@ -57,7 +57,6 @@ ENTRIES = (
         paper=_RANDOM_SCALING,
         example={"learning_rate": 2e-4, "key": 0},
         grid=0.1,
-        static=("distribution", "key"),
         variants={"uniform": Variant({"distribution": "uniform"}, grid=0.1)},
         golden="random_scaling",
     ),
@@ -70,7 +69,6 @@ ENTRIES = (
         paper=_RANDOM_SCALING,
         example={"learning_rate": 2e-4, "beta": 0.9, "mu": 0.0, "key": 0},
         grid=0.1,
-        static=("key",),
         golden="random_scaling",
     ),
     Method(
@@ -82,7 +80,6 @@ ENTRIES = (
         paper=_RANDOM_SCALING,
         example={"learning_rate": 1e-2, "key": 0},
         grid=3e-3,
-        static=("mask", "mu_dtype", "key"),
         golden="random_scaling",
     ),
     Method(
@@ -94,7 +91,6 @@ ENTRIES = (
         paper=_CONVERSION,
         example={"learning_rate": 2e-4, "key": 0},
         grid=0.1,
-        static=("key",),
         eval_params=averaged_params,
     ),
 )

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import optax
 
 from optkit.core.checks import check_range
-from optkit.core.extra_args import unmask_tree
 from optkit.core.precision import widen
+from optkit.core.trees import unmask_tree
 
 
 class AverageIteratesState(NamedTuple):

@@ -73,7 +73,6 @@ def _entry(name, aggregator, summary, paper, golden=None):
         paper=paper,
         example={"learning_rate": 2e-3, "aggregator": aggregator},
         grid=1.0,
-        static=("aggregator", "mask", "summed", "workers"),
         rows="microbatches",
         golden=golden,
     )
@@ -161,7 +160,6 @@ ENTRIES = (
         ),
         example={"learning_rate": 2e-3, "topology": complete(8), "byzantine": 2, "axis_name": "workers"},
         grid=1.0,
-        static=("topology", "byzantine", "axis_name", "mixing"),
         needs=("axis_name",),
     ),
 )  # fmt: skip

@@ -92,7 +92,6 @@ ENTRIES = (
         paper=_LION,
         example={"learning_rate": 1e-2},
         grid=1e-3,
-        static=("kappa", "mask", "mu_dtype"),
     ),
     Method(
         name="lion_kappa",
@@ -103,7 +102,6 @@ ENTRIES = (
         paper=_LION_KAPPA,
         example={"learning_rate": 1e-2, "kappa": kappa_lp(2.0)},
         grid=3e-2,
-        static=("kappa", "mask", "mu_dtype"),
         variants={
             "linf": Variant({"kappa": kappa_linf()}, grid=3e-2),
             "soft": Variant({"kappa": kappa_soft(1e-4)}, grid=1e-3),
@@ -126,7 +124,6 @@ ENTRIES = (
         paper=_SIGNUM,
         example={"learning_rate": 1e-2},
         grid=1e-3,
-        static=("mask", "mu_dtype"),
     ),
     Method(
         name="cautious",
@@ -157,7 +154,6 @@ ENTRIES = (
         paper=_CAUTIOUS,
         example={"learning_rate": 1e-2},
         grid=3e-3,
-        static=("mask", "mu_dtype", "eps_placement"),
         golden="c_adamw",
     ),
     Method(
@@ -169,7 +165,6 @@ ENTRIES = (
         paper=_CAUTIOUS,
         example={"learning_rate": 1e-2},
         grid=1e-3,
-        static=("mask", "mu_dtype"),
         golden="c_lion",
     ),
     Method(
@@ -191,7 +186,6 @@ ENTRIES = (
         paper=_GRAMS,
         example={"learning_rate": 1e-2},
         grid=3e-3,
-        static=("mask", "mu_dtype", "eps_placement"),
         golden="grams",
     ),
 )

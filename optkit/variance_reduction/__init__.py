@@ -108,18 +108,6 @@ __all__ = [
 _MARS = Paper(
     "MARS: Unleashing the Power of Variance Reduction for Training Large Models", "Yuan et al.", 2024, "2411.10438"
 )
-_STATIC = (
-    "mask",
-    "max_norm",
-    "clip_scope",
-    "exact",
-    "keep_params",
-    "first_step",
-    "corrected",
-    "mu_dtype",
-    "reference_dtype",
-)
-_STATIC_MATRIX = (*_STATIC, "newton_schulz_steps", "newton_schulz_dtype")
 
 
 def _momentum_of_corrected_gradients(
@@ -242,7 +230,6 @@ ENTRIES = (
         paper=_MARS,
         example={"learning_rate": 0.02},
         grid=1.0,
-        static=("mask", "max_norm", "exact"),
     ),
     Method(
         name="mars_adamw",
@@ -253,7 +240,6 @@ ENTRIES = (
         paper=_MARS,
         example={"learning_rate": 1e-2, "weight_decay_1d": 0.0},
         grid=3e-3,
-        static=(*_STATIC, "amsgrad"),
         golden="mars",
     ),
     Method(
@@ -265,7 +251,6 @@ ENTRIES = (
         paper=_MARS,
         example={"learning_rate": 1e-2, "weight_decay_1d": 0.0},
         grid=1e-3,
-        static=(*_STATIC, "amsgrad"),
         golden="mars",
     ),
     Method(
@@ -277,7 +262,6 @@ ENTRIES = (
         paper=_MARS,
         example={"learning_rate": 1e-2, "weight_decay_1d": 0.0},
         grid=1e-2,
-        static=(*_STATIC_MATRIX, "amsgrad"),
         golden="mars",
     ),
     Method(
@@ -289,7 +273,6 @@ ENTRIES = (
         paper=Paper("MARS-M: When Variance Reduction Meets Matrices", "Liu, Yuan, Gu", 2025, "2510.21800"),
         example={"learning_rate": 1e-2, "weight_decay": 0.0},
         grid=3e-3,
-        static=_STATIC_MATRIX,
     ),
     Method(
         name="recursive_momentum",
@@ -300,7 +283,6 @@ ENTRIES = (
         paper=_STORM,
         example={"learning_rate": 2e-3},
         grid=0.1,
-        static=("keep_params", "mask"),
         needs=("grad_fn",),
     ),
     Method(
@@ -312,7 +294,6 @@ ENTRIES = (
         paper=_STORM,
         example={"learning_rate": 0.1},
         grid=0.3,
-        static=("keep_params", "mask"),
         needs=("grad_fn",),
     ),
     Method(
@@ -324,7 +305,6 @@ ENTRIES = (
         paper=_STORM,
         example={"learning_rate": 0.25},
         grid=0.3,
-        static=("keep_params", "mask"),
         needs=("grad_fn",),
         golden="storm",
     ),
@@ -337,7 +317,6 @@ ENTRIES = (
         paper=_STORM_PLUS,
         example={"learning_rate": 1.0},
         grid=1.0,
-        static=("keep_params", "mask"),
         needs=("grad_fn",),
     ),
     Method(
@@ -349,7 +328,6 @@ ENTRIES = (
         paper=_SVRG,
         example={"learning_rate": 2e-3, "anchor_every": 2},
         grid=0.1,
-        static=("anchor_every", "mask"),
         needs=("grad_fn", "full_grad_fn"),
     ),
     Method(
@@ -361,7 +339,6 @@ ENTRIES = (
         paper=_SPIDER,
         example={"learning_rate": 3e-3, "anchor_every": 2},
         grid=3e-2,
-        static=("anchor_every", "keep_params", "mask"),
         needs=("grad_fn", "full_grad_fn"),
     ),
     Method(
@@ -373,7 +350,6 @@ ENTRIES = (
         paper=_SPIDER_BOOST,
         example={"learning_rate": 2e-3, "anchor_every": 2},
         grid=0.1,
-        static=("anchor_every", "keep_params", "mask"),
         needs=("grad_fn", "full_grad_fn"),
         golden="spider",
     ),
@@ -386,7 +362,6 @@ ENTRIES = (
         paper=_PAGE,
         example={"learning_rate": 2e-3, "probability": 0.3},
         grid=0.1,
-        static=("key", "keep_params", "mask"),
         needs=("grad_fn", "full_grad_fn"),
     ),
     Method(
@@ -398,7 +373,6 @@ ENTRIES = (
         paper=_HARPG,
         example={"learning_rate": 2e-3, "eta": 0.1},
         grid=0.1,
-        static=("key", "normalize", "mask"),
         needs=("grad_fn",),
         variants={"normalized": Variant({"normalize": True, "learning_rate": 3e-3}, grid=3e-2)},
     ),
@@ -411,7 +385,6 @@ ENTRIES = (
         paper=_IGT,
         example={"learning_rate": 1e-3, "averaging": "ata"},
         grid=3e-2,
-        static=("nesterov", "mask", "averaging"),
         eval_params=igt_eval_params,
     ),
     Method(
@@ -423,7 +396,6 @@ ENTRIES = (
         paper=_IGT,
         example={"learning_rate": 1e-3, "averaging": "ata", "interval": 10.0},
         grid=1e-3,
-        static=("mask", "averaging", "eps_placement"),
         eval_params=igt_eval_params,
         golden="igt",
     ),
@@ -436,7 +408,6 @@ ENTRIES = (
         paper=Paper("Momentum Improves Normalized SGD", "Cutkosky, Mehta", 2020, "2002.03305"),
         example={"learning_rate": 1e-2},
         grid=3e-2,
-        static=("normalize", "init_first"),
         eval_params=igt_eval_params,
     ),
     Method(
@@ -448,7 +419,6 @@ ENTRIES = (
         paper=_DISCOVER,
         example={"learning_rate": 1e-3, "num_clusters": 4},
         grid=3e-2,
-        static=("num_clusters", "probabilities", "inverse_probability"),
         rows="classes",
         variants={"qhm": Variant({"nu": 0.7}, grid=0.3)},
     ),
@@ -461,7 +431,6 @@ ENTRIES = (
         paper=_DISCOVER,
         example={"learning_rate": 1e-3, "num_clusters": 4},
         grid=0.3,
-        static=("num_clusters", "probabilities", "inverse_probability"),
         rows="classes",
         eval_params=igt_eval_params,
         golden="discover",
@@ -480,7 +449,6 @@ ENTRIES = (
         ),
         example={"learning_rate": 1e-3, "weight_decay": 0.0},
         grid=1e-2,
-        static=("mask", "degenerate", "latch"),
     ),
     Method(
         name="adagrad_norm",
@@ -493,7 +461,6 @@ ENTRIES = (
         ),
         example={"learning_rate": 1.0},
         grid=1.0,
-        static=("include_current", "per_leaf"),
     ),
     Method(
         name="vr_sgd",
@@ -504,7 +471,6 @@ ENTRIES = (
         paper=_GSNR,
         example={"learning_rate": 2e-3},
         grid=0.3,
-        static=("axis_name",),
         rows="microbatches",
     ),
     Method(
@@ -516,7 +482,6 @@ ENTRIES = (
         paper=_GSNR,
         example={"learning_rate": 2e-3},
         grid=0.1,
-        static=("nesterov", "axis_name"),
         rows="microbatches",
     ),
     Method(
@@ -528,7 +493,6 @@ ENTRIES = (
         paper=_GSNR,
         example={"learning_rate": 1e-2},
         grid=3e-3,
-        static=("mask", "debias_ratio", "axis_name"),
         rows="microbatches",
     ),
     Method(
@@ -540,7 +504,6 @@ ENTRIES = (
         paper=_GSNR,
         example={"learning_rate": 1.0},
         grid=3.0,
-        static=("mask", "trust_ratio_mask", "nesterov", "axis_name"),
         rows="microbatches",
     ),
     Method(
@@ -552,7 +515,6 @@ ENTRIES = (
         paper=_GSNR,
         example={"learning_rate": 1e-2},
         grid=1e-2,
-        static=("mask", "debias_ratio", "axis_name"),
         rows="microbatches",
     ),
     Method(
@@ -569,7 +531,6 @@ ENTRIES = (
         ),
         example={"learning_rate": 2e-3, "start": 0, "interval": 2},
         grid=0.1,
-        static=("start", "interval", "axis_name"),
         rows="microbatches",
     ),
     Method(
@@ -581,7 +542,6 @@ ENTRIES = (
         paper=_NOISE_SCALE,
         example={"learning_rate": 2e-3},
         grid=0.1,
-        static=("axis_name",),
         rows="microbatches",
     ),
     Method(
@@ -593,7 +553,6 @@ ENTRIES = (
         paper=_NOISE_SCALE,
         example={"learning_rate": 2e-3, "window": 2},
         grid=0.1,
-        static=("window",),
     ),
     Method(
         name="adaptive_batch_size",
@@ -609,7 +568,6 @@ ENTRIES = (
         ),
         example={"learning_rate": 2e-3},
         grid=0.1,
-        static=("axis_name",),
         rows="microbatches",
         golden="batch_size_tests",
     ),

@@ -14,8 +14,9 @@ import optax
 
 from optkit.core import keys
 from optkit.core.checks import check_range
-from optkit.core.extra_args import required, unmask_tree
+from optkit.core.extra_args import required
 from optkit.core.precision import in_float32
+from optkit.core.trees import unmask_tree
 from optkit.variance_reduction.recursion import inside, kept_params, normalization, only, present_params
 
 _EXAMPLE = "grad_fn=lambda point: jax.grad(loss)(point, batch)"

@@ -16,8 +16,8 @@ import optax
 
 from optkit.core.adam import EpsPlacement, scale_by_adam
 from optkit.core.checks import check_range
-from optkit.core.extra_args import unmask_tree
 from optkit.core.precision import in_float32
+from optkit.core.trees import unmask_tree
 
 Averaging = Literal["full", "ata"]
 Extrapolation = Callable[[Any], Any]

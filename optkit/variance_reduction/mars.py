@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import optax
 
 from optkit.core.checks import check_range
-from optkit.core.extra_args import mask_tree, unmask_tree
 from optkit.core.precision import widen
+from optkit.core.trees import mask_tree, unmask_tree
 from optkit.variance_reduction.recursion import kept_params, present_params, previous_gradients
 
 ClipScope = Literal["leaf", "global"]

@@ -123,6 +123,6 @@ def mars_adamw(
         correction,
         ("corrected",),
         {"corrected": matrices, "other": others},
-        {"other": True, "corrected": corrected},
+        {"other": None, "corrected": corrected},
         mask,
     )

@@ -8,8 +8,8 @@ import optax
 
 from optkit.core.amsgrad import scale_by_amsgrad
 from optkit.core.checks import check_range
-from optkit.core.extra_args import mask_tree, unmask_tree
 from optkit.core.precision import in_float32
+from optkit.core.trees import mask_tree, unmask_tree
 from optkit.variance_reduction.mars import scale_by_mars_momentum
 
 
@@ -73,7 +73,7 @@ def label(tree: Any, masks: Mapping[str, Any], mask: Any | None) -> Any:
 
     Args:
         tree: any tree.
-        masks: masks by label, of which a later one goes over an earlier one; the first is to hold all leaves.
+        masks: masks by label, of which a later one goes over an earlier one; the first is None, for all leaves.
         mask: the leaves that the optimizer works on; the others are labelled `"outside"`.
 
     Returns:
@@ -82,7 +82,7 @@ def label(tree: Any, masks: Mapping[str, Any], mask: Any | None) -> Any:
     Example:
         >>> import jax.numpy as jnp
         >>> tree = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2), "frozen": jnp.ones(2)}
-        >>> label(tree, {"vector": True, "matrix": is_matrix}, {"kernel": True, "bias": True, "frozen": False})
+        >>> label(tree, {"vector": None, "matrix": is_matrix}, {"kernel": True, "bias": True, "frozen": False})
         {'bias': 'vector', 'frozen': 'outside', 'kernel': 'matrix'}
     """
     labels = tree

@@ -121,6 +121,6 @@ def mars_lion(
         correction,
         () if one_buffer else ("corrected",),
         {"corrected": matrices, "other": others},
-        {"other": True, "corrected": corrected},
+        {"other": None, "corrected": corrected},
         mask,
     )

@@ -140,6 +140,6 @@ def mars_m(
         correction,
         () if one_buffer else ("matrix",),
         {"matrix": matrices, "other": others},
-        {"other": True, "matrix": corrected},
+        {"other": None, "matrix": corrected},
         mask,
     )

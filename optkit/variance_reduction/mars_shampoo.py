@@ -12,9 +12,9 @@ import jax
 import optax
 
 from optkit.core.checks import check_range
-from optkit.core.extra_args import mask_tree, unmask_tree
 from optkit.core.newton_schulz import orthogonalize
 from optkit.core.stacking import map_equal_shapes
+from optkit.core.trees import mask_tree, unmask_tree
 from optkit.variance_reduction.mars import ClipScope, FirstStep, reduce_variance
 from optkit.variance_reduction.mars_chain import (
     adam,
@@ -163,6 +163,6 @@ def mars_shampoo(
         correction,
         ("vector",) if one_buffer else ("matrix", "vector"),
         {"matrix": matrices, "vector": corrected_others, "other": others},
-        {"other": True, "vector": corrected, "matrix": corrected_matrices},
+        {"other": None, "vector": corrected, "matrix": corrected_matrices},
         mask,
     )

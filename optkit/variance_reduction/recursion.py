@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from optkit.core import collectives
-from optkit.core.extra_args import mask_tree, require_whole_tree, required
+from optkit.core.extra_args import require_whole_tree, required
 from optkit.core.precision import widen
+from optkit.core.trees import mask_tree
 
 
 def kept_params(params: Any, method: str) -> Any:

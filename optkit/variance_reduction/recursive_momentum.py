@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from optkit.core.checks import check_range
-from optkit.core.extra_args import unmask_tree
+from optkit.core.trees import unmask_tree
 from optkit.variance_reduction.recursion import (
     inside,
     kept_params,

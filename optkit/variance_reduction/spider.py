@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import optax
 
 from optkit.core.checks import check_count, check_range
-from optkit.core.extra_args import unmask_tree
 from optkit.core.precision import in_float32
+from optkit.core.trees import unmask_tree
 from optkit.variance_reduction.recursion import (
     full_gradients,
     inside,

@@ -7,6 +7,7 @@ import pytest
 from optkit.core.adam import scale_by_adam
 from optkit.core.checks import check_range
 from optkit.core.explicit_axes import replicate, shard_like
+from optkit.core.extra_args import EXTRA_ARGS
 from optkit.core.precision import in_float32
 
 
@@ -67,15 +68,18 @@ def test_replicate_and_back(axis_type):
         assert back.sharding == sharding
 
 
-@pytest.mark.parametrize("name", ["grad_fn", "full_grad_fn", "value_fn", "hvp_fn"])
-def test_functions_of_the_parameters_see_their_dtype(name):
-    def function(*trees):
-        assert {leaf.dtype for leaf in jax.tree.leaves(trees)} == {jnp.dtype(jnp.bfloat16)}
-        return trees[0]
+@pytest.mark.parametrize("name", [name for name, argument in EXTRA_ARGS.items() if argument.points])
+def test_functions_see_the_dtype_that_the_vocabulary_gives_them(name):
+    seen = {"own": jnp.bfloat16, "float32": jnp.float32}[EXTRA_ARGS[name].points]
+
+    def function(tree, *others):
+        assert jax.tree.leaves(tree)[0].dtype == seen
+        assert others == (1,) * (name == "minibatch_grad_fn")
+        return tree
 
     def update(updates, state, params=None, **extra_args):
         assert jax.tree.leaves(params)[0].dtype == jnp.float32
-        result = extra_args[name](params, params) if name == "hvp_fn" else extra_args[name](params)
+        result = extra_args[name](params, *(1,) * (name == "minibatch_grad_fn"))
         assert jax.tree.leaves(result)[0].dtype == jnp.float32
         return updates, state
 
@@ -83,3 +87,14 @@ def test_functions_of_the_parameters_see_their_dtype(name):
     tx = in_float32(optax.GradientTransformationExtraArgs(optax.init_empty_state, update))
     updates, _ = tx.update(params, tx.init(params), params, **{name: function, "other": None})
     assert updates["w"].dtype == jnp.bfloat16
+
+
+def test_a_difference_of_losses_is_not_lost_in_16_bits():
+    def update(updates, state, params=None, *, value_fn):
+        up, down = (jax.tree.map(lambda p: p + step, params) for step in (1e-3, -1e-3))  # noqa: B023
+        return jax.tree.map(lambda _: (value_fn(up) - value_fn(down)) / 2e-3, updates), state
+
+    params = jnp.ones((), jnp.bfloat16)
+    tx = in_float32(optax.GradientTransformationExtraArgs(optax.init_empty_state, update))
+    slope, _ = tx.update(params, tx.init(params), params, value_fn=lambda w: 3 * w)
+    np.testing.assert_allclose(float(slope), 3.0, rtol=float(jnp.finfo(jnp.bfloat16).eps))
