@@ -1,14 +1,23 @@
-"""Maps one worker's step over all workers: simulated on one device, or with a device each, on one host or many."""
+"""Maps one worker's step over all workers: simulated on one device, or with a device each, on one host or many.
+
+`worker_axes` says which parts of an optimizer's state are equal on all workers.
+"""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
+import jax.numpy as jnp
+import optax
 from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.tree_util import keystr
 
 Backend = Literal["auto", "vmap", "pmap", "shard_map"]
+
+# The extra arguments of `update` that are equal on all workers.
+_EQUAL_ON_ALL_WORKERS = ("links", "active")
 
 
 def on_workers(
@@ -31,7 +40,8 @@ def on_workers(
     `jax.set_mesh`.
 
     A counter that decides whether the workers talk must be equal on all (None in `in_axes`): then a `jax.lax.cond` on
-    it stays a branch. One counter per worker makes the simulation run both branches every time.
+    it stays a branch. One counter per worker makes the simulation run both branches every time. `worker_axes` gives the
+    `in_axes` and `out_axes` of an optimizer's state.
 
     **Several hosts.** Every host runs the same program, calls `jax.distributed.initialize` first, and passes global
     arrays, one row for each device of all hosts, which it makes from its own rows. When a host fails, JAX ends the
@@ -63,7 +73,7 @@ def on_workers(
         workers is declared equal, inside a mesh, and for "vmap" over several hosts.
 
     Raises:
-        ValueError: if `backend` is unknown or an axis is neither 0 nor None.
+        ValueError: if `axis_name` is not one name, `backend` is unknown, or an axis is neither 0 nor None.
         TypeError: if `in_axes` is neither 0 nor None nor a tuple with an entry for each argument.
 
     Example:
@@ -80,6 +90,7 @@ def on_workers(
         >>> float(step(jnp.float32(0.0), targets))
         2.0
     """
+    check_axis_name(axis_name)
     if backend not in get_args(Backend):
         raise ValueError(f"backend must be one of {', '.join(map(repr, get_args(Backend)))}, got {backend!r}")
     in_axes = tuple(in_axes) if isinstance(in_axes, list) else in_axes
@@ -102,6 +113,101 @@ def on_workers(
         return build(chosen, jax.device_count() if jax.process_count() > 1 else rows)(*args)
 
     return over_workers
+
+
+def worker_axes(tx: optax.GradientTransformation, params: optax.Params, *, axis_name: str, **extra_args: Any) -> Any:
+    """Says which leaves of an optimizer's state differ between workers and which are equal on all; runs nothing.
+
+    `update` is traced on parameters and gradients that differ between workers until nothing changes: a leaf that is
+    equal after `init` may differ after one update, and so may what is computed from it in the next.
+
+    Args:
+        tx: an optimizer that talks to the other workers over the axis `axis_name`, or to none.
+        params: the parameters of all workers, with a leading axis over workers, or `jax.ShapeDtypeStruct` in their
+            place.
+        axis_name: the name of the axis over workers.
+        **extra_args: what `tx.update` needs beside gradients, state and parameters. Functions, such as `grad_fn`, are
+            those of one worker and may depend on its own data. Arrays have a leading axis over workers, and numbers are
+            each worker's own; but `links` and `active` are equal on all workers.
+
+    Returns:
+        A tree structured like one worker's state: 0 for each leaf that differs between workers, and None for each that
+        is equal on all. `jax.vmap` and `on_workers` take it as axes of the state.
+
+    Raises:
+        ValueError: if `axis_name` is not one name, or the leading axes are missing or disagree.
+
+    Example:
+        The counter of `gossip` stays one number, so that the exchange in every eighth step stays a branch.
+
+        >>> import jax, jax.numpy as jnp, optax, optkit
+        >>> tx = optkit.gossip(optax.sgd(0.1, 0.9), optkit.ring(4), axis_name="workers", every=8)
+        >>> params = {"w": jnp.ones((4, 3))}
+        >>> axes = optkit.worker_axes(tx, params, axis_name="workers")
+        >>> axes.count, axes.inner[0].trace
+        (None, {'w': 0})
+        >>> init = optkit.on_workers(tx.init, axis_name="workers", out_axes=axes)
+        >>> step = optkit.on_workers(tx.update, axis_name="workers", in_axes=(0, axes, 0), out_axes=(0, axes))
+        >>> updates, state = step(params, init(params), params)
+        >>> state.count.shape, state.inner[0].trace["w"].shape
+        ((), (4, 3))
+    """
+    check_axis_name(axis_name)
+    update = optax.with_extra_args_support(tx).update
+    functions = {name: value for name, value in extra_args.items() if callable(value)}
+    equal = {name: extra_args[name] for name in _EQUAL_ON_ALL_WORKERS if name in extra_args}
+    own = {name: value for name, value in extra_args.items() if name not in (*functions, *equal)}
+    axes_of_own = jax.tree.map(lambda x: 0 if jnp.ndim(x) else None, own)
+    rows = _count_rows((0, axes_of_own), (params, own), names=("params", "extra_args"))
+
+    def after_update(differs):
+        """Gives a state's structure and which of its leaves differ, after `init` or after an update from `differs`."""
+        found = []
+
+        def one_worker(params, own, equal, mark):
+            def differing(tree):
+                return jax.tree.map(lambda x: jnp.where(mark, x, x), tree)
+
+            def called_on_differing(function):
+                # Where it takes a mean over workers, its results are equal all the same.
+                return lambda *args: function(*differing(args))
+
+            leaves, structure = jax.tree.flatten(tx.init(params))
+            if differs is not None:
+                leaves = [differing(x) if known else x for x, known in zip(leaves, differs, strict=True)]
+                called = {name: called_on_differing(function) for name, function in functions.items()}
+                state = structure.unflatten(leaves)
+                _, state = update(params, state, params, **differing(own), **equal, **called)
+                leaves = structure.flatten_up_to(state)
+            found.extend([structure, [_is_per_worker(x) for x in leaves]])
+
+        mapped = jax.vmap(one_worker, (0, axes_of_own, None, 0), axis_name=axis_name)
+        jax.eval_shape(mapped, params, own, equal, jax.ShapeDtypeStruct((rows,), bool))
+        return found
+
+    structure, differs = after_update(None)
+    while True:
+        _, now = after_update(differs)
+        grown = [before or after for before, after in zip(differs, now, strict=True)]
+        if grown == differs:
+            return structure.unflatten([0 if known else None for known in differs])
+        differs = grown
+
+
+def check_axis_name(axis_name: Any) -> None:
+    """Raises unless an argument is the name of one axis.
+
+    Args:
+        axis_name: what was given.
+
+    Raises:
+        ValueError: if it is no name: None, or a tuple of several axes.
+
+    Example:
+        >>> check_axis_name("workers")
+    """
+    if not isinstance(axis_name, str) or not axis_name:
+        raise ValueError(f"axis_name must be the name of one axis over workers, such as 'workers', got {axis_name!r}")
 
 
 class _Mapping(NamedTuple):
@@ -233,21 +339,44 @@ def _choose(backend: Backend, rows: int) -> Backend:
     return backend
 
 
-def _count_rows(in_axes: Any, args: tuple[Any, ...]) -> int:
-    """Finds the size of the leading axes, which must agree."""
+def _count_rows(in_axes: Any, args: tuple[Any, ...], names: Sequence[str] | None = None) -> int:
+    """Finds the size of the leading axes, which must agree; `names` are those of the arguments."""
     axes = jax.tree.leaves(_broadcast("in_axes", in_axes, args), is_leaf=_is_none)
     leaves = jax.tree.leaves_with_path(args, is_leaf=_is_none)
-    shapes = {path: jax.numpy.shape(x) for (path, x), axis in zip(leaves, axes, strict=True) if axis is not None}
+    shapes = {path: jnp.shape(x) for (path, x), axis in zip(leaves, axes, strict=True) if axis is not None}
     sizes = {shape[:1] for shape in shapes.values()}
     if not sizes:
-        raise ValueError(f"the number of workers is unknown: no array among the arguments is per worker, {in_axes=}")
-    if len(sizes) > 1 or () in sizes:
-        found = ", ".join(f"args{jax.tree_util.keystr(path)} of shape {shape}" for path, shape in shapes.items())
+        where = f"the arguments is per worker, {in_axes=}" if names is None else f"{' and '.join(names)}"
+        raise ValueError(f"the number of workers is unknown: no array among {where}")
+    if len(sizes) > 1 or () in sizes or (0,) in sizes:
+
+        def name(path):
+            return f"args{keystr(path)}" if names is None else f"{names[path[0].idx]}{keystr(path[1:])}"
+
+        found = ", ".join(f"{name(path)} of shape {shape}" for path, shape in shapes.items())
         raise ValueError(
-            f"arguments with in_axes 0 need a leading axis of the same size, one row a worker, got {found}"
+            "arguments with in_axes 0 need a leading axis of the same size, at least 1, one row a worker, got " + found
         )
     ((rows,),) = sizes
     return rows
+
+
+def _is_per_worker(x: Any) -> bool:
+    """Says whether a value differs between the workers of the `vmap` that is being traced."""
+    batched = []
+
+    @jax.custom_batching.custom_vmap
+    def identity(x):
+        return x
+
+    @identity.def_vmap
+    def _note(axis_size, in_batched, x):
+        del axis_size
+        batched.append(True)
+        return x, in_batched[0]  # called for values that are batched only
+
+    identity(x)
+    return bool(batched)
 
 
 def _refuse_if_per_worker(path, axis, result):
@@ -263,7 +392,7 @@ def _refuse_if_per_worker(path, axis, result):
     def _refuse(axis_size, in_batched, x):
         del axis_size, in_batched, x  # never called for values that are not batched
         raise ValueError(
-            f"the step's result{jax.tree_util.keystr(path)} is declared equal on all workers (out_axes None) but"
+            f"the step's result{keystr(path)} is declared equal on all workers (out_axes None) but"
             " differs between them: declare it per worker (0), or make it equal by pmean, psum or all_gather"
         )
 

@@ -12,7 +12,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from optkit.core import collectives
-from optkit.core.workers import on_workers
+from optkit.core.workers import on_workers, worker_axes
+from optkit.decentralized import gossip, ring
 
 WORKERS = 8
 BACKENDS = ("vmap", "pmap", "shard_map")
@@ -341,7 +342,137 @@ def test_leading_axes_that_disagree_are_an_error(backend, other, shape):
 
 
 @on_each_backend
+def test_at_least_one_worker_is_needed(backend):
+    mapped = on_workers(lambda x: x, axis_name="workers", backend=backend)
+    with pytest.raises(ValueError, match=r"at least 1, one row a worker, got args\[0\] of shape \(0, 3\)"):
+        mapped(jnp.zeros((0, 3)))
+
+
+@pytest.mark.parametrize("axis_name", [None, ("data", "model"), 3])
+def test_the_axis_has_one_name(axis_name):
+    with pytest.raises(ValueError, match="axis_name must be the name of one axis"):
+        on_workers(jnp.sin, axis_name=axis_name)
+    with pytest.raises(ValueError, match="axis_name must be the name of one axis"):
+        worker_axes(optax.sgd(0.1), rows(3), axis_name=axis_name)
+
+
+@on_each_backend
 def test_at_least_one_argument_is_per_worker(backend):
     step = on_workers(lambda _, x: x, axis_name="workers", in_axes=(0, None), backend=backend)
     with pytest.raises(ValueError, match="the number of workers is unknown"):
         step({"none": None}, rows())
+
+
+class DelayedState(NamedTuple):
+    """A state whose leaves differ between workers from different updates on, or never."""
+
+    count: Any
+    first: Any
+    second: Any
+    third: Any
+    mean: Any
+    gathered: Any
+    own: Any
+    nothing: None = None
+
+
+def delayed():
+    """Hands gradients on from leaf to leaf; `mean` and `gathered` are equal on all workers, `own` never is."""
+
+    def init(params) -> Any:
+        zeros = optax.tree.zeros_like(params)
+        gathered = jnp.zeros((WORKERS, 3))
+        return DelayedState(jnp.int32(0), zeros, zeros, zeros, zeros, gathered, jax.lax.axis_index("workers"))
+
+    def update(updates, state, params=None) -> Any:
+        del params
+        mean = collectives.cond(
+            state.count % 2 == 0, lambda g: collectives.pmean(g, "workers"), lambda _: state.mean, updates
+        )
+        gathered = jax.lax.all_gather(updates, "workers")
+        return state.third, DelayedState(
+            state.count + 1, updates, state.first, state.second, mean, gathered, state.own, None
+        )
+
+    return optax.GradientTransformation(init, update)
+
+
+@on_each_backend
+def test_worker_axes_are_those_after_any_number_of_updates(backend):
+    tx, gradients = delayed(), rows(3)
+    axes = worker_axes(tx, gradients, axis_name="workers")
+
+    assert axes == DelayedState(count=None, first=0, second=0, third=0, mean=None, gathered=None, own=0)
+    state = on_workers(tx.init, axis_name="workers", out_axes=axes, backend=backend)(gradients)
+    step = on_workers(tx.update, axis_name="workers", in_axes=(0, axes), out_axes=(0, axes), backend=backend)
+    updates, state = step(gradients, state)
+    for _ in range(3):
+        updates, state = step(gradients, state)
+    np.testing.assert_array_equal(updates, gradients)
+    np.testing.assert_allclose(state.mean, jnp.mean(gradients, axis=0), rtol=1e-6)
+
+
+def test_worker_axes_take_abstract_parameters_and_any_tree():
+    params: Any = {"w": jax.ShapeDtypeStruct((WORKERS, 2), jnp.bfloat16), "none": None, "nested": (rows(1), {})}
+    tx = optax.chain(optax.masked(optax.trace(0.9), {"w": False, "none": None, "nested": True}), optax.adam(0.1))
+    axes = worker_axes(tx, params, axis_name="workers")
+    like_params = {"w": 0, "none": None, "nested": (0, {})}
+    assert axes[0].inner_state.trace == {**like_params, "w": optax.MaskedNode()}
+    assert axes[1][0]._asdict() == {"count": None, "mu": like_params, "nu": like_params}
+
+
+def of_anchor(**extra):
+    """Gives the axes of a state that keeps what `extra` gives at a point equal on all workers."""
+
+    def init(params):
+        del params
+        return jnp.zeros(())
+
+    def update(updates, state, params=None, **extra) -> Any:
+        del params
+        (given,) = extra.values()
+        return updates, given(state) if callable(given) else state + given
+
+    tx = optax.GradientTransformationExtraArgs(init, update)
+    return worker_axes(tx, rows(3), axis_name="workers", **extra)
+
+
+def test_worker_axes_know_that_functions_and_arrays_differ_between_workers():
+    assert of_anchor(grad_fn=jnp.sin) == 0
+    assert of_anchor(grad_fn=lambda x: collectives.pmean(jnp.sin(x), "workers")) is None
+    assert of_anchor(grad_fn=lambda _: jnp.float32(1)) is None
+    assert of_anchor(value=rows()) == 0
+    assert of_anchor(value=1.0) == 0
+    assert of_anchor(links=jnp.float32(1)) is None
+
+
+def test_worker_axes_keep_a_conditional_a_branch():
+    tx, params = gossip(optax.sgd(0.1), ring(WORKERS), axis_name="workers", every=8), rows(3)
+    axes = worker_axes(tx, params, axis_name="workers")
+
+    def program(axes):
+        state = on_workers(tx.init, axis_name="workers", out_axes=axes, backend="vmap")(params)
+        step = on_workers(tx.update, axis_name="workers", in_axes=(0, axes, 0), out_axes=(0, axes), backend="vmap")
+        return str(jax.make_jaxpr(step)(params, state, params))
+
+    assert " cond[" in program(axes)
+    assert " cond[" not in program(0)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({}, "no array among params and extra_args"),
+        ({"w": jnp.zeros(())}, r"got params\['w'\] of shape \(\)"),
+        ({"w": jnp.zeros((0, 3))}, r"at least 1, one row a worker, got params\['w'\]"),
+        ({"w": jnp.zeros((8, 3)), "b": jnp.zeros(7)}, r"params\['b'\] of shape \(7,\), params\['w'\]"),
+    ],
+)
+def test_worker_axes_need_the_parameters_of_all_workers(params, message):
+    with pytest.raises(ValueError, match=message):
+        worker_axes(optax.sgd(0.1), params, axis_name="workers")
+
+
+def test_worker_axes_name_extra_arguments_without_rows():
+    with pytest.raises(ValueError, match=r"extra_args\['value'\] of shape \(3,\)"):
+        worker_axes(optax.sgd(0.1), rows(3), axis_name="workers", value=jnp.zeros(3))
