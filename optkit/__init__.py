@@ -9,6 +9,7 @@ from optkit.core.injection import inject_hyperparams as inject_hyperparams
 from optkit.core.precision import in_float32 as in_float32
 from optkit.core.sharding import state_shardings as state_shardings
 from optkit.core.workers import on_workers as on_workers
+from optkit.core.workers import worker_axes as worker_axes
 from optkit.decentralized import *
 from optkit.median_clipping import *
 from optkit.memory_efficient import *
