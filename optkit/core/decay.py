@@ -1,4 +1,4 @@
-"""Weight decay of the parameters behind the step: they move first, and where they arrive is shrunk."""
+"""Weight decay: as a part of the step, or behind it (parameters move first, and where they arrive is shrunk)."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from optkit.core.checks import check_range
+from optkit.core.extra_args import require_params
 from optkit.core.precision import in_float32
+from optkit.core.trees import with_whole_tree
 
 
 class DecayBehindStepState(NamedTuple):
@@ -19,6 +21,46 @@ class DecayBehindStepState(NamedTuple):
     """
 
     count: jax.typing.ArrayLike
+
+
+def add_decay(
+    method: str, weight_decay: optax.ScalarOrSchedule, mask: Any | None = None
+) -> optax.GradientTransformationExtraArgs:
+    """Adds the parameters times the strength of the decay, as `optax.add_decayed_weights`, inside a named optimizer.
+
+    Without decay, updates need no parameters. A mask may be a function or a tree that is callable itself.
+
+    Args:
+        method: the public name of the optimizer.
+        weight_decay: strength of the decay, at least 0, or a schedule of it.
+        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
+
+    Returns:
+        A transformation whose `update` needs `params` if there is decay.
+
+    Raises:
+        ValueError: if `weight_decay` is negative; from `update`, without parameters.
+
+    Example:
+        >>> tx = add_decay("adamw", 0.5)
+        >>> params = jnp.array([4.0])
+        >>> tx.update(jnp.array([1.0]), tx.init(params), params)[0]
+        Array([3.], dtype=float32)
+    """
+    check_range("weight_decay", weight_decay, 0.0)
+    if isinstance(weight_decay, (int, float)) and weight_decay == 0:
+        return optax.with_extra_args_support(optax.identity())
+
+    def build(mask):
+        return optax.add_decayed_weights(weight_decay, mask if mask is None else lambda _: mask)
+
+    decay = with_whole_tree(build, mask=mask)
+
+    def update_fn(updates, state, params=None, **extra_args):
+        require_params(params, method)
+        return decay.update(updates, state, params, **extra_args)
+
+    return optax.GradientTransformationExtraArgs(decay.init, update_fn)
 
 
 def proximal_decay(
