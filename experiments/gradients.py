@@ -9,8 +9,11 @@ import optax
 from experiments.errors import UserError
 from experiments.tasks import Task
 from optkit.catalog import Method
+from optkit.core.extra_args import EXTRA_ARGS, Moment, extra_args
 
 WORKERS = "workers"
+# The extra arguments that the training loop passes; it keeps no parameters of earlier steps.
+PASSED = {name for name, argument in EXTRA_ARGS.items() if argument.of is not None} - {"prev_grads"}
 # Into how many parts a batch is cut for optimizers that look at its parts.
 MICROBATCHES = 8
 
@@ -64,6 +67,28 @@ def of_batch(
         counts = jax.lax.psum(counts, WORKERS) if workers > 1 else counts
         return *mean((value, grads), workers), {"class_counts": counts}
     return *mean(jax.value_and_grad(task.loss)(params, batch), workers), {}
+
+
+def passed(task: Task, params: Any, batch: Any, examples: Any, workers: int) -> dict[str, Any]:
+    """Makes the extra arguments that every optimizer gets.
+
+    Args:
+        task: what is trained.
+        params: where.
+        batch: this worker's examples.
+        examples: all examples to train on.
+        workers: how many workers share the batch.
+
+    Returns:
+        The arguments in `PASSED` by name, of which means are over all workers; but `value`, which `of_batch` gives.
+    """
+    at = Moment(
+        params=params,
+        value_fn=lambda point: mean(task.loss(point, batch), workers),
+        grad_fn=lambda point: mean(jax.grad(task.loss)(point, batch), workers),
+        full_grad_fn=lambda point: of_all(task, point, examples),
+    )
+    return extra_args(PASSED - {"value"}, at)
 
 
 def of_all(task: Task, params: Any, examples: Any) -> Any:

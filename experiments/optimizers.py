@@ -3,13 +3,12 @@
 import difflib
 from collections.abc import Iterable, Mapping
 
+from experiments import gradients
 from experiments.baselines import BASELINES
 from experiments.errors import UserError
 from optkit.catalog import Method, with_variants
 
 YARDSTICK = "adamw"
-# The extra arguments that the training loop passes.
-PASSED = {"value", "value_fn", "grad_fn", "full_grad_fn"}
 DEFAULT = (
     "sgd",
     YARDSTICK,
@@ -29,7 +28,7 @@ def comparable() -> Mapping[str, Method]:
     return {
         name: method
         for name, method in {**BASELINES, **with_variants()}.items()
-        if method.kind not in ("topology", "compressor") and set(method.needs) <= PASSED
+        if method.kind not in ("topology", "compressor") and set(method.needs) <= gradients.PASSED
     }
 
 

@@ -101,16 +101,6 @@ def training(task: Task, method: Method, weight_decay: float, workers: int) -> T
             params, state = carry
             rows, scale = inputs
             batch = jax.tree.map(lambda leaf: leaf[rows], examples)
-
-            def value_fn(params):
-                return gradients.mean(task.loss(params, batch), workers)
-
-            def grad_fn(params):
-                return gradients.mean(jax.grad(task.loss)(params, batch), workers)
-
-            def full_grad_fn(params):
-                return gradients.of_all(task, params, examples)
-
             value, grads, counts = gradients.of_batch(task, method.rows, params, batch, workers)
             # What is tuned in a learning rate's place has no schedule.
             state = state._replace(hyperparams={tuned: rate * scale if tuned == "learning_rate" else rate})
@@ -119,10 +109,8 @@ def training(task: Task, method: Method, weight_decay: float, workers: int) -> T
                 state,
                 params,
                 value=value,
-                value_fn=value_fn,
-                grad_fn=grad_fn,
-                full_grad_fn=full_grad_fn,
                 **counts,
+                **gradients.passed(task, params, batch, examples, workers),
             )
             return (optax.apply_updates(params, updates), state), value
 

@@ -30,6 +30,7 @@ from experiments.benchmarks.update_report import Row
 from experiments.errors import UserError
 from experiments.store import writing
 from optkit.catalog import Method
+from optkit.core.extra_args import Moment, extra_args
 
 RESULTS = pathlib.Path(__file__).parents[1] / "results"
 DTYPES = ("float32", "bfloat16", "float16")
@@ -248,8 +249,8 @@ class Bench:
 
         def step(carry, inputs):
             params, state = carry
-            gradients, extra_args = prepare(inputs)
-            updates, state = tx.update(gradients, state, params, **extra_args)
+            gradients, needed = prepare(inputs)
+            updates, state = tx.update(gradients, state, params, **needed)
             return optax.apply_updates(params, updates), state
 
         params = self._params()
@@ -278,16 +279,15 @@ class Bench:
 
 def _extra_args(method, inputs):
     """What a method needs: the same gradients and losses at all points, so that only its own work is measured."""
-    others, value = inputs.get("others"), jnp.ones(())
-    vocabulary = {
-        "value": value,
-        "value_fn": lambda _: value,
-        "grad_fn": lambda _: others,
-        "full_grad_fn": lambda _: others,
-        "prev_grads": others,
-    }
-    extra_args = {name: vocabulary[name] for name in method.needs}
-    return extra_args | ({"class_counts": jnp.array(CLASS_COUNTS)} if method.rows == "classes" else {})
+    others = inputs.get("others")
+    at = Moment(
+        params=None,
+        value_fn=lambda _: jnp.ones(()),
+        grad_fn=lambda _: others,
+        full_grad_fn=lambda _: others,
+    )
+    counts = {"class_counts": jnp.array(CLASS_COUNTS)} if method.rows == "classes" else {}
+    return extra_args(method.needs, at) | counts
 
 
 def _reduced(method, gradients):

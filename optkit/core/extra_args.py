@@ -1,7 +1,7 @@
 """Extra arguments of `update`: their vocabulary, and errors for those that are missing."""
 
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -9,11 +9,30 @@ import jax
 from optkit.core.trees import is_masked
 
 
+class Moment(NamedTuple):
+    """One step of training, from which extra arguments are made.
+
+    Attributes:
+        params: the parameters.
+        value_fn: from parameters to this batch's loss.
+        grad_fn: from parameters to this batch's gradient.
+        full_grad_fn: from parameters to the gradient on all data, None if nobody can have it.
+        previous: the parameters one step ago, None if nobody kept them.
+    """
+
+    params: Any
+    value_fn: Callable[[Any], jax.Array]
+    grad_fn: Callable[[Any], Any]
+    full_grad_fn: Callable[[Any], Any] | None = None
+    previous: Any | None = None
+
+
 class ExtraArg(NamedTuple):
     """What an extra argument of `update` is.
 
     Attributes:
         meaning: in words.
+        of: makes it from a `Moment`; None where a loss alone does not say it.
         points: of a function whose first argument is a tree like the parameters, the dtype in which a method in
             `in_float32` hands that tree on: "own", the parameters' own, for functions that give gradients or products
             with the Hessian; "float32", at least, for functions whose small differences count. None for all else.
@@ -22,22 +41,36 @@ class ExtraArg(NamedTuple):
     """
 
     meaning: str
+    of: Callable[[Moment], Any] | None = None
     points: Literal["own", "float32"] | None = None
     whole_tree: bool = False
 
 
+def _hessian_products(at: Moment) -> Callable[[Any], Any]:
+    return lambda vector: jax.jvp(at.grad_fn, (at.params,), (vector,))[1]
+
+
 EXTRA_ARGS: Mapping[str, ExtraArg] = types.MappingProxyType(
     {
-        "value": ExtraArg("this batch's loss"),
-        "value_fn": ExtraArg("function of the parameters: this batch's loss", "float32", whole_tree=True),
-        "grad_fn": ExtraArg("function of the parameters: this batch's gradient", "own", whole_tree=True),
-        "prev_grads": ExtraArg("this batch's gradient at the previous parameters", whole_tree=True),
-        "full_grad_fn": ExtraArg("function of the parameters: the gradient on all data", "own", whole_tree=True),
-        "hvp_fn": ExtraArg("function of a tree: this batch's Hessian times it", "own", whole_tree=True),
-        "minibatch_grad_fn": ExtraArg(
-            "function of the parameters and a number j: the gradient on part j of the batch", "own", whole_tree=True
+        "value": ExtraArg("this batch's loss", lambda at: at.value_fn(at.params)),
+        "value_fn": ExtraArg(
+            "from parameters to this batch's loss", lambda at: at.value_fn, "float32", whole_tree=True
         ),
-        "residual_fn": ExtraArg("function of the parameters: the residuals of this batch", "float32", whole_tree=True),
+        "grad_fn": ExtraArg("from parameters to this batch's gradient", lambda at: at.grad_fn, "own", whole_tree=True),
+        "prev_grads": ExtraArg(
+            "this batch's gradient at the previous parameters",
+            lambda at: at.grad_fn(at.previous),
+            None,
+            whole_tree=True,
+        ),
+        "full_grad_fn": ExtraArg(
+            "from parameters to the gradient on all data", lambda at: at.full_grad_fn, "own", whole_tree=True
+        ),
+        "hvp_fn": ExtraArg("from a tree to this batch's Hessian times it", _hessian_products, "own", whole_tree=True),
+        "minibatch_grad_fn": ExtraArg(
+            "from parameters and a number j to the gradient on part j of the batch", None, "own", whole_tree=True
+        ),
+        "residual_fn": ExtraArg("from parameters to the residuals of this batch", None, "float32", whole_tree=True),
         "losses": ExtraArg("one loss for each objective"),
         "weight": ExtraArg("this worker's share in a mean, 0 if it is absent"),
         "predicted_grads": ExtraArg("a guess of this batch's gradient"),
@@ -50,6 +83,25 @@ EXTRA_ARGS: Mapping[str, ExtraArg] = types.MappingProxyType(
     }
 )
 """The vocabulary: every extra argument that a method of optkit takes."""
+
+
+def extra_args(names: Iterable[str], at: Moment) -> dict[str, Any]:
+    """Makes extra arguments from a loss.
+
+    Args:
+        names: names in `EXTRA_ARGS`; those that a loss alone does not say are left out.
+        at: the step.
+
+    Returns:
+        The arguments by name, as `update` takes them.
+
+    Example:
+        >>> at = Moment(params=2.0, value_fn=lambda w: w**2, grad_fn=lambda w: 2 * w)
+        >>> extra_args(["value", "hvp_fn"], at)["value"], extra_args(["hvp_fn"], at)["hvp_fn"](1.0)
+        (4.0, Array(2., dtype=float32, weak_type=True))
+    """
+    makers = {name: EXTRA_ARGS[name].of for name in names}
+    return {name: make(at) for name, make in makers.items() if make is not None}
 
 
 def required(value: Any, name: str, method: str, example: str) -> Any:

@@ -91,6 +91,17 @@ def test_the_full_gradient_is_that_of_all_examples(line, batch_size):
     np.testing.assert_allclose(gradients.of_all(task, params, task.train), expected, rtol=1e-5)
 
 
+def test_what_is_passed_is_of_the_batch_and_of_all_examples(line):
+    params, vector = jnp.ones(3), jnp.array([1.0, 0.0, -1.0])
+    batch = jax.tree.map(lambda leaf: leaf[:4], line.train)
+    passed = gradients.passed(line, params, batch, line.train, workers=1)
+    assert set(passed) == gradients.PASSED - {"value"}
+    np.testing.assert_allclose(passed["value_fn"](params), line.loss(params, batch), rtol=1e-6)
+    np.testing.assert_allclose(passed["grad_fn"](params), jax.grad(line.loss)(params, batch), rtol=1e-6)
+    np.testing.assert_allclose(passed["hvp_fn"](vector), jax.hessian(line.loss)(params, batch) @ vector, rtol=1e-5)
+    np.testing.assert_allclose(passed["full_grad_fn"](params), jax.grad(line.loss)(params, line.train), rtol=1e-5)
+
+
 @pytest.mark.parametrize(("factory", "rows"), [(mean_sgd, "microbatches"), (balanced_sgd, "classes")])
 def test_workers_see_the_rows_of_one_device(classes, factory, rows):
     ends = []
