@@ -12,6 +12,7 @@ from jax.tree_util import GetAttrKey, keystr
 from optax.contrib import MuonDimensionNumbers
 
 from optkit.core.explicit_axes import shard_like
+from optkit.core.trees import resolve
 
 DENSE_KERNELS = MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
 
@@ -51,7 +52,7 @@ class MatrixView:
         return self.rows < self.columns
 
 
-def matrix_view(shape: Sequence[int], numbers: MuonDimensionNumbers | None = None) -> MatrixView:
+def matrix_view(shape: Sequence[int], numbers: MuonDimensionNumbers | None = None, leaf: str = "a leaf") -> MatrixView:
     """Says how a leaf of some shape is seen as matrices.
 
     Args:
@@ -59,6 +60,7 @@ def matrix_view(shape: Sequence[int], numbers: MuonDimensionNumbers | None = Non
         numbers: its input and output axes. By default the last axis is over outputs and the one before over inputs, as
             in kernels of Flax; all others count separate matrices. For weights that are stored as PyTorch does, outputs
             first, it is `MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)`.
+        leaf: what the leaf is called in messages.
 
     Returns:
         The view.
@@ -73,7 +75,7 @@ def matrix_view(shape: Sequence[int], numbers: MuonDimensionNumbers | None = Non
     """
     rank = len(shape)
     if rank < 2:
-        raise ValueError(f"a matrix has at least two axes, got a leaf of shape {tuple(shape)}: leave it out")
+        raise ValueError(f"{leaf} of shape {tuple(shape)} is no matrix, which has at least two axes: leave it out")
     numbers = DENSE_KERNELS if numbers is None else numbers
     columns, rows = (
         tuple(sorted(axis % rank for axis in ((axes,) if isinstance(axes, int) else axes) if -rank <= axis < rank))
@@ -81,7 +83,7 @@ def matrix_view(shape: Sequence[int], numbers: MuonDimensionNumbers | None = Non
     )
     named = sum(1 if isinstance(axes, int) else len(axes) for axes in numbers)
     if not rows or not columns or len({*rows, *columns}) != named:
-        raise ValueError(f"inputs and outputs must be different axes of a leaf of shape {tuple(shape)}, got {numbers}")
+        raise ValueError(f"{leaf} of shape {tuple(shape)} must have different input and output axes, got {numbers}")
     return MatrixView(tuple(shape), rows, columns)
 
 
@@ -105,12 +107,30 @@ def matrix_views(tree: Any, weight_dimension_numbers: Any = None) -> Any:
     """
     if weight_dimension_numbers is None:
         return jax.tree.map(lambda x: matrix_view(x.shape) if x.ndim == 2 and x.size else None, tree)
-    numbers = weight_dimension_numbers(tree) if callable(weight_dimension_numbers) else weight_dimension_numbers
+    numbers = resolve("weight_dimension_numbers", weight_dimension_numbers, tree)
 
-    def views(numbers, part):
-        return jax.tree.map(lambda x: None if numbers is None or not x.size else matrix_view(x.shape, numbers), part)
+    def view(path, x, numbers):
+        return None if numbers is None or not x.size else matrix_view(x.shape, numbers, f"the leaf {leaf_name(path)!r}")
 
-    return jax.tree.map(views, numbers, tree, is_leaf=lambda x: x is None or isinstance(x, MuonDimensionNumbers))
+    return jax.tree.map_with_path(view, tree, numbers)
+
+
+def leaf_name(path: tuple[Any, ...]) -> str:
+    """Gives the path of a leaf as words, as in `"layer/kernel"`, without the boxes in which Flax NNX keeps arrays.
+
+    Args:
+        path: keys, as `jax.tree.map_with_path` hands them on.
+
+    Returns:
+        The names between slashes.
+
+    Example:
+        >>> [(path, _)] = jax.tree.leaves_with_path({"layer": {"kernel": 1.0}})
+        >>> leaf_name(path)
+        'layer/kernel'
+    """
+    boxed = path and path[-1] == GetAttrKey("value")
+    return keystr(path[:-1] if boxed else path, simple=True, separator="/")
 
 
 def flax_dimension_numbers(
@@ -141,6 +161,9 @@ def flax_dimension_numbers(
     Returns:
         A tree of `MuonDimensionNumbers` and None.
 
+    Raises:
+        TypeError: if `params` is a lone number, which is what `optax.inject_hyperparams` hands to functions.
+
     Example:
         >>> params = {"layer": {"kernel": jnp.ones((4, 8)), "bias": jnp.ones(8)}, "head": {"kernel": jnp.ones((8, 9))}}
         >>> numbers = flax_dimension_numbers(params, exclude=lambda path: path.startswith("head"))
@@ -149,10 +172,15 @@ def flax_dimension_numbers(
         >>> numbers["head"]
         {'kernel': None}
     """
+    if isinstance(params, jax.Array) and not params.ndim:
+        raise TypeError(
+            f"flax_dimension_numbers takes a tree of parameters, got the array {params}: optax.inject_hyperparams calls"
+            " functions as schedules; name 'weight_dimension_numbers' in its static_args, or use"
+            " optkit.inject_hyperparams"
+        )
 
     def numbers(path, x):
-        path = path[:-1] if path and path[-1] == GetAttrKey("value") else path  # Flax keeps arrays in boxes.
-        name = keystr(path, simple=True, separator="/")
+        name = leaf_name(path)
         *_, layer, leaf = ("", *name.split("/"))
         axes = x.ndim - (stacked is not None and stacked(name))
         if leaf != "kernel" or axes < 2 or (exclude is not None and exclude(name)):
@@ -177,17 +205,20 @@ def require_views(tree: Any, weight_dimension_numbers: Any, method: str) -> Any:
     Raises:
         ValueError: if a leaf is no matrix.
     """
-    views = matrix_views(tree, DENSE_KERNELS if weight_dimension_numbers is None else weight_dimension_numbers)
+    given = DENSE_KERNELS if weight_dimension_numbers is None else weight_dimension_numbers
+    numbers = resolve("weight_dimension_numbers", given, tree)
 
-    def require(path, x, view):
-        if view is None and x.size:
+    def view(path, x, numbers):
+        leaf = f"{method}: the leaf {leaf_name(path)!r}"
+        if not x.size:
+            return None
+        if numbers is None:
             raise ValueError(
-                f"{method} works on matrices and got the leaf {jax.tree_util.keystr(path)} of shape {x.shape}, for "
-                "which weight_dimension_numbers has None: leave it out by optax.masked"
+                f"{leaf} of shape {x.shape} is no matrix by weight_dimension_numbers: leave it out by optax.masked"
             )
+        return matrix_view(x.shape, numbers, leaf)
 
-    jax.tree.map_with_path(require, tree, views)
-    return views
+    return jax.tree.map_with_path(view, tree, numbers)
 
 
 def to_matrices(x: jax.Array, view: MatrixView | None) -> Any:

@@ -93,5 +93,5 @@ def test_arguments_out_of_range_are_refused(arguments, message):
 
 
 def test_a_vector_is_refused():
-    with pytest.raises(ValueError, match=r"at least two axes, got a leaf of shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"the leaf 'bias' of shape \(3,\) is no matrix"):
         scale_by_nordion2().init({"bias": jnp.ones(3)})
