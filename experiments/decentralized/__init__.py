@@ -161,7 +161,7 @@ def _learning_rate(options, method):
     return method.learning_rate or choices.find_inner(options.inner).grid
 
 
-def _build(options, network, name, method) -> tuple[Any, dict[str, float]]:
+def _build(options, network, name, method) -> tuple[Any, dict[str, int]]:
     """Makes a method, under the attack, and counts what it sends without it, in bytes a step."""
     if not method.mixes and (options.mixing is not None or network.attack not in (None, choices.LABEL_FLIP)):
         raise UserError(f"{name} has an exchange of its own: neither --mixing nor --attack act on it")
@@ -180,10 +180,7 @@ def _build(options, network, name, method) -> tuple[Any, dict[str, float]]:
         every=options.every,
     )
     try:
-        # Per step: one in `every` sends.
-        sent = {
-            kind: count / options.every for kind, count in simulation.bytes_sent(network, method.build(pieces)).items()
-        }
+        sent = simulation.bytes_sent(network, method.build(pieces), every=options.every)
     except ValueError as error:
         # What methods refuse is the user's choice of pieces: they say so when they are built or traced.
         raise UserError(f"{name}: {' '.join(str(error).split())}") from error

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import AxisType, PartitionSpec
 
 import optkit
 from experiments.decentralized import choices, split
@@ -15,7 +14,6 @@ from experiments.decentralized.choices import LABEL_FLIP
 from experiments.errors import UserError
 from experiments.gradients import WORKERS
 from experiments.tasks import Task
-from optkit.core import hlo
 from optkit.core.workers import Backend
 from optkit.decentralized import (
     Mixing,
@@ -73,7 +71,7 @@ class Network(NamedTuple):
         attack = choices.make("attack", self.attack, choices.ATTACKS, self.byzantine)
         return attacked_mix(mixing, attack, self.byzantine, key=self.seed)
 
-    def links(self, number: jax.Array) -> dict[str, jax.Array]:
+    def links(self, number: jax.Array) -> dict[str, Any]:
         """Gives the extra argument `links` of a step; none where all messages arrive."""
         if not self.dropout and not self.silent:
             return {}
@@ -187,7 +185,11 @@ class Evaluation:
 
 
 class Training:
-    """One method's training."""
+    """One method's training.
+
+    Attributes:
+        program: the compiled steps, from parameters and state, the examples' rows, the steps' numbers and all examples.
+    """
 
     def __init__(self, network: Network, tx: optax.GradientTransformation):
         """Prepares the program.
@@ -198,12 +200,19 @@ class Training:
         """
         self._network = network
         self._tx = optax.with_extra_args_support(tx)
-        self._advance = network.mapped(self._train, (0, 0, None, None), (0, None))
+        params = jax.eval_shape(self._params)
+        links = network.links(jnp.int32(0))
+        # What is equal on all workers, such as the count that decides whether they exchange, is held once.
+        self._axes = optkit.worker_axes(tx, params, axis_name=WORKERS, grad_fn=lambda params: params, **links)
+        self.program = network.mapped(self._train, ((0, self._axes), 0, None, None), ((0, self._axes), None))
 
     def start(self) -> Any:
         """Returns all workers' parameters and optimizer states before the first step."""
-        params = jax.tree.map(lambda x: jnp.stack([x] * self._network.workers), self._network.params())
-        return params, jax.vmap(self._tx.init, axis_name=WORKERS)(params)
+        params = self._params()
+        return params, jax.vmap(self._tx.init, out_axes=self._axes, axis_name=WORKERS)(params)
+
+    def _params(self):
+        return jax.tree.map(lambda x: jnp.stack([x] * self._network.workers), self._network.params())
 
     def advance(self, carry: Any, first: int, last: int) -> tuple[Any, float, float]:
         """Trains for some steps.
@@ -219,7 +228,7 @@ class Training:
         """
         begin, network = time.perf_counter(), self._network
         rows, numbers = network.rows[:, first:last], jnp.arange(first, last)
-        carry, loss = jax.block_until_ready(self._advance(carry, rows, numbers, network.task.train))
+        carry, loss = jax.block_until_ready(self.program(carry, rows, numbers, network.task.train))
         return carry, float(loss), time.perf_counter() - begin
 
     def _train(self, carry, rows, numbers, examples):
@@ -238,28 +247,25 @@ class Training:
         return carry, network.mean(jnp.mean(losses))
 
 
-def bytes_sent(network: Network, tx: optax.GradientTransformation) -> dict[str, int]:
-    """Counts what a worker sends in a step, in the program compiled for as many CPU devices as there are workers.
+def bytes_sent(network: Network, tx: optax.GradientTransformation, *, every: int) -> dict[str, int]:
+    """Counts what a worker sends in a step, in the program compiled for as many devices as there are workers.
 
     Args:
         network: the workers.
         tx: the method, without the attack: what simulates that sends more.
+        every: in how many steps workers exchange once; what they send then is shared out among these.
 
     Returns:
         Bytes by kind of collective. Of a topology that changes, those of its most expensive step. Lost messages count,
         since their senders do not know.
     """
-    devices = jax.devices("cpu")[: network.workers]
-    mesh = jax.make_mesh((network.workers,), (WORKERS,), axis_types=(AxisType.Auto,), devices=devices)
-
-    def step(state, params):
-        links = network.links(jnp.int32(0))
-        return optax.with_extra_args_support(tx).update(params, state, params, grad_fn=lambda params: params, **links)
-
-    equal = PartitionSpec()
-    params = jax.eval_shape(network.params)
-    mapped = jax.shard_map(step, mesh=mesh, in_specs=equal, out_specs=equal, check_vma=False)
-    lowered = jax.jit(mapped).lower(jax.eval_shape(tx.init, params), params)
-    work = hlo.read(lowered.compile(), lowered)
-    kinds = sorted({*work.sent, *work.sent_when_taken})
-    return {kind: round(work.sent.get(kind, 0) + work.sent_when_taken.get(kind, 0)) for kind in kinds}
+    found = optkit.cost(
+        tx,
+        jax.eval_shape(network.params),
+        axis_name=WORKERS,
+        axis_size=network.workers,
+        every=every,
+        grad_fn=lambda params: params,
+        **network.links(jnp.int32(0)),
+    )
+    return {kind: round(size) for kind, size in found.sent_per_step.items()}

@@ -11,7 +11,10 @@ import optax
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from optkit.core import hlo
+from optkit.core.checks import check_count
+from optkit.core.extra_args import split_functions
 from optkit.core.sharding import abstract_state
+from optkit.core.workers import check_axis_name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +38,8 @@ class Cost:
             (g - 1) b, reduce-scatter and all-to-all (g - 1) / g b, collective-permute b, or nothing if every device
             sends to itself only.
         sent_when_taken: bytes that each device sends in addition when the branches of conditionals are taken that send
-            most of that kind.
+            most of that kind: in a synchronisation, for a method that has one every few steps.
+        every: in how many steps these branches are taken once.
         library_calls: how often a step calls library routines, such as factorizations, whose arithmetic the program
             does not show.
         open_loops: number of loops in the step that run until something happens; everything in them counts once.
@@ -48,6 +52,7 @@ class Cost:
     flops: int | None = None
     sent: Mapping[str, int] | None = None
     sent_when_taken: Mapping[str, int] | None = None
+    every: int = 1
     library_calls: Mapping[str, int] | None = None
     open_loops: int | None = None
 
@@ -55,6 +60,14 @@ class Cost:
     def state_bytes_per_parameter(self) -> float:
         """Bytes of state for each parameter; 0 without parameters."""
         return self.state_bytes / self.parameters if self.parameters else 0.0
+
+    @property
+    def sent_per_step(self) -> dict[str, float]:
+        """Bytes that each device sends in the mean over steps: a synchronisation counts by one over `every`."""
+        sent: dict[str, float] = dict(self.sent or {})
+        for kind, size in (self.sent_when_taken or {}).items():
+            sent[kind] = sent.get(kind, 0) + size / self.every
+        return dict(sorted(sent.items()))
 
     def _rows(self) -> list[tuple[str, str]]:
         rows = [
@@ -74,6 +87,11 @@ class Cost:
             (f"sent per device when the branch is taken, {kind}", _bytes(size))
             for kind, size in (self.sent_when_taken or {}).items()
         ]
+        if self.every > 1:
+            rows += [
+                (f"sent per device and step, the branch taken every {self.every} steps, {kind}", _bytes(size))
+                for kind, size in self.sent_per_step.items()
+            ]
         rows += [
             (f"calls of {name}, operations not counted", f"{times:,}")
             for name, times in (self.library_calls or {}).items()
@@ -108,13 +126,15 @@ def cost(
     *,
     axis_name: str | None = None,
     axis_size: int | None = None,
+    every: int = 1,
     state_only: bool = False,
     **extra_args: Any,
 ) -> Cost:
     """Says what one step of an optimizer costs, that is `tx.update` and `optax.apply_updates`; allocates nothing.
 
     The step is compiled for the devices of this process, with parameters, gradients and state sharded as `params` and
-    `state_shardings` say, but never run.
+    `state_shardings` say, but never run. Where a mesh needs more devices than JAX's default ones, it is compiled for
+    CPUs.
 
     Args:
         tx: the optimizer.
@@ -123,6 +143,8 @@ def cost(
         axis_name: for an optimizer that talks over a named axis, that axis: each worker is then one device, or, if
             `params` (one worker's) are sharded, as many as these are sharded over.
         axis_size: number of workers on that axis.
+        every: for a method whose workers talk under a conditional, in how many steps they do so once, at least 1:
+            `sent_per_step` then counts what they send by one over it. Default 1.
         state_only: leaves out all that needs compiling: takes less than a second for any model.
         **extra_args: what `tx.update` needs beside gradients, state and parameters, for example `value`: arrays,
             numbers, or `jax.ShapeDtypeStruct` (of one worker). What functions such as `grad_fn` do is counted too.
@@ -131,8 +153,8 @@ def cost(
         The costs.
 
     Raises:
-        ValueError: if only one of `axis_name` and `axis_size` is given, or if this process has fewer devices than the
-            workers and the mesh need.
+        ValueError: if only one of `axis_name` and `axis_size` is given, if `every` is no positive integer, or if this
+            process has fewer devices than the workers and the mesh need.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax, optkit
@@ -147,9 +169,12 @@ def cost(
         >>> optkit.cost(optax.adamw(1e-3), params, state_only=True).state_bytes
         8388612
     """
+    check_count("every", every)
     if axis_name is None and axis_size is None:
         workers = {}
     elif axis_name is not None and axis_size is not None:
+        check_axis_name(axis_name)
+        check_count("axis_size", axis_size)
         workers = {axis_name: axis_size}
     else:
         raise ValueError(f"axis_name and axis_size go together, got axis_name={axis_name!r} and axis_size={axis_size}")
@@ -172,8 +197,7 @@ def cost(
     if state_only:
         return state_cost
 
-    functions = {name: value for name, value in extra_args.items() if callable(value)}
-    arrays = {name: value for name, value in extra_args.items() if not callable(value)}
+    functions, arrays = split_functions(extra_args)
 
     def step(params, state, grads, arrays):
         updates, state = optax.with_extra_args_support(tx).update(grads, state, params, **arrays, **functions)
@@ -190,6 +214,7 @@ def cost(
         flops=round(work.flops),
         sent={kind: round(size) for kind, size in sorted(work.sent.items())},
         sent_when_taken={kind: round(size) for kind, size in sorted(work.sent_when_taken.items())},
+        every=every,
         library_calls=dict(sorted(work.library_calls.items())),
         open_loops=work.open_loops,
     )
@@ -238,10 +263,13 @@ def _on_each_worker(step: Any, workers: Mapping[str, int]) -> Any:
 def _mesh(sizes: Mapping[str, int], types: Mapping[str, AxisType]) -> jax.sharding.Mesh:
     """Makes a mesh of this process's devices."""
     needed = math.prod(sizes.values())
-    if needed > jax.device_count():
+    devices = jax.devices() if needed <= jax.device_count() else jax.devices("cpu")
+    if needed > len(devices):
         raise ValueError(
             f"a program over {dict(sizes)} can only be compiled where there are {needed} devices, and JAX has "
-            f"{jax.device_count()}: set jax.config.update('jax_num_cpu_devices', {needed}) and "
+            f"{len(devices)}: set jax.config.update('jax_num_cpu_devices', {needed}) and "
             "jax.config.update('jax_platforms', 'cpu') before JAX first uses its devices, or ask with state_only=True"
         )
-    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=tuple(types.values()))
+    return jax.make_mesh(
+        tuple(sizes.values()), tuple(sizes), axis_types=tuple(types.values()), devices=devices[:needed]
+    )

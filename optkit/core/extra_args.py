@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
-from optkit.core.trees import is_masked
+from optkit.core.trees import is_function, is_masked
 
 
 class Moment(NamedTuple):
@@ -38,12 +38,14 @@ class ExtraArg(NamedTuple):
             with the Hessian; "float32", at least, for functions whose small differences count. None for all else.
         whole_tree: whether it is of the whole tree of parameters, so that a method which takes it cannot stand inside
             `optax.masked` or `optax.partition`.
+        equal: whether it is equal on all workers.
     """
 
     meaning: str
     of: Callable[[Moment], Any] | None = None
     points: Literal["own", "float32"] | None = None
     whole_tree: bool = False
+    equal: bool = False
 
 
 def _hessian_products(at: Moment) -> Callable[[Any], Any]:
@@ -78,8 +80,9 @@ EXTRA_ARGS: Mapping[str, ExtraArg] = types.MappingProxyType(
         "class_counts": ExtraArg("how many examples of each class the batch has"),
         "sample_counts": ExtraArg("how many examples each row's gradient is the mean of"),
         "errors": ExtraArg("one error for each example"),
-        "links": ExtraArg("which messages between workers arrive"),
-        "active": ExtraArg("which workers take part"),
+        "links": ExtraArg("which messages between workers arrive", equal=True),
+        "active": ExtraArg("which workers take part", equal=True),
+        "issued_at": ExtraArg("how many gradients had arrived when the parameters of this one were read"),
     }
 )
 """The vocabulary: every extra argument that a method of optkit takes."""
@@ -102,6 +105,30 @@ def extra_args(names: Iterable[str], at: Moment) -> dict[str, Any]:
     """
     makers = {name: EXTRA_ARGS[name].of for name in names}
     return {name: make(at) for name, make in makers.items() if make is not None}
+
+
+def split_functions(extra_args: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parts extra arguments into functions and arrays, which can be traced.
+
+    The vocabulary decides, since a tree of arrays can be callable; of names that are not in it `is_function` does.
+
+    Args:
+        extra_args: extra arguments of `update`, by name.
+
+    Returns:
+        Functions, and all others.
+
+    Example:
+        >>> split_functions({"grad_fn": abs, "value": 1.0})
+        ({'grad_fn': <built-in function abs>}, {'value': 1.0})
+    """
+
+    def is_called(name):
+        known, value = EXTRA_ARGS.get(name), extra_args[name]
+        return is_function(value) if known is None or value is None else known.points is not None
+
+    functions = {name: value for name, value in extra_args.items() if is_called(name)}
+    return functions, {name: value for name, value in extra_args.items() if name not in functions}
 
 
 def required(value: Any, name: str, method: str, example: str) -> Any:

@@ -14,10 +14,9 @@ from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import keystr
 
-Backend = Literal["auto", "vmap", "pmap", "shard_map"]
+from optkit.core.extra_args import EXTRA_ARGS, split_functions
 
-# The extra arguments of `update` that are equal on all workers.
-_EQUAL_ON_ALL_WORKERS = ("links", "active")
+Backend = Literal["auto", "vmap", "pmap", "shard_map"]
 
 
 def on_workers(
@@ -154,9 +153,9 @@ def worker_axes(tx: optax.GradientTransformation, params: optax.Params, *, axis_
     """
     check_axis_name(axis_name)
     update = optax.with_extra_args_support(tx).update
-    functions = {name: value for name, value in extra_args.items() if callable(value)}
-    equal = {name: extra_args[name] for name in _EQUAL_ON_ALL_WORKERS if name in extra_args}
-    own = {name: value for name, value in extra_args.items() if name not in (*functions, *equal)}
+    functions, arrays = split_functions(extra_args)
+    equal = {name: value for name, value in arrays.items() if name in EXTRA_ARGS and EXTRA_ARGS[name].equal}
+    own = {name: value for name, value in arrays.items() if name not in equal}
     axes_of_own = jax.tree.map(lambda x: 0 if jnp.ndim(x) else None, own)
     rows = _count_rows((0, axes_of_own), (params, own), names=("params", "extra_args"))
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -281,6 +282,34 @@ def test_what_is_sent_under_a_conditional_is_reported_apart():
     assert found.sent_when_taken == {"all-reduce": 7 * SIZE}
     assert "when the branch is taken" in str(found)
     assert "nothing" not in str(found)
+
+
+def test_what_is_sent_every_third_step_counts_a_third_of_it_in_each():
+    def in_turn(g):
+        return jax.lax.pmean(g, "workers")
+
+    tx = optax.chain(every_third_step(in_turn), mapping(lambda g: jax.lax.ppermute(g, "workers", RING)))
+    found = cost(tx, PARAMS, every=3, **WORKERS)
+    assert (found.sent, found.sent_when_taken) == ({"collective-permute": 4 * SIZE}, {"all-reduce": 7 * SIZE})
+    assert found.sent_per_step == {"all-reduce": 7 * SIZE / 3, "collective-permute": 4 * SIZE}
+    assert "sent per device and step, the branch taken every 3 steps, all-reduce" in str(found)
+    assert cost(tx, PARAMS, **WORKERS).sent_per_step == {"all-reduce": 7 * SIZE, "collective-permute": 4 * SIZE}
+
+
+def test_a_callable_tree_of_arrays_is_traced():
+    class Gradients(NamedTuple):
+        w: Any
+
+        def __call__(self):
+            raise AssertionError
+
+    def update(updates, state, params=None, *, prev_grads, **extra_args):
+        del params, extra_args
+        return jax.tree.map(jnp.subtract, updates, prev_grads), state
+
+    tx = optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+    params = Gradients(struct((32, 32)))
+    assert cost(tx, params, prev_grads=params).flops == 2 * 32 * 32
 
 
 def test_a_conditional_in_a_loop_counts_for_every_iteration():

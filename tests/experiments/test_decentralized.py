@@ -95,6 +95,15 @@ def test_local_steps_send_nothing(run):
     assert trained["gossip"]["consensus"][-1] < 0.9 * trained["gossip"]["consensus"][-2]  # The last step exchanges.
 
 
+@pytest.mark.parametrize("name", ["gossip", "dfedsam"])
+def test_local_steps_stay_steps_without_an_exchange(blobs, name):
+    pieces = choices.Pieces(optax.sgd(0.1, 0.9), 0.1, ring(8), mix, top_k(0.5), gamma=0.8, every=8)
+    network = network_of(blobs)
+    training = simulation.Training(network, choices.METHODS[name].build(pieces))
+    program = jax.make_jaxpr(training.program)(training.start(), network.rows[:, :8], jnp.arange(8), blobs.train)
+    assert " cond[" in str(program)
+
+
 def test_bytes_of_an_attacked_run_are_those_without_the_attack(run):
     _, trained = run("gossip", attack="sign_flip", byzantine=1, steps=2)
     assert trained["gossip"]["sent"] == {"collective-permute": 2 * 4 * 12}
