@@ -455,6 +455,7 @@ ENTRIES = (
         variants={
             "combine_first": Variant({"combine_first": True, "mixing": chebyshev_mix(2), "every": 2}, grid=1e-1),
         },
+        golden="dsgd",
     ),
     Method(
         name="dadam",

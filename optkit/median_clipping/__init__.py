@@ -112,6 +112,7 @@ ENTRIES = (
         example={"learning_rate": 2e-3},
         grid=1.0,
         rows="microbatches",
+        golden="rfa",
     ),
     Method(
         name="proximal_median",

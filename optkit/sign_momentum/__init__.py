@@ -134,6 +134,7 @@ ENTRIES = (
         paper=_CAUTIOUS,
         example={"learning_rate": 2e-3},
         grid=0.1,
+        golden="c_adamw",
     ),
     Method(
         name="add_cautious_decayed_weights",

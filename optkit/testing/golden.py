@@ -5,18 +5,170 @@ A file `METHOD__VARIANT.npz` holds inputs (`params0.LEAF`, `grads.LEAF`), output
 """
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping
-from typing import Any
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from optkit.core import extra_args as vocabulary
 from optkit.core.method import parameters_as_they_are
+
+
+class Hyperparameters:
+    """The hyperparameters of a recorded run, which a replay reads by name, nested ones as `"outer.inner"`.
+
+    What a replay does not know must not pass unseen: a word without a meaning is refused where it is read, and
+    `refuse_unread` refuses every name that was never read. So nothing here gives several of them unnamed.
+
+    Example:
+        >>> recorded = Hyperparameters("lion_k__lp", {"b1": 0.9, "kappa": "lp", "kappa_args": {"p": 3.0}})
+        >>> recorded.take("b1", exponent="kappa_args.p"), recorded.word("kappa", {"l1": 1, "lp": None})
+        ({'b1': 0.9, 'exponent': 3.0}, None)
+        >>> recorded.refuse_unread()
+    """
+
+    def __init__(self, recording: str, values: Mapping[str, Any]) -> None:
+        """Takes the hyperparameters of one recording.
+
+        Args:
+            recording: the recording's name, for the messages.
+            values: the hyperparameters as they were recorded, nested or not.
+        """
+        self._recording = recording
+        self._values = dict(_flattened(values))
+        self._unread = set(self._values)
+
+    def __contains__(self, name: str) -> bool:
+        """Whether a hyperparameter of this name was recorded; asking does not read it."""
+        return name in self._values
+
+    def __getitem__(self, name: str) -> Any:
+        """Returns a hyperparameter that is no word.
+
+        Args:
+            name: its name, for example `"b1"` or `"base.lr"`.
+
+        Returns:
+            A number, a boolean, a list or None.
+
+        Raises:
+            KeyError: if it was not recorded.
+            ValueError: if it is a word.
+        """
+        value = self._read(name)
+        if isinstance(value, str):
+            raise self._unknown(name, "no word", value)
+        return value
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Returns a hyperparameter that is no word, or `default` if it was not recorded."""
+        return self.take_recorded(name).get(name, default)
+
+    def take(self, *names: str, **renamed: str) -> dict[str, Any]:
+        """Returns several hyperparameters that are no words, as keyword arguments.
+
+        Args:
+            *names: names that are equal here and there.
+            **renamed: our names, with the recorded ones as values: `b1="beta"`.
+
+        Returns:
+            The values under our names.
+
+        Raises:
+            KeyError: if one was not recorded.
+            ValueError: if one is a word.
+        """
+        return {ours: self[theirs] for ours, theirs in {**dict(zip(names, names, strict=True)), **renamed}.items()}
+
+    def take_recorded(self, *names: str, **renamed: str) -> dict[str, Any]:
+        """Returns what `take` does, without the names that were not recorded."""
+        renamed = {**dict(zip(names, names, strict=True)), **renamed}
+        return self.take(**{ours: theirs for ours, theirs in renamed.items() if theirs in self})
+
+    def group(self, name: str) -> dict[str, Any]:
+        """Returns all hyperparameters `name.KEY`, which are no words, by their keys: leaves, for example."""
+        return {key: self[f"{name}.{key}"] for key in self._keys(name)}
+
+    def is_word(self, name: str) -> bool:
+        """Whether a hyperparameter was recorded and is a word; asking does not read it."""
+        return isinstance(self._values.get(name), str)
+
+    def word(self, name: str, meanings: Mapping[Any, Any] | tuple[Any, ...], *default: Any) -> Any:
+        """Returns what a recorded word means to us.
+
+        Args:
+            name: the hyperparameter's name.
+            meanings: our value for each word that is known, or the known words alone if they are ours too.
+            *default: what it means that nothing was recorded; without it that is an error.
+
+        Returns:
+            The word's meaning.
+
+        Raises:
+            KeyError: if it was not recorded and there is no default.
+            ValueError: if the word is unknown.
+        """
+        if default and name not in self:
+            return default[0]
+        value = self._read(name)
+        meanings = meanings if isinstance(meanings, Mapping) else dict(zip(meanings, meanings, strict=True))
+        known = [word for word in meanings if word == value and type(word) is type(value)]
+        if not known:
+            raise self._unknown(name, f"one of {list(meanings)}", value)
+        return meanings[known[0]]
+
+    def words(self, name: str, meanings: Mapping[Any, Any] | tuple[Any, ...]) -> dict[str, Any]:
+        """Returns what all recorded words `name.KEY` mean to us, by their keys: leaves, for example."""
+        return {key: self.word(f"{name}.{key}", meanings) for key in self._keys(name)}
+
+    def match(self, name: str, pattern: str) -> re.Match[str]:
+        """Reads a description with numbers in it.
+
+        Args:
+            name: the hyperparameter's name.
+            pattern: a regular expression for all of the description.
+
+        Returns:
+            The match.
+
+        Raises:
+            KeyError: if it was not recorded.
+            ValueError: if it does not match.
+        """
+        value = self._read(name)
+        found = re.fullmatch(pattern, value) if isinstance(value, str) else None
+        if found is None:
+            raise self._unknown(name, f"a word like {pattern!r}", value)
+        return found
+
+    def refuse_unread(self) -> None:
+        """Says which hyperparameters were recorded and never read.
+
+        Raises:
+            ValueError: if there are any.
+        """
+        if self._unread:
+            raise ValueError(f"{self._recording}: this replay does not know the hyperparameters {sorted(self._unread)}")
+
+    def _read(self, name: str) -> Any:
+        if name not in self._values:
+            raise KeyError(f"{self._recording} has no hyperparameter {name!r}, only {sorted(self._values)}")
+        self._unread.discard(name)
+        return self._values[name]
+
+    def _unknown(self, name: str, expected: str, value: Any) -> ValueError:
+        return ValueError(f"{self._recording}: the hyperparameter {name!r} must be {expected}, got {value!r}")
+
+    def _keys(self, name: str) -> list[str]:
+        return [full.removeprefix(f"{name}.") for full in self._values if full.startswith(f"{name}.")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,10 +185,10 @@ class Recording:
     meta: Mapping[str, Any]
     arrays: Mapping[str, np.ndarray]
 
-    @property
-    def hyperparams(self) -> dict[str, Any]:
-        """The hyperparameters of the recorded run."""
-        return dict(self.meta["hyperparams"])
+    @functools.cached_property
+    def hyperparams(self) -> Hyperparameters:
+        """The hyperparameters of the recorded run; one object, which knows what has been read of it."""
+        return Hyperparameters(self.name, self.meta["hyperparams"])
 
     def tree(self, group: str) -> dict[str, np.ndarray]:
         """Returns the arrays `group.LEAF` as a tree.
@@ -119,22 +271,62 @@ def replay_gradients(
     return jax.jit(lambda carry: jax.lax.scan(step, carry, inputs)[1])((params, tx.init(params)))
 
 
+def replay_jacobian(
+    aggregator: optax.GradientTransformation,
+    recording: Recording,
+    learning_rate: float,
+    extra_args: Mapping[str, Any] | None = None,
+) -> tuple[Any, Any]:
+    """Feeds the recorded gradients of all objectives to an aggregator: replays files of kind `jacobian`.
+
+    Args:
+        aggregator: the method, with the recorded hyperparameters; it removes the leading axis, of objectives.
+        recording: the file. Enable x64 where it is float64.
+        learning_rate: the recorded learning rate, with which the parameters go against the aggregates.
+        extra_args: recorded extra arguments of `update`, draws for example, trees of arrays with time first.
+
+    Returns:
+        The aggregates and the parameters of every step, shaped as `recording.tree("agg")` and as
+        `recording.tree("params")`.
+
+    Raises:
+        ValueError: if the file is of another kind.
+    """
+    _require_kind(recording, "jacobian")
+    aggregator = optax.with_extra_args_support(aggregator)
+    params = jax.tree.map(jnp.asarray, recording.tree("params0"))
+
+    def step(carry, inputs):
+        params, state = carry
+        rows, extra_args = inputs
+        aggregate, state = aggregator.update(rows, state, params, **extra_args)
+        params = jax.tree.map(lambda p, a: p - learning_rate * a, params, aggregate)
+        return (params, state), (aggregate, params)
+
+    inputs = jax.tree.map(jnp.asarray, (recording.tree("jac"), dict(extra_args or {})))
+    return jax.jit(lambda carry: jax.lax.scan(step, carry, inputs)[1])((params, aggregator.init(params)))
+
+
 def replay_oracle(
     tx: optax.GradientTransformation,
     recording: Recording,
     *,
     eval_params: Callable[[Any, Any], Any] = parameters_as_they_are,
     extra_args: Mapping[str, Any] | None = None,
+    estimate: Callable[..., Any] | None = None,
 ) -> Any:
-    """Lets a transformation ask for gradients where it likes: replays files of kind `oracle`.
+    """Lets a method ask for losses and gradients where it likes: replays files of kind `oracle`.
 
-    The extra arguments `grad_fn` and `full_grad_fn` are passed in every step.
+    In every step all extra arguments are passed that `optkit.core.extra_args.EXTRA_ARGS` makes from a loss, but
+    `prev_grads`.
 
     Args:
         tx: the method, with the recorded hyperparameters.
         recording: the file. Enable x64 where it is float64.
         eval_params: gives the parameters to report from the state and the parameters of the loop.
-        extra_args: recorded extra arguments of `update`, trees of arrays with time first.
+        extra_args: recorded extra arguments of `update`, draws for example, trees of arrays with time first.
+        estimate: makes the gradient that is passed to `update`, for methods that estimate it: called as
+            `estimate(params, **extra_args)` with all extra arguments of the step. None passes the exact one.
 
     Returns:
         The reported parameters after every step, shaped as `recording.tree("params")`.
@@ -146,37 +338,57 @@ def replay_oracle(
     tx = optax.with_extra_args_support(tx)
     params = jax.tree.map(jnp.asarray, recording.tree("params0"))
     steps = len(jax.tree.leaves(recording.tree("params"))[0])
-    hessian, linear, noise = (jax.tree.map(jnp.asarray, recording.tree(name)) for name in ("A", "b", "noise"))
-    curvature = jnp.asarray(recording.arrays.get("curv", np.ones(len(jax.tree.leaves(noise)[0]))))
+    losses = _QuadraticLosses.of(recording)
     components = jnp.asarray(recording.arrays.get("draws.index", np.arange(steps)))
-
-    def gradient(params, component):
-        def leaf_gradient(x, hessian, linear, noise):
-            product = (hessian @ x.ravel()).reshape(x.shape)
-            return curvature[component] * product - linear - noise[component].reshape(x.shape)
-
-        return jax.tree.map(leaf_gradient, params, hessian, linear, noise)
-
-    def full_gradient(params):
-        all_gradients = jax.vmap(gradient, (None, 0))(params, jnp.arange(len(curvature)))
-        return jax.tree.map(lambda g: jnp.mean(g, axis=0), all_gradients)
 
     def step(carry, inputs):
         params, state = carry
-        component, extra_args = inputs
-        updates, state = tx.update(
-            gradient(params, component),
-            state,
-            params,
-            grad_fn=lambda point: gradient(point, component),
-            full_grad_fn=full_gradient,
-            **extra_args,
-        )
+        component, recorded = inputs
+        at = losses.moment(params, component)
+        passed = {**vocabulary.extra_args(vocabulary.EXTRA_ARGS.keys() - {"prev_grads"}, at), **recorded}
+        gradient = at.grad_fn(params) if estimate is None else estimate(params, **passed)
+        updates, state = tx.update(gradient, state, params, **passed)
         params = optax.apply_updates(params, updates)
         return (params, state), eval_params(state, params)
 
     inputs = components, jax.tree.map(jnp.asarray, dict(extra_args or {}))
     return jax.jit(lambda carry: jax.lax.scan(step, carry, inputs)[1])((params, tx.init(params)))
+
+
+def replay_clients(init: Callable[[Any], Any], one_round: Callable[..., Any], recording: Recording) -> Any:
+    """Lets a server run rounds over the recorded clients: replays files of kind `oracle` with an axis for clients.
+
+    Args:
+        init: makes the state of server and clients from the parameters.
+        one_round: called as `one_round(params, state, grad_fn, active)`, gives the parameters and the state after one
+            round; `grad_fn(params, client, step)` is a client's gradient in one of its local steps of this round, and
+            `active` has a boolean for every client, whether it takes part.
+        recording: the file. Enable x64 where it is float64.
+
+    Returns:
+        The server's parameters after every round, shaped as `recording.tree("params")`.
+
+    Raises:
+        ValueError: if the file is of another kind.
+    """
+    _require_kind(recording, "oracle")
+    params = jax.tree.map(jnp.asarray, recording.tree("params0"))
+    losses = _QuadraticLosses.of(recording)
+
+    def step(carry, inputs):
+        params, state = carry
+        noise, active = inputs
+
+        def grad_fn(params, client, step):
+            hessian, linear, own_noise = jax.tree.map(lambda x: x[client], (losses.hessian, losses.linear, noise))
+            curvature = jnp.ones(len(jax.tree.leaves(own_noise)[0]))
+            return _QuadraticLosses(hessian, linear, own_noise, curvature).gradient(params, step)
+
+        params, state = one_round(params, state, grad_fn, active)
+        return (params, state), params
+
+    inputs = losses.noise, jnp.asarray(recording.arrays["participation"]) != 0
+    return jax.jit(lambda carry: jax.lax.scan(step, carry, inputs)[1])((params, init(params)))
 
 
 def replay_workers(
@@ -209,6 +421,62 @@ def replay_workers(
 
     workers = jax.vmap(step, axis_name="workers")
     return jax.jit(lambda carry: jax.lax.scan(workers, carry, inputs)[1])((params, jax.vmap(tx.init)(params)))
+
+
+class _QuadraticLosses(NamedTuple):
+    """The losses c_i x'Ax / 2 - (b + noise_i)'x, summed over leaves, on raveled leaves, of the components i."""
+
+    hessian: Any
+    linear: Any
+    noise: Any
+    curvature: jax.Array
+
+    @classmethod
+    def of(cls, recording: Recording) -> "_QuadraticLosses":
+        hessian, linear, noise = (jax.tree.map(jnp.asarray, recording.tree(name)) for name in ("A", "b", "noise"))
+        curvature = recording.arrays.get("curv", np.ones(len(jax.tree.leaves(noise)[0])))
+        return cls(hessian, linear, noise, jnp.asarray(curvature))
+
+    def moment(self, params: Any, component: Any) -> vocabulary.Moment:
+        """The step in which one component is the batch, and all components are all data."""
+        return vocabulary.Moment(
+            params=params,
+            value_fn=lambda point: self.value(point, component),
+            grad_fn=lambda point: self.gradient(point, component),
+            full_grad_fn=self.mean_gradient,
+        )
+
+    def value(self, params: Any, component: Any) -> Any:
+        products, slope = self._products(params, component), self._slope(params, component)
+        return 0.5 * optax.tree.vdot(params, products) - optax.tree.vdot(params, slope)
+
+    def gradient(self, params: Any, component: Any) -> Any:
+        return optax.tree.sub(self._products(params, component), self._slope(params, component))
+
+    def mean_gradient(self, params: Any) -> Any:
+        gradients = jax.vmap(self.gradient, (None, 0))(params, jnp.arange(len(self.curvature)))
+        return jax.tree.map(lambda g: jnp.mean(g, axis=0), gradients)
+
+    def _products(self, params: Any, component: Any) -> Any:
+        def product(x, hessian):
+            return self.curvature[component] * (hessian @ x.ravel()).reshape(x.shape)
+
+        return jax.tree.map(product, params, self.hessian)
+
+    def _slope(self, params: Any, component: Any) -> Any:
+        def slope(x, linear, noise):
+            return linear.reshape(x.shape) + noise[component].reshape(x.shape)
+
+        return jax.tree.map(slope, params, self.linear, self.noise)
+
+
+def _flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested hyperparameters as `outer.inner`, as the vocabulary of the recordings names them."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flattened(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _require_kind(recording: Recording, *kinds: str) -> None:

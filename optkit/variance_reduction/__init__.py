@@ -230,6 +230,7 @@ ENTRIES = (
         paper=_MARS,
         example={"learning_rate": 0.02},
         grid=1.0,
+        golden="mars",
     ),
     Method(
         name="mars_adamw",
@@ -284,6 +285,7 @@ ENTRIES = (
         example={"learning_rate": 2e-3},
         grid=0.1,
         needs=("grad_fn",),
+        golden="storm",
     ),
     Method(
         name="storm",

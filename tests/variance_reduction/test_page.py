@@ -16,7 +16,8 @@ def page_with_given_coins(learning_rate, probability):
     """PAGE, with the coin as an extra argument of `update`."""
     tx = optkit.page_gradient(probability)
 
-    def update(updates, state, params, *, coin, grad_fn, full_grad_fn):
+    def update(updates, state, params, *, coin, grad_fn, full_grad_fn, **extra_args):
+        del extra_args
         estimate = page_estimate(
             coin,
             state,
@@ -32,10 +33,7 @@ def page_with_given_coins(learning_rate, probability):
 
 
 def replay(recording):
-    hyperparams = recording.hyperparams
-    learning_rate = hyperparams.pop("learning_rate")
-    (probability,) = hyperparams.values()
-    tx = page_with_given_coins(learning_rate, probability)
+    tx = page_with_given_coins(recording.hyperparams["learning_rate"], recording.hyperparams["p"])
     return golden.replay_oracle(tx, recording, extra_args={"coin": recording.arrays["draws.coin"]})
 
 
@@ -45,7 +43,10 @@ def test_golden_page(recording):
 
 
 def recorded_page(path):
-    """Writes a recording of PAGE as the golden files have them, with a loop that shares nothing with ours."""
+    """Writes a recording of PAGE as the golden files have them, with a loop that shares nothing with ours.
+
+    So `tests/golden/page__loop.npz` was made.
+    """
     rng = np.random.default_rng(5)
     components, steps, rate, probability = 6, 20, 0.1, 0.3
     shapes = {"w": (3, 2), "s": ()}
@@ -81,10 +82,13 @@ def recorded_page(path):
     meta = {
         "method": "page",
         "kind": "oracle",
+        "source": "transcription of the paper (own NumPy): recorded_page in tests/variance_reduction/test_page.py",
         "hyperparams": {"learning_rate": rate, "p": probability},
+        "dtype": "float64",
         "rtol": 1e-10,
+        "notes": "gradient of component i: curv[i] A x - b - noise[i]; the estimate begins anew where draws.coin < p.",
     }
-    np.savez(path, meta=json.dumps(meta), **arrays)
+    np.savez_compressed(path, meta=json.dumps(meta), **arrays)
 
 
 @pytest.mark.usefixtures("x64")
