@@ -60,14 +60,18 @@ def bytes_sent(tx, size=64):
 
 
 def topology_of(recording):
-    return Topology(recording.arrays["mixing"][None])
+    """The recorded matrix; its name, which says no more, must be one that we know."""
+    matrix = recording.arrays["mixing"]
+    found = recording.hyperparams.match("topology", r"(binary-tree|chain|er|path|ring|star)(\d*)( with weights 1/3)?")
+    assert found[2] in {"", str(len(matrix))}
+    return Topology(matrix[None])
 
 
 def learning_rate_of(recording):
-    rate = recording.hyperparams["learning_rate"]
-    if not isinstance(rate, str):
-        return rate
-    rates = jnp.asarray(recording.arrays["learning_rates"])
+    if not recording.hyperparams.is_word("learning_rate"):
+        return recording.hyperparams["learning_rate"]
+    name = recording.hyperparams.word("learning_rate", {"learning_rates[t]": "learning_rates"})
+    rates = jnp.asarray(recording.arrays[name])
     return lambda count: rates[count]
 
 

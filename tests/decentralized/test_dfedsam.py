@@ -4,9 +4,10 @@ import numpy as np
 import optax
 import pytest
 from golden_files import assert_replays, replays
+from worker_runs import topology_of
 
 from optkit.core.workers import on_workers
-from optkit.decentralized import Topology, complete, gossip, repeated_mix, ring
+from optkit.decentralized import complete, gossip, repeated_mix, ring
 from optkit.decentralized.dfedsam import dfedsam
 
 WORKERS = 4
@@ -21,14 +22,14 @@ def gradient_at(hessian, linear, point):
 def test_golden_dfedsam(recording):
     hyperparams = recording.hyperparams
     every = hyperparams["local_steps"]
+    assert hyperparams["sam_eps"] <= 1e-12  # Ours is zero.
     rate, decay = hyperparams["learning_rate"], hyperparams["lr_decay_per_round"]
     tx = dfedsam(
         lambda count: rate * decay ** jnp.asarray(count // every, float),  # Optax's schedules compute in float32.
-        Topology(recording.arrays["mixing"][None]),
+        topology_of(recording),
         every,
         hyperparams["rho"],
         hyperparams["momentum"],
-        hyperparams.get("weight_decay", 0.0),
         axis_name="workers",
         mixing=repeated_mix(hyperparams["gossip_steps"]),
     )

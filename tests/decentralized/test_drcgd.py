@@ -4,13 +4,14 @@ import numpy as np
 import optax
 import pytest
 from golden_files import assert_replays, replays
+from worker_runs import topology_of
 
 from optkit.core.workers import on_workers
-from optkit.decentralized import Topology, complete, repeated_mix, ring
+from optkit.decentralized import complete, repeated_mix, ring
 from optkit.decentralized.drcgd import drcgd
 from optkit.testing import find_violations
 
-BETAS = {"FR": "fletcher_reeves", "PR+": "polak_ribiere", "zero": "zero"}
+BETAS = {"FR": "fletcher_reeves", "PR+": "polak_ribiere"}
 WORKERS = 4
 
 
@@ -33,13 +34,13 @@ def train(tx, problem, start, steps):
 def test_golden_drcgd(recording):
     hyperparams = recording.hyperparams
     alpha = hyperparams["alpha0"]
-    falls = "sqrt" in str(hyperparams.get("step", ""))
+    falls = hyperparams.word("step", {"alpha0/sqrt(k+1), k from 0": True}, False)
     tx = drcgd(
         (lambda count: alpha / jnp.sqrt(jnp.asarray(count, float) + 1)) if falls else alpha,
-        Topology(recording.arrays["mixing"][None]),
+        topology_of(recording),
         axis_name="workers",
         mixing=repeated_mix(hyperparams["consensus_steps"]),
-        beta=BETAS[hyperparams["beta"]],
+        beta=hyperparams.word("beta", BETAS),
         track=hyperparams["gradient_tracking"],
     )
     start = jax.tree.map(jnp.asarray, recording.tree("params0"))

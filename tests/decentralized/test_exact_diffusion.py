@@ -16,11 +16,12 @@ WORKERS = {"axis_name": "workers"}
 @replays("d2")
 def test_golden_d2(recording):
     hyperparams, topology = recording.hyperparams, topology_of(recording)
+    hyperparams.word("form", ("wrapper",), None)
     tx = exact_diffusion(
         sgd_of(recording),
-        topology.lazy() if hyperparams.get("lazy") else topology,
+        topology.lazy() if hyperparams.get("lazy", False) else topology,
         mixing=repeated_mix(1),  # on a ring of four, where the recorded runs do not settle, too
-        learning_rate=learning_rate_of(recording) if hyperparams.get("lr_safe") else None,
+        learning_rate=learning_rate_of(recording) if hyperparams.get("lr_safe", False) else None,
         mix_first_step=hyperparams.get("mix_first_step", True),
         **WORKERS,
     )

@@ -1,7 +1,6 @@
 """What gossip and DADAM promise: the recorded runs, both orders, local steps, and means that stay."""
 
 import functools
-import re
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +8,14 @@ import numpy as np
 import optax
 import pytest
 from golden_files import assert_replays, replays
+from worker_runs import topology_of
 
 import optkit
 from optkit.decentralized.chebyshev import chebyshev_mix
 from optkit.decentralized.dadam import dadam
 from optkit.decentralized.gossip import gossip
 from optkit.decentralized.links import links_between, lossy_links
-from optkit.decentralized.topology import Topology, complete, one_peer_exponential, ring
+from optkit.decentralized.topology import complete, one_peer_exponential, ring
 from optkit.testing import golden
 
 WORKERS = 4
@@ -43,13 +43,15 @@ def train(tx, params, gradients, **extra_args):
     return trajectory, state
 
 
-def recorded_rate(learning_rate):
+COMBINE_FIRST = {"atc": False, "cta": True}
+
+
+def recorded_rate(hyperparams):
     """A number, or for example "0.2/t, t=1,2,..." as a schedule."""
-    if not isinstance(learning_rate, str):
-        return learning_rate
-    found = re.match(r"([\d.e+-]+)\s*/\s*t\b", learning_rate)
-    assert found, learning_rate
-    return lambda count: float(found[1]) / (count + 1)
+    if not hyperparams.is_word("learning_rate"):
+        return hyperparams["learning_rate"]
+    first = float(hyperparams.match("learning_rate", r"([\d.e+-]+)/t, t=1,2,\.\.\.")[1])
+    return lambda count: first / (count + 1)
 
 
 @replays("dsgd", "dsgdm")
@@ -60,10 +62,9 @@ def test_gossip_golden(recording):
         optax.add_decayed_weights(found.get("weight_decay", 0.0)),
         # The first gradient is not dampened.
         optax.scale_by_schedule(lambda count: jnp.where(count == 0, 1.0, 1.0 - dampening)),
-        optax.sgd(recorded_rate(found["learning_rate"]), found.get("momentum", 0.0), found.get("nesterov", False)),
+        optax.sgd(recorded_rate(found), found.get("momentum", 0.0), found.get("nesterov", False)),
     )
-    topology = Topology(recording.arrays["mixing"][None])
-    tx = gossip(inner, topology, axis_name="workers", combine_first=found["order"] == "cta")
+    tx = gossip(inner, topology_of(recording), axis_name="workers", combine_first=found.word("order", COMBINE_FIRST))
     assert_replays(recording, golden.replay_workers(tx, recording))
 
 
@@ -71,14 +72,14 @@ def test_gossip_golden(recording):
 def test_dadam_golden(recording):
     found = recording.hyperparams
     tx = dadam(
-        recorded_rate(found["learning_rate"]),
-        Topology(recording.arrays["mixing"][None]),
+        recorded_rate(found),
+        topology_of(recording),
         found["b1"],
         found["b2"],
         found["eps"],
         found["weight_decay"],
         axis_name="workers",
-        combine_first=found["order"] == "cta",
+        combine_first=found.word("order", COMBINE_FIRST),
     )
     assert_replays(recording, golden.replay_workers(tx, recording))
 

@@ -20,7 +20,7 @@ def diging(inner, topology):
 @replays("gradient_tracking")
 def test_golden_gradient_tracking(recording):
     topology, hyperparams = topology_of(recording), recording.hyperparams
-    if hyperparams.get("form") == "wrapper/atc":
+    if hyperparams.word("form", {"wrapper/atc": True, "DIGing/cta": False}, False):
         tx = gradient_tracking(sgd_of(recording), topology, **WORKERS)
     else:
         momentum, nesterov = hyperparams.get("momentum", 0.0), hyperparams.get("nesterov", False)

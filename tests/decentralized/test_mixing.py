@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import networkx as nx
 import numpy as np
 import pytest
-from golden_files import replays
+from golden_files import assert_replays, replays
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from worker_runs import topology_of
 
 import optkit
 from optkit.core import hlo
@@ -31,7 +32,6 @@ from optkit.decentralized.topology import (
     sequence,
     star,
 )
-from optkit.testing import golden
 
 DENSE = complete(8).lazy()
 UNEVEN = Topology(np.array([[[0.5, 0.5, 0, 0], [0.5, 0.25, 0.25, 0], [0, 0, 0.5, 0.5], [0, 0.25, 0.25, 0.5]]]))
@@ -98,13 +98,13 @@ def compiled_for_devices(mixing, topology, tree, **arguments):
 
 @replays("multi_gossip")
 def test_repeated_and_chebyshev_mix_golden(recording):
-    topology, start = Topology(recording.arrays["mixing"][None]), recording.tree("params0")
+    topology, start = topology_of(recording), recording.tree("params0")
+    assert recording.hyperparams["alpha"] == pytest.approx(1 - topology.spectral_gap, rel=1e-9)
     rounds = range(1, 1 + len(next(iter(recording.tree("params").values()))))
     for make, group in ((chebyshev_mix, "params"), (repeated_mix, "mgs")):
         mixed = [simulate(make(count), topology, start) for count in rounds]
         trajectory = jax.tree.map(lambda *x: np.stack(x), *mixed)
-        deviation = golden.deviation(trajectory, recording.tree(group))
-        assert deviation <= recording.meta["rtol"], f"{recording.name} {group} deviates by {deviation:.2e}"
+        assert_replays(recording, trajectory, group)
 
 
 @pytest.mark.usefixtures("x64")

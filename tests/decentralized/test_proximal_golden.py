@@ -1,13 +1,11 @@
-import re
-
 import jax
 import jax.numpy as jnp
 import optax
 from golden_files import assert_replays, replays
+from worker_runs import topology_of
 
 from optkit.communication import identity, top_k
 from optkit.core.proximal import prox_l1
-from optkit.decentralized import Topology
 from optkit.decentralized.choco import choco
 from optkit.decentralized.compressed_proximal_tracking import compressed_proximal_tracking
 from optkit.decentralized.mixing import mix
@@ -16,13 +14,9 @@ from optkit.decentralized.proximal_gradient_tracking import proximal_gradient_tr
 from optkit.testing import golden
 
 
-def topology(recording):
-    return Topology(recording.arrays["mixing"][None])
-
-
 def compressor(recording):
-    ratio = re.search(r"[\d.]+", recording.hyperparams["compressor"])
-    return top_k(float(ratio[0]), round_up=False) if ratio else identity()
+    ratio = recording.hyperparams.match("compressor", r"identity|topk ratio ([\d.]+) per leaf")[1]
+    return top_k(float(ratio), round_up=False) if ratio else identity()
 
 
 def torch_clip(threshold):
@@ -45,10 +39,10 @@ def test_golden_proximal_gradient_tracking(recording):
     hyperparams = recording.hyperparams
     tx = proximal_gradient_tracking(
         hyperparams["learning_rate"],
-        topology(recording),
+        topology_of(recording),
         prox_l1(hyperparams["l1"]),
         axis_name="workers",
-        mixed_step={"mixed": True, "unmixed": False}[hyperparams["tracked_step"]],
+        mixed_step=hyperparams.word("tracked_step", {"mixed": True, "unmixed": False}),
     )
     assert_replays(recording, replay(tx, recording))
 
@@ -58,7 +52,7 @@ def test_golden_compressed_proximal_tracking(recording):
     hyperparams = recording.hyperparams
     tx = compressed_proximal_tracking(
         hyperparams["learning_rate"],
-        topology(recording),
+        topology_of(recording),
         prox_l1(hyperparams["l1"]),
         compressor(recording),
         axis_name="workers",
@@ -72,7 +66,7 @@ def test_golden_compressed_proximal_tracking(recording):
 def test_golden_choco(recording):
     hyperparams = recording.hyperparams
     inner, gamma = optax.sgd(hyperparams["learning_rate"]), hyperparams["gamma"]
-    tx = choco(inner, topology(recording), compressor(recording), axis_name="workers", gamma=gamma)
+    tx = choco(inner, topology_of(recording), compressor(recording), axis_name="workers", gamma=gamma)
     assert_replays(recording, replay(tx, recording))
 
 
@@ -91,7 +85,7 @@ def test_golden_noise_robust_gradient_tracking(recording):
 
     tx = noise_robust_gradient_tracking(
         lambda step: arrays["alphas"][step],
-        topology(recording),
+        topology_of(recording),
         axis_name="workers",
         gamma=lambda step: arrays["gammas"][step],
         mixing=mixing,

@@ -15,17 +15,17 @@ WORKERS = {"axis_name": "workers"}
 
 @replays("qg_dsgdm")
 def test_golden_qg_dsgdm(recording):
-    names = ("momentum", "weight_decay", "nesterov", "dampening", "qg_factor", "qg_local_step")
-    arguments = {name: recording.hyperparams[name] for name in names if name in recording.hyperparams}
+    arguments = recording.hyperparams.take_recorded(
+        "momentum", "weight_decay", "nesterov", "qg_factor", "qg_local_step"
+    )
     tx = qg_dsgdm(learning_rate_of(recording), topology_of(recording), **arguments, **WORKERS)
     assert_replays(recording, replay_workers(tx, recording))
 
 
 @replays("qg_dadam")
 def test_golden_qg_dadam(recording):
-    names = ("b1", "b2", "eps", "weight_decay")
-    arguments = {name: recording.hyperparams[name] for name in names if name in recording.hyperparams}
-    form = recording.hyperparams["variant"]
+    arguments = recording.hyperparams.take("b1", "b2", "eps", "weight_decay")
+    form = recording.hyperparams.word("variant", ("v0", "v1", "v2"))
     tx = qg_dadam(learning_rate_of(recording), topology_of(recording), form=form, **arguments, **WORKERS)
     assert_replays(recording, replay_workers(tx, recording))
 

@@ -25,7 +25,7 @@ def distances(topology):
 
 @replays("relaysgd")
 def test_golden_relaysgd(recording):
-    relay_updates = recording.hyperparams["kind"] == "grad"
+    relay_updates = recording.hyperparams.word("kind", {"grad": True, "model": False})
     tx = relay_sum(sgd_of(recording), topology_of(recording), relay_updates=relay_updates, **WORKERS)
     assert_replays(recording, replay_workers(tx, recording))
 

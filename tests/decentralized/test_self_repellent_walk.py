@@ -24,6 +24,7 @@ RING = metropolis_walk(nx.cycle_graph(6))
 def test_golden_sa_srrw(recording):
     hyperparams, arrays = recording.hyperparams, recording.arrays
     target, alpha = jnp.asarray(arrays["target"]), hyperparams["alpha"]
+    beta_exponent = hyperparams["beta_exponent"]
     chain = metropolis_walk(nx.from_numpy_array(arrays["adjacency"]), arrays["target"])
     np.testing.assert_allclose(chain, arrays["base_chain"], atol=1e-15)
 
@@ -38,7 +39,7 @@ def test_golden_sa_srrw(recording):
     assert golden.deviation((rows, visits), (arrays["kernel_rows"], arrays["empirical"])) <= recording.meta["rtol"]
 
     hessians, linear = jnp.asarray(arrays["problem.Q"]), jnp.asarray(arrays["problem.c"])
-    tx = optax.sgd(lambda count: (jnp.asarray(count, float) + 2) ** -hyperparams["beta_exponent"])
+    tx = optax.sgd(lambda count: (jnp.asarray(count, float) + 2) ** -beta_exponent)
 
     def train(steps):
         grad_fn = lambda i, params: {"theta": hessians[i] @ params["theta"] - linear[i]}  # noqa: E731

@@ -13,6 +13,7 @@ from optkit.testing.golden import replay_gradients
 @replays("class_normalized")
 def test_golden_class_normalized(recording):
     hyperparams = recording.hyperparams
+    assert hyperparams["n_classes"] == next(iter(recording.tree("grads").values())).shape[1]
     rescaled = any(name.startswith("full_grads.") for name in recording.arrays)
     tx = optkit.class_normalized_sgd(
         hyperparams["lr"],

@@ -10,14 +10,16 @@ from golden_files import assert_replays, replays
 
 import optkit
 from optkit.median_clipping.cvar import dual_coordinate_ascent
-from optkit.testing import check_transformation, golden
+from optkit.testing import check_transformation
 
 
 @replays("cvar")
 def test_golden_cvar(recording):
     hyperparams = recording.hyperparams
-    method = {"spl": optkit.cvar_prox_linear, "sgm": optkit.cvar_subgradient}[hyperparams["kind"].split("_")[0]]
-    decay = "sqrt" if hyperparams["decay"] == "sqrt" else "constant"
+    hyperparams.word("step_index", ("t starts at 0, decay sqrt means lam/sqrt(t+1) on both",))
+    prox_linear, subgradient = optkit.cvar_prox_linear, optkit.cvar_subgradient
+    method = hyperparams.word("kind", {"spl": prox_linear, "spl_sqrt_decay": prox_linear, "sgm": subgradient})
+    decay = hyperparams.word("decay", {"none": "constant", "sqrt": "sqrt"})
     alpha_rate = hyperparams["lam_alpha"]
     tx = method(
         hyperparams["lam_theta"],
@@ -42,7 +44,7 @@ def test_golden_cvar(recording):
     rates = alpha_rate / np.sqrt(1 + np.arange(len(alpha))) if decay == "sqrt" else alpha_rate
     eta = 1 + np.diff(alpha, prepend=hyperparams["alpha0"]) / rates
     for name, actual in {"alpha": alpha, "eta": eta}.items():
-        assert golden.deviation(actual, recording.arrays[name]) <= recording.meta["rtol"], name
+        assert_replays(recording, actual, name)
 
 
 METHODS = (optkit.cvar_prox_linear, optkit.cvar_subgradient)

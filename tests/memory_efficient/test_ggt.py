@@ -14,6 +14,7 @@ from optkit.testing import golden
 
 def recorded_optimizer(recording):
     recorded = recording.hyperparams
+    assert recorded["flatten_order"] == sorted(recording.tree("params0"))
     rate, window, eps, decay = (recorded[name] for name in ("learning_rate", "window", "eps", "weight_decay"))
     if recording.meta["method"] == "efcp_ggt":
         return sparse_ggt(rate, window, eps, recorded["density"], decay, jitter=recorded["gram_jitter"])

@@ -23,21 +23,26 @@ from optkit.testing import golden
 
 def recorded_optimizer(recording):
     recorded = recording.hyperparams
-    matrices = recorded.get("matrix_leaves")
+    every_leaf = recorded.word("apply_to", {"all leaves, flattened C-order": True}, False)
+    size = "subset_size" if every_leaf else "matrix_leaves.subset_size"
+    recorded.word("second_moment_type", ("sn",), None)
+    momentum_type = recorded.word("momentum_type", {"ema": "ema", "none": None}, "ema")
+    b1, b2 = recorded["b1"], recorded.take("b2")
     shared = {
-        "learning_rate": recorded["learning_rate"],
-        "eps": recorded["eps"],
-        "weight_decay": recorded["weight_decay"],
-        "subset_size": recorded["subset_size"] if matrices is None else matrices["subset_size"],
-        "subset_leaves": True if matrices is None else is_matrix,
+        **recorded.take("learning_rate", "eps", "weight_decay"),
+        "subset_size": recorded.word(size, ("heuristics",)) if recorded.is_word(size) else recorded[size],
+        "subset_leaves": True if every_leaf else is_matrix,
         "weight_dimension_numbers": MuonDimensionNumbers(reduction_axis=-1, output_axis=-2),
     }
     if recording.meta["method"] == "adam_sn":
-        return adam_sn(b1=recorded["b1"], b2=recorded["b2"], bias_correction=recorded["bias_correction"], **shared)
+        assert momentum_type == "ema"
+        return adam_sn(b1=b1, **b2, bias_correction=recorded["bias_correction"], **shared)
     assert not recorded["bias_correction"]
     if recording.meta["method"] == "rmsprop_sn":
-        return rmsprop_sn(b2=recorded["b2"], **shared)
-    return adagrad_sn(b1=None if recorded["momentum_type"] == "none" else recorded["b1"], **shared)
+        assert momentum_type is None
+        return rmsprop_sn(**b2, **shared)
+    assert b2 == {"b2": 1}  # AdaGrad's sums
+    return adagrad_sn(b1=None if momentum_type is None else b1, **shared)
 
 
 @replays("adam_sn", "rmsprop_sn", "adagrad_sn")

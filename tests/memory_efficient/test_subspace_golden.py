@@ -17,7 +17,7 @@ from optkit.memory_efficient.subspaces import subspace_projector
 from optkit.testing import golden
 
 OUTPUTS_FIRST = MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)
-RULES = {"sign_sgd": "sign", "sgd": "sgd", "no": None}
+RULES = {"sgd": "sgd"}
 
 
 def recorded_projections(recording, projector):
@@ -44,30 +44,40 @@ def refreshes(recording, gap, *, first_count):
 def options(recording):
     """What the recorded run was made with, in our words."""
     recorded = recording.hyperparams
-    matrices = recorded["matrix_leaves"]
+    recorded.word("momentum_type", ("sm",))
+    kind = recorded.word("matrix_leaves.proj_type", ("svd", "topk", "uniform"))
     return {
-        "learning_rate": recorded["learning_rate"],
-        "b1": recorded["b1"],
-        "weight_decay": recorded["weight_decay"],
-        "projector": subspace_projector(matrices["proj_type"], rank=matrices["rank"]),
-        "update_gap": matrices["update_proj_gap"],
+        **recorded.take("learning_rate", "b1", "weight_decay", update_gap="matrix_leaves.update_proj_gap"),
+        "projector": subspace_projector(kind, rank=recorded["matrix_leaves.rank"]),
         "reset": "after" if "AS IS" in recording.meta["source"] else "before",
         "weight_dimension_numbers": OUTPUTS_FIRST,
+    }
+
+
+def subsets(recording):
+    """The second moments of the recorded run, in our words; None if it has none."""
+    recorded = recording.hyperparams
+    found = recorded.take("b2", "eps", "bias_correction")
+    if recorded.word("second_moment_type", {"none": True, "sn": False}):
+        return None
+    size = "matrix_leaves.subset_size"
+    return {
+        **found,
+        "subset_size": recorded.word(size, ("heuristics",)) if recorded.is_word(size) else recorded[size],
     }
 
 
 def preconditioned(recording, momentum):
     """The recorded optimizer around a momentum."""
     recorded = recording.hyperparams
-    direction = momentum
-    if recorded["second_moment_type"] != "none":
+    direction, scaled = momentum, subsets(recording)
+    if scaled is not None:
+        b2 = scaled.pop("b2")
         direction = scale_by_subset_norm(
-            None if recorded["b2"] == 1 else recorded["b2"],
-            recorded["eps"],
-            recorded["matrix_leaves"]["subset_size"],
+            None if b2 == 1 else b2,
             momentum=momentum,
             weight_dimension_numbers=OUTPUTS_FIRST,
-            bias_correction=recorded["bias_correction"],
+            **scaled,
         )
     return decayed_after_step(recorded["learning_rate"], direction, recorded["weight_decay"], None)
 
@@ -87,50 +97,84 @@ def test_golden_snsm_along_recorded_projections(recording):
     assert_replays(recording, golden.replay_gradients(preconditioned(recording, momentum), recording, extra_args))
 
 
-def is_reproducible(recording):
-    """Whether the run follows from its gradients: nothing is drawn, and the signs of singular vectors do not matter."""
-    used = options(recording)
-    return not used["projector"].draws and used["reset"] == "before"
+def assert_replays_what_follows(recording, trajectory, projector, *, signs_matter):
+    """Fails unless those leaves are the recorded ones that follow from the gradients.
+
+    Leaves along subspaces do, unless these are drawn, or are singular vectors whose signs, which nobody fixes, matter.
+    """
+    recording.hyperparams.refuse_unread()
+    drawn = recording.tree("draws.projector") if projector.draws or signs_matter else {}
+    following = [leaf for leaf in trajectory if leaf not in drawn]
+    actual, expected = ({leaf: x[leaf] for leaf in following} for x in (trajectory, recording.tree("params")))
+    assert golden.deviation(actual, expected) <= recording.meta["rtol"]
 
 
 @replays("adam_snsm", "adagrad_snsm", "sgd_sm")
 def test_golden_snsm_whole(recording):
-    """The named optimizer finds the subspaces itself, and the run is the recorded one unless they were drawn."""
-    used = options(recording)
-    recorded = recording.hyperparams
+    """The named optimizer finds the subspaces itself."""
+    used, scaled = options(recording), subsets(recording)
     method = recording.meta["method"]
-    if method != "sgd_sm":
-        used |= {"eps": recorded["eps"], "subset_size": recorded["matrix_leaves"]["subset_size"]}
     if method == "adam_snsm":
-        used |= {"b2": recorded["b2"], "bias_correction": recorded["bias_correction"]}
+        used |= scaled
+    elif method == "adagrad_snsm":
+        assert (scaled.pop("b2"), scaled.pop("bias_correction")) == (1, False)
+        used |= scaled
     if used["projector"].draws:
         used["key"] = 0
     tx = {"adam_snsm": adam_snsm, "adagrad_snsm": adagrad_snsm, "sgd_sm": sgd_sm}[method](**used)
+    # A reset after the step takes old coordinates along new singular vectors once.
+    kind = recording.hyperparams.word("matrix_leaves.proj_type", ("svd", "topk", "uniform"))
+    signs_matter = kind == "svd" and used["reset"] == "after"
     trajectory = golden.replay_gradients(tx, recording)
-    deviation = golden.deviation(trajectory, recording.tree("params"))
-    assert (deviation <= recording.meta["rtol"]) == is_reproducible(recording)
+    assert_replays_what_follows(recording, trajectory, used["projector"], signs_matter=signs_matter)
 
 
 def recorded_projector(recording):
     recorded = recording.hyperparams
-    if "rank" in recorded:
-        return subspace_projector("svd", rank=recorded["rank"], side=recorded["proj_type"])
-    if "block_order" in recorded:
-        return block_projector(recorded["density"], recorded["block_order"])
-    if "coord_choice" in recorded:
-        return subspace_projector(recorded["coord_choice"], density=recorded["density"])
-    return subspace_projector(recorded["proj_type"], density=recorded["density"], side=recorded["proj_side"])
+    if recording.meta["method"] == "galore_adamw":
+        side = recorded.word("proj_type", ("reverse_std", "std"))
+        return subspace_projector("svd", rank=recorded["rank"], side=side)
+    kind = recorded.match("class", "(Block|Coord|Galore)AdamW|(Coord|Galore)Lion")[0]
+    if kind.startswith("Block"):
+        order = recorded.word("block_order", ("descending", "random"))
+        return block_projector(recorded["density"], order)
+    if kind.startswith("Coord"):
+        choice = recorded.word("coord_choice", ("columns", "randk", "rows"))
+        return subspace_projector(choice, density=recorded["density"])
+    name = recorded.word("proj_type", ("random", "svd"))
+    side = recorded.word("proj_side", ("left", "std"))
+    return subspace_projector(name, density=recorded["density"], side=side)
+
+
+def projected_leaves(recording):
+    """Which leaves are projected: those with a recorded projection."""
+    recorded, projected = recording.hyperparams, sorted(recording.tree("draws.projector"))
+    if recorded.is_word("projected_leaves"):
+        recorded.word("projected_leaves", ("2-D",))
+        assert projected == sorted(leaf for leaf, x in recording.tree("params0").items() if x.ndim == 2)
+    else:
+        assert projected == sorted(recorded["projected_leaves"])
+    return {leaf: leaf in projected for leaf in recording.tree("params0")}
 
 
 def along_recorded_projections(recording, inner, gap, **options):
     """The recorded direction, and its extra arguments."""
     projector = recorded_projector(recording)
-    projections = recorded_projections(recording, projector)
-    leaves = {name: not isinstance(p, optax.MaskedNode) for name, p in projections.items()}
+    projections, leaves = recorded_projections(recording, projector), projected_leaves(recording)
     inside = frugal_along_projections(inner, projector, **options)
     options.pop("reset")
     direction = in_and_outside(inside, inner, projector, leaves, OUTPUTS_FIRST, only_rest(**options))
     return direction, {"projections": projections, "refreshed": refreshes(recording, gap, first_count=0)}
+
+
+def frugal_options(recorded):
+    """How FRUGAL treats what is left of the gradient, and its state, in our words."""
+    return {
+        "rest": recorded.word("inactive_update_rule", RULES, "sign"),
+        "rest_scale": recorded.get("inactive_lr_scale", 1.0),
+        "scale": recorded.get("proj_params_lr_scale", 1.0),
+        "reset": recorded.get("reset_statistics", True),
+    }
 
 
 @replays("frugal_adamw", "frugal_lion")
@@ -143,10 +187,7 @@ def test_golden_frugal(recording):
         recording,
         inner,
         recorded["update_gap"],
-        rest=RULES[recorded.get("inactive_update_rule", "sign_sgd")],
-        rest_scale=recorded.get("inactive_lr_scale", 1.0),
-        scale=recorded.get("proj_params_lr_scale", 1.0),
-        reset=recorded.get("reset_statistics", True),
+        **frugal_options(recorded),
     )
     tx = optax.chain(
         direction,
@@ -160,8 +201,7 @@ def test_golden_frugal(recording):
 def test_golden_frugal_whole(recording):
     """Where the state begins anew with each subspace, the signs of singular vectors do not matter."""
     recorded = recording.hyperparams
-    projector = recorded_projector(recording)
-    reset = recorded.get("reset_statistics", True)
+    projector, used = recorded_projector(recording), frugal_options(recorded)
     tx = frugal_adamw(
         recorded["learning_rate"],
         recorded["b1"],
@@ -170,16 +210,13 @@ def test_golden_frugal_whole(recording):
         recorded["weight_decay"],
         projector=projector,
         update_gap=recorded["update_gap"],
-        rest=RULES[recorded.get("inactive_update_rule", "sign_sgd")],
-        rest_scale=recorded.get("inactive_lr_scale", 1.0),
-        scale=recorded.get("proj_params_lr_scale", 1.0),
-        reset=reset,
-        leaves={name: name in recorded["projected_leaves"] for name in recording.tree("params0")},
+        **used,
+        leaves=projected_leaves(recording),
         weight_dimension_numbers=OUTPUTS_FIRST,
         key=0 if projector.draws else None,
     )
-    deviation = golden.deviation(golden.replay_gradients(tx, recording), recording.tree("params"))
-    assert deviation <= recording.meta["rtol"] or recorded.get("proj_type") != "svd" or not reset
+    trajectory = golden.replay_gradients(tx, recording)
+    assert_replays_what_follows(recording, trajectory, projector, signs_matter=not used["reset"])
 
 
 @replays("galore_adamw")

@@ -17,22 +17,23 @@ BASES = {"qr": householder_qr, "rcqr": randomized_cholesky_qr}
 def arguments(recording):
     """Translates the authors' words; leaves without an algorithm of their own are Dion's."""
     hyperparams = recording.hyperparams
+    hyperparams.get("cqr_warmup_steps")  # Parameters do not depend on how a basis is made orthonormal.
+    algorithms = hyperparams.words("algorithms", ("dion", "adamw", "lion"))
     translated = {
-        "learning_rate": hyperparams["learning_rate"],
-        "momentum": hyperparams["mu"],
-        "power_iterations": hyperparams["power_iters"],
-        "transpose": {"m<n": None, "never": False}[hyperparams["transpose"]],
+        **hyperparams.take("learning_rate", momentum="mu", power_iterations="power_iters"),
+        **hyperparams.take_recorded("rank", "rank_fraction", "rank_multiple_of", "weight_decay", "eps"),
+        "transpose": hyperparams.word("transpose", {"m<n": None, "never": False}),
         "weight_dimension_numbers": OUTPUTS_FIRST,
-        "labels": {leaf: hyperparams.get("algorithms", {}).get(leaf, "dion") for leaf in recording.tree("params0")},
+        "labels": {leaf: algorithms.get(leaf, "dion") for leaf in recording.tree("params0")},
     }
     if "qr_method" in hyperparams:
-        translated["orthonormalize"] = BASES[hyperparams["qr_method"]]
-    for name in ("rank", "rank_fraction", "rank_multiple_of", "weight_decay", "eps"):
-        if name in hyperparams:
-            translated[name] = hyperparams[name]
-    for other in ("adamw", "lion"):
-        own = {name: hyperparams[name] for name in ("weight_decay", "b1", "b2") if name in hyperparams}
-        own |= hyperparams.get(other, {})
+        translated["orthonormalize"] = hyperparams.word("qr_method", BASES)
+    shared = hyperparams.take_recorded("weight_decay", "b1", "b2")
+    for other, names in {
+        "adamw": ("learning_rate", "weight_decay", "eps"),
+        "lion": ("learning_rate", "weight_decay"),
+    }.items():
+        own = shared | hyperparams.take_recorded(**{name: f"{other}.{name}" for name in names})
         translated |= {f"{other}_{name}": value for name, value in own.items()}
     return translated
 
@@ -59,7 +60,7 @@ def test_golden_dion(recording):
 @replays("dion_dp")
 def test_golden_dion_over_workers(recording):
     tx = beginning_with(dion(**arguments(recording), axis_name="workers"), recording.tree("draws.Q0"))
-    workers = recording.hyperparams["n_workers"]
+    workers, compressed = recording.hyperparams["n_workers"], recording.hyperparams.group("compressed_leaves")
     params = jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x), (workers, *x.shape)), recording.tree("params0"))
 
     @jax.jit
@@ -79,7 +80,6 @@ def test_golden_dion_over_workers(recording):
 
     momenta, trajectory = run(params)
     assert_replays(recording, trajectory)
-    compressed = recording.hyperparams["compressed_leaves"]
     for leaf, expected in recording.tree("final_state.momentum").items():
         if compressed[leaf]:
             np.testing.assert_allclose(momenta[leaf], expected, rtol=0, atol=recording.meta["rtol"])

@@ -1,5 +1,4 @@
 import functools
-import re
 
 from golden_files import assert_replays, replays
 from optax.contrib import MuonDimensionNumbers
@@ -12,13 +11,12 @@ from optkit.testing.golden import replay_gradients
 def orthogonalization(hyperparams):
     coefficients = hyperparams["ns_coeffs"]
     one = not isinstance(coefficients[0], list)
-    factor = re.search(r"([\d.]+)\*\|\|X", hyperparams.get("ns_prenorm", ""))
     return functools.partial(
         orthogonalize,
         coefficients=tuple(coefficients) if one else [tuple(triple) for triple in coefficients],
-        steps=hyperparams.get("ns_steps", 5 if one else len(coefficients)),
+        steps=hyperparams["ns_steps"] if one else len(coefficients),
         eps=hyperparams["ns_eps"],
-        norm_factor=float(factor[1]) if factor else 1.0,
+        norm_factor=hyperparams.word("ns_prenorm", {"X/(1.02*||X||_F+eps)": 1.02}, 1.0),
     )
 
 
@@ -31,43 +29,40 @@ def torch_axes(shape, *, flatten):
     return MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)
 
 
-def row_blocks(hyperparams, shapes):
-    """Blocks of rows, of one size for each of `num_heads`, or as `split_sizes` says, of one leaf or of all."""
-
-    def of(name, leaf):
-        option = hyperparams.get(name)
-        return option.get(leaf) if isinstance(option, dict) else option
-
-    blocks = {}
-    for leaf, shape in shapes.items():
-        heads, sizes = of("num_heads", leaf), of("split_sizes", leaf)
-        blocks[leaf] = tuple(sizes) if sizes else (shape[0] // heads,) * heads if heads else None
-    return blocks
+KELLER = "sqrt(max(1,rows/cols)) of the last two dims of the ORIGINAL gradient"
+SCALES = {
+    "rms_norm: 0.2*sqrt(max(rows,cols))": "rms",
+    "spectral_norm with fan_in=prod(shape[1:])": "spectral",
+    "spectral_norm: sqrt(rows/cols)": "spectral",
+}
+# Keller Jordan's code averages, and records no form.
+SUMS = {"buf=mu*buf+g": False, "buf=mu*buf+g; u=buf": False, "buf=mu*buf+g; u=g+mu*buf": True}
 
 
 def arguments(recording):
     """Translates the authors' words."""
     hyperparams = recording.hyperparams
-    shapes = {leaf: x.shape for leaf, x in recording.tree("params0").items()}
-    words = str(hyperparams.get("scale", hyperparams.get("adjust_lr")))
-    keller = "max(1" in words
-    scales = {"spectral": "spectral", "rms": "rms"}
-    scale = "keller" if keller else next((name for word, name in scales.items() if word in words), None)
-    flatten = keller or hyperparams.get("flatten", False)
-    adam = {f"adam_{name}": value for name, value in hyperparams.get("adam", {}).items()}
+    keller = "scale" in hyperparams
+    if keller:
+        hyperparams.word("scale", (KELLER, f"{KELLER} (conv leaf k: 2/2 -> 1)"))
+        hyperparams.word("conv", ("flattened to (out, -1) for Newton-Schulz",), None)
+    scale = "keller" if keller else hyperparams.word("adjust_lr", SCALES)
+    nesterov = hyperparams["nesterov"]
+    assert hyperparams.word("momentum_form", SUMS, nesterov) == nesterov
+    flatten = hyperparams.get("flatten", keller)
+    adam = {f"adam_{name}": f"adam.{name}" for name in ("learning_rate", "b1", "b2", "eps", "weight_decay")}
     return {
-        "learning_rate": hyperparams["learning_rate"],
-        "momentum": hyperparams["momentum"],
-        "weight_decay": hyperparams["weight_decay"],
-        "nesterov": hyperparams["nesterov"],
+        **hyperparams.take("learning_rate", "momentum", "weight_decay"),
+        "nesterov": nesterov,
         "ema": "momentum_form" not in hyperparams,
-        "cautious_decay": hyperparams.get("cautious_wd", hyperparams.get("cautious_decay", False)),
+        "cautious_decay": hyperparams.get("cautious_wd", False),
         "scale": scale,
-        "scale_by_last_axes": keller and "ORIGINAL" in words,
+        "scale_by_last_axes": keller,
         "orthogonalize": orthogonalization(hyperparams),
-        "row_blocks": row_blocks(hyperparams, shapes),
-        "weight_dimension_numbers": {leaf: torch_axes(shape, flatten=flatten) for leaf, shape in shapes.items()},
-        **adam,
+        "weight_dimension_numbers": {
+            leaf: torch_axes(x.shape, flatten=flatten) for leaf, x in recording.tree("params0").items()
+        },
+        **hyperparams.take_recorded(**adam),
     }
 
 

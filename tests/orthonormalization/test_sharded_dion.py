@@ -83,20 +83,16 @@ def test_golden_sharded_dion(recording):
     hyperparams = recording.hyperparams
     sizes = dict(re.findall(r"(dp|fs|tp) ?= ?(\d+)", recording.meta["source"]))
     mesh = mesh_of(*(int(sizes[name]) for name in ("dp", "fs", "tp")))
-    specs = {
-        leaf: P(*(dict(re.findall(r"(rows|cols) over (\w+)", words)).get(side) for side in ("rows", "cols")))
-        for leaf, words in hyperparams["sharding"].items()
-    }
-    translated = {"mu": "momentum", "power_iters": "power_iterations"}
-    named = ("learning_rate", "mu", "weight_decay", "rank_fraction", "rank", "rank_multiple_of", "eps", "power_iters")
-    options = {translated.get(name, name): hyperparams[name] for name in named if name in hyperparams}
+    words = "rows over (fs|tp), cols over (fs|tp), replicated over dp"
+    specs = {leaf: P(*hyperparams.match(f"sharding.{leaf}", words).groups()) for leaf in recording.tree("params0")}
+    options = hyperparams.take("learning_rate", "weight_decay", "rank_fraction", "eps", momentum="mu")
+    transposed = hyperparams.group("transposed")
     tx = sharded_dion(specs=specs, weight_dimension_numbers=OUTPUTS_FIRST, **options, **AXES)
     params, gradients = (jax.tree.map(jnp.asarray, recording.tree(name)) for name in ("params0", "grads"))
     bases = recording.tree("draws.Q0")
     trajectory, _ = run_on(mesh, tx, specs, params, gradients, bases=bases, weight_dimension_numbers=OUTPUTS_FIRST)
     assert_replays(recording, trajectory)
     # What the recording says of orientations.
-    transposed = hyperparams["transposed"]
     for leaf, basis in bases.items():
         assert basis.shape[0] == params[leaf].shape[0 if transposed[leaf] else 1]
 

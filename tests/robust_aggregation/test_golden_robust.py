@@ -14,34 +14,61 @@ from optkit.testing import golden
 
 
 def krum(hyperparams):
-    ((neighbours, power),) = re.findall(r"sum over the n-f-(\d) nearest of dist\*\*(\d)", hyperparams["score"])
+    square = r"( \(the code squares a squared distance\))?"
+    found = hyperparams.match("score", rf"sum over the n-f-([12]) nearest of dist\*\*([124]){square}")
     workers, byzantine = hyperparams["n_workers"], hyperparams["f"]
-    selected = hyperparams["m"] if isinstance(hyperparams["m"], int) else workers - byzantine
-    paper = (neighbours, power) == ("2", "2")
-    neighbors = None if paper else workers - byzantine - int(neighbours)
-    return optkit.krum(byzantine, selected, float(power), neighbors)
+    if hyperparams.is_word("m"):
+        selected = int(hyperparams.match("m", r"n-f=(\d+)")[1])
+        assert selected == workers - byzantine
+    else:
+        selected = hyperparams["m"]
+    paper = found[1] == found[2] == "2"
+    neighbors = None if paper else workers - byzantine - int(found[1])
+    return optkit.krum(byzantine, selected, float(found[2]), neighbors)
 
 
-def second_rule(name, byzantine):
+def second_rule(hyperparams):
+    """The rule behind bucketing or mixing, whose numbers may stand in its name."""
+    found = hyperparams.match("second", r"median|rfa( T=(\d+) nu=([\d.]+) z0=0)?|trmean f=(\d+)")
+    name, _, iterations, smoothing, trimmed = found[0], *found.groups()
+    byzantine = hyperparams["f"]
     if name == "median":
         return optkit.coordinate_median()
     if name.startswith("rfa"):
-        return optkit.geometric_median(3, 0.1, start="zeros")
-    if name.startswith("krum"):
-        return optkit.krum(byzantine)
-    assert name.startswith("trmean")
+        return optkit.geometric_median(int(iterations or 3), float(smoothing or 0.1), start="zeros")
+    assert int(trimmed) == byzantine
     return optkit.trimmed_mean(byzantine)
+
+
+def centered_clip(hyperparams):
+    hyperparams.word("v0", ("zeros",))
+    return optkit.centered_clip(hyperparams["tau"], hyperparams["n_iter"])
+
+
+def meamed(hyperparams):
+    # For an odd number of workers there is one median.
+    lower = "torch lower median (even n: lower of the two middle values)"
+    hyperparams.word("centre", (lower, "median"))
+    return optkit.meamed(hyperparams["f"])
+
+
+def read_setting(recording):
+    """Reads what a recording of a rule says of its workers; what they sent is recorded too."""
+    hyperparams = recording.hyperparams
+    assert hyperparams["n_byz"] < hyperparams["n_workers"] == next(iter(recording.tree("grads").values())).shape[1]
+    number = r"\d*\.?\d+"
+    hyperparams.match("attack", rf"signflip|alie {number}|alie z={number} \(unbiased std\)|ipm (eps=)?{number}")
 
 
 RULES = {
     "krum": krum,
     "multi_krum": krum,
     "trimmed_mean": lambda h: optkit.trimmed_mean(h["b"]),
-    "meamed": lambda h: optkit.meamed(h["f"]),
+    "meamed": meamed,
     "phocas": lambda h: optkit.phocas(h["f"]),
     "cge": lambda h: optkit.cge(h["f"]),
-    "nnm": lambda h: optkit.nearest_neighbor_mixing(second_rule(h["second"], h["f"]), h["f"]),
-    "centered_clipping": lambda h: optkit.centered_clip(h["tau"], h["n_iter"]),
+    "nnm": lambda h: optkit.nearest_neighbor_mixing(second_rule(h), h["f"]),
+    "centered_clipping": centered_clip,
 }
 
 
@@ -78,6 +105,7 @@ def assert_momenta_are_sent(recording, name, decay):
 
 @replays("krum", "multi_krum", "trimmed_mean", "meamed", "phocas", "cge", "nnm", "centered_clipping")
 def test_golden_aggregates(recording):
+    read_setting(recording)
     aggregator = RULES[recording.meta["method"]](recording.hyperparams)
     momentum = recording.hyperparams["worker_momentum"]
     if momentum is not None:
@@ -88,8 +116,10 @@ def test_golden_aggregates(recording):
 
 @replays("bucketing")
 def test_golden_bucketing(recording):
+    read_setting(recording)
     hyperparams = recording.hyperparams
-    rule = second_rule(hyperparams["second"], hyperparams["f"])
+    assert hyperparams["worker_momentum"] is None
+    rule = second_rule(hyperparams)
 
     def update(inputs, state, params=None, **extra_args):
         del extra_args
@@ -103,26 +133,28 @@ def test_golden_bucketing(recording):
 @replays("jd_krum", "jd_trimmed_mean")
 def test_golden_objectives(recording):
     hyperparams = recording.hyperparams
+    objectives = hyperparams["n_objectives"]
+    assert objectives == next(iter(recording.tree("jac").values())).shape[1]
     if recording.meta["method"] == "jd_krum":
         byzantine = hyperparams["n_byzantine"]
-        neighbors = hyperparams["n_objectives"] - byzantine - 2
-        aggregator = optkit.krum(byzantine, hyperparams["n_selected"], 1.0, neighbors)
+        aggregator = optkit.krum(byzantine, hyperparams["n_selected"], 1.0, objectives - byzantine - 2)
     else:
         aggregator = optkit.trimmed_mean(hyperparams["trim_number"])
-    rows = jax.tree.map(jnp.asarray, recording.tree("jac"))
-    aggregates = jax.jit(jax.vmap(lambda rows: aggregator.update(rows, aggregator.init(None))[0]))(rows)
-    assert golden.deviation(aggregates, recording.tree("agg")) <= recording.meta["rtol"]
+    aggregates, params = golden.replay_jacobian(aggregator, recording, hyperparams["lr"])
+    assert_replays(recording, aggregates, "agg")
+    assert_replays(recording, params)
 
 
 @replays("monna")
 def test_golden_monna(recording):
     hyperparams = recording.hyperparams
     byzantine = hyperparams["f"]
-    if hyperparams["rule"] == "cva":
-        rule = optkit.nearest_neighbor_average(byzantine)
-    else:
-        assert hyperparams["rule"] == "centeredclip"
+    hyperparams.word("attack.name", ("empire", "little", "mimic", "signflipping"))
+    hyperparams.get("attack.kw.factor")  # What attackers sent is recorded.
+    if hyperparams.word("rule", {"cva": False, "centeredclip": True}):
         rule = optkit.self_centered_clip(hyperparams["clip_thresh"], hyperparams["L_iter"])
+    else:
+        rule = optkit.nearest_neighbor_average(byzantine)
     sent = jax.tree.map(jnp.asarray, recording.tree("byzantine"))
     responders = jnp.asarray(recording.arrays["draws.responders"])
 
@@ -179,5 +211,6 @@ def test_golden_attacks(recording):
         sent = jax.jit(jax.vmap(attack(name, recording.hyperparams)))(honest)
         assert golden.deviation(sent, expected) <= recording.meta["rtol"], name
     workers = recording.hyperparams["n_honest"] + recording.hyperparams["n_byz"]
+    assert honest.shape[1] == recording.hyperparams["n_honest"]
     deviations = optkit.hidden_deviations(workers, recording.hyperparams["n_byz"])
     assert deviations == pytest.approx(recording.hyperparams["alie_z_max"], rel=1e-9)

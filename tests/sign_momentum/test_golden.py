@@ -5,64 +5,69 @@ import optkit
 from optkit.testing.golden import replay_gradients
 
 KAPPAS = {
-    "l1": optkit.kappa_l1,
-    "lp": optkit.kappa_lp,
-    "linf": optkit.kappa_linf,
-    "soft": optkit.kappa_soft,
-    "topk": optkit.kappa_top_k,
-    "huber": optkit.kappa_huber,
-    "l2": optkit.kappa_half_squared_l2,
-    "halfl2": optkit.kappa_half_squared_l2,
-    "halfsquaredl2": optkit.kappa_half_squared_l2,
-    "group": optkit.kappa_group,
-    "nuclear": optkit.kappa_nuclear,
-    "relativistic": optkit.kappa_relativistic,
-    "logcosh": optkit.kappa_log_cosh,
-    "entropy": optkit.kappa_log_cosh,
-    "logsumexp": optkit.kappa_log_sum_exp,
+    "group": lambda _: optkit.kappa_group(),
+    "huber": lambda h: optkit.kappa_huber(h["kappa_args.e"]),
+    "lp": lambda h: optkit.kappa_lp(h["kappa_args.p"]),
+    "nuclear": lambda _: optkit.kappa_nuclear(),
+    "relativistic": lambda h: optkit.kappa_relativistic(h["kappa_args.e"]),
+    "soft": lambda h: optkit.kappa_soft(h["kappa_args.e"]),
+    "topk": lambda h: optkit.kappa_top_k(h["kappa_args.k"]),
 }
 
 
+EPS_PLACEMENTS = {
+    "before bias correction": "pre",
+    "before bias correction: lr*sqrt(1-b2^t)/(1-b1^t) * sign(g)|m| / (sqrt(v)+eps)": "pre",
+}
+
+
+def lion_hyperparams(recording):
+    return recording.hyperparams.take("learning_rate", "b1", "b2", "weight_decay")
+
+
 def adam_hyperparams(recording):
-    """Translates the authors' words: how epsilon was placed and the mask scaled is what the named optimizers do."""
-    hyperparams = recording.hyperparams
-    hyperparams.pop("mask_scale", None)
-    before = hyperparams.pop("eps_placement").startswith("before")
-    return {**hyperparams, "eps_placement": "pre" if before else "post"}
+    """Translates the authors' words."""
+    placement = recording.hyperparams.word("eps_placement", EPS_PLACEMENTS)
+    return {
+        **recording.hyperparams.take("learning_rate", "b1", "b2", "eps", "weight_decay", "bias_correction"),
+        "eps_placement": placement,
+    }
 
 
 @replays("lion")
 def test_golden_lion_kappa_is_lion(recording):
-    assert_replays(recording, replay_gradients(optkit.lion_kappa(**recording.hyperparams), recording))
+    assert_replays(recording, replay_gradients(optkit.lion_kappa(**lion_hyperparams(recording)), recording))
 
 
 @replays("lion")
 def test_golden_optax_lion_is_lion(recording):
-    assert_replays(recording, replay_gradients(optax.lion(**recording.hyperparams), recording))
+    assert_replays(recording, replay_gradients(optax.lion(**lion_hyperparams(recording)), recording))
 
 
 @replays("lion_k")
 def test_golden_lion_kappa(recording):
-    hyperparams = recording.hyperparams
-    kappa = KAPPAS[hyperparams.pop("kappa").replace("_", "")](*hyperparams.pop("kappa_args").values())
-    assert_replays(recording, replay_gradients(optkit.lion_kappa(kappa=kappa, **hyperparams), recording))
+    kappa = recording.hyperparams.word("kappa", KAPPAS)(recording.hyperparams)
+    decay = recording.hyperparams.take("implicit_decay")
+    tx = optkit.lion_kappa(kappa=kappa, **lion_hyperparams(recording), **decay)
+    assert_replays(recording, replay_gradients(tx, recording))
 
 
 @replays("signum")
 def test_golden_signum(recording):
-    assert_replays(recording, replay_gradients(optkit.signum(**recording.hyperparams), recording))
+    hyperparams = recording.hyperparams.take("learning_rate", "b1", "weight_decay")
+    assert_replays(recording, replay_gradients(optkit.signum(**hyperparams), recording))
 
 
 @replays("c_adamw")
 def test_golden_cautious_adamw(recording):
+    recording.hyperparams.word("mask_scale", ("1/max(mean(mask),1e-3) per leaf",))
     assert_replays(recording, replay_gradients(optkit.cautious_adamw(**adam_hyperparams(recording)), recording))
 
 
 @replays("c_lion")
 def test_golden_cautious_lion(recording):
-    hyperparams = recording.hyperparams
-    hyperparams.pop("mask_scale")
-    assert_replays(recording, replay_gradients(optkit.cautious_lion(**hyperparams), recording))
+    recording.hyperparams.word("mask_scale", ("numel/(sum(mask)+1) per leaf",))
+    assert_replays(recording, replay_gradients(optkit.cautious_lion(**lion_hyperparams(recording)), recording))
 
 
 @replays("grams")

@@ -42,7 +42,7 @@ def ask(test, gradients, initial=1, maximum=LARGEST, sample_counts=None, **optio
 def test_golden_batch_size_tests(recording):
     hyperparams, expected, rtol = recording.hyperparams, recording.arrays, recording.meta["rtol"]
     gradients = jax.tree.map(jnp.asarray, recording.tree("grads"))
-    eta, theta, nu, size = (hyperparams[name] for name in ("eta", "theta", "nu", "batch_size"))
+    eta, theta, nu, size, count = (hyperparams[name] for name in ("eta", "theta", "nu", "batch_size", "micro_batches"))
 
     def replay(test, gradients, *, per_sample=False):
         """For each recorded step the next batch, the test's value before it is rounded, and the squared norm."""
@@ -57,8 +57,7 @@ def test_golden_batch_size_tests(recording):
         return jax.jit(jax.vmap(step))(gradients)
 
     def in_parts(g):
-        parts = hyperparams["micro_batches"]
-        return g.reshape(g.shape[0], parts, g.shape[1] // parts, *g.shape[2:])
+        return g.reshape(g.shape[0], count, g.shape[1] // count, *g.shape[2:])
 
     def assert_replays(name, scale_of, batches, values, squared_norms):
         """Compares with the recorded batches, and if there are any the variances, in their own units."""

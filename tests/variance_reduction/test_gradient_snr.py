@@ -36,8 +36,10 @@ def average(tx, gradients, params=None):
 @replays("vr_sgd", "vr_momentum", "vr_adam", "vr_lars", "vr_lamb")
 def test_golden_vr(recording):
     hyperparams = recording.hyperparams
-    hyperparams.pop("n_workers")
-    tx = FACTORIES[recording.meta["method"]](**hyperparams)
+    assert hyperparams["n_workers"] == next(iter(recording.tree("grads").values())).shape[1]
+    optional = ("momentum", "b1", "b2", "b3", "eps", "weight_decay", "trust_coefficient")
+    arguments = hyperparams.take("learning_rate", "gamma") | hyperparams.take_recorded(*optional)
+    tx = FACTORIES[recording.meta["method"]](**arguments)
     assert_replays(recording, replay_gradients(tx, recording))
 
 

@@ -16,29 +16,30 @@ def newton_schulz_dtype(recording):
 def mars(recording):
     """Translates the authors' words into ours."""
     given = recording.hyperparams
-    arguments = {
-        "max_norm": given.pop("max_correction_norm"),
-        "corrected": True if given.pop("optimize_1d") else is_matrix,
-        "learning_rate_ratio_1d": given.pop("lr_1d") / given["learning_rate"],
+    optimizer = given.word("variant", OPTIMIZERS)
+    b2 = given.take("b2")
+    of_matrices = {
+        "mars-adamw": b2,
+        "mars-lion": {},  # It has no b2, though its runs record one.
+        "mars-shampoo": {**b2, "newton_schulz_dtype": newton_schulz_dtype(recording)},
     }
-    variant = given.pop("variant")
-    if variant == "mars-lion":
-        given.pop("b2")
-    if variant == "mars-shampoo":
-        arguments["newton_schulz_dtype"] = newton_schulz_dtype(recording)
-    return OPTIMIZERS[variant](**given, **arguments)
+    return optimizer(
+        **given.take("learning_rate", "b1", "eps", "weight_decay", "amsgrad", "gamma", "exact"),
+        **given.take("b1_1d", "b2_1d", "weight_decay_1d", max_norm="max_correction_norm"),
+        **given.word("variant", of_matrices),
+        corrected=True if given["optimize_1d"] else is_matrix,
+        learning_rate_ratio_1d=given["lr_1d"] / given["learning_rate"],
+    )
 
 
 def mars_m(recording):
     given = recording.hyperparams
-    one_buffer = given.pop("memory_efficient")
+    one_buffer = given["memory_efficient"]
     assert not one_buffer or given["max_correction_norm"] is None
     return optkit.mars_m(
-        b1=given.pop("beta"),
-        newton_schulz_steps=given.pop("ns_steps"),
-        max_norm=given.pop("max_correction_norm"),
+        **given.take("learning_rate", "weight_decay", "gamma", "exact", "adamw_b1", "adamw_b2", "adamw_eps"),
+        **given.take(b1="beta", newton_schulz_steps="ns_steps", max_norm="max_correction_norm"),
         newton_schulz_dtype=newton_schulz_dtype(recording),
-        **given,
     )
 
 

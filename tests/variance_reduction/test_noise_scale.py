@@ -28,6 +28,7 @@ def measure(tx, all_gradients, params):
 def test_golden_gradient_noise_scale(recording):
     hyperparams, rtol = recording.hyperparams, recording.meta["rtol"]
     gradients = jax.tree.map(jnp.asarray, recording.tree("grads"))
+    assert hyperparams["n_workers"] == next(iter(gradients.values())).shape[1]
     params = jax.tree.map(lambda g: g[0, 0], gradients)
 
     def estimates(decay):

@@ -15,11 +15,11 @@ from optkit.testing.golden import replay_oracle
 def storm_form(hyperparams):
     """The form of STORM whose constants a recording names."""
     if "a" in hyperparams:
-        rate = hyperparams.pop("learning_rate")
-        return optax.chain(optkit.recursive_momentum(**hyperparams), optax.scale_by_learning_rate(rate))
+        rate = optax.scale_by_learning_rate(hyperparams["learning_rate"])
+        return optax.chain(optkit.recursive_momentum(hyperparams["a"]), rate)
     if "k" in hyperparams:
-        return optkit.storm(hyperparams.pop("k"), **hyperparams)
-    return optkit.storm_coordinatewise(hyperparams.pop("lr"), **hyperparams)
+        return optkit.storm(**hyperparams.take("w", "c", learning_rate="k"))
+    return optkit.storm_coordinatewise(**hyperparams.take("g_max", "momentum", "w", learning_rate="lr"))
 
 
 @replays("storm")
@@ -29,10 +29,8 @@ def test_golden_storm(recording):
 
 @replays("storm_plus")
 def test_golden_storm_plus(recording):
-    hyperparams = recording.hyperparams
-    if "initial" in hyperparams:
-        hyperparams["initial_accumulator_value"] = hyperparams.pop("initial")
-    assert_replays(recording, replay_oracle(optkit.storm_plus(**hyperparams), recording))
+    tx = optkit.storm_plus(recording.hyperparams["learning_rate"])
+    assert_replays(recording, replay_oracle(tx, recording))
 
 
 @pytest.mark.parametrize("build", [optkit.storm, optkit.storm_coordinatewise, optkit.storm_plus])

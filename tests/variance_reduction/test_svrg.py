@@ -15,9 +15,8 @@ DATA = np.random.default_rng(0).standard_normal((6, 3))
 
 @replays("svrg")
 def test_golden_svrg(recording):
-    hyperparams = recording.hyperparams
-    hyperparams["alpha"] = hyperparams.pop("coefficient")
-    assert_replays(recording, replay_oracle(optkit.svrg(**hyperparams), recording))
+    tx = optkit.svrg(**recording.hyperparams.take("learning_rate", "anchor_every", alpha="coefficient"))
+    assert_replays(recording, replay_oracle(tx, recording))
 
 
 def gradient(params, example):
