@@ -232,9 +232,14 @@ def deviation(actual: Any, expected: Any) -> float:
 
     Returns:
         A number to compare with `meta["rtol"]`; NaN if anything is NaN.
+
+    Raises:
+        ValueError: if the trees or their shapes differ.
     """
 
     def leaf_deviation(a, b):
+        if np.shape(a) != np.shape(b):
+            raise ValueError(f"actual must have the recorded shape {np.shape(b)}, got {np.shape(a)}")
         return np.max(np.abs(np.asarray(a, b.dtype) - b)) / max(np.max(np.abs(b)), np.finfo(b.dtype).tiny)
 
     return float(np.max(jax.tree.leaves(jax.tree.map(leaf_deviation, actual, expected))))

@@ -41,8 +41,8 @@ def refreshes(recording, gap, *, first_count):
     return (counts == 0) | ((counts + first_count) % gap == 0)
 
 
-def options(recording):
-    """What the recorded run was made with, in our words."""
+def options(recording, **changes):
+    """What the recorded run was made with, in our words, but for what changes."""
     recorded = recording.hyperparams
     recorded.word("momentum_type", ("sm",))
     kind = recorded.word("matrix_leaves.proj_type", ("svd", "topk", "uniform"))
@@ -51,6 +51,7 @@ def options(recording):
         "projector": subspace_projector(kind, rank=recorded["matrix_leaves.rank"]),
         "reset": "after" if "AS IS" in recording.meta["source"] else "before",
         "weight_dimension_numbers": OUTPUTS_FIRST,
+        **changes,
     }
 
 
@@ -82,11 +83,9 @@ def preconditioned(recording, momentum):
     return decayed_after_step(recorded["learning_rate"], direction, recorded["weight_decay"], None)
 
 
-@replays("adam_snsm", "adagrad_snsm", "sgd_sm")
-def test_golden_snsm_along_recorded_projections(recording):
-    recorded = recording.hyperparams
-    used = options(recording)
-    debias = recorded["bias_correction"]
+def snsm_along_recorded_projections(recording, **changes):
+    used = options(recording, **changes)
+    debias = recording.hyperparams["bias_correction"]
     inside = momentum_along_projections(used["b1"], used["projector"], debias=debias, reset=used["reset"])
     outside = optax.ema(used["b1"], debias=debias)
     momentum = in_and_outside(inside, outside, used["projector"], is_matrix, OUTPUTS_FIRST)
@@ -94,31 +93,37 @@ def test_golden_snsm_along_recorded_projections(recording):
         "projections": recorded_projections(recording, used["projector"]),
         "refreshed": refreshes(recording, used["update_gap"], first_count=1),
     }
-    assert_replays(recording, golden.replay_gradients(preconditioned(recording, momentum), recording, extra_args))
+    return golden.replay_gradients(preconditioned(recording, momentum), recording, extra_args)
 
 
-def assert_replays_what_follows(recording, trajectory, projector, *, signs_matter):
-    """Fails unless those leaves are the recorded ones that follow from the gradients.
+@replays("adam_snsm", "adagrad_snsm", "sgd_sm")
+def test_golden_snsm_along_recorded_projections(recording):
+    assert_replays(recording, snsm_along_recorded_projections(recording))
+
+
+def assert_same_where_it_follows(recording, trajectory, expected, projector, *, signs_matter):
+    """Fails unless two runs agree, within the file's tolerance, in the leaves that follow from the gradients.
 
     Leaves along subspaces do, unless these are drawn, or are singular vectors whose signs, which nobody fixes, matter.
     """
     recording.hyperparams.refuse_unread()
     drawn = recording.tree("draws.projector") if projector.draws or signs_matter else {}
     following = [leaf for leaf in trajectory if leaf not in drawn]
-    actual, expected = ({leaf: x[leaf] for leaf in following} for x in (trajectory, recording.tree("params")))
+    actual, expected = ({leaf: np.asarray(run[leaf]) for leaf in following} for run in (trajectory, expected))
     assert golden.deviation(actual, expected) <= recording.meta["rtol"]
 
 
-@replays("adam_snsm", "adagrad_snsm", "sgd_sm")
-def test_golden_snsm_whole(recording):
-    """The named optimizer finds the subspaces itself."""
-    used, scaled = options(recording), subsets(recording)
+def assert_finds_the_subspaces(recording, expected, **changes):
+    """Fails unless the named optimizer, which finds the subspaces itself, makes the expected run."""
+    used, scaled = options(recording, **changes), subsets(recording)
     method = recording.meta["method"]
     if method == "adam_snsm":
         used |= scaled
     elif method == "adagrad_snsm":
         assert (scaled.pop("b2"), scaled.pop("bias_correction")) == (1, False)
         used |= scaled
+    else:
+        assert not recording.hyperparams["bias_correction"]
     if used["projector"].draws:
         used["key"] = 0
     tx = {"adam_snsm": adam_snsm, "adagrad_snsm": adagrad_snsm, "sgd_sm": sgd_sm}[method](**used)
@@ -126,7 +131,19 @@ def test_golden_snsm_whole(recording):
     kind = recording.hyperparams.word("matrix_leaves.proj_type", ("svd", "topk", "uniform"))
     signs_matter = kind == "svd" and used["reset"] == "after"
     trajectory = golden.replay_gradients(tx, recording)
-    assert_replays_what_follows(recording, trajectory, used["projector"], signs_matter=signs_matter)
+    assert_same_where_it_follows(recording, trajectory, expected, used["projector"], signs_matter=signs_matter)
+
+
+@replays("adam_snsm", "adagrad_snsm", "sgd_sm")
+def test_golden_snsm_whole(recording):
+    assert_finds_the_subspaces(recording, recording.tree("params"))
+
+
+@replays("adagrad_snsm")
+def test_golden_snsm_whole_with_a_reset_after_the_step(recording):
+    """What was chosen by size has no signs: its run follows from the gradients, whenever the reset comes."""
+    expected = snsm_along_recorded_projections(recording, reset="after")
+    assert_finds_the_subspaces(recording, expected, reset="after")
 
 
 def recorded_projector(recording):
@@ -216,7 +233,8 @@ def test_golden_frugal_whole(recording):
         key=0 if projector.draws else None,
     )
     trajectory = golden.replay_gradients(tx, recording)
-    assert_replays_what_follows(recording, trajectory, projector, signs_matter=not used["reset"])
+    expected = recording.tree("params")
+    assert_same_where_it_follows(recording, trajectory, expected, projector, signs_matter=not used["reset"])
 
 
 @replays("galore_adamw")

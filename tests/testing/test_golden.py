@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from golden_files import assert_replays, replays
@@ -72,6 +73,11 @@ def test_a_replay_that_leaves_a_hyperparameter_unread_fails():
     recording.hyperparams.take("learning_rate")
     with pytest.raises(ValueError, match=r"sgd__typo: this replay does not know the hyperparameters \['typo'\]"):
         assert_replays(recording, {"w": jnp.zeros((1, 2))})
+
+
+def test_trajectories_of_other_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"actual must have the recorded shape \(3, 2\), got \(2,\)"):
+        golden.deviation({"w": jnp.zeros(2)}, {"w": np.zeros((3, 2))})
 
 
 def test_files_of_another_kind_are_refused():

@@ -27,10 +27,12 @@ def igt(recording):
     in_wrapper = averaging == "ata"
     transport = {"averaging": averaging, **hyperparams.take_recorded("delta", "interval")}
     rate = hyperparams["learning_rate"]
-    if hyperparams.word("inner", {"adam": True, "gd": False, "momentum": False}):
+    inner = hyperparams.word("inner", ("adam", "gd", "momentum"))
+    if inner == "adam":
         adam = hyperparams.take("b1", "b2", "eps")
         return optkit.igt_adam(rate, **adam, **transport, eps_placement="post" if in_wrapper else "pre")
     momentum = {"momentum": hyperparams.get("momentum"), "nesterov": hyperparams.get("nesterov", False)}
+    assert inner == "momentum" or not momentum["momentum"]
     if in_wrapper:
         return optkit.implicit_gradient_transport(optax.sgd(rate, **momentum), **transport)
     return optkit.igt(rate, **momentum, **transport)
