@@ -1,29 +1,102 @@
 """Rules over all rows at once, for rows stacked along a leading axis and for those of workers.
 
-A rule is a function `rule(rows, *trees, total)` of stacked rows. What it sums over coordinates (norms, distances) it
-hands to `total`, so that workers can also hold a slice of the coordinates each. Aggregators of such rules take two
+A rule is a function `rule(rows, near, total=total)` of stacked rows. What it sums over coordinates (norms, distances)
+it hands to `total`, so that workers can also hold a slice of the coordinates each. Aggregators of such rules take two
 extra arguments: `present`, booleans, one for each row and equal on all workers, of which rows take part; and `total`,
 from an aggregator that calls them with a slice.
 """
 
+import dataclasses
+import functools
 import math
-from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import jax
 import jax.numpy as jnp
 import optax
 from optax.experimental import aggregating
 
-from optkit.core.precision import widen
-from optkit.core.rows import require_reduced, sum_rows
+from optkit.core.complex_numbers import refuse_complex
+from optkit.core.injection import refuse_arrays
+from optkit.core.precision import scalar_dtype, widen
+from optkit.core.rows import require_reduced, require_rows, sum_rows
 
 Layout = Literal["gather", "transpose"]
-Total = Callable[[jax.Array], jax.Array]
-Rule = Callable[..., Any]
 
 # Compiling a network takes long where there are more rows.
 LARGEST_NETWORK = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Total:
+    """Makes numbers of all coordinates of those that each worker computed from its slice of them.
+
+    Attributes:
+        axis_name: the axis over workers that hold a slice each; None (default) where all coordinates are at hand.
+    """
+
+    axis_name: str | None = None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Sums over the slices."""
+        return x if self.axis_name is None else jax.lax.psum(x, self.axis_name)
+
+    def max(self, x: jax.Array) -> jax.Array:
+        """Takes the largest over the slices; it has no gradient."""
+        x = jax.lax.stop_gradient(x)
+        return x if self.axis_name is None else jax.lax.pmax(x, self.axis_name)
+
+
+class Rule(Protocol):
+    """What `over_all_rows` makes an aggregate of: a function of stacked rows."""
+
+    def __call__(self, rows: Any, near: Any, /, *, total: Total) -> Any:
+        """Makes one row of all.
+
+        Args:
+            rows: a tree of stacked rows, in float32 at least.
+            near: what the caller gave beside them, a tree shaped like a row; or None.
+            total: sums, over all coordinates, what was summed over those that the rule sees.
+
+        Returns:
+            A tree shaped like a row.
+        """
+        ...
+
+
+class RuleOfPresent(Protocol):
+    """What `aggregator_of_rows` makes an aggregator of: a function of stacked rows, some of which may be absent."""
+
+    def __call__(self, rows: Any, /, *, present: jax.Array | None, total: Total) -> Any:
+        """Makes one row of all.
+
+        Args:
+            rows: a tree of stacked rows, in float32 at least.
+            present: which rows take part, or None for all.
+            total: sums, over all coordinates, what was summed over those that the rule sees.
+
+        Returns:
+            A tree shaped like a row.
+        """
+        ...
+
+
+class OverAllRows(Protocol):
+    """A rule as a function of stacked rows, or of one worker's."""
+
+    def __call__(self, updates: Any, near: Any = None, *, params: Any = None, total: Total | None = None) -> Any:
+        """Makes one row of all.
+
+        Args:
+            updates: the stacked rows, or this worker's row.
+            near: a tree shaped like a row, for the rule.
+            params: the parameters, if known, whose shapes the result must have.
+            total: from a caller that gives a slice of the stacked rows, and gathers the results.
+
+        Returns:
+            A tree shaped like a row, in the rows' dtypes.
+        """
+        ...
 
 
 def check_option(name: str, value: Any, options: Any) -> None:
@@ -32,12 +105,20 @@ def check_option(name: str, value: Any, options: Any) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, get_args(options)))}, got {value!r}")
 
 
-def over_all_rows(rule: Rule, axis_name: str | None, layout: Layout = "gather") -> Callable[..., Any]:
+def check_layout(axis_name: str | None, layout: Layout) -> None:
+    """Raises unless a layout is known, and its workers have an axis."""
+    refuse_arrays(axis_name=axis_name, layout=layout)
+    check_option("layout", layout, Layout)
+    if axis_name is None and layout == "transpose":
+        raise ValueError("layout='transpose' is for workers: give axis_name too, or leave layout='gather'")
+
+
+def over_all_rows(method: str, rule: Rule, axis_name: str | None, layout: Layout = "gather") -> OverAllRows:
     """Turns a rule over stacked rows into one over stacked rows or over workers, to the same numbers.
 
     Args:
-        rule: called as `rule(rows, *trees, total=total)` with stacked rows, in float32 at least, and trees shaped like
-            a row; returns a tree shaped like a row. It sums over coordinates by `total(sum over those it sees)`.
+        method: the public name of the aggregator.
+        rule: makes one row of all.
         axis_name: the axis over workers, each of which passes its own row and gets the result; or None for rows
             stacked along the leading axis of each leaf.
         layout: with `"gather"` every worker gets all rows, and sends its own n - 1 times. With `"transpose"` it gets a
@@ -45,51 +126,61 @@ def over_all_rows(rule: Rule, axis_name: str | None, layout: Layout = "gather") 
             row, and a `psum` of what the rule sums over coordinates. The rule then sees all leaves of a dtype as one.
 
     Returns:
-        A function of the row, or of the stacked rows, and of the trees; the result has the row's dtypes. Called with
-        `total`, it takes a slice of the stacked rows, which its caller gathers.
+        A function of the row, or of the stacked rows. It raises a `TypeError` where they are complex, and a
+        `ValueError` where they have no leading axis.
 
     Raises:
         ValueError: if `layout` is unknown, or is "transpose" without an axis.
 
     Example:
-        >>> over_all_rows(lambda rows, *, total: rows[0] + total(jnp.sum(rows)), None)(jnp.array([[1.0], [3.0]]))
+        >>> def rule(rows, near, *, total):
+        ...     return rows[0] + total(jnp.sum(rows))
+        >>> over_all_rows("first_and_sum", rule, None)(jnp.array([[1.0], [3.0]]))
         Array([5.], dtype=float32)
     """
-    check_option("layout", layout, Layout)
-    if axis_name is None and layout == "transpose":
-        raise ValueError("layout='transpose' is for workers: give axis_name too, or leave layout='gather'")
+    check_layout(axis_name, layout)
 
-    def apply(updates, *trees, total=None):
+    def apply(updates, near=None, *, params=None, total=None):
+        refuse_complex(updates, method)
         if total is None and axis_name is not None and layout == "transpose":
-            return _transposed(rule, axis_name, updates, trees)
-        rows = updates if axis_name is None else gather_rows(updates, axis_name)
-        return optax.tree.cast_like(rule(widen(rows), *trees, total=total or (lambda x: x)), updates)
+            result = _transposed(rule, axis_name, updates, near)
+        else:
+            rows = updates if axis_name is None else gather_rows(updates, axis_name)
+            require_rows(rows, method)
+            result = optax.tree.cast_like(rule(widen(rows), near, total=total or Total()), updates)
+        require_reduced(result, params, method)
+        return result
 
     return apply
 
 
 def aggregator_of_rows(
-    method: str, rule: Rule, axis_name: str | None, layout: Layout = "gather"
+    method: str, rule: RuleOfPresent, axis_name: str | None, layout: Layout = "gather"
 ) -> aggregating.Aggregator:
-    """Makes an aggregator without state of a rule, called as `rule(rows, present=present, total=total)`.
+    """Makes an aggregator without state of a rule.
 
     Args:
         method: the public name of the aggregator.
-        rule: as for `over_all_rows`; `present` says which rows take part, or is None for all.
+        rule: makes one row of those that take part.
         axis_name: as for `over_all_rows`.
         layout: as for `over_all_rows`.
 
     Returns:
         An aggregator that takes the extra arguments `present` and `total`.
+
+    Raises:
+        ValueError: if `layout` is unknown, or is "transpose" without an axis.
     """
-    over_all_rows(rule, axis_name, layout)  # raises where they do not fit
+    check_layout(axis_name, layout)
 
     def update_fn(updates, state, params=None, *, present=None, total=None, **extra_args):
         del extra_args
-        over = over_all_rows(lambda rows, *, total: rule(rows, present=present, total=total), axis_name, layout)
-        result = over(updates, total=total)
-        require_reduced(result, params, method)
-        return result, state
+
+        def of_present(rows, near, *, total):
+            del near
+            return rule(rows, present=present, total=total)
+
+        return over_all_rows(method, of_present, axis_name, layout)(updates, params=params, total=total), state
 
     return aggregating.Aggregator(optax.init_empty_state, update_fn)
 
@@ -135,19 +226,57 @@ def replace_rows(rows: Any, kept: jax.Array, value: float) -> Any:
 
 
 def mean_of_rows(rows: Any, weights: jax.Array) -> Any:
-    """Averages rows by weights."""
+    """Averages rows by weights, numbers or booleans; NaN where all are zero."""
+    weights = weights.astype(scalar_dtype(rows))
     return sum_rows(rows, weights / jnp.sum(weights))
 
 
-def squared_distances(rows: Any, center: Any, total: Total) -> jax.Array:
-    """Gives each row's squared distance from a point, over all leaves.
+def norms(rows: Any, total: Total) -> jax.Array:
+    """Gives each row's norm over all leaves, by way of its largest entry: squares neither overflow nor vanish.
+
+    Args:
+        rows: a tree of stacked rows, with leaves.
+        total: sums over all coordinates.
+
+    Returns:
+        The norms; NaN for rows that are not finite. The gradient is zero at zero.
+
+    Example:
+        >>> norms(jnp.array([[3e30, 4e30], [3e-30, 4e-30]]), Total())
+        Array([5.e+30, 5.e-30], dtype=float32)
+    """
+    leaves = jax.tree.leaves(rows)
+    in_leaves = [jnp.max(jnp.abs(x), axis=tuple(range(1, x.ndim)), initial=0) for x in leaves]
+    largest = total.max(functools.reduce(jnp.maximum, in_leaves))
+    unit = jnp.where(largest > 0, largest, 1)
+
+    def square(*row_and_unit):
+        *row, unit = row_and_unit
+        return functools.reduce(jnp.add, [jnp.sum(jnp.square(x / unit.astype(x.dtype))) for x in row])
+
+    squares = total(jax.vmap(square)(*leaves, unit))
+    return largest * jnp.sqrt(jnp.where(largest > 0, squares, squares + 1))
+
+
+def differences(rows: Any, center: Any) -> Any:
+    """Subtracts a point from each row."""
+    return jax.vmap(lambda row: optax.tree.sub(row, center))(rows)
+
+
+def distances(rows: Any, center: Any, total: Total) -> jax.Array:
+    """Gives each row's distance from a point, over all leaves.
 
     From differences, not from inner products, which would lose half of the digits.
     """
-    return total(jax.vmap(lambda row: optax.tree.norm(optax.tree.sub(row, center), squared=True))(rows))
+    return norms(differences(rows, center), total)
 
 
-def _transposed(rule: Rule, axis_name: str, row: Any, trees: tuple[Any, ...]) -> Any:
+def squared_distances(rows: Any, center: Any) -> jax.Array:
+    """Gives each row's squared distance from a point, over those coordinates that are at hand."""
+    return jax.vmap(lambda row: optax.tree.norm(optax.tree.sub(row, center), squared=True))(rows)
+
+
+def _transposed(rule: Rule, axis_name: str, row: Any, near: Any) -> Any:
     """Applies a rule to a slice of the coordinates of all rows, and gathers what the workers' slices give."""
     workers, worker = jax.lax.axis_size(axis_name), jax.lax.axis_index(axis_name)
     leaves, treedef = jax.tree.flatten(row)
@@ -168,8 +297,8 @@ def _transposed(rule: Rule, axis_name: str, row: Any, trees: tuple[Any, ...]) ->
         return jax.lax.all_to_all(x, axis_name, 0, 0, tiled=True)
 
     rows = jax.tree.map(exchange, pack(row))
-    slices = [jax.tree.map(lambda x: x[worker], pack(tree)) for tree in trees]
-    result = rule(widen(rows), *slices, total=lambda x: jax.lax.psum(x, axis_name))
+    slice_of_near = None if near is None else jax.tree.map(lambda x: x[worker], pack(near))
+    result = rule(widen(rows), slice_of_near, total=Total(axis_name))
     whole = jax.tree.map(jnp.ravel, gather_rows(optax.tree.cast_like(result, rows), axis_name))
     for dtype, indices in places.items():
         ends = [math.prod(leaves[i].shape) for i in indices]

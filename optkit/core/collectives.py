@@ -105,7 +105,7 @@ def vary_like(tree: Any, like: Any) -> Any:
 
     Args:
         tree: arrays.
-        like: a tree of the same structure.
+        like: a tree of the same structure, arrays or what `jax.eval_shape` gives.
 
     Returns:
         The same numbers. Where JAX does not track what varies, see `cond`, it is `tree` itself.

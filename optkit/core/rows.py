@@ -131,6 +131,29 @@ def mean_over_rows(row: Any, axis_name: str) -> Any:
     return jax.tree.map(lambda total: total / rows, psum(row, axis_name))
 
 
+def require_rows(rows: Any, method: str) -> None:
+    """Says that gradients have no leading axis, or leaves different ones.
+
+    Args:
+        rows: the gradients; a tree without leaves passes.
+        method: the public name of the transformation.
+
+    Raises:
+        ValueError: if a leaf is a scalar, or the leading axes of leaves have different sizes.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> require_rows({"kernel": jnp.ones((4, 3, 2)), "bias": jnp.ones((4, 2))}, "vr_sgd")
+    """
+    shapes = [jnp.shape(x) for x in jax.tree.leaves(rows)]
+    if not all(shapes) or len({shape[0] for shape in shapes}) > 1:
+        raise ValueError(
+            f"{method} takes gradients with a leading axis, of as many microbatches, samples or workers in each leaf,"
+            f" got leaves of shapes {', '.join(map(str, shapes))}: pass one gradient a row, not their mean, or with"
+            " axis_name each worker's own"
+        )
+
+
 def require_reduced(gradient: Any, params: Any, method: str) -> None:
     """Says that gradients came without the leading axis, which broadcasting would hide.
 

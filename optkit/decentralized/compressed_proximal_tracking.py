@@ -14,7 +14,7 @@ import optax
 from optkit.core.checks import check_range
 from optkit.core.compressor import Compressor
 from optkit.core.precision import in_float32
-from optkit.core.proximal import ProximalMap
+from optkit.core.proximal import ProximalMap, check_proximal
 from optkit.decentralized.compressed_exchange import (
     CompressedConsensusState,
     compressed_consensus,
@@ -96,6 +96,7 @@ def compressed_proximal_tracking(
         Yan et al., "Compressed Decentralized Proximal Stochastic Gradient Method for Nonconvex Composite Problems with
         Heterogeneous Data", 2023, arXiv:2302.14252.
     """
+    check_proximal(prox, "compressed_proximal_tracking")
     check_range("gamma_x", gamma_x, 0.0, 1.0, low_open=True)
     check_range("gamma_y", gamma_y, 0.0, 1.0, low_open=True)
     require_constant(topology, "compressed_proximal_tracking")

@@ -6,7 +6,6 @@ not mixed.
 """
 
 import numbers
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +14,7 @@ import optax
 
 from optkit.core.checks import check_range
 from optkit.core.precision import in_float32
+from optkit.core.proximal import ProximalMap, check_proximal
 from optkit.decentralized.exact_diffusion import diffusion_step
 from optkit.decentralized.mixing import Mixing, mix, overwrite
 from optkit.decentralized.stability import require_decay
@@ -43,7 +43,7 @@ def nids(
     *,
     axis_name: str,
     mixing: Mixing = mix,
-    prox: Callable[[Any, Any], Any] | None = None,
+    prox: ProximalMap | None = None,
     c: jax.typing.ArrayLike = 0.5,
     max_learning_rate: jax.typing.ArrayLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -92,6 +92,7 @@ def nids(
         Convergence Rates", 2017, arXiv:1704.07807.
     """
     check_range("c", c, 0.0, 1.0, low_open=True)
+    check_proximal(prox, "nids")
     check_range("max_learning_rate", max_learning_rate, 0.0, low_open=True)
     if mixing is mix and isinstance(c, numbers.Real):
         require_decay(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from optkit.core.precision import in_float32
-from optkit.core.proximal import ProximalMap
+from optkit.core.proximal import ProximalMap, check_proximal
 from optkit.decentralized.mixing import Mixing, mix, overwrite
 from optkit.decentralized.topology import Topology
 
@@ -76,6 +76,7 @@ def proximal_gradient_tracking(
         Yan et al., "Compressed Decentralized Proximal Stochastic Gradient Method for Nonconvex Composite Problems with
         Heterogeneous Data", 2023, arXiv:2302.14252.
     """
+    check_proximal(prox, "proximal_gradient_tracking")
 
     def init_fn(params):
         return ProximalGradientTrackingState(

@@ -12,10 +12,13 @@ import jax.numpy as jnp
 import optax
 from optax.experimental import aggregating
 
+from optkit.core.aggregation import Total, norms
 from optkit.core.checks import check_range
+from optkit.core.complex_numbers import refuse_complex
 from optkit.core.extra_args import required
+from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32, widen
-from optkit.core.rows import sum_rows
+from optkit.core.rows import require_reduced, require_rows, sum_rows
 
 Rescaling = Literal["none", "projection", "code"]
 
@@ -65,31 +68,39 @@ def class_normalized(
         Francazi et al., "A Theoretical Analysis of the Learning Dynamics under Class Imbalance", 2023,
         arXiv:2207.00391.
     """
+    refuse_arrays(rescaling=rescaling, axis_name=axis_name)
     check_range("eps", eps, 0.0)
     check_range("p_min", p_min, 0.0, 1.0, low_open=True)
     if rescaling not in get_args(Rescaling):
         raise ValueError(f"rescaling must be 'none', 'projection' or 'code', got {rescaling!r}")
 
     def update_fn(updates, state, params=None, *, full_grads=None, **extra_args):
-        del params, extra_args
+        del extra_args
+        refuse_complex(updates, "class_normalized")
+        require_rows(updates, "class_normalized")
         gradients = widen(updates)
+        if not jax.tree.leaves(gradients):
+            return updates, state
         if axis_name is not None:
             gradients = jax.lax.psum(gradients, axis_name)
-        norms = _norms(gradients)
-        present = norms > 0
-        factors = jnp.where(present, 1 / jnp.where(present, norms + eps, 1), 0)  # PCNSGD
+        lengths = norms(gradients, Total())
+        present = lengths > 0
+        factors = jnp.where(present, 1 / jnp.where(present, lengths + eps, 1), 0)  # PCNSGD
         if rescaling != "none":
             full = widen(required(full_grads, "full_grads", "class_normalized", "full_grads=full_grads"))
-            projections = _products(gradients, full) / jnp.where(present, norms * (_norms(full) + eps), 1)
+            units = _scale_rows(gradients, jnp.where(present, 1 / jnp.where(present, lengths, 1), 0))
+            projections = _products(units, _scale_rows(full, 1 / (norms(full, Total()) + eps)))
             factors = factors * _rescaling(projections, present)
-        return optax.tree.cast_like(sum_rows(gradients, factors), updates), state
+        result = optax.tree.cast_like(sum_rows(gradients, factors), updates)
+        require_reduced(result, params, "class_normalized")
+        return result, state
 
     def _rescaling(projections, present):
         if rescaling == "projection":
             return 1 / jnp.maximum(projections, p_min)  # PCNSGD+R, 1 / p_l
         # A class that the batch lacks has no projection; in a product it must not stop the others.
         factors = jnp.where(present, projections, 1)
-        return jnp.prod(jnp.where(jnp.eye(len(factors), dtype=bool), 1, factors), axis=1)
+        return jnp.prod(jnp.where(jnp.eye(len(factors), dtype=bool), 1, factors[None]), axis=1)
 
     return aggregating.Aggregator(optax.init_empty_state, update_fn)
 
@@ -144,11 +155,10 @@ def class_normalized_sgd(
     return in_float32(optax.chain(aggregator, optax.sgd(learning_rate, momentum)))
 
 
-def _products(left: Any, right: Any) -> jax.Array:
+def _products(left: Any, right: Any) -> Any:
     """Row by row, the inner products over all leaves."""
-    products = jax.tree.map(lambda a, b: jnp.sum(a * b, axis=range(1, a.ndim)), left, right)
-    return jax.tree.reduce(jnp.add, products, jnp.zeros(1, jnp.float32))
+    return jax.vmap(lambda a, b: optax.tree.sum(optax.tree.mul(a, b)))(left, right)
 
 
-def _norms(tree: Any) -> jax.Array:
-    return jnp.sqrt(_products(tree, tree))
+def _scale_rows(rows: Any, factors: jax.Array) -> Any:
+    return jax.vmap(optax.tree.scale)(factors, rows)

@@ -5,7 +5,10 @@ threshold is the k-th largest absolute value, `k = max(1, ceil(fraction * n))`. 
 that of all leaves together, and the next smaller value: the one after `floor(fraction * n)` larger ones.
 """
 
+import functools
+import itertools
 import math
+import operator
 from typing import Any
 
 import jax
@@ -13,7 +16,12 @@ import jax.numpy as jnp
 import optax
 
 from optkit.core.checks import check_range
+from optkit.core.complex_numbers import refuse_complex
+from optkit.core.decay import add_decay
+from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32, widen
+
+_COUNTED_AT_ONCE = 2**32
 
 
 def _kth_largest(tree: Any, k: int, axis_name: str | None) -> jax.Array:
@@ -30,16 +38,30 @@ def _kth_largest(tree: Any, k: int, axis_name: str | None) -> jax.Array:
 
     def add_bit(i, found):
         candidate = found | (jnp.ones((), integer) << (highest - i).astype(integer))
-        count = sum(jnp.sum(key >= candidate, dtype=jnp.int32) for key in keys)
-        count = count if axis_name is None else jax.lax.psum(count, axis_name)
-        return jnp.where(count >= k, candidate, found)
+        counts = [_count(key >= candidate) for key in keys]
+        high, low = _carry(*(functools.reduce(jnp.add, words) for words in zip(*counts, strict=True)))
+        if axis_name is not None:
+            high, low = _carry(*jax.lax.psum((high, low), axis_name))
+        return jnp.where((high > k >> 16) | ((high == k >> 16) & (low >= k & 0xFFFF)), candidate, found)
 
     found = jax.lax.fori_loop(0, highest + 1, add_bit, jnp.zeros((), integer))
     return jax.lax.bitcast_convert_type(found, dtype)
 
 
+def _count(marked: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Counts what is true, in multiples of 2**16 and the rest: leaves may have more entries than 32 bits count."""
+    sizes = list(itertools.accumulate(marked.shape, operator.mul))
+    first = sum(size < _COUNTED_AT_ONCE for size in sizes)
+    counts = jnp.sum(marked, axis=tuple(range(first)), dtype=jnp.uint32)
+    return _carry(jnp.sum(counts >> 16, dtype=jnp.uint32), jnp.sum(counts & 0xFFFF, dtype=jnp.uint32))
+
+
+def _carry(high: jax.Array, low: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return high + (low >> 16), low & 0xFFFF
+
+
 def clip_by_quantile(
-    fraction: float = 0.1, *, per_leaf: bool = False, axis_name: str | None = None
+    fraction: float | None = None, *, per_leaf: bool = False, axis_name: str | None = None
 ) -> optax.GradientTransformation:
     """Clips the largest coordinates to the smallest absolute value among them.
 
@@ -48,15 +70,14 @@ def clip_by_quantile(
     for embeddings with sparse gradients. NaN counts as the largest value and stays NaN.
 
     Args:
-        fraction: which share of the coordinates is clipped, in (0, 1]; default 0.1. Of `n` it is `ceil(fraction * n)`,
+        fraction: which share of the coordinates is clipped, in (0, 1]. None: 0.1. Of `n` it is `ceil(fraction * n)`,
             the smallest of which keeps its value. 1 is the sign times the smallest absolute value.
         per_leaf: whether each leaf has its own threshold; by default there is one for all.
         axis_name: the axis over which every leaf is sharded inside `jax.shard_map`, so that the quantile is that of
             whole leaves. None (default) where leaves are whole, or sharded by `jit`.
 
     Returns:
-        A transformation without state. Its `update` raises a `ValueError` where one threshold is asked for more than
-        `2**31 - 1` coordinates.
+        A transformation without state.
 
     Raises:
         ValueError: if `fraction` is out of its range.
@@ -70,29 +91,33 @@ def clip_by_quantile(
     Reference:
         Pan, Li, "Toward Understanding Why Adam Converges Faster Than SGD for Transformers", 2023, arXiv:2306.00204.
     """
+    refuse_arrays(fraction=fraction, per_leaf=per_leaf, axis_name=axis_name)
     check_range("fraction", fraction, 0.0, 1.0, low_open=True)
+    share = 0.1 if fraction is None else fraction
 
     def clip(tree):
         workers = 1 if axis_name is None else jax.lax.axis_size(axis_name)
         size = workers * optax.tree.size(tree)
-        if size > jnp.iinfo(jnp.int32).max:
-            raise ValueError(f"clip_by_quantile counts up to 2**31 - 1 coordinates, got {size}: pass per_leaf=True")
         if size == 0:
             return tree
-        k = max(1, math.ceil(fraction * size))
+        k = max(1, math.ceil(share * size))
         threshold = _kth_largest(widen(tree), k, axis_name)
         return jax.tree.map(lambda g: jnp.clip(g, -threshold.astype(g.dtype), threshold.astype(g.dtype)), tree)
 
-    def update_fn(updates, params):
-        del params
-        return jax.tree.map(clip, updates) if per_leaf else clip(updates)
+    def init_fn(params):
+        refuse_complex(params, "clip_by_quantile")
+        return optax.init_empty_state(params)
 
-    return optax.stateless(update_fn)
+    def update_fn(updates, state, params=None):
+        del params
+        return jax.tree.map(clip, updates) if per_leaf else clip(updates), state
+
+    return optax.GradientTransformation(init_fn, update_fn)
 
 
 def coordinate_clip_sgd(
     learning_rate: optax.ScalarOrSchedule,
-    fraction: float = 0.1,
+    fraction: float | None = None,
     weight_decay: float | jax.Array = 0.0,
     mask: Any | None = None,
     *,
@@ -105,7 +130,7 @@ def coordinate_clip_sgd(
 
     Args:
         learning_rate: a positive number or a schedule; larger than SGD's.
-        fraction: which share of the coordinates is clipped, in (0, 1]; default 0.1.
+        fraction: which share of the coordinates is clipped, in (0, 1]. None: 0.1.
         weight_decay: strength of the decoupled decay, at least 0; default 0.
         mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
         per_leaf: whether each leaf has its own threshold; by default there is one for all.
@@ -128,11 +153,11 @@ def coordinate_clip_sgd(
     Reference:
         Pan, Li, "Toward Understanding Why Adam Converges Faster Than SGD for Transformers", 2023, arXiv:2306.00204.
     """
-    check_range("weight_decay", weight_decay, 0.0)
+    refuse_arrays(mask=mask)
     return in_float32(
         optax.chain(
             clip_by_quantile(fraction, per_leaf=per_leaf, axis_name=axis_name),
-            optax.add_decayed_weights(weight_decay, mask),
+            add_decay("coordinate_clip_sgd", weight_decay, mask),
             optax.scale_by_learning_rate(learning_rate),
         )
     )

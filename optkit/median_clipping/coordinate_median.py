@@ -94,4 +94,4 @@ def coordinate_median_sgd(
         Schaipp et al., "SGD with Clipping is Secretly Estimating the Median Gradient", 2024, arXiv:2402.12828.
     """
     aggregator = coordinate_median(nan_policy=nan_policy, axis_name=axis_name)
-    return descend_along(aggregator, learning_rate, weight_decay, mask)
+    return descend_along("coordinate_median_sgd", aggregator, learning_rate, weight_decay, mask)

@@ -13,9 +13,11 @@ import jax.numpy as jnp
 import optax
 
 from optkit.core.checks import check_range
+from optkit.core.complex_numbers import refuse_complex
 from optkit.core.extra_args import required
-from optkit.core.precision import in_float32
-from optkit.core.rows import over_rows, psum
+from optkit.core.injection import refuse_arrays
+from optkit.core.precision import in_float32, scalar_dtype
+from optkit.core.rows import over_rows, psum, require_reduced, require_rows
 
 Decay = Literal["sqrt", "constant"]
 
@@ -41,7 +43,7 @@ def cvar_prox_linear(
     loss_scale: jax.typing.ArrayLike = 1.0,
     alpha0: jax.typing.ArrayLike = 0.0,
     decay: Decay = "sqrt",
-    passes: int = 10,
+    passes: int | None = None,
     per_sample: bool = False,
     axis_name: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -64,7 +66,7 @@ def cvar_prox_linear(
             the start is a good value.
         alpha0: where `alpha` starts, in units of the loss; default 0.
         decay: `"sqrt"` (default) divides both learning rates by `sqrt(t + 1)` at step t, `"constant"` does not.
-        passes: how often the step's dual is improved in each sample's coordinate, at least 1; default 10. For one
+        passes: how often the step's dual is improved in each sample's coordinate, at least 1. None: 10. For one
             sample once is exact.
         per_sample: whether gradients and `value` have a leading axis, with one row for each sample of the batch.
         axis_name: the axis over workers, each of which has one sample.
@@ -88,12 +90,14 @@ def cvar_prox_linear(
     Reference:
         Meng, Gower, "A Model-Based Method for Minimizing CVaR and Beyond", 2023, arXiv:2305.17498.
     """
+    refuse_arrays(passes=passes)
     check_range("passes", passes, 1)
+    several = 10 if passes is None else passes
 
     def multipliers(gradient, excess, rate, alpha_rate, bound, axis):
         excesses = jax.lax.all_gather(excess, axis)
         gram = jax.lax.all_gather(_products(gradient, axis), axis)
-        needed = passes if len(excesses) > 1 else 1
+        needed = several if len(excesses) > 1 else 1
         return dual_coordinate_ascent(excesses, gram, rate, alpha_rate, bound, needed)[jax.lax.axis_index(axis)]
 
     tx = _minimize_cvar(
@@ -151,7 +155,7 @@ def cvar_subgradient(
 
     def multipliers(gradient, excess, rate, alpha_rate, bound, axis):
         del gradient, rate, alpha_rate, axis
-        return jnp.where(excess > 0, bound, 0)
+        return jnp.where(jnp.isnan(excess), jnp.nan, jnp.where(excess > 0, bound, 0))
 
     tx = _minimize_cvar(
         multipliers, "cvar_subgradient", learning_rate, beta, alpha_learning_rate, loss_scale, alpha0, decay,
@@ -216,6 +220,7 @@ def _minimize_cvar(
     axis_name: str | None,
 ) -> optax.GradientTransformationExtraArgs:
     """The steps that both methods share, given the multiplier of this worker's, or row's, sample."""
+    refuse_arrays(decay=decay, per_sample=per_sample, axis_name=axis_name)
     check_range("beta", beta, 0.0, 1.0, high_open=True)
     check_range("loss_scale", loss_scale, 0.0, low_open=True)
     if decay not in get_args(Decay):
@@ -226,8 +231,8 @@ def _minimize_cvar(
         )
     alpha_learning_rate = learning_rate if alpha_learning_rate is None else alpha_learning_rate
 
-    def rates(count):
-        shared = 1 / jnp.sqrt(count + 1.0) if decay == "sqrt" else 1.0
+    def rates(count, dtype):
+        shared = jax.lax.rsqrt((count + 1).astype(dtype)) if decay == "sqrt" else 1.0
         rate, alpha_rate = (r(count) if callable(r) else r for r in (learning_rate, alpha_learning_rate))
         return shared * rate / loss_scale, shared * alpha_rate * loss_scale
 
@@ -238,28 +243,32 @@ def _minimize_cvar(
         return psum((jax.tree.map(lambda g: eta * g, gradient), eta), axis_name)
 
     def init_fn(params):
-        dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(params))
-        return CvarState(count=jnp.zeros([], jnp.int32), alpha=jnp.array(alpha0, dtype))
+        refuse_complex(params, name, functions=True)
+        return CvarState(count=jnp.zeros([], jnp.int32), alpha=jnp.array(alpha0, scalar_dtype(params)))
 
     def update_fn(updates, state, params=None, *, value=None, **extra_args):
-        del params, extra_args
+        del extra_args
         value = jnp.asarray(required(value, "value", name, "value=loss"), state.alpha.dtype)
         sample = updates, value
-        if axis_name is None and not per_sample:
+        if per_sample:
+            require_rows(sample, name)
+        elif value.ndim:
+            raise ValueError(f"{name} needs one loss as value, got shape {value.shape}: per_sample=True takes several")
+        elif axis_name is None:
             sample = jax.tree.map(lambda x: x[None], sample)
-        rate, alpha_rate = rates(state.count)
+        rate, alpha_rate = rates(state.count, state.alpha.dtype)
         direction, total = over_rows(weighted, axis_name)(sample, state.alpha, rate, alpha_rate)
         alpha = state.alpha - alpha_rate * (1 - total)  # the step of alpha
+        require_reduced(direction, params, name)
         updates = jax.tree.map(lambda d: -rate * d, direction)  # the step of theta
         return updates, CvarState(count=optax.safe_increment(state.count), alpha=alpha.astype(state.alpha.dtype))
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _products(gradient: Any, axis_name: str) -> jax.Array:
+def _products(gradient: Any, axis_name: str) -> Any:
     """The inner products of this sample's gradient and those of all samples, over all leaves."""
-    products = jnp.zeros(jax.lax.axis_size(axis_name), jnp.float32)
-    for leaf in jax.tree.leaves(gradient):
-        rows = jax.lax.all_gather(leaf, axis_name)
-        products = products + jnp.sum(rows * leaf, axis=range(1, rows.ndim))
-    return products
+    rows = jax.tree.map(lambda x: jax.lax.all_gather(x, axis_name), gradient)
+    return jax.vmap(lambda row: optax.tree.sum(optax.tree.mul(row, gradient)), axis_size=jax.lax.axis_size(axis_name))(
+        rows
+    )

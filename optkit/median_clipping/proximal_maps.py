@@ -20,8 +20,7 @@ import optax
 
 from optkit.core.checks import check_range
 from optkit.core.explicit_axes import replicate, shard_like
-
-ProximalStep = Callable[[Any, Any], Any]
+from optkit.core.proximal import MedianStep
 
 
 def _divide_by_norm(tree: Any, length: Callable[[jax.Array], jax.typing.ArrayLike]) -> Any:
@@ -30,7 +29,7 @@ def _divide_by_norm(tree: Any, length: Callable[[jax.Array], jax.typing.ArrayLik
     return optax.tree.scale(length(norm) / jnp.where(norm > 0, norm, 1), tree)
 
 
-def proximal_l2() -> ProximalStep:
+def proximal_l2() -> MedianStep:
     """The l2 norm, whose median is the geometric one: the difference is clipped by its global norm.
 
     Returns:
@@ -40,10 +39,10 @@ def proximal_l2() -> ProximalStep:
         >>> proximal_l2()(jnp.array([3.0, 4.0]), 2.5)
         Array([1.5, 2. ], dtype=float32)
     """
-    return optax.projections.projection_l2_ball
+    return MedianStep("proximal_l2", optax.projections.projection_l2_ball)
 
 
-def proximal_l1() -> ProximalStep:
+def proximal_l1() -> MedianStep:
     """The l1 norm, whose median is that of each coordinate: each coordinate of the difference is clipped.
 
     Returns:
@@ -53,10 +52,10 @@ def proximal_l1() -> ProximalStep:
         >>> proximal_l1()(jnp.array([3.0, -0.5]), 1.0)
         Array([ 1. , -0.5], dtype=float32)
     """
-    return optax.projections.projection_linf_ball
+    return MedianStep("proximal_l1", optax.projections.projection_linf_ball)
 
 
-def proximal_linf() -> ProximalStep:
+def proximal_linf() -> MedianStep:
     """The linf norm: the difference is projected on an l1 ball, a step of few coordinates.
 
     It sorts all coordinates of all leaves; sharded leaves are gathered on every device.
@@ -77,10 +76,10 @@ def proximal_linf() -> ProximalStep:
         projected = optax.projections.projection_l1_ball(jax.tree.map(replicate, difference), radius)
         return jax.tree.map(shard_like, projected, difference)
 
-    return step
+    return MedianStep("proximal_linf", step)
 
 
-def proximal_half_squared_l2() -> ProximalStep:
+def proximal_half_squared_l2() -> MedianStep:
     """Half the squared l2 norm, whose median is the mean: an exponential average with decay `1 / (1 + tau)`.
 
     Returns:
@@ -90,10 +89,10 @@ def proximal_half_squared_l2() -> ProximalStep:
         >>> proximal_half_squared_l2()(jnp.array([3.0, -0.5]), 1.0)
         Array([ 1.5 , -0.25], dtype=float32)
     """
-    return lambda difference, tau: optax.tree.scale(tau / (1 + tau), difference)
+    return MedianStep("proximal_half_squared_l2", lambda difference, tau: optax.tree.scale(tau / (1 + tau), difference))
 
 
-def proximal_huber_l2(threshold: float) -> ProximalStep:
+def proximal_huber_l2(threshold: float) -> MedianStep:
     """The Huber function of the l2 norm: an exponential average of what is near, clipping of what is far.
 
     Args:
@@ -110,12 +109,15 @@ def proximal_huber_l2(threshold: float) -> ProximalStep:
         Array([3., 4.], dtype=float32)
     """
     check_range("threshold", threshold, 0.0, low_open=True)
-    return lambda difference, tau: optax.projections.projection_l2_ball(
-        optax.tree.scale(tau / (1 + tau), difference), tau * threshold
+    return MedianStep(
+        "proximal_huber_l2",
+        lambda difference, tau: optax.projections.projection_l2_ball(
+            optax.tree.scale(tau / (1 + tau), difference), tau * threshold
+        ),
     )
 
 
-def proximal_huber(threshold: float) -> ProximalStep:
+def proximal_huber(threshold: float) -> MedianStep:
     """The Huber function of each coordinate: an exponential average of what is near, clipping of what is far.
 
     Args:
@@ -132,12 +134,15 @@ def proximal_huber(threshold: float) -> ProximalStep:
         Array([1.  , 0.25], dtype=float32)
     """
     check_range("threshold", threshold, 0.0, low_open=True)
-    return lambda difference, tau: optax.projections.projection_linf_ball(
-        optax.tree.scale(tau / (1 + tau), difference), tau * threshold
+    return MedianStep(
+        "proximal_huber",
+        lambda difference, tau: optax.projections.projection_linf_ball(
+            optax.tree.scale(tau / (1 + tau), difference), tau * threshold
+        ),
     )
 
 
-def proximal_elastic_net(l1: float) -> ProximalStep:
+def proximal_elastic_net(l1: float) -> MedianStep:
     """Half the squared l2 norm plus a multiple of the l1 norm, between the mean and the coordinates' medians.
 
     Args:
@@ -161,10 +166,10 @@ def proximal_elastic_net(l1: float) -> ProximalStep:
 
         return jax.tree.map(leaf_step, difference)
 
-    return step
+    return MedianStep("proximal_elastic_net", step)
 
 
-def proximal_quantile(quantile: float) -> ProximalStep:
+def proximal_quantile(quantile: float) -> MedianStep:
     """The check function of each coordinate, whose median is that quantile of each coordinate.
 
     Args:
@@ -181,12 +186,13 @@ def proximal_quantile(quantile: float) -> ProximalStep:
         Array([ 0.75, -0.25], dtype=float32)
     """
     check_range("quantile", quantile, 0.0, 1.0, low_open=True, high_open=True)
-    return lambda difference, tau: jax.tree.map(
-        lambda d: jnp.clip(d, -tau * (1 - quantile), tau * quantile), difference
+    return MedianStep(
+        "proximal_quantile",
+        lambda difference, tau: jax.tree.map(lambda d: jnp.clip(d, -tau * (1 - quantile), tau * quantile), difference),
     )
 
 
-def proximal_insensitive_l2(epsilon: float) -> ProximalStep:
+def proximal_insensitive_l2(epsilon: float) -> MedianStep:
     """The l2 norm beyond a dead zone, `max(0, |.| - epsilon)`: small differences move nothing.
 
     Args:
@@ -203,12 +209,15 @@ def proximal_insensitive_l2(epsilon: float) -> ProximalStep:
         Array([1.5, 2. ], dtype=float32)
     """
     check_range("epsilon", epsilon, 0.0)
-    return lambda difference, tau: _divide_by_norm(
-        difference, lambda norm: jnp.minimum(tau, jnp.maximum(norm - epsilon, 0))
+    return MedianStep(
+        "proximal_insensitive_l2",
+        lambda difference, tau: _divide_by_norm(
+            difference, lambda norm: jnp.minimum(tau, jnp.maximum(norm - epsilon, 0))
+        ),
     )
 
 
-def subgradient_l1() -> ProximalStep:
+def subgradient_l1() -> MedianStep:
     """A subgradient step for the l1 norm, not a proximal one: tau in the direction of the sign, even past the target.
 
     Returns:
@@ -218,10 +227,10 @@ def subgradient_l1() -> ProximalStep:
         >>> subgradient_l1()(jnp.array([3.0, -0.5]), 1.0)
         Array([ 1., -1.], dtype=float32)
     """
-    return lambda difference, tau: jax.tree.map(lambda d: tau * jnp.sign(d), difference)
+    return MedianStep("subgradient_l1", lambda difference, tau: jax.tree.map(lambda d: tau * jnp.sign(d), difference))
 
 
-def subgradient_l2() -> ProximalStep:
+def subgradient_l2() -> MedianStep:
     """A subgradient step for the l2 norm, not a proximal one: of length tau, even past the target; zero at zero.
 
     Returns:
@@ -231,4 +240,4 @@ def subgradient_l2() -> ProximalStep:
         >>> subgradient_l2()(jnp.array([3.0, 4.0]), 10.0)
         Array([6., 8.], dtype=float32)
     """
-    return lambda difference, tau: _divide_by_norm(difference, lambda _: tau)
+    return MedianStep("subgradient_l2", lambda difference, tau: _divide_by_norm(difference, lambda _: tau))

@@ -4,20 +4,22 @@ Schaipp, Garrigos, Simsekli, Gower, "SGD with Clipping is Secretly Estimating th
 arXiv:2402.12828 (sample-median gradient descent).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from optax.experimental import aggregating
 
-from optkit.core.aggregation import aggregator_of_rows, check_option, mean_of_rows
+from optkit.core.aggregation import aggregator_of_rows, check_option
 from optkit.core.checks import check_count, check_range
-from optkit.median_clipping.proximal_maps import ProximalStep, proximal_l2
-from optkit.median_clipping.sample_median import Start, descend_along, median_of_rows
+from optkit.core.injection import refuse_arrays
+from optkit.core.proximal import StepTowardsMedian, check_step
+from optkit.median_clipping.proximal_maps import proximal_l2
+from optkit.median_clipping.sample_median import Start, descend_along, starting_point
 
 
-def proximal_pass(median: Any, samples: Any, tau: jax.typing.ArrayLike, step: ProximalStep | None = None) -> Any:
+def proximal_pass(median: Any, samples: Any, tau: jax.typing.ArrayLike, step: StepTowardsMedian | None = None) -> Any:
     """Moves an estimate of a median by one proximal step for each sample, in their order.
 
     Args:
@@ -38,6 +40,7 @@ def proximal_pass(median: Any, samples: Any, tau: jax.typing.ArrayLike, step: Pr
     Reference:
         Schaipp et al., "SGD with Clipping is Secretly Estimating the Median Gradient", 2024, arXiv:2402.12828.
     """
+    check_step(step, "proximal_pass")
     step = proximal_l2() if step is None else step
     leaves = jax.tree.leaves(samples)
     if not leaves:
@@ -52,9 +55,9 @@ def proximal_pass(median: Any, samples: Any, tau: jax.typing.ArrayLike, step: Pr
 
 
 def proximal_median(
-    tau: optax.ScalarOrSchedule,
-    step: ProximalStep | None = None,
-    passes: int = 8,
+    tau: float | Callable[[jax.Array], jax.typing.ArrayLike],
+    step: StepTowardsMedian | None = None,
+    passes: int | None = None,
     *,
     start: Start = "median",
     axis_name: str | None = None,
@@ -70,7 +73,7 @@ def proximal_median(
             but ever more slowly.
         step: the norm whose median is wanted; default `proximal_l2()`, the geometric median. See
             `scale_by_median_tracking`.
-        passes: how often it goes through the rows, at least 1; default 8.
+        passes: how often it goes through the rows, at least 1. None: 8.
         start: what it starts from: `"zeros"`, the `"mean"`, or the coordinate-wise `"median"` (default), the only one
             that no outlier moves further than the passes can go back.
         axis_name: the axis over workers, each of which passes its own gradient; None (default) for gradients stacked
@@ -92,6 +95,8 @@ def proximal_median(
     Reference:
         Schaipp et al., "SGD with Clipping is Secretly Estimating the Median Gradient", 2024, arXiv:2402.12828.
     """
+    refuse_arrays(step=step, passes=passes, start=start)
+    check_step(step, "proximal_median")
     check_range("tau", tau, 0.0, low_open=True)
     check_count("passes", passes)
     check_option("start", start, Start)
@@ -102,26 +107,20 @@ def proximal_median(
             raise TypeError("proximal_median goes through all rows and cannot leave any out: call it without present")
         if not jax.tree.leaves(rows):
             return rows
-        if start == "zeros":
-            first = jax.tree.map(lambda x: jnp.zeros_like(x[0]), rows)
-        elif start == "mean":
-            first = mean_of_rows(rows, jnp.ones(len(jax.tree.leaves(rows)[0])))
-        else:
-            first = median_of_rows(rows, "propagate")
 
         def one_pass(k, median):
             return proximal_pass(median, rows, tau(k) if callable(tau) else tau, step)
 
-        return jax.lax.fori_loop(0, passes, one_pass, first)
+        return jax.lax.fori_loop(0, 8 if passes is None else passes, one_pass, starting_point(start, rows, "propagate"))
 
     return aggregator_of_rows("proximal_median", rule, axis_name)
 
 
 def proximal_median_sgd(
     learning_rate: optax.ScalarOrSchedule,
-    tau: optax.ScalarOrSchedule,
-    step: ProximalStep | None = None,
-    passes: int = 8,
+    tau: float | Callable[[jax.Array], jax.typing.ArrayLike],
+    step: StepTowardsMedian | None = None,
+    passes: int | None = None,
     weight_decay: float | jax.Array = 0.0,
     mask: Any | None = None,
     *,
@@ -135,7 +134,7 @@ def proximal_median_sgd(
         tau: how far a pass may move the estimate, above 0, in units of the gradient, or a function of the pass's
             number, from 0.
         step: the norm whose median is wanted; default `proximal_l2()`, see `scale_by_median_tracking`.
-        passes: how often it goes through the gradients, at least 1; default 8.
+        passes: how often it goes through the gradients, at least 1. None: 8.
         weight_decay: strength of the decoupled decay, at least 0; default 0.
         mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
         start: `"zeros"`, `"mean"` or `"median"` (default), see `proximal_median`.
@@ -159,6 +158,5 @@ def proximal_median_sgd(
     Reference:
         Schaipp et al., "SGD with Clipping is Secretly Estimating the Median Gradient", 2024, arXiv:2402.12828.
     """
-    return descend_along(
-        proximal_median(tau, step, passes, start=start, axis_name=axis_name), learning_rate, weight_decay, mask
-    )
+    aggregator = proximal_median(tau, step, passes, start=start, axis_name=axis_name)
+    return descend_along("proximal_median_sgd", aggregator, learning_rate, weight_decay, mask)

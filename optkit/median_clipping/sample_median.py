@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import optax
 from optax.experimental import aggregating
 
-from optkit.core.aggregation import LARGEST_NETWORK, replace_rows, sort_rows
-from optkit.core.checks import check_range
+from optkit.core.aggregation import LARGEST_NETWORK, mean_of_rows, replace_rows, sort_rows
+from optkit.core.decay import add_decay
+from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
 
 NanPolicy = Literal["propagate", "omit"]
@@ -48,13 +49,44 @@ def median_of_rows(rows: Any, nan_policy: NanPolicy, present: jax.Array | None =
     )
 
 
+def starting_point(start: Start, rows: Any, nan_policy: NanPolicy, present: jax.Array | None = None) -> Any:
+    """Takes the point from which iterations towards a median start.
+
+    Args:
+        start: which.
+        rows: a tree of stacked rows, with leaves.
+        nan_policy: for the coordinate-wise median, see `median_of_rows`.
+        present: which rows take part, all by default.
+    """
+    if start == "median":
+        return median_of_rows(rows, nan_policy, present)
+    if start == "zeros":
+        return jax.tree.map(lambda x: jnp.zeros_like(x[0]), rows)
+    return mean_of_rows(rows, jnp.ones(len(jax.tree.leaves(rows)[0])) if present is None else present)
+
+
 def descend_along(
+    method: str,
     aggregator: aggregating.Aggregator,
     learning_rate: optax.ScalarOrSchedule,
     weight_decay: float | jax.Array,
     mask: Any | None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Descends along what an aggregator makes of the rows, with decoupled weight decay."""
-    check_range("weight_decay", weight_decay, 0.0)
-    decay = optax.add_decayed_weights(weight_decay, mask)
+    """Descends along what an aggregator makes of the rows, with decoupled weight decay.
+
+    Args:
+        method: the public name of the optimizer.
+        aggregator: makes one gradient of all.
+        learning_rate: a positive number or a schedule.
+        weight_decay: strength of the decoupled decay, at least 0.
+        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay.
+
+    Returns:
+        The optimizer.
+
+    Raises:
+        ValueError: if `weight_decay` is negative.
+    """
+    refuse_arrays(mask=mask)
+    decay = add_decay(method, weight_decay, mask)
     return in_float32(optax.chain(aggregator, decay, optax.scale_by_learning_rate(learning_rate)))

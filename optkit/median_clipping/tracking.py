@@ -12,8 +12,12 @@ import jax.numpy as jnp
 import optax
 
 from optkit.core.checks import check_range
+from optkit.core.complex_numbers import refuse_complex
+from optkit.core.decay import add_decay
+from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32, widen
-from optkit.median_clipping.proximal_maps import ProximalStep, proximal_l2
+from optkit.core.proximal import StepTowardsMedian, check_step
+from optkit.median_clipping.proximal_maps import proximal_l2
 
 
 class ScaleByMedianTrackingState(NamedTuple):
@@ -31,7 +35,7 @@ class ScaleByMedianTrackingState(NamedTuple):
 
 def scale_by_median_tracking(
     tau: optax.ScalarOrSchedule,
-    step: ProximalStep | None = None,
+    step: StepTowardsMedian | None = None,
     *,
     init: Literal["zeros", "first"] = "zeros",
     memory: bool = True,
@@ -79,6 +83,8 @@ def scale_by_median_tracking(
     Reference:
         Schaipp et al., "SGD with Clipping is Secretly Estimating the Median Gradient", 2024, arXiv:2402.12828.
     """
+    refuse_arrays(step=step, init=init, memory=memory, accumulator_dtype=accumulator_dtype)
+    check_step(step, "scale_by_median_tracking")
     check_range("tau", tau, 0.0, low_open=True)
     if init not in ("zeros", "first"):
         raise ValueError(f"init must be 'zeros' or 'first', got {init!r}")
@@ -87,6 +93,7 @@ def scale_by_median_tracking(
     step = proximal_l2() if step is None else step
 
     def init_fn(params):
+        refuse_complex(params, "scale_by_median_tracking")
         median = optax.tree.zeros_like(params, dtype=accumulator_dtype) if memory else None
         return ScaleByMedianTrackingState(count=jnp.zeros([], jnp.int32), median=median)
 
@@ -109,7 +116,7 @@ def scale_by_median_tracking(
 def median_tracking_sgd(
     learning_rate: optax.ScalarOrSchedule,
     tau: optax.ScalarOrSchedule,
-    step: ProximalStep | None = None,
+    step: StepTowardsMedian | None = None,
     weight_decay: float | jax.Array = 0.0,
     mask: Any | None = None,
     *,
@@ -149,11 +156,12 @@ def median_tracking_sgd(
     Reference:
         Schaipp et al., "SGD with Clipping is Secretly Estimating the Median Gradient", 2024, arXiv:2402.12828.
     """
-    check_range("weight_decay", weight_decay, 0.0)
+    refuse_arrays(mask=mask)
+    check_step(step, "median_tracking_sgd")
     return in_float32(
         optax.chain(
             scale_by_median_tracking(tau, step, init=init, accumulator_dtype=accumulator_dtype),
-            optax.add_decayed_weights(weight_decay, mask),
+            add_decay("median_tracking_sgd", weight_decay, mask),
             optax.scale_by_learning_rate(learning_rate),  # x_{t+1} = x_t - lr m_{t+1}
         )
     )
@@ -162,7 +170,7 @@ def median_tracking_sgd(
 def clipped_sgd(
     learning_rate: optax.ScalarOrSchedule,
     tau: optax.ScalarOrSchedule = 1.0,
-    step: ProximalStep | None = None,
+    step: StepTowardsMedian | None = None,
     momentum: float | jax.Array | None = None,
     weight_decay: float | jax.Array = 0.0,
     mask: Any | None = None,
@@ -199,12 +207,13 @@ def clipped_sgd(
         Schaipp et al., "SGD with Clipping is Secretly Estimating the Median Gradient", 2024, arXiv:2402.12828.
     """
     check_range("momentum", momentum, 0.0, 1.0, high_open=True)
-    check_range("weight_decay", weight_decay, 0.0)
+    refuse_arrays(mask=mask)
+    check_step(step, "clipped_sgd")
     return in_float32(
         optax.chain(
             scale_by_median_tracking(tau, step, memory=False),
             optax.identity() if momentum is None else optax.trace(momentum),
-            optax.add_decayed_weights(weight_decay, mask),
+            add_decay("clipped_sgd", weight_decay, mask),
             optax.scale_by_learning_rate(learning_rate),
         )
     )

@@ -12,8 +12,7 @@ from optkit.robust_aggregation.selection import (
     count_rows,
     distances_from,
     entry,
-    mean_of_marked,
-    smallest,
+    mean_of_smallest,
     sort_coordinates,
 )
 
@@ -22,7 +21,8 @@ def aksel(*, axis_name: str | None = None, layout: Layout = "gather") -> aggrega
     """Averages the half of the rows that is nearest to their coordinate-wise median.
 
     It needs no number of attackers: fewer than half of the rows may be arbitrary. Rows that are not finite are never
-    taken. The median of an even number of values is the lower one in the middle.
+    taken; if more than half are not, the result is NaN. The median of an even number of values is the lower one in the
+    middle.
 
     Args:
         axis_name: the axis over workers, each of which passes its own gradient; None (default) for gradients stacked
@@ -53,6 +53,6 @@ def aksel(*, axis_name: str | None = None, layout: Layout = "gather") -> aggrega
             return rows
         count = count_rows(rows, present, 1, "aksel")
         median = jax.tree.map(lambda x: entry(sort_coordinates(x, present), (count - 1) // 2), rows)
-        return mean_of_marked(rows, smallest(distances_from(rows, median, present, total), (count + 1) // 2))
+        return mean_of_smallest(rows, distances_from(rows, median, present, total), (count + 1) // 2)
 
     return aggregator_of_rows("aksel", rule, axis_name, layout)

@@ -8,20 +8,35 @@ the attack on comparative gradient elimination are from public code.
 """
 
 import statistics
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 from optax.experimental import aggregating
 
-from optkit.core.aggregation import gather_rows, mean_of_rows
+from optkit.core.aggregation import Total, gather_rows, mean_of_rows
 from optkit.core.checks import check_count, check_range
+from optkit.core.injection import refuse_arrays
+from optkit.core.keys import typed
 from optkit.decentralized.mixing import Mixing
-from optkit.robust_aggregation.selection import smallest, squared_norms
+from optkit.robust_aggregation.selection import lengths, smallest
 
-Attack = Callable[..., Any]
+
+class Attack(Protocol):
+    """What attackers send: a function of what the honest workers send."""
+
+    def __call__(self, honest: Any, /) -> Any:
+        """Makes a tree shaped like a row of a tree of stacked rows."""
+        ...
+
+
+class AttackByNumber(Protocol):
+    """An attack with one more argument: its strength, or a key to draw with."""
+
+    def __call__(self, honest: Any, number: jax.Array, /) -> Any:
+        """Makes a tree shaped like a row of a tree of stacked rows."""
+        ...
 
 
 def sign_flip(honest: Any) -> Any:
@@ -185,8 +200,7 @@ def gaussian_noise(honest: Any, scale: jax.typing.ArrayLike, key: int | jax.Arra
     """
     check_range("scale", scale, 0.0)
     row = jax.tree.map(lambda x: x[0], honest)
-    key = key if isinstance(key, jax.Array) else jax.random.key(key)
-    return optax.tree.scale(scale, optax.tree.random_like(key, row))
+    return optax.tree.scale(scale, optax.tree.random_like(typed(key), row))
 
 
 def long_among_kept(honest: Any, byzantine: int) -> Any:
@@ -209,7 +223,7 @@ def long_among_kept(honest: Any, byzantine: int) -> Any:
         >>> long_among_kept(jnp.array([[1.0], [2.0], [3.0]]), 1)
         Array([-3.], dtype=float32)
     """
-    norms = jnp.sqrt(squared_norms(honest, None, lambda x: x))
+    norms = lengths(honest, None, Total())
     check_count("byzantine", byzantine)
     check_range("byzantine", byzantine, 1, len(norms) - 1)
     weights = 1.0 * smallest(norms, len(norms) - byzantine) + smallest(norms, 1)
@@ -235,7 +249,7 @@ def label_flip(labels: jax.Array, classes: int) -> jax.Array:
 
 
 def strongest(
-    attack: Attack, honest: Any, byzantine: int, aggregator: aggregating.Aggregator, evaluations: int = 16
+    attack: AttackByNumber, honest: Any, byzantine: int, aggregator: aggregating.Aggregator, evaluations: int = 16
 ) -> jax.Array:
     """Searches the strength of an attack that moves an aggregate furthest from the honest rows' mean.
 
@@ -313,7 +327,11 @@ class UnderAttackState(NamedTuple):
 
 
 def under_attack(
-    attack: Attack, byzantine: int, *, axis_name: str | None = None, key: int | jax.Array | None = None
+    attack: Attack | AttackByNumber,
+    byzantine: int,
+    *,
+    axis_name: str | None = None,
+    key: int | jax.Array | None = None,
 ) -> optax.GradientTransformation:
     """Lets the last workers attack: simulates them before an aggregator, in a chain.
 
@@ -336,6 +354,7 @@ def under_attack(
         >>> tx.update(gradients, tx.init(jnp.zeros(1)))[0]
         Array([1.5], dtype=float32)
     """
+    refuse_arrays(attack=attack, byzantine=byzantine, axis_name=axis_name)
     check_count("byzantine", byzantine)
 
     def init_fn(params):
@@ -344,13 +363,15 @@ def under_attack(
 
     def update_fn(updates, state, params=None):
         del params
-        sent = _attacked(updates, attack, byzantine, axis_name, _drawn(key, state.count))
+        sent = _attacked(updates, _drawing(attack, key, state.count), byzantine, axis_name)
         return sent, UnderAttackState(count=optax.safe_increment(state.count))
 
     return optax.GradientTransformation(init_fn, update_fn)
 
 
-def attacked_mix(mixing: Mixing, attack: Attack, byzantine: int, *, key: int | jax.Array | None = None) -> Mixing:
+def attacked_mix(
+    mixing: Mixing, attack: Attack | AttackByNumber, byzantine: int, *, key: int | jax.Array | None = None
+) -> Mixing:
     """Lets the last workers attack in gossip: what they mix, and send, is what the attack makes of the others' values.
 
     Args:
@@ -375,26 +396,27 @@ def attacked_mix(mixing: Mixing, attack: Attack, byzantine: int, *, key: int | j
     check_count("byzantine", byzantine)
 
     def under(tree, topology, axis_name, *, step=0, links=None):
-        sent = _attacked(tree, attack, byzantine, axis_name, _drawn(key, step))
+        sent = _attacked(tree, _drawing(attack, key, step), byzantine, axis_name)
         return mixing(sent, topology, axis_name, step=step, links=links)
 
     return under
 
 
-def _drawn(key: int | jax.Array | None, count: jax.typing.ArrayLike) -> tuple[jax.Array, ...]:
+def _drawing(attack: Any, key: int | jax.Array | None, count: jax.typing.ArrayLike) -> Attack:
+    """Makes an attack without further arguments of one that draws with this step's key."""
     if key is None:
-        return ()
-    return (jax.random.fold_in(key if isinstance(key, jax.Array) else jax.random.key(key), count),)
+        return attack
+    return lambda honest: attack(honest, jax.random.fold_in(typed(key), count))
 
 
-def _attacked(tree: Any, attack: Attack, byzantine: int, axis_name: str | None, drawn: tuple[jax.Array, ...]) -> Any:
+def _attacked(tree: Any, attack: Attack, byzantine: int, axis_name: str | None) -> Any:
     """Replaces the last rows by what an attack makes of the others."""
     if not jax.tree.leaves(tree):
         return tree
     rows = tree if axis_name is None else gather_rows(tree, axis_name)
     workers = len(jax.tree.leaves(rows)[0])
     check_range("byzantine", byzantine, 1, workers - 1)
-    sent = attack(jax.tree.map(lambda x: x[: workers - byzantine], rows), *drawn)
+    sent = attack(jax.tree.map(lambda x: x[: workers - byzantine], rows))
     if axis_name is not None:
         attacks = jax.lax.axis_index(axis_name) >= workers - byzantine
         return jax.tree.map(lambda own, row: jnp.where(attacks, row, own).astype(own.dtype), tree, sent)

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 from optax.experimental import aggregating
 
-from optkit.core.aggregation import Layout, over_all_rows, replace_rows
+from optkit.core.aggregation import Layout, check_layout, over_all_rows, replace_rows
 from optkit.core.checks import check_count
+from optkit.core.injection import refuse_arrays
 from optkit.core.keys import key_data, split
-from optkit.core.rows import require_reduced
 from optkit.robust_aggregation.selection import require_slices
 
 
@@ -65,7 +65,7 @@ def bucket_means(
 
 def bucketing(
     aggregator: aggregating.Aggregator,
-    size: int = 2,
+    size: int | None = None,
     *,
     key: int | jax.Array,
     axis_name: str | None = None,
@@ -78,7 +78,7 @@ def bucketing(
 
     Args:
         aggregator: the rule that follows, of stacked rows (without an axis name), for example `coordinate_median()`.
-        size: of a group, at least 1; default 2. The last may be smaller.
+        size: of a group, at least 1. None: 2. The last may be smaller.
         key: an integer or a JAX key, equal on all workers.
         axis_name: the axis over workers, each of which passes its own gradient; None (default) for gradients stacked
             along the leading axis of each leaf.
@@ -104,8 +104,10 @@ def bucketing(
         Karimireddy, He, Jaggi, "Byzantine-Robust Learning on Heterogeneous Datasets via Bucketing", 2020,
         arXiv:2006.09365.
     """
+    refuse_arrays(aggregator=aggregator, size=size)
     check_count("size", size)
-    over_all_rows(bucket_means, axis_name, layout)  # raises where they do not fit
+    check_layout(axis_name, layout)
+    together = 2 if size is None else size
     if layout == "transpose":
         require_slices(aggregator, "bucketing")
 
@@ -116,12 +118,13 @@ def bucketing(
         data, fresh = split(state.key, key)
         inner = state.inner
 
-        def rule(rows, *, total):
+        def rule(rows, near, *, total):
             nonlocal inner
+            del near
             if not jax.tree.leaves(rows):
                 return rows
             permutation = jax.random.permutation(fresh, len(jax.tree.leaves(rows)[0]))
-            means, taking_part = bucket_means(rows, permutation, size, present)
+            means, taking_part = bucket_means(rows, permutation, together, present)
             aggregate, inner = aggregator.update(
                 means,
                 state.inner,
@@ -132,8 +135,7 @@ def bucketing(
             )
             return aggregate
 
-        result = over_all_rows(rule, axis_name, layout)(updates, total=total)
-        require_reduced(result, params, "bucketing")
+        result = over_all_rows("bucketing", rule, axis_name, layout)(updates, params=params, total=total)
         return result, BucketingState(key=data, inner=inner)
 
     return aggregating.Aggregator(init_fn, update_fn)

@@ -14,12 +14,14 @@ import jax.numpy as jnp
 import optax
 from optax.experimental import aggregating
 
-from optkit.core.aggregation import Layout, Total, over_all_rows, replace_rows
+from optkit.core.aggregation import Layout, Total, check_layout, differences, over_all_rows, replace_rows
 from optkit.core.checks import check_count, check_range
+from optkit.core.complex_numbers import refuse_complex
 from optkit.core.extra_args import required
+from optkit.core.injection import refuse_arrays
 from optkit.core.precision import widen
 from optkit.core.rows import require_reduced, sum_rows
-from optkit.robust_aggregation.selection import count_rows, distances_from
+from optkit.robust_aggregation.selection import count_rows, distances_from, nan_unless
 
 
 class CenteredClipState(NamedTuple):
@@ -41,21 +43,23 @@ def _clip_around(
     present: jax.Array | None,
     total: Total,
 ) -> Any:
-    """Moves a center by clipped differences; rows that are not finite, or too far for the dtype, do not move it."""
+    """Moves a center by clipped differences; rows that are not finite do not move it, and if none is, it is NaN."""
 
     def iteration(_, center):
-        norms = jnp.sqrt(distances_from(rows, center, present, total))
-        weights = jnp.where(jnp.isfinite(norms), jnp.minimum(1.0, radius / jnp.where(norms > 0, norms, 1.0)), 0.0)
-        differences = jax.tree.map(lambda x, v: x - v, rows, center)
-        moves = sum_rows(replace_rows(differences, jnp.isfinite(norms), 0.0), weights / divisor)
-        return optax.tree.add(center, moves)  # v + (1/n) sum_i clip(x_i - v, radius)
+        norms = distances_from(rows, center, present, total)
+        near = jnp.isfinite(norms)
+        weights = jnp.where(near, jnp.minimum(1, radius / jnp.where(norms > 0, norms, 1)), 0)
+        moves = sum_rows(replace_rows(differences(rows, center), near, 0.0), weights / divisor)
+        moved = optax.tree.add(center, moves)  # v + (1/n) sum_i clip(x_i - v, radius)
+        nobody = False if present is None else ~jnp.any(present)
+        return nan_unless(jnp.any(near) | nobody, moved)
 
     return jax.lax.fori_loop(0, iterations, iteration, center)
 
 
 def centered_clip(
     radius: jax.typing.ArrayLike,
-    iterations: int = 1,
+    iterations: int | None = None,
     *,
     axis_name: str | None = None,
     layout: Layout = "gather",
@@ -63,14 +67,14 @@ def centered_clip(
     """Adds to the last aggregate the mean of the rows' differences from it, each clipped to a radius.
 
     No row moves the aggregate further than `iterations * radius / n`, whatever it holds; one that is not finite does
-    not move it. Let workers send momenta (`robust_sgd`, or `optax.ema` before it in each worker's chain): clipping
-    alone does not withstand attacks that hide in the noise. The aggregate follows at most `iterations * radius` a step:
-    a radius that is far too small makes it lag.
+    not move it, and where none is finite the aggregate is NaN from then on. Let workers send momenta (`robust_sgd`, or
+    `optax.ema` before it in each worker's chain): clipping alone does not withstand attacks that hide in the noise. The
+    aggregate follows at most `iterations * radius` a step: a radius that is far too small makes it lag.
 
     Args:
         radius: how far a row may pull, above 0, in units of the rows: the distance between honest rows. The authors'
             script takes 100 for sums of gradients with `b1=0.9`, which is as much as 10 for averages.
-        iterations: how often the center is moved, at least 1; default 1.
+        iterations: how often the center is moved, at least 1. None: 1.
         axis_name: the axis over workers, each of which passes its own gradient; None (default) for gradients stacked
             along the leading axis of each leaf.
         layout: `"gather"` (default), or `"transpose"` to send two gradients in place of n - 1, see `coordinate_median`.
@@ -94,10 +98,13 @@ def centered_clip(
         Karimireddy, He, Jaggi, "Learning from History for Byzantine Robust Optimization", 2020, arXiv:2012.10333.
     """
     check_range("radius", radius, 0.0, low_open=True)
+    refuse_arrays(iterations=iterations)
     check_count("iterations", iterations)
-    over_all_rows(_clip_around, axis_name, layout)  # raises where they do not fit
+    check_layout(axis_name, layout)
+    moves = 1 if iterations is None else iterations
 
     def init_fn(params):
+        refuse_complex(params, "centered_clip")
         return CenteredClipState(center=optax.tree.zeros_like(params))
 
     def update_fn(updates, state, params=None, *, present=None, total=None, **extra_args):
@@ -108,23 +115,23 @@ def centered_clip(
                 return rows
             require_reduced(jax.tree.map(lambda x: x[0], rows), center, "centered_clip")
             divisor = count_rows(rows, None, 1, "centered_clip")  # absent rows too: they count as the center
-            return _clip_around(rows, widen(center), radius, iterations, divisor, present, total)
+            return _clip_around(rows, widen(center), radius, moves, divisor, present, total)
 
-        center = over_all_rows(rule, axis_name, layout)(updates, state.center, total=total)
+        center = over_all_rows("centered_clip", rule, axis_name, layout)(updates, state.center, total=total)
         return center, CenteredClipState(center=optax.tree.cast_like(center, state.center))
 
     return aggregating.Aggregator(init_fn, update_fn)
 
 
-def self_centered_clip(radius: jax.typing.ArrayLike, iterations: int = 1) -> aggregating.Aggregator:
+def self_centered_clip(radius: jax.typing.ArrayLike, iterations: int | None = None) -> aggregating.Aggregator:
     """Adds to a worker's own value the mean of what it hears less that, each difference clipped to a radius.
 
     A rule for gossip: `robust_mix(self_centered_clip(radius))` calls it with the worker's own value, so results differ
-    between workers. What is not finite, or not heard, does not move it.
+    between workers. What is not finite, or not heard, does not move it, and if nothing is finite it is NaN.
 
     Args:
         radius: how far one neighbour may pull, above 0, in units of the parameters.
-        iterations: how often the value is moved, at least 1; default 1.
+        iterations: how often the value is moved, at least 1. None: 1.
 
     Returns:
         An aggregator of stacked rows without state. Its `update` needs the extra argument `own`, a tree shaped like a
@@ -145,7 +152,9 @@ def self_centered_clip(radius: jax.typing.ArrayLike, iterations: int = 1) -> agg
         He, Karimireddy, Jaggi, "Byzantine-Robust Decentralized Learning via ClippedGossip", 2022, arXiv:2202.01545.
     """
     check_range("radius", radius, 0.0, low_open=True)
+    refuse_arrays(iterations=iterations)
     check_count("iterations", iterations)
+    moves = 1 if iterations is None else iterations
 
     def update_fn(updates, state, params=None, *, own=None, present=None, total=None, **extra_args):
         del extra_args
@@ -155,10 +164,8 @@ def self_centered_clip(radius: jax.typing.ArrayLike, iterations: int = 1) -> agg
             if not jax.tree.leaves(rows):
                 return rows
             heard = count_rows(rows, present, 1, "self_centered_clip")
-            return _clip_around(rows, widen(own), radius, iterations, heard, present, total)
+            return _clip_around(rows, widen(own), radius, moves, heard, present, total)
 
-        result = over_all_rows(rule, None)(updates, own, total=total)
-        require_reduced(result, params, "self_centered_clip")
-        return result, state
+        return over_all_rows("self_centered_clip", rule, None)(updates, own, params=params, total=total), state
 
     return aggregating.Aggregator(optax.init_empty_state, update_fn)

@@ -11,9 +11,8 @@ from optkit.core.aggregation import Layout, aggregator_of_rows
 from optkit.robust_aggregation.selection import (
     check_byzantine,
     count_rows,
-    mean_of_marked,
-    smallest,
-    squared_norms,
+    lengths,
+    mean_of_smallest,
 )
 
 
@@ -21,7 +20,7 @@ def cge(byzantine: int, *, axis_name: str | None = None, layout: Layout = "gathe
     """Averages the rows without the longest ones (comparative gradient elimination).
 
     One norm a row: the cheapest rule. An attack that keeps its length passes: reversed gradients do. Rows that are not
-    finite count as the longest.
+    finite count as the longest; if there are more of them than `byzantine`, the result is NaN.
 
     Args:
         byzantine: how many rows are dropped, at least 0; 0 gives the mean. More than twice as many rows are needed.
@@ -54,6 +53,6 @@ def cge(byzantine: int, *, axis_name: str | None = None, layout: Layout = "gathe
         if not jax.tree.leaves(rows):
             return rows
         count = count_rows(rows, present, 2 * byzantine + 1, f"cge with byzantine={byzantine}")
-        return mean_of_marked(rows, smallest(squared_norms(rows, present, total), count - byzantine))
+        return mean_of_smallest(rows, lengths(rows, present, total), count - byzantine)
 
     return aggregator_of_rows("cge", rule, axis_name, layout)

@@ -12,18 +12,18 @@ from optax.experimental import aggregating
 
 from optkit.core.aggregation import Layout, aggregator_of_rows
 from optkit.core.checks import check_count, check_range
+from optkit.core.injection import refuse_arrays
 from optkit.robust_aggregation.selection import (
     check_byzantine,
     count_rows,
     distances_between,
-    mean_of_marked,
-    smallest,
+    mean_of_smallest,
 )
 
 
 def krum(
     byzantine: int,
-    selected: int = 1,
+    selected: int | None = None,
     power: jax.typing.ArrayLike = 2.0,
     neighbors: int | None = None,
     *,
@@ -32,13 +32,13 @@ def krum(
 ) -> aggregating.Aggregator:
     """Takes the row that lies nearest to its nearest others (Krum), or the mean of several such rows (multi-Krum).
 
-    All pairs of rows are compared: n^2 operations a parameter. Rows that are not finite, or whose squared norm is not,
-    are never taken. One row has the noise of one worker: take several. Do not take it where workers' data differ much:
-    it always chooses from the same group.
+    All pairs of rows are compared: n^2 operations a parameter. Rows that are not finite are never taken; where a score
+    lacks as many finite neighbours as it sums, the result is NaN. One row has the noise of one worker: take several. Do
+    not take it where workers' data differ much: it always chooses from the same group.
 
     Args:
         byzantine: how many rows may be arbitrary, at least 0; more than twice as many and two more are needed.
-        selected: how many rows are averaged, at least 1; default 1, Krum.
+        selected: how many rows are averaged, at least 1. None: 1, Krum.
         power: of the distances that a score sums, above 0; default 2, the paper's.
         neighbors: over how many nearest others, at least 1; default the paper's, the number of rows less `byzantine`
             less 2.
@@ -65,21 +65,28 @@ def krum(
         arXiv:1703.02757.
     """
     check_byzantine(byzantine)
+    refuse_arrays(selected=selected, neighbors=neighbors)
     check_count("selected", selected)
     check_range("power", power, 0.0, low_open=True)
-    if neighbors is not None:
-        check_count("neighbors", neighbors)
-    least = max(selected, 2 * byzantine + 3 if neighbors is None else neighbors + 1)
+    check_count("neighbors", neighbors)
+    taken = 1 if selected is None else selected
+    least = max(taken, 2 * byzantine + 3 if neighbors is None else neighbors + 1)
 
     def rule(rows, *, present, total):
         if not jax.tree.leaves(rows):
             return rows
-        count = count_rows(rows, present, least, f"krum with {byzantine=}, {selected=} and {neighbors=}")
-        squared = distances_between(rows, present, total)
-        others = jnp.where(jnp.eye(len(squared), dtype=bool), jnp.inf, squared)
+        count = count_rows(rows, present, least, f"krum with {byzantine=}, selected={taken} and {neighbors=}")
+        apart = distances_between(rows, present, total)
+        others = jnp.sort(jnp.where(jnp.eye(len(apart), dtype=bool), jnp.inf, apart))
         summed = jnp.maximum(count - byzantine - 2 if neighbors is None else neighbors, 1)
-        nearest = jnp.arange(len(squared)) < summed
-        scores = jnp.sum(jnp.where(nearest, jnp.sort(others) ** (power / 2), 0), axis=1)  # s(i)
-        return mean_of_marked(rows, smallest(scores, selected))
+
+        def score(ordered):
+            # The root of s(i), which orders the rows alike, by way of the largest: powers neither overflow nor vanish.
+            largest = ordered[summed - 1]
+            parts = ordered / jnp.where(jnp.isfinite(largest) & (largest > 0), largest, 1)
+            powers = jnp.where(jnp.arange(len(ordered)) < summed, parts**power, 0)
+            return largest * jnp.where(largest > 0, jnp.sum(powers), 1) ** (1 / power)
+
+        return mean_of_smallest(rows, jax.vmap(score)(others), taken)
 
     return aggregator_of_rows("krum", rule, axis_name, layout)

@@ -9,6 +9,8 @@ import jax
 import optax
 
 from optkit.core.checks import check_range
+from optkit.core.extra_args import require_params
+from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
 from optkit.decentralized.gossip import gossip
 from optkit.decentralized.mixing import Mixing
@@ -63,8 +65,15 @@ def monna(
     Reference:
         Farhadkhani et al., "Robust Collaborative Learning with Linear Gradient Overhead", 2022, arXiv:2209.10931.
     """
+    refuse_arrays(topology=topology, axis_name=axis_name, mixing=mixing)
     check_range("b1", b1, 0.0, 1.0, high_open=True)
     nearest = nearest_neighbor_average(byzantine)
     # m = b1 m + (1 - b1) g, and x - learning_rate m before the exchange.
     local = optax.chain(optax.ema(b1, debias=False), optax.scale_by_learning_rate(learning_rate))
-    return in_float32(gossip(local, topology, axis_name=axis_name, mixing=mixing or robust_mix(nearest)))
+    exchange = gossip(local, topology, axis_name=axis_name, mixing=robust_mix(nearest) if mixing is None else mixing)
+
+    def update_fn(updates, state, params=None, **extra_args):
+        require_params(params, "monna")
+        return exchange.update(updates, state, params, **extra_args)
+
+    return in_float32(optax.GradientTransformationExtraArgs(exchange.init, update_fn))

@@ -11,16 +11,18 @@ import jax.numpy as jnp
 import optax
 from optax.experimental import aggregating
 
-from optkit.core.aggregation import Layout, over_all_rows, replace_rows
+from optkit.core.aggregation import Layout, check_layout, over_all_rows, replace_rows
 from optkit.core.extra_args import required
+from optkit.core.injection import refuse_arrays
 from optkit.core.precision import widen
-from optkit.core.rows import require_reduced, sum_rows
+from optkit.core.rows import sum_rows
 from optkit.robust_aggregation.selection import (
     check_byzantine,
     count_rows,
     distances_between,
     distances_from,
-    mean_of_marked,
+    mean_of_smallest,
+    nan_unless,
     require_slices,
     smallest,
 )
@@ -41,7 +43,7 @@ def nearest_neighbor_mixing(
     Args:
         aggregator: the rule that follows, of stacked rows (without an axis name), for example `trimmed_mean(1)`.
         byzantine: how many rows each mean leaves out, at least 0; more than twice as many rows are needed. Rows that
-            are not finite, or whose squared norm is not, are always left out.
+            are not finite are always left out; if there are more of them, the result is NaN.
         axis_name: the axis over workers, each of which passes its own gradient; None (default) for gradients stacked
             along the leading axis of each leaf.
         layout: `"gather"` (default), or `"transpose"` to send two gradients in place of n - 1, see `coordinate_median`.
@@ -66,33 +68,38 @@ def nearest_neighbor_mixing(
         arXiv:2302.01772.
     """
     check_byzantine(byzantine)
-    over_all_rows(mean_of_marked, axis_name, layout)  # raises where they do not fit
+    refuse_arrays(aggregator=aggregator)
+    check_layout(axis_name, layout)
     if layout == "transpose":
         require_slices(aggregator, "nearest_neighbor_mixing")
 
     def update_fn(updates, state, params=None, *, present=None, total=None, **extra_args):
         kept_state = state
 
-        def rule(rows, *, total):
+        def rule(rows, near, *, total):
             nonlocal kept_state
+            del near
             if not jax.tree.leaves(rows):
                 return rows
             method = f"nearest_neighbor_mixing with byzantine={byzantine}"
             count = count_rows(rows, present, 2 * byzantine + 1, method)
-            squared = distances_between(rows, present, total)
-            usable = jnp.any(jnp.isfinite(squared), axis=1)
-            marked = smallest(squared, jnp.maximum(count - byzantine, 1)) & usable
-            weights = marked / jnp.sum(marked, axis=1, keepdims=True)
+            apart = distances_between(rows, present, total)
+            usable = jnp.any(jnp.isfinite(apart), axis=1)
+            needed = jnp.maximum(count - byzantine, 1)
             finite = replace_rows(rows, usable, 0.0)
-            mixed = jax.tree.map(lambda x: jax.vmap(lambda w: sum_rows(x, w))(weights), finite)  # Y = M X
+
+            def mix(apart):
+                marked = (smallest(apart, needed) & usable).astype(apart.dtype)
+                return sum_rows(finite, marked / jnp.sum(marked))
+
+            mixed = nan_unless(jnp.sum(usable) >= needed, jax.vmap(mix)(apart))  # Y = M X
             aggregate, kept_state = aggregator.update(
                 mixed, state, None, **extra_args, present=present, **({} if layout == "gather" else {"total": total})
             )
             return aggregate
 
-        result = over_all_rows(rule, axis_name, layout)(updates, total=total)
-        require_reduced(result, params, "nearest_neighbor_mixing")
-        return result, kept_state
+        over = over_all_rows("nearest_neighbor_mixing", rule, axis_name, layout)
+        return over(updates, params=params, total=total), kept_state
 
     return aggregating.Aggregator(aggregator.init, update_fn)
 
@@ -101,8 +108,8 @@ def nearest_neighbor_average(byzantine: int) -> aggregating.Aggregator:
     """Averages what is nearest to a worker's own value among what it hears, its own included.
 
     A rule for gossip: `robust_mix(nearest_neighbor_average(byzantine))`, the mixing of `monna`, calls it with the
-    worker's own value, so results differ between workers. What is not finite is never taken, unless it is the own
-    value.
+    worker's own value, so results differ between workers. What is not finite is never taken; where too little
+    is, or the own value is not, the result is NaN.
 
     Args:
         byzantine: how many rows are left out, at least 0; 0 gives the mean. More than twice as many rows are needed.
@@ -137,10 +144,8 @@ def nearest_neighbor_average(byzantine: int) -> aggregating.Aggregator:
             method = f"nearest_neighbor_average with byzantine={byzantine}"
             heard = count_rows(rows, present, 2 * byzantine + 1, method)
             kept = heard - byzantine if present is None else jnp.maximum(heard - byzantine, 1)
-            return mean_of_marked(rows, smallest(distances_from(rows, widen(own), present, total), kept))
+            return mean_of_smallest(rows, distances_from(rows, widen(own), present, total), kept)
 
-        result = over_all_rows(rule, None)(updates, own, total=total)
-        require_reduced(result, params, "nearest_neighbor_average")
-        return result, state
+        return over_all_rows("nearest_neighbor_average", rule, None)(updates, own, params=params, total=total), state
 
     return aggregating.Aggregator(optax.init_empty_state, update_fn)

@@ -11,6 +11,8 @@ import optax
 from optax.experimental import aggregating
 
 from optkit.core.checks import check_count, check_range
+from optkit.core.decay import add_decay
+from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
 
 
@@ -40,6 +42,7 @@ def per_row(inner: optax.GradientTransformation, rows: int) -> optax.GradientTra
         >>> momenta.ravel()
         Array([1.9, 3.8], dtype=float32)
     """
+    refuse_arrays(inner=inner, rows=rows)
     check_count("rows", rows)
     inner = optax.with_extra_args_support(inner)
 
@@ -96,11 +99,12 @@ def robust_sgd(
     Reference:
         Karimireddy, He, Jaggi, "Learning from History for Byzantine Robust Optimization", 2020, arXiv:2012.10333.
     """
+    refuse_arrays(aggregator=aggregator, mask=mask, summed=summed, workers=workers)
     check_range("b1", b1, 0.0, 1.0, high_open=True)
-    check_range("weight_decay", weight_decay, 0.0)
+    check_count("workers", workers)
     momentum = optax.identity()
     if b1 is not None:
         momentum = optax.trace(b1) if summed else optax.ema(b1, debias=False)
         momentum = momentum if workers is None else per_row(momentum, workers)
-    decay = optax.add_decayed_weights(weight_decay, mask)
+    decay = add_decay("robust_sgd", weight_decay, mask)
     return in_float32(optax.chain(momentum, aggregator, decay, optax.scale_by_learning_rate(learning_rate)))

@@ -8,11 +8,20 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optkit.core.aggregation import Total, mean_of_rows, replace_rows, sort_rows, squared_distances
+from optkit.core.aggregation import (
+    Total,
+    distances,
+    mean_of_rows,
+    replace_rows,
+    sort_rows,
+    squared_distances,
+)
+from optkit.core.injection import refuse_arrays
 
 
 def check_byzantine(byzantine: Any) -> None:
     """Raises unless an argument is an integer that is at least 0."""
+    refuse_arrays(byzantine=byzantine)
     if isinstance(byzantine, bool) or not isinstance(byzantine, int) or byzantine < 0:
         raise ValueError(f"byzantine must be an integer and at least 0, got {byzantine!r}")
 
@@ -43,28 +52,54 @@ def smallest(values: jax.Array, count: Any) -> jax.Array:
     return jnp.argsort(jnp.argsort(values, stable=True), stable=True) < count
 
 
-def mean_of_marked(rows: Any, marked: jax.Array) -> Any:
-    """Averages some of the rows; the others may be NaN."""
-    return mean_of_rows(replace_rows(rows, marked, 0.0), marked)
+def mean_of_smallest(rows: Any, values: jax.Array, count: Any) -> Any:
+    """Averages the rows with the smallest values; NaN where a value that it needs is infinite.
+
+    Args:
+        rows: a tree of stacked rows.
+        values: a number for each, infinite for rows that cannot be used.
+        count: how many are averaged.
+
+    Returns:
+        A tree shaped like a row.
+    """
+    marked = smallest(values, count)
+    mean = mean_of_rows(replace_rows(rows, marked, 0.0), marked)
+    return nan_unless(jnp.all(jnp.isfinite(values) | ~marked), mean)
+
+
+def nan_unless(condition: jax.Array, tree: Any) -> Any:
+    """Makes all of a tree NaN, so that too few rows are seen, unless a condition holds."""
+    return jax.tree.map(lambda x: jnp.where(condition, x, jnp.nan), tree)
 
 
 def distances_from(rows: Any, center: Any, present: jax.Array | None, total: Total) -> jax.Array:
-    """Gives squared distances from a point: infinite for rows that are absent, not finite, or too far for the dtype."""
-    squared = squared_distances(rows, center, total)
-    usable = jnp.isfinite(squared) if present is None else jnp.isfinite(squared) & present
-    return jnp.where(usable, squared, jnp.inf)
+    """Gives distances from a point: infinite for rows that are absent or not finite.
+
+    Where workers hold slices, it sends sums of squares and no largest entries: distances beyond the square root of the
+    dtype's range are then infinite, or zero.
+    """
+    if total.axis_name is None:
+        apart = distances(rows, center, total)
+    else:
+        apart = jnp.sqrt(total(squared_distances(rows, center)))
+    usable = jnp.isfinite(apart) if present is None else jnp.isfinite(apart) & present
+    return jnp.where(usable, apart, jnp.inf)
 
 
-def squared_norms(rows: Any, present: jax.Array | None, total: Total) -> jax.Array:
-    """Gives squared norms: infinite for rows that are absent, not finite, or too large for the dtype."""
+def lengths(rows: Any, present: jax.Array | None, total: Total) -> jax.Array:
+    """Gives norms: infinite for rows that are absent or not finite, see `distances_from`."""
     return distances_from(rows, jax.tree.map(lambda x: jnp.zeros_like(x[0]), rows), present, total)
 
 
 def distances_between(rows: Any, present: jax.Array | None, total: Total) -> jax.Array:
-    """Gives squared distances of all pairs: infinite where one is absent, not finite, or too large for the dtype."""
-    local = jax.lax.map(lambda row: squared_distances(rows, row, lambda x: x), rows)
-    usable = jnp.isfinite(squared_norms(rows, present, total))
-    return jnp.where(usable[:, None] & usable, total(local), jnp.inf)
+    """Gives distances of all pairs: infinite where one is absent or not finite, see `distances_from`."""
+    if total.axis_name is None:
+        apart = jax.lax.map(lambda row: distances(rows, row, total), rows)
+    else:
+        apart = jnp.sqrt(total(jax.lax.map(lambda row: squared_distances(rows, row), rows)))
+    usable = jnp.isfinite(lengths(rows, present, total))
+    return jnp.where(jnp.outer(usable, usable), apart, jnp.inf)
 
 
 def sort_coordinates(rows: jax.Array, present: jax.Array | None) -> list[jax.Array]:
@@ -80,9 +115,13 @@ def entry(ordered: list[jax.Array], index: Any) -> jax.Array:
 
 
 def mean_between(ordered: list[jax.Array], start: Any, size: Any) -> jax.Array:
-    """Averages so many of the sorted values from a place on, which may differ between coordinates."""
+    """Averages so many of the sorted values from a place on, which may differ between coordinates.
+
+    NaN where one of them is not finite, as those are that stand for NaN and for rows that are absent.
+    """
     kept = [jnp.where((k >= start) & (k < start + size), x, 0) for k, x in enumerate(ordered)]
-    return functools.reduce(jnp.add, kept) / size
+    mean = functools.reduce(jnp.add, kept) / jnp.asarray(size, ordered[0].dtype)
+    return jnp.where(jnp.isfinite(mean), mean, jnp.nan)
 
 
 def is_stateless(aggregator: optax.GradientTransformation) -> bool:

@@ -6,6 +6,8 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 import optkit
+from optkit.median_clipping import coordinate_clip
+from optkit.median_clipping.coordinate_clip import _count
 
 
 def draw(seed, dtype=jnp.float32):
@@ -80,11 +82,27 @@ def test_leaves_sharded_inside_shard_map_count_together(per_leaf, check_vma):
     jax.tree.map(np.testing.assert_array_equal, jax.jit(sharded)(gradients), whole)
 
 
-def test_more_coordinates_than_can_be_counted_are_refused():
-    shapes = {name: jax.ShapeDtypeStruct((2**30,), jnp.float32) for name in "ab"}
-    tx = optkit.clip_by_quantile(0.1)
-    with pytest.raises(ValueError, match=r"up to 2\*\*31 - 1 coordinates, got 2147483648: pass per_leaf=True"):
-        jax.eval_shape(lambda g: tx.update(g, tx.init(g))[0], shapes)
+@pytest.mark.parametrize("per_leaf", [False, True])
+@pytest.mark.parametrize("shape", [(2**31,), (2**16, 2**16), (3, 2**20, 2**11)])
+def test_more_coordinates_than_an_integer_counts_are_clipped(shape, per_leaf):
+    shapes = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name in "ab"}
+    tx = optkit.clip_by_quantile(0.1, per_leaf=per_leaf)
+    assert jax.eval_shape(lambda g: tx.update(g, tx.init(g))[0], shapes) == shapes
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (300, 301), (3, 5, 7)])
+def test_counts_are_multiples_and_a_rest(shape):
+    marked = jax.random.bernoulli(jax.random.key(0), 0.9, shape)
+    high, low = _count(marked)
+    assert high * 2**16 + low == np.sum(marked)
+    assert low < 2**16
+
+
+def test_counts_of_leaves_whose_axes_are_counted_in_turn(monkeypatch):
+    monkeypatch.setattr(coordinate_clip, "_COUNTED_AT_ONCE", 2**10)
+    marked = jnp.ones((3, 300, 301), bool)
+    high, low = _count(marked)
+    assert (high, low) == divmod(marked.size, 2**16)
 
 
 def test_named_optimizer_is_clipping_then_decay_then_the_rate():

@@ -59,7 +59,9 @@ def test_golden_sample_median(recording):
     if hyperparams.word("kind", kinds) == "coordinate":
         tx = optkit.coordinate_median_sgd(hyperparams["lr"])
     else:
-        tx = optkit.geometric_median_sgd(hyperparams["lr"], hyperparams["iters"], hyperparams["nu"], per_leaf=per_leaf)
+        tx = optkit.geometric_median_sgd(
+            hyperparams["lr"], hyperparams["iters"], hyperparams["nu"], tolerance=0, per_leaf=per_leaf
+        )
     assert_replays(recording, replay_gradients(tx, recording))
 
 
@@ -82,6 +84,7 @@ def aggregators(recording):
     options = {
         "iterations": hyperparams["n_iter"],
         "smoothing": hyperparams["nu"],
+        "tolerance": 0,
         "start": hyperparams.word("z0", ("zeros",)),
     }
     optimizer = optkit.geometric_median_sgd(hyperparams["lr"], **options, axis_name="workers")

@@ -35,7 +35,7 @@ def second_rule(hyperparams):
     if name == "median":
         return optkit.coordinate_median()
     if name.startswith("rfa"):
-        return optkit.geometric_median(int(iterations or 3), float(smoothing or 0.1), start="zeros")
+        return optkit.geometric_median(int(iterations or 3), float(smoothing or 0.1), tolerance=0, start="zeros")
     assert int(trimmed) == byzantine
     return optkit.trimmed_mean(byzantine)
 

@@ -15,7 +15,7 @@ DECAYS = (0.0, 0.99)
 RULES = {
     "mean": aggregating.average_per_element_updates(),
     "coordinate median": optkit.coordinate_median(),
-    "RFA": optkit.geometric_median(3, 0.1, start="zeros"),
+    "RFA": optkit.geometric_median(3, 0.1, tolerance=0, start="zeros"),
 }
 
 

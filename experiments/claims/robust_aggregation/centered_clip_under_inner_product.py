@@ -8,7 +8,7 @@ BYZANTINE = 11
 RULES = {
     "centered clipping": optkit.centered_clip,
     "coordinate median": lambda _: optkit.coordinate_median(),
-    "RFA": lambda _: optkit.geometric_median(3, 0.1, start="zeros"),
+    "RFA": lambda _: optkit.geometric_median(3, 0.1, tolerance=0, start="zeros"),
 }
 
 

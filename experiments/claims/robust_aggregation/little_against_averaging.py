@@ -11,7 +11,7 @@ RULES = {
     "mean": lambda _: aggregating.average_per_element_updates(),
     "centered clipping": optkit.centered_clip,
     "coordinate median": lambda _: optkit.coordinate_median(),
-    "RFA": lambda _: optkit.geometric_median(3, 0.1, start="zeros"),
+    "RFA": lambda _: optkit.geometric_median(3, 0.1, tolerance=0, start="zeros"),
     "Krum": lambda _: optkit.krum(BYZANTINE),
 }
 

@@ -7,7 +7,7 @@ from experiments.claims.robust_aggregation import EXPERIMENT, listed, steady_los
 BYZANTINE = 11
 RULES = {
     "coordinate median": lambda _: optkit.coordinate_median(),
-    "RFA": lambda _: optkit.geometric_median(3, 0.1, start="zeros"),
+    "RFA": lambda _: optkit.geometric_median(3, 0.1, tolerance=0, start="zeros"),
     "Krum": lambda _: optkit.krum(BYZANTINE),
 }
 
