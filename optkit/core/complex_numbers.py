@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 
 def refuse_complex(tree: Any, method: str, *, functions: bool = False) -> None:
@@ -29,3 +30,25 @@ def refuse_complex(tree: Any, method: str, *, functions: bool = False) -> None:
             )
             place = jax.tree_util.keystr(path) or "itself"
             raise TypeError(f"{method} works on real parameters, and the leaf {place} is {x.dtype}: {advice}")
+
+
+def only_real(method: str, tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """Makes `init` of a transformation without functions among its extra arguments refuse complex parameters.
+
+    Args:
+        method: the public name of the method.
+        tx: the transformation.
+
+    Returns:
+        The same transformation, whose `init` raises a TypeError if there is a complex leaf.
+
+    Example:
+        >>> only_real("sgd", optax.sgd(1.0)).init({"kernel": jnp.ones(2)})
+        (EmptyState(), EmptyState())
+    """
+
+    def init_fn(params):
+        refuse_complex(params, method)
+        return tx.init(params)
+
+    return optax.GradientTransformationExtraArgs(init_fn, optax.with_extra_args_support(tx).update)

@@ -13,8 +13,9 @@ from jax.flatten_util import ravel_pytree
 
 from optkit.core.checks import check_range
 from optkit.core.explicit_axes import replicate, shard_like
+from optkit.core.injection import refuse_arrays
 from optkit.core.precision import scalar_dtype, widen
-from optkit.core.top_k import top_k
+from optkit.core.top_k import add, take, top_k
 
 
 class Compressor(NamedTuple):
@@ -123,15 +124,15 @@ def decompressing(
     return Compressor(init, compress, decompress, inner_products, combine, delta, omega)
 
 
-def global_top_k(density: float = 0.01, *, dtype: Any | None = None) -> Compressor:
+def global_top_k(density: float | None = None, *, dtype: Any | None = None) -> Compressor:
     """Keeps the entries of largest magnitude of all leaves together, and forgets the others.
 
     Leaves are gathered where mesh axes are explicit. Its constant of contraction is the share of entries kept; on the
     wire an entry kept has 4 bytes more than its value.
 
     Args:
-        density: share of the entries that are kept, in (0, 1]; default 0.01. Their number is rounded down, but at
-            least 1.
+        density: share of the entries that are kept, in (0, 1]; None: 0.01. Their number is rounded down, but at least
+            1.
         dtype: of their values; default the leaves', but at least float32. What 16 bits lose is left to
             `error_feedback`.
 
@@ -150,10 +151,12 @@ def global_top_k(density: float = 0.01, *, dtype: Any | None = None) -> Compress
         >>> jax.tree.map(jnp.ravel, compressor.decompress(entries, tree))
         {'a': Array([ 0., -4.], dtype=float32), 'b': Array([3., 0.], dtype=float32)}
     """
+    refuse_arrays(density=density, dtype=dtype)
     check_range("density", density, 0.0, 1.0, low_open=True)
+    share = 0.01 if density is None else density
 
     def number(size):
-        return min(max(int(density * size), 1), size)
+        return min(max(int(share * size), 1), size)
 
     def init(params):
         del params
@@ -161,28 +164,27 @@ def global_top_k(density: float = 0.01, *, dtype: Any | None = None) -> Compress
     def compress(tree, state):
         flat = _flatten(tree)
         places = top_k(flat, number(flat.size))
-        values = flat[places]
+        values = take(flat, places)
         return Entries(values if dtype is None else values.astype(dtype), places), state
 
     def decompress(entries, like):
-        flat = (
-            jnp.zeros([_size(like)], scalar_dtype(like))
-            .at[entries.places]
-            .set(entries.values.astype(scalar_dtype(like)))
-        )
-        return _unflatten(flat, like)
+        dtype = scalar_dtype(like)
+        return _unflatten(add(jnp.zeros([_size(like)], dtype), entries.places, entries.values.astype(dtype)), like)
 
     def inner_products(rows, tree):
         flat = _flatten(tree)
-        return jnp.sum(rows.values.astype(flat.dtype) * flat[rows.places], axis=-1)
+        return jnp.sum(rows.values.astype(flat.dtype) * take(flat, rows.places), axis=-1)
 
     def combine(weights, rows, like):
         # One after the other: added at once, entries of equal places would be added in any order on a GPU.
-        def add(flat, weighted):
+        def add_row(flat, weighted):
             weight, entries = weighted
-            return flat.at[entries.places].add(weight.astype(flat.dtype) * entries.values.astype(flat.dtype)), None
+            values = weight.astype(flat.dtype) * entries.values.astype(flat.dtype)
+            # In a window that is not yet full there are entries of zero, all at place 0.
+            return add(flat, entries.places, values, unique=False), None
 
-        return _unflatten(jax.lax.scan(add, jnp.zeros([_size(like)], scalar_dtype(like)), (weights, rows))[0], like)
+        zeros = jnp.zeros([_size(like)], scalar_dtype(like))
+        return _unflatten(jax.lax.scan(add_row, zeros, (weights, rows))[0], like)
 
     def delta(tree):
         size = _size(tree)
@@ -193,7 +195,7 @@ def global_top_k(density: float = 0.01, *, dtype: Any | None = None) -> Compress
 
 def _size(tree: Any) -> int:
     size = sum(x.size for x in jax.tree.leaves(tree))
-    if size > jnp.iinfo(jnp.int32).max:
+    if size > 2**31:
         raise ValueError(
             f"global_top_k counts entries with 32 bits and got a tree of {size} entries: use optax.partition"
         )

@@ -9,6 +9,7 @@ import optax
 
 from optkit.core.checks import check_range
 from optkit.core.extra_args import require_params
+from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
 from optkit.core.trees import with_whole_tree
 
@@ -64,7 +65,11 @@ def add_decay(
 
 
 def proximal_decay(
-    learning_rate: optax.ScalarOrSchedule, weight_decay: jax.typing.ArrayLike, mask: Any | None = None
+    learning_rate: optax.ScalarOrSchedule,
+    weight_decay: jax.typing.ArrayLike,
+    mask: Any | None = None,
+    *,
+    method: str = "proximal_decay",
 ) -> optax.GradientTransformationExtraArgs:
     """Shrinks the parameters after the step, `(params + updates) / (1 + learning_rate * weight_decay)`.
 
@@ -74,9 +79,10 @@ def proximal_decay(
         learning_rate: a positive number or a schedule.
         weight_decay: strength of the decay, at least 0.
         mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
+        method: the public name of the optimizer, for messages.
 
     Returns:
-        A transformation whose `update` needs `params`.
+        A transformation whose `update` needs `params` if there is decay.
 
     Example:
         >>> tx = optax.chain(optax.sgd(0.5), proximal_decay(0.5, weight_decay=2.0))
@@ -88,11 +94,15 @@ def proximal_decay(
     def shrink(u, p, shrinkage):
         return (u - shrinkage * p) / (1 + shrinkage)
 
-    return _decay("proximal_decay", shrink, learning_rate, weight_decay, mask)
+    return _decay(method, shrink, learning_rate, weight_decay, mask)
 
 
 def decay_after_step(
-    learning_rate: optax.ScalarOrSchedule, weight_decay: jax.typing.ArrayLike, mask: Any | None = None
+    learning_rate: optax.ScalarOrSchedule,
+    weight_decay: jax.typing.ArrayLike,
+    mask: Any | None = None,
+    *,
+    method: str = "decay_after_step",
 ) -> optax.GradientTransformationExtraArgs:
     """Shrinks the parameters after the step, `(params + updates) * (1 - learning_rate * weight_decay)`.
 
@@ -103,9 +113,10 @@ def decay_after_step(
         learning_rate: a positive number or a schedule.
         weight_decay: strength of the decay, at least 0.
         mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
+        method: the public name of the optimizer, for messages.
 
     Returns:
-        A transformation whose `update` needs `params`.
+        A transformation whose `update` needs `params` if there is decay.
 
     Example:
         >>> tx = optax.chain(optax.sgd(0.5), decay_after_step(0.5, weight_decay=0.5))
@@ -117,10 +128,11 @@ def decay_after_step(
     def shrink(u, p, shrinkage):
         return u - shrinkage * (p + u)
 
-    return _decay("decay_after_step", shrink, learning_rate, weight_decay, mask)
+    return _decay(method, shrink, learning_rate, weight_decay, mask)
 
 
 def decayed_after_step(
+    method: str,
     learning_rate: optax.ScalarOrSchedule,
     direction: optax.GradientTransformation,
     weight_decay: float | jax.Array,
@@ -129,6 +141,7 @@ def decayed_after_step(
     """Makes an optimizer of a direction: learning rate and `decay_after_step` behind it, all in float32 at least.
 
     Args:
+        method: the public name of the optimizer.
         learning_rate: a positive number or a schedule.
         direction: what the parameters move against.
         weight_decay: as in `decay_after_step`.
@@ -140,19 +153,21 @@ def decayed_after_step(
     Raises:
         ValueError: if `weight_decay` is negative.
     """
+    refuse_arrays(mask=mask)
     check_range("weight_decay", weight_decay, 0.0)
     scale = optax.scale_by_learning_rate(learning_rate)
-    return in_float32(optax.chain(direction, scale, decay_after_step(learning_rate, weight_decay, mask)))
+    return in_float32(optax.chain(direction, scale, decay_after_step(learning_rate, weight_decay, mask, method=method)))
 
 
 def _decay(
-    name: str,
+    method: str,
     shrink: Callable[..., jax.Array],
     learning_rate: optax.ScalarOrSchedule,
     weight_decay: jax.typing.ArrayLike,
     mask: Any | None,
 ) -> optax.GradientTransformationExtraArgs:
     """Makes a decay of what it does to an update, a parameter, and the rate times the strength."""
+    decays = not (isinstance(weight_decay, (int, float)) and weight_decay == 0)
 
     def init_fn(params):
         del params
@@ -160,12 +175,17 @@ def _decay(
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
-        if params is None:
-            raise ValueError(f"{name} needs the parameters: call update(updates, state, params)")
+        count = optax.safe_increment(state.count)
+        if not decays:
+            return updates, DecayBehindStepState(count=count)
+        require_params(params, method)
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
         shrinkage = rate * weight_decay
         shrunk = jax.tree.map(lambda u, p: shrink(u, p, shrinkage).astype(u.dtype), updates, params)
-        return shrunk, DecayBehindStepState(count=optax.safe_increment(state.count))
+        return shrunk, DecayBehindStepState(count=count)
 
-    transformation = optax.GradientTransformationExtraArgs(init_fn, update_fn)
-    return transformation if mask is None else optax.masked(transformation, mask)
+    def build(mask):
+        decay = optax.GradientTransformationExtraArgs(init_fn, update_fn)
+        return decay if mask is None else optax.masked(decay, lambda _: mask)
+
+    return with_whole_tree(build, mask=mask)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
+from optkit.core.complex_numbers import only_real
 from optkit.core.compressor import Compressor
 from optkit.core.precision import widen
 
@@ -44,6 +45,9 @@ def error_feedback(
     Returns:
         A transformation; its state is one number a parameter, and those of the compressor and of `inner`.
 
+    Raises:
+        TypeError: from `init`, if parameters are complex.
+
     Example:
         >>> import jax.numpy as jnp
         >>> from optkit.core.compressor import global_top_k
@@ -74,4 +78,4 @@ def error_feedback(
         updates, inner_state = inner.update(handed_on, state.inner, params, **{**extra_args, "compressed": compressed})
         return updates, ErrorFeedbackState(error=error, compressor=compressor_state, inner=inner_state)
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return only_real("error_feedback", optax.GradientTransformationExtraArgs(init_fn, update_fn))

@@ -133,5 +133,5 @@ def _pack(codes: jax.Array, bits: int) -> jax.Array:
 
 
 def _unpack(packed: jax.Array, size: int, bits: int) -> jax.Array:
-    shifts = jnp.arange(8 - bits, -1, -bits, dtype=jnp.uint8)
+    shifts = jnp.arange(8 - bits, -1, -bits, dtype=jnp.uint8)[None, :]
     return (packed[:, None] >> shifts & jnp.uint8(2**bits - 1)).reshape(-1)[:size]

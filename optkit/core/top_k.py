@@ -8,6 +8,10 @@ import jax.numpy as jnp
 
 from optkit.core.explicit_axes import replicate
 
+# JAX's indices have 31 bits; what is longer is taken for a matrix with rows of this length.
+_COUNTED = 2**31 - 1
+_ROW = 2**16
+
 
 def top_k(x: jax.Array, k: int) -> jax.Array:
     """Finds the entries of largest magnitude.
@@ -102,15 +106,66 @@ def places_in_whole(places: jax.Array, size: int, block_size: int, density: floa
         density: as there.
 
     Returns:
-        Places in the flattened array, as integers of 32 bits.
+        Places in the flattened array, as integers of 32 bits, without a sign where there are more than `2**31` entries.
+
+    Raises:
+        ValueError: if there are more than `2**32` entries.
 
     Example:
         >>> places_in_whole(jnp.array([1, 0, 2, 1, 0]), 7, 3, 0.5).tolist()
         [1, 0, 5, 4, 6]
     """
+    if size > 2**32:
+        raise ValueError(f"places are counted with 32 bits, got an array of {size} entries")
+    dtype = jnp.int32 if size <= _COUNTED else jnp.uint32
     block, each = _block(size, block_size, density)
-    starts = jnp.arange(places.shape[-1], dtype=jnp.int32) // max(each, 1) * block
-    return starts + places.astype(jnp.int32)
+    starts = jnp.arange(places.shape[-1], dtype=dtype) // max(each, 1) * block
+    return jnp.broadcast_to(starts, places.shape) + places.astype(dtype)
+
+
+def take(flat: jax.Array, places: jax.Array) -> jax.Array:
+    """Takes entries of a vector, which may have more of them than JAX's indices count.
+
+    Args:
+        flat: the vector.
+        places: of the entries, not negative.
+
+    Returns:
+        The entries.
+
+    Example:
+        >>> take(jnp.array([1.0, 2.0, 3.0]), jnp.array([2, 0])).tolist()
+        [3.0, 1.0]
+    """
+    if flat.size <= _COUNTED:
+        return flat[places]
+    return _in_rows(flat)[places // _ROW, places % _ROW]
+
+
+def add(flat: jax.Array, places: jax.Array, values: jax.Array, *, unique: bool = True) -> jax.Array:
+    """Adds to entries of a vector, which may have more of them than JAX's indices count.
+
+    Args:
+        flat: the vector.
+        places: of the entries, not negative.
+        values: what is added to them.
+        unique: whether all places are different.
+
+    Returns:
+        The vector.
+
+    Example:
+        >>> add(jnp.array([1.0, 2.0, 3.0]), jnp.array([2, 0]), jnp.array([4.0, 5.0])).tolist()
+        [6.0, 2.0, 7.0]
+    """
+    if flat.size <= _COUNTED:
+        return flat.at[places].add(values, unique_indices=unique)
+    rows = _in_rows(flat).at[places // _ROW, places % _ROW].add(values, unique_indices=unique)
+    return rows.ravel()[: flat.size]
+
+
+def _in_rows(flat: jax.Array) -> jax.Array:
+    return jnp.pad(flat, (0, -flat.size % _ROW)).reshape(-1, _ROW)
 
 
 def _block(size: int, block_size: int, density: float) -> tuple[int, int]:

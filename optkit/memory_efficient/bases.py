@@ -52,16 +52,18 @@ def basis_projector(kind: BasisKind, side: Side, number: Callable[[int], int]) -
         down=_down,
         up=_up,
         draws=draws,
+        of_vectors=True,
     )
 
 
 def _sizes(draws: bool, side: Side, number: Callable[[int], int], shape: tuple[int, ...]) -> Sizes:
     """Numbers of vectors on the left and on the right."""
     m, n = shape[-2:]
+    if side == "full":
+        return number(min(m, n)), number(min(m, n))
     most = max(m, n) if draws else min(m, n)
-    on_the_right = side in ("right", "full") or side == ("std" if m >= n else "reverse_std")
-    on_the_left = side == "full" or not on_the_right
-    return (min(number(m), most) if on_the_left else None), (min(number(n), most) if on_the_right else None)
+    on_the_right = side in ("right", "std" if m >= n else "reverse_std")
+    return (None, min(number(n), most)) if on_the_right else (min(number(m), most), None)
 
 
 def _first_coordinates(matrix: jax.Array, sizes: Sizes) -> Any:
@@ -132,13 +134,14 @@ def _draw(kind: BasisKind, key: jax.Array, shape: tuple[int, ...], dtype: Any, s
     return None if left is None else rows(left_key, left, m).T, None if right is None else rows(right_key, right, n)
 
 
+# The highest precision, as in the authors' code: FRUGAL takes the sign of what such products leave of a matrix.
 def _down(projection: Any, x: jax.Array) -> jax.Array:
     left, right = projection
     low = widen(x)
     if left is not None:
-        low = einsum("...mr,...mn->...rn", left, low)
+        low = einsum("...mr,...mn->...rn", left, low, precision=_HIGHEST)
     if right is not None:
-        low = einsum("...mn,...rn->...mr", low, right)
+        low = einsum("...mn,...rn->...mr", low, right, precision=_HIGHEST)
     return low
 
 
@@ -146,7 +149,7 @@ def _up(projection: Any, low: jax.Array, like: jax.Array) -> jax.Array:
     del like
     left, right = projection
     if right is not None:
-        low = einsum("...mr,...rn->...mn", low, right)
+        low = einsum("...mr,...rn->...mn", low, right, precision=_HIGHEST)
     if left is not None:
-        low = einsum("...mr,...rn->...mn", left, low)
+        low = einsum("...mr,...rn->...mn", left, low, precision=_HIGHEST)
     return low

@@ -14,9 +14,11 @@ import numpy as np
 import optax
 
 from optkit.core.checks import check_range
-from optkit.core.trees import mask_tree, unmask_tree
+from optkit.core.complex_numbers import only_real
+from optkit.core.injection import refuse_arrays
+from optkit.core.keys import typed
 from optkit.memory_efficient.frugal import Rest, check_rest, only_rest
-from optkit.memory_efficient.matrices import is_matrix
+from optkit.memory_efficient.matrices import chosen_leaves
 from optkit.memory_efficient.projector import Projector
 
 BlockOrder = Literal["random", "ascending", "descending", "mirror"]
@@ -86,7 +88,7 @@ def choose_blocks(
     order: BlockOrder = "random",
     *,
     period: int,
-    leaves: Any = is_matrix,
+    leaves: Any | None = None,
     key: int | jax.Array | None = None,
 ) -> Any:
     """Chooses the leaves that have state in one of the periods, for `frugal_blocks`; call it outside `jit`.
@@ -97,7 +99,7 @@ def choose_blocks(
         order: which come next, as in `block_projector`.
         period: which choice it is, counted from 0.
         leaves: tree of booleans, or a function that makes it from the parameters: the leaves to choose from. By default
-            those with two axes or more.
+            those of exactly two axes.
         key: an integer or a JAX key, for order `"random"`; the same for all periods.
 
     Returns:
@@ -117,11 +119,10 @@ def choose_blocks(
     if order == "random":
         if key is None:
             raise ValueError("order 'random' draws: give key, an integer or a JAX key")
-        key = jax.random.fold_in(jax.random.key(key) if isinstance(key, int) else key, period)
-    candidates, structure = jax.tree.flatten(mask_tree(leaves, params))
-    chosen = np.asarray(_chosen(len(candidates), density, order, period, key))
-    nothing = jax.tree.map(lambda _: None, params)
-    return unmask_tree(structure.unflatten([bool(each) for each in chosen]), nothing)
+        key = jax.random.fold_in(typed(key), period)
+    candidates, structure = jax.tree.flatten(chosen_leaves("choose_blocks", "leaves", leaves, params, None))
+    chosen = iter(np.asarray(_chosen(sum(candidates), density, order, period, key)))
+    return structure.unflatten([bool(next(chosen)) if candidate else None for candidate in candidates])
 
 
 def frugal_blocks(
@@ -150,6 +151,7 @@ def frugal_blocks(
         A transformation with a `FrugalBlocksState`.
 
     Raises:
+        TypeError: from `init`, if parameters are complex.
         ValueError: if an argument is out of its range.
 
     Example:
@@ -175,15 +177,18 @@ def frugal_blocks(
         Zmushko, Beznosikov, Takáč, Horváth, "FRUGAL: Memory-Efficient Optimization by Reducing State Overhead for
         Scalable Training", 2024, arXiv:2411.07837.
     """
+    refuse_arrays(chosen=chosen)
     check_rest(rest, rest_scale, scale)
 
-    def is_chosen(mark):
-        return jax.tree.map(lambda each: each is not None and bool(each) is mark, chosen, is_leaf=lambda x: x is None)
+    def on_leaves(tx, mark):
+        marks = jax.tree.map(lambda each: None if each is None else bool(each), chosen, is_leaf=lambda x: x is None)
+        mask = jax.tree.map(lambda each: each is mark, marks, is_leaf=lambda x: x is None)
+        # A function, since `optax.masked` would call a mask that is a callable tree.
+        return optax.masked(tx, lambda _: mask)
 
-    never = jax.tree.map(lambda each: each is None, chosen, is_leaf=lambda x: x is None)
-    with_state = optax.masked(optax.chain(inner, optax.scale(scale)), is_chosen(True))
-    without_state = optax.masked(only_rest(rest, rest_scale, scale), is_chosen(False))
-    other = optax.masked(inner, never)
+    with_state = on_leaves(optax.chain(inner, optax.scale(scale)), mark=True)
+    without_state = on_leaves(only_rest(rest, rest_scale, scale), mark=False)
+    other = on_leaves(inner, mark=None)
 
     def init_fn(params):
         return FrugalBlocksState(chosen=with_state.init(params), other=other.init(params))
@@ -195,7 +200,7 @@ def frugal_blocks(
         updates, other_state = other.update(updates, state.other, params, **extra_args)
         return updates, FrugalBlocksState(chosen=chosen_state, other=other_state)
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return only_real("frugal_blocks", optax.GradientTransformationExtraArgs(init_fn, update_fn))
 
 
 def carry_over(state: optax.OptState, fresh: optax.OptState) -> optax.OptState:

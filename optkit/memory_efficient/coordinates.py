@@ -9,6 +9,7 @@ from jax.sharding import NamedSharding
 
 from optkit.core.explicit_axes import replicate, shard_like
 from optkit.core.precision import widen
+from optkit.core.top_k import add, take
 from optkit.memory_efficient.projector import (
     Projector,
     drawn,
@@ -84,20 +85,19 @@ def entries_projector(number: Callable[[int], int]) -> Projector:
         m, n = shape
         return jax.random.permutation(key, m * n)[: size(shape)].astype(jnp.int32)
 
-    def take(indices, matrix):
-        return replicate(matrix).ravel()[indices]
+    def down(indices, matrix):
+        return take(replicate(matrix).ravel(), indices)
 
-    def put(indices, low, like):
-        flat = jnp.zeros([like.size], low.dtype).at[indices].set(low, unique_indices=True)
-        return shard_like(flat.reshape(like.shape), like)
+    def up(indices, low, like):
+        return shard_like(add(jnp.zeros([like.size], low.dtype), indices, low).reshape(like.shape), like)
 
     return Projector(
         is_empty=lambda shape: size(shape) == 0,
         is_whole=lambda shape: size(shape) == shape[-2] * shape[-1],
         start=lambda matrix: _first(size(matrix.shape), matrix),
         find=drawn(draw),
-        down=lambda indices, x: each_matrix(take, x.ndim - 2)(indices, widen(x)),
-        up=lambda indices, low, like: each_matrix(put, like.ndim - 2)(indices, low, like),
+        down=lambda indices, x: each_matrix(down, x.ndim - 2)(indices, widen(x)),
+        up=lambda indices, low, like: each_matrix(up, like.ndim - 2)(indices, low, like),
         draws=True,
     )
 

@@ -6,6 +6,7 @@ the inner optimizer's steps anew with each subspace. Where the subspace is every
 whose sign it takes; here there is none.
 """
 
+import math
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -13,14 +14,20 @@ import jax.numpy as jnp
 import optax
 
 from optkit.core.checks import check_range
+from optkit.core.complex_numbers import only_real
+from optkit.core.decay import add_decay
 from optkit.core.extra_args import required
+from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32, widen
 from optkit.memory_efficient.along_projections import along_projections, in_and_outside
-from optkit.memory_efficient.matrices import is_matrix
 from optkit.memory_efficient.projector import Projector
 from optkit.memory_efficient.subspaces import subspace_projector
 
 Rest = Literal["sign", "sgd"]
+
+# Of a matrix in its subspace projections leave rounding: in units of its largest entry's, less than 2.5 times the root of
+# the shorter axis (measured for matrices up to 1024 x 4096, of full and of low rank, of one scale and of many).
+_ROUNDING = 8
 
 
 class FrugalAlongProjectionsState(NamedTuple):
@@ -57,6 +64,13 @@ def _apply_rest(rest: Rest | None, x: jax.Array) -> jax.Array:
     if rest is None:
         return jnp.zeros_like(x)
     return jnp.sign(x) if rest == "sign" else x
+
+
+def _unless_rounding(left: jax.Array, matrix: jax.Array) -> jax.Array:
+    """Gives what is left of each matrix outside its subspace, zero where that is nothing but rounding."""
+    largest, of_all = (jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True, initial=0.0) for x in (left, matrix))
+    rounding = _ROUNDING * math.sqrt(min(matrix.shape[-2:])) * jnp.finfo(left.dtype).eps * of_all
+    return jnp.where(largest <= rounding, 0.0, left)
 
 
 def frugal_along_projections(
@@ -106,6 +120,8 @@ def frugal_along_projections(
             whole = projector.up(p, update, g)
             if rest is not None and not projector.is_whole(g.shape):
                 residual = widen(g) - projector.up(p, coordinates, g)  # Alg. 1, the state-free part
+                if rest == "sign" and projector.of_vectors:
+                    residual = _unless_rounding(residual, widen(g))
                 whole = whole + rest_scale * _apply_rest(rest, residual)
             return (scale * whole).astype(g.dtype)
 
@@ -115,16 +131,40 @@ def frugal_along_projections(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
+def frugal_named(
+    method: str,
+    inner: optax.GradientTransformation,
+    projector: Projector,
+    update_gap: int | jax.Array,
+    *,
+    rest: Rest | None,
+    rest_scale: jax.typing.ArrayLike,
+    scale: jax.typing.ArrayLike,
+    reset: bool,
+    leaves: Any | None,
+    weight_dimension_numbers: Any | None,
+    key: int | jax.Array | None,
+) -> optax.GradientTransformationExtraArgs:
+    """Makes `frugal`, whose arguments all but one are, a part of the method that errors name."""
+    refuse_arrays(projector=projector, leaves=leaves, weight_dimension_numbers=weight_dimension_numbers)
+    check_rest(rest, rest_scale, scale)
+    along = frugal_along_projections(inner, projector, rest=rest, rest_scale=rest_scale, scale=scale, reset=reset)
+    inside = along_projections(along, projector, update_gap, key=key)
+    without_subspace = only_rest(rest, rest_scale, scale)
+    tx = in_and_outside(method, inside, inner, projector, leaves, weight_dimension_numbers, without_subspace)
+    return only_real(method, tx)
+
+
 def frugal(
     inner: optax.GradientTransformation,
     projector: Projector | None = None,
-    update_gap: int = 200,
+    update_gap: int | jax.Array = 200,
     *,
     rest: Rest | None = "sign",
     rest_scale: jax.typing.ArrayLike = 1.0,
     scale: jax.typing.ArrayLike = 1.0,
     reset: bool = True,
-    leaves: Any = is_matrix,
+    leaves: Any | None = None,
     weight_dimension_numbers: Any | None = None,
     key: int | jax.Array | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -140,23 +180,26 @@ def frugal(
             keep indices only and cost next to nothing; `block_projector` takes whole leaves.
         update_gap: number of steps for which subspaces stay, at least 1; default 200.
         rest: what is done outside the subspace, with the learning rate: `"sign"` (default), the sign of the gradient's
-            part there; `"sgd"`, that part; or None, nothing.
+            part there, or nothing where that part is nothing but rounding; `"sgd"`, that part; or None, nothing.
         rest_scale: factor on what is done there, at least 0; default 1, the authors' for pre-training; 0.1 is theirs
             for fine-tuning.
         scale: factor on all updates of projected leaves, at least 0; default 1.
         reset: whether the state begins anew with each subspace. On by default.
         leaves: tree of booleans, or a function that makes it from the parameters: the leaves that are projected. By
-            default those with two axes or more; the authors leave out embeddings and the last layer.
+            default those with dimension numbers, and without any numbers those of exactly two axes; the authors leave
+            out embeddings and the last layer.
         weight_dimension_numbers: which axes of projected leaves are a layer's inputs and outputs, as Optax's Muon takes
-            it. By default the last axis is over outputs and all others over inputs, as in Flax; for weights stored as
-            PyTorch does it is `optax.contrib.MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)`. Axes that it
-            does not name count matrices, each with a subspace of its own.
+            it, with None for leaves that are no matrices. By default the last axis is over outputs and the one before
+            over inputs, as in Flax; for weights stored as PyTorch does it is
+            `optax.contrib.MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)`, and convolutions need numbers. Axes
+            that it does not name count matrices, each with a subspace of its own.
         key: an integer or a JAX key, equal on all workers, for a projector that draws.
 
     Returns:
         A transformation; its state is that of `inner` for the subspaces alone, and the projections.
 
     Raises:
+        TypeError: from `init`, if parameters are complex.
         ValueError: if an argument is out of its range, or a projector that draws has no key.
 
     Example:
@@ -172,12 +215,19 @@ def frugal(
         Zmushko, Beznosikov, Takáč, Horváth, "FRUGAL: Memory-Efficient Optimization by Reducing State Overhead for
         Scalable Training", 2024, arXiv:2411.07837.
     """
-    check_rest(rest, rest_scale, scale)
-    projector = subspace_projector("svd", density=0.25) if projector is None else projector
-    along = frugal_along_projections(inner, projector, rest=rest, rest_scale=rest_scale, scale=scale, reset=reset)
-    inside = along_projections(along, projector, update_gap, key=key)
-    without_subspace = only_rest(rest, rest_scale, scale)
-    return in_and_outside(inside, inner, projector, leaves, weight_dimension_numbers, without_subspace)
+    return frugal_named(
+        "frugal",
+        inner,
+        subspace_projector("svd", density=0.25) if projector is None else projector,
+        update_gap,
+        rest=rest,
+        rest_scale=rest_scale,
+        scale=scale,
+        reset=reset,
+        leaves=leaves,
+        weight_dimension_numbers=weight_dimension_numbers,
+        key=key,
+    )
 
 
 def frugal_adamw(
@@ -189,12 +239,12 @@ def frugal_adamw(
     mask: Any | None = None,
     *,
     projector: Projector | None = None,
-    update_gap: int = 200,
+    update_gap: int | jax.Array = 200,
     rest: Rest | None = "sign",
     rest_scale: jax.typing.ArrayLike = 1.0,
     scale: jax.typing.ArrayLike = 1.0,
     reset: bool = True,
-    leaves: Any = is_matrix,
+    leaves: Any | None = None,
     weight_dimension_numbers: Any | None = None,
     key: int | jax.Array | None = None,
     mu_dtype: Any | None = None,
@@ -216,7 +266,8 @@ def frugal_adamw(
         rest_scale: factor on what is done there, at least 0; default 1.
         scale: factor on all updates of projected leaves, at least 0; default 1.
         reset: whether the state begins anew with each subspace. On by default.
-        leaves: those that are projected, as in `frugal`; by default those with two axes or more.
+        leaves: those that are projected, as in `frugal`. By default those with dimension numbers, and without any
+            numbers those of exactly two axes.
         weight_dimension_numbers: which axes are inputs and outputs, as in `frugal`.
         key: an integer or a JAX key, equal on all workers, for a projector that draws.
         mu_dtype: dtype of the first moment; default the parameters', but at least float32.
@@ -226,6 +277,7 @@ def frugal_adamw(
         number a parameter, and indices.
 
     Raises:
+        TypeError: from `init`, if parameters are complex.
         ValueError: if a hyperparameter is out of its range, or a projector that draws has no key.
 
     Example:
@@ -245,12 +297,13 @@ def frugal_adamw(
     check_range("b1", b1, 0.0, 1.0, high_open=True)
     check_range("b2", b2, 0.0, 1.0, high_open=True)
     check_range("eps", eps, 0.0)
-    check_range("weight_decay", weight_decay, 0.0)
+    refuse_arrays(mask=mask, mu_dtype=mu_dtype)
     return in_float32(
         optax.chain(
-            frugal(
+            frugal_named(
+                "frugal_adamw",
                 optax.scale_by_adam(b1, b2, eps, mu_dtype=mu_dtype),
-                projector,
+                subspace_projector("svd", density=0.25) if projector is None else projector,
                 update_gap,
                 rest=rest,
                 rest_scale=rest_scale,
@@ -260,10 +313,20 @@ def frugal_adamw(
                 weight_dimension_numbers=weight_dimension_numbers,
                 key=key,
             ),
-            optax.add_decayed_weights(weight_decay, mask),
+            add_decay("frugal_adamw", weight_decay, mask),
             optax.scale_by_learning_rate(learning_rate),
         )
     )
+
+
+def _lion(b1: jax.typing.ArrayLike, b2: jax.typing.ArrayLike, mu_dtype: Any | None) -> optax.GradientTransformation:
+    """Is Lion without steps of full length for ever after one infinite gradient: it is NaN from then on."""
+    lion = optax.scale_by_lion(b1, b2, mu_dtype)
+
+    def update_fn(updates, state, params=None):
+        return lion.update(jax.tree.map(lambda g: jnp.where(jnp.isinf(g), jnp.nan, g), updates), state, params)
+
+    return optax.GradientTransformation(lion.init, update_fn)
 
 
 def frugal_lion(
@@ -274,12 +337,12 @@ def frugal_lion(
     mask: Any | None = None,
     *,
     projector: Projector | None = None,
-    update_gap: int = 200,
+    update_gap: int | jax.Array = 200,
     rest: Rest | None = "sign",
     rest_scale: jax.typing.ArrayLike = 1.0,
     scale: jax.typing.ArrayLike = 1.0,
     reset: bool = True,
-    leaves: Any = is_matrix,
+    leaves: Any | None = None,
     weight_dimension_numbers: Any | None = None,
     key: int | jax.Array | None = None,
     mu_dtype: Any | None = None,
@@ -300,7 +363,8 @@ def frugal_lion(
         rest_scale: factor on what is done there, at least 0; default 1.
         scale: factor on all updates of projected leaves, at least 0; default 1.
         reset: whether the state begins anew with each subspace. On by default.
-        leaves: those that are projected, as in `frugal`; by default those with two axes or more.
+        leaves: those that are projected, as in `frugal`. By default those with dimension numbers, and without any
+            numbers those of exactly two axes.
         weight_dimension_numbers: which axes are inputs and outputs, as in `frugal`.
         key: an integer or a JAX key, equal on all workers, for a projector that draws.
         mu_dtype: dtype of the momentum; default the parameters', but at least float32.
@@ -309,6 +373,7 @@ def frugal_lion(
         An optimizer; its state is one number a coordinate in the subspaces, and the projections.
 
     Raises:
+        TypeError: from `init`, if parameters are complex.
         ValueError: if a hyperparameter is out of its range, or a projector that draws has no key.
 
     Example:
@@ -327,12 +392,13 @@ def frugal_lion(
     """
     check_range("b1", b1, 0.0, 1.0)
     check_range("b2", b2, 0.0, 1.0)
-    check_range("weight_decay", weight_decay, 0.0)
+    refuse_arrays(mask=mask, mu_dtype=mu_dtype)
     return in_float32(
         optax.chain(
-            frugal(
-                optax.scale_by_lion(b1, b2, mu_dtype),
-                projector,
+            frugal_named(
+                "frugal_lion",
+                _lion(b1, b2, mu_dtype),
+                subspace_projector("svd", density=0.25) if projector is None else projector,
                 update_gap,
                 rest=rest,
                 rest_scale=rest_scale,
@@ -342,7 +408,7 @@ def frugal_lion(
                 weight_dimension_numbers=weight_dimension_numbers,
                 key=key,
             ),
-            optax.add_decayed_weights(weight_decay, mask),
+            add_decay("frugal_lion", weight_decay, mask),
             optax.scale_by_learning_rate(learning_rate),
         )
     )

@@ -13,8 +13,8 @@ import optax
 
 from optkit.core.adam import scale_by_adam
 from optkit.core.decay import decayed_after_step
-from optkit.memory_efficient.frugal import frugal
-from optkit.memory_efficient.matrices import is_matrix
+from optkit.core.injection import refuse_arrays
+from optkit.memory_efficient.frugal import frugal_named
 from optkit.memory_efficient.projector import Projector
 from optkit.memory_efficient.subspaces import subspace_projector
 
@@ -28,9 +28,9 @@ def galore_adamw(
     mask: Any | None = None,
     *,
     projector: Projector | None = None,
-    update_gap: int = 200,
+    update_gap: int | jax.Array = 200,
     scale: jax.typing.ArrayLike = 0.25,
-    leaves: Any = is_matrix,
+    leaves: Any | None = None,
     weight_dimension_numbers: Any | None = None,
     key: int | jax.Array | None = None,
     mu_dtype: Any | None = None,
@@ -49,7 +49,8 @@ def galore_adamw(
         projector: chooses the subspaces; default `subspace_projector("svd", rank=128)`.
         update_gap: number of steps for which subspaces stay, at least 1; default 200.
         scale: factor on the updates of projected leaves, at least 0; default 0.25.
-        leaves: those that are projected, as in `frugal`; by default those with two axes or more.
+        leaves: those that are projected, as in `frugal`. By default those with dimension numbers, and without any
+            numbers those of exactly two axes.
         weight_dimension_numbers: which axes are inputs and outputs, as in `frugal`.
         key: an integer or a JAX key, equal on all workers, for a projector that draws.
         mu_dtype: dtype of the first moment; default the parameters', but at least float32.
@@ -58,6 +59,7 @@ def galore_adamw(
         An optimizer; for an m x n matrix, m at least n, and r singular vectors its state is `2 m r + n r` numbers.
 
     Raises:
+        TypeError: from `init`, if parameters are complex.
         ValueError: if a hyperparameter is out of its range, or a projector that draws has no key.
 
     Example:
@@ -73,17 +75,18 @@ def galore_adamw(
     Reference:
         Zhao et al., "GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection", 2024, arXiv:2403.03507.
     """
-    projector = subspace_projector("svd", rank=128) if projector is None else projector
-    adam = scale_by_adam(b1, b2, eps, eps_placement="pre", mu_dtype=mu_dtype)
-    direction = frugal(
-        adam,
-        projector,
+    refuse_arrays(mask=mask, mu_dtype=mu_dtype)
+    direction = frugal_named(
+        "galore_adamw",
+        scale_by_adam(b1, b2, eps, eps_placement="pre", mu_dtype=mu_dtype),
+        subspace_projector("svd", rank=128) if projector is None else projector,
         update_gap,
         rest=None,
+        rest_scale=1.0,
         scale=scale,
         reset=False,
         leaves=leaves,
         weight_dimension_numbers=weight_dimension_numbers,
         key=key,
     )
-    return decayed_after_step(learning_rate, direction, weight_decay, mask)
+    return decayed_after_step("galore_adamw", learning_rate, direction, weight_decay, mask)

@@ -13,10 +13,21 @@ import jax.numpy as jnp
 import optax
 
 from optkit.core.checks import check_count, check_range
+from optkit.core.complex_numbers import only_real
 from optkit.core.compressor import Compressor, global_top_k
+from optkit.core.decay import add_decay
 from optkit.core.error_feedback import error_feedback
+from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
-from optkit.memory_efficient.gradient_window import GradientWindow, ages, combine, empty_window, inner_products, push
+from optkit.memory_efficient.gradient_window import (
+    GradientWindow,
+    ages,
+    combine,
+    empty_window,
+    inner_products,
+    push,
+    unless_bad,
+)
 from optkit.memory_efficient.m_fac import average_over
 
 
@@ -33,7 +44,7 @@ class ScaleByGGTState(NamedTuple):
 
 
 def scale_by_ggt(
-    window: int = 100,
+    window: int | None = None,
     b1: jax.typing.ArrayLike | None = None,
     b2: jax.typing.ArrayLike = 1.0,
     eps: jax.typing.ArrayLike = 1e-5,
@@ -50,8 +61,7 @@ def scale_by_ggt(
     norms differ by more than 1000: the small ones move nothing until the large ones have left the window.
 
     Args:
-        window: number of gradients, at least 1; default 100. Their matrix of inner products is diagonalized in each
-            step.
+        window: number of gradients, at least 1; None: 100. Their matrix of inner products is diagonalized in each step.
         b1: decay of the momentum, in [0, 1); default None for none. Without it a gradient lies in the window's span,
             and a step has the length of one at most.
         b2: by how much a gradient is decayed with each step, in [0, 1]; default 1.
@@ -68,6 +78,7 @@ def scale_by_ggt(
         and the momentum.
 
     Raises:
+        TypeError: from `init`, if parameters are complex.
         ValueError: if a hyperparameter is out of its range.
 
     Example:
@@ -81,7 +92,9 @@ def scale_by_ggt(
     Reference:
         Agarwal et al., "Efficient Full-Matrix Adaptive Regularization", 2018, arXiv:1806.02958.
     """
+    refuse_arrays(window=window)
     check_count("window", window)
+    size = 100 if window is None else window
     check_range("b1", b1, 0.0, 1.0, high_open=True)
     check_range("b2", b2, 0.0, 1.0)
     check_range("eps", eps, 0.0, low_open=True)
@@ -89,7 +102,7 @@ def scale_by_ggt(
 
     def init_fn(params):
         momentum = None if b1 is None else optax.tree.zeros_like(params)
-        return ScaleByGGTState(window=empty_window(params, window, compressor), momentum=momentum)
+        return ScaleByGGTState(window=empty_window(params, size, compressor), momentum=momentum)
 
     def update_fn(updates, state, params=None, *, compressed=None, **extra_args):
         del params, extra_args
@@ -97,7 +110,7 @@ def scale_by_ggt(
         spectrum = _spectrum(last, b2, jitter)
         back = jnp.ones_like(spectrum.decays) if undecayed_backprojection else spectrum.decays
         if b1 is None and not undecayed_backprojection:
-            weights = back * _weights_of_newest(last, spectrum, eps)
+            weights = unless_bad(back * _weights_of_newest(last, spectrum, eps), last)
             return combine(weights, last, updates, compressor), ScaleByGGTState(window=last, momentum=None)
 
         momentum = updates
@@ -105,11 +118,12 @@ def scale_by_ggt(
             momentum = optax.tree.update_moment(updates, state.momentum, b1, order=1)
             momentum = optax.tree.cast_like(momentum, state.momentum)
         products = back * inner_products(last, momentum, compressor)
-        inside = combine(back * _weights(spectrum, products, eps), last, updates, compressor)
+        weights = unless_bad(back * _weights(spectrum, products, eps), last)
+        inside = combine(weights, last, updates, compressor)
         direction = jax.tree.map(lambda x, v: (x + v / eps).astype(x.dtype), inside, momentum)
         return direction, ScaleByGGTState(window=last, momentum=None if b1 is None else momentum)
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return only_real("scale_by_ggt", optax.GradientTransformationExtraArgs(init_fn, update_fn))
 
 
 class _Spectrum(NamedTuple):
@@ -131,7 +145,7 @@ class _Spectrum(NamedTuple):
 def _spectrum(window: GradientWindow, b2: jax.typing.ArrayLike, jitter: jax.typing.ArrayLike) -> _Spectrum:
     gram = window.gram
     decays = jnp.power(b2, ages(window)).astype(gram.dtype)
-    squares, vectors = jnp.linalg.eigh(decays[:, None] * gram * decays)
+    squares, vectors = jnp.linalg.eigh(decays[:, None] * gram * decays[None, :])
     resolved = squares > jnp.finfo(gram.dtype).eps * squares[-1]
     squares = jnp.where(resolved, squares + jitter, 1.0).astype(gram.dtype)
     return _Spectrum(decays, jnp.where(resolved, vectors, 0.0), jnp.sqrt(squares), jnp.divide(jitter, squares))
@@ -156,7 +170,7 @@ def _weights_of_newest(window: GradientWindow, spectrum: _Spectrum, eps: jax.typ
 
 def ggt(
     learning_rate: optax.ScalarOrSchedule,
-    window: int = 100,
+    window: int | None = None,
     b1: jax.typing.ArrayLike | None = None,
     b2: jax.typing.ArrayLike = 1.0,
     eps: jax.typing.ArrayLike = 1e-5,
@@ -173,7 +187,7 @@ def ggt(
 
     Args:
         learning_rate: a positive number or a schedule. Without momentum it is the length of a step, at most.
-        window: number of gradients, at least 1; default 100.
+        window: number of gradients, at least 1; None: 100.
         b1: decay of the momentum, in [0, 1); default None for none. With momentum the learning rate goes with `eps`.
         b2: by how much a gradient is decayed with each step, in [0, 1]; default 1.
         eps: added to the singular values, positive; default 1e-5.
@@ -189,6 +203,7 @@ def ggt(
         An optimizer; its state is `window` gradients and `window**2` numbers, and the momentum.
 
     Raises:
+        TypeError: from `init`, if parameters are complex.
         ValueError: if a hyperparameter is out of its range.
 
     Example:
@@ -203,22 +218,16 @@ def ggt(
     Reference:
         Agarwal et al., "Efficient Full-Matrix Adaptive Regularization", 2018, arXiv:1806.02958.
     """
-    check_range("weight_decay", weight_decay, 0.0)
-    return in_float32(
-        optax.chain(
-            average_over(axis_name),
-            optax.add_decayed_weights(weight_decay, mask),
-            scale_by_ggt(window, b1, b2, eps, jitter=jitter, undecayed_backprojection=undecayed_backprojection),
-            optax.scale_by_learning_rate(learning_rate),
-        )
-    )
+    refuse_arrays(mask=mask)
+    scale = scale_by_ggt(window, b1, b2, eps, jitter=jitter, undecayed_backprojection=undecayed_backprojection)
+    return _optimizer("ggt", learning_rate, scale, weight_decay, mask, axis_name)
 
 
 def sparse_ggt(
     learning_rate: optax.ScalarOrSchedule,
-    window: int = 100,
+    window: int | None = None,
     eps: jax.typing.ArrayLike = 1e-5,
-    density: float = 0.01,
+    density: float | None = None,
     weight_decay: float | jax.Array = 0.0,
     mask: Any | None = None,
     *,
@@ -233,9 +242,9 @@ def sparse_ggt(
 
     Args:
         learning_rate: a positive number or a schedule: the length of a step, at most.
-        window: number of gradients m, at least 1; default 100.
+        window: number of gradients m, at least 1; None: 100.
         eps: added to the singular values, positive; default 1e-5.
-        density: share of the entries of all leaves together that are kept of a gradient, in (0, 1]; default 0.01. Their
+        density: share of the entries of all leaves together that are kept of a gradient, in (0, 1]; None: 0.01. Their
             number k is rounded down.
         weight_decay: times the parameters it is added to the gradients, before all else, as in the published code; at
             least 0; default 0.
@@ -250,6 +259,7 @@ def sparse_ggt(
         An optimizer; its state is one number a parameter, `m k` entries with their places, and `m**2` numbers.
 
     Raises:
+        TypeError: from `init`, if parameters are complex.
         ValueError: if a hyperparameter is out of its range.
 
     Example:
@@ -264,13 +274,20 @@ def sparse_ggt(
     Reference:
         Modoranu et al., "Error Feedback Can Accurately Compress Preconditioners", 2023, arXiv:2306.06098.
     """
-    check_range("weight_decay", weight_decay, 0.0)
+    refuse_arrays(density=density, mask=mask, window_dtype=window_dtype)
     compressor = global_top_k(density, dtype=window_dtype)
-    return in_float32(
-        optax.chain(
-            average_over(axis_name),
-            optax.add_decayed_weights(weight_decay, mask),
-            error_feedback(compressor, scale_by_ggt(window, None, 1.0, eps, jitter=jitter, compressor=compressor)),
-            optax.scale_by_learning_rate(learning_rate),
-        )
-    )
+    scale = error_feedback(compressor, scale_by_ggt(window, None, 1.0, eps, jitter=jitter, compressor=compressor))
+    return _optimizer("sparse_ggt", learning_rate, scale, weight_decay, mask, axis_name)
+
+
+def _optimizer(
+    method: str,
+    learning_rate: optax.ScalarOrSchedule,
+    scale: optax.GradientTransformation,
+    weight_decay: float | jax.Array,
+    mask: Any | None,
+    axis_name: str | tuple[str, ...] | None,
+) -> optax.GradientTransformationExtraArgs:
+    rate = optax.scale_by_learning_rate(learning_rate)
+    tx = optax.chain(average_over(axis_name), add_decay(method, weight_decay, mask), scale, rate)
+    return only_real(method, in_float32(tx))

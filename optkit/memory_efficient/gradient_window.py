@@ -78,11 +78,18 @@ def push(
     else:
         example = "compressed=...), or put it inside optkit.error_feedback(compressor, ..."
         row = required(compressed, "compressed", method, example)
-    rows = jax.tree.map(lambda x, r: x.at[window.oldest].set(r.astype(x.dtype)), window.rows, row)
+    rows = jax.tree.map(
+        lambda x, r: jax.lax.dynamic_update_index_in_dim(x, r.astype(x.dtype), window.oldest, 0), window.rows, row
+    )
     window = window._replace(rows=rows)
     products = inner_products(window, gradient, compressor)
     gram = window.gram.at[window.oldest].set(products).at[:, window.oldest].set(products)
     return GradientWindow(oldest=jnp.mod(window.oldest + 1, len(gram)), rows=rows, gram=gram)
+
+
+def unless_bad(weights: jax.Array, window: GradientWindow) -> jax.Array:
+    """Gives weights of the rows, NaN as long as a gradient in the window is not finite, or too large for its square."""
+    return jnp.where(jnp.all(jnp.isfinite(window.gram)), weights, jnp.nan)
 
 
 def inner_products(window: GradientWindow, tree: Any, compressor: Compressor | None) -> jax.Array:
@@ -101,7 +108,9 @@ def inner_products(window: GradientWindow, tree: Any, compressor: Compressor | N
 def combine(weights: jax.Array, window: GradientWindow, like: Any, compressor: Compressor | None) -> Any:
     """Gives the sum of all rows, each times a weight, shaped and sharded like a tree and in its dtypes."""
     if compressor is not None:
-        return compressor.combine(weights, window.rows, like)
+        # Weights of NaN also show where no row has an entry.
+        shown = jnp.where(jnp.any(jnp.isnan(weights)), jnp.nan, 0.0)
+        return jax.tree.map(lambda x: x + shown.astype(x.dtype), compressor.combine(weights, window.rows, like))
 
     def of_leaf(row, x):
         axes = string.ascii_letters[1 : 1 + x.ndim]

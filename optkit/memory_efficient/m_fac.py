@@ -18,10 +18,13 @@ from jax.scipy.linalg import cho_factor, cho_solve
 
 from optkit.core import collectives
 from optkit.core.checks import check_count, check_range
+from optkit.core.complex_numbers import only_real
 from optkit.core.compressor import Compressor, global_top_k
+from optkit.core.decay import add_decay
 from optkit.core.error_feedback import error_feedback
+from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
-from optkit.memory_efficient.gradient_window import GradientWindow, ages, combine, empty_window, push
+from optkit.memory_efficient.gradient_window import GradientWindow, ages, combine, empty_window, push, unless_bad
 
 # A gradient is damped by at least so many units of rounding, times the root of the window, of its own square norm: with
 # that, rounding changes the update of a singular window by about an eighth (measured for windows of up to 1024).
@@ -39,7 +42,7 @@ class ScaleByMFacState(NamedTuple):
 
 
 def scale_by_m_fac(
-    window: int = 1024, damping: jax.typing.ArrayLike = 1e-5, *, compressor: Compressor | None = None
+    window: int | None = None, damping: jax.typing.ArrayLike = 1e-5, *, compressor: Compressor | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """Multiplies gradients by the inverse of their damped second moment over a window: a natural gradient.
 
@@ -48,7 +51,7 @@ def scale_by_m_fac(
     not take it, uncompressed, where `window` gradients do not fit into memory.
 
     Args:
-        window: number of gradients m, at least 1; default 1024.
+        window: number of gradients m, at least 1; None: 1024.
         damping: added to the second moment, positive; default 1e-5. In float32 a gradient is damped by at least
             `1e-6 sqrt(window)` of its own square norm, in float64 by `2e-15 sqrt(window)`: less cannot be resolved.
         compressor: keeps the window in compressed form. The transformation then stands inside `error_feedback` with the
@@ -59,6 +62,7 @@ def scale_by_m_fac(
         numbers.
 
     Raises:
+        TypeError: from `init`, if parameters are complex.
         ValueError: if a hyperparameter is out of its range.
 
     Example:
@@ -73,19 +77,21 @@ def scale_by_m_fac(
         Frantar, Kurtic, Alistarh, "M-FAC: Efficient Matrix-Free Approximations of Second-Order Information", 2021,
         arXiv:2107.03356.
     """
+    refuse_arrays(window=window)
     check_count("window", window)
+    size = 1024 if window is None else window
     check_range("damping", damping, 0.0, low_open=True)
 
     def init_fn(params):
-        return ScaleByMFacState(window=empty_window(params, window, compressor))
+        return ScaleByMFacState(window=empty_window(params, size, compressor))
 
     def update_fn(updates, state, params=None, *, compressed=None, **extra_args):
         del params, extra_args
         last = push(state.window, updates, compressed, compressor, "scale_by_m_fac")
-        weights = window * _column_of_inverse(last, damping)
+        weights = unless_bad(size * _column_of_inverse(last, damping), last)
         return combine(weights, last, updates, compressor), ScaleByMFacState(window=last)
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return only_real("scale_by_m_fac", optax.GradientTransformationExtraArgs(init_fn, update_fn))
 
 
 def _column_of_inverse(window: GradientWindow, damping: jax.typing.ArrayLike) -> jax.Array:
@@ -106,7 +112,7 @@ def average_over(axis_name: str | tuple[str, ...] | None) -> optax.GradientTrans
 
 def m_fac(
     learning_rate: optax.ScalarOrSchedule,
-    window: int = 1024,
+    window: int | None = None,
     damping: jax.typing.ArrayLike = 1e-5,
     momentum: jax.typing.ArrayLike | None = None,
     weight_decay: float | jax.Array = 0.0,
@@ -120,7 +126,7 @@ def m_fac(
 
     Args:
         learning_rate: a positive number or a schedule.
-        window: number of gradients, at least 1; default 1024.
+        window: number of gradients, at least 1; None: 1024.
         damping: added to their second moment, positive; default 1e-5. See `scale_by_m_fac`.
         momentum: decay of the sum of the updates, in [0, 1]; default None for no momentum.
         weight_decay: strength of the decoupled decay, at least 0; default 0. The authors' is this times the learning
@@ -133,6 +139,7 @@ def m_fac(
         An optimizer; its state is `window` gradients and `window**2` numbers, and the momentum.
 
     Raises:
+        TypeError: from `init`, if parameters are complex.
         ValueError: if a hyperparameter is out of its range.
 
     Example:
@@ -148,15 +155,16 @@ def m_fac(
         Frantar, Kurtic, Alistarh, "M-FAC: Efficient Matrix-Free Approximations of Second-Order Information", 2021,
         arXiv:2107.03356.
     """
+    refuse_arrays(mask=mask)
     scale = scale_by_m_fac(window, damping)
-    return _optimizer(learning_rate, scale, momentum, weight_decay, mask, axis_name)
+    return _optimizer("m_fac", learning_rate, scale, momentum, weight_decay, mask, axis_name)
 
 
 def sparse_m_fac(
     learning_rate: optax.ScalarOrSchedule,
-    window: int = 1024,
+    window: int | None = None,
     damping: jax.typing.ArrayLike = 1e-5,
-    density: float = 0.01,
+    density: float | None = None,
     momentum: jax.typing.ArrayLike | None = None,
     weight_decay: float | jax.Array = 0.0,
     mask: Any | None = None,
@@ -171,9 +179,9 @@ def sparse_m_fac(
 
     Args:
         learning_rate: a positive number or a schedule.
-        window: number of gradients m, at least 1; default 1024.
+        window: number of gradients m, at least 1; None: 1024.
         damping: added to their second moment, positive; default 1e-5. See `scale_by_m_fac`.
-        density: share of the entries of all leaves together that are kept of a gradient, in (0, 1]; default 0.01. Their
+        density: share of the entries of all leaves together that are kept of a gradient, in (0, 1]; None: 0.01. Their
             number k is rounded down.
         momentum: decay of the sum of the updates, in [0, 1]; default None for no momentum.
         weight_decay: strength of the decoupled decay, at least 0; default 0. The authors' is this times the learning
@@ -189,6 +197,7 @@ def sparse_m_fac(
         momentum.
 
     Raises:
+        TypeError: from `init`, if parameters are complex.
         ValueError: if a hyperparameter is out of its range.
 
     Example:
@@ -203,12 +212,14 @@ def sparse_m_fac(
     Reference:
         Modoranu et al., "Error Feedback Can Accurately Compress Preconditioners", 2023, arXiv:2306.06098.
     """
+    refuse_arrays(density=density, mask=mask, window_dtype=window_dtype)
     compressor = global_top_k(density, dtype=window_dtype)
     scale = error_feedback(compressor, scale_by_m_fac(window, damping, compressor=compressor))
-    return _optimizer(learning_rate, scale, momentum, weight_decay, mask, axis_name)
+    return _optimizer("sparse_m_fac", learning_rate, scale, momentum, weight_decay, mask, axis_name)
 
 
 def _optimizer(
+    method: str,
     learning_rate: optax.ScalarOrSchedule,
     scale: optax.GradientTransformation,
     momentum: jax.typing.ArrayLike | None,
@@ -217,13 +228,11 @@ def _optimizer(
     axis_name: str | tuple[str, ...] | None,
 ) -> optax.GradientTransformationExtraArgs:
     check_range("momentum", momentum, 0.0, 1.0)
-    check_range("weight_decay", weight_decay, 0.0)
-    return in_float32(
-        optax.chain(
-            average_over(axis_name),
-            scale,
-            optax.identity() if momentum is None else optax.trace(momentum),
-            optax.add_decayed_weights(weight_decay, mask),
-            optax.scale_by_learning_rate(learning_rate),
-        )
+    tx = optax.chain(
+        average_over(axis_name),
+        scale,
+        optax.identity() if momentum is None else optax.trace(momentum),
+        add_decay(method, weight_decay, mask),
+        optax.scale_by_learning_rate(learning_rate),
     )
+    return only_real(method, in_float32(tx))

@@ -4,41 +4,70 @@ from typing import Any
 
 import jax
 import optax
-from optax.contrib import MuonDimensionNumbers
 
-from optkit.core.matrix_view import MatrixView, from_matrices, matrix_views, to_matrices
-
-
-def is_matrix(tree: Any) -> Any:
-    """Says of each leaf of a tree whether it has two axes or more."""
-    return jax.tree.map(lambda x: x.ndim >= 2, tree)
+from optkit.core.matrices_and_others import kinds_of_leaves
+from optkit.core.matrix_view import MatrixView, from_matrices, leaf_name, matrix_view, to_matrices
+from optkit.core.trees import resolve
 
 
-def leaf_views(tree: Any, weight_dimension_numbers: Any = None) -> Any:
+def chosen_leaves(method: str, name: str, choice: Any | None, tree: Any, weight_dimension_numbers: Any | None) -> Any:
+    """Says which leaves a method treats as matrices, or has chosen in place of these.
+
+    Args:
+        method: the public name of the method, for messages.
+        name: that of its argument `choice`, for messages.
+        choice: tree of booleans, a prefix of `tree`, or a function that makes it from `tree`. None stands for the
+            leaves that have dimension numbers, and without any numbers for those of exactly two axes.
+        tree: the whole tree of parameters, or of gradients.
+        weight_dimension_numbers: as in `leaf_views`.
+
+    Returns:
+        A tree of booleans.
+
+    Raises:
+        ValueError: if no leaf is chosen although one has two axes or more; or if, without a choice, a leaf of two axes
+            or more is called `bias` or `scale`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> chosen_leaves("frugal", "leaves", None, {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}, None)
+        {'bias': False, 'kernel': True}
+    """
+    if choice is None:
+        kinds, _ = kinds_of_leaves(method, tree, None, weight_dimension_numbers)
+        return jax.tree.map(lambda kind: kind == "matrix", kinds)
+    chosen = resolve(name, choice, tree)
+    with_matrices = [leaf_name(path) for path, x in jax.tree.leaves_with_path(tree) if x.ndim > 1 and x.size]
+    if with_matrices and not any(jax.tree.leaves(chosen)):
+        raise ValueError(f"{method}: {name} has no leaf, although {with_matrices[0]!r} has two axes or more")
+    return chosen
+
+
+def leaf_views(tree: Any, weight_dimension_numbers: Any | None = None) -> Any:
     """Says how each leaf is seen as matrices.
 
     Args:
         tree: arrays.
-        weight_dimension_numbers: see `matrix_views`; but one for all leaves is for those of two axes or more, and by
-            default the last axis of these is over outputs and all others are over inputs, as in kernels of Flax's dense
-            layers and convolutions.
+        weight_dimension_numbers: tree of `optax.contrib.MuonDimensionNumbers`, a prefix of `tree`, or a function that
+            makes it from `tree`; or one for all leaves of two axes or more. Where there are none, the last axis is over
+            outputs, the one before over inputs, as in kernels of Flax's dense layers, and all others count matrices.
 
     Returns:
-        A tree of `MatrixView`, None where a leaf is no matrix.
+        A tree of `MatrixView`, None where a leaf has less than two axes or no entries.
 
     Example:
         >>> import jax.numpy as jnp
-        >>> view = leaf_views(jnp.ones((3, 3, 2, 4)))
-        >>> view.row_count, view.column_count
-        (4, 18)
+        >>> view = leaf_views(jnp.ones((3, 2, 4)))
+        >>> view.row_count, view.column_count, view.batch
+        (4, 2, (0,))
     """
 
-    def numbers(x):
-        last = x.ndim - 1
-        return weight_dimension_numbers or MuonDimensionNumbers(tuple(range(last)), last) if last > 0 else None
+    def view(x, numbers=None):
+        return matrix_view(x.shape, numbers) if x.ndim > 1 and x.size else None
 
-    one_for_all = weight_dimension_numbers is None or isinstance(weight_dimension_numbers, MuonDimensionNumbers)
-    return matrix_views(tree, jax.tree.map(numbers, tree) if one_for_all else weight_dimension_numbers)
+    if weight_dimension_numbers is None:
+        return jax.tree.map(view, tree)
+    return jax.tree.map(view, tree, resolve("weight_dimension_numbers", weight_dimension_numbers, tree))
 
 
 def matrix_shape(view: MatrixView) -> tuple[int, ...]:
@@ -47,7 +76,7 @@ def matrix_shape(view: MatrixView) -> tuple[int, ...]:
 
 
 def on_matrices(
-    inner: optax.GradientTransformationExtraArgs, weight_dimension_numbers: Any
+    inner: optax.GradientTransformationExtraArgs, weight_dimension_numbers: Any | None
 ) -> optax.GradientTransformationExtraArgs:
     """Gives a transformation matrices in place of leaves, and leaves in place of its matrices.
 

@@ -7,18 +7,23 @@ rounds off stays in the error, where theirs has gradients of that dtype.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from optkit.core.checks import check_count, check_range
+from optkit.core.complex_numbers import only_real
+from optkit.core.decay import add_decay
 from optkit.core.explicit_axes import replicate, shard_like
+from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32, widen
 from optkit.core.quantization import Quantized, dequantize, quantize, quantized_zeros
 from optkit.core.stacking import map_equal_shapes
-from optkit.core.top_k import first_in_blocks, places_in_whole, top_k_in_blocks
+from optkit.core.top_k import add, first_in_blocks, places_in_whole, take, top_k_in_blocks
+
+Bits = int | Literal["whole"]
 
 
 class Unquantized(NamedTuple):
@@ -39,7 +44,8 @@ class ScaleByMicroAdamState(NamedTuple):
         places: of the entries in the window, for each parameter a row for each of the last gradients: counted from the
             start of their block, as integers of 16 bits where blocks have at most 32,768 entries, otherwise of 32.
         values: of these entries, in `state_dtype`.
-        error: what has not reached the window so far: a `Quantized` of three trees, or `Unquantized` if `bits` is None.
+        error: what has not reached the window so far: a `Quantized` of three trees, or `Unquantized` if `bits` is
+            `"whole"`.
     """
 
     count: jax.typing.ArrayLike
@@ -92,16 +98,14 @@ def _moments_of_window(places: jax.Array, values: jax.Array, weights: Any, size:
     # Row after row, since no place is twice in a row: sums then do not depend on the order of parallel threads.
     def add_row(moments, row):
         (mu, nu), (places, values, (weight1, weight2)) = moments, row
-        mu = mu.at[places].add(weight1 * values, unique_indices=True)
-        nu = nu.at[places].add(weight2 * values**2, unique_indices=True)
-        return (mu, nu), None
+        return (add(mu, places, weight1 * values), add(nu, places, weight2 * values**2)), None
 
     zeros = jnp.zeros([size], values.dtype)
     return jax.lax.scan(add_row, (zeros, zeros), (places, values, weights))[0]
 
 
-def _codec(bits: int | None, block_size: int, dtype: Any) -> _Codec:
-    if bits is None:
+def _codec(bits: Bits, block_size: int, dtype: Any) -> _Codec:
+    if bits == "whole":
         return _Codec(
             kind=Unquantized,
             zeros=lambda param: Unquantized(jnp.zeros_like(param, widen(param).dtype)),
@@ -109,7 +113,7 @@ def _codec(bits: int | None, block_size: int, dtype: Any) -> _Codec:
             decode=lambda kept, like: replicate(kept.errors).ravel().astype(like.dtype),
         )
     if bits not in (1, 2, 4, 8):
-        raise ValueError(f"bits must be 1, 2, 4, 8 or None, got {bits!r}")
+        raise ValueError(f"bits must be 1, 2, 4, 8 or 'whole', got {bits!r}")
     return _Codec(
         kind=Quantized,
         zeros=lambda param: quantized_zeros(param.size, bits, block_size, dtype),
@@ -124,18 +128,34 @@ def _each(kind: Any, tree: Any, like: Any) -> Any:
 
 
 def _rule(
-    window: int,
-    density: float,
+    window: int | None,
+    density: float | None,
     b1: jax.typing.ArrayLike,
     b2: jax.typing.ArrayLike,
     eps: jax.typing.ArrayLike,
-    alpha: float,
-    block_size: int,
-    bits: int | None,
-    quantization_block_size: int,
-    state_dtype: Any,
+    alpha: float | None,
+    block_size: int | None,
+    bits: Bits | None,
+    quantization_block_size: int | None,
+    state_dtype: Any | None,
 ) -> _Rule:
     """Gives functions that initialise, and that make directions, residuals and the next state."""
+    refuse_arrays(
+        window=window,
+        density=density,
+        alpha=alpha,
+        block_size=block_size,
+        bits=bits,
+        quantization_block_size=quantization_block_size,
+        state_dtype=state_dtype,
+    )
+    window = 10 if window is None else window
+    density = 0.01 if density is None else density
+    alpha = 0.0 if alpha is None else alpha
+    block_size = 16_384 if block_size is None else block_size
+    bits = 4 if bits is None else bits
+    quantization_block_size = 100_000 if quantization_block_size is None else quantization_block_size
+    state_dtype = jnp.bfloat16 if state_dtype is None else state_dtype
     check_count("window", window)
     check_range("density", density, 0.0, 1.0, low_open=True)
     check_range("b1", b1, 0.0, 1.0, high_open=True)
@@ -160,8 +180,8 @@ def _rule(
         accumulated = flat + codec.decode(codec.kind(*kept), flat)  # Alg. 1, line 4
         places = top_k_in_blocks(accumulated, block_size, density)  # line 5
         whole = places_in_whole(places, flat.size, block_size, density)
-        values = accumulated[whole].astype(state_dtype)
-        left = accumulated.at[whole].add(-values.astype(flat.dtype), unique_indices=True)  # line 6
+        values = take(accumulated, whole).astype(state_dtype)
+        left = add(accumulated, whole, -values.astype(flat.dtype))  # line 6
         kept = codec.encode(left, g)  # lines 7 and 8
         row = (count - 1) % window
         all_places, all_values = all_places.at[row].set(places), all_values.at[row].set(values)  # line 9
@@ -171,6 +191,8 @@ def _rule(
         whole = places_in_whole(all_places, flat.size, block_size, density)
         mu, nu = _moments_of_window(whole, all_values.astype(flat.dtype), weights, flat.size)  # lines 10 and 11
         direction = mu / (jnp.sqrt(nu) + eps)  # line 12
+        # What is not finite stays in the errors, and would hold up all but the largest entries without showing.
+        direction = jnp.where(jnp.all(jnp.isfinite(all_values)), direction, jnp.nan)
 
         error = codec.decode(kept, flat)
         residual = left - error
@@ -218,18 +240,18 @@ def _with_residual(rule: _Rule, behind: optax.GradientTransformation) -> optax.G
 
 
 def scale_by_micro_adam(
-    window: int = 10,
-    density: float = 0.01,
+    window: int | None = None,
+    density: float | None = None,
     b1: jax.typing.ArrayLike = 0.9,
     b2: jax.typing.ArrayLike = 0.999,
     eps: jax.typing.ArrayLike = 1e-8,
     *,
-    alpha: float = 0.0,
-    block_size: int = 16_384,
-    bits: int | None = 4,
-    quantization_block_size: int = 100_000,
-    state_dtype: Any = jnp.bfloat16,
-) -> optax.GradientTransformation:
+    alpha: float | None = None,
+    block_size: int | None = None,
+    bits: Bits | None = None,
+    quantization_block_size: int | None = None,
+    state_dtype: Any | None = None,
+) -> optax.GradientTransformationExtraArgs:
     """Rescales like Adam by moments of the largest entries of the last gradients, and feeds back the rest.
 
     Each gradient, added to what earlier ones have left out, puts its largest entries into a window, whose moments are
@@ -240,31 +262,33 @@ def scale_by_micro_adam(
     with the defaults. So the learning rate must be lower than Adam's.
 
     Do not take it where the state of Adam fits into memory, nor for parameters that are sharded over 8 devices or more:
-    it gathers them flattened, and its own state is not sharded. A NaN stays in the errors for good: put
-    `optax.apply_if_finite` around the optimizer where gradients may have any.
+    it gathers them flattened, and its own state is not sharded. After a NaN in a parameter's gradient all its updates
+    are NaN: put `optax.apply_if_finite` around the optimizer where gradients may have any.
 
     Args:
-        window: number of gradients in the window, at least 1; default 10.
+        window: number of gradients in the window, at least 1; None: 10.
         density: share of the entries of each block that a gradient puts into the window, in (0, 1], their number
-            rounded up; default 0.01.
+            rounded up; None: 0.01.
         b1: decay of the first moment, in [0, 1); default 0.9.
         b2: decay of the second moment, in [0, 1); default 0.999.
         eps: added to the root of the second moment, more than 0; default 1e-8.
-        alpha: share of the error that joins the step instead of staying, in [0, 1); default 0. The authors pre-train
+        alpha: share of the error that joins the step instead of staying, in [0, 1); None: 0. The authors pre-train
             with 0.1: all parameters then move.
-        block_size: number of neighbours in the flattened parameter of which the largest are taken, at least 1; default
+        block_size: number of neighbours in the flattened parameter of which the largest are taken, at least 1; None:
             16,384. The authors take as many as fit into a GPU's shared memory, 10,000 to 20,000. A smaller parameter is
             one block.
-        bits: of an error, 1, 2, 4 or 8; default 4. None keeps errors whole, which shows what quantization costs.
-        quantization_block_size: number of neighbours whose errors share a range, at least 1; default 100,000. The
+        bits: of an error, 1, 2, 4 or 8; None: 4. `"whole"` keeps errors as they are, which shows what quantization
+            costs.
+        quantization_block_size: number of neighbours whose errors share a range, at least 1; None: 100,000. The
             authors also take 32 and 64.
-        state_dtype: dtype of the window's values and of the ranges of errors; default bfloat16.
+        state_dtype: dtype of the window's values and of the ranges of errors; None: bfloat16.
 
     Returns:
         A transformation; its state has `bits / 8 + 4 * window * density + 4 / quantization_block_size` bytes a
         parameter, with the defaults 0.9.
 
     Raises:
+        TypeError: from `init`, if parameters are complex.
         ValueError: if a hyperparameter is out of its range.
 
     Example:
@@ -283,27 +307,26 @@ def scale_by_micro_adam(
         Modoranu et al., "MicroAdam: Accurate Adaptive Optimization with Low Space Overhead and Provable Convergence",
         2024, arXiv:2405.15593.
     """
-    return _only_direction(
-        _rule(window, density, b1, b2, eps, alpha, block_size, bits, quantization_block_size, state_dtype)
-    )
+    rule = _rule(window, density, b1, b2, eps, alpha, block_size, bits, quantization_block_size, state_dtype)
+    return only_real("scale_by_micro_adam", _only_direction(rule))
 
 
 def micro_adam(
     learning_rate: optax.ScalarOrSchedule,
-    window: int = 10,
-    density: float = 0.01,
+    window: int | None = None,
+    density: float | None = None,
     b1: jax.typing.ArrayLike = 0.9,
     b2: jax.typing.ArrayLike = 0.999,
     eps: jax.typing.ArrayLike = 1e-8,
     weight_decay: float | jax.Array = 0.0,
     mask: Any | None = None,
     *,
-    alpha: float = 0.0,
+    alpha: float | None = None,
     add_residual: bool = False,
-    block_size: int = 16_384,
-    bits: int | None = 4,
-    quantization_block_size: int = 100_000,
-    state_dtype: Any = jnp.bfloat16,
+    block_size: int | None = None,
+    bits: Bits | None = None,
+    quantization_block_size: int | None = None,
+    state_dtype: Any | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """AdamW on the largest entries of the last gradients: less than one byte of state a parameter.
 
@@ -312,37 +335,39 @@ def micro_adam(
     rates in place of Adam's one, 6.5 with the defaults. So the learning rate must be lower than Adam's.
 
     Do not take it where the state of Adam fits into memory, nor for parameters that are sharded over 8 devices or more:
-    it gathers them flattened, and its own state is not sharded. A NaN stays in the errors for good: put
-    `optax.apply_if_finite` around it where gradients may have any.
+    it gathers them flattened, and its own state is not sharded. After a NaN in a parameter's gradient all its updates
+    are NaN: put `optax.apply_if_finite` around it where gradients may have any.
 
     Args:
         learning_rate: a positive number or a schedule; the authors fine-tune language models with 1e-5 to 1e-4.
-        window: number of gradients in the window, at least 1; default 10.
+        window: number of gradients in the window, at least 1; None: 10.
         density: share of the entries of each block that a gradient puts into the window, in (0, 1], their number
-            rounded up; default 0.01.
+            rounded up; None: 0.01.
         b1: decay of the first moment, in [0, 1); default 0.9.
         b2: decay of the second moment, in [0, 1); default 0.999.
         eps: added to the root of the second moment, more than 0; default 1e-8.
         weight_decay: strength of the decoupled decay, at least 0; default 0.
         mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        alpha: share of the error that joins the step instead of staying, in [0, 1); default 0. The authors pre-train
+        alpha: share of the error that joins the step instead of staying, in [0, 1); None: 0. The authors pre-train
             with 0.1: all parameters then move.
         add_residual: whether parameters move at once, without the learning rate, by what quantization takes from the
             errors, the authors' `alpha=-2`. Off by default: it is gradient descent at rate 1 on that part, and diverges
             where gradients are not far smaller than parameters.
-        block_size: number of neighbours in the flattened parameter of which the largest are taken, at least 1; default
+        block_size: number of neighbours in the flattened parameter of which the largest are taken, at least 1; None:
             16,384. The authors take as many as fit into a GPU's shared memory, 10,000 to 20,000. A smaller parameter is
             one block.
-        bits: of an error, 1, 2, 4 or 8; default 4. None keeps errors whole, which shows what quantization costs.
-        quantization_block_size: number of neighbours whose errors share a range, at least 1; default 100,000. The
+        bits: of an error, 1, 2, 4 or 8; None: 4. `"whole"` keeps errors as they are, which shows what quantization
+            costs.
+        quantization_block_size: number of neighbours whose errors share a range, at least 1; None: 100,000. The
             authors also take 32 and 64.
-        state_dtype: dtype of the window's values and of the ranges of errors; default bfloat16.
+        state_dtype: dtype of the window's values and of the ranges of errors; None: bfloat16.
 
     Returns:
         An optimizer; its state has `bits / 8 + 4 * window * density + 4 / quantization_block_size` bytes a parameter,
         with the defaults 0.9, where Adam's has 8.
 
     Raises:
+        TypeError: from `init`, if parameters are complex.
         ValueError: if a hyperparameter is out of its range.
 
     Example:
@@ -356,7 +381,9 @@ def micro_adam(
         Modoranu et al., "MicroAdam: Accurate Adaptive Optimization with Low Space Overhead and Provable Convergence",
         2024, arXiv:2405.15593.
     """
-    check_range("weight_decay", weight_decay, 0.0)
+    refuse_arrays(mask=mask)
     rule = _rule(window, density, b1, b2, eps, alpha, block_size, bits, quantization_block_size, state_dtype)
-    behind = optax.chain(optax.add_decayed_weights(weight_decay, mask), optax.scale_by_learning_rate(learning_rate))
-    return in_float32(_with_residual(rule, behind) if add_residual else optax.chain(_only_direction(rule), behind))
+    decay = add_decay("micro_adam", weight_decay, mask)
+    behind = optax.chain(decay, optax.scale_by_learning_rate(learning_rate))
+    tx = _with_residual(rule, behind) if add_residual else optax.chain(_only_direction(rule), behind)
+    return only_real("micro_adam", in_float32(tx))

@@ -19,7 +19,7 @@ Find = Callable[[Any, Any, jax.Array, Any], Any]
 
 
 class Projector(NamedTuple):
-    """A way to choose subspaces, as functions; a projection is an array, or a tuple of arrays and None.
+    """A way to choose subspaces, as functions.
 
     Attributes:
         is_empty: says of a matrix's shape whether its subspace has no dimension.
@@ -31,6 +31,8 @@ class Projector(NamedTuple):
         up: takes a projection, coordinates and a matrix to that part of the matrix, shaped and sharded like it.
         draws: whether `find` needs a key.
         of_matrices: whether it takes matrices; otherwise leaves as they are.
+        of_vectors: whether a projection is a pair, columns on the left and rows on the right, None where there are
+            none; otherwise it is one array. What such a projection leaves of a matrix is known up to rounding only.
     """
 
     is_empty: Callable[[tuple[int, ...]], bool]
@@ -41,6 +43,7 @@ class Projector(NamedTuple):
     up: Callable[[Any, jax.Array, jax.Array], jax.Array]
     draws: bool
     of_matrices: bool = True
+    of_vectors: bool = False
 
 
 def found_from_gradients(find: Callable[[jax.Array], Any]) -> Find:

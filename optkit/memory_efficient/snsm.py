@@ -10,10 +10,9 @@ import jax
 import optax
 
 from optkit.core.decay import decayed_after_step
-from optkit.memory_efficient.matrices import is_matrix
 from optkit.memory_efficient.projector import Projector
-from optkit.memory_efficient.subset_norm import SubsetSize, scale_by_subset_norm
-from optkit.memory_efficient.subspace_momentum import Reset, subspace_momentum
+from optkit.memory_efficient.subset_norm import SubsetSize, scale_by_subset_norm_named
+from optkit.memory_efficient.subspace_momentum import Reset, subspace_momentum_named
 
 
 def adam_snsm(
@@ -25,9 +24,9 @@ def adam_snsm(
     mask: Any | None = None,
     *,
     projector: Projector | None = None,
-    update_gap: int = 200,
+    update_gap: int | jax.Array = 200,
     subset_size: SubsetSize = "heuristics",
-    leaves: Any = is_matrix,
+    leaves: Any | None = None,
     weight_dimension_numbers: Any | None = None,
     bias_correction: bool = True,
     reset: Reset = "before",
@@ -48,7 +47,8 @@ def adam_snsm(
         projector: chooses the subspaces, as in `subspace_momentum`; default `subspace_projector("svd", rank=128)`.
         update_gap: number of steps for which subspaces stay, at least 1; default 200.
         subset_size: `"heuristics"` (default) or an integer, as in `scale_by_subset_norm`.
-        leaves: those with a subspace and subsets, as there; by default those with two axes or more.
+        leaves: those with a subspace and subsets, as there. By default those with dimension numbers, and without any
+            numbers those of exactly two axes.
         weight_dimension_numbers: which axes are inputs and outputs, as there.
         reset: `"before"` (default), `"after"` or `"never"`: when the momentum begins anew for a new subspace, as there.
         key: an integer or a JAX key, equal on all workers, for a projector that draws.
@@ -58,6 +58,7 @@ def adam_snsm(
         An optimizer; for an m x n matrix and r singular vectors its state is `r (m + n) + max(m, n)` numbers.
 
     Raises:
+        TypeError: from `init`, if parameters are complex.
         ValueError: if a hyperparameter is out of its range, or a projector that draws has no key.
 
     Example:
@@ -74,7 +75,8 @@ def adam_snsm(
         Nguyen, Nguyen, "Lean and Mean Adaptive Optimization via Subset-Norm and Subspace-Momentum with Convergence
         Guarantees", 2024, arXiv:2411.07120.
     """
-    momentum = subspace_momentum(
+    momentum = subspace_momentum_named(
+        "adam_snsm",
         b1,
         projector,
         update_gap,
@@ -84,7 +86,8 @@ def adam_snsm(
         reset=reset,
         key=key,
     )
-    direction = scale_by_subset_norm(
+    direction = scale_by_subset_norm_named(
+        "adam_snsm",
         b2,
         eps,
         subset_size,
@@ -93,7 +96,7 @@ def adam_snsm(
         momentum=momentum,
         bias_correction=bias_correction,
     )
-    return decayed_after_step(learning_rate, direction, weight_decay, mask)
+    return decayed_after_step("adam_snsm", learning_rate, direction, weight_decay, mask)
 
 
 def adagrad_snsm(
@@ -104,9 +107,9 @@ def adagrad_snsm(
     mask: Any | None = None,
     *,
     projector: Projector | None = None,
-    update_gap: int = 200,
+    update_gap: int | jax.Array = 200,
     subset_size: SubsetSize = "heuristics",
-    leaves: Any = is_matrix,
+    leaves: Any | None = None,
     weight_dimension_numbers: Any | None = None,
     reset: Reset = "before",
     key: int | jax.Array | None = None,
@@ -124,7 +127,8 @@ def adagrad_snsm(
         projector: chooses the subspaces, as in `subspace_momentum`; default `subspace_projector("svd", rank=128)`.
         update_gap: number of steps for which subspaces stay, at least 1; default 200.
         subset_size: `"heuristics"` (default) or an integer, as in `scale_by_subset_norm`.
-        leaves: those with a subspace and subsets, as there; by default those with two axes or more.
+        leaves: those with a subspace and subsets, as there. By default those with dimension numbers, and without any
+            numbers those of exactly two axes.
         weight_dimension_numbers: which axes are inputs and outputs, as there.
         reset: `"before"` (default), `"after"` or `"never"`: when the momentum begins anew for a new subspace, as there.
         key: an integer or a JAX key, equal on all workers, for a projector that draws.
@@ -133,6 +137,7 @@ def adagrad_snsm(
         An optimizer; for an m x n matrix and r singular vectors its state is `r (m + n) + max(m, n)` numbers.
 
     Raises:
+        TypeError: from `init`, if parameters are complex.
         ValueError: if a hyperparameter is out of its range, or a projector that draws has no key.
 
     Example:
@@ -149,24 +154,28 @@ def adagrad_snsm(
         Nguyen, Nguyen, "Lean and Mean Adaptive Optimization via Subset-Norm and Subspace-Momentum with Convergence
         Guarantees", 2024, arXiv:2411.07120.
     """
-    momentum = subspace_momentum(
+    momentum = subspace_momentum_named(
+        "adagrad_snsm",
         b1,
         projector,
         update_gap,
         leaves=leaves,
         weight_dimension_numbers=weight_dimension_numbers,
+        debias=False,
         reset=reset,
         key=key,
     )
-    direction = scale_by_subset_norm(
+    direction = scale_by_subset_norm_named(
+        "adagrad_snsm",
         None,
         eps,
         subset_size,
         subset_leaves=leaves,
         weight_dimension_numbers=weight_dimension_numbers,
         momentum=momentum,
+        bias_correction=False,
     )
-    return decayed_after_step(learning_rate, direction, weight_decay, mask)
+    return decayed_after_step("adagrad_snsm", learning_rate, direction, weight_decay, mask)
 
 
 def sgd_sm(
@@ -176,8 +185,8 @@ def sgd_sm(
     mask: Any | None = None,
     *,
     projector: Projector | None = None,
-    update_gap: int = 200,
-    leaves: Any = is_matrix,
+    update_gap: int | jax.Array = 200,
+    leaves: Any | None = None,
     weight_dimension_numbers: Any | None = None,
     reset: Reset = "before",
     key: int | jax.Array | None = None,
@@ -193,7 +202,8 @@ def sgd_sm(
         mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
         projector: chooses the subspaces, as in `subspace_momentum`; default `subspace_projector("svd", rank=128)`.
         update_gap: number of steps for which subspaces stay, at least 1; default 200.
-        leaves: those with a subspace, as there; by default those with two axes or more.
+        leaves: those with a subspace, as there. By default those with dimension numbers, and without any numbers those
+            of exactly two axes.
         weight_dimension_numbers: which axes are inputs and outputs, as there.
         reset: `"before"` (default), `"after"` or `"never"`: when the momentum begins anew for a new subspace, as there.
         key: an integer or a JAX key, equal on all workers, for a projector that draws.
@@ -202,6 +212,7 @@ def sgd_sm(
         An optimizer; for an m x n matrix and r singular vectors its state is `r (m + n)` numbers.
 
     Raises:
+        TypeError: from `init`, if parameters are complex.
         ValueError: if a hyperparameter is out of its range, or a projector that draws has no key.
 
     Example:
@@ -218,13 +229,15 @@ def sgd_sm(
         Nguyen, Nguyen, "Lean and Mean Adaptive Optimization via Subset-Norm and Subspace-Momentum with Convergence
         Guarantees", 2024, arXiv:2411.07120.
     """
-    momentum = subspace_momentum(
+    momentum = subspace_momentum_named(
+        "sgd_sm",
         b1,
         projector,
         update_gap,
         leaves=leaves,
         weight_dimension_numbers=weight_dimension_numbers,
+        debias=False,
         reset=reset,
         key=key,
     )
-    return decayed_after_step(learning_rate, momentum, weight_decay, mask)
+    return decayed_after_step("sgd_sm", learning_rate, momentum, weight_decay, mask)

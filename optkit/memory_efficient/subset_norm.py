@@ -15,10 +15,10 @@ import optax
 from optkit.core.checks import check_range
 from optkit.core.decay import decayed_after_step
 from optkit.core.explicit_axes import replicate, shard_like
+from optkit.core.injection import refuse_arrays
 from optkit.core.matrix_view import MatrixView
 from optkit.core.precision import widen
-from optkit.core.trees import mask_tree, unmask_tree
-from optkit.memory_efficient.matrices import is_matrix, leaf_views
+from optkit.memory_efficient.matrices import chosen_leaves, leaf_views
 
 SubsetSize = int | Literal["heuristics"]
 
@@ -58,7 +58,7 @@ def block_size(size: int, subset_size: int) -> int:
 
 
 def subset_sum_of_squares(x: jax.Array, subset_size: SubsetSize, view: MatrixView | None = None) -> jax.Array:
-    """Sums the squares of each subset of a leaf, in float32 at least.
+    """Sums the squared magnitudes of each subset of a leaf, in float32 at least; a sum that overflows is NaN.
 
     Args:
         x: a leaf.
@@ -73,14 +73,18 @@ def subset_sum_of_squares(x: jax.Array, subset_size: SubsetSize, view: MatrixVie
         >>> subset_sum_of_squares(x, "heuristics", leaf_views(x)).tolist()
         [[5.0], [4.0], [9.0]]
     """
-    squares = widen(x) ** 2
+    wide = widen(x)
+    squares = wide.real**2 + wide.imag**2 if jnp.iscomplexobj(wide) else wide**2
     if subset_size == "heuristics":
-        if view is None:
-            return squares
-        shorter = view.columns if view.row_count >= view.column_count else view.rows
-        return jnp.sum(squares, axis=shorter, keepdims=True)
-    size = block_size(x.size, subset_size)
-    return squares if size == 1 else jnp.sum(replicate(squares).reshape(-1, size), axis=1)
+        sums = squares
+        if view is not None:
+            shorter = view.columns if view.row_count >= view.column_count else view.rows
+            sums = jnp.sum(squares, axis=shorter, keepdims=True)
+    else:
+        size = block_size(x.size, subset_size)
+        sums = squares if size == 1 else jnp.sum(replicate(squares).reshape(-1, size), axis=1)
+    # An infinite sum would stop its subset for ever and show nowhere.
+    return jnp.where(jnp.isinf(sums), jnp.nan, sums)
 
 
 def _spread(values: jax.Array, like: jax.Array) -> jax.Array:
@@ -93,12 +97,65 @@ def _spread(values: jax.Array, like: jax.Array) -> jax.Array:
     return shard_like(blocks.reshape(like.shape), like)
 
 
+def scale_by_subset_norm_named(
+    method: str,
+    b2: jax.typing.ArrayLike | None,
+    eps: jax.typing.ArrayLike,
+    subset_size: SubsetSize,
+    *,
+    subset_leaves: Any | None,
+    weight_dimension_numbers: Any | None,
+    momentum: optax.GradientTransformation | None,
+    bias_correction: bool,
+) -> optax.GradientTransformationExtraArgs:
+    """Makes `scale_by_subset_norm`, whose arguments all but one are, a part of the method that errors name."""
+    refuse_arrays(
+        subset_size=subset_size, subset_leaves=subset_leaves, weight_dimension_numbers=weight_dimension_numbers
+    )
+    check_range("b2", b2, 0.0, 1.0, high_open=True)
+    check_range("eps", eps, 0.0)
+    if subset_size != "heuristics":
+        _check_subset_size(subset_size)
+    if bias_correction and b2 is None:
+        raise ValueError("bias_correction corrects averages and got b2=None, which makes sums: leave it out")
+    numerator = optax.with_extra_args_support(optax.identity() if momentum is None else momentum)
+
+    def sums_of_squares(tree):
+        chosen = chosen_leaves(method, "subset_leaves", subset_leaves, tree, weight_dimension_numbers)
+        sizes = jax.tree.map(lambda has_subsets: subset_size if has_subsets else 1, chosen)
+        return jax.tree.map(subset_sum_of_squares, tree, sizes, leaf_views(tree, weight_dimension_numbers))
+
+    def init_fn(params):
+        count = jnp.zeros([], jnp.int32) if bias_correction else None
+        momentum = numerator.init(params)
+        nu = sums_of_squares(optax.tree.zeros_like(params))
+        return ScaleBySubsetNormState(count=count, nu=nu, momentum=momentum)
+
+    def update_fn(updates, state, params=None, **extra_args):
+        numerators, momentum_state = numerator.update(updates, state.momentum, params, **extra_args)
+        sums = sums_of_squares(updates)
+        count = optax.safe_increment(state.count) if bias_correction else None
+        if b2 is None:
+            nu, scale = optax.tree.add(state.nu, sums), 1.0
+        else:
+            nu = optax.tree.cast_like(optax.tree.update_moment(sums, state.nu, b2, order=1), state.nu)
+            scale = 1.0 if count is None else jnp.sqrt(1 - b2**count)
+
+        def direction(m, v, g):
+            return (m * _spread(scale / (jnp.sqrt(v) + eps), m)).astype(g.dtype)
+
+        directions = jax.tree.map(direction, numerators, nu, updates)
+        return directions, ScaleBySubsetNormState(count=count, nu=nu, momentum=momentum_state)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
 def scale_by_subset_norm(
     b2: jax.typing.ArrayLike | None = 0.999,
     eps: jax.typing.ArrayLike = 1e-6,
     subset_size: SubsetSize = "heuristics",
     *,
-    subset_leaves: Any = is_matrix,
+    subset_leaves: Any | None = None,
     weight_dimension_numbers: Any | None = None,
     momentum: optax.GradientTransformation | None = None,
     bias_correction: bool = False,
@@ -116,12 +173,13 @@ def scale_by_subset_norm(
             flattened leaf, of equal size; `-j` blocks of about the root of the leaf's size over `j`. Blocks are
             gathered where mesh axes are explicit.
         subset_leaves: tree of booleans, or a function that makes it from the parameters: the leaves with subsets; the
-            others have one second moment for each entry. By default those with two axes or more; the authors leave out
-            embeddings and the last layer.
-        weight_dimension_numbers: which axes of a leaf are a layer's outputs, the rows, and inputs, the columns, as
-            Optax's Muon takes it. By default the last axis is over outputs and all others over inputs, as in Flax; for
-            weights stored as PyTorch does it is `optax.contrib.MuonDimensionNumbers(reduction_axis=-1,
-            output_axis=-2)`. Axes that it does not name count matrices, each with subsets of its own.
+            others have one second moment for each entry. By default those with dimension numbers, and without any
+            numbers those of exactly two axes; the authors leave out embeddings and the last layer.
+        weight_dimension_numbers: which axes of these leaves are a layer's inputs and outputs, as Optax's Muon takes
+            it, with None for leaves that are no matrices. By default the last axis is over outputs and the one before
+            over inputs, as in Flax; for weights stored as PyTorch does it is
+            `optax.contrib.MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)`, and convolutions need numbers. Axes
+            that it does not name count matrices, each with subsets of its own.
         momentum: gives the numerator from the gradient, such as `optax.ema`; default the gradient itself. The second
             moments are always those of the gradient.
         bias_correction: corrects the zero start of the second moments, behind epsilon. Off by default.
@@ -145,41 +203,16 @@ def scale_by_subset_norm(
         Nguyen, Nguyen, "Lean and Mean Adaptive Optimization via Subset-Norm and Subspace-Momentum with Convergence
         Guarantees", 2024, arXiv:2411.07120.
     """
-    check_range("b2", b2, 0.0, 1.0, high_open=True)
-    check_range("eps", eps, 0.0)
-    if subset_size != "heuristics":
-        _check_subset_size(subset_size)
-    if bias_correction and b2 is None:
-        raise ValueError("bias_correction corrects averages and got b2=None, which makes sums: leave it out")
-    numerator = optax.with_extra_args_support(optax.identity() if momentum is None else momentum)
-
-    def sums_of_squares(tree):
-        ones = jax.tree.map(lambda _: 1, tree)
-        sizes = unmask_tree(jax.tree.map(lambda _: subset_size, mask_tree(subset_leaves, tree)), ones)
-        return jax.tree.map(subset_sum_of_squares, tree, sizes, leaf_views(tree, weight_dimension_numbers))
-
-    def init_fn(params):
-        zeros = optax.tree.zeros_like(params)
-        count = jnp.zeros([], jnp.int32) if bias_correction else None
-        return ScaleBySubsetNormState(count=count, nu=sums_of_squares(zeros), momentum=numerator.init(params))
-
-    def update_fn(updates, state, params=None, **extra_args):
-        numerators, momentum_state = numerator.update(updates, state.momentum, params, **extra_args)
-        sums = sums_of_squares(updates)
-        count = optax.safe_increment(state.count) if bias_correction else None
-        if b2 is None:
-            nu, scale = optax.tree.add(state.nu, sums), 1.0
-        else:
-            nu = optax.tree.cast_like(optax.tree.update_moment(sums, state.nu, b2, order=1), state.nu)
-            scale = 1.0 if count is None else jnp.sqrt(1 - b2**count)
-
-        def direction(m, v, g):
-            return (m * _spread(scale / (jnp.sqrt(v) + eps), m)).astype(g.dtype)
-
-        directions = jax.tree.map(direction, numerators, nu, updates)
-        return directions, ScaleBySubsetNormState(count=count, nu=nu, momentum=momentum_state)
-
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return scale_by_subset_norm_named(
+        "scale_by_subset_norm",
+        b2,
+        eps,
+        subset_size,
+        subset_leaves=subset_leaves,
+        weight_dimension_numbers=weight_dimension_numbers,
+        momentum=momentum,
+        bias_correction=bias_correction,
+    )
 
 
 def _check_subset_size(subset_size: Any) -> None:
@@ -196,7 +229,7 @@ def adam_sn(
     mask: Any | None = None,
     *,
     subset_size: SubsetSize = "heuristics",
-    subset_leaves: Any = is_matrix,
+    subset_leaves: Any | None = None,
     weight_dimension_numbers: Any | None = None,
     bias_correction: bool = True,
     mu_dtype: Any | None = None,
@@ -214,7 +247,8 @@ def adam_sn(
         weight_decay: strength of the decoupled decay, which comes after the step, at least 0; default 0.
         mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
         subset_size: `"heuristics"` (default) or an integer, as in `scale_by_subset_norm`.
-        subset_leaves: the leaves with subsets, as in `scale_by_subset_norm`; by default those with two axes or more.
+        subset_leaves: the leaves with subsets, as in `scale_by_subset_norm`. By default those with dimension numbers,
+            and without any numbers those of exactly two axes.
         weight_dimension_numbers: which axes are inputs and outputs, as in `scale_by_subset_norm`.
         bias_correction: corrects the zero start of both moments. On by default.
         mu_dtype: dtype of the first moment; default the parameters', but at least float32.
@@ -242,8 +276,10 @@ def adam_sn(
     check_range("b1", b1, 0.0, 1.0, high_open=True)
     momentum = optax.ema(b1, debias=bias_correction, accumulator_dtype=mu_dtype)
     return decayed_after_step(
+        "adam_sn",
         learning_rate,
-        scale_by_subset_norm(
+        scale_by_subset_norm_named(
+            "adam_sn",
             b2,
             eps,
             subset_size,
@@ -265,7 +301,7 @@ def rmsprop_sn(
     mask: Any | None = None,
     *,
     subset_size: SubsetSize = "heuristics",
-    subset_leaves: Any = is_matrix,
+    subset_leaves: Any | None = None,
     weight_dimension_numbers: Any | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """RMSProp with one second moment for each row or column of a matrix: hardly any state.
@@ -280,7 +316,8 @@ def rmsprop_sn(
         weight_decay: strength of the decoupled decay, which comes after the step, at least 0; default 0.
         mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
         subset_size: `"heuristics"` (default) or an integer, as in `scale_by_subset_norm`.
-        subset_leaves: the leaves with subsets, as in `scale_by_subset_norm`; by default those with two axes or more.
+        subset_leaves: the leaves with subsets, as in `scale_by_subset_norm`. By default those with dimension numbers,
+            and without any numbers those of exactly two axes.
         weight_dimension_numbers: which axes are inputs and outputs, as in `scale_by_subset_norm`.
 
     Returns:
@@ -303,10 +340,17 @@ def rmsprop_sn(
         Nguyen, Nguyen, "Lean and Mean Adaptive Optimization via Subset-Norm and Subspace-Momentum with Convergence
         Guarantees", 2024, arXiv:2411.07120.
     """
-    transformation = scale_by_subset_norm(
-        b2, eps, subset_size, subset_leaves=subset_leaves, weight_dimension_numbers=weight_dimension_numbers
+    transformation = scale_by_subset_norm_named(
+        "rmsprop_sn",
+        b2,
+        eps,
+        subset_size,
+        subset_leaves=subset_leaves,
+        weight_dimension_numbers=weight_dimension_numbers,
+        momentum=None,
+        bias_correction=False,
     )
-    return decayed_after_step(learning_rate, transformation, weight_decay, mask)
+    return decayed_after_step("rmsprop_sn", learning_rate, transformation, weight_decay, mask)
 
 
 def adagrad_sn(
@@ -317,7 +361,7 @@ def adagrad_sn(
     mask: Any | None = None,
     *,
     subset_size: SubsetSize = "heuristics",
-    subset_leaves: Any = is_matrix,
+    subset_leaves: Any | None = None,
     weight_dimension_numbers: Any | None = None,
     mu_dtype: Any | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -330,7 +374,8 @@ def adagrad_sn(
         weight_decay: strength of the decoupled decay, which comes after the step, at least 0; default 0.
         mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
         subset_size: `"heuristics"` (default) or an integer, as in `scale_by_subset_norm`.
-        subset_leaves: the leaves with subsets, as in `scale_by_subset_norm`; by default those with two axes or more.
+        subset_leaves: the leaves with subsets, as in `scale_by_subset_norm`. By default those with dimension numbers,
+            and without any numbers those of exactly two axes.
         weight_dimension_numbers: which axes are inputs and outputs, as in `scale_by_subset_norm`.
         mu_dtype: dtype of the momentum; default the parameters', but at least float32.
 
@@ -356,12 +401,14 @@ def adagrad_sn(
     """
     check_range("b1", b1, 0.0, 1.0, high_open=True)
     momentum = None if b1 is None else optax.ema(b1, debias=False, accumulator_dtype=mu_dtype)
-    transformation = scale_by_subset_norm(
+    transformation = scale_by_subset_norm_named(
+        "adagrad_sn",
         None,
         eps,
         subset_size,
         subset_leaves=subset_leaves,
         weight_dimension_numbers=weight_dimension_numbers,
         momentum=momentum,
+        bias_correction=False,
     )
-    return decayed_after_step(learning_rate, transformation, weight_decay, mask)
+    return decayed_after_step("adagrad_sn", learning_rate, transformation, weight_decay, mask)

@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import optax
 
 from optkit.core.checks import check_range
+from optkit.core.complex_numbers import only_real
 from optkit.core.extra_args import required
+from optkit.core.injection import refuse_arrays
 from optkit.core.precision import widen
 from optkit.memory_efficient.along_projections import along_projections, in_and_outside
-from optkit.memory_efficient.matrices import is_matrix
 from optkit.memory_efficient.projector import Projector
 from optkit.memory_efficient.subspaces import subspace_projector
 
@@ -78,12 +79,36 @@ def momentum_along_projections(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
+def subspace_momentum_named(
+    method: str,
+    b1: jax.typing.ArrayLike,
+    projector: Projector | None,
+    update_gap: int | jax.Array,
+    *,
+    leaves: Any | None,
+    weight_dimension_numbers: Any | None,
+    debias: bool,
+    reset: Reset,
+    key: int | jax.Array | None,
+) -> optax.GradientTransformationExtraArgs:
+    """Makes `subspace_momentum`, whose arguments all but one are, a part of the method that errors name."""
+    refuse_arrays(projector=projector, leaves=leaves, weight_dimension_numbers=weight_dimension_numbers)
+    check_range("b1", b1, 0.0, 1.0, high_open=True)
+    projector = subspace_projector("svd", rank=128) if projector is None else projector
+    if reset not in get_args(Reset):
+        raise ValueError(f"reset must be 'before', 'after' or 'never', got {reset!r}")
+    along = momentum_along_projections(b1, projector, debias=debias, reset=reset)
+    inside = along_projections(along, projector, update_gap, key=key, short_first_period=True)
+    outside = optax.ema(b1, debias=debias)
+    return only_real(method, in_and_outside(method, inside, outside, projector, leaves, weight_dimension_numbers))
+
+
 def subspace_momentum(
     b1: jax.typing.ArrayLike = 0.9,
     projector: Projector | None = None,
-    update_gap: int = 200,
+    update_gap: int | jax.Array = 200,
     *,
-    leaves: Any = is_matrix,
+    leaves: Any | None = None,
     weight_dimension_numbers: Any | None = None,
     debias: bool = False,
     reset: Reset = "before",
@@ -101,11 +126,13 @@ def subspace_momentum(
         update_gap: number of steps for which subspaces stay, at least 1; default 200. With new ones the momentum begins
             anew. The first ones stay for a step less, as in the authors' code.
         leaves: tree of booleans, or a function that makes it from the parameters: the leaves with a subspace. By
-            default those with two axes or more; the authors leave out embeddings and the last layer.
+            default those with dimension numbers, and without any numbers those of exactly two axes; the authors leave
+            out embeddings and the last layer.
         weight_dimension_numbers: which axes of these leaves are a layer's inputs and outputs, as Optax's Muon takes
-            it. By default the last axis is over outputs and all others over inputs, as in Flax; for weights stored as
-            PyTorch does it is `optax.contrib.MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)`. Axes that it
-            does not name count matrices, each with a subspace of its own.
+            it, with None for leaves that are no matrices. By default the last axis is over outputs and the one before
+            over inputs, as in Flax; for weights stored as PyTorch does it is
+            `optax.contrib.MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)`, and convolutions need numbers. Axes
+            that it does not name count matrices, each with a subspace of its own.
         debias: divides by `1 - b1**t`, as Adam does. Off by default.
         reset: when averages begin anew for a new subspace: `"before"` (default), before its first step; `"after"`,
             behind it, as the published code does, which takes the last subspace's averages for those in the new one in
@@ -116,6 +143,7 @@ def subspace_momentum(
         A transformation; for an m x n matrix in a subspace of r singular vectors its state is `r (m + n)` numbers.
 
     Raises:
+        TypeError: from `init`, if parameters are complex.
         ValueError: if a hyperparameter is out of its range, or a projector that draws has no key.
 
     Example:
@@ -131,10 +159,14 @@ def subspace_momentum(
         Nguyen, Nguyen, "Lean and Mean Adaptive Optimization via Subset-Norm and Subspace-Momentum with Convergence
         Guarantees", 2024, arXiv:2411.07120.
     """
-    check_range("b1", b1, 0.0, 1.0, high_open=True)
-    projector = subspace_projector("svd", rank=128) if projector is None else projector
-    if reset not in get_args(Reset):
-        raise ValueError(f"reset must be 'before', 'after' or 'never', got {reset!r}")
-    along = momentum_along_projections(b1, projector, debias=debias, reset=reset)
-    inside = along_projections(along, projector, update_gap, key=key, short_first_period=True)
-    return in_and_outside(inside, optax.ema(b1, debias=debias), projector, leaves, weight_dimension_numbers)
+    return subspace_momentum_named(
+        "subspace_momentum",
+        b1,
+        projector,
+        update_gap,
+        leaves=leaves,
+        weight_dimension_numbers=weight_dimension_numbers,
+        debias=debias,
+        reset=reset,
+        key=key,
+    )

@@ -36,7 +36,8 @@ def subspace_projector(
         rank: dimension of the subspace, number of columns, rows or entries, at least 1; at most all, and at most the
             number of singular vectors, that of the shorter axis.
         density: in place of `rank`, the share of that dimension or number, in [0, 1]; rounded for the first four
-            kinds, to even where in doubt, and rounded down for the others, as in FRUGAL's code.
+            kinds, to even where in doubt, and rounded down for the others, as in FRUGAL's code. With `side="full"` it
+            is the share of the shorter axis on both sides.
         side: for the first four kinds, on which side of the matrix the vectors are: `"std"` (default), for rows
             (`"right"`) unless the matrix is wide, otherwise for columns (`"left"`); `"reverse_std"`, the other way
             round, as in `optax.contrib.galore`; or `"full"`, both.
