@@ -7,8 +7,29 @@ import jax.numpy as jnp
 import optax
 
 from optkit.core.checks import check_range
+from optkit.core.precision import scalar_dtype
 
 EpsPlacement = Literal["pre", "post"]
+
+
+def bias_factor(decay: jax.typing.ArrayLike, count: jax.typing.ArrayLike, tree: Any) -> jax.Array:
+    """Gives the factor by which an exponential average that began with zero is too small.
+
+    `optax.tree.bias_correction` raises where JAX is told to promote no dtypes.
+
+    Args:
+        decay: of the average.
+        count: how many values it has seen, at least 1.
+        tree: arrays whose widest dtype it is computed in, but at least in float32.
+
+    Returns:
+        A number.
+
+    Example:
+        >>> bias_factor(0.5, jnp.array(2), jnp.ones(3))
+        Array(0.75, dtype=float32)
+    """
+    return 1 - jnp.power(decay, jnp.asarray(count, jnp.finfo(scalar_dtype(tree)).dtype))
 
 
 def scale_by_adam(
@@ -58,10 +79,10 @@ def scale_by_adam(
     def update_fn(updates, state, params=None):
         del params
         mu = optax.tree.update_moment(updates, state.mu, b1, order=1)  # Alg. 1, m_t
-        nu = optax.tree.update_moment(updates, state.nu, b2, order=2)  # Alg. 1, v_t
+        nu = optax.tree.update_moment_per_elem_norm(updates, state.nu, b2, order=2)  # Alg. 1, v_t
         count = optax.safe_increment(state.count)
-        correction1 = 1 - b1**count if bias_correction else 1.0
-        correction2 = 1 - b2**count if bias_correction else 1.0
+        correction1 = bias_factor(b1, count, updates) if bias_correction else 1.0
+        correction2 = bias_factor(b2, count, updates) if bias_correction else 1.0
         eps_in_units_of_nu = eps if eps_placement == "pre" else eps * jnp.sqrt(correction2)
         step_size = jnp.sqrt(correction2) / correction1
         direction = jax.tree.map(lambda m, v: step_size * m / (jnp.sqrt(v) + eps_in_units_of_nu), mu, nu)

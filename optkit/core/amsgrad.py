@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from optkit.core.adam import bias_factor
 from optkit.core.checks import check_range
 
 
@@ -47,12 +48,16 @@ def scale_by_amsgrad(
     def update_fn(updates, state, params=None):
         del params
         mu = optax.tree.update_moment(updates, state.mu, b1, order=1)  # Alg. 2, m_t
-        nu = optax.tree.update_moment(updates, state.nu, b2, order=2)  # Alg. 2, v_t
+        nu = optax.tree.update_moment_per_elem_norm(updates, state.nu, b2, order=2)  # Alg. 2, v_t
         nu_max = jax.tree.map(jnp.maximum, state.nu_max, nu)  # Alg. 2, the maximum of v_t
         count = optax.safe_increment(state.count)
-        mu_hat = optax.tree.bias_correction(mu, b1, count)
-        nu_hat = optax.tree.bias_correction(nu_max, b2, count)
-        direction = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu_hat, nu_hat)
+        correction1, correction2 = (bias_factor(decay, count, updates) for decay in (b1, b2))
+
+        def of_leaf(m, v):
+            m_hat, v_hat = m / correction1.astype(m.dtype), v / correction2.astype(v.dtype)
+            return m_hat / (jnp.sqrt(v_hat) + eps)
+
+        direction = jax.tree.map(of_leaf, mu, nu_max)
         new_state = optax.ScaleByAmsgradState(
             count=count,
             mu=optax.tree.cast_like(mu, state.mu),

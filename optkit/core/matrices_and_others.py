@@ -88,9 +88,9 @@ def adamw(
     b1: float,
     b2: float,
     eps: float,
+    mask: Any | None = None,
     *,
     weight_decay: float | jax.Array = 0.0,
-    mask: Any | None = None,
     mu_dtype: Any | None = None,
 ) -> optax.GradientTransformation:
     """AdamW for the other parameters: `optax.adamw`, whose update needs no parameters where there is no decay.
@@ -101,8 +101,8 @@ def adamw(
         b1: decay of the first moment, in [0, 1).
         b2: decay of the second moment, in [0, 1).
         eps: added to the root of the second moment, at least 0.
-        weight_decay: strength of the decoupled decay, at least 0.
         mask: the leaves that decay. All by default.
+        weight_decay: strength of the decoupled decay, at least 0; default 0.
         mu_dtype: dtype of the first moment, that of the parameters by default.
 
     Returns:

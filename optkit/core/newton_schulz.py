@@ -47,9 +47,10 @@ def orthogonalize(
     """Moves the singular values of a matrix towards one.
 
     It divides by the Frobenius norm and applies an odd polynomial of degree five, `a x + b x x^T x + c (x x^T)^2 x`, a
-    few times. The default coefficients are those of Muon: steep at zero, they leave the singular values of a
-    well-conditioned matrix between 0.6 and 1.25 and never settle at one. The iteration inside `optax.contrib.muon` is
-    not public, and raises an error on matrices that are sharded over explicit mesh axes.
+    few times; where `x` is complex, with conjugate transposes. The default coefficients are those of Muon: steep at
+    zero, they leave the singular values of a well-conditioned matrix between 0.6 and 1.25 and never settle at one. The
+    iteration inside `optax.contrib.muon` is not public, and raises an error on matrices that are sharded over explicit
+    mesh axes.
 
     Args:
         x: a matrix, or several along leading axes, each of which has its own norm; sharded or not.
@@ -94,7 +95,7 @@ def orthogonalize(
         )
 
     for a, b, c in _triples(coefficients, steps):
-        gram = product(y, y.mT, square)
+        gram = product(y, y.mT.conj(), square)
         y = a * y + product(b * gram + c * product(gram, gram, square), y, same)
     return (y.mT if is_tall else y).astype(x.dtype)
 
@@ -150,10 +151,10 @@ def gram_newton_schulz(
     same, square = _shardings(y, -1 if is_tall else -2)
     einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGH)
     product = functools.partial(einsum, "...ij,...jk->...ik", out_sharding=square)
-    eye = jnp.eye(shorter, dtype=y.dtype)
+    eye = jnp.reshape(jnp.eye(shorter, dtype=y.dtype), (1,) * (y.ndim - 2) + (shorter, shorter))
 
     def products_of_rows(y):
-        return einsum("...ki,...kj->...ij" if is_tall else "...ik,...jk->...ij", y, y, out_sharding=square)
+        return einsum("...ki,...kj->...ij" if is_tall else "...ik,...jk->...ij", y, y.conj(), out_sharding=square)
 
     def multiply(factor, y):
         return einsum("...ij,...kj->...ki" if is_tall else "...ij,...jk->...ik", factor, y, out_sharding=same)
@@ -170,7 +171,8 @@ def gram_newton_schulz(
 
     gram = products_of_rows(y)
     # The squared norm is the trace: there is no pass over the matrix for it.
-    norm = jnp.sqrt(jnp.sum(jnp.where(eye == 1, gram, 0), axis=(-2, -1), keepdims=True)) * norm_factor + eps
+    squared_norm = jnp.sum(jnp.where(eye == 1, jnp.real(gram), 0), axis=(-2, -1), keepdims=True)
+    norm = jnp.sqrt(squared_norm) * norm_factor + eps
     y = multiply(factor_of(jnp.where(jnp.isinf(norm), 0, gram / norm / norm), runs[0]) / norm, y)
     for run in runs[1:]:
         y = multiply(factor_of(products_of_rows(y), run), y)

@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from optkit.core.contraction import einsum
 from optkit.core.explicit_axes import replicate, shard_like
+from optkit.core.keys import typed
 from optkit.core.precision import widen
 
 Orthonormalize = Callable[[jax.Array], jax.Array]
@@ -120,8 +121,7 @@ def randomized_cholesky_qr(x: jax.Array, *, key: int | jax.Array = 0, oversampli
     if size >= rows:
         return cholesky_qr(x)
     y = _independent(widen(x))
-    key = jax.random.key(key) if isinstance(key, int) else key
-    sketch = _shard_rows(jax.random.normal(key, (rows, size), y.dtype) / math.sqrt(size), y)
+    sketch = _shard_rows(jax.random.normal(typed(key), (rows, size), y.dtype) / math.sqrt(size), y)
     factor = jnp.linalg.qr(replicate(einsum("ms,...mr->...sr", sketch, y, precision=_HIGHEST)), mode="r")
     preconditioned = einsum("...mr,...sr->...ms", y, _inverse_of_lower(_bounded_below(factor).mT), precision=_HIGHEST)
     return _cholesky_passes(preconditioned)[0].astype(x.dtype)
@@ -136,12 +136,22 @@ def _sum(x: jax.Array, axis_name: str | tuple[str, ...] | None) -> jax.Array:
     return jax.lax.psum(x, axis_name) if axis_name else x
 
 
+def _of_rank(matrix: jax.Array, rank: int) -> jax.Array:
+    """Gives a matrix leading axes of size one, which JAX can be told not to add by itself."""
+    return jnp.reshape(matrix, (1,) * (rank - matrix.ndim) + matrix.shape)
+
+
+def _squares(x: jax.Array) -> jax.Array:
+    """The squared absolute values."""
+    return jnp.real(x * x.conj())
+
+
 def _unit(x: jax.Array, axis_name: str | tuple[str, ...] | None = None) -> jax.Array:
     """Divides by the Frobenius norm, without overflow or underflow; zero stays zero."""
     largest = jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True, initial=0.0)
     largest = jax.lax.pmax(largest, axis_name) if axis_name else largest
     scaled = x / jnp.where(largest > 0, largest, 1)
-    norm = jnp.sqrt(_sum(jnp.sum(jnp.square(scaled), axis=(-2, -1), keepdims=True), axis_name))
+    norm = jnp.sqrt(_sum(jnp.sum(_squares(scaled), axis=(-2, -1), keepdims=True), axis_name))
     return scaled / jnp.where(norm > 0, norm, 1)
 
 
@@ -158,20 +168,20 @@ def _independent(x: jax.Array, axis_name: str | tuple[str, ...] | None = None) -
     count = x.shape[-2]
     all_rows = count * jax.lax.axis_size(axis_name) if axis_name else count
     rows, columns = (
-        jax.random.uniform(key, (size,), x.dtype, 32, 64)
+        jax.random.uniform(key, (size,), x.real.dtype, 32, 64)
         for key, size in zip(jax.random.split(jax.random.key(0)), (all_rows, x.shape[-1]), strict=True)
     )
     if axis_name:
         rows = jax.lax.dynamic_slice_in_dim(rows, count * jax.lax.axis_index(axis_name), count)
     # The fractions of products are as good as a draw for each entry, which would take longer than all the rest.
-    products = rows[:, None] * columns
+    products = rows[:, None] * columns[None, :]
     noise = (products - jnp.floor(products) - 0.5) * math.sqrt(12 / max(all_rows, 1))
-    return _unit(x, axis_name) + jnp.finfo(x.dtype).eps * noise
+    return _unit(x, axis_name) + jnp.finfo(x.dtype).eps * _of_rank(noise, x.ndim)
 
 
 def _cholesky_passes(x: jax.Array, axis_name: str | tuple[str, ...] | None = None) -> tuple[jax.Array, jax.Array]:
     """Makes independent columns orthonormal, and says in how many passes."""
-    eye = jnp.eye(x.shape[-1], dtype=x.dtype)
+    eye = _of_rank(jnp.eye(x.shape[-1], dtype=x.dtype), x.ndim)
     # Above the rounding of products and of their factorization, whose smallest eigenvalues may be negative.
     least_shift = 10 * math.sqrt(max(x.shape[-1], 1)) * jnp.finfo(x.dtype).eps
 
@@ -182,10 +192,10 @@ def _cholesky_passes(x: jax.Array, axis_name: str | tuple[str, ...] | None = Non
     def one_pass(carry):
         columns, shift, _, passes = carry
         products = replicate(_lower_products(columns, axis_name))
-        scale = jax.lax.rsqrt(jnp.diagonal(products, axis1=-2, axis2=-1))[..., None]
+        scale = jax.lax.rsqrt(jnp.real(jnp.diagonal(products, axis1=-2, axis2=-1)))[..., None]
         cosines = jnp.tril(products * scale * scale.mT)
         # The sum of squares bounds eigenvalues: now they are at least one half, and this pass is the last one.
-        far = jnp.sum(jnp.square(cosines - eye), axis=(-2, -1), keepdims=True) >= 1 / 128
+        far = jnp.sum(_squares(cosines - eye), axis=(-2, -1), keepdims=True) >= 1 / 128
         factor = jnp.linalg.cholesky(cosines + jnp.where(far, shift, 0) * eye, symmetrize_input=False)
         failed = jnp.any(jnp.isnan(factor), axis=(-2, -1), keepdims=True)
         inverse = jnp.where(failed, eye, _inverse_of_lower(factor) * scale.mT)
@@ -193,7 +203,7 @@ def _cholesky_passes(x: jax.Array, axis_name: str | tuple[str, ...] | None = Non
         return columns, jnp.where(failed, 100 * shift, shift), far, passes + 1
 
     # Of one number a matrix, varying over the mesh axes over which products do.
-    like = _sum(replicate(jnp.sum(x, axis=(-2, -1), keepdims=True)), axis_name)
+    like = _sum(replicate(jnp.sum(jnp.real(x), axis=(-2, -1), keepdims=True)), axis_name)
     # Columns lie one after the other: that is how their products are computed fastest.
     start = x.mT, jnp.full_like(like, least_shift), jnp.full_like(like, fill_value=True, dtype=bool), jnp.array(0)
     columns, _, _, passes = jax.lax.while_loop(unfinished, one_pass, start)
@@ -207,7 +217,8 @@ def _lower_products(columns: jax.Array, axis_name: str | tuple[str, ...] | None 
     blocks = []
     for start in range(0, count, size):
         end = min(start + size, count)
-        block = einsum("...rm,...sm->...rs", columns[..., start:end, :], columns[..., :end, :], precision=_HIGHEST)
+        rows, others = columns[..., start:end, :], columns[..., :end, :].conj()
+        block = einsum("...rm,...sm->...rs", rows, others, precision=_HIGHEST)
         blocks.append(jnp.pad(_sum(block, axis_name), [(0, 0)] * (block.ndim - 1) + [(0, count - end)]))
     return jnp.concatenate(blocks, axis=-2)
 
@@ -217,7 +228,7 @@ def _bounded_below(factor: jax.Array) -> jax.Array:
     diagonal = jnp.diagonal(factor, axis1=-2, axis2=-1)
     least = jnp.finfo(factor.dtype).eps * jnp.max(jnp.abs(diagonal), axis=-1, keepdims=True, initial=0.0)
     bounded = jnp.where(jnp.abs(diagonal) < least, least, diagonal)
-    return factor + (bounded - diagonal)[..., None] * jnp.eye(factor.shape[-1], dtype=factor.dtype)
+    return factor + (bounded - diagonal)[..., None] * _of_rank(jnp.eye(factor.shape[-1], dtype=factor.dtype), factor.ndim)
 
 
 def _inverse_of_lower(factor: jax.Array) -> jax.Array:
@@ -242,7 +253,8 @@ def _inverse_of_small(factor: jax.Array) -> jax.Array:
     """Inverts lower triangular matrices: blocks along the diagonal, each time twice as large."""
     size = factor.shape[-1]
     index, width = np.arange(size), 1
-    inverse = jnp.eye(size, dtype=factor.dtype) / jnp.diagonal(factor, axis1=-2, axis2=-1)[..., None]
+    inverse = _of_rank(jnp.eye(size, dtype=factor.dtype), factor.ndim)
+    inverse /= jnp.diagonal(factor, axis1=-2, axis2=-1)[..., None]
     while width < size:
         block = index // width
         between = (block[:, None] == block + 1) & (block % 2 == 0)

@@ -14,8 +14,9 @@ def widen(tree: Any) -> Any:
     """Casts floating-point leaves of fewer than 32 bits to float32 and leaves the others as they are."""
 
     def cast(x):
-        narrow = jnp.issubdtype(x.dtype, jnp.floating) and jnp.finfo(x.dtype).bits < 32
-        return x.astype(jnp.float32) if narrow else x
+        if not jnp.issubdtype(x.dtype, jnp.floating) or jnp.finfo(x.dtype).bits >= 32:
+            return x
+        return x.update(dtype=jnp.float32) if isinstance(x, jax.ShapeDtypeStruct) else x.astype(jnp.float32)
 
     return jax.tree.map(cast, tree)
 

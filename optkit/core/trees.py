@@ -195,3 +195,19 @@ def copy(tree: Any) -> Any:
         return jnp.array(x, copy=True)
 
     return jax.tree.map(leaf, tree)
+
+
+def concrete(tree: Any) -> Any:
+    """Puts zeros in the place of leaves that are only types, for what transposes or reduces them in `init`.
+
+    Args:
+        tree: arrays, which stay as they are, and `jax.ShapeDtypeStruct`.
+
+    Returns:
+        A tree of arrays.
+
+    Example:
+        >>> concrete(jax.ShapeDtypeStruct((2,), "float32"))
+        Array([0., 0.], dtype=float32)
+    """
+    return jax.tree.map(lambda x: copy(x) if isinstance(x, jax.ShapeDtypeStruct) else x, tree)

@@ -18,11 +18,15 @@ from jax.sharding import NamedSharding, PartitionSpec
 from optkit.core import collectives
 from optkit.core.checks import check_count, check_range
 from optkit.core.contraction import einsum
+from optkit.core.decay import add_decay
+from optkit.core.injection import refuse_arrays
 from optkit.core.keys import key_data, split
-from optkit.core.matrix_view import MatrixView, from_matrices, matrix_views, require_views, to_matrices
+from optkit.core.matrices_and_others import adamw, matrices_and_others
+from optkit.core.matrix_view import MatrixView, from_matrices, require_views, to_matrices
 from optkit.core.orthonormal import Orthonormalize, cholesky_qr
-from optkit.core.precision import in_float32, widen
+from optkit.core.precision import widen
 from optkit.core.stacking import map_equal_shapes
+from optkit.core.trees import concrete
 
 
 class ScaleByDionState(NamedTuple):
@@ -46,14 +50,14 @@ class _Step(NamedTuple):
 
 
 def scale_by_dion(
-    rank_fraction: float = 0.25,
+    rank_fraction: float | None = None,
     momentum: jax.typing.ArrayLike = 0.95,
     *,
     rank: int | None = None,
-    rank_multiple_of: int = 1,
-    power_iterations: int = 1,
+    rank_multiple_of: int | None = None,
+    power_iterations: int | None = None,
     transpose: Any | None = None,
-    orthonormalize: Orthonormalize = cholesky_qr,
+    orthonormalize: Orthonormalize | None = None,
     eps: jax.typing.ArrayLike = 1e-8,
     weight_dimension_numbers: Any | None = None,
     axis_name: str | tuple[str, ...] | None = None,
@@ -75,16 +79,16 @@ def scale_by_dion(
     proportion to it for unequal data. Keep them in float32 and call `sync_momentum` now and then.
 
     Args:
-        rank_fraction: rank over the shorter side of a matrix, in (0, 1]; default 0.25. The authors' code has 1, and
-            0.25 to 0.5 in its advice. A matrix's rank is rounded up.
+        rank_fraction: rank over the shorter side of a matrix, in (0, 1], rounded up. None: 0.25. The authors' code has
+            1, and 0.25 to 0.5 in its advice.
         momentum: how much stays of what an update took, in [0, 1]; default 0.95.
         rank: the rank itself, in place of `rank_fraction`; at most the shorter side.
-        rank_multiple_of: ranks by `rank_fraction` are rounded up to a multiple of it, at least 1; default 1.
-        power_iterations: power iterations a step, at least 1; default 1.
+        rank_multiple_of: ranks by `rank_fraction` are rounded up to a multiple of it, at least 1. None: 1.
+        power_iterations: power iterations a step, at least 1. None: 1.
         transpose: whether columns are orthonormalized in place of rows: True, False, or a tree of booleans, a prefix of
             the parameters. By default those of the longer side are.
-        orthonormalize: gives an orthonormal basis of the columns of stacked matrices; default `cholesky_qr`, which
-            leaves sharded rows where they are. See also `householder_qr` and `randomized_cholesky_qr`.
+        orthonormalize: gives an orthonormal basis of the columns of stacked matrices. None: `cholesky_qr`, which leaves
+            sharded rows where they are. See also `householder_qr` and `randomized_cholesky_qr`.
         eps: added to the norms of columns, at least 0; default 1e-8.
         weight_dimension_numbers: which axes are inputs and outputs, as Optax's Muon takes it. By default a leaf is the
             kernel of a dense layer in Flax, inputs first; for weights stored as PyTorch does it is
@@ -111,6 +115,19 @@ def scale_by_dion(
     Reference:
         Ahn et al., "Dion: Distributed Orthonormalized Updates", 2025, arXiv:2504.05295.
     """
+    refuse_arrays(
+        rank_fraction=rank_fraction,
+        rank=rank,
+        rank_multiple_of=rank_multiple_of,
+        power_iterations=power_iterations,
+        transpose=transpose,
+        weight_dimension_numbers=weight_dimension_numbers,
+        mu_dtype=mu_dtype,
+    )
+    rank_fraction = 0.25 if rank_fraction is None else rank_fraction
+    rank_multiple_of = 1 if rank_multiple_of is None else rank_multiple_of
+    power_iterations = 1 if power_iterations is None else power_iterations
+    orthonormalize = cholesky_qr if orthonormalize is None else orthonormalize
     check_range("rank_fraction", rank_fraction, 0.0, 1.0, low_open=True)
     check_range("momentum", momentum, 0.0, 1.0)
     check_range("eps", eps, 0.0)
@@ -129,6 +146,7 @@ def scale_by_dion(
     )
 
     def init_fn(params):
+        params = concrete(params)
         views = require_views(params, weight_dimension_numbers, "scale_by_dion")
         leaves, structure = jax.tree.flatten(params)
         data, bases = key_data(key), []
@@ -174,79 +192,69 @@ def scale_by_dion(
 
 def dion(
     learning_rate: optax.ScalarOrSchedule,
-    rank_fraction: float = 0.25,
+    rank_fraction: float | None = None,
     momentum: jax.typing.ArrayLike = 0.95,
     weight_decay: float | jax.Array = 0.01,
     mask: Any | None = None,
     *,
     labels: Any | None = None,
+    others: optax.GradientTransformation | None = None,
     rank: int | None = None,
-    rank_multiple_of: int = 1,
-    power_iterations: int = 1,
+    rank_multiple_of: int | None = None,
+    power_iterations: int | None = None,
     transpose: Any | None = None,
-    orthonormalize: Orthonormalize = cholesky_qr,
+    orthonormalize: Orthonormalize | None = None,
     eps: jax.typing.ArrayLike = 1e-8,
     weight_dimension_numbers: Any | None = None,
-    adamw_learning_rate: optax.ScalarOrSchedule | None = None,
-    adamw_b1: jax.typing.ArrayLike = 0.9,
-    adamw_b2: jax.typing.ArrayLike = 0.95,
-    adamw_eps: jax.typing.ArrayLike = 1e-8,
-    adamw_weight_decay: float | jax.Array = 0.0,
-    lion_learning_rate: optax.ScalarOrSchedule | None = None,
-    lion_b1: jax.typing.ArrayLike = 0.9,
-    lion_b2: jax.typing.ArrayLike = 0.95,
-    lion_weight_decay: float | jax.Array = 0.0,
     axis_name: str | tuple[str, ...] | None = None,
     key: int | jax.Array = 0,
     mu_dtype: Any | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Dion on hidden matrices, Lion or AdamW on all other parameters.
+    """Dion on hidden matrices, AdamW or what `others` is on all other parameters.
 
     Its updates are orthonormalized like Muon's at a fraction of the cost, by products with factors of few columns that
-    leave sharded matrices where they are. The learning rate holds for layers of any width; with Lion on the other
-    parameters it is theirs too. Do not take Dion for embeddings, whose rows are seldom touched, nor for the last layer:
-    name these in `labels`. With `axis_name` it takes each worker's own gradients and sends factors in place of
-    matrices, see `scale_by_dion`; call `sync_momentum` before checkpoints then. One NaN gradient stays in the momentum
-    for ever: see `optax.apply_if_finite`.
+    leave sharded matrices where they are. The learning rate holds for layers of any width. Do not take Dion for
+    embeddings, whose rows are seldom touched, nor for the last layer: name these in `labels`. With `axis_name` it takes
+    each worker's own gradients and sends factors in place of matrices, see `scale_by_dion`; call `sync_momentum` before
+    checkpoints then. One NaN gradient stays in the momentum for ever: see `optax.apply_if_finite`.
 
     Args:
         learning_rate: a positive number or a schedule; 0.005 to 0.05 for networks.
-        rank_fraction: rank over the shorter side of a matrix, in (0, 1]; default 0.25.
+        rank_fraction: rank over the shorter side of a matrix, in (0, 1]. None: 0.25.
         momentum: how much stays in the momentum of what an update took, in [0, 1]; default 0.95.
         weight_decay: strength of the decoupled decay of Dion's matrices, at least 0; default 0.01.
         mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        labels: tree of words, a prefix of the parameters, or a function that makes it from them: each leaf's
-            optimizer, "dion", "adamw", "lion", or "lion_head" for the last layer, where Lion's learning rate is divided
-            by the root of the inputs (AdamW takes its plain one there). By default leaves of two axes, or those that
-            have `weight_dimension_numbers`, have "dion" and all others "lion".
+        labels: tree of the words "matrix" and "other", a prefix of the parameters, or a function that makes it from
+            them. By default leaves of exactly two axes, or those that have `weight_dimension_numbers`, are matrices. A
+            leaf of more axes that is labelled "matrix" and has no numbers counts its leading axes as separate matrices.
+        others: the optimizer of all other parameters, taken as it is: with its own learning rate, decay and mask, in
+            float32 at least; `optax.partition` makes one of several. None: AdamW at `learning_rate` with the authors'
+            0.9, 0.95 and epsilon 1e-8, without decay; their configurations take AdamW or Lion (0.9 and 0.95) at the
+            same rate, but that over the root of the inputs for the last layer.
         rank: the rank itself, in place of `rank_fraction`; at most the shorter side.
-        rank_multiple_of: ranks by `rank_fraction` are rounded up to a multiple of it, at least 1; default 1.
-        power_iterations: power iterations a step, at least 1; default 1.
+        rank_multiple_of: ranks by `rank_fraction` are rounded up to a multiple of it, at least 1. None: 1.
+        power_iterations: power iterations a step, at least 1. None: 1.
         transpose: whether columns are orthonormalized in place of rows: True, False, or a tree of booleans, a prefix of
             the parameters. By default those of the longer side are.
-        orthonormalize: gives an orthonormal basis of the columns of stacked matrices; default `cholesky_qr`.
+        orthonormalize: gives an orthonormal basis of the columns of stacked matrices. None: `cholesky_qr`.
         eps: added to the norms of columns, at least 0; default 1e-8.
-        weight_dimension_numbers: which axes of matrices are inputs and outputs, see `scale_by_dion`; with None for
-            leaves that are no matrices.
-        adamw_learning_rate: AdamW's; default `learning_rate`.
-        adamw_b1: decay of AdamW's first moment, in [0, 1); default 0.9.
-        adamw_b2: decay of AdamW's second moment, in [0, 1); default 0.95.
-        adamw_eps: AdamW's, at least 0; default 1e-8.
-        adamw_weight_decay: strength of AdamW's decoupled decay, at least 0; default 0.
-        lion_learning_rate: Lion's; default `learning_rate`.
-        lion_b1: weight of Lion's momentum in its direction, in [0, 1]; default 0.9.
-        lion_b2: decay of Lion's momentum, in [0, 1]; default 0.95.
-        lion_weight_decay: strength of Lion's decoupled decay, at least 0; default 0.
-        axis_name: axis over data-parallel workers, or a tuple of axes, whose gradients were not averaged.
+        weight_dimension_numbers: which axes of matrices are inputs and outputs, see `scale_by_dion`; a tree with None
+            for leaves that are no matrices, a function that makes it from the parameters, or one for all leaves of two
+            axes or more. `flax_dimension_numbers` has those of Flax's layers; convolutions need them.
+        axis_name: axis over data-parallel workers, or a tuple of axes, whose gradients were not averaged. Those of the
+            other parameters are averaged before `others` sees them.
         key: an integer seed or a JAX key for the first power iteration; it must be equal on all workers.
         mu_dtype: dtype of the momenta; default the parameters', but at least float32.
 
     Returns:
-        An optimizer; its state is one number an entry of a matrix and its shorter side times the rank, one for each
-        parameter of Lion's and two for each of AdamW's.
+        An optimizer; its state is one number an entry of a matrix and its shorter side times the rank, and that of
+        `others`: AdamW's is two for each of its parameters.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range, or a leaf labelled "dion" is no matrix.
+        TypeError: if an argument that cannot be traced is an array, or `others` is no transformation.
+        ValueError: if a hyperparameter is out of its range; from `init`, if a leaf labelled "matrix" cannot be one, if
+            numbers or labels are given and no leaf is a matrix, or if neither is and a leaf called `bias` or `scale`
+            has two axes or more.
 
     Example:
         >>> import optkit
@@ -257,25 +265,11 @@ def dion(
         (Array([-0.06, -0.08], dtype=float32), Array([-0.1], dtype=float32))
 
     Reference:
-        Ahn et al., "Dion: Distributed Orthonormalized Updates", 2025, arXiv:2504.05295; for its Lion Chen et al.,
-        "Symbolic Discovery of Optimization Algorithms", 2023, arXiv:2302.06675.
+        Ahn et al., "Dion: Distributed Orthonormalized Updates", 2025, arXiv:2504.05295.
     """
-    for name, value in (
-        ("weight_decay", weight_decay),
-        ("adamw_weight_decay", adamw_weight_decay),
-        ("lion_weight_decay", lion_weight_decay),
-    ):
-        check_range(name, value, 0.0)
-    adamw_learning_rate = learning_rate if adamw_learning_rate is None else adamw_learning_rate
-    lion_learning_rate = learning_rate if lion_learning_rate is None else lion_learning_rate
-    average = optax.stateless(lambda updates, _: collectives.pmean(updates, axis_name))
-    lion = optax.chain(
-        average,
-        optax.scale_by_lion(lion_b1, lion_b2, mu_dtype),
-        optax.add_decayed_weights(lion_weight_decay, mask),
-    )
-    transforms = {
-        "dion": optax.chain(
+
+    def matrices(numbers, mask):
+        return optax.chain(
             scale_by_dion(
                 rank_fraction,
                 momentum,
@@ -285,33 +279,25 @@ def dion(
                 transpose=transpose,
                 orthonormalize=orthonormalize,
                 eps=eps,
-                weight_dimension_numbers=weight_dimension_numbers,
+                weight_dimension_numbers=numbers,
                 axis_name=axis_name,
                 key=key,
                 mu_dtype=mu_dtype,
             ),
-            optax.add_decayed_weights(weight_decay, mask),
+            add_decay("dion", weight_decay, mask),
             optax.scale_by_learning_rate(learning_rate),
-        ),
-        "adamw": optax.chain(
-            average,
-            optax.scale_by_adam(adamw_b1, adamw_b2, adamw_eps, mu_dtype=mu_dtype),
-            optax.add_decayed_weights(adamw_weight_decay, mask),
-            optax.scale_by_learning_rate(adamw_learning_rate),
-        ),
-        "lion": optax.chain(lion, optax.scale_by_learning_rate(lion_learning_rate)),
-        "lion_head": optax.chain(
-            lion,
-            _divide_by_root_of_inputs(weight_dimension_numbers),
-            optax.scale_by_learning_rate(lion_learning_rate),
-        ),
-    }
+        )
 
-    def by_shape(params):
-        views = matrix_views(params, weight_dimension_numbers)
-        return jax.tree.map(lambda _, view: "lion" if view is None else "dion", params, views)
-
-    return in_float32(optax.partition({**transforms}, by_shape if labels is None else labels))
+    return matrices_and_others(
+        "dion",
+        matrices,
+        others,
+        functools.partial(adamw, "dion", learning_rate, 0.9, 0.95, 1e-8, mu_dtype=mu_dtype),
+        labels=labels,
+        weight_dimension_numbers=weight_dimension_numbers,
+        mask=mask,
+        axis_name=axis_name,
+    )
 
 
 def sync_momentum(state: Any, axis_name: str | tuple[str, ...]) -> Any:
@@ -372,10 +358,12 @@ def _step(
     matrix = "mn" if first else "nm"
     axis_name = axis_name if _sends_factors(buffer, basis) else None
 
+    adjoint = buffer.conj()
+
     def iterate(right):
         product = collectives.pmean(einsum(f"...{matrix},...nr->...mr", buffer, right), axis_name)
         left = orthonormalize(product)  # P_t = orth(B_t Q_{t-1})
-        return left, collectives.pmean(einsum(f"...{matrix},...mr->...nr", buffer, left), axis_name)  # R_t = B_t^T P_t
+        return left, collectives.pmean(einsum(f"...{matrix},...mr->...nr", adjoint, left), axis_name)  # R_t = B_t^T P_t
 
     left, right = iterate(basis)
     for _ in range(iterations - 1):
@@ -385,8 +373,8 @@ def _step(
     left, right = jnp.where(nothing, 0, left), jnp.where(nothing, basis, right)
     new_basis = right / (jnp.linalg.norm(right, axis=-2, keepdims=True) + eps)  # Q_t
     return _Step(
-        direction=einsum(f"...mr,...nr->...{matrix}", left, new_basis),  # P_t Q_t^T
-        approximation=einsum(f"...mr,...nr->...{matrix}", left, right),  # P_t R_t^T
+        direction=einsum(f"...mr,...nr->...{matrix}", left, new_basis.conj()),  # P_t Q_t^T
+        approximation=einsum(f"...mr,...nr->...{matrix}", left, right.conj()),  # P_t R_t^T
         basis=new_basis,
     )
 
@@ -412,23 +400,16 @@ def _orthonormal_sides(views: Any, transpose: Any) -> Any:
 
 
 def _draw_basis(key: jax.Array, x: jax.Array, view: MatrixView, first: bool, rank: int) -> jax.Array:
-    """Draws a leaf's first basis, sharded over explicit mesh axes like the side that it belongs to."""
+    """Draws a leaf's first basis, the same for each of its matrices, sharded like the side that it belongs to."""
     matrices = to_matrices(x, view)
     side = -1 if first else -2
-    draw = jax.random.normal(key, (*matrices.shape[:-2], matrices.shape[side], rank), x.dtype)
+    draw = jax.random.normal(key, (matrices.shape[side], rank), x.dtype)
+    bases = jnp.broadcast_to(draw, (*matrices.shape[:-2], *draw.shape))
     sharding = jax.typeof(matrices).sharding
     if all(axis is None for axis in sharding.spec):
-        return draw
+        return bases
     spec = PartitionSpec(*sharding.spec[:-2], sharding.spec[side], None)
-    return jax.sharding.reshard(draw, NamedSharding(sharding.mesh, spec))
-
-
-def _divide_by_root_of_inputs(weight_dimension_numbers: Any) -> optax.GradientTransformation:
-    def update(updates, _):
-        views = require_views(updates, weight_dimension_numbers, "scale_by_dion")
-        return jax.tree.map(lambda x, view: x if view is None else x / math.sqrt(view.column_count), updates, views)
-
-    return optax.stateless(update)
+    return jax.sharding.reshard(bases, NamedSharding(sharding.mesh, spec))
 
 
 def _is_step(node: Any) -> bool:

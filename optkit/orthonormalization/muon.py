@@ -6,6 +6,7 @@ the rule is that of the author's code (KellerJordan/Muon). The forms of Liu et a
 `optax.contrib.muon` corrects the bias of its Nesterov average, takes NAdam for other parameters, and drifts from both.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,12 +15,14 @@ import jax.numpy as jnp
 import optax
 
 from optkit.core.checks import check_range
-from optkit.core.matrix_view import from_matrices, matrix_views, require_views, to_matrices
+from optkit.core.decay import add_decay
+from optkit.core.injection import refuse_arrays
+from optkit.core.matrices_and_others import adamw, matrices_and_others
+from optkit.core.matrix_view import from_matrices, require_views, to_matrices
 from optkit.core.newton_schulz import gram_newton_schulz
-from optkit.core.precision import in_float32
 from optkit.core.stacking import map_equal_shapes
+from optkit.orthonormalization.cautious_decay import add_cautious_decay
 from optkit.orthonormalization.scales import SCALES, Scale, check_scale
-from optkit.sign_momentum.cautious import add_cautious_decayed_weights
 
 
 def scale_by_muon(
@@ -27,7 +30,7 @@ def scale_by_muon(
     *,
     nesterov: bool = True,
     ema: bool = True,
-    orthogonalize: Callable[[jax.Array], jax.Array] = gram_newton_schulz,
+    orthogonalize: Callable[[jax.Array], jax.Array] | None = None,
     scale: Scale | None = "keller",
     scale_by_last_axes: bool = False,
     row_blocks: Any | None = None,
@@ -44,8 +47,9 @@ def scale_by_muon(
         nesterov: whether the gradient is added once more, as by Nesterov; on by default.
         ema: whether the momentum is an exponential average (default, Jordan et al.) or a sum (Liu et al. and
             microsoft/dion). They give the same directions but for the epsilon in `orthogonalize`.
-        orthogonalize: of stacked matrices; default `gram_newton_schulz`, which gives what `newton_schulz` does in fewer
-            operations. `polar_express` and `functools.partial(gram_newton_schulz, coefficients=...)` are others.
+        orthogonalize: moves the singular values of stacked matrices towards one. None: `gram_newton_schulz`, which
+            gives what `newton_schulz` does in fewer operations; `polar_express` and
+            `functools.partial(gram_newton_schulz, coefficients=...)` are others.
         scale: `"keller"` (default) multiplies by `sqrt(max(1, fan_out / fan_in))`, `"spectral"` by
             `sqrt(fan_out / fan_in)`, `"rms"` by `0.2 * sqrt(max(fan_out, fan_in))`, which has the size of AdamW's
             updates; None by nothing.
@@ -77,6 +81,8 @@ def scale_by_muon(
     Reference:
         Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.
     """
+    refuse_arrays(row_blocks=row_blocks, weight_dimension_numbers=weight_dimension_numbers, mu_dtype=mu_dtype)
+    orthogonalize = gram_newton_schulz if orthogonalize is None else orthogonalize
     check_range("momentum", momentum, 0.0, 1.0, high_open=True)
     check_scale(scale)
 
@@ -128,22 +134,18 @@ def muon(
     mask: Any | None = None,
     *,
     labels: Any | None = None,
+    others: optax.GradientTransformation | None = None,
     nesterov: bool = True,
     ema: bool = True,
-    orthogonalize: Callable[[jax.Array], jax.Array] = gram_newton_schulz,
+    orthogonalize: Callable[[jax.Array], jax.Array] | None = None,
     scale: Scale | None = "keller",
     scale_by_last_axes: bool = False,
     row_blocks: Any | None = None,
     cautious_decay: bool = False,
     weight_dimension_numbers: Any | None = None,
-    adam_learning_rate: optax.ScalarOrSchedule | None = None,
-    adam_b1: jax.typing.ArrayLike = 0.9,
-    adam_b2: jax.typing.ArrayLike = 0.95,
-    adam_eps: jax.typing.ArrayLike = 1e-10,
-    adam_weight_decay: float | jax.Array = 0.0,
     mu_dtype: Any | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Muon on hidden matrices, AdamW on all other parameters, as published.
+    """Muon on hidden matrices, AdamW or what `others` is on all other parameters.
 
     Unlike `optax.contrib.muon` it does not correct biases of the momentum, runs on parameters that are sharded over
     explicit mesh axes, and computes leaves of one shape in one stack, in float32 at least. Do not take Muon for
@@ -154,30 +156,33 @@ def muon(
         momentum: decay of the momentum, in [0, 1); default 0.95.
         weight_decay: strength of the decoupled decay of Muon's matrices, at least 0; default 0.
         mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        labels: tree of words, a prefix of the parameters, or a function that makes it from them: each leaf's
-            optimizer, "muon" or "adam". By default leaves of two axes, or those that have `weight_dimension_numbers`,
-            have "muon" and all others "adam".
+        labels: tree of the words "matrix" and "other", a prefix of the parameters, or a function that makes it from
+            them. By default leaves of exactly two axes, or those that have `weight_dimension_numbers`, are matrices. A
+            leaf of more axes that is labelled "matrix" and has no numbers counts its leading axes as separate matrices.
+        others: the optimizer of all other parameters, taken as it is: with its own learning rate, decay and mask, in
+            float32 at least; `optax.partition` makes one of several. None: AdamW at `learning_rate` with the authors'
+            0.9, 0.95 and epsilon 1e-10, without decay; their configurations take 3e-4 where the matrices take 0.02.
         nesterov: whether the gradient is added once more, as by Nesterov; on by default.
         ema: whether the momentum is an exponential average (default) or a sum, see `scale_by_muon`.
-        orthogonalize: of stacked matrices; default `gram_newton_schulz`.
+        orthogonalize: moves the singular values of stacked matrices towards one. None: `gram_newton_schulz`.
         scale: `"keller"` (default), `"spectral"`, `"rms"` (Moonlight) or None, see `scale_by_muon`.
         scale_by_last_axes: takes the last two axes of a leaf for the scale; off by default.
         row_blocks: blocks of rows that are orthogonalized by themselves, see `scale_by_muon`.
         cautious_decay: decays only those of Muon's parameters that the update moves towards zero; off by default.
-        weight_dimension_numbers: which axes of matrices are inputs and outputs, see `scale_by_muon`; with None for
-            leaves that are no matrices.
-        adam_learning_rate: AdamW's; default `learning_rate`; the author's is 3e-4.
-        adam_b1: decay of AdamW's first moment, in [0, 1); default 0.9.
-        adam_b2: decay of AdamW's second moment, in [0, 1); default 0.95.
-        adam_eps: AdamW's, at least 0; default 1e-10.
-        adam_weight_decay: strength of AdamW's decoupled decay, at least 0; default 0.
+        weight_dimension_numbers: which axes of matrices are inputs and outputs, see `scale_by_muon`; a tree with None
+            for leaves that are no matrices, a function that makes it from the parameters, or one for all leaves of two
+            axes or more. `flax_dimension_numbers` has those of Flax's layers; convolutions need them.
         mu_dtype: dtype of the momenta; default the parameters', but at least float32.
 
     Returns:
-        An optimizer; its state is one number an entry of a matrix, and two for each other parameter.
+        An optimizer; its state is one number an entry of a matrix, and that of `others`: AdamW's is two for each of its
+        parameters.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range, or a leaf labelled "muon" is no matrix.
+        TypeError: if an argument that cannot be traced is an array, or `others` is no transformation.
+        ValueError: if a hyperparameter is out of its range; from `init`, if a leaf labelled "matrix" cannot be one, if
+            numbers or labels are given and no leaf is a matrix, or if neither is and a leaf called `bias` or `scale`
+            has two axes or more.
 
     Example:
         >>> import optkit
@@ -191,35 +196,34 @@ def muon(
         Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; for the scale "rms" Liu et al.,
         "Muon is Scalable for LLM Training", 2025, arXiv:2502.16982.
     """
-    check_range("weight_decay", weight_decay, 0.0)
-    check_range("adam_weight_decay", adam_weight_decay, 0.0)
-    decay = add_cautious_decayed_weights if cautious_decay else optax.add_decayed_weights
-    matrices = optax.chain(
-        scale_by_muon(
-            momentum,
-            nesterov=nesterov,
-            ema=ema,
-            orthogonalize=orthogonalize,
-            scale=scale,
-            scale_by_last_axes=scale_by_last_axes,
-            row_blocks=row_blocks,
-            weight_dimension_numbers=weight_dimension_numbers,
-            mu_dtype=mu_dtype,
-        ),
-        decay(weight_decay, mask),
-        optax.scale_by_learning_rate(learning_rate),
-    )
-    others = optax.chain(
-        optax.scale_by_adam(adam_b1, adam_b2, adam_eps, mu_dtype=mu_dtype),
-        optax.add_decayed_weights(adam_weight_decay, mask),
-        optax.scale_by_learning_rate(learning_rate if adam_learning_rate is None else adam_learning_rate),
-    )
+    decay = add_cautious_decay if cautious_decay else add_decay
 
-    def by_shape(params):
-        views = matrix_views(params, weight_dimension_numbers)
-        return jax.tree.map(lambda _, view: "adam" if view is None else "muon", params, views)
+    def matrices(numbers, mask):
+        return optax.chain(
+            scale_by_muon(
+                momentum,
+                nesterov=nesterov,
+                ema=ema,
+                orthogonalize=orthogonalize,
+                scale=scale,
+                scale_by_last_axes=scale_by_last_axes,
+                row_blocks=row_blocks,
+                weight_dimension_numbers=numbers,
+                mu_dtype=mu_dtype,
+            ),
+            decay("muon", weight_decay, mask),
+            optax.scale_by_learning_rate(learning_rate),
+        )
 
-    return in_float32(optax.partition({"muon": matrices, "adam": others}, by_shape if labels is None else labels))
+    return matrices_and_others(
+        "muon",
+        matrices,
+        others,
+        functools.partial(adamw, "muon", learning_rate, 0.9, 0.95, 1e-10, mu_dtype=mu_dtype),
+        labels=labels,
+        weight_dimension_numbers=weight_dimension_numbers,
+        mask=mask,
+    )
 
 
 def _is_sizes(node: Any) -> bool:

@@ -14,11 +14,13 @@ import jax.numpy as jnp
 import optax
 
 from optkit.core.checks import check_range
+from optkit.core.decay import add_decay
+from optkit.core.injection import refuse_arrays
+from optkit.core.matrices_and_others import adamw, matrices_and_others
 from optkit.core.matrix_view import from_matrices, require_views, to_matrices
 from optkit.core.newton_schulz import polar_express
 from optkit.core.precision import widen
 from optkit.core.stacking import map_equal_shapes, unzip
-from optkit.orthonormalization.other_parameters import with_other_parameters
 from optkit.orthonormalization.row_sizes import (
     columns_axis,
     divide_by_row_sizes,
@@ -52,11 +54,11 @@ class _Result(NamedTuple):
 
 
 def scale_by_nordion2(
-    fraction: float = 0.25,
+    fraction: float | None = None,
     ef_decay: jax.typing.ArrayLike = 0.95,
     b2: jax.typing.ArrayLike = 0.95,
     *,
-    orthogonalize: Callable[[jax.Array], jax.Array] = polar_express,
+    orthogonalize: Callable[[jax.Array], jax.Array] | None = None,
     eps: jax.typing.ArrayLike = 1e-8,
     scale: Scale | None = "spectral",
     weight_dimension_numbers: Any | None = None,
@@ -69,10 +71,10 @@ def scale_by_nordion2(
     stay. The whole is scaled to the Frobenius norm that it had.
 
     Args:
-        fraction: share of the rows that is selected, in (0, 1]; default 0.25. Rounded up.
+        fraction: share of the rows that is selected, in (0, 1], rounded up. None: 0.25.
         ef_decay: how much stays in the momentum of rows that are selected, in [0, 1]; default 0.95.
         b2: decay of the rows' second moments, in [0, 1); default 0.95. Their bias is not corrected.
-        orthogonalize: of stacked matrices; default `polar_express`.
+        orthogonalize: moves the singular values of stacked matrices towards one. None: `polar_express`.
         eps: added to the roots of second moments, and the least norm that is divided by; above 0, default 1e-8.
         scale: `"spectral"` (default) multiplies by `sqrt(fan_out / fan_in)`, `"rms"` by
             `0.2 * sqrt(max(fan_out, fan_in))`, which has the size of AdamW's updates, `"keller"` by
@@ -101,6 +103,9 @@ def scale_by_nordion2(
         Ahn, Amsel, Langford, "Dion2: A Simple Method to Shrink Matrix in Muon", 2025, arXiv:2512.16928; Li et al.,
         "NorMuon: Making Muon more efficient and scalable", 2025, arXiv:2510.05491.
     """
+    refuse_arrays(fraction=fraction, weight_dimension_numbers=weight_dimension_numbers, mu_dtype=mu_dtype)
+    fraction = 0.25 if fraction is None else fraction
+    orthogonalize = polar_express if orthogonalize is None else orthogonalize
     check_range("fraction", fraction, 0.0, 1.0, low_open=True)
     check_range("ef_decay", ef_decay, 0.0, 1.0)
     check_range("b2", b2, 0.0, 1.0, high_open=True)
@@ -136,29 +141,21 @@ def scale_by_nordion2(
 
 def nordion2(
     learning_rate: optax.ScalarOrSchedule,
-    fraction: float = 0.25,
+    fraction: float | None = None,
     ef_decay: jax.typing.ArrayLike = 0.95,
     b2: jax.typing.ArrayLike = 0.95,
     weight_decay: float | jax.Array = 0.01,
     mask: Any | None = None,
     *,
     labels: Any | None = None,
-    orthogonalize: Callable[[jax.Array], jax.Array] = polar_express,
+    others: optax.GradientTransformation | None = None,
+    orthogonalize: Callable[[jax.Array], jax.Array] | None = None,
     eps: jax.typing.ArrayLike = 1e-8,
     scale: Scale | None = "spectral",
     weight_dimension_numbers: Any | None = None,
-    adamw_learning_rate: optax.ScalarOrSchedule | None = None,
-    adamw_b1: jax.typing.ArrayLike = 0.9,
-    adamw_b2: jax.typing.ArrayLike = 0.95,
-    adamw_eps: jax.typing.ArrayLike = 1e-8,
-    adamw_weight_decay: float | jax.Array = 0.0,
-    lion_learning_rate: optax.ScalarOrSchedule | None = None,
-    lion_b1: jax.typing.ArrayLike = 0.9,
-    lion_b2: jax.typing.ArrayLike = 0.95,
-    lion_weight_decay: float | jax.Array = 0.0,
     mu_dtype: Any | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """NorDion2 (Dion3) on hidden matrices, AdamW or Lion on all other parameters.
+    """NorDion2 (Dion3) on hidden matrices, AdamW or what `others` is on all other parameters.
 
     A step moves the rows, or neurons, whose momentum is largest, by equal sizes in the long run, and orthogonalizes
     only these; all others merely decay. Do not take it for embeddings, whose rows are seldom touched, nor for the last
@@ -166,36 +163,35 @@ def nordion2(
 
     Args:
         learning_rate: a positive number or a schedule; 0.01 to 0.02 for networks.
-        fraction: share of the rows that is selected, in (0, 1]; default 0.25.
+        fraction: share of the rows that is selected, in (0, 1]. None: 0.25.
         ef_decay: how much stays in the momentum of rows that are selected, in [0, 1]; default 0.95.
         b2: decay of the rows' second moments, in [0, 1); default 0.95.
         weight_decay: strength of the decoupled decay of NorDion2's matrices, at least 0; default 0.01.
         mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        labels: tree of words, a prefix of the parameters, or a function that makes it from them: each leaf's
-            optimizer, "nordion2", "adamw" or "lion". By default leaves of two axes, or those that have
-            `weight_dimension_numbers`, have "nordion2" and all others "adamw".
-        orthogonalize: of stacked matrices; default `polar_express`.
+        labels: tree of the words "matrix" and "other", a prefix of the parameters, or a function that makes it from
+            them. By default leaves of exactly two axes, or those that have `weight_dimension_numbers`, are matrices. A
+            leaf of more axes that is labelled "matrix" and has no numbers counts its leading axes as separate matrices.
+        others: the optimizer of all other parameters, taken as it is: with its own learning rate, decay and mask, in
+            float32 at least; `optax.partition` makes one of several. None: AdamW at `learning_rate` with the authors'
+            0.9, 0.95 and epsilon 1e-8, without decay; their configurations take AdamW or Lion at the same rate, but
+            that over the root of the inputs for the last layer.
+        orthogonalize: moves the singular values of stacked matrices towards one. None: `polar_express`.
         eps: added to the roots of second moments, and the least norm that is divided by; above 0, default 1e-8.
         scale: `"spectral"` (default), `"rms"`, `"keller"` or None, see `scale_by_nordion2`.
-        weight_dimension_numbers: which axes of matrices are inputs and outputs, see `scale_by_nordion2`; with None for
-            leaves that are no matrices. `flax_dimension_numbers` has those of Flax's layers.
-        adamw_learning_rate: AdamW's; default `learning_rate`.
-        adamw_b1: decay of AdamW's first moment, in [0, 1); default 0.9.
-        adamw_b2: decay of AdamW's second moment, in [0, 1); default 0.95.
-        adamw_eps: AdamW's, at least 0; default 1e-8.
-        adamw_weight_decay: strength of AdamW's decoupled decay, at least 0; default 0.
-        lion_learning_rate: Lion's; default `learning_rate`.
-        lion_b1: weight of Lion's momentum in its direction, in [0, 1]; default 0.9.
-        lion_b2: decay of Lion's momentum, in [0, 1]; default 0.95.
-        lion_weight_decay: strength of Lion's decoupled decay, at least 0; default 0.
+        weight_dimension_numbers: which axes of matrices are inputs and outputs, see `scale_by_nordion2`; a tree with
+            None for leaves that are no matrices, a function that makes it from the parameters, or one for all leaves of
+            two axes or more. `flax_dimension_numbers` has those of Flax's layers; convolutions need them.
         mu_dtype: dtype of the momenta; default the parameters', but at least float32.
 
     Returns:
-        An optimizer; its state is one number an entry and one a row of a matrix, one for each parameter of Lion's and
-        two for each of AdamW's.
+        An optimizer; its state is one number an entry and one a row of a matrix, and that of `others`: AdamW's is two
+        for each of its parameters.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range, or a leaf labelled "nordion2" is no matrix.
+        TypeError: if an argument that cannot be traced is an array, or `others` is no transformation.
+        ValueError: if a hyperparameter is out of its range; from `init`, if a leaf labelled "matrix" cannot be one, if
+            numbers or labels are given and no leaf is a matrix, or if neither is and a leaf called `bias` or `scale`
+            has two axes or more.
 
     Example:
         >>> import optkit
@@ -209,37 +205,31 @@ def nordion2(
         Ahn, Amsel, Langford, "Dion2: A Simple Method to Shrink Matrix in Muon", 2025, arXiv:2512.16928; Li et al.,
         "NorMuon: Making Muon more efficient and scalable", 2025, arXiv:2510.05491.
     """
-    check_range("weight_decay", weight_decay, 0.0)
-    matrices = optax.chain(
-        scale_by_nordion2(
-            fraction,
-            ef_decay,
-            b2,
-            orthogonalize=orthogonalize,
-            eps=eps,
-            scale=scale,
-            weight_dimension_numbers=weight_dimension_numbers,
-            mu_dtype=mu_dtype,
-        ),
-        optax.add_decayed_weights(weight_decay, mask),
-        optax.scale_by_learning_rate(learning_rate),
-    )
-    return with_other_parameters(
+
+    def matrices(numbers, mask):
+        return optax.chain(
+            scale_by_nordion2(
+                fraction,
+                ef_decay,
+                b2,
+                orthogonalize=orthogonalize,
+                eps=eps,
+                scale=scale,
+                weight_dimension_numbers=numbers,
+                mu_dtype=mu_dtype,
+            ),
+            add_decay("nordion2", weight_decay, mask),
+            optax.scale_by_learning_rate(learning_rate),
+        )
+
+    return matrices_and_others(
         "nordion2",
         matrices,
+        others,
+        functools.partial(adamw, "nordion2", learning_rate, 0.9, 0.95, 1e-8, mu_dtype=mu_dtype),
         labels=labels,
         weight_dimension_numbers=weight_dimension_numbers,
         mask=mask,
-        adamw_learning_rate=learning_rate if adamw_learning_rate is None else adamw_learning_rate,
-        adamw_b1=adamw_b1,
-        adamw_b2=adamw_b2,
-        adamw_eps=adamw_eps,
-        adamw_weight_decay=adamw_weight_decay,
-        lion_learning_rate=learning_rate if lion_learning_rate is None else lion_learning_rate,
-        lion_b1=lion_b1,
-        lion_b2=lion_b2,
-        lion_weight_decay=lion_weight_decay,
-        mu_dtype=mu_dtype,
     )
 
 

@@ -15,11 +15,14 @@ import jax
 import optax
 
 from optkit.core.checks import check_range
+from optkit.core.decay import add_decay
+from optkit.core.injection import refuse_arrays
+from optkit.core.matrices_and_others import adamw, matrices_and_others
 from optkit.core.matrix_view import from_matrices, require_views, to_matrices
 from optkit.core.newton_schulz import polar_express
 from optkit.core.precision import widen
 from optkit.core.stacking import map_equal_shapes, unzip
-from optkit.orthonormalization.other_parameters import with_other_parameters
+from optkit.orthonormalization.cautious_decay import add_cautious_decay
 from optkit.orthonormalization.row_sizes import (
     columns_axis,
     divide_by_row_sizes,
@@ -28,7 +31,6 @@ from optkit.orthonormalization.row_sizes import (
     zero_second_moments,
 )
 from optkit.orthonormalization.scales import SCALES, Scale, check_scale
-from optkit.sign_momentum.cautious import add_cautious_decayed_weights
 
 NormuonScale = Scale | Literal["paper_rms"]
 
@@ -58,7 +60,7 @@ def scale_by_normuon(
     *,
     nesterov: bool = False,
     ema: bool = False,
-    orthogonalize: Callable[[jax.Array], jax.Array] = polar_express,
+    orthogonalize: Callable[[jax.Array], jax.Array] | None = None,
     eps: jax.typing.ArrayLike = 1e-8,
     scale: NormuonScale | None = "spectral",
     weight_dimension_numbers: Any | None = None,
@@ -77,7 +79,7 @@ def scale_by_normuon(
         nesterov: whether the gradient is added once more, as by Nesterov; off by default.
         ema: whether the momentum is an exponential average (the paper) or a sum (default). They give the same
             directions but for the epsilon in `orthogonalize`.
-        orthogonalize: of stacked matrices; default `polar_express`.
+        orthogonalize: moves the singular values of stacked matrices towards one. None: `polar_express`.
         eps: added to the roots of second moments, and the least norm that is divided by; above 0, default 1e-8.
         scale: `"spectral"` (default) multiplies by `sqrt(fan_out / fan_in)`, `"rms"` by
             `0.2 * sqrt(max(fan_out, fan_in))`, which has the size of AdamW's updates, `"keller"` by
@@ -108,6 +110,8 @@ def scale_by_normuon(
     Reference:
         Li et al., "NorMuon: Making Muon more efficient and scalable", 2025, arXiv:2510.05491.
     """
+    refuse_arrays(weight_dimension_numbers=weight_dimension_numbers, mu_dtype=mu_dtype)
+    orthogonalize = polar_express if orthogonalize is None else orthogonalize
     check_range("momentum", momentum, 0.0, 1.0, high_open=True)
     check_range("b2", b2, 0.0, 1.0, high_open=True)
     check_range("eps", eps, 0.0, low_open=True)
@@ -143,25 +147,17 @@ def normuon(
     mask: Any | None = None,
     *,
     labels: Any | None = None,
+    others: optax.GradientTransformation | None = None,
     nesterov: bool = False,
     ema: bool = False,
-    orthogonalize: Callable[[jax.Array], jax.Array] = polar_express,
+    orthogonalize: Callable[[jax.Array], jax.Array] | None = None,
     eps: jax.typing.ArrayLike = 1e-8,
     scale: NormuonScale | None = "spectral",
     cautious_decay: bool = False,
     weight_dimension_numbers: Any | None = None,
-    adamw_learning_rate: optax.ScalarOrSchedule | None = None,
-    adamw_b1: jax.typing.ArrayLike = 0.9,
-    adamw_b2: jax.typing.ArrayLike = 0.95,
-    adamw_eps: jax.typing.ArrayLike = 1e-8,
-    adamw_weight_decay: float | jax.Array = 0.0,
-    lion_learning_rate: optax.ScalarOrSchedule | None = None,
-    lion_b1: jax.typing.ArrayLike = 0.9,
-    lion_b2: jax.typing.ArrayLike = 0.95,
-    lion_weight_decay: float | jax.Array = 0.0,
     mu_dtype: Any | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """NorMuon on hidden matrices, AdamW or Lion on all other parameters.
+    """NorMuon on hidden matrices, AdamW or what `others` is on all other parameters.
 
     Muon with updates of equal size for all neurons, which costs one number a neuron. Do not take it for embeddings,
     whose rows are seldom touched, nor for the last layer: name these in `labels`. One NaN gradient stays in the
@@ -174,34 +170,33 @@ def normuon(
         b2: decay of the rows' second moments, in [0, 1); default 0.95.
         weight_decay: strength of the decoupled decay of NorMuon's matrices, at least 0; default 0.01.
         mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        labels: tree of words, a prefix of the parameters, or a function that makes it from them: each leaf's
-            optimizer, "normuon", "adamw" or "lion". By default leaves of two axes, or those that have
-            `weight_dimension_numbers`, have "normuon" and all others "adamw".
+        labels: tree of the words "matrix" and "other", a prefix of the parameters, or a function that makes it from
+            them. By default leaves of exactly two axes, or those that have `weight_dimension_numbers`, are matrices. A
+            leaf of more axes that is labelled "matrix" and has no numbers counts its leading axes as separate matrices.
+        others: the optimizer of all other parameters, taken as it is: with its own learning rate, decay and mask, in
+            float32 at least; `optax.partition` makes one of several. None: AdamW at `learning_rate` with the authors'
+            0.9, 0.95 and epsilon 1e-8, without decay; their configurations take AdamW or Lion at the same rate, but
+            that over the root of the inputs for the last layer.
         nesterov: whether the gradient is added once more, as by Nesterov; off by default.
         ema: whether the momentum is an exponential average or a sum (default), see `scale_by_normuon`.
-        orthogonalize: of stacked matrices; default `polar_express`.
+        orthogonalize: moves the singular values of stacked matrices towards one. None: `polar_express`.
         eps: added to the roots of second moments, and the least norm that is divided by; above 0, default 1e-8.
         scale: `"spectral"` (default), `"rms"`, `"keller"`, `"paper_rms"` or None, see `scale_by_normuon`.
         cautious_decay: decays only those of NorMuon's parameters that the update moves towards zero; off by default.
-        weight_dimension_numbers: which axes of matrices are inputs and outputs, see `scale_by_normuon`; with None for
-            leaves that are no matrices. `flax_dimension_numbers` has those of Flax's layers.
-        adamw_learning_rate: AdamW's; default `learning_rate`.
-        adamw_b1: decay of AdamW's first moment, in [0, 1); default 0.9.
-        adamw_b2: decay of AdamW's second moment, in [0, 1); default 0.95.
-        adamw_eps: AdamW's, at least 0; default 1e-8.
-        adamw_weight_decay: strength of AdamW's decoupled decay, at least 0; default 0.
-        lion_learning_rate: Lion's; default `learning_rate`.
-        lion_b1: weight of Lion's momentum in its direction, in [0, 1]; default 0.9.
-        lion_b2: decay of Lion's momentum, in [0, 1]; default 0.95.
-        lion_weight_decay: strength of Lion's decoupled decay, at least 0; default 0.
+        weight_dimension_numbers: which axes of matrices are inputs and outputs, see `scale_by_normuon`; a tree with
+            None for leaves that are no matrices, a function that makes it from the parameters, or one for all leaves of
+            two axes or more. `flax_dimension_numbers` has those of Flax's layers; convolutions need them.
         mu_dtype: dtype of the momenta; default the parameters', but at least float32.
 
     Returns:
-        An optimizer; its state is one number an entry and one a row of a matrix, one for each parameter of Lion's and
-        two for each of AdamW's.
+        An optimizer; its state is one number an entry and one a row of a matrix, and that of `others`: AdamW's is two
+        for each of its parameters.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range, or a leaf labelled "normuon" is no matrix.
+        TypeError: if an argument that cannot be traced is an array, or `others` is no transformation.
+        ValueError: if a hyperparameter is out of its range; from `init`, if a leaf labelled "matrix" cannot be one, if
+            numbers or labels are given and no leaf is a matrix, or if neither is and a leaf called `bias` or `scale`
+            has two axes or more.
 
     Example:
         >>> import jax.numpy as jnp
@@ -215,39 +210,33 @@ def normuon(
     Reference:
         Li et al., "NorMuon: Making Muon more efficient and scalable", 2025, arXiv:2510.05491.
     """
-    check_range("weight_decay", weight_decay, 0.0)
-    decay = add_cautious_decayed_weights if cautious_decay else optax.add_decayed_weights
-    matrices = optax.chain(
-        scale_by_normuon(
-            momentum,
-            b2,
-            nesterov=nesterov,
-            ema=ema,
-            orthogonalize=orthogonalize,
-            eps=eps,
-            scale=scale,
-            weight_dimension_numbers=weight_dimension_numbers,
-            mu_dtype=mu_dtype,
-        ),
-        decay(weight_decay, mask),
-        optax.scale_by_learning_rate(learning_rate),
-    )
-    return with_other_parameters(
+    decay = add_cautious_decay if cautious_decay else add_decay
+
+    def matrices(numbers, mask):
+        return optax.chain(
+            scale_by_normuon(
+                momentum,
+                b2,
+                nesterov=nesterov,
+                ema=ema,
+                orthogonalize=orthogonalize,
+                eps=eps,
+                scale=scale,
+                weight_dimension_numbers=numbers,
+                mu_dtype=mu_dtype,
+            ),
+            decay("normuon", weight_decay, mask),
+            optax.scale_by_learning_rate(learning_rate),
+        )
+
+    return matrices_and_others(
         "normuon",
         matrices,
+        others,
+        functools.partial(adamw, "normuon", learning_rate, 0.9, 0.95, 1e-8, mu_dtype=mu_dtype),
         labels=labels,
         weight_dimension_numbers=weight_dimension_numbers,
         mask=mask,
-        adamw_learning_rate=learning_rate if adamw_learning_rate is None else adamw_learning_rate,
-        adamw_b1=adamw_b1,
-        adamw_b2=adamw_b2,
-        adamw_eps=adamw_eps,
-        adamw_weight_decay=adamw_weight_decay,
-        lion_learning_rate=learning_rate if lion_learning_rate is None else lion_learning_rate,
-        lion_b1=lion_b1,
-        lion_b2=lion_b2,
-        lion_weight_decay=lion_weight_decay,
-        mu_dtype=mu_dtype,
     )
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from optkit.core.matrix_view import MatrixView, to_matrices
 from optkit.core.precision import widen
+from optkit.core.trees import concrete
 
 
 def columns_axis(view: MatrixView) -> int:
@@ -28,7 +29,9 @@ def zero_second_moments(x: jax.Array, view: MatrixView | None) -> jax.Array | No
         >>> zero_second_moments(kernel, matrix_view(kernel.shape)).shape
         (6,)
     """
-    return None if view is None else jnp.sum(jnp.zeros_like(widen(to_matrices(x, view))), axis=columns_axis(view))
+    if view is None:
+        return None
+    return jnp.sum(jnp.real(jnp.zeros_like(widen(to_matrices(concrete(x), view)))), axis=columns_axis(view))
 
 
 def divide_by_row_sizes(
@@ -59,7 +62,7 @@ def divide_by_row_sizes(
         ([[1.0], [1.0]], [4.0, 36.0])
     """
     before = jnp.expand_dims(second_moments, axis)
-    moved = b2 * before + (1 - b2) * jnp.mean(matrices**2, axis=axis, keepdims=True)
+    moved = b2 * before + (1 - b2) * jnp.mean(jnp.real(matrices * matrices.conj()), axis=axis, keepdims=True)
     averages = jnp.where(selected, moved, before)
     return matrices / (jnp.sqrt(averages) + eps), jnp.squeeze(averages, axis)
 

@@ -18,10 +18,13 @@ from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from optkit.core import collectives
 from optkit.core.checks import check_count, check_range
+from optkit.core.decay import add_decay
+from optkit.core.injection import refuse_arrays
 from optkit.core.keys import key_data, split
+from optkit.core.matrices_and_others import adamw, matrices_and_others
 from optkit.core.matrix_view import DENSE_KERNELS, MatrixView, from_matrices, matrix_views, require_views, to_matrices
 from optkit.core.orthonormal import cholesky_qr
-from optkit.core.precision import in_float32, widen
+from optkit.core.precision import widen
 from optkit.core.sharding import abstract_state
 from optkit.core.stacking import map_equal_shapes, unzip
 from optkit.orthonormalization.dion import ScaleByDionState
@@ -53,12 +56,12 @@ class _Layout(NamedTuple):
 
 def scale_by_sharded_dion(
     specs: Any,
-    rank_fraction: float = 0.25,
+    rank_fraction: float | None = None,
     momentum: jax.typing.ArrayLike = 0.95,
     *,
     rank: int | None = None,
-    rank_multiple_of: int = 1,
-    power_iterations: int = 1,
+    rank_multiple_of: int | None = None,
+    power_iterations: int | None = None,
     eps: jax.typing.ArrayLike = 1e-8,
     weight_dimension_numbers: Any | None = None,
     axis_name: str | tuple[str, ...] | None = None,
@@ -82,12 +85,12 @@ def scale_by_sharded_dion(
     Args:
         specs: tree of `jax.sharding.PartitionSpec`, a prefix of the parameters, as `jax.shard_map` takes it: how each
             leaf is sharded. Axes that count matrices may be sharded over any mesh axis.
-        rank_fraction: rank over the shorter side of a whole matrix, in (0, 1]; default 0.25. It is rounded up.
+        rank_fraction: rank over the shorter side of a whole matrix, in (0, 1], rounded up. None: 0.25.
         momentum: how much stays of what an update took, in [0, 1]; default 0.95.
         rank: the rank itself, in place of `rank_fraction`; at most the shorter side.
-        rank_multiple_of: ranks by `rank_fraction` are rounded up to a multiple of it, at least 1; default 1. Ranks of
+        rank_multiple_of: ranks by `rank_fraction` are rounded up to a multiple of it, at least 1. None: 1. Ranks of
             matrices over `tp_axis` must be multiples of its devices.
-        power_iterations: power iterations a step, at least 1; default 1.
+        power_iterations: power iterations a step, at least 1. None: 1.
         eps: added to the norms of columns, at least 0; default 1e-8.
         weight_dimension_numbers: which axes are inputs and outputs, see `scale_by_dion`. Of several axes that make up
             one side of a matrix, none may be sharded.
@@ -119,6 +122,17 @@ def scale_by_sharded_dion(
     Reference:
         Ahn et al., "Dion: Distributed Orthonormalized Updates", 2025, arXiv:2504.05295.
     """
+    refuse_arrays(
+        rank_fraction=rank_fraction,
+        rank=rank,
+        rank_multiple_of=rank_multiple_of,
+        power_iterations=power_iterations,
+        weight_dimension_numbers=weight_dimension_numbers,
+        mu_dtype=mu_dtype,
+    )
+    rank_fraction = 0.25 if rank_fraction is None else rank_fraction
+    rank_multiple_of = 1 if rank_multiple_of is None else rank_multiple_of
+    power_iterations = 1 if power_iterations is None else power_iterations
     check_range("rank_fraction", rank_fraction, 0.0, 1.0, low_open=True)
     check_range("momentum", momentum, 0.0, 1.0)
     check_range("eps", eps, 0.0)
@@ -172,7 +186,7 @@ def scale_by_sharded_dion(
 def sharded_dion(
     learning_rate: optax.ScalarOrSchedule,
     specs: Any,
-    rank_fraction: float = 0.25,
+    rank_fraction: float | None = None,
     momentum: jax.typing.ArrayLike = 0.95,
     weight_decay: float | jax.Array = 0.01,
     mask: Any | None = None,
@@ -180,8 +194,8 @@ def sharded_dion(
     labels: Any | None = None,
     others: optax.GradientTransformation | None = None,
     rank: int | None = None,
-    rank_multiple_of: int = 1,
-    power_iterations: int = 1,
+    rank_multiple_of: int | None = None,
+    power_iterations: int | None = None,
     eps: jax.typing.ArrayLike = 1e-8,
     weight_dimension_numbers: Any | None = None,
     axis_name: str | tuple[str, ...] | None = None,
@@ -190,7 +204,7 @@ def sharded_dion(
     key: int | jax.Array = 0,
     mu_dtype: Any | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Dion on shards of hidden matrices inside `jax.shard_map`, another optimizer on all other parameters.
+    """Dion on shards of hidden matrices inside `jax.shard_map`, AdamW or what `others` is on all other parameters.
 
     Where the training step is written for whole arrays, under `jax.jit`, take `dion`, which sends as little. See
     `scale_by_sharded_dion` for how matrices may be sharded and what is averaged over `axis_name`.
@@ -198,22 +212,25 @@ def sharded_dion(
     Args:
         learning_rate: a positive number or a schedule; 0.005 to 0.05 for networks.
         specs: tree of `jax.sharding.PartitionSpec`, a prefix of the parameters: how each leaf is sharded.
-        rank_fraction: rank over the shorter side of a matrix, in (0, 1]; default 0.25.
+        rank_fraction: rank over the shorter side of a matrix, in (0, 1]. None: 0.25.
         momentum: how much stays in the momentum of what an update took, in [0, 1]; default 0.95.
         weight_decay: strength of the decoupled decay of Dion's matrices, at least 0; default 0.01.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves of Dion's that decay. All by
-            default.
-        labels: tree of words, a prefix of the parameters, or a function that makes it from them: each leaf's
-            optimizer, "dion" or "other". By default leaves of two axes, or those that have `weight_dimension_numbers`,
-            have "dion".
-        others: the optimizer of the other parameters, learning rate included, which gets averaged gradients and must
-            treat each entry by itself, as AdamW does; default Lion at `learning_rate` with the authors' 0.9 and 0.95.
+        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
+        labels: tree of the words "matrix" and "other", a prefix of the parameters, or a function that makes it from
+            them. By default leaves of exactly two axes, or those that have `weight_dimension_numbers`, are matrices. A
+            leaf of more axes that is labelled "matrix" and has no numbers counts its leading axes as separate matrices.
+        others: the optimizer of all other parameters, taken as it is: with its own learning rate, decay and mask, in
+            float32 at least; `optax.partition` makes one of several. It gets gradients averaged over `axis_name` and
+            must treat each entry by itself, as AdamW does. None: AdamW at `learning_rate` with the authors' 0.9, 0.95
+            and epsilon 1e-8, without decay; their configurations take AdamW or Lion (0.9 and 0.95) at the same rate,
+            but that over the root of the inputs for the last layer.
         rank: the rank itself, in place of `rank_fraction`; at most the shorter side.
-        rank_multiple_of: ranks by `rank_fraction` are rounded up to a multiple of it, at least 1; default 1.
-        power_iterations: power iterations a step, at least 1; default 1.
+        rank_multiple_of: ranks by `rank_fraction` are rounded up to a multiple of it, at least 1. None: 1.
+        power_iterations: power iterations a step, at least 1. None: 1.
         eps: added to the norms of columns, at least 0; default 1e-8.
-        weight_dimension_numbers: which axes of matrices are inputs and outputs, see `scale_by_dion`; with None for
-            leaves that are no matrices.
+        weight_dimension_numbers: which axes of matrices are inputs and outputs, see `scale_by_dion`; a tree with None
+            for leaves that are no matrices, a function that makes it from the parameters, or one for all leaves of two
+            axes or more. `flax_dimension_numbers` has those of Flax's layers; convolutions need them.
         axis_name: axis over data-parallel workers, or a tuple of axes, whose gradients were not averaged.
         fsdp_axis: the axis over which parameters are sharded for memory; None (default) if there is none.
         tp_axis: the axis over which layers are computed in parts; None (default) if there is none.
@@ -224,8 +241,10 @@ def sharded_dion(
         An optimizer of one device's shards.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range, or a leaf labelled "dion" is no matrix or sharded
-            otherwise than it may be.
+        TypeError: if an argument that cannot be traced is an array, or `others` is no transformation.
+        ValueError: if a hyperparameter is out of its range; from `init`, if a leaf labelled "matrix" cannot be one, if
+            numbers or labels are given and no leaf is a matrix, or if neither is and a leaf called `bias` or `scale`
+            has two axes or more.
 
     Example:
         >>> import optkit
@@ -247,35 +266,38 @@ def sharded_dion(
     Reference:
         Ahn et al., "Dion: Distributed Orthonormalized Updates", 2025, arXiv:2504.05295.
     """
-    check_range("weight_decay", weight_decay, 0.0)
-    matrices = optax.chain(
-        scale_by_sharded_dion(
-            specs,
-            rank_fraction,
-            momentum,
-            rank=rank,
-            rank_multiple_of=rank_multiple_of,
-            power_iterations=power_iterations,
-            eps=eps,
-            weight_dimension_numbers=weight_dimension_numbers,
-            axis_name=axis_name,
-            fsdp_axis=fsdp_axis,
-            tp_axis=tp_axis,
-            key=key,
-            mu_dtype=mu_dtype,
-        ),
-        optax.add_decayed_weights(weight_decay, mask),
-        optax.scale_by_learning_rate(learning_rate),
+
+    def matrices(numbers, mask):
+        return optax.chain(
+            scale_by_sharded_dion(
+                specs,
+                rank_fraction,
+                momentum,
+                rank=rank,
+                rank_multiple_of=rank_multiple_of,
+                power_iterations=power_iterations,
+                eps=eps,
+                weight_dimension_numbers=numbers,
+                axis_name=axis_name,
+                fsdp_axis=fsdp_axis,
+                tp_axis=tp_axis,
+                key=key,
+                mu_dtype=mu_dtype,
+            ),
+            add_decay("sharded_dion", weight_decay, mask),
+            optax.scale_by_learning_rate(learning_rate),
+        )
+
+    return matrices_and_others(
+        "sharded_dion",
+        matrices,
+        others,
+        functools.partial(adamw, "sharded_dion", learning_rate, 0.9, 0.95, 1e-8, mu_dtype=mu_dtype),
+        labels=labels,
+        weight_dimension_numbers=weight_dimension_numbers,
+        mask=mask,
+        axis_name=axis_name,
     )
-    average = optax.stateless(lambda updates, _: collectives.pmean(updates, axis_name))
-    others = optax.lion(learning_rate, b1=0.9, b2=0.95, weight_decay=0.0) if others is None else others
-
-    def by_shape(params):
-        views = matrix_views(params, weight_dimension_numbers)
-        return jax.tree.map(lambda _, view: "other" if view is None else "dion", params, views)
-
-    transforms = {"dion": matrices, "other": optax.chain(average, others)}
-    return in_float32(optax.partition({**transforms}, by_shape if labels is None else labels))
 
 
 def sharded_dion_specs(
@@ -383,13 +405,14 @@ def _step(
         return _sum(x, (*axes, *averaged)) / jax.lax.axis_size(averaged)
 
     buffer = momentum + (gradient if fewer else collectives.pmean(gradient, axis_name))  # B_t = M_{t-1} + G_t
+    adjoint = buffer.conj()
     # The columns of the basis are spread over the devices that share its rows.
     start = jax.lax.all_gather(basis, layout.along, axis=basis.ndim - 1, tiled=True) if layout.along else basis
 
     def iterate(right):
         product = whole(jnp.einsum(f"...{matrix},...nr->...mr", buffer, right), layout.across)
         left = cholesky_qr(product, axis_name=layout.along)  # P_t = orth(B_t Q_{t-1})
-        return left, whole(jnp.einsum(f"...{matrix},...mr->...nr", buffer, left), layout.along)  # R_t = B_t^T P_t
+        return left, whole(jnp.einsum(f"...{matrix},...mr->...nr", adjoint, left), layout.along)  # R_t = B_t^T P_t
 
     left, right = iterate(start)
     for _ in range(iterations - 1):
@@ -399,10 +422,10 @@ def _step(
     # Zero for a momentum of zeros, on all devices or on none.
     nothing = _sum(some, layout.across) == 0
     left, right = jnp.where(nothing, 0, left), jnp.where(nothing, start, right)
-    new_momentum = buffer - (1 - decay) * jnp.einsum(f"...mr,...nr->...{matrix}", left, right)  # M_t, error feedback
-    norms = jnp.sqrt(_sum(jnp.sum(right**2, axis=-2, keepdims=True), layout.across))
+    new_momentum = buffer - (1 - decay) * jnp.einsum(f"...mr,...nr->...{matrix}", left, right.conj())  # M_t
+    norms = jnp.sqrt(_sum(jnp.sum(jnp.real(right * right.conj()), axis=-2, keepdims=True), layout.across))
     new_basis = right / (norms + eps)  # Q_t
-    direction = layout.scale * jnp.einsum(f"...mr,...nr->...{matrix}", left, new_basis)  # P_t Q_t^T
+    direction = layout.scale * jnp.einsum(f"...mr,...nr->...{matrix}", left, new_basis.conj())  # P_t Q_t^T
     return direction, new_momentum, _own_part(new_basis, [()] * (basis.ndim - 1) + [layout.along])
 
 
@@ -412,9 +435,9 @@ def _sum(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
 
 def _draw_basis(key: jax.Array, x: jax.Array, view: MatrixView, layout: _Layout) -> jax.Array:
     """Draws the first basis of whole matrices, as `scale_by_dion` does, and takes this device's part of it."""
-    counts = [view.shape[dim] * jax.lax.axis_size(axes) for dim, axes in zip(view.batch, layout.batch, strict=True)]
-    draw = jax.random.normal(key, (*counts, layout.length, layout.rank), x.dtype)
-    return _own_part(draw, [*layout.batch, layout.across, layout.along])
+    draw = jax.random.normal(key, (layout.length, layout.rank), x.dtype)
+    own = _own_part(draw, [layout.across, layout.along])
+    return jnp.broadcast_to(own, (*(view.shape[dim] for dim in view.batch), *own.shape))
 
 
 def _own_part(x: jax.Array, axes: list[tuple[str, ...]]) -> jax.Array:

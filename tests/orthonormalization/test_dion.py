@@ -179,24 +179,37 @@ def test_state_is_the_matrix_and_its_shorter_side_times_the_rank():
     params = {"kernel": jnp.zeros((64, 48)), "bias": jnp.zeros(48)}
     state = dion(0.1, rank=8).init(params)
     numbers = sum(x.size for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating))
-    assert numbers == 64 * 48 + 48 * 8 + 48
+    assert numbers == 64 * 48 + 48 * 8 + 2 * 48
 
 
 @pytest.mark.usefixtures("x64")
-def test_other_leaves_are_lions_or_adamws():
-    gradients = {"lion": normal(9, 4), "adamw": normal(9, 4, seed=1), "lion_head": normal(9, 25, 6, seed=2)}
-    labels = {name: name for name in gradients}
-    trajectory, _ = run(
-        dion(
-            0.1, labels=labels, lion_weight_decay=0.3, adamw_learning_rate=0.2, adamw_weight_decay=0.5, adamw_eps=1e-3
-        ),
-        gradients,
-    )
-    lion = optax.lion(0.1, b1=0.9, b2=0.95, weight_decay=0.3)
-    head = optax.lion(0.1 / 5, b1=0.9, b2=0.95, weight_decay=0.3)
-    adamw = optax.adamw(0.2, b1=0.9, b2=0.95, eps=1e-3, weight_decay=0.5)
-    for name, tx in (("lion", lion), ("lion_head", head), ("adamw", adamw)):
-        np.testing.assert_allclose(trajectory[name], run(tx, gradients[name])[0], atol=1e-12)
+def test_other_leaves_are_of_as_many_kinds_as_others_has():
+    # The authors' advice: Lion, in the last layer at the rate over the root of its inputs, here 25.
+    gradients = {
+        "hidden": normal(9, 8, 25),
+        "bias": normal(9, 25, seed=1),
+        "scale": normal(9, 25, seed=2),
+        "head": normal(9, 25, 6, seed=3),
+    }
+    kinds = {
+        "lion": optax.lion(0.1, b1=0.9, b2=0.95, weight_decay=0.3),
+        "head": optax.lion(0.1 / 5, b1=0.9, b2=0.95, weight_decay=0.0),
+        "adamw": optax.adamw(0.2, b1=0.9, b2=0.95, eps=1e-3, weight_decay=0.5),
+    }
+    kind_of = {"hidden": "lion", "bias": "lion", "scale": "adamw", "head": "head"}
+    labels = {"hidden": "matrix", "bias": "other", "scale": "other", "head": "other"}
+    trajectory, _ = run(dion(0.1, labels=labels, others=optax.partition({**kinds}, kind_of)), gradients)
+    for name in ("bias", "scale", "head"):
+        expected = run(kinds[kind_of[name]], gradients[name])[0]
+        np.testing.assert_allclose(trajectory[name], expected, atol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_by_default_leaves_that_are_no_matrices_are_adamws_at_the_same_rate():
+    gradients = {"kernel": normal(8, 6, 4), "bias": normal(8, 4)}
+    trajectory, _ = run(dion(0.1), gradients)
+    expected, _ = run(optax.adam(0.1, 0.9, 0.95, 1e-8), gradients["bias"])
+    np.testing.assert_allclose(trajectory["bias"], expected, atol=1e-12)
 
 
 def test_masked_leaves_do_not_decay():
@@ -216,7 +229,6 @@ def test_masked_leaves_do_not_decay():
     ({"power_iterations": 0}, "power_iterations must be a positive integer, got 0"),
     ({"eps": -1.0}, r"eps must be in \[0, inf\], got -1.0"),
     ({"weight_decay": -1.0}, r"weight_decay must be in \[0, inf\], got -1.0"),
-    ({"lion_weight_decay": -1.0}, r"lion_weight_decay must be in"),
 ])  # fmt: skip
 def test_arguments_out_of_range_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):

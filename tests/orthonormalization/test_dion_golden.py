@@ -14,27 +14,38 @@ OUTPUTS_FIRST = MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)
 BASES = {"qr": householder_qr, "rcqr": randomized_cholesky_qr}
 
 
+def others(hyperparams, algorithms):
+    """AdamW and Lion, with what the recording has of each, or of all."""
+    shared = {"b1": 0.9, "b2": 0.95, "weight_decay": 0.0, **hyperparams.take("learning_rate")}
+    shared |= hyperparams.take_recorded("weight_decay", "b1", "b2")
+
+    def own(other, *names):
+        return shared | hyperparams.take_recorded(**{name: f"{other}.{name}" for name in names})
+
+    kinds = {
+        "adamw": optax.adamw(**own("adamw", "learning_rate", "weight_decay", "eps")),
+        "lion": optax.lion(**own("lion", "learning_rate", "weight_decay")),
+        "dion": optax.set_to_zero(),
+    }
+    return optax.partition({**kinds}, algorithms)
+
+
 def arguments(recording):
     """Translates the authors' words; leaves without an algorithm of their own are Dion's."""
     hyperparams = recording.hyperparams
     hyperparams.get("cqr_warmup_steps")  # Parameters do not depend on how a basis is made orthonormal.
-    algorithms = hyperparams.words("algorithms", ("dion", "adamw", "lion"))
+    algorithms = dict.fromkeys(recording.tree("params0"), "dion")
+    algorithms |= hyperparams.words("algorithms", ("dion", "adamw", "lion"))
     translated = {
         **hyperparams.take("learning_rate", momentum="mu", power_iterations="power_iters"),
         **hyperparams.take_recorded("rank", "rank_fraction", "rank_multiple_of", "weight_decay", "eps"),
         "transpose": hyperparams.word("transpose", {"m<n": None, "never": False}),
         "weight_dimension_numbers": OUTPUTS_FIRST,
-        "labels": {leaf: algorithms.get(leaf, "dion") for leaf in recording.tree("params0")},
+        "labels": {leaf: "matrix" if name == "dion" else "other" for leaf, name in algorithms.items()},
+        "others": others(hyperparams, algorithms),
     }
     if "qr_method" in hyperparams:
         translated["orthonormalize"] = hyperparams.word("qr_method", BASES)
-    shared = hyperparams.take_recorded("weight_decay", "b1", "b2")
-    for other, names in {
-        "adamw": ("learning_rate", "weight_decay", "eps"),
-        "lion": ("learning_rate", "weight_decay"),
-    }.items():
-        own = shared | hyperparams.take_recorded(**{name: f"{other}.{name}" for name in names})
-        translated |= {f"{other}_{name}": value for name, value in own.items()}
     return translated
 
 

@@ -1,5 +1,6 @@
 import functools
 
+import optax
 from golden_files import assert_replays, replays
 from optax.contrib import MuonDimensionNumbers
 
@@ -50,7 +51,8 @@ def arguments(recording):
     nesterov = hyperparams["nesterov"]
     assert hyperparams.word("momentum_form", SUMS, nesterov) == nesterov
     flatten = hyperparams.get("flatten", keller)
-    adam = {f"adam_{name}": f"adam.{name}" for name in ("learning_rate", "b1", "b2", "eps", "weight_decay")}
+    adam = {name: f"adam.{name}" for name in ("learning_rate", "b1", "b2", "eps", "weight_decay")}
+    adam = hyperparams.take_recorded(**adam)
     return {
         **hyperparams.take("learning_rate", "momentum", "weight_decay"),
         "nesterov": nesterov,
@@ -62,7 +64,7 @@ def arguments(recording):
         "weight_dimension_numbers": {
             leaf: torch_axes(x.shape, flatten=flatten) for leaf, x in recording.tree("params0").items()
         },
-        **hyperparams.take_recorded(**adam),
+        "others": optax.adamw(**adam) if adam else None,
     }
 
 
