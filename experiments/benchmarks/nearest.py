@@ -128,7 +128,10 @@ def measurable() -> dict[str, Method]:
         **with_variants(),
         CAUTIOUS_ADAMW: dataclasses.replace(cautious, name=CAUTIOUS_ADAMW, factory=_cautious_adamw, variants={}),
         MARS_UNCLIPPED: dataclasses.replace(
-            mars, name=MARS_UNCLIPPED, example={**mars.example, "max_norm": None}, variants={}
+            mars,
+            name=MARS_UNCLIPPED,
+            example={**mars.example, "correction": optkit.MarsCorrection(max_norm=None)},
+            variants={},
         ),
     }
     kinds = ("transformation", "wrapper", "optimizer", "aggregator")

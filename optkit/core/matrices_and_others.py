@@ -63,8 +63,7 @@ def matrices_and_others(
         {'bias': Array([-2.], dtype=float32), 'kernel': Array([[-1.]], dtype=float32)}
     """
     refuse_arrays(labels=labels, weight_dimension_numbers=weight_dimension_numbers, mask=mask)
-    if others is not None and not isinstance(others, optax.GradientTransformation):
-        raise TypeError(f"others must be one optax.GradientTransformation or None, got {others!r}")
+    check_others(others)
     # What is out of its range raises here, where the optimizer is made, and not in `init`.
     matrices(None, None)
     default_others(None)
@@ -80,6 +79,12 @@ def matrices_and_others(
         return in_float32(optax.partition({"matrix": matrices(numbers, mask), "other": rest}, lambda _: labels))
 
     return with_whole_tree(build, labels=lambda tree: kinds(tree)[0], numbers=lambda tree: kinds(tree)[1], mask=mask)
+
+
+def check_others(others: Any) -> None:
+    """Raises unless what moves the other parameters is one transformation, or None."""
+    if others is not None and not isinstance(others, optax.GradientTransformation):
+        raise TypeError(f"others must be one optax.GradientTransformation or None, got {others!r}")
 
 
 def adamw(
@@ -116,7 +121,12 @@ def adamw(
 
 
 def kinds_of_leaves(
-    method: str, tree: Any, labels: Any | None = None, weight_dimension_numbers: Any | None = None
+    method: str,
+    tree: Any,
+    labels: Any | None = None,
+    weight_dimension_numbers: Any | None = None,
+    *,
+    labels_name: str = "labels",
 ) -> tuple[Any, Any]:
     """Says which leaves are matrices, and of which axes.
 
@@ -130,6 +140,7 @@ def kinds_of_leaves(
             A leaf that is labelled a matrix and has no numbers is one by its last two axes: others count matrices.
         weight_dimension_numbers: tree of `optax.contrib.MuonDimensionNumbers`, a prefix of `tree`, with None for leaves
             that are no matrices; a function that makes it from `tree`; or one for all leaves of two axes or more.
+        labels_name: what the optimizer calls the argument from which `labels` are made, for messages.
 
     Returns:
         A tree of words, and a tree of `MuonDimensionNumbers` and None.
@@ -149,7 +160,7 @@ def kinds_of_leaves(
         (MuonDimensionNumbers(reduction_axis=-2, output_axis=-1), None)
     """
     words = resolve("labels", labels, tree)
-    numbers = _numbers(method, tree, weight_dimension_numbers, labels is None)
+    numbers = _numbers(method, tree, weight_dimension_numbers, labels is None, labels_name)
     if words is None:
         kinds = jax.tree.map(lambda x, own: "matrix" if x.size and own is not None else "other", tree, numbers)
     else:
@@ -162,11 +173,11 @@ def kinds_of_leaves(
 
     jax.tree.map_with_path(check, tree, numbers)
     if (labels is not None or weight_dimension_numbers is not None) and "matrix" not in jax.tree.leaves(kinds):
-        _refuse_candidates(method, tree, labels is not None)
+        refuse_candidates(method, tree, None if labels is None else labels_name)
     return kinds, numbers
 
 
-def _numbers(method: str, tree: Any, weight_dimension_numbers: Any | None, alone: bool) -> Any:
+def _numbers(method: str, tree: Any, weight_dimension_numbers: Any | None, alone: bool, labels_name: str) -> Any:
     """The numbers of each leaf; where nothing else says which leaves are matrices (`alone`), those of matrices only."""
     one = weight_dimension_numbers
     if one is not None and not isinstance(one, MuonDimensionNumbers):
@@ -177,7 +188,7 @@ def _numbers(method: str, tree: Any, weight_dimension_numbers: Any | None, alone
     def of(path, x):
         *layers, name = leaf_name(path).split("/")
         if name in _NO_MATRICES and x.ndim >= 2 and x.size:
-            raise ValueError(_stacked_message(method, layers, name, x.shape))
+            raise ValueError(_stacked_message(method, layers, name, x.shape, labels_name))
         if one is None:
             return DENSE_KERNELS if x.ndim == 2 else None
         return one if x.ndim >= 2 else None
@@ -191,25 +202,25 @@ def _kind(method: str, path: Any, x: Any, word: Any) -> Kind:
     return word if x.size else "other"
 
 
-def _stacked_message(method: str, layers: list[str], name: str, shape: tuple[int, ...]) -> str:
+def _stacked_message(method: str, layers: list[str], name: str, shape: tuple[int, ...], labels_name: str) -> str:
     leaf, where = "/".join((*layers, name)), layers[0] if layers else ""
     return (
         f"{method} takes leaves of two axes for matrices, and the leaf {leaf!r} of shape {shape} is a {name}: say which"
         " leaves are matrices by weight_dimension_numbers=optkit.flax_dimension_numbers, or, where layers are stacked"
         " along a leading axis, by weight_dimension_numbers=functools.partial(optkit.flax_dimension_numbers,"
-        f" stacked=lambda path: path.startswith({where!r})); or by labels"
+        f" stacked=lambda path: path.startswith({where!r})); or by {labels_name}"
     )
 
 
-def _refuse_candidates(method: str, tree: Any, labelled: bool) -> None:
+def refuse_candidates(method: str, tree: Any, labels_name: str | None) -> None:
     """Raises if a leaf could be a matrix, where none is one."""
     advice = (
-        "label one 'matrix', or take another optimizer"
-        if labelled
+        "make one a matrix, or take another optimizer"
+        if labels_name
         else "flax_dimension_numbers has numbers for leaves called 'kernel' only. Leave it out where leaves have other"
         " names, so that those of two axes are matrices, or give labels or optax.contrib.MuonDimensionNumbers"
     )
-    argument = "labels" if labelled else "weight_dimension_numbers"
+    argument = labels_name or "weight_dimension_numbers"
     for path, x in jax.tree.leaves_with_path(tree):
         if x.ndim >= 2 and x.size:
             raise ValueError(

@@ -24,7 +24,7 @@ from optkit.variance_reduction.discover import discover, discover_igt
 from optkit.variance_reduction.gradient_snr import scale_by_gradient_snr, vr_adam, vr_lamb, vr_lars, vr_momentum, vr_sgd
 from optkit.variance_reduction.harpg import harpg, harpg_schedule, hessian_corrected_momentum
 from optkit.variance_reduction.implicit_transport import igt, igt_adam, igt_eval_params, implicit_gradient_transport
-from optkit.variance_reduction.mars import reduce_variance, scale_by_mars_momentum
+from optkit.variance_reduction.mars import MarsCorrection, reduce_variance, scale_by_mars_momentum
 from optkit.variance_reduction.mars_adamw import mars_adamw
 from optkit.variance_reduction.mars_lion import mars_lion
 from optkit.variance_reduction.mars_m import mars_m
@@ -49,6 +49,7 @@ from optkit.variance_reduction.svrg import svrg, svrg_correction
 __all__ = [
     "AGVMState",
     "AdaptiveBatchSizeState",
+    "MarsCorrection",
     "NoiseScale",
     "adagrad_norm",
     "adaptive_batch_size",
@@ -110,18 +111,22 @@ _MARS = Paper(
 )
 
 
+def _nowhere(tree):
+    """A decay mask: nothing decays, the parameters that others move neither."""
+    return jax.tree.map(lambda _: False, tree)
+
+
 def _momentum_of_corrected_gradients(
     learning_rate: optax.ScalarOrSchedule,
     b1: jax.typing.ArrayLike = 0.95,
     gamma: optax.ScalarOrSchedule = 0.025,
     *,
-    max_norm: jax.typing.ArrayLike | None = None,
-    exact: bool = False,
-    mask: Any | None = None,
+    correction: MarsCorrection | None = None,
+    applies_to: Any | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     return in_float32(
         optax.chain(
-            reduce_variance(gamma, b1, max_norm=max_norm, exact=exact, mask=mask),
+            reduce_variance(gamma, b1, applies_to=applies_to, correction=correction),
             optax.ema(b1, debias=False),
             optax.scale_by_learning_rate(learning_rate),
         )
@@ -228,7 +233,7 @@ ENTRIES = (
         kind="transformation",
         summary="The MARS correction, unclipped, in front of any preconditioner (here momentum).",
         paper=_MARS,
-        example={"learning_rate": 0.02},
+        example={"learning_rate": 0.02, "correction": MarsCorrection(max_norm=None)},
         grid=1.0,
         golden="mars",
     ),
@@ -239,7 +244,7 @@ ENTRIES = (
         kind="optimizer",
         summary="AdamW on gradients that are corrected by their change since the last step, and clipped leaf by leaf.",
         paper=_MARS,
-        example={"learning_rate": 1e-2, "weight_decay_1d": 0.0},
+        example={"learning_rate": 1e-2, "mask": _nowhere},
         grid=3e-3,
         golden="mars",
     ),
@@ -250,7 +255,7 @@ ENTRIES = (
         kind="optimizer",
         summary="The sign of the momentum of MARS-corrected gradients; AdamW for what is no matrix.",
         paper=_MARS,
-        example={"learning_rate": 1e-2, "weight_decay_1d": 0.0},
+        example={"learning_rate": 1e-2, "mask": _nowhere},
         grid=1e-3,
         golden="mars",
     ),
@@ -261,7 +266,7 @@ ENTRIES = (
         kind="optimizer",
         summary="Orthogonalizes the momentum of MARS-corrected gradients; AdamW for what is no matrix.",
         paper=_MARS,
-        example={"learning_rate": 1e-2, "weight_decay_1d": 0.0},
+        example={"learning_rate": 1e-2, "mask": _nowhere},
         grid=1e-2,
         golden="mars",
     ),

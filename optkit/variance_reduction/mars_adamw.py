@@ -5,15 +5,15 @@ arXiv:2411.10438. Algorithm 2; the treatment of parameters that are no matrices 
 code. See `mars` for what parts it from the paper.
 """
 
-import functools
 from typing import Any
 
 import jax
 import optax
 
 from optkit.core.checks import check_range
-from optkit.variance_reduction.mars import ClipScope, FirstStep, reduce_variance
-from optkit.variance_reduction.mars_chain import adam, corrected_chain, is_matrix, plain_adamw
+from optkit.core.injection import refuse_arrays
+from optkit.variance_reduction.mars import MarsCorrection, checked
+from optkit.variance_reduction.mars_chain import adam, corrected_chain, corrected_or_other, step
 
 
 def mars_adamw(
@@ -25,19 +25,13 @@ def mars_adamw(
     mask: Any | None = None,
     *,
     gamma: optax.ScalarOrSchedule = 0.025,
-    max_norm: jax.typing.ArrayLike | None = 1.0,
-    clip_scope: ClipScope = "leaf",
-    exact: bool = False,
-    keep_params: bool = True,
-    first_step: FirstStep = "zero_reference",
-    corrected: Any = is_matrix,
-    learning_rate_ratio_1d: jax.typing.ArrayLike = 1.0,
-    b1_1d: jax.typing.ArrayLike = 0.9,
-    b2_1d: jax.typing.ArrayLike = 0.95,
-    weight_decay_1d: float | jax.Array = 0.1,
+    corrected: Any | None = None,
+    weight_dimension_numbers: Any | None = None,
+    correction: MarsCorrection | None = None,
+    others: optax.GradientTransformation | None = None,
+    trainable: Any | None = None,
     amsgrad: bool = False,
     mu_dtype: Any | None = None,
-    reference_dtype: Any | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """AdamW on gradients corrected by `reduce_variance`, for matrices; plain AdamW for all other parameters.
 
@@ -45,39 +39,41 @@ def mars_adamw(
     rate. Do not take it where the loss's scale is arbitrary: unlike AdamW it is not invariant to it, since corrections
     are clipped.
 
+    With `correction=MarsCorrection(exact=True)` it calls `grad_fn` itself: see `reduce_variance` for what stands before
+    it in a chain and for gradient accumulation.
+
     Args:
         learning_rate: a positive number or a schedule; the authors' default is 3e-3.
         b1: decay of the first moment, and of the correction, in [0, 1); default 0.95.
         b2: decay of the second moment, in [0, 1); default 0.99.
         eps: added to the root of the second moment, at least 0; default 1e-8.
         weight_decay: strength of the decoupled decay of the corrected leaves, at least 0; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that the optimizer works on.
-            All by default. The gradients of the others pass through.
+        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
         gamma: strength of the correction, at least 0; a number or a schedule; default 0.025.
-        max_norm: largest norm of a corrected gradient, above 0; default 1. None does not clip.
-        clip_scope: `"leaf"` (default) clips each leaf by itself, `"global"` all corrected ones together.
-        exact: compares with this batch's gradient at the last parameters; off by default: with the last gradient.
-        keep_params: in exact form, whether the last parameters are kept and `update` takes `grad_fn` (default) or
-            nothing is and it takes `prev_grads`.
-        first_step: `"zero_reference"` (default, the authors' code) or `"no_correction"` (the paper).
-        corrected: the leaves that are corrected, given as `mask` is; by default those with two axes. True for all (the
-            authors' `optimize_1d`).
-        learning_rate_ratio_1d: learning rate of the leaves that are not corrected over that of those that are, at least
-            0; default 1.
-        b1_1d: decay of their first moment, in [0, 1); default 0.9.
-        b2_1d: decay of their second moment, in [0, 1); default 0.95.
-        weight_decay_1d: strength of their decoupled decay, at least 0; default 0.1.
-        amsgrad: takes the largest second moment so far, for all leaves. Off by default.
+        corrected: the leaves that are corrected, given as `mask` is; None: matrices. True for all (the authors'
+            `optimize_1d`).
+        weight_dimension_numbers: which axes of matrices are inputs and outputs, as Optax's Muon takes it: a tree with
+            None for leaves that are no matrices, a function that makes it from the parameters, or one for all leaves of
+            two axes or more. `flax_dimension_numbers` has those of Flax's layers. Other axes count matrices, each of
+            which is clipped by itself. By default leaves of exactly two axes are matrices.
+        correction: what else shapes the correction, a `MarsCorrection`; default None, as the authors have it.
+        others: the optimizer of all other parameters, taken as it is: with its own learning rate, decay and mask, in
+            float32 at least; `optax.partition` makes one of several. None: AdamW at `learning_rate` with the authors'
+            0.9, 0.95 and decay 0.1 under `mask`, with `eps` and `amsgrad`. Their GPT-2 configurations give these leaves
+            half the rate of the matrices.
+        trainable: tree of booleans, or a function that makes it from the parameters: the leaves that move. All by
+            default. The others get updates of zero.
+        amsgrad: takes the largest second moment so far. Off by default.
         mu_dtype: dtype of the first moments; default the parameters', but at least float32.
-        reference_dtype: dtype of the gradients that are kept; default the parameters', but at least float32. bfloat16
-            loses nothing where gradients are bfloat16.
 
     Returns:
         An optimizer; its state is three numbers a corrected parameter (two with `keep_params=False`, one more with
         `amsgrad`) and two for each of the others.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range.
+        ValueError: if a hyperparameter is out of its range; from `init`, if no leaf is corrected although one has two
+            axes or more, or if by default a leaf of two axes or more is called `bias` or `scale`.
+        TypeError: if a static argument is an array, or one of another type.
 
     Example:
         >>> import jax.numpy as jnp
@@ -92,37 +88,26 @@ def mars_adamw(
         Yuan, Liu, Wu, Zhou, Gu, "MARS: Unleashing the Power of Variance Reduction for Training Large Models", 2024,
         arXiv:2411.10438.
     """
+    refuse_arrays(corrected=corrected, weight_dimension_numbers=weight_dimension_numbers, mu_dtype=mu_dtype)
     check_range("weight_decay", weight_decay, 0.0)
-    correction = functools.partial(
-        reduce_variance,
+
+    def kinds(tree):
+        return corrected_or_other("mars_adamw", tree, corrected, weight_dimension_numbers)
+
+    def moved(decay, **moments):
+        preconditioner = adam(**moments, eps=eps, amsgrad=amsgrad, mu_dtype=mu_dtype)
+        return lambda mask: step("mars_adamw", preconditioner, learning_rate, decay, mask)
+
+    return corrected_chain(
+        "mars_adamw",
         gamma,
         b1,
-        max_norm=max_norm,
-        clip_scope=clip_scope,
-        exact=exact,
-        keep_params=keep_params,
-        first_step=first_step,
-        reference_dtype=reference_dtype,
-    )
-    matrices = optax.chain(
-        adam(b1, b2, eps, amsgrad=amsgrad, mu_dtype=mu_dtype),
-        optax.add_decayed_weights(weight_decay),
-        optax.scale_by_learning_rate(learning_rate),
-    )
-    others = plain_adamw(
-        learning_rate,
-        b1_1d,
-        b2_1d,
-        eps,
-        weight_decay_1d,
-        learning_rate_ratio=learning_rate_ratio_1d,
-        amsgrad=amsgrad,
-        mu_dtype=mu_dtype,
-    )
-    return corrected_chain(
-        correction,
-        ("corrected",),
-        {"corrected": matrices, "other": others},
-        {"other": None, "corrected": corrected},
-        mask,
+        checked(correction),
+        kinds,
+        lambda _, mask: {"corrected": moved(weight_decay, b1=b1, b2=b2)(mask)},
+        others,
+        moved(0.1, b1=0.9, b2=0.95),
+        corrected=("corrected",),
+        mask=mask,
+        trainable=trainable,
     )

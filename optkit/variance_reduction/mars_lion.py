@@ -5,15 +5,24 @@ arXiv:2411.10438. Algorithm 3. The momentum is one average, not Lion's interpola
 the authors' code, whose rule this is, from the paper.
 """
 
-import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from optkit.core.checks import check_range
-from optkit.variance_reduction.mars import ClipScope, FirstStep, reduce_variance
-from optkit.variance_reduction.mars_chain import corrected_chain, fits_one_buffer, is_matrix, momentum, plain_adamw
+from optkit.core.complex_numbers import refuse_complex
+from optkit.core.injection import refuse_arrays
+from optkit.variance_reduction.mars import MarsCorrection, checked
+from optkit.variance_reduction.mars_chain import (
+    adam,
+    corrected_chain,
+    corrected_or_other,
+    fits_one_buffer,
+    momentum,
+    step,
+)
 
 
 def mars_lion(
@@ -23,57 +32,50 @@ def mars_lion(
     mask: Any | None = None,
     *,
     gamma: optax.ScalarOrSchedule = 0.025,
-    max_norm: jax.typing.ArrayLike | None = 1.0,
-    clip_scope: ClipScope = "leaf",
-    exact: bool = False,
-    keep_params: bool = True,
-    first_step: FirstStep = "zero_reference",
-    corrected: Any = is_matrix,
-    learning_rate_ratio_1d: jax.typing.ArrayLike = 1.0,
-    b1_1d: jax.typing.ArrayLike = 0.9,
-    b2_1d: jax.typing.ArrayLike = 0.95,
-    eps: jax.typing.ArrayLike = 1e-8,
-    weight_decay_1d: float | jax.Array = 0.1,
-    amsgrad: bool = False,
+    corrected: Any | None = None,
+    weight_dimension_numbers: Any | None = None,
+    correction: MarsCorrection | None = None,
+    others: optax.GradientTransformation | None = None,
+    trainable: Any | None = None,
     mu_dtype: Any | None = None,
-    reference_dtype: Any | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The sign of the momentum of gradients corrected by `reduce_variance`, for matrices; plain AdamW for the others.
 
-    Without clipping (`max_norm=None`), in approximate form, it keeps one number a parameter in place of two: see
-    `scale_by_mars_momentum`. Do not take it where gradients are mostly noise: the sign of a small average moves as far
-    as that of a large one.
+    Without clipping (`MarsCorrection(max_norm=None)`), in approximate form, and with a `gamma` that is a Python number,
+    it keeps one number a parameter in place of two: see `scale_by_mars_momentum`. Do not take it where gradients are
+    mostly noise: the sign of a small average moves as far as that of a large one.
+
+    With `correction=MarsCorrection(exact=True)` it calls `grad_fn` itself: see `reduce_variance` for what stands before
+    it in a chain and for gradient accumulation.
 
     Args:
         learning_rate: a positive number or a schedule; Lion's.
         b1: decay of the momentum, and of the correction, in [0, 1); default 0.95.
         weight_decay: strength of the decoupled decay of the corrected leaves, at least 0; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that the optimizer works on.
-            All by default. The gradients of the others pass through.
+        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
         gamma: strength of the correction, at least 0; a number or a schedule; default 0.025.
-        max_norm: largest norm of a corrected gradient, above 0; default 1. None does not clip.
-        clip_scope: `"leaf"` (default) clips each leaf by itself, `"global"` all corrected ones together.
-        exact: compares with this batch's gradient at the last parameters; off by default: with the last gradient.
-        keep_params: in exact form, whether the last parameters are kept and `update` takes `grad_fn` (default) or
-            nothing is and it takes `prev_grads`.
-        first_step: `"zero_reference"` (default, the authors' code) or `"no_correction"` (the paper).
-        corrected: the leaves that are corrected and take the sign, given as `mask` is; by default those with two axes.
-            True for all (the authors' `optimize_1d`).
-        learning_rate_ratio_1d: learning rate of the other leaves' AdamW over that of the corrected ones, at least 0;
-            default 1.
-        b1_1d: decay of AdamW's first moment, in [0, 1); default 0.9.
-        b2_1d: decay of AdamW's second moment, in [0, 1); default 0.95.
-        eps: AdamW's, added to the root of the second moment, at least 0; default 1e-8.
-        weight_decay_1d: strength of AdamW's decay, at least 0; default 0.1.
-        amsgrad: AdamW takes the largest second moment so far. Off by default.
+        corrected: the leaves that are corrected and take the sign, given as `mask` is; None: matrices. True for all
+            (the authors' `optimize_1d`).
+        weight_dimension_numbers: which axes of matrices are inputs and outputs, as Optax's Muon takes it: a tree with
+            None for leaves that are no matrices, a function that makes it from the parameters, or one for all leaves of
+            two axes or more. `flax_dimension_numbers` has those of Flax's layers. Other axes count matrices, each of
+            which is clipped by itself. By default leaves of exactly two axes are matrices.
+        correction: what else shapes the correction, a `MarsCorrection`; default None, as the authors have it.
+        others: the optimizer of all other parameters, taken as it is: with its own learning rate, decay and mask, in
+            float32 at least; `optax.partition` makes one of several. None: AdamW at `learning_rate` with the authors'
+            0.9, 0.95, epsilon 1e-8, and decay 0.1 under `mask`. Their GPT-2 configurations give these leaves half the
+            rate of the matrices.
+        trainable: tree of booleans, or a function that makes it from the parameters: the leaves that move. All by
+            default. The others get updates of zero.
         mu_dtype: dtype of the momenta; default the parameters', but at least float32.
-        reference_dtype: dtype of the gradients that are kept; default the parameters', but at least float32.
 
     Returns:
         An optimizer; its state is two numbers a corrected parameter, one without clipping, and two for each other one.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range.
+        ValueError: if a hyperparameter is out of its range; from `init`, if no leaf is corrected although one has two
+            axes or more, or if by default a leaf of two axes or more is called `bias` or `scale`.
+        TypeError: if a static argument is an array, or one of another type; from `init`, if a parameter is complex.
 
     Example:
         >>> import jax.numpy as jnp
@@ -88,39 +90,40 @@ def mars_lion(
         Yuan, Liu, Wu, Zhou, Gu, "MARS: Unleashing the Power of Variance Reduction for Training Large Models", 2024,
         arXiv:2411.10438.
     """
+    refuse_arrays(corrected=corrected, weight_dimension_numbers=weight_dimension_numbers, mu_dtype=mu_dtype)
     check_range("weight_decay", weight_decay, 0.0)
-    one_buffer = fits_one_buffer(gamma, max_norm, exact, first_step)
-    correction = functools.partial(
-        reduce_variance,
+    shape = checked(correction)
+    one_buffer = fits_one_buffer(gamma, shape)
+
+    def kinds(tree):
+        refuse_complex(tree, "mars_lion", functions=shape.exact)
+        return corrected_or_other("mars_lion", tree, corrected, weight_dimension_numbers)
+
+    def signed(mask):
+        direction = optax.chain(
+            momentum(b1, gamma, one_buffer=one_buffer, mu_dtype=mu_dtype),  # Alg. 3, m_t
+            optax.stateless(lambda updates, _: jax.tree.map(_sign, updates)),  # Alg. 3, sign(m_t)
+        )
+        return step("mars_lion", direction, learning_rate, weight_decay, mask)
+
+    def default_others(mask):
+        return step("mars_lion", adam(0.9, 0.95, 1e-8, amsgrad=False, mu_dtype=mu_dtype), learning_rate, 0.1, mask)
+
+    return corrected_chain(
+        "mars_lion",
         gamma,
         b1,
-        max_norm=max_norm,
-        clip_scope=clip_scope,
-        exact=exact,
-        keep_params=keep_params,
-        first_step=first_step,
-        reference_dtype=reference_dtype,
+        shape,
+        kinds,
+        lambda _, mask: {"corrected": signed(mask)},
+        others,
+        default_others,
+        corrected=() if one_buffer else ("corrected",),
+        mask=mask,
+        trainable=trainable,
     )
-    matrices = optax.chain(
-        momentum(b1, gamma, one_buffer=one_buffer, mu_dtype=mu_dtype),  # Alg. 3, m_t
-        optax.scale_by_sign(),  # Alg. 3, sign(m_t)
-        optax.add_decayed_weights(weight_decay),
-        optax.scale_by_learning_rate(learning_rate),
-    )
-    others = plain_adamw(
-        learning_rate,
-        b1_1d,
-        b2_1d,
-        eps,
-        weight_decay_1d,
-        learning_rate_ratio=learning_rate_ratio_1d,
-        amsgrad=amsgrad,
-        mu_dtype=mu_dtype,
-    )
-    return corrected_chain(
-        correction,
-        () if one_buffer else ("corrected",),
-        {"corrected": matrices, "other": others},
-        {"other": None, "corrected": corrected},
-        mask,
-    )
+
+
+def _sign(m: jax.Array) -> jax.Array:
+    # The sign of an infinite momentum, which never becomes finite again, would move the parameters for ever.
+    return jnp.where(jnp.isfinite(m), jnp.sign(m), jnp.nan)

@@ -3,11 +3,10 @@
 Liu, Yuan, Gu, "MARS-M: When Variance Reduction Meets Matrices", 2025, arXiv:2510.21800. Algorithm 1; the rule is that
 of the authors' code (AGI-Arena/MARS), where the correction is clipped whatever its option says, AdamW for all other
 parameters adds epsilon to the uncorrected root of the second moment, and Newton-Schulz runs in bfloat16 (here in
-float32 unless `newton_schulz_dtype` says otherwise). Leaves of more than two axes are matrices of their last axis
-against all others, and not, as there, batches of matrices under one norm.
+float32 unless `newton_schulz_dtype` says otherwise). Where a leaf is several matrices each has a norm of its own, and
+not, as in that code, all together one.
 """
 
-import functools
 import math
 from typing import Any
 
@@ -16,28 +15,17 @@ import optax
 
 from optkit.core.adam import scale_by_adam
 from optkit.core.checks import check_range
-from optkit.core.explicit_axes import replicate, shard_like
+from optkit.core.injection import refuse_arrays
 from optkit.core.newton_schulz import orthogonalize
-from optkit.core.stacking import map_equal_shapes
-from optkit.variance_reduction.mars import ClipScope, FirstStep, reduce_variance
-from optkit.variance_reduction.mars_chain import corrected_chain, fits_one_buffer, is_matrix, momentum
-
-
-def _scale_by_orthogonalization(steps: int, dtype: Any | None) -> optax.GradientTransformation:
-    def direction(stacked):
-        """Of leaves of one shape, stacked."""
-        shape = stacked.shape[1:]
-        if len(shape) < 2:
-            raise ValueError(
-                f"mars_m orthogonalizes matrices and got a leaf of shape {shape}: leave it out of corrected"
-            )
-        rms = 0.2 * math.sqrt(max(math.prod(shape[:-1]), shape[-1]))  # Alg. 1, 0.2 sqrt(max(A, B))
-        if len(shape) == 2:
-            return rms * orthogonalize(stacked, steps=steps, dtype=dtype)
-        matrices = replicate(stacked).reshape(len(stacked), -1, shape[-1])
-        return shard_like(rms * orthogonalize(matrices, steps=steps, dtype=dtype).reshape(stacked.shape), stacked)
-
-    return optax.stateless(lambda updates, _: map_equal_shapes(direction, updates))
+from optkit.variance_reduction.mars import MarsCorrection, checked
+from optkit.variance_reduction.mars_chain import (
+    corrected_chain,
+    fits_one_buffer,
+    kinds_of_matrices,
+    momentum,
+    scale_by_matrices,
+    step,
+)
 
 
 def mars_m(
@@ -47,57 +35,57 @@ def mars_m(
     mask: Any | None = None,
     *,
     gamma: optax.ScalarOrSchedule = 0.025,
-    max_norm: jax.typing.ArrayLike | None = 1.0,
-    clip_scope: ClipScope = "leaf",
-    exact: bool = False,
-    keep_params: bool = True,
-    first_step: FirstStep = "zero_reference",
-    corrected: Any = is_matrix,
-    adamw_b1: jax.typing.ArrayLike = 0.9,
-    adamw_b2: jax.typing.ArrayLike = 0.95,
-    adamw_eps: jax.typing.ArrayLike = 1e-8,
-    newton_schulz_steps: int = 5,
+    corrected: Any | None = None,
+    weight_dimension_numbers: Any | None = None,
+    correction: MarsCorrection | None = None,
+    others: optax.GradientTransformation | None = None,
+    trainable: Any | None = None,
+    newton_schulz_steps: int | None = None,
     newton_schulz_dtype: Any | None = None,
     mu_dtype: Any | None = None,
-    reference_dtype: Any | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Muon on gradients corrected by `reduce_variance`, for matrices; AdamW for all other parameters.
 
     Unlike `optax.contrib.muon` it has no Nesterov momentum and no bias correction, and scales a matrix's update by
     `0.2 * sqrt(max(rows, columns))`, so that both kinds of leaves share AdamW's learning rate. Without clipping
-    (`max_norm=None`), in approximate form, it keeps one number a matrix entry in place of two: see
-    `scale_by_mars_momentum`. The default `corrected` takes all matrices; the authors leave embeddings and the last
-    layer to AdamW: leave them out.
+    (`MarsCorrection(max_norm=None)`), in approximate form, and with a `gamma` that is a Python number, it keeps one
+    number a matrix entry in place of two: see `scale_by_mars_momentum`. By default all matrices are corrected; the
+    authors leave embeddings and the last layer to AdamW: leave them out of `corrected`.
+
+    With `correction=MarsCorrection(exact=True)` it calls `grad_fn` itself: see `reduce_variance` for what stands before
+    it in a chain and for gradient accumulation.
 
     Args:
         learning_rate: a positive number or a schedule, for both kinds of leaves; the authors' default is 1e-3.
         b1: decay of the momentum, and of the correction, in [0, 1); default 0.95.
-        weight_decay: strength of the decoupled decay of all leaves, at least 0; default 0.1.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that the optimizer works on.
-            All by default. The gradients of the others pass through.
+        weight_decay: strength of the decoupled decay, at least 0; default 0.1.
+        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
         gamma: strength of the correction, at least 0; a number or a schedule; default 0.025.
-        max_norm: largest norm of a corrected gradient, above 0; default 1. None does not clip.
-        clip_scope: `"leaf"` (default) clips each leaf by itself, `"global"` all corrected ones together.
-        exact: compares with this batch's gradient at the last parameters; off by default: with the last gradient.
-        keep_params: in exact form, whether the last parameters are kept and `update` takes `grad_fn` (default) or
-            nothing is and it takes `prev_grads`.
-        first_step: `"zero_reference"` (default, the authors' code) or `"no_correction"` (the paper).
-        corrected: the leaves that are corrected and orthogonalized, given as `mask` is; by default those with two axes.
-            A leaf of more axes is taken as the matrix of its last axis (Flax's output channels) against all others.
-        adamw_b1: decay of AdamW's first moment, in [0, 1); default 0.9.
-        adamw_b2: decay of AdamW's second moment, in [0, 1); default 0.95.
-        adamw_eps: AdamW's, added to the uncorrected root of the second moment, at least 0; default 1e-8.
-        newton_schulz_steps: number of Newton-Schulz iterations, at least 0; default 5.
+        corrected: the leaves that are corrected and orthogonalized, given as `mask` is; None, or True for all, leaves
+            that are matrices. A leaf that has no numbers is one by its last two axes: others count matrices.
+        weight_dimension_numbers: which axes of matrices are inputs and outputs, as Optax's Muon takes it: a tree with
+            None for leaves that are no matrices, a function that makes it from the parameters, or one for all leaves of
+            two axes or more. `flax_dimension_numbers` has those of Flax's layers. Other axes count matrices, each of
+            which is clipped and orthogonalized by itself. By default leaves of exactly two axes are matrices.
+        correction: what else shapes the correction, a `MarsCorrection`; default None, as the authors have it.
+        others: the optimizer of all other parameters, taken as it is: with its own learning rate, decay and mask, in
+            float32 at least; `optax.partition` makes one of several. None: AdamW at `learning_rate`, as the authors
+            have it in all their configurations, with their 0.9, 0.95, epsilon 1e-8 beside the uncorrected root of the
+            second moment, and with `weight_decay` under `mask`.
+        trainable: tree of booleans, or a function that makes it from the parameters: the leaves that move. All by
+            default. The others get updates of zero.
+        newton_schulz_steps: number of Newton-Schulz iterations, at least 0. None: 5.
         newton_schulz_dtype: what they are computed in; default float32 at least; the authors' is bfloat16.
         mu_dtype: dtype of the momenta; default the parameters', but at least float32.
-        reference_dtype: dtype of the gradients that are kept; default the parameters', but at least float32.
 
     Returns:
         An optimizer; its state is two numbers an entry of a corrected leaf, one without clipping, and two for each
         other parameter.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range, or a corrected leaf has less than two axes.
+        ValueError: if a hyperparameter is out of its range; from `init`, if no leaf is corrected although one has two
+            axes or more, or if by default a leaf of two axes or more is called `bias` or `scale`.
+        TypeError: if a static argument is an array, or one of another type.
 
     Example:
         >>> import jax.numpy as jnp
@@ -111,35 +99,44 @@ def mars_m(
     Reference:
         Liu, Yuan, Gu, "MARS-M: When Variance Reduction Meets Matrices", 2025, arXiv:2510.21800.
     """
+    refuse_arrays(
+        corrected=corrected,
+        weight_dimension_numbers=weight_dimension_numbers,
+        newton_schulz_steps=newton_schulz_steps,
+        newton_schulz_dtype=newton_schulz_dtype,
+        mu_dtype=mu_dtype,
+    )
     check_range("weight_decay", weight_decay, 0.0)
     check_range("newton_schulz_steps", newton_schulz_steps, 0)
-    one_buffer = fits_one_buffer(gamma, max_norm, exact, first_step)
-    correction = functools.partial(
-        reduce_variance,
+    steps = 5 if newton_schulz_steps is None else newton_schulz_steps
+    shape = checked(correction)
+    one_buffer = fits_one_buffer(gamma, shape)
+
+    def direction(m):
+        rms = 0.2 * math.sqrt(max(m.shape[-2:]))  # Alg. 1, 0.2 sqrt(max(A, B))
+        return rms * orthogonalize(m, steps=steps, dtype=newton_schulz_dtype)
+
+    def matrices(numbers, mask):
+        orthogonal = optax.chain(
+            momentum(b1, gamma, one_buffer=one_buffer, mu_dtype=mu_dtype),  # Alg. 1, M_t
+            scale_by_matrices(direction, numbers),  # Alg. 1, O_t
+        )
+        return {"matrix": step("mars_m", orthogonal, learning_rate, weight_decay, mask)}
+
+    def default_others(mask):
+        preconditioner = scale_by_adam(0.9, 0.95, 1e-8, eps_placement="pre", mu_dtype=mu_dtype)
+        return step("mars_m", preconditioner, learning_rate, weight_decay, mask)
+
+    return corrected_chain(
+        "mars_m",
         gamma,
         b1,
-        max_norm=max_norm,
-        clip_scope=clip_scope,
-        exact=exact,
-        keep_params=keep_params,
-        first_step=first_step,
-        reference_dtype=reference_dtype,
-    )
-    matrices = optax.chain(
-        momentum(b1, gamma, one_buffer=one_buffer, mu_dtype=mu_dtype),  # Alg. 1, M_t
-        _scale_by_orthogonalization(newton_schulz_steps, newton_schulz_dtype),  # Alg. 1, O_t
-        optax.add_decayed_weights(weight_decay),
-        optax.scale_by_learning_rate(learning_rate),
-    )
-    others = optax.chain(
-        scale_by_adam(adamw_b1, adamw_b2, adamw_eps, eps_placement="pre", mu_dtype=mu_dtype),
-        optax.add_decayed_weights(weight_decay),
-        optax.scale_by_learning_rate(learning_rate),
-    )
-    return corrected_chain(
-        correction,
-        () if one_buffer else ("matrix",),
-        {"matrix": matrices, "other": others},
-        {"other": None, "matrix": corrected},
-        mask,
+        shape,
+        lambda tree: kinds_of_matrices("mars_m", tree, corrected, weight_dimension_numbers),
+        matrices,
+        others,
+        default_others,
+        corrected=() if one_buffer else ("matrix",),
+        mask=mask,
+        trainable=trainable,
     )

@@ -5,36 +5,24 @@ arXiv:2411.10438. Algorithm 4, whose factorization the authors' code replaces by
 bfloat16; here in float32 unless `newton_schulz_dtype` says otherwise). See `mars` for what else parts code and paper.
 """
 
-import functools
 from typing import Any
 
 import jax
 import optax
 
 from optkit.core.checks import check_range
+from optkit.core.injection import refuse_arrays
 from optkit.core.newton_schulz import orthogonalize
-from optkit.core.stacking import map_equal_shapes
-from optkit.core.trees import mask_tree, unmask_tree
-from optkit.variance_reduction.mars import ClipScope, FirstStep, reduce_variance
+from optkit.variance_reduction.mars import MarsCorrection, checked
 from optkit.variance_reduction.mars_chain import (
     adam,
     corrected_chain,
     fits_one_buffer,
-    is_matrix,
+    kinds_of_corrected,
     momentum,
-    plain_adamw,
+    scale_by_matrices,
+    step,
 )
-
-
-def _scale_by_orthogonalization(
-    b1: jax.typing.ArrayLike, eps: jax.typing.ArrayLike, steps: int, dtype: Any | None
-) -> optax.GradientTransformation:
-    def direction(m):
-        stretch = max(1.0, m.shape[-2] / max(m.shape[-1], 1)) ** 0.5
-        # The authors' epsilon counts beside the norm of the momentum over 1 - b1.
-        return stretch * orthogonalize(m / (1 - b1), steps=steps, eps=eps, dtype=dtype)
-
-    return optax.stateless(lambda updates, _: map_equal_shapes(direction, updates))
 
 
 def mars_shampoo(
@@ -46,28 +34,26 @@ def mars_shampoo(
     mask: Any | None = None,
     *,
     gamma: optax.ScalarOrSchedule = 0.025,
-    max_norm: jax.typing.ArrayLike | None = 1.0,
-    clip_scope: ClipScope = "leaf",
-    exact: bool = False,
-    keep_params: bool = True,
-    first_step: FirstStep = "zero_reference",
-    corrected: Any = is_matrix,
-    learning_rate_ratio_1d: jax.typing.ArrayLike = 1.0,
-    b1_1d: jax.typing.ArrayLike = 0.9,
-    b2_1d: jax.typing.ArrayLike = 0.95,
-    weight_decay_1d: float | jax.Array = 0.1,
+    corrected: Any | None = None,
+    weight_dimension_numbers: Any | None = None,
+    correction: MarsCorrection | None = None,
+    others: optax.GradientTransformation | None = None,
+    trainable: Any | None = None,
     amsgrad: bool = False,
-    newton_schulz_steps: int = 5,
+    newton_schulz_steps: int | None = None,
     newton_schulz_dtype: Any | None = None,
     mu_dtype: Any | None = None,
-    reference_dtype: Any | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Orthogonalizes the momentum of gradients corrected by `reduce_variance`, for matrices; AdamW for the others.
 
-    Every singular value of a matrix's update is about the learning rate, times the root of rows over columns where
-    there are more rows. Without clipping (`max_norm=None`), in approximate form, it keeps one number a matrix entry in
-    place of two: see `scale_by_mars_momentum`. Do not take it for matrices whose rows are seldom touched, such as
-    embeddings: a row without gradient hardly moves the others, but noise is enlarged as much as signal.
+    Every singular value of a matrix's update is about the learning rate, times the root of rows over columns, as the
+    leaf has them, where there are more rows. Without clipping (`MarsCorrection(max_norm=None)`), in approximate form,
+    and with a `gamma` that is a Python number, it keeps one number a matrix entry in place of two: see
+    `scale_by_mars_momentum`. Do not take it for matrices whose rows are seldom touched, such as embeddings: a row
+    without gradient hardly moves the others, but noise is enlarged as much as signal.
+
+    With `correction=MarsCorrection(exact=True)` it calls `grad_fn` itself: see `reduce_variance` for what stands before
+    it in a chain and for gradient accumulation.
 
     Args:
         learning_rate: a positive number or a schedule.
@@ -76,34 +62,34 @@ def mars_shampoo(
         eps: added to the root of second moments and to the Frobenius norm of the momentum over `1 - b1`, at least 0;
             default 1e-8.
         weight_decay: strength of the decoupled decay of the corrected leaves, at least 0; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that the optimizer works on.
-            All by default. The gradients of the others pass through.
+        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
         gamma: strength of the correction, at least 0; a number or a schedule; default 0.025.
-        max_norm: largest norm of a corrected gradient, above 0; default 1. None does not clip.
-        clip_scope: `"leaf"` (default) clips each leaf by itself, `"global"` all corrected ones together.
-        exact: compares with this batch's gradient at the last parameters; off by default: with the last gradient.
-        keep_params: in exact form, whether the last parameters are kept and `update` takes `grad_fn` (default) or
-            nothing is and it takes `prev_grads`.
-        first_step: `"zero_reference"` (default, the authors' code) or `"no_correction"` (the paper).
-        corrected: the leaves that are corrected, given as `mask` is; by default those with two axes. True for all (the
-            authors' `optimize_1d`): those that are no matrices then take Adam's preconditioner behind the correction.
-        learning_rate_ratio_1d: learning rate of the leaves that are not corrected over that of those that are, at least
-            0; default 1.
-        b1_1d: decay of their first moment, in [0, 1); default 0.9.
-        b2_1d: decay of their second moment, in [0, 1); default 0.95.
-        weight_decay_1d: strength of their decoupled decay, at least 0; default 0.1.
+        corrected: the leaves that are corrected, given as `mask` is; None: matrices. True for all (the authors'
+            `optimize_1d`): those that are no matrices then take Adam's preconditioner after the correction.
+        weight_dimension_numbers: which axes of matrices are inputs and outputs, as Optax's Muon takes it: a tree with
+            None for leaves that are no matrices, a function that makes it from the parameters, or one for all leaves of
+            two axes or more. `flax_dimension_numbers` has those of Flax's layers. Other axes count matrices, each of
+            which is clipped and orthogonalized by itself. By default leaves of exactly two axes are matrices.
+        correction: what else shapes the correction, a `MarsCorrection`; default None, as the authors have it.
+        others: the optimizer of all other parameters, taken as it is: with its own learning rate, decay and mask, in
+            float32 at least; `optax.partition` makes one of several. None: AdamW at `learning_rate` with the authors'
+            0.9, 0.95 and decay 0.1 under `mask`, with `eps` and `amsgrad`. Their GPT-2 configurations give these leaves
+            half the rate of the matrices.
+        trainable: tree of booleans, or a function that makes it from the parameters: the leaves that move. All by
+            default. The others get updates of zero.
         amsgrad: takes the largest second moment so far, where there is one. Off by default.
-        newton_schulz_steps: number of Newton-Schulz iterations, at least 0; default 5.
+        newton_schulz_steps: number of Newton-Schulz iterations, at least 0. None: 5.
         newton_schulz_dtype: what they are computed in; default float32 at least; the authors' is bfloat16.
         mu_dtype: dtype of the momenta; default the parameters', but at least float32.
-        reference_dtype: dtype of the gradients that are kept; default the parameters', but at least float32.
 
     Returns:
         An optimizer; its state is two numbers an entry of a corrected matrix, one without clipping, and two for each
         other parameter (three where it is corrected, one more with `amsgrad`).
 
     Raises:
-        ValueError: if a hyperparameter is out of its range.
+        ValueError: if a hyperparameter is out of its range; from `init`, if no leaf is corrected although one has two
+            axes or more, or if by default a leaf of two axes or more is called `bias` or `scale`.
+        TypeError: if a static argument is an array, or one of another type.
 
     Example:
         >>> import jax.numpy as jnp
@@ -119,50 +105,47 @@ def mars_shampoo(
         Yuan, Liu, Wu, Zhou, Gu, "MARS: Unleashing the Power of Variance Reduction for Training Large Models", 2024,
         arXiv:2411.10438.
     """
-    check_range("weight_decay", weight_decay, 0.0)
-    check_range("newton_schulz_steps", newton_schulz_steps, 0)
-    one_buffer = fits_one_buffer(gamma, max_norm, exact, first_step)
-    correction = functools.partial(
-        reduce_variance,
-        gamma,
-        b1,
-        max_norm=max_norm,
-        clip_scope=clip_scope,
-        exact=exact,
-        keep_params=keep_params,
-        first_step=first_step,
-        reference_dtype=reference_dtype,
-    )
-    matrices = optax.chain(
-        momentum(b1, gamma, one_buffer=one_buffer, mu_dtype=mu_dtype),  # Alg. 4, m_t
-        _scale_by_orthogonalization(b1, eps, newton_schulz_steps, newton_schulz_dtype),  # Alg. 4, U_t V_t^T
-        optax.add_decayed_weights(weight_decay),
-        optax.scale_by_learning_rate(learning_rate),
-    )
-    corrected_others = optax.chain(
-        adam(b1, b2, eps, amsgrad=amsgrad, mu_dtype=mu_dtype),
-        optax.add_decayed_weights(weight_decay),
-        optax.scale_by_learning_rate(learning_rate),
-    )
-    others = plain_adamw(
-        learning_rate,
-        b1_1d,
-        b2_1d,
-        eps,
-        weight_decay_1d,
-        learning_rate_ratio=learning_rate_ratio_1d,
-        amsgrad=amsgrad,
+    refuse_arrays(
+        corrected=corrected,
+        weight_dimension_numbers=weight_dimension_numbers,
+        newton_schulz_steps=newton_schulz_steps,
+        newton_schulz_dtype=newton_schulz_dtype,
         mu_dtype=mu_dtype,
     )
+    check_range("weight_decay", weight_decay, 0.0)
+    check_range("newton_schulz_steps", newton_schulz_steps, 0)
+    steps = 5 if newton_schulz_steps is None else newton_schulz_steps
+    shape = checked(correction)
+    one_buffer = fits_one_buffer(gamma, shape)
 
-    def corrected_matrices(tree):
-        nowhere = jax.tree.map(lambda _: False, tree)
-        return unmask_tree(is_matrix(mask_tree(corrected, tree)), nowhere)
+    def direction(m):
+        stretch = max(1.0, m.shape[-2] / m.shape[-1]) ** 0.5
+        # The authors' epsilon counts beside the norm of the momentum over 1 - b1.
+        return stretch * orthogonalize(m / (1 - b1), steps=steps, eps=eps, dtype=newton_schulz_dtype)
+
+    def preconditioner(b1, b2):
+        return adam(b1, b2, eps, amsgrad=amsgrad, mu_dtype=mu_dtype)
+
+    def transforms(numbers, mask):
+        matrices = optax.chain(
+            momentum(b1, gamma, one_buffer=one_buffer, mu_dtype=mu_dtype),  # Alg. 4, m_t
+            scale_by_matrices(direction, numbers),  # Alg. 4, U_t V_t^T
+        )
+        return {
+            "matrix": step("mars_shampoo", matrices, learning_rate, weight_decay, mask),
+            "vector": step("mars_shampoo", preconditioner(b1, b2), learning_rate, weight_decay, mask),
+        }
 
     return corrected_chain(
-        correction,
-        ("vector",) if one_buffer else ("matrix", "vector"),
-        {"matrix": matrices, "vector": corrected_others, "other": others},
-        {"other": None, "vector": corrected, "matrix": corrected_matrices},
-        mask,
+        "mars_shampoo",
+        gamma,
+        b1,
+        shape,
+        lambda tree: kinds_of_corrected("mars_shampoo", tree, corrected, weight_dimension_numbers, matrices_apart=True),
+        transforms,
+        others,
+        lambda mask: step("mars_shampoo", preconditioner(0.9, 0.95), learning_rate, 0.1, mask),
+        corrected=("vector",) if one_buffer else ("matrix", "vector"),
+        mask=mask,
+        trainable=trainable,
     )

@@ -12,6 +12,9 @@ from optkit.testing import check_transformation
 STEPS = 12
 PARAMS = {"kernel": (6, 4), "bias": (4,), "embedding": (5, 3)}
 KERNEL_ONLY = {"kernel": True, "bias": False, "embedding": False}
+Correction = optkit.MarsCorrection
+UNCLIPPED = Correction(max_norm=None)
+PAPER = Correction(max_norm=None, first_step="no_correction")
 
 
 def normal(seed, scale=1.0):
@@ -58,7 +61,7 @@ def shifted(gradients):
 @pytest.mark.usefixtures("x64")
 def test_the_change_since_the_last_gradient_is_added():
     gradients = stacked()
-    corrected = run(optkit.reduce_variance(0.1, 0.9, max_norm=None), gradients)
+    corrected = run(optkit.reduce_variance(0.1, 0.9, correction=UNCLIPPED), gradients)
     assert_same(corrected, jax.tree.map(lambda g, last: g + 0.9 * (g - last), gradients, shifted(gradients)))
 
 
@@ -66,8 +69,8 @@ def test_the_change_since_the_last_gradient_is_added():
 def test_the_first_gradient_is_corrected_against_zero_or_not_at_all():
     gradients = stacked()
     first = jax.tree.map(lambda g: g[0], gradients)
-    ours = run(optkit.reduce_variance(0.1, 0.9, max_norm=None), gradients)
-    paper = run(optkit.reduce_variance(0.1, 0.9, max_norm=None, first_step="no_correction"), gradients)
+    ours = run(optkit.reduce_variance(0.1, 0.9, correction=UNCLIPPED), gradients)
+    paper = run(optkit.reduce_variance(0.1, 0.9, correction=PAPER), gradients)
     assert_same(jax.tree.map(lambda g: g[0], ours), jax.tree.map(lambda g: 1.9 * g, first))
     assert_same(jax.tree.map(lambda g: g[0], paper), first)
     assert_same(jax.tree.map(lambda g: g[1:], ours), jax.tree.map(lambda g: g[1:], paper))
@@ -76,7 +79,8 @@ def test_the_first_gradient_is_corrected_against_zero_or_not_at_all():
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("first_step", ["zero_reference", "no_correction"])
 def test_exact_first_steps_follow_the_same_conventions(first_step):
-    tx = optkit.reduce_variance(0.1, 0.9, max_norm=None, exact=True, first_step=first_step)
+    correction = Correction(max_norm=None, exact=True, first_step=first_step)
+    tx = optkit.reduce_variance(0.1, 0.9, correction=correction)
     params, gradients = normal(0), normal(1)
     corrected, _ = tx.update(gradients, tx.init(params), params, grad_fn=lambda _: normal(2))
     factor = 1.9 if first_step == "zero_reference" else 1.0
@@ -86,29 +90,29 @@ def test_exact_first_steps_follow_the_same_conventions(first_step):
 @pytest.mark.usefixtures("x64")
 def test_without_gamma_nothing_changes():
     gradients = stacked()
-    assert_same(run(optkit.reduce_variance(0.0, max_norm=None), gradients), gradients, rtol=0)
+    assert_same(run(optkit.reduce_variance(0.0, correction=UNCLIPPED), gradients), gradients, rtol=0)
 
 
 @pytest.mark.usefixtures("x64")
 def test_no_leaf_exceeds_the_largest_norm_and_smaller_ones_stay():
     small = stacked(1e-3)
-    clipped = run(optkit.reduce_variance(max_norm=0.5), stacked())
+    clipped = run(optkit.reduce_variance(correction=Correction(max_norm=0.5)), stacked())
     norms = jax.vmap(lambda tree: jnp.stack([jnp.linalg.norm(leaf) for leaf in jax.tree.leaves(tree)]))(clipped)
     np.testing.assert_allclose(norms, 0.5, rtol=1e-12)
-    assert_same(run(optkit.reduce_variance(), small), run(optkit.reduce_variance(max_norm=None), small), rtol=0)
+    assert_same(run(optkit.reduce_variance(), small), run(optkit.reduce_variance(correction=UNCLIPPED), small), rtol=0)
 
 
 @pytest.mark.usefixtures("x64")
 def test_global_clipping_keeps_the_direction_of_the_whole():
-    free = run(optkit.reduce_variance(max_norm=None), stacked())
-    clipped = run(optkit.reduce_variance(clip_scope="global"), stacked())
+    free = run(optkit.reduce_variance(correction=UNCLIPPED), stacked())
+    clipped = run(optkit.reduce_variance(correction=Correction(clip_scope="global")), stacked())
     norms = jax.vmap(optax.tree.norm)(free)
     assert_same(clipped, jax.tree.map(lambda c: c / norms.reshape(-1, *[1] * (c.ndim - 1)), free))
 
 
 @pytest.mark.usefixtures("x64")
 def test_the_reference_is_the_raw_gradient():
-    tx = optkit.reduce_variance(max_norm=1e-3)
+    tx = optkit.reduce_variance(correction=Correction(max_norm=1e-3))
     params, gradients = normal(0), normal(1)
     _, state = tx.update(gradients, tx.init(params), params)
     assert_same(state.reference, gradients, rtol=0)
@@ -117,7 +121,7 @@ def test_the_reference_is_the_raw_gradient():
 @pytest.mark.usefixtures("x64")
 def test_leaves_outside_the_mask_pass_through_without_state():
     gradients = stacked()
-    tx = optkit.reduce_variance(mask=KERNEL_ONLY)
+    tx = optkit.reduce_variance(applies_to=KERNEL_ONLY)
     corrected = run(tx, gradients)
     everywhere = run(optkit.reduce_variance(), gradients)
     assert_same({**corrected, "kernel": 0.0}, {**gradients, "kernel": 0.0}, rtol=0)
@@ -128,8 +132,8 @@ def test_leaves_outside_the_mask_pass_through_without_state():
 @pytest.mark.usefixtures("x64")
 def test_gamma_may_be_a_schedule():
     gradients = stacked()
-    constant = run(optkit.reduce_variance(0.1, max_norm=None), gradients)
-    late = run(optkit.reduce_variance(lambda count: jnp.where(count < 5, 0.0, 0.1), max_norm=None), gradients)
+    constant = run(optkit.reduce_variance(0.1, correction=UNCLIPPED), gradients)
+    late = run(optkit.reduce_variance(lambda count: jnp.where(count < 5, 0.0, 0.1), correction=UNCLIPPED), gradients)
     assert_same(jax.tree.map(lambda x: x[:5], late), jax.tree.map(lambda x: x[:5], gradients), rtol=0)
     assert_same(jax.tree.map(lambda x: x[5:], late), jax.tree.map(lambda x: x[5:], constant))
 
@@ -137,7 +141,7 @@ def test_gamma_may_be_a_schedule():
 @pytest.mark.usefixtures("x64")
 def test_one_buffer_gives_the_momentum_of_two():
     gradients = stacked()
-    two = optax.chain(optkit.reduce_variance(0.3, 0.9, max_norm=None), optax.ema(0.9, debias=False))
+    two = optax.chain(optkit.reduce_variance(0.3, 0.9, correction=UNCLIPPED), optax.ema(0.9, debias=False))
     assert_same(run(optkit.scale_by_mars_momentum(0.9, 0.3), gradients), run(two, gradients))
 
 
@@ -145,7 +149,7 @@ def test_one_buffer_gives_the_momentum_of_two():
 def test_exact_unclipped_with_gamma_one_is_recursive_momentum():
     # STORM starts from the gradient itself and MARS from zero: the difference decays with b1.
     mars = optax.chain(
-        optkit.reduce_variance(1.0, 0.5, max_norm=None, exact=True, first_step="no_correction"),
+        optkit.reduce_variance(1.0, 0.5, correction=Correction(max_norm=None, exact=True, first_step="no_correction")),
         optax.ema(0.5, debias=False),
         optax.sgd(0.1),
     )
@@ -163,11 +167,11 @@ def test_exact_unclipped_with_gamma_one_is_recursive_momentum():
 @pytest.mark.usefixtures("x64")
 def test_both_ways_to_pass_the_previous_gradient_agree():
     target = normal(5)
-    exact = functools.partial(optkit.mars_adamw, 0.1, gamma=0.3, exact=True)
-    called = descend(exact(), target, grad_fn=True)
-    passed = descend(exact(keep_params=False), target, prev_grads=True)
+    mars = functools.partial(optkit.mars_adamw, 0.1, gamma=0.3)
+    called = descend(mars(correction=Correction(exact=True)), target, grad_fn=True)
+    passed = descend(mars(correction=Correction(exact=True, keep_params=False)), target, prev_grads=True)
     assert_same(called, passed)
-    assert not np.allclose(called["kernel"], descend(optkit.mars_adamw(0.1, gamma=0.3), target)["kernel"])
+    assert not np.allclose(called["kernel"], descend(mars(), target)["kernel"])
 
 
 @pytest.mark.usefixtures("x64")
@@ -191,24 +195,25 @@ def test_other_leaves_take_adamw_at_their_own_rate(build):
     def schedule(count):
         return 0.1 * (1 - count.astype(jnp.float64) / STEPS)
 
-    named = run(build(schedule, learning_rate_ratio_1d=0.3, b1_1d=0.8, b2_1d=0.9, weight_decay_1d=0.2), gradients)
-    plain = run(optax.adamw(lambda count: 0.3 * schedule(count), 0.8, 0.9, weight_decay=0.2), gradients)
-    assert_same(named["bias"], plain["bias"])
+    others = optax.adamw(lambda count: 0.3 * schedule(count), 0.8, 0.9, weight_decay=0.2)
+    named = run(build(schedule, others=others), gradients)
+    assert_same(named["bias"], run(others, gradients)["bias"])
 
 
 @pytest.mark.usefixtures("x64")
 def test_without_correction_mars_adamw_is_adamw():
     gradients = stacked()
-    named = run(optkit.mars_adamw(0.1, 0.9, 0.95, weight_decay=0.1, gamma=0.0, max_norm=None), gradients)
+    named = run(optkit.mars_adamw(0.1, 0.9, 0.95, weight_decay=0.1, gamma=0.0, correction=UNCLIPPED), gradients)
     assert_same(named, run(optax.adamw(0.1, 0.9, 0.95, weight_decay=0.1), gradients))
 
 
 @pytest.mark.usefixtures("x64")
-def test_the_whole_optimizer_takes_a_mask():
+def test_leaves_that_are_not_trainable_stay_where_they_are():
     gradients = stacked()
-    masked = run(optkit.mars_adamw(0.1, mask=lambda tree: jax.tree.map(lambda x: x.shape != (5, 3), tree)), gradients)
+    trainable = lambda tree: jax.tree.map(lambda x: x.shape != (5, 3), tree)  # noqa: E731
+    part = run(optkit.mars_adamw(0.1, trainable=trainable), gradients)
     whole = run(optkit.mars_adamw(0.1), gradients)
-    assert_same(masked, {**whole, "embedding": gradients["embedding"]})
+    assert_same(part, {**whole, "embedding": jnp.zeros_like(gradients["embedding"])})
 
 
 @pytest.mark.usefixtures("x64")
@@ -225,14 +230,14 @@ def test_approximate_forms_stand_in_a_partition():
     ("build", "per_corrected"),
     [
         (optkit.mars_adamw, 3),
-        (functools.partial(optkit.mars_adamw, exact=True, keep_params=False), 2),
+        (functools.partial(optkit.mars_adamw, correction=Correction(exact=True, keep_params=False)), 2),
         (functools.partial(optkit.mars_adamw, amsgrad=True), 4),
         (optkit.mars_lion, 2),
-        (functools.partial(optkit.mars_lion, max_norm=None), 1),
+        (functools.partial(optkit.mars_lion, correction=UNCLIPPED), 1),
         (optkit.mars_shampoo, 2),
-        (functools.partial(optkit.mars_shampoo, max_norm=None), 1),
+        (functools.partial(optkit.mars_shampoo, correction=UNCLIPPED), 1),
         (optkit.mars_m, 2),
-        (functools.partial(optkit.mars_m, max_norm=None), 1),
+        (functools.partial(optkit.mars_m, correction=UNCLIPPED), 1),
     ],
 )
 def test_the_state_is_what_the_paper_says(build, per_corrected):
@@ -245,20 +250,20 @@ def test_the_state_is_what_the_paper_says(build, per_corrected):
 def test_references_of_16_bit_gradients_may_stay_so():
     params = {"kernel": jnp.ones((6, 4), jnp.bfloat16)}
     gradients = {"kernel": stacked()["kernel"].astype(jnp.bfloat16)}
-    narrow = optkit.mars_adamw(0.1, reference_dtype=jnp.bfloat16)
+    narrow = optkit.mars_adamw(0.1, correction=Correction(reference_dtype=jnp.bfloat16))
     assert narrow.init(params)[0].reference["kernel"].dtype == jnp.bfloat16
     assert_same(run(narrow, gradients, params), run(optkit.mars_adamw(0.1), gradients, params), rtol=0)
 
 
 def test_init_copies_the_parameters_that_it_keeps():
     params = normal(0)
-    state = optkit.reduce_variance(exact=True).init(params)
+    state = optkit.reduce_variance(correction=Correction(exact=True)).init(params)
     jax.tree.map(lambda x: x.delete(), params)
     assert jnp.isfinite(state.reference["kernel"]).all()
 
 
 BUILDERS = (optkit.mars_adamw, optkit.mars_lion, optkit.mars_shampoo, optkit.mars_m)
-QUIET = {"weight_decay_1d": 0.0}
+QUIET = {"mask": lambda tree: jax.tree.map(lambda _: False, tree)}
 EXAMPLES = {
     optkit.mars_adamw: QUIET,
     optkit.mars_lion: QUIET,
@@ -275,7 +280,7 @@ def test_contract_of_the_exact_form(build):
         needs=("grad_fn",),
         static_args=ENTRIES[build.__name__].static,
         learning_rate=1e-2,
-        exact=True,
+        correction=Correction(exact=True),
         **EXAMPLES[build],
     )
 
@@ -286,8 +291,7 @@ def test_contract_of_the_exact_form_with_passed_gradients():
         needs=("prev_grads",),
         static_args=ENTRIES["mars_adamw"].static,
         learning_rate=1e-2,
-        exact=True,
-        keep_params=False,
+        correction=Correction(exact=True, keep_params=False),
         **QUIET,
     )
 
@@ -313,7 +317,7 @@ def test_contract_of_the_unclipped_form(build):
         promises=CHEAP,
         static_args=ENTRIES[build.__name__].static,
         learning_rate=1e-2,
-        max_norm=None,
+        correction=UNCLIPPED,
         **EXAMPLES[build],
     )
 
@@ -329,24 +333,36 @@ def test_contract_of_amsgrad():
     )
 
 
+def reduce(**fields):
+    return optkit.reduce_variance(correction=Correction(**fields))
+
+
 @pytest.mark.parametrize(
     ("build", "error", "message"),
     [
         (lambda: optkit.reduce_variance(-0.1), ValueError, r"gamma must be in \[0, inf\], got -0.1"),
         (lambda: optkit.reduce_variance(b1=1.0), ValueError, r"b1 must be in \[0, 1\), got 1.0"),
-        (lambda: optkit.reduce_variance(max_norm=0.0), ValueError, r"max_norm must be in \(0, inf\], got 0.0"),
         (
-            lambda: optkit.reduce_variance(clip_scope="all"),
+            lambda: reduce(max_norm=0.0),
+            ValueError,
+            r"max_norm must be in \(0, inf\], got 0.0",
+        ),
+        (
+            lambda: reduce(clip_scope="all"),
             ValueError,
             "clip_scope must be 'leaf' or 'global', got 'all'",
         ),
-        (lambda: optkit.reduce_variance(first_step="paper"), ValueError, "first_step must be 'zero_reference' or"),
+        (
+            lambda: reduce(first_step="paper"),
+            ValueError,
+            "first_step must be 'zero_reference' or",
+        ),
         (lambda: optkit.scale_by_mars_momentum(b1=1.0), ValueError, r"b1 must be in \[0, 1\), got 1.0"),
         (lambda: optkit.scale_by_mars_momentum(gamma=-1.0), ValueError, r"gamma must be in \[0, inf\], got -1.0"),
         (lambda: optkit.scale_by_mars_momentum(gamma=lambda _: 0.1), TypeError, "needs a constant gamma"),
         (lambda: optkit.mars_adamw(0.1, weight_decay=-1.0), ValueError, "weight_decay must be in"),
-        (lambda: optkit.mars_adamw(0.1, weight_decay_1d=-1.0), ValueError, "weight_decay_1d must be in"),
-        (lambda: optkit.mars_adamw(0.1, learning_rate_ratio_1d=-1.0), ValueError, "learning_rate_ratio_1d must be in"),
+        (lambda: optkit.mars_adamw(0.1, correction=1.0), TypeError, "correction must be an optkit.MarsCorrection or"),
+        (lambda: optkit.mars_adamw(0.1, others=1e-3), TypeError, "others must be one optax.GradientTransformation or"),
         (lambda: optkit.mars_adamw(0.1, b2=1.0, amsgrad=True), ValueError, r"b2 must be in \[0, 1\), got 1.0"),
         (lambda: optkit.mars_lion(0.1, weight_decay=-1.0), ValueError, "weight_decay must be in"),
         (lambda: optkit.mars_shampoo(0.1, weight_decay=-1.0), ValueError, "weight_decay must be in"),
@@ -363,17 +379,17 @@ def test_wrong_arguments_are_named(build, error, message):
 def test_missing_arguments_of_update_are_named():
     params = normal(0)
     for keep_params, name in ((True, "grad_fn"), (False, "prev_grads")):
-        tx = optkit.reduce_variance(exact=True, keep_params=keep_params)
+        tx = optkit.reduce_variance(correction=Correction(exact=True, keep_params=keep_params))
         with pytest.raises(TypeError, match=f"reduce_variance needs the extra argument {name}"):
             tx.update(params, tx.init(params), params)
-    tx = optkit.reduce_variance(exact=True)
+    tx = optkit.reduce_variance(correction=Correction(exact=True))
     with pytest.raises(ValueError, match="reduce_variance needs the parameters"):
         tx.update(params, tx.init(params), grad_fn=lambda _: params)
 
 
 @pytest.mark.parametrize("keep_params", [True, False])
 def test_exact_forms_say_that_they_stand_outside(keep_params):
-    tx = optax.masked(optkit.reduce_variance(exact=True, keep_params=keep_params), KERNEL_ONLY)
+    tx = optax.masked(optkit.reduce_variance(correction=Correction(exact=True, keep_params=keep_params)), KERNEL_ONLY)
     with pytest.raises(TypeError, match="reduce_variance evaluates functions of all parameters"):
         tx.init(normal(0))
 

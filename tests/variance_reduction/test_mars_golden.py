@@ -1,9 +1,11 @@
 import jax.numpy as jnp
+import optax
 from golden_files import assert_replays, replays
 
 import optkit
+from optkit.core.adam import scale_by_adam
+from optkit.core.amsgrad import scale_by_amsgrad
 from optkit.testing.golden import replay_gradients, replay_oracle
-from optkit.variance_reduction.mars_chain import is_matrix
 
 OPTIMIZERS = {"mars-adamw": optkit.mars_adamw, "mars-lion": optkit.mars_lion, "mars-shampoo": optkit.mars_shampoo}
 
@@ -17,18 +19,23 @@ def mars(recording):
     """Translates the authors' words into ours."""
     given = recording.hyperparams
     optimizer = given.word("variant", OPTIMIZERS)
-    b2 = given.take("b2")
+    adam_of_matrices = given.take("b2", "eps", "amsgrad")
     of_matrices = {
-        "mars-adamw": b2,
-        "mars-lion": {},  # It has no b2, though its runs record one.
-        "mars-shampoo": {**b2, "newton_schulz_dtype": newton_schulz_dtype(recording)},
+        "mars-adamw": adam_of_matrices,
+        "mars-lion": {},  # It has none of these, though its runs record them.
+        "mars-shampoo": {**adam_of_matrices, "newton_schulz_dtype": newton_schulz_dtype(recording)},
     }
+    adam = scale_by_amsgrad if given["amsgrad"] else optax.scale_by_adam
     return optimizer(
-        **given.take("learning_rate", "b1", "eps", "weight_decay", "amsgrad", "gamma", "exact"),
-        **given.take("b1_1d", "b2_1d", "weight_decay_1d", max_norm="max_correction_norm"),
+        **given.take("learning_rate", "b1", "weight_decay", "gamma"),
         **given.word("variant", of_matrices),
-        corrected=True if given["optimize_1d"] else is_matrix,
-        learning_rate_ratio_1d=given["lr_1d"] / given["learning_rate"],
+        corrected=True if given["optimize_1d"] else None,
+        correction=optkit.MarsCorrection(**given.take("exact", max_norm="max_correction_norm")),
+        others=optax.chain(
+            adam(given["b1_1d"], given["b2_1d"], given["eps"]),
+            optax.add_decayed_weights(given["weight_decay_1d"]),
+            optax.scale_by_learning_rate(given["lr_1d"]),
+        ),
     )
 
 
@@ -36,10 +43,16 @@ def mars_m(recording):
     given = recording.hyperparams
     one_buffer = given["memory_efficient"]
     assert not one_buffer or given["max_correction_norm"] is None
+    adam = scale_by_adam(given["adamw_b1"], given["adamw_b2"], given["adamw_eps"], eps_placement="pre")
     return optkit.mars_m(
-        **given.take("learning_rate", "weight_decay", "gamma", "exact", "adamw_b1", "adamw_b2", "adamw_eps"),
-        **given.take(b1="beta", newton_schulz_steps="ns_steps", max_norm="max_correction_norm"),
+        **given.take("learning_rate", "weight_decay", "gamma", b1="beta", newton_schulz_steps="ns_steps"),
         newton_schulz_dtype=newton_schulz_dtype(recording),
+        correction=optkit.MarsCorrection(**given.take("exact", max_norm="max_correction_norm")),
+        others=optax.chain(
+            adam,
+            optax.add_decayed_weights(given["weight_decay"]),
+            optax.scale_by_learning_rate(given["learning_rate"]),
+        ),
     )
 
 

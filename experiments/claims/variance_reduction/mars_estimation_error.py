@@ -27,9 +27,8 @@ REQUIRED_RATIO = 2.0
 def train(gamma: jax.Array, problem: LogisticRegression, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the momentum's squared distance from the gradient in each step, and the final loss."""
     # The paper's first step: against zero, unclipped, the first gradient would count 30 times with gamma 0.3.
-    tx = optkit.mars_adamw(
-        RATE, DECAY, DECAY, gamma=gamma, max_norm=None, exact=True, corrected=True, first_step="no_correction"
-    )
+    correction = optkit.MarsCorrection(max_norm=None, exact=True, first_step="no_correction")
+    tx = optkit.mars_adamw(RATE, DECAY, DECAY, gamma=gamma, corrected=True, correction=correction)
 
     def step(carry, batch):
         params, state = carry

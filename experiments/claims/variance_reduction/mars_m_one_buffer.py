@@ -19,8 +19,9 @@ def measure() -> Finding:
         gradients = jnp.asarray(np.random.default_rng(0).standard_normal((STEPS, *SHAPE)))
         params = jnp.zeros(SHAPE)
         # A schedule of gamma, even a constant one, leaves nothing but two buffers.
-        one = optkit.mars_m(1e-2, max_norm=None)
-        two = optkit.mars_m(1e-2, max_norm=None, gamma=optax.constant_schedule(0.025))
+        unclipped = optkit.MarsCorrection(max_norm=None)
+        one = optkit.mars_m(1e-2, correction=unclipped)
+        two = optkit.mars_m(1e-2, gamma=optax.constant_schedule(0.025), correction=unclipped)
         difference = float(jnp.max(jnp.abs(_run(one, params, gradients) - _run(two, params, gradients))))
         bytes_of_one, bytes_of_two = (optkit.cost(tx, params, state_only=True).state_bytes for tx in (one, two))
     return Finding(
