@@ -241,18 +241,23 @@ def correct(
             weight, known = jnp.where(is_first, 0.0, weight), 1.0
         corrected = jax.tree.map(lambda g, p: g + weight * (g - known * p), widen(gradients), previous)  # Alg. 1, c_t
         if max_norm is not None:
-            norms = _norms(corrected, correction.clip_scope, numbers)
-            divisors = jax.tree.map(lambda norm: jnp.maximum(norm, max_norm), norms)
-            corrected = jax.tree.map(lambda c, divisor: c * (max_norm / divisor), corrected, divisors)  # Alg. 1, c_t
+            # Alg. 1, c_t of norm 1 at most
+            corrected, shares = _clip(corrected, max_norm, _norms(corrected, correction.clip_scope, numbers))
             if not exact:
                 # XLA overwrites the old reference in place only where the new one waits for the last use of the old:
-                # this condition, with a division in it, spares copies of both.
-                shares = jax.tree.map(jnp.divide, norms, divisors)
+                # this condition, with the division in the shares, spares copies of both.
                 reference = jax.tree.map(lambda g, share: jnp.where(jnp.isfinite(share), g, 0), reference, shares)
         whole = unmask_tree(optax.tree.cast_like(corrected, gradients), updates)
         return whole, ReduceVarianceState(count=optax.safe_increment(state.count), reference=reference)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _clip(tree: Any, max_norm: float, norms: Any) -> tuple[Any, Any]:
+    """Shrinks leaves to a largest norm; gives also the norms in units of the divisors, NaN if one is not finite."""
+    divisors = jax.tree.map(lambda norm: jnp.maximum(norm, max_norm), norms)
+    clipped = jax.tree.map(lambda x, divisor: x * (max_norm / divisor), tree, divisors)
+    return clipped, jax.tree.map(jnp.divide, norms, divisors)
 
 
 def _norms(tree: Any, scope: ClipScope, weight_dimension_numbers: Any) -> Any:

@@ -1,6 +1,6 @@
 """What the MARS optimizers share: the correction outside, and after it one preconditioner for each kind of leaf."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import jax
@@ -135,7 +135,11 @@ def corrected_chain(
         if trainable is not None:
             words = jax.tree.map(lambda keep, word: word if keep else "frozen", trainable, words)
         rest = default_others(mask) if others is None else others
-        parts = {**transforms(numbers, mask), "other": rest, "frozen": optax.set_to_zero()}
+        parts: dict[Hashable, optax.GradientTransformation] = {
+            **transforms(numbers, mask),
+            "other": rest,
+            "frozen": optax.set_to_zero(),
+        }
         # Labels as a function, since `optax.partition` would call a tree that is callable.
         moved = optax.partition(parts, lambda _: words)
         if not corrected:
