@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import optax
 
 from optkit.core.checks import check_range
-from optkit.core.precision import widen
-from optkit.core.trees import unmask_tree
+from optkit.core.extra_args import require_params
+from optkit.core.precision import scalar_dtype, widen
+from optkit.core.trees import copy, unmask_tree
 
 
 class AverageIteratesState(NamedTuple):
@@ -62,12 +63,11 @@ def average_iterates(decay: jax.typing.ArrayLike) -> optax.GradientTransformatio
     check_range("decay", decay, 0.0, 1.0)
 
     def init_fn(params):
-        average = jax.tree.map(jnp.copy, widen(params))
-        return AverageIteratesState(total=jnp.zeros([], jnp.result_type(float)), average=average)
+        average = copy(widen(params))
+        return AverageIteratesState(total=jnp.zeros([], scalar_dtype(params)), average=average)
 
     def update_fn(updates, state, params=None):
-        if params is None:
-            raise ValueError("average_iterates needs the parameters: call update(updates, state, params)")
+        require_params(params, "average_iterates")
         total = (1 + decay * state.total).astype(state.total.dtype)
         iterate = optax.apply_updates(widen(params), widen(updates))
         # The weight (1 - decay) / (1 - decay^n) of x_n in the average is one over the total.

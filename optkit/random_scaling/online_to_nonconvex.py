@@ -13,6 +13,7 @@ import optax
 
 from optkit.core.extra_args import required
 from optkit.core.keys import key_data, split
+from optkit.random_scaling.scaling import scale_leaves
 
 
 class ConvertedByDrawsState(NamedTuple):
@@ -58,8 +59,8 @@ def converted_by_draws(learner: optax.GradientTransformation) -> optax.GradientT
         fraction = required(fraction, "fraction", "converted_by_draws", "fraction=draw")
         delta, learner_state = learner.update(updates, state.learner, params, **extra_args)
         # From w_{n-1} over x_{n-1} = w_{n-1} + offset to w_n = x_{n-1} + u_n D_n, of which x_n - w_n is left.
-        step = jax.tree.map(lambda o, d: (o + fraction * d).astype(d.dtype), state.offset, delta)
-        offset = jax.tree.map(lambda o, d: ((1 - fraction) * d).astype(o.dtype), state.offset, delta)
+        step = optax.tree.cast_like(optax.tree.add(state.offset, scale_leaves(delta, fraction)), delta)
+        offset = optax.tree.cast_like(scale_leaves(delta, 1 - fraction), state.offset)
         return step, ConvertedByDrawsState(offset=offset, learner=learner_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

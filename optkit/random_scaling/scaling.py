@@ -12,7 +12,9 @@ import jax.numpy as jnp
 import optax
 
 from optkit.core.checks import check_range
+from optkit.core.decay import add_decay
 from optkit.core.extra_args import required
+from optkit.core.injection import refuse_arrays
 from optkit.core.keys import key_data, split
 from optkit.core.precision import in_float32
 
@@ -83,11 +85,11 @@ def scaled_by_draws(
 
     def update_fn(updates, state, params=None, *, scale=None, **extra_args):
         scale = required(scale, "scale", "scaled_by_draws", "scale=draw")
-        gradients = updates if state.weight is None else _scale_leaves(updates, state.weight)
+        gradients = updates if state.weight is None else scale_leaves(updates, state.weight)
         step, inner_state = inner.update(gradients, state.inner, params, **extra_args)
         # P(S > s) over the density at s: 1 for the exponential distribution, 2 - s for the uniform one.
         weight = None if state.weight is None else 2.0 - scale
-        return _scale_leaves(step, scale), ScaledByDrawsState(weight=weight, inner=inner_state)
+        return scale_leaves(step, scale), ScaledByDrawsState(weight=weight, inner=inner_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -131,6 +133,7 @@ def randomly_scaled(
     Reference:
         Zhang, Cutkosky, "Random Scaling and Momentum for Non-smooth Non-convex Optimization", 2024, arXiv:2405.09742.
     """
+    refuse_arrays(distribution=distribution)
     if distribution not in get_args(Distribution):
         raise ValueError(f"distribution must be 'exponential' or 'uniform', got {distribution!r}")
     scaled = scaled_by_draws(inner, distribution)
@@ -178,7 +181,7 @@ def scale_by_exponential(key: int | jax.Array) -> optax.GradientTransformation:
     def update_fn(updates, state, params=None):
         del params
         data, fresh = split(state.key, key)
-        return _scale_leaves(updates, draw_scale("exponential", fresh)), ScaleByExponentialState(key=data)
+        return scale_leaves(updates, draw_scale("exponential", fresh)), ScaleByExponentialState(key=data)
 
     return optax.GradientTransformation(init_fn, update_fn)
 
@@ -227,13 +230,23 @@ def exponentiated_adamw(
     Reference:
         Zhang, Cutkosky, "Random Scaling and Momentum for Non-smooth Non-convex Optimization", 2024, arXiv:2405.09742.
     """
+    refuse_arrays(mask=mask, mu_dtype=mu_dtype)
     check_range("b1", b1, 0.0, 1.0, high_open=True)
     check_range("b2", b2, 0.0, 1.0, high_open=True)
     check_range("eps", eps, 0.0)
-    check_range("weight_decay", weight_decay, 0.0)
-    adamw = optax.adamw(learning_rate, b1, b2, eps, mu_dtype=mu_dtype, weight_decay=weight_decay, mask=mask)
+    adamw = optax.chain(
+        optax.scale_by_adam(b1, b2, eps, mu_dtype=mu_dtype),
+        add_decay("exponentiated_adamw", weight_decay, mask),
+        optax.scale_by_learning_rate(learning_rate),
+    )
     return in_float32(randomly_scaled(adamw, key=key))
 
 
-def _scale_leaves(tree: Any, scale: jax.Array) -> Any:
-    return jax.tree.map(lambda x: (scale * x).astype(x.dtype), tree)
+def scale_leaves(tree: Any, scale: jax.typing.ArrayLike) -> Any:
+    """Multiplies by a number in the wider dtype of both, and keeps the leaves' own."""
+
+    def leaf(x):
+        wide = jnp.result_type(scale, x)
+        return (jnp.asarray(scale, wide) * x.astype(wide)).astype(x.dtype)
+
+    return jax.tree.map(leaf, tree)

@@ -190,7 +190,10 @@ def _first_leaf_and_rest(tree):
 
 
 def _momentum_by_module(
-    learning_rate: optax.ScalarOrSchedule, start: int = 500, interval: int = 5, axis_name: str | None = None
+    learning_rate: optax.ScalarOrSchedule,
+    start: int | jax.Array = 500,
+    interval: int | jax.Array = 5,
+    axis_name: str | None = None,
 ) -> optax.GradientTransformation:
     inner = optax.sgd(learning_rate, momentum=0.9)
     return in_float32(
@@ -211,7 +214,7 @@ def _measured_momentum(
 def _momentum_measured_over_steps(
     learning_rate: optax.ScalarOrSchedule,
     batch_size: float | jax.Array = 32,
-    window: int = 10,
+    window: int | jax.Array = 10,
     decay: float | jax.Array = 0.99,
 ) -> optax.GradientTransformation:
     measure = gradient_noise_scale_over_steps(batch_size, window, decay)

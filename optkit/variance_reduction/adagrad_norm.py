@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import optax
 
 from optkit.core.checks import check_range
-from optkit.core.precision import in_float32, widen
+from optkit.core.non_finite import nan_for_infinite
+from optkit.core.precision import in_float32, scalar_dtype, widen
 
 
 class ScaleByAdagradNormState(NamedTuple):
@@ -37,7 +38,8 @@ def scale_by_adagrad_norm(
         per_leaf: whether each leaf has its own sum; off by default.
 
     Returns:
-        A transformation; its state is one number, or one a leaf. While the sum is 0 it returns zeros.
+        A transformation; its state is one number, or one a leaf. While the sum is 0 it returns zeros. After a gradient
+        whose squared norm is not finite it returns NaN: the sum never forgets.
 
     Raises:
         ValueError: if `b0` is out of its range.
@@ -57,7 +59,7 @@ def scale_by_adagrad_norm(
 
     def init_fn(params):
         def start(tree):
-            return jnp.full([], b0**2, jnp.result_type(jnp.float32, *jax.tree.leaves(tree)))
+            return jnp.full([], b0**2, scalar_dtype(tree))
 
         return ScaleByAdagradNormState(squares=jax.tree.map(start, params) if per_leaf else start(params))
 
@@ -65,14 +67,15 @@ def scale_by_adagrad_norm(
         del params
 
         def accumulate(squares, tree):
-            return squares + optax.tree.norm(widen(tree), squared=True).astype(squares.dtype)
+            total = squares + optax.tree.norm(widen(tree), squared=True).astype(squares.dtype)
+            return nan_for_infinite(total)
 
         squares = state.squares
         total = jax.tree.map(accumulate, squares, updates) if per_leaf else accumulate(squares, updates)  # Alg. 1, b_j
         divisors = total if include_current else squares
         divisors = divisors if per_leaf else jax.tree.map(lambda _: divisors, updates)
         scaled = jax.tree.map(
-            lambda g, b2: jnp.where(b2 > 0, g / jnp.sqrt(jnp.where(b2 > 0, b2, 1)), 0).astype(g.dtype),
+            lambda g, b2: jnp.where(b2 == 0, 0, g / jnp.sqrt(jnp.where(b2 == 0, 1, b2))).astype(g.dtype),
             updates,
             divisors,
         )  # Alg. 1, G_j / b_{j+1}

@@ -13,8 +13,10 @@ import optax
 
 from optkit.core import collectives
 from optkit.core.checks import check_range
+from optkit.core.injection import refuse_arrays
 from optkit.core.precision import scalar_dtype, widen
-from optkit.core.rows import count_rows, mean_over_rows, over_rows, require_reduced
+from optkit.core.rows import count_rows, mean_over_rows, over_rows, require_reduced, require_rows
+from optkit.core.trees import resolve
 
 NORM_EPS = 1e-8  # below it, a gradient has no direction: PyTorch's cosine_similarity
 
@@ -38,9 +40,9 @@ def agvm(
     labels: Any,
     reference: str,
     *,
-    start: jax.typing.ArrayLike = 500,
-    stop: jax.typing.ArrayLike | None = None,
-    interval: jax.typing.ArrayLike = 5,
+    start: int | jax.Array = 500,
+    stop: int | jax.Array | None = None,
+    interval: int | jax.Array = 5,
     decay: jax.typing.ArrayLike = 0.97,
     min_ratio: jax.typing.ArrayLike = 0.5,
     max_ratio: jax.typing.ArrayLike = 10.0,
@@ -62,7 +64,7 @@ def agvm(
     Args:
         inner: a whole optimizer, learning rate included.
         labels: the module of each leaf: a tree of strings, a prefix of the parameters, or a function that makes it from
-            a tree like the parameters.
+            them.
         reference: the module whose factor stays 1, in the paper the backbone.
         start: the first step with factors, from 0; default 500, to be some 100 after the end of the warm-up.
         stop: the last such step; default None, no end.
@@ -101,6 +103,7 @@ def agvm(
         Xue, Liang, Song, Zhuo, Chen, Liu, Luo, "Large-batch Optimization for Dense Visual Predictions", 2022,
         arXiv:2210.11078.
     """
+    refuse_arrays(labels=labels, reference=reference, axis_name=axis_name)
     check_range("interval", interval, 1)
     check_range("decay", decay, 0.0, 1.0)
     check_range("min_ratio", min_ratio, 0.0, 1.0, low_open=True)
@@ -114,12 +117,13 @@ def agvm(
         inner_state = inner.init(params)
         if inner_b2 is not None:
             _second_moment(inner_state)
-        modules = _modules(labels, params, reference)
+        modules = _modules(_label_leaves(labels, params), reference)
         return AGVMState(jnp.zeros([], jnp.int32), jnp.ones(len(modules), scalar_dtype(params)), inner_state)
 
     def adapt(scales, halves):
-        modules = _modules(labels, halves[0], reference)
-        noise = jnp.stack([_noise(*(_leaves_of(module, labels, half) for half in halves)) for module in modules])
+        names = _label_leaves(labels, halves[0])
+        modules = _modules(names, reference)
+        noise = jnp.stack([_noise(*(_leaves_of(module, names, half) for half in halves)) for module in modules])
         ratio = (noise[modules.index(reference)] + eps) / (noise + eps)
         new_scales = jnp.sqrt(jnp.clip(ratio, min_ratio, max_ratio))  # the authors' new factors
         return (decay * scales + (1 - decay) * new_scales).astype(scales.dtype)
@@ -139,38 +143,40 @@ def agvm(
         return mean, collectives.cond(due, compare, lambda scales: scales, state.scales)
 
     def update_fn(updates, state, params=None, **extra_args):
+        if axis_name is None:
+            require_rows(updates, "agvm")
         mean, scales = over_rows(mean_and_scales, axis_name)(widen(updates), state)
         require_reduced(mean, params, "agvm")
         mean = optax.tree.cast_like(mean, updates)
         inner_updates, inner_state = inner.update(mean, state.inner_state, params, **extra_args)
         factors = jnp.where(_is_active(state.count, start, stop), scales, 1)
-        factor_of = dict(zip(_modules(labels, inner_updates, reference), factors, strict=True))
+        names = _label_leaves(labels, inner_updates)
+        factor_of = dict(zip(_modules(names, reference), factors, strict=True))
 
         def scale(update, module):
             return (factor_of[module] * update).astype(update.dtype)
 
-        scaled = jax.tree.map(scale, inner_updates, _label_leaves(labels, inner_updates))
+        scaled = jax.tree.map(scale, inner_updates, names)
         return scaled, AGVMState(jnp.asarray(optax.safe_increment(state.count)), scales, inner_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _modules(labels: Any, tree: Any, reference: str) -> list[str]:
+def _label_leaves(labels: Any, tree: Any) -> Any:
+    """Gives every leaf its module."""
+    return resolve("labels", labels, tree)
+
+
+def _modules(names: Any, reference: str) -> list[str]:
     """The names of all modules, sorted."""
-    modules = set(jax.tree.leaves(labels(tree) if callable(labels) else labels))
+    modules = set(jax.tree.leaves(names))
     if modules and reference not in modules:
         raise ValueError(f"reference must be one of the labels {sorted(modules)}, got {reference!r}")
     return sorted({reference, *modules})
 
 
-def _label_leaves(labels: Any, tree: Any) -> Any:
-    """Gives every leaf its module."""
-    return jax.tree.broadcast(labels(tree) if callable(labels) else labels, tree)
-
-
-def _leaves_of(module: str, labels: Any, tree: Any) -> list[jax.Array]:
-    names = jax.tree.leaves(_label_leaves(labels, tree))
-    return [x for name, x in zip(names, jax.tree.leaves(tree), strict=True) if name == module]
+def _leaves_of(module: str, names: Any, tree: Any) -> list[jax.Array]:
+    return [x for name, x in zip(jax.tree.leaves(names), jax.tree.leaves(tree), strict=True) if name == module]
 
 
 def _is_active(count: jax.Array, start: jax.typing.ArrayLike, stop: jax.typing.ArrayLike | None) -> jax.Array:
@@ -183,7 +189,7 @@ def _precondition(
 ) -> Any:
     """Divides a gradient as Adam would, had it alone been the batch's, without the corrections of bias."""
     gradient = optax.tree.scale(1 / divisor, gradient)
-    nu = optax.tree.update_moment(gradient, nu, b2, order=2)
+    nu = optax.tree.update_moment_per_elem_norm(gradient, nu, b2, order=2)
     return jax.tree.map(lambda g, v: g / (jnp.sqrt(v) + eps), gradient, nu)
 
 

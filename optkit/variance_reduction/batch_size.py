@@ -19,9 +19,11 @@ from jax.core import Tracer
 
 from optkit.core import collectives
 from optkit.core.checks import check_range
+from optkit.core.complex_numbers import refuse_complex
 from optkit.core.explicit_axes import replicate
-from optkit.core.precision import widen
-from optkit.core.rows import count_rows, mean_over_rows, over_rows, psum, require_reduced
+from optkit.core.injection import refuse_arrays
+from optkit.core.precision import scalar_dtype, widen
+from optkit.core.rows import count_rows, mean_over_rows, over_rows, psum, require_reduced, require_rows
 
 Scope = Literal["leaf", "global"]
 LARGEST = 2**30
@@ -224,10 +226,10 @@ def coordinate_test(eta: jax.typing.ArrayLike = 0.1, quantile: jax.typing.ArrayL
 
 def adaptive_batch_size(
     test: BatchSizeTest,
-    initial_batch_size: int,
-    max_batch_size: int,
+    initial_batch_size: int | jax.Array,
+    max_batch_size: int | jax.Array,
     *,
-    interval: int = 1,
+    interval: int | jax.Array = 1,
     per_sample: bool = False,
     axis_name: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -262,6 +264,7 @@ def adaptive_batch_size(
     Raises:
         ValueError: if a hyperparameter is out of its range; from `update`, if there is one gradient only, or
             `sample_counts` in spite of `per_sample`.
+        TypeError: from `init`, if a parameter is complex.
 
     Example:
         >>> import jax.numpy as jnp
@@ -277,12 +280,14 @@ def adaptive_batch_size(
     Reference:
         Lau, Liu, Kolar, "AdAdaGrad: Adaptive Batch Size Schemes for Adaptive Gradient Methods", 2024, arXiv:2402.11215.
     """
+    refuse_arrays(test=test, axis_name=axis_name)
     check_range("initial_batch_size", initial_batch_size, 1)
-    check_range("max_batch_size", max_batch_size, initial_batch_size, LARGEST)
+    least = 1 if isinstance(initial_batch_size, jax.Array) else initial_batch_size
+    check_range("max_batch_size", max_batch_size, least, LARGEST)
     check_range("interval", interval, 1)
 
     def init_fn(params):
-        del params
+        refuse_complex(params, "adaptive_batch_size", functions=True)
         return AdaptiveBatchSizeState(jnp.zeros([], jnp.int32), jnp.asarray(initial_batch_size, jnp.int32))
 
     def mean_and_next_batch(row, state, *, axis_name):
@@ -300,6 +305,8 @@ def adaptive_batch_size(
 
     def update_fn(updates, state, params=None, *, sample_counts=None, **extra_args):
         del extra_args
+        if axis_name is None:
+            require_rows(updates, "adaptive_batch_size")
         mean, state = over_rows(mean_and_next_batch, axis_name)((widen(updates), sample_counts), state)
         require_reduced(mean, params, "adaptive_batch_size")
         return optax.tree.cast_like(mean, updates), state
@@ -339,8 +346,9 @@ def round_up_batch_size(
 def _samples_in_rows(row: Any, sample_count: Any, axis_name: str) -> GradientSamples:
     """Samples of which each row has one, or the mean of some."""
     count_rows(row, axis_name, "adaptive_batch_size")
-    count = jnp.float32(1) if sample_count is None else sample_count
-    all_samples, rows = psum((count, jnp.float32(count > 0)), axis_name)
+    dtype = scalar_dtype(row)
+    count = jnp.asarray(1 if sample_count is None else sample_count, dtype)
+    all_samples, rows = psum((count, (count > 0).astype(dtype)), axis_name)
     row = jax.tree.map(lambda g: jnp.where(count > 0, g, 0), row)
     mean = jax.tree.map(lambda total: total / all_samples, psum(optax.tree.scale(count, row), axis_name))
 

@@ -7,6 +7,7 @@ In comments g_k is a cluster's gradient, f_k its share of the batch, p_k its pro
 """
 
 import operator
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,9 +16,11 @@ import numpy as np
 import optax
 from optax.experimental import aggregating
 
-from optkit.core.checks import check_range
+from optkit.core.checks import check_count, check_range
 from optkit.core.extra_args import required
-from optkit.core.rows import sum_rows
+from optkit.core.injection import refuse_arrays
+from optkit.core.precision import scalar_dtype
+from optkit.core.rows import require_reduced, sum_rows
 
 
 class ClusterControlVariateState(NamedTuple):
@@ -86,16 +89,27 @@ def _visit_tree(visit, gradients, momenta, mean):
     return part(0), part(1), part(2)
 
 
-class _Clusters(NamedTuple):
-    """What both forms of the method share, made from its arguments."""
+class Clusters(NamedTuple):
+    """What all forms of the method share, made from their arguments.
 
+    Attributes:
+        method: the public name of the form, for messages.
+        num_clusters: as in `cluster_control_variate`, and the next three.
+        alpha: share of a new gradient.
+        probabilities: each cluster's share, or None.
+        inverse_probability: whether rare clusters move faster.
+    """
+
+    method: str
     num_clusters: int
     alpha: jax.typing.ArrayLike
     probabilities: Any
     inverse_probability: bool
 
     def check(self) -> None:
-        check_range("num_clusters", self.num_clusters, 1)
+        """Raises if an argument is out of its range."""
+        refuse_arrays(num_clusters=self.num_clusters)
+        check_count("num_clusters", self.num_clusters)
         check_range("alpha", self.alpha, 0.0, 1.0, low_open=True)
         if self.probabilities is None:
             return
@@ -108,16 +122,16 @@ class _Clusters(NamedTuple):
             check_range("the sum of probabilities", float(np.sum(self.probabilities)), 1 - 1e-3, 1 + 1e-3)
             check_range("probabilities", np.asarray(self.probabilities), 0.0, 1.0)
 
-    def init(self, params):
+    def init(self, params: Any) -> ClusterControlVariateState:
+        """Begins with momenta of zero."""
         zeros = optax.tree.zeros_like(params)
         momenta = optax.tree.batch_shape(zeros, (self.num_clusters,))
         if self.probabilities is not None:
             return ClusterControlVariateState(momenta, zeros, None, None)
-        dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(params))
-        frequencies = jnp.full(self.num_clusters, 1 / self.num_clusters, dtype)
+        frequencies = jnp.full(self.num_clusters, 1 / self.num_clusters, scalar_dtype(params))
         return ClusterControlVariateState(momenta, zeros, frequencies, jnp.zeros([], jnp.int32))
 
-    def visit(self, state, fractions):
+    def visit(self, state: ClusterControlVariateState, fractions: jax.Array) -> tuple[_Visit, Any, Any]:
         """How a batch with these fractions meets all clusters, and the frequencies and the count after it."""
         given = self.probabilities is not None
         probabilities = jnp.asarray(self.probabilities) if given else state.frequencies
@@ -125,15 +139,45 @@ class _Clusters(NamedTuple):
         rates = jnp.broadcast_to(jnp.minimum(rates, 1), probabilities.shape)
         if given:
             return _Visit(fractions, probabilities, rates, None), None, None
-        pace = (1 / (state.count + 1 + self.num_clusters)).astype(probabilities.dtype)
+        pace = 1 / (state.count + 1 + self.num_clusters).astype(probabilities.dtype)
         frequencies = probabilities + pace * (fractions.astype(probabilities.dtype) - probabilities)
         return _Visit(fractions, probabilities, rates, pace), frequencies, optax.safe_increment(state.count)
+
+    def aggregator(self) -> aggregating.Aggregator:
+        """Makes the form for batches that mix clusters."""
+        self.check()
+
+        def update_fn(updates, state, params=None, *, class_counts=None, **extra_args):
+            del extra_args
+            example = "class_counts=examples_of_each_class"
+            counts = jnp.asarray(required(class_counts, "class_counts", self.method, example))
+            rows = {jnp.shape(x)[:1] or (0,) for x in (counts, *jax.tree.leaves(updates))}
+            if rows != {(self.num_clusters,)}:
+                raise ValueError(
+                    f"{self.method} takes gradients with a leading axis over clusters, and"
+                    f" num_clusters is {self.num_clusters}: gradients and class_counts need as many rows, got"
+                    f" {sorted(size for (size,) in rows)}"
+                )
+            total = jnp.sum(counts)
+            dtype = scalar_dtype(state.mean)
+            fractions = counts.astype(dtype) / jnp.where(total == 0, 1, total).astype(dtype)
+            visit, frequencies, count = self.visit(state, fractions)
+
+            def mean_gradient(fraction, share):
+                return share / jnp.where(fraction == 0, 1, fraction).astype(share.dtype)
+
+            gradients = jax.tree.map(lambda shares: jax.vmap(mean_gradient)(fractions, shares), updates)
+            estimate, momenta, mean = _visit_tree(visit, gradients, state.momenta, state.mean)
+            require_reduced(estimate, params, self.method)
+            return estimate, ClusterControlVariateState(momenta, mean, frequencies, count)
+
+        return aggregating.Aggregator(self.init, update_fn)
 
 
 def scale_by_cluster_control_variate(
     num_clusters: int,
     alpha: jax.typing.ArrayLike = 0.1,
-    probabilities: Any | None = None,
+    probabilities: Sequence[float] | jax.Array | None = None,
     *,
     inverse_probability: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
@@ -174,7 +218,7 @@ def scale_by_cluster_control_variate(
         Tondji, Kashubin, Cissé, "Variance Reduction in Deep Learning: More Momentum is All You Need", 2021,
         arXiv:2111.11828.
     """
-    clusters = _Clusters(num_clusters, alpha, probabilities, inverse_probability)
+    clusters = Clusters("scale_by_cluster_control_variate", num_clusters, alpha, probabilities, inverse_probability)
     clusters.check()
 
     def update_fn(updates, state, params=None, *, cluster_id=None, **extra_args):
@@ -203,7 +247,7 @@ def scale_by_cluster_control_variate(
 def cluster_control_variate(
     num_clusters: int,
     alpha: jax.typing.ArrayLike = 0.1,
-    probabilities: Any | None = None,
+    probabilities: Sequence[float] | jax.Array | None = None,
     *,
     inverse_probability: bool = False,
 ) -> aggregating.Aggregator:
@@ -242,27 +286,4 @@ def cluster_control_variate(
         Tondji, Kashubin, Cissé, "Variance Reduction in Deep Learning: More Momentum is All You Need", 2021,
         arXiv:2111.11828.
     """
-    clusters = _Clusters(num_clusters, alpha, probabilities, inverse_probability)
-    clusters.check()
-
-    def update_fn(updates, state, params=None, *, class_counts=None, **extra_args):
-        del params, extra_args
-        example = "class_counts=examples_of_each_class"
-        counts = jnp.asarray(required(class_counts, "class_counts", "cluster_control_variate", example))
-        rows = {x.shape[0] for x in (counts, *jax.tree.leaves(updates))}
-        if rows != {num_clusters}:
-            raise ValueError(
-                f"num_clusters is {num_clusters}: gradients and class_counts need as many rows, got {sorted(rows)}"
-            )
-        total = jnp.sum(counts)
-        fractions = counts / jnp.where(total == 0, 1, total)
-        visit, frequencies, count = clusters.visit(state, fractions)
-
-        def mean_gradient(fraction, share):
-            return share / jnp.where(fraction == 0, 1, fraction).astype(share.dtype)
-
-        gradients = jax.tree.map(lambda shares: jax.vmap(mean_gradient)(fractions, shares), updates)
-        estimate, momenta, mean = _visit_tree(visit, gradients, state.momenta, state.mean)
-        return estimate, ClusterControlVariateState(momenta, mean, frequencies, count)
-
-    return aggregating.Aggregator(clusters.init, update_fn)
+    return Clusters("cluster_control_variate", num_clusters, alpha, probabilities, inverse_probability).aggregator()

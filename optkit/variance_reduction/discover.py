@@ -5,14 +5,14 @@ Its full text and code were not found; the optimizers are those that its abstrac
 `cluster_control_variate`.
 """
 
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import optax
 
 from optkit.core.checks import check_range
 from optkit.core.precision import in_float32
-from optkit.variance_reduction.cluster_control_variate import cluster_control_variate
+from optkit.variance_reduction.cluster_control_variate import Clusters
 from optkit.variance_reduction.implicit_transport import transported
 from optkit.variance_reduction.nigt import exponential_extrapolation
 
@@ -24,7 +24,7 @@ def discover(
     momentum: jax.typing.ArrayLike | None = 0.9,
     nu: jax.typing.ArrayLike | None = None,
     *,
-    probabilities: Any | None = None,
+    probabilities: Sequence[float] | jax.Array | None = None,
     inverse_probability: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """Descent along gradients from which the noise of how often each cluster was drawn is taken.
@@ -64,9 +64,8 @@ def discover(
         Tondji, Kashubin, Cissé, "Variance Reduction in Deep Learning: More Momentum is All You Need", 2021,
         arXiv:2111.11828.
     """
-    if momentum is not None:
-        check_range("momentum", momentum, 0.0, 1.0, high_open=True)
-    estimate = cluster_control_variate(num_clusters, alpha, probabilities, inverse_probability=inverse_probability)
+    check_range("momentum", momentum, 0.0, 1.0, high_open=True)
+    estimate = Clusters("discover", num_clusters, alpha, probabilities, inverse_probability).aggregator()
     if nu is None:
         return in_float32(optax.chain(estimate, optax.sgd(learning_rate, momentum)))
     if momentum is None:
@@ -82,7 +81,7 @@ def discover_igt(
     alpha: jax.typing.ArrayLike = 0.1,
     b1: jax.typing.ArrayLike = 0.9,
     *,
-    probabilities: Any | None = None,
+    probabilities: Sequence[float] | jax.Array | None = None,
     inverse_probability: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """`discover` with a momentum whose gradients are taken ahead of the parameters.
@@ -120,13 +119,13 @@ def discover_igt(
         arXiv:2111.11828.
     """
     check_range("b1", b1, 0.0, 1.0, high_open=True)
-    estimate = cluster_control_variate(num_clusters, alpha, probabilities, inverse_probability=inverse_probability)
+    estimate = Clusters("discover_igt", num_clusters, alpha, probabilities, inverse_probability).aggregator()
     descent = optax.scale_by_learning_rate(learning_rate)
-    transport = transported(descent, exponential_extrapolation(b1, init_first=False))
+    transport = transported("discover_igt", descent, exponential_extrapolation(b1, init_first=False))
     return in_float32(optax.chain(estimate, transport))
 
 
-def _quasi_hyperbolic(b1, nu):
+def _quasi_hyperbolic(b1: jax.typing.ArrayLike, nu: jax.typing.ArrayLike) -> optax.GradientTransformation:
     """Mixes an estimate with its exponential average; Ma, Yarats, 2018, arXiv:1810.06801."""
     average = optax.ema(b1, debias=False)
 

@@ -16,13 +16,18 @@ import jax.numpy as jnp
 import optax
 
 from optkit.core.checks import check_range
+from optkit.core.complex_numbers import refuse_complex
+from optkit.core.decay import add_decay
+from optkit.core.extra_args import require_params
+from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32, widen
-from optkit.core.rows import count_rows, mean_over_rows, over_rows, require_reduced
+from optkit.core.rows import count_rows, mean_over_rows, over_rows, require_reduced, require_rows
+from optkit.core.trees import with_whole_tree
 
 
-def _mean_and_noise(row: Any, *, axis_name: str) -> tuple[Any, Any]:
+def _mean_and_noise(row: Any, *, axis_name: str, method: str) -> tuple[Any, Any]:
     """The mean over rows, and each coordinate's variance over rows in units of its squared mean."""
-    count_rows(row, axis_name, "scale_by_gradient_snr")
+    count_rows(row, axis_name, method)
     mean = mean_over_rows(row, axis_name)
 
     def squared_deviation(g, m):
@@ -84,19 +89,37 @@ def scale_by_gradient_snr(
         Jiang, Liu, Ding, Guo, Lin, "Accelerating Large Batch Training via Gradient Signal to Noise Ratio (GSNR)", 2023,
         arXiv:2309.13681.
     """
+    return _scale_by_gradient_snr("scale_by_gradient_snr", gamma, b3, debias=debias, axis_name=axis_name)
+
+
+def _scale_by_gradient_snr(
+    method: str,
+    gamma: jax.typing.ArrayLike,
+    b3: float | jax.Array | None = None,
+    *,
+    debias: bool = True,
+    axis_name: str | None,
+) -> optax.GradientTransformation:
+    """The rule, for `scale_by_gradient_snr` and the named optimizers."""
+    refuse_arrays(axis_name=axis_name)
     check_range("gamma", gamma, 0.0, 1.0)
     check_range("b3", b3, 0.0, 1.0, high_open=True)
     smoothing = optax.identity() if b3 is None else optax.ema(b3, debias)
+    noise_of_rows = over_rows(functools.partial(_mean_and_noise, method=method), axis_name)
 
     def init_fn(params):
+        refuse_complex(params, method)
         return smoothing.init(widen(params))
 
     def update_fn(updates, state, params=None):
-        mean, noise = over_rows(_mean_and_noise, axis_name)(widen(updates))
-        require_reduced(mean, params, "scale_by_gradient_snr")
+        if axis_name is None:
+            require_rows(updates, method)
+        mean, noise = noise_of_rows(widen(updates))
+        require_reduced(mean, params, method)
         ratio = jax.tree.map(functools.partial(_clipped_ratio, gamma=gamma), noise)
-        ratio, state = smoothing.update(ratio, state)  # p and its correction, VR-Adam and VR-LAMB
-        return optax.tree.cast_like(optax.tree.mul(ratio, mean), updates), state
+        ratio, new_state = smoothing.update(ratio, state)  # p and its correction, VR-Adam and VR-LAMB
+        scaled = optax.tree.cast_like(optax.tree.mul(ratio, mean), updates)
+        return scaled, optax.tree.cast_like(new_state, state)
 
     return optax.GradientTransformation(init_fn, update_fn)
 
@@ -133,7 +156,8 @@ def vr_sgd(
         Jiang et al., "Accelerating Large Batch Training via Gradient Signal to Noise Ratio (GSNR)", 2023,
         arXiv:2309.13681. Algorithm 1.
     """
-    return in_float32(optax.chain(scale_by_gradient_snr(gamma, axis_name=axis_name), optax.sgd(learning_rate)))
+    ratio = _scale_by_gradient_snr("vr_sgd", gamma, axis_name=axis_name)
+    return in_float32(optax.chain(ratio, optax.sgd(learning_rate)))
 
 
 def vr_momentum(
@@ -144,7 +168,7 @@ def vr_momentum(
     nesterov: bool = False,
     axis_name: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """VR-Momentum: `optax.sgd` with momentum, behind `scale_by_gradient_snr`.
+    """VR-Momentum: `optax.sgd` with momentum, after `scale_by_gradient_snr`.
 
     See `scale_by_gradient_snr` for the gradients that it takes: one for each part of the batch.
 
@@ -174,8 +198,8 @@ def vr_momentum(
         arXiv:2309.13681.
     """
     check_range("momentum", momentum, 0.0, 1.0)
-    base = optax.sgd(learning_rate, momentum, nesterov)
-    return in_float32(optax.chain(scale_by_gradient_snr(gamma, axis_name=axis_name), base))
+    ratio = _scale_by_gradient_snr("vr_momentum", gamma, axis_name=axis_name)
+    return in_float32(optax.chain(ratio, optax.sgd(learning_rate, momentum, nesterov)))
 
 
 def vr_adam(
@@ -191,7 +215,7 @@ def vr_adam(
     debias_ratio: bool = True,
     axis_name: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """VR-Adam: `optax.adamw`, both moments of it, behind `scale_by_gradient_snr` with weights averaged over the steps.
+    """VR-Adam: `optax.adamw`, both moments of it, after `scale_by_gradient_snr` with weights averaged over the steps.
 
     See `scale_by_gradient_snr` for the gradients that it takes: one for each part of the batch.
 
@@ -225,10 +249,16 @@ def vr_adam(
         Jiang et al., "Accelerating Large Batch Training via Gradient Signal to Noise Ratio (GSNR)", 2023,
         arXiv:2309.13681. Section 4.2.
     """
+    refuse_arrays(mask=mask)
     _check_adam(b1, b2, eps, weight_decay)
-    ratio = scale_by_gradient_snr(gamma, b3, debias=debias_ratio, axis_name=axis_name)
-    base = optax.adamw(learning_rate, b1, b2, eps, weight_decay=weight_decay, mask=mask)
-    return in_float32(optax.chain(ratio, base))
+    return in_float32(
+        optax.chain(
+            _scale_by_gradient_snr("vr_adam", gamma, b3, debias=debias_ratio, axis_name=axis_name),
+            optax.scale_by_adam(b1, b2, eps),
+            add_decay("vr_adam", weight_decay, mask),
+            optax.scale_by_learning_rate(learning_rate),
+        )
+    )
 
 
 def vr_lars(
@@ -244,7 +274,7 @@ def vr_lars(
     nesterov: bool = False,
     axis_name: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """VR-LARS: `optax.lars` behind `scale_by_gradient_snr`.
+    """VR-LARS: `optax.lars` after `scale_by_gradient_snr`.
 
     See `scale_by_gradient_snr` for the gradients that it takes: one for each part of the batch. LARS divides by the
     norm of a leaf's gradient, so only the relative weights of the coordinates matter.
@@ -283,17 +313,20 @@ def vr_lars(
     check_range("trust_coefficient", trust_coefficient, 0.0, low_open=True)
     check_range("eps", eps, 0.0)
     check_range("weight_decay", weight_decay, 0.0)
-    base = optax.lars(
-        learning_rate,
-        weight_decay,
-        True if mask is None else mask,
-        trust_coefficient,
-        eps,
-        True if trust_ratio_mask is None else trust_ratio_mask,
-        momentum,
-        nesterov,
+    refuse_arrays(mask=mask, trust_ratio_mask=trust_ratio_mask)
+
+    def trust(trust_ratio_mask):
+        ratio = optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient, eps=eps)
+        return ratio if trust_ratio_mask is None else optax.masked(ratio, lambda _: trust_ratio_mask)
+
+    base = optax.chain(
+        _scale_by_gradient_snr("vr_lars", gamma, axis_name=axis_name),
+        add_decay("vr_lars", weight_decay, mask),
+        with_whole_tree(trust, trust_ratio_mask=trust_ratio_mask),
+        optax.scale_by_learning_rate(learning_rate),
+        optax.trace(momentum, nesterov),
     )
-    return in_float32(optax.chain(scale_by_gradient_snr(gamma, axis_name=axis_name), base))
+    return in_float32(_relative_to_params("vr_lars", base))
 
 
 def vr_lamb(
@@ -309,7 +342,7 @@ def vr_lamb(
     debias_ratio: bool = True,
     axis_name: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """VR-LAMB: `optax.lamb`, both moments of it, behind `scale_by_gradient_snr` with weights averaged over the steps.
+    """VR-LAMB: `optax.lamb`, both moments of it, after `scale_by_gradient_snr` with weights averaged over the steps.
 
     See `scale_by_gradient_snr` for the gradients that it takes: one for each part of the batch.
 
@@ -343,10 +376,28 @@ def vr_lamb(
         Jiang et al., "Accelerating Large Batch Training via Gradient Signal to Noise Ratio (GSNR)", 2023,
         arXiv:2309.13681. Section 4.2.
     """
+    refuse_arrays(mask=mask)
     _check_adam(b1, b2, eps, weight_decay)
-    ratio = scale_by_gradient_snr(gamma, b3, debias=debias_ratio, axis_name=axis_name)
-    base = optax.lamb(learning_rate, b1, b2, eps, weight_decay=weight_decay, mask=mask)
-    return in_float32(optax.chain(ratio, base))
+    base = optax.chain(
+        _scale_by_gradient_snr("vr_lamb", gamma, b3, debias=debias_ratio, axis_name=axis_name),
+        optax.scale_by_adam(b1, b2, eps),
+        add_decay("vr_lamb", weight_decay, mask),
+        optax.scale_by_trust_ratio(),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+    return in_float32(_relative_to_params("vr_lamb", base))
+
+
+def _relative_to_params(
+    method: str, tx: optax.GradientTransformationExtraArgs
+) -> optax.GradientTransformationExtraArgs:
+    """Says that a transformation needs the parameters, by the name of the whole."""
+
+    def update_fn(updates, state, params=None, **extra_args):
+        require_params(params, method)
+        return tx.update(updates, state, params, **extra_args)
+
+    return optax.GradientTransformationExtraArgs(tx.init, update_fn)
 
 
 def _check_adam(

@@ -16,8 +16,11 @@ import optax
 
 from optkit.core.adam import EpsPlacement, scale_by_adam
 from optkit.core.checks import check_range
-from optkit.core.precision import in_float32
-from optkit.core.trees import unmask_tree
+from optkit.core.decay import add_decay
+from optkit.core.extra_args import require_params
+from optkit.core.injection import refuse_arrays
+from optkit.core.precision import in_float32, scalar_dtype
+from optkit.core.trees import copy, unmask_tree
 
 Averaging = Literal["full", "ata"]
 Extrapolation = Callable[[Any], Any]
@@ -40,11 +43,12 @@ class ImplicitTransportState(NamedTuple):
 
 
 def transported(
-    inner: optax.GradientTransformation, extrapolation: Extrapolation
+    method: str, inner: optax.GradientTransformation, extrapolation: Extrapolation
 ) -> optax.GradientTransformationExtraArgs:
     """Feeds an optimizer with an average of gradients that are taken ahead of its parameters.
 
     Args:
+        method: the public name of the method, for messages.
         inner: a whole optimizer, learning rate included.
         extrapolation: gives for step `n` how many updates ahead the gradient is taken, `r` with weight `r / (1 + r)` of
             the past in the average, so that the average is that of the true parameters where the loss is quadratic.
@@ -58,20 +62,20 @@ def transported(
         return ImplicitTransportState(
             count=jnp.zeros([], jnp.int32),
             average=optax.tree.zeros_like(params),
-            params=jax.tree.map(jnp.copy, params),
+            params=copy(params),
             inner_state=inner.init(params),
         )
 
     def update_fn(updates, state, params=None, **extra_args):
-        if params is None:
-            raise ValueError("implicit_gradient_transport needs the parameters: call update(updates, state, params)")
+        require_params(params, method)
         count = optax.safe_increment(state.count)
-        newest = 1 / (1 + extrapolation(state.count))
+        dtype = scalar_dtype(state.average)
+        newest = 1 / (1 + jnp.asarray(extrapolation(state.count), dtype))
         average = optax.incremental_update(updates, state.average, newest)  # Alg. 1, g_t
         average = optax.tree.cast_like(average, state.average)
         step, inner_state = inner.update(average, state.inner_state, state.params, **extra_args)  # Alg. 1, w_t
         true = optax.apply_updates(state.params, step)  # Alg. 1, theta_{t+1}
-        ahead = extrapolation(count)
+        ahead = jnp.asarray(extrapolation(count), dtype)
         shift = jax.tree.map(
             lambda x, u, z: (x + ahead * u - z).astype(z.dtype), true, step, params
         )  # Alg. 1, the point of the next gradient
@@ -122,17 +126,33 @@ def implicit_gradient_transport(
         Arnold et al., "Reducing the variance in online optimization by transporting past gradients", 2019,
         arXiv:1906.03532.
     """
+    return _transport("implicit_gradient_transport", inner, averaging, delta, interval)
+
+
+def _transport(
+    method: str,
+    inner: optax.GradientTransformation,
+    averaging: Averaging,
+    delta: jax.typing.ArrayLike,
+    interval: jax.typing.ArrayLike,
+) -> optax.GradientTransformationExtraArgs:
+    """The rule, for `implicit_gradient_transport` and the named optimizers."""
+    refuse_arrays(averaging=averaging)
     check_range("delta", delta, 0.0, low_open=True)
     check_range("interval", interval, 1.0)
     if averaging not in ("full", "ata"):
         raise ValueError(f"averaging must be 'full' or 'ata', got {averaging!r}")
 
+    def full(count):
+        return count.astype(float) / delta
+
     def ata(count):
-        root = jnp.sqrt((1 - 1 / interval) * count / (count + 1))
-        ahead = jnp.maximum(count / interval - root, 0) / (1 + root)  # gamma_t / (1 - gamma_t) of tail averaging
+        n = count.astype(float)
+        root = jnp.sqrt((1 - 1 / interval) * n / (n + 1))
+        ahead = jnp.maximum(n / interval - root, 0) / (1 + root)  # gamma_t / (1 - gamma_t) of tail averaging
         return jnp.where(count < 2, 0, ahead)
 
-    return transported(inner, ata if averaging == "ata" else lambda count: count / delta)
+    return transported(method, inner, ata if averaging == "ata" else full)
 
 
 def igt_eval_params(state: Any, params: optax.Params) -> optax.Params:
@@ -211,12 +231,12 @@ def igt(
         Arnold et al., "Reducing the variance in online optimization by transporting past gradients", 2019,
         arXiv:1906.03532.
     """
-    if momentum is not None:
-        check_range("momentum", momentum, 0.0, 1.0, high_open=True)
+    check_range("momentum", momentum, 0.0, 1.0, high_open=True)
     check_range("weight_decay", weight_decay, 0.0)
+    refuse_arrays(mask=mask)
     inner = optax.sgd(learning_rate, momentum, nesterov)
-    transport = implicit_gradient_transport(inner, averaging, delta, interval)
-    return in_float32(optax.chain(optax.add_decayed_weights(weight_decay, mask), transport))
+    transport = _transport("igt", inner, averaging, delta, interval)
+    return in_float32(optax.chain(add_decay("igt", weight_decay, mask), transport))
 
 
 def igt_adam(
@@ -247,7 +267,7 @@ def igt_adam(
         averaging: `"full"` (default) or `"ata"`, as in `implicit_gradient_transport`.
         delta: as there; default 1.
         interval: as there; default 2.
-        eps_placement: `"pre"` (default, the authors') adds epsilon before the bias correction, `"post"` behind it, as
+        eps_placement: `"pre"` (default, the authors') adds epsilon before the bias correction, `"post"` after it, as
             `optax.adam` does.
 
     Returns:
@@ -271,12 +291,13 @@ def igt_adam(
         arXiv:1906.03532.
     """
     check_range("weight_decay", weight_decay, 0.0)
+    refuse_arrays(mask=mask, eps_placement=eps_placement)
     inner = optax.chain(
-        optax.add_decayed_weights(weight_decay, mask),
+        add_decay("igt_adam", weight_decay, mask),
         scale_by_adam(b1, b2, eps, eps_placement=eps_placement),
         optax.scale_by_learning_rate(learning_rate),
     )
-    return in_float32(implicit_gradient_transport(inner, averaging, delta, interval))
+    return in_float32(_transport("igt_adam", inner, averaging, delta, interval))
 
 
 def _is_transport(x: Any) -> bool:

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optkit.core.checks import check_range
+from optkit.core.checks import check_count, check_range
 from optkit.core.precision import scalar_dtype, widen
-from optkit.core.rows import count_rows, mean_over_rows, over_rows, require_reduced
+from optkit.core.rows import count_rows, mean_over_rows, over_rows, require_reduced, require_rows
 
 
 class NoiseScale(NamedTuple):
@@ -58,19 +58,22 @@ def _average(
     state: NoiseScale,
     squared_norm_of_mean: jax.Array,
     spread: jax.Array,
-    rows: int,
+    rows: int | jax.Array,
     batch_size: jax.typing.ArrayLike,
     decay: jax.typing.ArrayLike,
 ) -> NoiseScale:
     """Adds one estimate, from `rows` gradients over `batch_size` samples each and their mean squared deviation."""
-    others = max(rows - 1, 1)
+    dtype = state.noise_trace.dtype
+    number = jnp.asarray(rows, dtype)
+    others = jnp.maximum(number - 1, 1)
     squared_norm = squared_norm_of_mean - spread / others  # |G|^2
-    noise_trace = rows / others * batch_size * spread  # tr(Sigma)
+    noise_trace = number / others * batch_size * spread  # tr(Sigma)
     count = jnp.asarray(optax.safe_increment(state.count))
-    weight = (1 - decay) / (1 - decay**count)  # that of the newest in an exponential average without bias
+    # That of the newest in an exponential average without bias.
+    weight = (1 - decay) / (1 - decay ** count.astype(dtype))
 
     def average(old, new):
-        return (old + weight * (new - old)).astype(old.dtype)
+        return (old + weight * (new - old)).astype(dtype)
 
     return NoiseScale(count, average(state.squared_norm, squared_norm), average(state.noise_trace, noise_trace))
 
@@ -120,6 +123,8 @@ def gradient_noise_scale(
         return mean, _average(state, optax.tree.norm(mean, squared=True), spread, rows, batch_size_small, decay)
 
     def update_fn(updates, state, params=None):
+        if axis_name is None:
+            require_rows(updates, "gradient_noise_scale")
         mean, state = over_rows(mean_and_noise, axis_name)(widen(updates), state)
         require_reduced(mean, params, "gradient_noise_scale")
         return optax.tree.cast_like(mean, updates), state
@@ -128,7 +133,7 @@ def gradient_noise_scale(
 
 
 def gradient_noise_scale_over_steps(
-    batch_size: jax.typing.ArrayLike, window: int = 10, decay: jax.typing.ArrayLike = 0.99
+    batch_size: jax.typing.ArrayLike, window: int | jax.Array = 10, decay: jax.typing.ArrayLike = 0.99
 ) -> optax.GradientTransformation:
     """Measures the noise of gradients that come one at a time, by comparing those of consecutive steps.
 
@@ -163,6 +168,7 @@ def gradient_noise_scale_over_steps(
     """
     check_range("batch_size", batch_size, 1)
     check_range("window", window, 2)
+    check_count("window", window)
     check_range("decay", decay, 0.0, 1.0, high_open=True)
 
     def init_fn(params):
@@ -174,8 +180,9 @@ def gradient_noise_scale_over_steps(
         )
 
     def finish_window(state):
-        squared_norm_of_mean = optax.tree.norm(state.gradient_sum, squared=True) / window**2
-        spread = state.squared_norm_sum / window - squared_norm_of_mean
+        number = jnp.asarray(window, state.squared_norm_sum.dtype)
+        squared_norm_of_mean = optax.tree.norm(state.gradient_sum, squared=True) / number**2
+        spread = state.squared_norm_sum / number - squared_norm_of_mean
         noise_scale = _average(state.noise_scale, squared_norm_of_mean, spread, window, batch_size, decay)
         return optax.tree.zeros_like(state)._replace(noise_scale=noise_scale)
 
@@ -205,7 +212,8 @@ def read_noise_scale(state: Any) -> jax.Array:
 
     Returns:
         A number of samples, at least 0 and finite: 0 before the first estimate, and the largest number of its dtype
-        where the estimate of the gradient's squared norm is not positive, so that all is noise.
+        where the estimate of the gradient's squared norm is not positive, so that all is noise. After a gradient that
+        was not finite it is NaN.
 
     Raises:
         ValueError: if the state has no such estimates, or several.
@@ -226,4 +234,4 @@ def read_noise_scale(state: Any) -> jax.Array:
         raise ValueError(f"state must be that of one gradient_noise_scale, got {len(found)} of them in it")
     noise_trace, squared_norm = jnp.maximum(found[0].noise_trace, 0), jnp.maximum(found[0].squared_norm, 0)
     limits = jnp.finfo(noise_trace.dtype)
-    return jnp.where(noise_trace > 0, jnp.minimum(noise_trace / squared_norm, limits.max), 0)
+    return jnp.where(noise_trace == 0, 0, jnp.minimum(noise_trace / squared_norm, limits.max))

@@ -13,7 +13,9 @@ import optax
 
 from optkit.core import collectives
 from optkit.core.checks import check_range
-from optkit.core.precision import in_float32, widen
+from optkit.core.decay import add_decay
+from optkit.core.injection import refuse_arrays
+from optkit.core.precision import in_float32, scalar_dtype, widen
 
 Degenerate = Literal["one", "official", "norm"]
 Latch = Literal["first_nonzero", "first"]
@@ -37,8 +39,8 @@ class ScaleBySaiState(NamedTuple):
 def _signal_to_noise(gradient: jax.Array, eps: jax.typing.ArrayLike, degenerate: Degenerate) -> jax.Array:
     """A leaf's norm over the standard deviation of its entries; 0 for a gradient of zero."""
     if not gradient.size:
-        return jnp.ones([], gradient.dtype)
-    norm = jnp.sqrt(jnp.sum(gradient**2))
+        return jnp.ones([], gradient.real.dtype)
+    norm = optax.tree.norm(gradient)
     # One entry has no deviation: the authors' code makes it 0.
     deviation = jnp.std(gradient, ddof=1) if gradient.size > 1 else jnp.zeros_like(norm)
     ratio = norm / (deviation + eps)  # g-SNR
@@ -90,6 +92,7 @@ def scale_by_sai(
     Reference:
         Xu et al., "No More Adam: Learning Rate Scaling at Initialization is All You Need", 2024, arXiv:2412.11768.
     """
+    refuse_arrays(degenerate=degenerate, latch=latch)
     check_range("momentum", momentum, 0.0, 1.0, high_open=True)
     check_range("eps", eps, 0.0)
     if degenerate not in ("one", "official", "norm"):
@@ -101,7 +104,7 @@ def scale_by_sai(
         return ScaleBySaiState(
             count=jnp.zeros([], jnp.int32),
             momentum=optax.tree.zeros_like(params),
-            gsnr=jax.tree.map(lambda p: jnp.zeros([], jnp.promote_types(p.dtype, jnp.float32)), params),
+            gsnr=jax.tree.map(lambda p: jnp.zeros([], scalar_dtype(p)), params),
         )
 
     def measure(gsnr, updates):
@@ -166,11 +169,11 @@ def sgd_sai(
     Reference:
         Xu et al., "No More Adam: Learning Rate Scaling at Initialization is All You Need", 2024, arXiv:2412.11768.
     """
-    check_range("weight_decay", weight_decay, 0.0)
+    refuse_arrays(mask=mask)
     return in_float32(
         optax.chain(
             scale_by_sai(momentum, eps, degenerate=degenerate, latch=latch),
-            optax.add_decayed_weights(weight_decay, mask),
+            add_decay("sgd_sai", weight_decay, mask),
             optax.scale_by_learning_rate(learning_rate),
         )
     )
