@@ -4,12 +4,12 @@ import importlib.metadata
 import os
 
 DEVICES = 8
-# Most of the time goes into compiling programs that run once; these, as in `optkit.testing.case`, halve it. Where
+# Most of the time goes into compiling programs that run once; these, as in `optkit.testing.case`, quarter it. Where
 # each of a chain of operations uses the last one twice or more, the older way to emit fusions computes all of it anew
 # each time: a test that hangs has twenty of them outside a loop.
 _FAST_TO_COMPILE = ["--xla_backend_optimization_level=0"]
 if importlib.metadata.version("jaxlib").startswith("0.10."):
-    _FAST_TO_COMPILE.append("--xla_cpu_use_fusion_emitters=false")
+    _FAST_TO_COMPILE += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
 _FLAGS = [os.environ.get("XLA_FLAGS", ""), *_FAST_TO_COMPILE, f"--xla_force_host_platform_device_count={DEVICES}"]
 os.environ["XLA_FLAGS"] = " ".join(_FLAGS).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from optkit.core.injection import static_arguments
 
-Kind = Literal["transformation", "wrapper", "optimizer", "aggregator", "topology", "compressor"]
+Kind = Literal["transformation", "wrapper", "optimizer", "sampler", "aggregator", "topology", "compressor"]
 
 
 class Paper(NamedTuple):
@@ -52,7 +52,7 @@ class Method:
         factory: builds the method from keyword arguments, `learning_rate` among them; for a wrapper it builds the inner
             optimizer too, from the same `learning_rate`.
         family: the folder that it lives in.
-        kind: what the factory makes.
+        kind: what the factory makes; a sampler is an optimizer whose parameters go on moving around a distribution.
         summary: one line.
         paper: where it was published.
         example: keyword arguments with which `factory` builds something usable.
@@ -61,9 +61,10 @@ class Method:
         needs: extra arguments of `update` (`"grad_fn"`, `"value_fn"`, `"value"`, `"prev_grads"`, `"full_grad_fn"`) or
             `"axis_name"`, without which the method cannot work.
         rows: what the leading axis of the gradients that `update` takes, and removes, stands for: None where there is
-            none; "microbatches" for equal parts of the batch, whose mean is the batch's gradient; "classes" for the
-            classes' shares in the batch's gradient, which is their sum. With "classes" the extra argument
-            `class_counts` says how many examples of each class the batch has.
+            none; "microbatches" for equal parts of the batch, and "samples" for its examples, whose mean is the batch's
+            gradient; "objectives" for the gradients of several losses; "classes" for the classes' shares in the batch's
+            gradient, which is their sum. With "classes" the extra argument `class_counts` says how many examples of
+            each class the batch has.
         eval_params: gives the parameters to report, from the optimizer's state and the parameters of the loop.
         variants: further arguments worth comparing, by name; in `compare` they are called `name:variant`.
         golden: name of the recorded trajectories that it replays, where that is not `name`.
@@ -79,7 +80,7 @@ class Method:
     grid: float
     tuned: str = "learning_rate"
     needs: tuple[str, ...] = ()
-    rows: Literal["microbatches", "classes"] | None = None
+    rows: Literal["microbatches", "samples", "classes", "objectives"] | None = None
     eval_params: Callable[[Any, Any], Any] = parameters_as_they_are
     variants: Mapping[str, Variant] = dataclasses.field(default_factory=dict)
     golden: str | None = None

@@ -1,5 +1,6 @@
 """A transformation under test: how every promise of the contract builds it, initialises it and takes a step with it."""
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -11,29 +12,37 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from optkit.core.extra_args import EXTRA_ARGS
 from optkit.testing import trees
 
 STEPS = 4
 SHARDED_STEPS = 2
-EXTRA_ARGS = ("value", "value_fn", "grad_fn", "prev_grads", "full_grad_fn")
-ROWS = ("microbatches", "classes")
-# Four rows of one gradient, in units of what they sum to.
-SHARES = np.array([0.4, 0.3, 0.2, 0.1], np.float32)
+# What `needs` may name: the extra arguments that the contract can make of a loss. Those of rows come with the rows.
+MADE_OF_A_LOSS = (
+    *("value", "value_fn", "grad_fn", "prev_grads", "full_grad_fn", "hvp_fn", "minibatch_grad_fn", "residual_fn"),
+    *("predicted_grads", "weight"),
+)
+ROWS = ("microbatches", "samples", "classes", "objectives")
+# Four rows of a gradient. Row r has entry number e, counted in turns of four, _MULTIPLES[r] times, and _OWN times more
+# if r = e: so the rows are independent, their mean is the gradient, and the first points uphill.
+_MULTIPLES, _OWN = np.array([-0.5, 1.1, 1.4, 1.6], np.float32), 0.4
+# Objectives may conflict and yet have a direction that serves all: their rows are turned, by up to 75 degrees.
+_MULTIPLES_OF_OBJECTIVES = np.array([0.6, 1.0, 1.0, 1.0], np.float32)
+_TURNS = np.array([1.6, 0.3, -0.5, -1.4], np.float32)
+_CLASS_COUNTS = np.array([4, 3, 2, 1], np.int32)
 
 
 class Run(NamedTuple):
     """A short run on ordinary parameters in float32.
 
     Attributes:
-        step: the compiled step, from parameters, state and gradients to parameters and state.
+        step: a step with a compiled update, from parameters, state and gradients to parameters and state.
         points: parameters and state before the first step and after each.
-        gradients: the gradients of each step.
-        traces: how often JAX traced the step.
+        traces: how often JAX traced the update.
     """
 
     step: Callable[..., Any]
     points: list[tuple[Any, Any]]
-    gradients: list[Any]
     traces: int
 
 
@@ -49,6 +58,39 @@ class Case:
     tuned: str
     sampler: bool
     devices: int
+    rows: str | None = None
+    programs: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Compiles a function as `compiled` does, once for all functions of the case that come to the same program."""
+        seen = {}
+
+        def call(*args):
+            leaves, structure = jax.tree.flatten(args)
+            types = structure, tuple(map(jax.typeof, leaves))
+            if types not in seen:
+                seen[types] = self._program(function, structure, leaves)
+            program, out = seen[types]
+            return jax.tree.unflatten(out(), program(*leaves))
+
+        return call
+
+    def _program(self, function, structure, leaves):
+        structures = []
+
+        def flat(*leaves):
+            results, out = jax.tree.flatten(function(*jax.tree.unflatten(structure, leaves)))
+            structures.append(out)
+            return results
+
+        lowered = compiled(flat, keep_unused=True).lower(*leaves)
+        text = lowered.as_text()
+        # Constants that JAX passes as hidden arguments are not in the text.
+        hides_constants = text.split("@main(", 1)[1].split("->", 1)[0].count("%arg") != len(leaves)
+        program = None if hides_constants else self.programs.get(text)
+        if program is None:
+            program = self.programs[text] = lowered.compile()
+        return program, lambda: structures[0]
 
     def build(self, **changes: Any) -> optax.GradientTransformationExtraArgs:
         """Builds the transformation anew, with some of the example's arguments changed."""
@@ -58,6 +100,11 @@ class Case:
         """Builds it with its hyperparameters injected as float32, as a sweep over learning rates does."""
         factory = optax.inject_hyperparams(self.factory, self.static_args, hyperparam_dtype=jnp.float32)
         return factory(**{**self.example, **changes})
+
+    @property
+    def name(self) -> str:
+        """The factory's name."""
+        return getattr(self.factory, "__name__", repr(self.factory))
 
     @functools.cached_property
     def rate(self) -> Any:
@@ -86,8 +133,37 @@ class Case:
 
     @property
     def calls_functions(self) -> bool:
-        """Whether it evaluates gradients or losses of the whole tree, and so cannot stand inside a partition."""
-        return bool({"grad_fn", "full_grad_fn", "value_fn", "prev_grads"} & set(self.needs))
+        """Whether it takes what is of the whole tree of parameters, and so cannot stand inside a partition."""
+        return any(EXTRA_ARGS[name].whole_tree for name in self.extra_args)
+
+    def needed(
+        self, loss: Callable[[Any], Any], grad: Callable[[Any], Any], residuals: Any, params: Any, previous: Any
+    ) -> dict[str, Any]:
+        """Makes the needed extra arguments of a loss.
+
+        Args:
+            loss: function of the parameters.
+            grad: function of the parameters, its gradient.
+            residuals: function of the parameters, half of whose squared norm has that gradient.
+            params: the parameters.
+            previous: those of the step before.
+
+        Returns:
+            What `update` is to get.
+        """
+        made = {
+            "value": lambda: loss(params),
+            "value_fn": lambda: loss,
+            "grad_fn": lambda: grad,
+            "prev_grads": lambda: grad(previous),
+            "full_grad_fn": lambda: grad,
+            "hvp_fn": lambda: lambda vector: jax.jvp(grad, (params,), (vector,))[1],
+            "minibatch_grad_fn": lambda: lambda point, _: grad(point),
+            "residual_fn": lambda: residuals,
+            "predicted_grads": lambda: grad(params),
+            "weight": lambda: jnp.ones(()),
+        }
+        return {name: made[name]() for name in self.extra_args}
 
     def per_worker(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Maps a function over all workers, for a transformation that talks between them."""
@@ -133,23 +209,56 @@ class Case:
         """Makes parameters or gradients, by default of ordinary shapes."""
         return self.stack(trees.normal(trees.abstract(trees.ORDINARY if shapes is None else shapes, dtype), seed))
 
+    @functools.cached_property
+    def gradients(self) -> list[Any]:
+        """The gradients of a short run on ordinary parameters."""
+        return [self.params(seed=seed) for seed in range(1, 1 + STEPS)]
+
+    def train(
+        self,
+        tx: optax.GradientTransformationExtraArgs,
+        steps: int = STEPS,
+        like: Callable[[Any], Any] = lambda leaves: leaves,
+    ) -> Any:
+        """Takes the first steps of the short run, and gives parameters and state.
+
+        Args:
+            tx: takes them.
+            steps: how many.
+            like: makes of the dict of parameters, or of gradients, another tree.
+
+        Returns:
+            The parameters, in that tree, and the state.
+        """
+        update = self.compiled(self.update(tx))
+        params = like(self.params())
+        state = self.init(tx)(params)
+        for gradients in self.gradients[:steps]:
+            updates, state = update(like(gradients), state, params)
+            params = optax.apply_updates(params, updates)
+        return params, state
+
     def run(self) -> Run:
-        """Builds the transformation, compiles a step and takes a few."""
+        """Builds the transformation, compiles an update and takes a few steps."""
         tx = self.build()
-        function = self.step(tx)
+        function = self.update(tx)
         traces = []
 
         def traced(*args):
             traces.append(args)
             return function(*args)
 
-        step = compiled(traced)
+        update = self.compiled(traced)
+
+        def step(params, state, gradients):
+            updates, state = update(gradients, state, params)
+            return optax.apply_updates(params, updates), state
+
         params = self.params()
         points = [(params, self.init(tx)(params))]
-        gradients = [self.params(seed=seed) for seed in range(1, 1 + STEPS)]
-        for gradient in gradients:
-            points.append(step(*points[-1], gradient))
-        return Run(step, points, gradients, len(traces))
+        for gradients in self.gradients:
+            points.append(step(*points[-1], gradients))
+        return Run(step, points, len(traces))
 
     @functools.cached_property
     def reference(self) -> Run:
@@ -185,21 +294,17 @@ class Case:
         if self.axis_name is not None:
             gradients = jax.lax.pmean(gradients, self.axis_name)
 
-        def value_fn(point):
+        def loss(point):
             def product(g, p):
                 dtype = jnp.promote_types(g.dtype, jnp.float32)
-                return jnp.sum(g.astype(dtype) * p.astype(dtype))
+                return jnp.sum(g.astype(dtype) * p.astype(dtype)).real
 
             return jax.tree.reduce(jnp.add, jax.tree.map(product, gradients, point), jnp.zeros((), jnp.float32))
 
-        vocabulary = {
-            "value": lambda: value_fn(params),
-            "value_fn": lambda: value_fn,
-            "grad_fn": lambda: lambda _: gradients,
-            "prev_grads": lambda: gradients,
-            "full_grad_fn": lambda: lambda _: gradients,
-        }
-        return {name: vocabulary[name]() for name in self.extra_args}
+        def residuals(point):
+            return jax.tree.map(lambda x, g, p: g + x - p, point, gradients, params)
+
+        return self.needed(loss, lambda _: gradients, residuals, params, params)
 
 
 def fed_with_rows(
@@ -209,26 +314,58 @@ def fed_with_rows(
 
     Args:
         factory: its transformations take gradients with a leading axis and remove it.
-        rows: "microbatches" if the gradient is their mean, "classes" if it is their sum; then the extra argument
-            `class_counts` is passed too.
+        rows: "microbatches" or "samples" if the gradient is their mean; "classes" if it is their sum, then the extra
+            argument `class_counts` is passed too; "objectives" if it is the mean of the objectives' gradients, then
+            `losses` is, where `value` is known.
 
     Returns:
-        A factory with the same arguments. Its transformations make unequal rows of the gradient that they are given.
+        A factory with the same arguments. Of the gradient that they are given, its transformations make four
+        independent rows that disagree, the first with all others. What is not finite is in the first row alone.
     """
 
     @functools.wraps(factory)
     def build(**arguments):
         tx = optax.with_extra_args_support(factory(**arguments))
-        shares = SHARES if rows == "classes" else len(SHARES) * SHARES
-        counts = {"class_counts": jnp.asarray(10 * SHARES, jnp.int32)} if rows == "classes" else {}
 
         def update(updates, state, params=None, **extra_args):
-            stacked = jax.tree.map(lambda g: jnp.stack([g * float(share) for share in shares]), updates)
-            return tx.update(stacked, state, params, **{**counts, **extra_args})
+            if rows == "classes":
+                extra_args = {"class_counts": jnp.asarray(_CLASS_COUNTS), **extra_args}
+            if rows == "objectives" and "value" in extra_args:
+                extra_args = {"losses": jnp.stack([extra_args["value"]] * len(_TURNS)), **extra_args}
+            return tx.update(jax.tree.map(functools.partial(_rows, rows), updates), state, params, **extra_args)
 
         return optax.GradientTransformationExtraArgs(tx.init, update)
 
     return build
+
+
+def _rows(kind: str, g: jax.Array) -> jax.Array:
+    """Makes the rows of one leaf's gradient."""
+
+    def of_each_row(x, dtype=g.dtype):
+        return jnp.expand_dims(jnp.asarray(x, dtype), range(1, 1 + g.ndim))
+
+    multiples = _MULTIPLES_OF_OBJECTIVES if kind == "objectives" else _MULTIPLES
+    if jnp.issubdtype(g.dtype, jnp.complexfloating):
+        multiples = multiples + 0.3j * _TURNS
+    row = of_each_row(np.arange(len(multiples)), jnp.int32)
+    # By counting along each axis: a list of all entries would gather a sharded leaf.
+    number = sum((jax.lax.broadcasted_iota(jnp.int32, g.shape, axis) for axis in range(g.ndim)), jnp.int32(0)) % 4
+    multiples = of_each_row(multiples) + jnp.where(row == number[None], _OWN, 0.0).astype(g.dtype)
+    if kind == "classes":
+        multiples /= len(_TURNS)
+    g = g[None]
+    g = jnp.where((row == 0) | jnp.isfinite(g), g, jnp.zeros_like(g))
+    return g * multiples + (of_each_row(_TURNS) * _turned(g) if kind == "objectives" else 0)
+
+
+def _turned(g: jax.Array) -> jax.Array:
+    """Gradients with a leading axis, each turned by 90 degrees; zero for scalars."""
+    if g.ndim == 1:
+        return jnp.zeros_like(g)
+    middle = (g.shape[-1] - 1) / 2
+    place = jax.lax.broadcasted_iota(jnp.int32, g.shape, g.ndim - 1)
+    return jnp.sign(place - middle).astype(g.dtype) * jnp.flip(g, -1)
 
 
 def rounding(start: Any, end: Any) -> Any:
@@ -254,14 +391,14 @@ def compiled(function: Callable[..., Any], **options: Any) -> Any:
 def _fast_to_compile() -> dict[str, Any] | None:
     if jax.default_backend() != "cpu":
         return None
-    options = {"xla_backend_optimization_level": 0}
-    # XLA up to JAX 0.10 or 0.11 also has an older way to emit fusions, which compiles three times as fast.
-    older = options | {"xla_cpu_use_fusion_emitters": False}
-    try:
-        jax.jit(lambda: 0, compiler_options=older).lower().compile()
-    except jax.errors.JaxRuntimeError:
-        return options
-    return older
+    options: dict[str, Any] = {"xla_backend_optimization_level": 0}
+    # One piece of code, since sharing it out among threads takes as long again as compiling it. And XLA up to JAX 0.10
+    # or 0.11 has an older way to emit fusions, which compiles three times as fast.
+    for option, value in (("xla_cpu_parallel_codegen_split_count", 1), ("xla_cpu_use_fusion_emitters", False)):
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # this version has no such option
+            jax.jit(lambda: 0, compiler_options={option: value}).lower().compile()
+            options[option] = value
+    return options
 
 
 def require(lines: list[str]) -> None:

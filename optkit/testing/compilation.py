@@ -36,7 +36,7 @@ def initialises_under_jit(case: Case) -> None:
 def compiles_once(case: Case) -> None:
     """The second and later steps do not compile again."""
     traces = case.reference.traces
-    require([f"{len(case.reference.gradients)} equal steps were compiled {traces} times"] if traces > 1 else [])
+    require([f"{len(case.gradients)} equal steps were compiled {traces} times"] if traces > 1 else [])
 
 
 def allows_donation(case: Case) -> None:
@@ -48,7 +48,7 @@ def allows_donation(case: Case) -> None:
     with warnings.catch_warnings():
         # A state whose types change cannot reuse its buffers; `keeps_types` says which.
         warnings.filterwarnings("ignore", "Some donated buffers were not usable")
-        for gradient in case.reference.gradients:
+        for gradient in case.gradients:
             params, state = step(params, state, gradient)
     require(case.run_differences(params, "with donated buffers"))
 
@@ -57,7 +57,7 @@ def runs_in_scan_and_vmap(case: Case) -> None:
     """Under `lax.scan` and `vmap`, over seeds and an injected learning rate, it runs as in single steps."""
     seeds = [case.reference.points[0][0], case.params(seed=100)]
     params = stack(seeds)
-    gradients = stack([stack(case.reference.gradients), stack([case.params(seed=200 + i) for i in range(4)])])
+    gradients = stack([stack(case.gradients), stack([case.params(seed=200 + i) for i in range(4)])])
 
     def train(rate, params, gradients):
         tx = case.build() if rate is None else case.build_injected(**{case.tuned: rate})
@@ -81,17 +81,28 @@ def takes_all_shapes(case: Case) -> None:
     special = {**trees.SHAPES, **trees.EMPTY_SHAPES, "None": None}
     if not case.calls_functions:  # which refuse to stand inside `optax.masked`
         special["optax.MaskedNode"] = optax.MaskedNode()
-    lines = []
-    for name, leaf in special.items():
-        params = trees.abstract({"vector": (5,), "special": leaf})
-        lines += [f"a tree with a leaf of kind {name}: {line}" for line in failures_or_changed_types(case, params)]
-    lines += [f"an empty tree: {line}" for line in failures_or_changed_types(case, {})]
-    require(lines)
     params, gradients = case.params(special), case.params(special, seed=1)
+    lines = [f"an empty tree: {line}" for line in failures_or_changed_types(case, {})]
     tx = case.build()
-    updates, _ = compiled(case.update(tx))(gradients, case.init(tx)(params), params)
-    finite = {place: bool(np.all(np.isfinite(update))) for place, update in trees.flatten(updates)}
-    require([f"all together: the update of {place} is not finite" for place, good in finite.items() if not good])
+    try:
+        state = case.init(tx)(params)
+        updates, new_state = compiled(case.update(tx))(gradients, state, params)
+    except Exception as error:  # noqa: BLE001  (any error of the transformation is the finding)
+        changed = [f"raised {describe(error)}"]
+    else:
+        before, after = (jax.eval_shape(lambda x: x, tree) for tree in ((gradients, state), (updates, new_state)))
+        changed = trees.type_differences(before[0], after[0], "updates")
+        changed += trees.type_differences(before[1], after[1], "state")
+        finite = {place: bool(np.all(np.isfinite(update))) for place, update in trees.flatten(updates)}
+        lines += [f"all together: the update of {place} is not finite" for place, good in finite.items() if not good]
+    if changed:
+        of_kinds = [
+            f"a tree with a leaf of kind {name}: {line}"
+            for name, leaf in special.items()
+            for line in failures_or_changed_types(case, trees.abstract({"vector": (5,), "special": leaf}))
+        ]
+        lines += of_kinds or [f"all together: {line}" for line in changed]
+    require(lines)
 
 
 def takes_all_containers(case: Case) -> None:
@@ -100,6 +111,20 @@ def takes_all_containers(case: Case) -> None:
     for name, params in trees.containers():
         lines += [f"{name}: {line}" for line in failures_or_changed_types(case, params)]
     require(lines)
+
+
+def takes_huge_leaves(case: Case) -> None:
+    """Takes leaves of 2**31 entries, under `jax.eval_shape`."""
+    lines = []
+    for shape in ((2**16, 2**15), (2**31,)):
+        lines += [f"{shape}: {line}" for line in failures_or_changed_types(case, trees.abstract({"huge": shape}))]
+    require(lines)
+
+
+def promotes_no_ranks(case: Case) -> None:
+    """Works where `jax_numpy_rank_promotion` is "raise"."""
+    with jax.numpy_rank_promotion("raise"):
+        require(changed_types(case, case.build(), trees.abstract(trees.SHAPES)))
 
 
 def failures_or_changed_types(case: Case, params: object) -> list[str]:

@@ -1,6 +1,7 @@
 """Point 4 of the contract: extra arguments and Optax's wrappers."""
 
 import functools
+import inspect
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -67,13 +68,18 @@ def works_injected_in_16_bits(case: Case) -> None:
 def works_masked(case: Case) -> None:
     """Under a mask, leaves outside pass through, and those inside get what they would get alone.
 
-    The mask is that of `optax.masked`. A transformation that calls `grad_fn`, `value_fn` or needs `prev_grads` sees the
-    whole tree: it raises a `TypeError` inside `optax.masked` and takes `mask` as an argument of its own.
+    The mask is that of `optax.masked`. A transformation that takes `grad_fn`, or what else is of the whole tree, raises
+    a `TypeError` inside `optax.masked`. It has an argument for the mask: `applies_to`, if leaves outside pass through,
+    or `trainable`, if their updates are zero.
     """
     if case.calls_functions:
-        require(_unless_type_error(lambda: _abstract_step(case, optax.masked(case.build(), INSIDE)), "optax.masked"))
-        updates, _ = _first_step(case, case.build(mask=INSIDE))
-        require(trees.value_differences(_gradients(case)["bias"], updates["bias"], "gradient outside the mask"))
+        lines = _unless_type_error(lambda: _abstract_step(case, optax.masked(case.build(), INSIDE)), "optax.masked")
+        gradient = _gradients(case)["bias"]
+        for argument, outside in (("applies_to", gradient), ("trainable", jnp.zeros_like(gradient))):
+            if argument in inspect.signature(case.factory).parameters:
+                updates, _ = _first_step(case, case.build(**{argument: INSIDE}))
+                lines += trees.value_differences(outside, updates["bias"], f"update outside {argument}")
+        require(lines)
         return
     masked = optax.with_extra_args_support(optax.masked(case.build(), INSIDE))
     updates, state = _first_step(case, masked)
@@ -124,12 +130,8 @@ def takes_schedules(case: Case) -> None:
     """The learning rate may be a schedule; a constant one gives the same as the number."""
     if not (case.rate_is_number and case.tuned == "learning_rate"):
         return
-    tx = case.build(learning_rate=optax.constant_schedule(case.rate))
-    step = compiled(case.step(tx))
-    carry = case.params(), case.init(tx)(case.params())
-    for gradients in case.reference.gradients:
-        carry = step(*carry, gradients)
-    require(case.run_differences(carry[0], "with a constant schedule"))
+    params, _ = case.train(case.build(learning_rate=optax.constant_schedule(case.rate)))
+    require(case.run_differences(params, "with a constant schedule"))
 
 
 def works_with_map_params(case: Case) -> None:
@@ -149,7 +151,7 @@ def _changed_types_injected(case: Case, dtypes: tuple[str, ...]) -> list[str]:
 
 
 def _gradients(case: Case) -> Any:
-    return case.reference.gradients[0]
+    return case.gradients[0]
 
 
 def _first_step(case: Case, tx: optax.GradientTransformationExtraArgs, only: str | None = None) -> tuple[Any, Any]:
@@ -159,7 +161,7 @@ def _first_step(case: Case, tx: optax.GradientTransformationExtraArgs, only: str
         params, gradients = {only: params[only]}, {only: gradients[only]}
     # The same loss for the whole tree and for a part of it.
     value = {"value": jnp.float32(1.0)} if "value" in case.needs else {}
-    return compiled(case.update(tx, **value))(gradients, case.init(tx)(params), params)
+    return case.compiled(case.update(tx, **value))(gradients, case.init(tx)(params), params)
 
 
 def _abstract_step(case: Case, tx: optax.GradientTransformation) -> Any:

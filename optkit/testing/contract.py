@@ -8,8 +8,8 @@ import jax
 import optax
 
 from optkit.core.method import Method, parameters_as_they_are
-from optkit.testing import compilation, composition, numerics, placement
-from optkit.testing.case import EXTRA_ARGS, ROWS, Case, fed_with_rows
+from optkit.testing import compilation, composition, numerics, placement, usage
+from optkit.testing.case import MADE_OF_A_LOSS, ROWS, Case, fed_with_rows
 
 _POINTS = (
     (1, compilation.keeps_types),
@@ -19,13 +19,19 @@ _POINTS = (
     (1, compilation.runs_in_scan_and_vmap),
     (2, compilation.takes_all_shapes),
     (2, compilation.takes_all_containers),
+    (2, compilation.takes_huge_leaves),
+    (2, compilation.promotes_no_ranks),
+    (2, usage.takes_stacked_layers),
+    (2, numerics.takes_complex_numbers),
     (3, numerics.stays_finite_in_float16),
     (3, numerics.stays_finite_in_bfloat16),
     (3, numerics.stays_finite_in_float32),
     (3, numerics.recovers_from_nan),
+    (3, numerics.is_honest_about_bad_gradients),
     (4, composition.accepts_unknown_extra_args),
     (4, composition.hands_on_extra_args),
     (4, composition.names_missing_extra_args),
+    (4, usage.works_injected_bare),
     (4, composition.works_injected),
     (4, composition.works_injected_in_16_bits),
     (4, composition.works_masked),
@@ -34,11 +40,16 @@ _POINTS = (
     (4, composition.works_in_chain),
     (4, composition.takes_schedules),
     (4, composition.works_with_map_params),
+    (4, usage.works_in_nnx_optimizer),
+    (4, usage.trains_callable_model),
+    (4, usage.masks_decay),
+    (4, usage.works_without_params),
     (5, numerics.solves_problems),
     (6, numerics.is_deterministic),
     (6, numerics.continues_from_orbax),
     (6, numerics.continues_from_flax),
     (7, placement.initialises_abstractly),
+    (7, placement.initialises_from_types),
     (7, placement.works_sharded_automatically),
     (7, placement.works_sharded_explicitly),
     (8, placement.agrees_between_backends),
@@ -110,7 +121,7 @@ def find_violations(
         ()
     """
     _refuse_unknown("promises", promises or (), PROMISES)
-    _refuse_unknown("needs", needs, (*EXTRA_ARGS, "axis_name"))
+    _refuse_unknown("needs", needs, (*MADE_OF_A_LOSS, "axis_name"))
     _refuse_unknown("rows", () if rows is None else (rows,), ROWS)
     if len(jax.devices()) < devices:
         raise RuntimeError(
@@ -127,6 +138,7 @@ def find_violations(
         tuned=tuned,
         sampler=sampler,
         devices=devices,
+        rows=rows,
     )
     violations = []
     for _, promise in _POINTS:
@@ -160,7 +172,9 @@ def check_transformation(
 
     Everything in `optkit.testing.PROMISES` is checked: that it runs compiled, mapped and scanned, in every dtype and on
     every shape and tree; that its numbers stay finite; that it goes together with Optax's wrappers; that it solves four
-    problems; that its runs repeat and continue from checkpoints; that its state is sharded like the parameters.
+    problems; that its runs repeat and continue from checkpoints; that its state is sharded like the parameters. So is
+    what people do with it: a bare `optax.inject_hyperparams(factory)`, `flax.nnx.Optimizer`, a model that is a callable
+    tree, decay masks, complex parameters, a gradient with a NaN, `update` without parameters, stacked layers.
 
     It needs Flax and Orbax (`pip install 'optkit[test]'`) and eight devices; on a CPU say so before anything uses JAX,
     in `conftest.py`: `jax.config.update("jax_num_cpu_devices", 8)`.
@@ -172,19 +186,23 @@ def check_transformation(
         factory: builds the transformation from keyword arguments. If it has an argument named like one of those below,
             bind that with `functools.partial`.
         promises: names of the promises to check, all of `PROMISES` by default.
-        static_args: arguments of `factory` that are no numbers to trace (ranks, periods, keys, callables), as for
-            `optax.inject_hyperparams`.
+        static_args: arguments of `factory` that are no numbers to trace (ranks, numbers of iterations, functions,
+            trees), as for `optax.inject_hyperparams`; `optkit.inject_hyperparams` finds them from annotations.
         needs: what `update` cannot do without: of the extra arguments "value" (the loss), "value_fn" and "grad_fn" (of
             the parameters, on the same batch), "prev_grads" (this batch's gradient at the previous parameters),
-            "full_grad_fn" (as "grad_fn", on all data); and "axis_name" if it talks between workers over the axis named
-            by the example's `axis_name`. It then runs on as many workers as `devices`.
+            "full_grad_fn" (as "grad_fn", on all data), "minibatch_grad_fn" (of the parameters and a number), "hvp_fn"
+            (of a vector: the Hessian times it), "residual_fn" (of the parameters), "predicted_grads", "weight"; and
+            "axis_name" if it talks between workers over the axis named by the example's `axis_name`. It then runs on as
+            many workers as `devices`.
         eval_params: gives the parameters to report, from the optimizer's state and the parameters of the loop, for
             methods whose loop holds shifted ones.
         tuned: the hyperparameter that is tuned, swept over in `vmap`. A `learning_rate` is decayed to zero by a cosine
             on the four problems.
-        rows: "microbatches" or "classes" if the gradients that `update` takes have a leading axis, which it removes:
-            one row for each part of the batch, whose mean is the batch's gradient, or one for each class, whose sum it
-            is (the extra argument `class_counts`, how many examples of each class the batch has, is passed too).
+        rows: what the rows stand for if the gradients that `update` takes have a leading axis, which it removes.
+            "microbatches" and "samples": parts of the batch, whose mean is the batch's gradient. "classes": their sum
+            is; the extra argument `class_counts`, how many examples of each class the batch has, is passed too.
+            "objectives": their mean is, and `losses`, one for each, is passed if "value" is needed. The rows disagree:
+            four independent ones, the first of which, but of objectives, points uphill.
         sampler: the parameters go on moving around the solution; their mean over the second half is what must be right.
         devices: how many devices parameters are sharded over; 1 leaves out the promises that need several.
         **example: arguments with which `factory` builds something usable, with a learning rate that solves the problems
@@ -242,6 +260,7 @@ def check_method(method: Method) -> None:
         eval_params=method.eval_params,
         tuned=method.tuned,
         rows=method.rows,
+        sampler=method.kind == "sampler",
         **method.example,
     )
 

@@ -13,6 +13,9 @@ from optkit.testing import problems, trees
 from optkit.testing.case import STEPS, Case, compiled, require
 
 HALFWAY = STEPS // 2
+HONEST_STEPS = 3_000
+START_DISTANCE = 0.1
+COMPLEX_STEPS = 8
 
 
 def stays_finite_in_float16(case: Case) -> None:
@@ -35,11 +38,81 @@ def recovers_from_nan(case: Case) -> None:
     tx = optax.with_extra_args_support(optax.apply_if_finite(case.build(), max_consecutive_errors=3))
     step = compiled(case.step(tx))
     params = case.params()
-    first, second = case.reference.gradients[:2]
+    first, second = case.gradients[:2]
     carry = step(params, case.init(tx)(params), first)
     carry = step(*carry, jax.tree.map(lambda g: jnp.full_like(g, jnp.nan), first))
     params, _ = step(*carry, second)
     require(case.run_differences(params, "a NaN gradient between two others", step=2))
+
+
+def is_honest_about_bad_gradients(case: Case) -> None:
+    """After a NaN or infinite entry in one gradient it comes as near to the minimum, or its parameters are not finite.
+
+    On a quadratic, one entry of the third gradient is bad; after 3,000 steps, the parameters are no more than twice as
+    far from the minimum as without it, so that the method is neither stuck nor drifting in silence.
+    """
+    shapes = {"matrix": (3, 4), "vector": (3,)}
+    centre, direction = case.params(shapes, seed=1), case.params(shapes, seed=2)
+    start = jax.tree.map(lambda c, d: c + START_DISTANCE * d, centre, direction)
+    entries = [("no entry", 0.0), *((f"{bad} in a {name}", bad) for name in shapes for bad in (np.nan, np.inf))]
+    bad = jax.tree.map(lambda x: np.zeros((len(entries), *x.shape), np.float32), centre)
+    for number, (words, entry) in enumerate(entries[1:], start=1):
+        bad[words.rpartition(" ")[2]][number].flat[0] = entry  # of the first worker, where there are several
+
+    over_entries = jax.vmap(lambda bad: problems.descend(case, start, centre, bad, HONEST_STEPS))
+    distances = np.asarray(compiled(over_entries)(bad)[1])
+    allowed = 2.0 * distances[0, -HONEST_STEPS // 10 :].max()
+    require(
+        [
+            f"after one entry of {words} it is {last:.3g} from the minimum, where {allowed:.3g} is allowed"
+            for (words, _), last in zip(entries, distances[:, -1], strict=True)
+            if np.isfinite(last) and last > allowed
+        ]
+    )
+
+
+def takes_complex_numbers(case: Case) -> None:
+    """Complex parameters descend in all directions, or a `TypeError` at `init` says how to hold them.
+
+    It names `split_real_and_imaginary`, or says to hold the real and imaginary parts as two leaves; a method that
+    reduces rows may raise it at `update`. Gradients are steepest ascents, as Optax takes them: conjugates of what
+    `jax.grad` gives. From a start and a minimum that are i times as large, the way must be i times as large.
+    """
+    shapes = {"matrix": (3, 4), "vector": (3,)}
+    start, centre = (
+        jax.tree.map(lambda x, y: x + 1j * y, case.params(shapes, seed=seed), case.params(shapes, seed=seed + 1))
+        for seed in (0, 2)
+    )
+
+    def descend(turn):
+        from_start, to_centre = (jax.tree.map(lambda x: turn * x, tree) for tree in (start, centre))
+        return problems.descend(case, from_start, to_centre, optax.tree.zeros_like(start), COMPLEX_STEPS)[0]
+
+    at_init = True
+    try:
+        case.init(case.build())(start)
+        at_init = False
+        ends = compiled(jax.vmap(descend))(jnp.array([1.0, 1j, 0.0], jnp.complex64))
+    except TypeError as error:
+        words = " ".join(str(error).split())
+        if "split_real_and_imaginary" in words or "real and imaginary parts as two leaves" in words:
+            require([] if at_init or case.rows else [f"init took complex parameters, and update raised {error}"])
+            return
+        raise
+    lines = []
+    for name, c in centre.items():
+        before, after = np.asarray(start[name] - c), np.asarray(ends[name][0] - c)
+        for part in ("real", "imag"):
+            far, near = (float(np.abs(getattr(x, part)).sum()) for x in (before, after))
+            if case.rate is not None and not near <= far:
+                lines.append(f"the {name}'s {part} part was {far:.6g} from the minimum, and is {near:.6g} after steps")
+        end, turned, noise = np.asarray(ends[name])
+        # What moves without gradients adds noise, which has a direction of its own.
+        allowed = np.inf if noise.any() else 1e-3 * np.abs(before - after).max()
+        difference = np.abs(turned - 1j * end).max()
+        if not difference <= allowed:
+            lines.append(f"the {name} from a start times i goes another way, by {difference:.3g}")
+    require(lines)
 
 
 def solves_problems(case: Case) -> None:
@@ -113,6 +186,6 @@ def _start_anew(case: Case) -> Any:
 
 
 def _require_same_end(case: Case, carry: Any) -> None:
-    for gradients in case.reference.gradients[HALFWAY:]:
+    for gradients in case.gradients[HALFWAY:]:
         carry = case.reference.step(*carry, gradients)
     require(trees.value_differences(case.reference.points[-1], carry, "final parameters and state"))

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -19,6 +20,18 @@ def initialises_abstractly(case: Case) -> None:
     """`jax.eval_shape(tx.init, abstract_params)` works and says what `init` gives."""
     params, state = (jax.eval_shape(lambda x: x, tree) for tree in case.reference.points[0])
     require(trees.type_differences(state, jax.eval_shape(case.init(case.build()), params), "state"))
+
+
+def initialises_from_types(case: Case) -> None:
+    """`tx.init`, called directly on `jax.ShapeDtypeStruct`, gives a state of the right types."""
+    params = trees.abstract(trees.ORDINARY)
+    tx = case.build()
+    if case.axis_name is None:
+        state = tx.init(params)
+    else:
+        state = case.per_worker(lambda _: tx.init(params))(jnp.arange(case.devices))
+    expected = jax.eval_shape(case.init(tx), case.stack(params))
+    require(trees.type_differences(expected, jax.eval_shape(lambda x: x, state), "state"))
 
 
 def works_sharded_automatically(case: Case) -> None:

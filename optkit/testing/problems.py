@@ -16,20 +16,24 @@ TOLERANCE = 3e-2
 
 
 class Problem(NamedTuple):
-    """A loss with its start and its minimum, NumPy arrays."""
+    """A least-squares problem with its start and its minimum, NumPy arrays."""
 
     name: str
-    loss: Callable[[Any], jax.Array]
+    residuals: Callable[[Any], Any]
     start: Any
     solution: Any
 
+    def loss(self, params: Any) -> jax.Array:
+        """The squared norm of the residuals."""
+        return optax.tree.norm(self.residuals(params), squared=True)
 
-def _squared_distance(solution):
-    return lambda params: optax.tree.norm(optax.tree.sub(params, solution), squared=True)
+    def halved(self, params: Any) -> Any:
+        """Residuals half of whose squared norm is the loss."""
+        return optax.tree.scale(2**0.5, self.residuals(params))
 
 
 def _quadratic(name, start, solution):
-    return Problem(name, _squared_distance(solution), start, solution)
+    return Problem(name, lambda params: optax.tree.sub(params, solution), start, solution)
 
 
 def _array(*rows):
@@ -40,7 +44,7 @@ PROBLEMS = (
     _quadratic("parabola", _array(-1.0, 10.0, 1.0), _array(1.0, -1.0, 1.0)),
     Problem(
         "Rosenbrock function",
-        lambda params: (1.0 - params[0]) ** 2 + 100.0 * (params[1] - params[0] ** 2) ** 2,
+        lambda params: (1.0 - params[0], 10.0 * (params[1] - params[0] ** 2)),
         _array(0.0, 0.0),
         _array(1.0, 1.0),
     ),
@@ -71,20 +75,49 @@ def unsolved(case: Case) -> list[str]:
     return lines
 
 
+def descend(case: Case, start: Any, centre: Any, bad: Any, steps: int) -> tuple[Any, jax.Array]:
+    """Takes steps on half the squared distance from a point.
+
+    Args:
+        case: says what takes them.
+        start: parameters.
+        centre: the minimum.
+        bad: what to add to the third gradient.
+        steps: how many.
+
+    Returns:
+        The last parameters, and after each step their largest distance from the minimum in any entry.
+    """
+    tx = case.build()
+
+    def one_step(params, previous, state, centre, bad):
+        def residuals(point):
+            return optax.tree.sub(point, centre)
+
+        def loss(point):
+            return 0.5 * optax.tree.norm(residuals(point), squared=True)
+
+        needed = case.needed(loss, residuals, residuals, params, previous)
+        updates, state = tx.update(optax.tree.add(residuals(params), bad), state, params, **needed)
+        return optax.apply_updates(params, updates), params, state
+
+    def step(carry, index):
+        now = jax.tree.map(lambda x: jnp.where(index == 2, x, 0.0), bad)
+        carry = case.per_worker(one_step)(*carry, centre, now)
+        distances = jax.tree.map(lambda p, c: jnp.max(jnp.abs(p - c)), carry[0], centre)
+        return carry, jax.tree.reduce(jnp.maximum, distances)
+
+    (params, _, _), distances = jax.lax.scan(step, (start, start, case.init(tx)(start)), jnp.arange(steps))
+    return params, distances
+
+
 def _solve(case: Case, tx: optax.GradientTransformationExtraArgs, starts: list[Any]) -> list[Any]:
     """Runs all problems side by side and gives the parameters to report."""
 
     def step(problem):
         def step(params, previous, state):
-            value, gradients = jax.value_and_grad(problem.loss)(params)
-            vocabulary = {
-                "value": lambda: value,
-                "value_fn": lambda: problem.loss,
-                "grad_fn": lambda: jax.grad(problem.loss),
-                "prev_grads": lambda: jax.grad(problem.loss)(previous),
-                "full_grad_fn": lambda: jax.grad(problem.loss),
-            }
-            needed = {name: vocabulary[name]() for name in case.extra_args}
+            gradients = jax.grad(problem.loss)(params)
+            needed = case.needed(problem.loss, jax.grad(problem.loss), problem.halved, params, previous)
             updates, state = tx.update(gradients, state, params, **needed)
             return optax.apply_updates(params, updates), params, state
 

@@ -34,6 +34,11 @@ def zeros(params):
     return optax.tree.zeros_like(params)
 
 
+def counting_from_zero(params):
+    del params
+    return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
+
+
 @struct.dataclass
 class Steps:
     """A counter that JAX and Flax take for a part of the structure."""
@@ -191,37 +196,35 @@ def passing_on_to_all_but_the_first(learning_rate, axis_name):
     return each_leaf(learning_rate, lambda g: jax.lax.ppermute(g, axis_name, [(i, i + 1) for i in range(7)]))
 
 
-def extragradient(learning_rate, mask=None, *, honest_mask=True, honest_parts=True, honest_needs=True):
+def extragradient(learning_rate, applies_to=None, *, honest_mask=True, honest_parts=True, honest_needs=True):
     """Descends along the gradient at the point that a step leads to."""
 
-    def update(updates, count, params=None, *, grad_fn=None, **extra_args):
+    def update(updates, state, params=None, *, grad_fn=None, **extra_args):
         del extra_args
         leaves = jax.tree.leaves(updates, is_leaf=lambda x: isinstance(x, optax.MaskedNode))
         if honest_parts and any(isinstance(leaf, optax.MaskedNode) for leaf in leaves):
             raise TypeError("extragradient needs all parameters: it cannot be inside optax.masked or optax.partition")
+        if params is None:
+            raise ValueError("extragradient needs the parameters")
         if honest_needs and grad_fn is None:
             raise TypeError("extragradient needs grad_fn: tx.update(grads, state, params, grad_fn=jax.grad(loss))")
-        rate = learning_rate(count) if callable(learning_rate) else learning_rate
+        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
 
         def descend(gradients):
             return jax.tree.map(lambda g: (-rate * g).astype(g.dtype), gradients)
 
         steps = descend(updates if grad_fn is None else grad_fn(optax.apply_updates(params, descend(updates))))
-        if mask is not None and honest_mask:
-            steps = jax.tree.map(lambda inside, step, g: step if inside else g, mask, steps, updates)
-        return steps, optax.safe_increment(count)
+        if applies_to is not None and honest_mask:
+            steps = jax.tree.map(lambda inside, step, g: step if inside else g, applies_to, steps, updates)
+        return steps, optax.ScaleByScheduleState(optax.safe_increment(state.count))
 
-    return optax.GradientTransformationExtraArgs(lambda _: jnp.zeros((), jnp.int32), update)
+    return optax.GradientTransformationExtraArgs(counting_from_zero, update)
 
 
 def data_parallel_sgd(learning_rate, axis_name):
     """SGD with momentum on the mean over workers."""
-    return optax.chain(
-        optax.stateless(lambda updates, _: jax.lax.pmean(updates, axis_name)),
-        optax.trace(0.9),
-        optax.scale_by_learning_rate(learning_rate),
-        optax.stateless(optax.tree.cast_like),
-    )
+    mean = optax.stateless(lambda updates, _: jax.lax.pmean(updates, axis_name))
+    return in_float32(optax.chain(mean, optax.sgd(learning_rate, 0.9)))
 
 
 def sgd_over_microbatches(learning_rate):
@@ -242,17 +245,137 @@ def sgd_over_classes(learning_rate):
 def langevin(learning_rate):
     """Gradient descent with noise that does not die out."""
 
-    def init(_):
-        return jnp.zeros((), jnp.int32)
-
-    def update(updates, count, params=None):
+    def update(updates, state, params=None):
         del params
-        noise = optax.tree.random_like(jax.random.fold_in(jax.random.key(0), count), updates)
-        rate = learning_rate(count) if callable(learning_rate) else learning_rate
+        noise = optax.tree.random_like(jax.random.fold_in(jax.random.key(0), state.count), updates)
+        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
         steps = jax.tree.map(lambda g, n: (-rate * (g + n)).astype(g.dtype), updates, noise)
-        return steps, optax.safe_increment(count)
+        return steps, optax.ScaleByScheduleState(optax.safe_increment(state.count))
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformation(counting_from_zero, update)
+
+
+def counting_entries(learning_rate):
+    return each_leaf(learning_rate, lambda g: g * jnp.minimum(jnp.int32(1), g.size).astype(g.dtype))
+
+
+def adding_a_row(learning_rate):
+    return each_leaf(learning_rate, lambda g: g + jnp.zeros(g.shape[-1:], g.dtype))
+
+
+def taking_spectral_norms(learning_rate):
+    return each_leaf(learning_rate, lambda g: g + 0.0 * jnp.linalg.norm(g, 2))
+
+
+def normalizing(learning_rate, weight_dimension_numbers=None, *, layers_given, layers_by_default):
+    """Divides a leaf by its norm, or each of its layers by its own."""
+    by_layer = layers_by_default if weight_dimension_numbers is None else layers_given
+
+    def divided(g, axes):
+        return g / jnp.sqrt(jnp.sum(g * g, axis=tuple(range(g.ndim - axes if by_layer else 0, g.ndim)), keepdims=True))
+
+    def update(updates, state):
+        return {"kernel": divided(updates["kernel"], 2), "bias": divided(updates["bias"], 1)}, state
+
+    return after(learning_rate, update=update)
+
+
+def dividing_by_the_root_of_the_square(learning_rate):
+    return each_leaf(learning_rate, lambda g: g / (jnp.sqrt(g * g) + jnp.asarray(1e-8, g.dtype)))
+
+
+def dropping_imaginary_parts(learning_rate):
+    return each_leaf(learning_rate, lambda g: g.real.astype(g.dtype))
+
+
+def rounding_down(learning_rate):
+    return each_leaf(learning_rate, jnp.floor)
+
+
+def refusing_complex_numbers_late(learning_rate):
+    def refuse(g):
+        if jnp.iscomplexobj(g):
+            raise TypeError("wrap it in optax.contrib.split_real_and_imaginary")
+        return g
+
+    return each_leaf(learning_rate, refuse)
+
+
+def stopping_after_infinity(learning_rate):
+    """AdaGrad-Norm that takes no step where the sum of squares is not finite."""
+
+    def update(updates, total):
+        total = total + optax.tree.norm(updates, squared=True)
+        scale = jnp.where(jnp.isfinite(total), jax.lax.rsqrt(total), 0.0)
+        return jax.tree.map(lambda g: jnp.where(jnp.isfinite(g), scale * g, 0.0).astype(g.dtype), updates), total
+
+    return after(learning_rate, lambda _: jnp.zeros(()), update)
+
+
+def repeating(learning_rate, times=2):
+    return optax.chain(*(optax.scale(1.0) for _ in range(times)), optax.sgd(learning_rate))
+
+
+def bending(learning_rate, function=jnp.sign):
+    return each_leaf(learning_rate, lambda g: function(g) if callable(function) else g)
+
+
+def remembering_a_window(learning_rate, window=3):
+    length = window if isinstance(window, int) else 1
+    return after(learning_rate, lambda params: jax.tree.map(lambda p: jnp.zeros((length, *p.shape)), params))
+
+
+def keeping_pairs(learning_rate):
+    return after(learning_rate, lambda params: jax.tree.map(lambda p: (p, jnp.zeros_like(p)), params))
+
+
+def labelling(learning_rate):
+    """Gives `optax.partition` a tree of labels."""
+
+    def labelled(tree):
+        return optax.partition({"all": optax.sgd(learning_rate)}, jax.tree.map(lambda _: "all", tree))
+
+    def update(updates, state, params=None):
+        return labelled(updates).update(updates, state, params)
+
+    return optax.GradientTransformation(lambda params: labelled(params).init(params), update)
+
+
+def descending_under_a_mask(learning_rate, weight_decay=0.0, mask=None):
+    """Takes the mask for the leaves that move at all."""
+    tx = optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate))
+    return tx if mask is None else optax.masked(tx, mask)
+
+
+def decaying_part_by_part(learning_rate, weight_decay=0.0, mask=None):
+    """Hands the mask on into a partition."""
+    part = optax.chain(optax.add_decayed_weights(weight_decay, mask), optax.sgd(learning_rate))
+    return optax.partition({"even": part, "odd": part}, {"kernel": "even", "bias": "odd"})
+
+
+def decaying_if_it_can(learning_rate):
+    def update(updates, state, params=None):
+        return updates if params is None else optax.tree.add_scale(updates, 0.1, params), state
+
+    return optax.chain(optax.GradientTransformation(optax.init_empty_state, update), optax.sgd(learning_rate))
+
+
+def needing_what_it_does_not_name(learning_rate):
+    def update(updates, state, params=None):
+        if params is None:
+            raise ValueError("something is None")
+        return updates, state
+
+    return optax.chain(optax.GradientTransformation(optax.init_empty_state, update), optax.sgd(learning_rate))
+
+
+def copying_parameters(learning_rate):
+    return after(learning_rate, lambda params: jax.tree.map(jnp.array, params))
+
+
+def following_the_first_row(learning_rate):
+    first = optax.stateless(lambda updates, _: jax.tree.map(lambda g: g[0], updates))
+    return in_float32(optax.chain(first, optax.sgd(learning_rate)))
 
 
 SGD = {"learning_rate": RATE}
@@ -311,7 +434,7 @@ BROKEN = [
         "works_masked",
         functools.partial(extragradient, honest_mask=False),
         EXTRAGRADIENT,
-        "the gradient outside the mask leaf the only leaf: expected [",
+        "the update outside applies_to leaf the only leaf: expected [",
     ),
     (
         "works_masked",
@@ -371,6 +494,48 @@ BROKEN = [
         "explicit axes, after init: the state leaf [0]['bias'] has",
     ),
     ("works_sharded_explicitly", multiplying_matrices, SGD, "raised ShardingTypeError"),
+    ("takes_huge_leaves", counting_entries, SGD, "(65536, 32768): raised OverflowError"),
+    ("promotes_no_ranks", adding_a_row, SGD, "raised ValueError: Operands could not be broadcast together"),
+    ("takes_stacked_layers", taking_spectral_norms, SGD, "raised ValueError"),
+    (
+        "takes_stacked_layers",
+        functools.partial(normalizing, layers_given=False, layers_by_default=True),
+        SGD,
+        "the with weight_dimension_numbers, each layer alone: parameter leaf ['kernel']: expected [",
+    ),
+    (
+        "takes_stacked_layers",
+        functools.partial(normalizing, layers_given=True, layers_by_default=False),
+        SGD,
+        "the without weight_dimension_numbers, each layer alone: parameter leaf ['bias']: expected [",
+    ),
+    ("takes_complex_numbers", dividing_by_the_root_of_the_square, SGD, "matrix from a start times i goes another way"),
+    ("takes_complex_numbers", dropping_imaginary_parts, SGD, "matrix from a start times i goes another way"),
+    ("takes_complex_numbers", rounding_down, SGD, "raised TypeError: floor does not accept dtype complex64"),
+    ("takes_complex_numbers", refusing_complex_numbers_late, SGD, "init took complex parameters, and update raised"),
+    ("is_honest_about_bad_gradients", optax.lion, {"learning_rate": 1e-2}, "after one entry of inf in a vector it is"),
+    (
+        "is_honest_about_bad_gradients",
+        stopping_after_infinity,
+        {"learning_rate": 0.1},
+        "after one entry of nan in a matrix it is",
+    ),
+    ("works_injected_bare", repeating, SGD, "the error does not name static_args: TracerIntegerConversionError"),
+    ("works_injected_bare", bending, SGD, "the injected: parameter leaf ['bias']: expected ["),
+    ("works_injected_bare", remembering_a_window, SGD, "injected, the state is "),
+    ("works_in_nnx_optimizer", keeping_pairs, SGD, "tree structures do not match"),
+    ("trains_callable_model", labelling, SGD, "raised TypeError: unsupported operand type(s) for @"),
+    ("masks_decay", descending_under_a_mask, SGD, "the mask as a tree: parameter leaf ['bias']: expected ["),
+    ("masks_decay", decaying_part_by_part, SGD, "mask as a function of .ndim: raised AttributeError: 'MaskedNode'"),
+    ("works_without_params", decaying_if_it_can, SGD, "the without parameters: parameter leaf ['bias']: expected ["),
+    ("works_without_params", needing_what_it_does_not_name, SGD, "does not say who needs the parameters: ValueError"),
+    ("initialises_from_types", copying_parameters, SGD, "raised TypeError"),
+    (
+        "solves_problems",
+        following_the_first_row,
+        {"learning_rate": RATE, "rows": "microbatches"},
+        "parabola, learning_rate=0.001: the solution leaf the only leaf: expected [1, -1, 1], got [",
+    ),
     ("agrees_between_backends", passing_on_to_all_but_the_first, WORKERS, "Permutation doesn't match the axis size"),
 ]
 
@@ -400,7 +565,7 @@ def test_all_eight_points_are_checked():
 @pytest.mark.parametrize(
     ("factory", "example"),
     [
-        pytest.param(extragradient, EXTRAGRADIENT, id="calls grad_fn and has its own mask"),
+        pytest.param(extragradient, EXTRAGRADIENT, id="calls grad_fn and has a mask of its own"),
         pytest.param(data_parallel_sgd, WORKERS, id="talks between workers"),
         pytest.param(langevin, {"learning_rate": RATE, "sampler": True}, id="samples"),
         pytest.param(sgd_over_microbatches, {"learning_rate": RATE, "rows": "microbatches"}, id="reduces microbatches"),
@@ -432,8 +597,8 @@ def test_unknown_need_is_refused():
 
 
 def test_unknown_rows_are_refused():
-    with pytest.raises(ValueError, match=r"rows must be among microbatches, classes; got 'samples'"):
-        find_violations(sgd_over_microbatches, rows="samples", learning_rate=RATE)
+    with pytest.raises(ValueError, match=r"rows must be among microbatches, samples, classes, objectives; got 'lines'"):
+        find_violations(sgd_over_microbatches, rows="lines", learning_rate=RATE)
 
 
 def test_rows_that_stay_are_found():

@@ -1,11 +1,14 @@
 """Every method of the catalog, and every variant of one, keeps the contract."""
 
+import jax
 import optax
 import pytest
 
 import optkit
 from optkit.catalog import with_variants
 from optkit.testing import check_method, check_transformation
+from optkit.testing.case import Case, fed_with_rows
+from optkit.testing.usage import without_params
 
 ENTRIES = with_variants()
 
@@ -13,6 +16,32 @@ ENTRIES = with_variants()
 @pytest.mark.parametrize("name", ENTRIES)
 def test_contract(name):
     check_method(ENTRIES[name])
+
+
+def test_what_is_tuned_can_be_injected():
+    assert [name for name, method in ENTRIES.items() if method.tuned in method.static] == []
+
+
+def test_who_needs_the_parameters_is_named_as_users_know_it():
+    named = {}
+    for name, method in ENTRIES.items():
+        case = Case(
+            factory=method.factory if method.rows is None else fed_with_rows(method.factory, method.rows),
+            example=method.example,
+            static_args=method.static,
+            needs=method.needs,
+            eval_params=method.eval_params,
+            tuned=method.tuned,
+            sampler=False,
+            devices=jax.device_count(),
+        )
+        tx, params = case.build(), case.params()
+        state = jax.eval_shape(case.init(tx), params)
+        try:
+            jax.eval_shape(case.update(without_params(tx)), params, state, params)
+        except ValueError as error:
+            named[name] = str(error).split(maxsplit=1)[0]
+    assert {name: who for name, who in named.items() if not hasattr(optkit, who)} == {}
 
 
 # Catalog factories build their inner optimizer themselves, where nobody sees what reaches it.
