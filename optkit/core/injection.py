@@ -93,6 +93,30 @@ def refuse_arrays(**arguments: Any) -> None:
             )
 
 
+def refuse_scalar(argument: str, x: Any) -> None:
+    """Raises if a function that a bare `optax.inject_hyperparams` would call as a schedule got the count of steps.
+
+    Call it first in public functions that users pass to optimizers.
+
+    Args:
+        argument: the optimizer's argument that takes the function.
+        x: what the function was called with: trees and arrays with axes pass.
+
+    Raises:
+        TypeError: if it is a single number held by a `jax.Array`; the message names `argument` and `static_args`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> refuse_scalar("orthogonalize", jnp.ones((2, 2)))
+    """
+    if isinstance(x, jax.Array) and not x.ndim:
+        raise TypeError(
+            f"a function given as {argument} was called with the number {x}, as optax.inject_hyperparams calls"
+            f" schedules: build the optimizer by optkit.inject_hyperparams, or name {argument!r} in static_args of"
+            " optax.inject_hyperparams"
+        )
+
+
 def _holds_array(annotation: Any) -> bool:
     if typing.get_origin(annotation) in {typing.Union, types.UnionType}:
         return any(map(_holds_array, typing.get_args(annotation)))

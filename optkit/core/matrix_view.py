@@ -12,6 +12,7 @@ from jax.tree_util import GetAttrKey, keystr
 from optax.contrib import MuonDimensionNumbers
 
 from optkit.core.explicit_axes import shard_like
+from optkit.core.injection import refuse_scalar
 from optkit.core.trees import resolve
 
 DENSE_KERNELS = MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
@@ -172,12 +173,7 @@ def flax_dimension_numbers(
         >>> numbers["head"]
         {'kernel': None}
     """
-    if isinstance(params, jax.Array) and not params.ndim:
-        raise TypeError(
-            f"flax_dimension_numbers takes a tree of parameters, got the array {params}: optax.inject_hyperparams calls"
-            " functions as schedules; name 'weight_dimension_numbers' in its static_args, or use"
-            " optkit.inject_hyperparams"
-        )
+    refuse_scalar("weight_dimension_numbers", params)
 
     def numbers(path, x):
         name = leaf_name(path)

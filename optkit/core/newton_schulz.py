@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from optkit.core.injection import refuse_scalar
 from optkit.core.precision import widen
 
 Coefficients = tuple[float, float, float]
@@ -214,6 +215,7 @@ def polar_express(
 
 
 def _require_matrix(x: jax.Array) -> None:
+    refuse_scalar("orthogonalize", x)
     if x.ndim < 2:
         raise ValueError(f"x must be a matrix, or several along leading axes, got an array of shape {x.shape}")
 

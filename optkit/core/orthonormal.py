@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from optkit.core.contraction import einsum
 from optkit.core.explicit_axes import replicate, shard_like
+from optkit.core.injection import refuse_scalar
 from optkit.core.keys import typed
 from optkit.core.precision import widen
 
@@ -128,6 +129,7 @@ def randomized_cholesky_qr(x: jax.Array, *, key: int | jax.Array = 0, oversampli
 
 
 def _require_tall(x: jax.Array) -> None:
+    refuse_scalar("orthonormalize", x)
     if x.ndim < 2 or x.shape[-2] < x.shape[-1]:
         raise ValueError(f"x must be a matrix with at least as many rows as columns, got an array of shape {x.shape}")
 
@@ -228,7 +230,8 @@ def _bounded_below(factor: jax.Array) -> jax.Array:
     diagonal = jnp.diagonal(factor, axis1=-2, axis2=-1)
     least = jnp.finfo(factor.dtype).eps * jnp.max(jnp.abs(diagonal), axis=-1, keepdims=True, initial=0.0)
     bounded = jnp.where(jnp.abs(diagonal) < least, least, diagonal)
-    return factor + (bounded - diagonal)[..., None] * _of_rank(jnp.eye(factor.shape[-1], dtype=factor.dtype), factor.ndim)
+    eye = _of_rank(jnp.eye(factor.shape[-1], dtype=factor.dtype), factor.ndim)
+    return factor + (bounded - diagonal)[..., None] * eye
 
 
 def _inverse_of_lower(factor: jax.Array) -> jax.Array:

@@ -10,8 +10,11 @@ import pytest
 from flax import nnx, traverse_util
 from optax.contrib import MuonDimensionNumbers
 
+import optkit
 from optkit.core.matrices_and_others import adamw, kinds_of_leaves, matrices_and_others
 from optkit.core.matrix_view import DENSE_KERNELS, flax_dimension_numbers
+from optkit.core.newton_schulz import polar_express
+from optkit.core.orthonormal import householder_qr
 
 OUTPUTS_FIRST = MuonDimensionNumbers(-1, -2)
 PARAMS = {"layer": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}, "head": jnp.ones((3, 4))}
@@ -147,7 +150,7 @@ def test_stacked_biases_make_the_default_an_error_that_shows_the_way_out(tree, n
         kinds(tree, None, numbers)
     if tree is STACKED:
         shown = str(error.value).split("weight_dimension_numbers=")[2].split("; or")[0]
-        numbers = eval(shown, {"functools": functools, "optkit": __import__("optkit")})  # noqa: S307
+        numbers = eval(shown, {"functools": functools, "optkit": optkit})  # noqa: S307
         assert kinds(tree, None, numbers)[0] == {"layers": {"kernel": "matrix", "bias": "other"}}
 
 
@@ -272,8 +275,16 @@ def test_others_must_be_a_transformation():
         build(others="lion")
 
 
-def test_flax_dimension_numbers_refuse_what_injection_hands_them():
-    with pytest.raises(
-        TypeError, match=r"flax_dimension_numbers takes a tree .* 'weight_dimension_numbers'.*static_args"
-    ):
-        flax_dimension_numbers(jnp.zeros((), jnp.int32))
+FUNCTIONS = {
+    "weight_dimension_numbers": flax_dimension_numbers,
+    "orthogonalize": polar_express,
+    "orthonormalize": householder_qr,
+}
+
+
+@pytest.mark.parametrize(("argument", "function"), FUNCTIONS.items(), ids=FUNCTIONS)
+def test_functions_say_that_a_bare_injection_calls_them(argument, function):
+    factory = optkit.dion if argument == "orthonormalize" else optkit.muon
+    tx = optax.inject_hyperparams(factory)(0.1, **{argument: function})
+    with pytest.raises(TypeError, match=rf"given as {argument} was called with the number 0.*static_args"):
+        tx.init(PARAMS)

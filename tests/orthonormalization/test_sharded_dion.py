@@ -209,7 +209,7 @@ def test_other_leaves_are_those_of_the_optimizer_that_is_given():
     params, gradients = problem(2, shapes={name: SHAPES[name] for name in ("up", "down", "bias")})
     specs = {"up": P("tp", "fs"), "down": P("fs", "tp"), "bias": P("tp")}
     labels = {"up": "matrix", "down": "other", "bias": "other"}
-    tx = sharded_dion(0.1, specs, labels=labels, others=optax.lion(0.2), **AXES)
+    tx = sharded_dion(0.1, specs, labels=labels, others=optax.lion(0.2), rank_multiple_of=2, **AXES)
     trajectory, _ = run_on(mesh_of(2, 2, 2), tx, specs, params, gradients)
     averaged = jax.tree.map(lambda g: jnp.mean(g, axis=1), gradients)
     expected = run(optax.lion(0.2), params, averaged)
