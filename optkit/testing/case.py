@@ -12,16 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optkit.core.extra_args import EXTRA_ARGS
+from optkit.core.extra_args import EXTRA_ARGS, Moment, extra_args
 from optkit.testing import trees
 
 STEPS = 4
 SHARDED_STEPS = 2
-# What `needs` may name: the extra arguments that the contract can make of a loss. Those of rows come with the rows.
-MADE_OF_A_LOSS = (
-    *("value", "value_fn", "grad_fn", "prev_grads", "full_grad_fn", "hvp_fn", "minibatch_grad_fn", "residual_fn"),
-    *("predicted_grads", "weight"),
-)
+# What `needs` may name of the extra arguments: what a loss says. Those of rows come with the rows.
+OF_A_LOSS = tuple(name for name, argument in EXTRA_ARGS.items() if argument.of is not None)
 ROWS = ("microbatches", "samples", "classes", "objectives")
 # Four rows of a gradient. Row r has entry number e, counted in turns of four, _MULTIPLES[r] times, and _OWN times more
 # if r = e: so the rows are independent, their mean is the gradient, and the first points uphill.
@@ -135,35 +132,6 @@ class Case:
     def calls_functions(self) -> bool:
         """Whether it takes what is of the whole tree of parameters, and so cannot stand inside a partition."""
         return any(EXTRA_ARGS[name].whole_tree for name in self.extra_args)
-
-    def needed(
-        self, loss: Callable[[Any], Any], grad: Callable[[Any], Any], residuals: Any, params: Any, previous: Any
-    ) -> dict[str, Any]:
-        """Makes the needed extra arguments of a loss.
-
-        Args:
-            loss: function of the parameters.
-            grad: function of the parameters, its gradient.
-            residuals: function of the parameters, half of whose squared norm has that gradient.
-            params: the parameters.
-            previous: those of the step before.
-
-        Returns:
-            What `update` is to get.
-        """
-        made = {
-            "value": lambda: loss(params),
-            "value_fn": lambda: loss,
-            "grad_fn": lambda: grad,
-            "prev_grads": lambda: grad(previous),
-            "full_grad_fn": lambda: grad,
-            "hvp_fn": lambda: lambda vector: jax.jvp(grad, (params,), (vector,))[1],
-            "minibatch_grad_fn": lambda: lambda point, _: grad(point),
-            "residual_fn": lambda: residuals,
-            "predicted_grads": lambda: grad(params),
-            "weight": lambda: jnp.ones(()),
-        }
-        return {name: made[name]() for name in self.extra_args}
 
     def per_worker(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Maps a function over all workers, for a transformation that talks between them."""
@@ -301,10 +269,10 @@ class Case:
 
             return jax.tree.reduce(jnp.add, jax.tree.map(product, gradients, point), jnp.zeros((), jnp.float32))
 
-        def residuals(point):
-            return jax.tree.map(lambda x, g, p: g + x - p, point, gradients, params)
+        def grad(_):
+            return gradients
 
-        return self.needed(loss, lambda _: gradients, residuals, params, params)
+        return extra_args(self.extra_args, Moment(params, loss, grad, grad, previous=params))
 
 
 def fed_with_rows(

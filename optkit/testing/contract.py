@@ -9,7 +9,7 @@ import optax
 
 from optkit.core.method import Method, parameters_as_they_are
 from optkit.testing import compilation, composition, numerics, placement, usage
-from optkit.testing.case import MADE_OF_A_LOSS, ROWS, Case, fed_with_rows
+from optkit.testing.case import OF_A_LOSS, ROWS, Case, fed_with_rows
 
 _POINTS = (
     (1, compilation.keeps_types),
@@ -121,7 +121,7 @@ def find_violations(
         ()
     """
     _refuse_unknown("promises", promises or (), PROMISES)
-    _refuse_unknown("needs", needs, (*MADE_OF_A_LOSS, "axis_name"))
+    _refuse_unknown("needs", needs, (*OF_A_LOSS, "axis_name"))
     _refuse_unknown("rows", () if rows is None else (rows,), ROWS)
     if len(jax.devices()) < devices:
         raise RuntimeError(
@@ -190,10 +190,9 @@ def check_transformation(
             trees), as for `optax.inject_hyperparams`; `optkit.inject_hyperparams` finds them from annotations.
         needs: what `update` cannot do without: of the extra arguments "value" (the loss), "value_fn" and "grad_fn" (of
             the parameters, on the same batch), "prev_grads" (this batch's gradient at the previous parameters),
-            "full_grad_fn" (as "grad_fn", on all data), "minibatch_grad_fn" (of the parameters and a number), "hvp_fn"
-            (of a vector: the Hessian times it), "residual_fn" (of the parameters), "predicted_grads", "weight"; and
-            "axis_name" if it talks between workers over the axis named by the example's `axis_name`. It then runs on as
-            many workers as `devices`.
+            "full_grad_fn" (as "grad_fn", on all data), "hvp_fn" (of a vector: the Hessian times it); and "axis_name" if
+            it talks between workers over the axis named by the example's `axis_name`. It then runs on as many workers
+            as `devices`.
         eval_params: gives the parameters to report, from the optimizer's state and the parameters of the loop, for
             methods whose loop holds shifted ones.
         tuned: the hyperparameter that is tuned, swept over in `vmap`. A `learning_rate` is decayed to zero by a cosine

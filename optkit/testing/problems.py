@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from optkit.core.extra_args import Moment, extra_args
 from optkit.testing import trees
 from optkit.testing.case import Case, compiled
 
@@ -16,24 +17,20 @@ TOLERANCE = 3e-2
 
 
 class Problem(NamedTuple):
-    """A least-squares problem with its start and its minimum, NumPy arrays."""
+    """A loss with its start and its minimum, NumPy arrays."""
 
     name: str
-    residuals: Callable[[Any], Any]
+    loss: Callable[[Any], jax.Array]
     start: Any
     solution: Any
 
-    def loss(self, params: Any) -> jax.Array:
-        """The squared norm of the residuals."""
-        return optax.tree.norm(self.residuals(params), squared=True)
 
-    def halved(self, params: Any) -> Any:
-        """Residuals half of whose squared norm is the loss."""
-        return optax.tree.scale(2**0.5, self.residuals(params))
+def _squared_distance(solution):
+    return lambda params: optax.tree.norm(optax.tree.sub(params, solution), squared=True)
 
 
 def _quadratic(name, start, solution):
-    return Problem(name, lambda params: optax.tree.sub(params, solution), start, solution)
+    return Problem(name, _squared_distance(solution), start, solution)
 
 
 def _array(*rows):
@@ -44,7 +41,7 @@ PROBLEMS = (
     _quadratic("parabola", _array(-1.0, 10.0, 1.0), _array(1.0, -1.0, 1.0)),
     Problem(
         "Rosenbrock function",
-        lambda params: (1.0 - params[0], 10.0 * (params[1] - params[0] ** 2)),
+        lambda params: (1.0 - params[0]) ** 2 + 100.0 * (params[1] - params[0] ** 2) ** 2,
         _array(0.0, 0.0),
         _array(1.0, 1.0),
     ),
@@ -91,14 +88,14 @@ def descend(case: Case, start: Any, centre: Any, bad: Any, steps: int) -> tuple[
     tx = case.build()
 
     def one_step(params, previous, state, centre, bad):
-        def residuals(point):
+        def grad(point):
             return optax.tree.sub(point, centre)
 
         def loss(point):
-            return 0.5 * optax.tree.norm(residuals(point), squared=True)
+            return 0.5 * optax.tree.norm(grad(point), squared=True)
 
-        needed = case.needed(loss, residuals, residuals, params, previous)
-        updates, state = tx.update(optax.tree.add(residuals(params), bad), state, params, **needed)
+        needed = extra_args(case.extra_args, Moment(params, loss, grad, grad, previous))
+        updates, state = tx.update(optax.tree.add(grad(params), bad), state, params, **needed)
         return optax.apply_updates(params, updates), params, state
 
     def step(carry, index):
@@ -116,9 +113,9 @@ def _solve(case: Case, tx: optax.GradientTransformationExtraArgs, starts: list[A
 
     def step(problem):
         def step(params, previous, state):
-            gradients = jax.grad(problem.loss)(params)
-            needed = case.needed(problem.loss, jax.grad(problem.loss), problem.halved, params, previous)
-            updates, state = tx.update(gradients, state, params, **needed)
+            grad = jax.grad(problem.loss)
+            needed = extra_args(case.extra_args, Moment(params, problem.loss, grad, grad, previous))
+            updates, state = tx.update(grad(params), state, params, **needed)
             return optax.apply_updates(params, updates), params, state
 
         return case.per_worker(step)
