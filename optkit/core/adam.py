@@ -29,7 +29,7 @@ def bias_factor(decay: jax.typing.ArrayLike, count: jax.typing.ArrayLike, tree: 
         >>> bias_factor(0.5, jnp.array(2), jnp.ones(3))
         Array(0.75, dtype=float32)
     """
-    return 1 - jnp.power(decay, jnp.asarray(count, jnp.finfo(scalar_dtype(tree)).dtype))
+    return 1 - jnp.power(decay, jnp.asarray(count, scalar_dtype(tree)))
 
 
 def scale_by_adam(

@@ -33,9 +33,10 @@ class ExtraArg(NamedTuple):
     Attributes:
         meaning: in words.
         of: makes it from a `Moment`; None where a loss alone does not say it.
-        points: of a function whose first argument is a tree like the parameters, the dtype in which a method in
-            `in_float32` hands that tree on: "own", the parameters' own, for functions that give gradients or products
-            with the Hessian; "float32", at least, for functions whose small differences count. None for all else.
+        points: of a function whose first argument, and those by name, are trees like the parameters, the dtype in which
+            a method in `in_float32` hands them on: "own", the parameters' own, for functions that give gradients or
+            products with the Hessian; "float32", at least, for functions whose small differences count. None for all
+            else.
         whole_tree: whether it is of the whole tree of parameters, so that a method which takes it cannot stand inside
             `optax.masked` or `optax.partition`.
         equal: whether it is equal on all workers.
@@ -48,8 +49,8 @@ class ExtraArg(NamedTuple):
     equal: bool = False
 
 
-def _hessian_products(at: Moment) -> Callable[[Any], Any]:
-    return lambda vector: jax.jvp(at.grad_fn, (at.params,), (vector,))[1]
+def _hessian_products(at: Moment) -> Callable[..., Any]:
+    return lambda vector, point=at.params: jax.jvp(at.grad_fn, (point,), (vector,))[1]
 
 
 EXTRA_ARGS: Mapping[str, ExtraArg] = types.MappingProxyType(
@@ -68,7 +69,12 @@ EXTRA_ARGS: Mapping[str, ExtraArg] = types.MappingProxyType(
         "full_grad_fn": ExtraArg(
             "from parameters to the gradient on all data", lambda at: at.full_grad_fn, "own", whole_tree=True
         ),
-        "hvp_fn": ExtraArg("from a tree to this batch's Hessian times it", _hessian_products, "own", whole_tree=True),
+        "hvp_fn": ExtraArg(
+            "from a tree to this batch's Hessian times it, at the parameters or where the argument `point` says",
+            _hessian_products,
+            "own",
+            whole_tree=True,
+        ),
         "minibatch_grad_fn": ExtraArg(
             "from parameters and a number j to the gradient on part j of the batch", None, "own", whole_tree=True
         ),

@@ -11,7 +11,18 @@ from optkit.core.extra_args import EXTRA_ARGS
 
 
 def widen(tree: Any) -> Any:
-    """Casts floating-point leaves of fewer than 32 bits to float32 and leaves the others as they are."""
+    """Casts floating-point leaves of fewer than 32 bits to float32 and leaves the others as they are.
+
+    Args:
+        tree: arrays, or `jax.ShapeDtypeStruct`.
+
+    Returns:
+        The tree.
+
+    Example:
+        >>> widen(jnp.ones(2, jnp.bfloat16)).dtype
+        dtype('float32')
+    """
 
     def cast(x):
         if not jnp.issubdtype(x.dtype, jnp.floating) or jnp.finfo(x.dtype).bits >= 32:
@@ -22,13 +33,15 @@ def widen(tree: Any) -> Any:
 
 
 def scalar_dtype(tree: Any) -> Any:
-    """Returns the dtype of statistics over a tree: float32, or float64 where leaves have it.
+    """Returns the dtype of real statistics over a tree: float32, or float64 where leaves have it.
 
     Example:
         >>> scalar_dtype({"w": jnp.zeros(3, jnp.bfloat16)})
         dtype('float32')
     """
-    return jnp.result_type(jnp.float32, *(x.dtype for x in jax.tree.leaves(tree)))
+    inexact = [x.dtype for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    dtypes = [jnp.dtype(jnp.float32), *(jnp.finfo(dtype).dtype for dtype in inexact)]
+    return max(dtypes, key=lambda dtype: dtype.itemsize)
 
 
 def in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
@@ -71,7 +84,12 @@ def in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformat
             if points is None or argument is None:
                 return argument
             cast = widen if points == "float32" else functools.partial(optax.tree.cast_like, other_tree=like)
-            return lambda point, *others: widen(argument(cast(point), *others))
+
+            @functools.wraps(argument)
+            def with_points_cast(point, *others, **points):
+                return widen(argument(cast(point), *others, **{name: cast(x) for name, x in points.items()}))
+
+            return with_points_cast
 
         handed = {name: handed_on(name, argument) for name, argument in extra_args.items()}
         wide_updates, state = inner.update(widen(updates), state, wide_params, **handed)

@@ -14,24 +14,29 @@ import optax
 from optkit.core import collectives
 from optkit.core.adam import EpsPlacement, scale_by_adam
 from optkit.core.checks import check_range
+from optkit.core.decay import add_decay
+from optkit.core.extra_args import require_params
+from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
+from optkit.core.trees import with_whole_tree
 from optkit.sign_momentum.lion_kappa import scale_by_lion_kappa
 
 Rescaling = Literal["mean_clamp", "numel_plus_one", "none"]
 
 
 def _rescaling(
-    kept: jax.Array, scale: Rescaling, threshold: jax.typing.ArrayLike, axis_name: str | None
+    mask: jax.Array, scale: Rescaling, threshold: jax.typing.ArrayLike, axis_name: str | None
 ) -> jax.typing.ArrayLike:
-    """The factor that makes up for the coordinates that were stopped, those of `kept` that are zero."""
+    """The factor that makes up for the coordinates that were stopped, those where `mask` is 0 and not 1."""
     if scale == "none":
         return 1.0
-    dtype = jnp.promote_types(kept.dtype, jnp.float32)
-    # Squares of signs: XLA for CPUs counts booleans at half the speed.
-    moving_share = collectives.pmean(jnp.mean(jnp.sign(kept) ** 2, dtype=dtype), axis_name)
+    # Numbers, not booleans: XLA for CPUs counts those at half the speed.
+    dtype = jnp.promote_types(mask.dtype, jnp.float32)
+    moving_share = collectives.pmean(jnp.mean(mask, dtype=dtype), axis_name)
     if scale == "mean_clamp":
         return 1 / jnp.maximum(moving_share, threshold)
-    size = kept.size if axis_name is None else kept.size * jax.lax.axis_size(axis_name)
+    # A float: the integer may not fit into 32 bits.
+    size = float(mask.size) * (1 if axis_name is None else jax.lax.axis_size(axis_name))
     return size / (moving_share * size + 1)
 
 
@@ -45,8 +50,8 @@ def cautious(
 ) -> optax.GradientTransformationExtraArgs:
     """Stops the coordinates in which the inner update does not descend along the gradient, and rescales the others.
 
-    It compares with the raw gradient that enters it. Weight decay inside `inner` is masked too: the authors keep it
-    outside.
+    It compares with the raw gradient that enters it; of complex numbers the real part of `conj(gradient) * update`
+    decides. Weight decay inside `inner` is masked too: the authors keep it outside.
 
     Args:
         inner: any transformation or optimizer.
@@ -85,11 +90,10 @@ def cautious(
     direction = 1 if ascent else -1
 
     def stop_and_rescale(update, gradient):
-        descent = direction * jnp.sign(gradient)
-        kept = descent * jnp.maximum(descent * update, 0)  # Alg. 1, u * m
-        return (kept * _rescaling(kept, scale, threshold, axis_name)).astype(
-            update.dtype
-        )  # Alg. 1, u * m / (m.mean() + eps)
+        agreement = direction * jnp.real(jnp.conj(jnp.sign(gradient)) * update)
+        mask = jnp.sign(jnp.maximum(agreement, 0))  # Alg. 1, m: 1, 0, or NaN where there is one
+        rescaling = _rescaling(mask, scale, threshold, axis_name)
+        return (update * mask * rescaling).astype(update.dtype)  # Alg. 1, u * m / (m.mean() + eps)
 
     def update_fn(updates, state, params=None, **extra_args):
         inner_updates, state = inner.update(updates, state, params, **extra_args)
@@ -103,14 +107,15 @@ def add_cautious_decayed_weights(
 ) -> optax.GradientTransformationExtraArgs:
     """Decays only the parameters that the update moves towards zero anyway.
 
-    It stands where `optax.add_decayed_weights` would, before `optax.scale_by_learning_rate`.
+    It stands where `optax.add_decayed_weights` would, before `optax.scale_by_learning_rate`. Of complex numbers the
+    real part of `conj(update) * parameter` decides.
 
     Args:
         weight_decay: strength of the decay, at least 0; default 0.
         mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
 
     Returns:
-        A transformation without state whose `update` needs `params`.
+        A transformation without state whose `update` needs `params` if there is decay.
 
     Raises:
         ValueError: if `weight_decay` is out of its range.
@@ -126,19 +131,49 @@ def add_cautious_decayed_weights(
     Reference:
         Chen et al., "Cautious Weight Decay", 2025, arXiv:2510.12402.
     """
+    return add_cautious_decay("add_cautious_decayed_weights", weight_decay, mask)
+
+
+def add_cautious_decay(
+    method: str, weight_decay: float | jax.Array, mask: Any | None = None
+) -> optax.GradientTransformationExtraArgs:
+    """Is `add_cautious_decayed_weights` inside a named optimizer, whose name its errors give.
+
+    Args:
+        method: the public name of the optimizer.
+        weight_decay: strength of the decay, at least 0.
+        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
+
+    Returns:
+        A transformation without state whose `update` needs `params` if there is decay.
+
+    Raises:
+        ValueError: if `weight_decay` is out of its range; from `update`, without parameters.
+        TypeError: if `mask` is an array.
+
+    Example:
+        >>> tx = add_cautious_decay("muon", 0.5)
+        >>> params = jnp.array([2.0, -2.0])
+        >>> tx.update(jnp.ones(2), tx.init(params), params)[0]
+        Array([2., 1.], dtype=float32)
+    """
+    refuse_arrays(mask=mask)
     check_range("weight_decay", weight_decay, 0.0)
+    if isinstance(weight_decay, (int, float)) and weight_decay == 0:
+        return optax.with_extra_args_support(optax.identity())
+
+    def leaf(update, parameter):
+        agreement = jnp.real(jnp.conj(jnp.sign(update)) * jnp.sign(parameter))
+        return update + jnp.where(agreement > 0, weight_decay * parameter, 0).astype(update.dtype)
 
     def decay(updates, params):
-        if params is None:
-            raise ValueError("add_cautious_decayed_weights needs the parameters: call update(updates, state, params)")
-        return jax.tree.map(
-            lambda u, p: u + jnp.where(jnp.sign(u) * jnp.sign(p) > 0, weight_decay * p, 0).astype(u.dtype),
-            updates,
-            params,
-        )
+        require_params(params, method)
+        return jax.tree.map(leaf, updates, params)
 
-    transformation = optax.with_extra_args_support(optax.stateless(decay))
-    return transformation if mask is None else optax.masked(transformation, mask)
+    def build(mask):
+        return optax.stateless(decay) if mask is None else optax.masked(optax.stateless(decay), lambda _: mask)
+
+    return with_whole_tree(build, mask=mask)
 
 
 def cautious_adamw(
@@ -155,6 +190,10 @@ def cautious_adamw(
 ) -> optax.GradientTransformationExtraArgs:
     """AdamW whose update stops the coordinates in which momentum and gradient disagree.
 
+    The authors' code has two paths that place epsilon differently. The defaults here follow the loop over single
+    parameters (`foreach=False`), whose numbers the recordings hold; `eps_placement="post"` follows the other path
+    (`foreach=True`, which their constructor takes by default and which always corrects the bias).
+
     Args:
         learning_rate: a positive number or a schedule; AdamW's.
         b1: decay of the first moment, in [0, 1); default 0.9.
@@ -164,8 +203,8 @@ def cautious_adamw(
         mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
         mu_dtype: dtype of the first moment; default the parameters', but at least float32.
         bias_correction: whether the zero start of both moments is corrected; on by default.
-        eps_placement: `"pre"` (default, the authors') adds epsilon before the bias correction, `"post"` behind it, as
-            `optax.adamw` does.
+        eps_placement: `"pre"` (default, the authors' loop) adds epsilon before the bias correction, `"post"` (their
+            `foreach=True`, and `optax.adamw`) after it.
 
     Returns:
         An optimizer; its state is two numbers a parameter.
@@ -185,12 +224,12 @@ def cautious_adamw(
     Reference:
         Liang et al., "Cautious Optimizers: Improving Training with One Line of Code", 2024, arXiv:2411.16085.
     """
-    check_range("weight_decay", weight_decay, 0.0)
+    refuse_arrays(mask=mask, mu_dtype=mu_dtype)
     adam = scale_by_adam(b1, b2, eps, eps_placement=eps_placement, bias_correction=bias_correction, mu_dtype=mu_dtype)
     return in_float32(
         optax.chain(
             cautious(adam, ascent=True),
-            optax.add_decayed_weights(weight_decay, mask),
+            add_decay("cautious_adamw", weight_decay, mask),
             optax.scale_by_learning_rate(learning_rate),
         )
     )
@@ -233,12 +272,12 @@ def cautious_lion(
     Reference:
         Liang et al., "Cautious Optimizers: Improving Training with One Line of Code", 2024, arXiv:2411.16085.
     """
-    check_range("weight_decay", weight_decay, 0.0)
+    refuse_arrays(mask=mask, mu_dtype=mu_dtype)
     lion = scale_by_lion_kappa(b1, b2, mu_dtype=mu_dtype)
     return in_float32(
         optax.chain(
             cautious(lion, scale="numel_plus_one", ascent=True),
-            optax.add_decayed_weights(weight_decay, mask),
+            add_decay("cautious_lion", weight_decay, mask),
             optax.scale_by_learning_rate(learning_rate),
         )
     )

@@ -1,7 +1,7 @@
 """Grams: the size of an optimizer's update with the sign of the gradient.
 
 Cao, Li, Song, "Grams: Gradient Descent with Adaptive Momentum Scaling", 2024, arXiv:2412.17107. The paper writes Adam
-with epsilon behind the bias correction; the authors' code, whose numbers `grams_adamw` replays, adds it before.
+with epsilon after the bias correction; the authors' code, whose numbers `grams_adamw` replays, adds it before.
 """
 
 from typing import Any
@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import optax
 
 from optkit.core.adam import EpsPlacement, scale_by_adam
-from optkit.core.checks import check_range
+from optkit.core.decay import add_decay
+from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
 
 
@@ -19,7 +20,7 @@ def grams(inner: optax.GradientTransformation, *, ascent: bool = False) -> optax
     """Gives every coordinate of the inner update the sign that descends along the gradient.
 
     It compares with the raw gradient that enters it; where that is exactly zero, the coordinate stands still whatever
-    the momentum. Keep weight decay outside.
+    the momentum. The sign of a complex number is the number over its modulus. Keep weight decay outside.
 
     Args:
         inner: any transformation or optimizer.
@@ -100,12 +101,12 @@ def grams_adamw(
     Reference:
         Cao et al., "Grams: Gradient Descent with Adaptive Momentum Scaling", 2024, arXiv:2412.17107.
     """
-    check_range("weight_decay", weight_decay, 0.0)
+    refuse_arrays(mask=mask, mu_dtype=mu_dtype)
     adam = scale_by_adam(b1, b2, eps, eps_placement=eps_placement, bias_correction=bias_correction, mu_dtype=mu_dtype)
     return in_float32(
         optax.chain(
             grams(adam, ascent=True),
-            optax.add_decayed_weights(weight_decay, mask),
+            add_decay("grams_adamw", weight_decay, mask),
             optax.scale_by_learning_rate(learning_rate),
         )
     )

@@ -4,6 +4,8 @@ Chen, Liu, Liang, Liu, "Lion Secretly Solves Constrained Optimization: As Lyapun
 The conjugates in the docstrings say what weight decay 1 adds to the loss. They were derived again and checked by
 experiment; the paper's table has the first five.
 
+The absolute value of a complex number is its modulus, and its sign the number over its modulus.
+
 Those that are not element-wise see a leaf whole: under `jit` it may be sharded, inside `shard_map` it may not.
 """
 
@@ -13,17 +15,22 @@ import jax
 import jax.numpy as jnp
 
 from optkit.core.checks import check_range
+from optkit.core.complex_numbers import refuse_complex
 from optkit.core.explicit_axes import replicate, shard_like
 
 Kappa = Callable[[jax.Array], jax.Array]
+
+_ENTRIES = jax.lax.ScatterDimensionNumbers(
+    update_window_dims=(), inserted_window_dims=(0,), scatter_dims_to_operand_dims=(0,)
+)
 
 
 def _divide_by_norm(x: jax.Array, order: float = 2.0, axes: tuple[int, ...] | None = None) -> jax.Array:
     """Divides by the l_order norm over `axes`, without overflow or underflow; zero stays zero."""
     largest = jnp.max(jnp.abs(x), axis=axes, keepdims=True, initial=0.0)
-    scaled = x / jnp.where(largest > 0, largest, 1)
+    scaled = x / jnp.where(largest == 0, 1, largest)
     norm = jnp.sum(jnp.abs(scaled) ** order, axis=axes, keepdims=True) ** (1 / order)
-    return scaled / jnp.where(norm > 0, norm, 1)
+    return scaled / jnp.where(norm == 0, 1, norm)
 
 
 def kappa_l1() -> Kappa:
@@ -75,11 +82,15 @@ def kappa_linf() -> Kappa:
     """
 
     def subgradient(x):
-        index = jnp.arange(x.size).reshape(x.shape)
+        if not x.size:
+            return x
         magnitude = jnp.abs(x)
-        is_largest = magnitude == jnp.max(magnitude, initial=0.0)
-        first = jnp.min(jnp.where(is_largest, index, x.size), initial=x.size)
-        return jnp.where(index == first, jnp.sign(x), 0)
+        # One axis after the other: an index over all entries of a large leaf would not fit into 32 bits.
+        for axis in range(x.ndim):
+            others = tuple(other for other in range(x.ndim) if other != axis)
+            largest = jnp.argmax(jnp.max(magnitude, axis=others))
+            magnitude = jnp.where(jax.lax.broadcasted_iota(jnp.int32, x.shape, axis) == largest, magnitude, -1)
+        return jnp.where(magnitude == -1, 0, jnp.sign(x))
 
     return subgradient
 
@@ -103,7 +114,7 @@ def kappa_soft(threshold: float) -> Kappa:
     check_range("threshold", threshold, 0.0)
 
     def subgradient(x):
-        return jnp.where(jnp.abs(x) > threshold, jnp.sign(x), 0)
+        return jnp.where(jnp.abs(x) <= threshold, 0, jnp.sign(x))
 
     return subgradient
 
@@ -131,8 +142,11 @@ def kappa_top_k(k: int) -> Kappa:
         whole = replicate(x)
         flat = whole.ravel()
         _, largest = jax.lax.top_k(jnp.abs(flat), min(k, flat.size))
-        signs = jnp.zeros_like(flat).at[largest].set(jnp.sign(flat[largest]))
-        return shard_like(signs.reshape(x.shape), x)
+        # Not by `.at`, whose indices would need 64 bits for a leaf of 2**31 entries.
+        chosen = jax.lax.scatter(
+            jnp.zeros_like(flat), largest[:, None], jnp.ones_like(largest, flat.dtype), _ENTRIES, unique_indices=True
+        )
+        return shard_like((jnp.sign(flat) * chosen).reshape(x.shape), x)
 
     return subgradient
 
@@ -156,7 +170,7 @@ def kappa_huber(threshold: float) -> Kappa:
     check_range("threshold", threshold, 0.0, low_open=True)
 
     def subgradient(x):
-        return jnp.clip(x, -threshold, threshold) / threshold
+        return x / jnp.maximum(jnp.abs(x), threshold)
 
     return subgradient
 
@@ -212,7 +226,7 @@ def kappa_nuclear() -> Kappa:
             return jnp.sign(x)
         left, values, right = jnp.linalg.svd(replicate(x), full_matrices=False)
         negligible = max(x.shape) * jnp.finfo(x.dtype).eps * jnp.max(values)
-        return shard_like((left * (values > negligible)) @ right, x)
+        return shard_like((left * (values > negligible)[None, :]) @ right, x)
 
     return subgradient
 
@@ -236,7 +250,7 @@ def kappa_relativistic(scale: float) -> Kappa:
     check_range("scale", scale, 0.0, low_open=True)
 
     def subgradient(x):
-        return x / jnp.hypot(x, scale)
+        return x / jnp.hypot(jnp.abs(x), scale)
 
     return subgradient
 
@@ -260,7 +274,7 @@ def kappa_log_cosh(scale: float) -> Kappa:
     check_range("scale", scale, 0.0, low_open=True)
 
     def subgradient(x):
-        return jnp.tanh(x / scale)
+        return jnp.sign(x) * jnp.tanh(jnp.abs(x) / scale)
 
     return subgradient
 
@@ -278,4 +292,9 @@ def kappa_log_sum_exp() -> Kappa:
         >>> kappa_log_sum_exp()(jnp.zeros(4))
         Array([0.25, 0.25, 0.25, 0.25], dtype=float32)
     """
-    return lambda x: jax.nn.softmax(x, axis=None)
+
+    def subgradient(x):
+        refuse_complex(x, "kappa_log_sum_exp")
+        return jax.nn.softmax(x, axis=None)
+
+    return subgradient

@@ -5,13 +5,17 @@ The paper accumulates the negative gradient; every kappa here but the log-sum-ex
 The lines named below are those of Lion's Algorithm 2 in Chen et al., 2023, arXiv:2302.06675, whose sign kappa replaces.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from optkit.core.checks import check_range
-from optkit.core.decay import proximal_decay
+from optkit.core.decay import add_decay, proximal_decay
+from optkit.core.injection import refuse_arrays
+from optkit.core.non_finite import nan_for_infinite
 from optkit.core.precision import in_float32, widen
 from optkit.sign_momentum.kappa import Kappa, kappa_l1
 
@@ -39,7 +43,8 @@ def scale_by_lion_kappa(
         b1: weight of the momentum in the interpolation with the gradient, in [0, 1]; default 0.9.
         b2: decay of the momentum, in [0, 1]; default 0.99. The paper's proof needs `b1 <= b2`.
         kappa: maps a leaf to the subgradient there, shaped alike; default `kappa_l1()`, the sign, which is Lion. Called
-            in float32 at least.
+            in float32 at least. `optax.inject_hyperparams` takes functions for schedules: name it in `static_args`, or
+            take `optkit.inject_hyperparams`.
         mu_dtype: dtype of the momentum, that of the parameters by default.
 
     Returns:
@@ -47,6 +52,8 @@ def scale_by_lion_kappa(
 
     Raises:
         ValueError: if `b1` or `b2` is out of its range.
+        TypeError: if `kappa` is an array, as `optax.inject_hyperparams` makes it; from `init`, if there are complex
+            parameters and it is for real ones.
 
     Example:
         >>> import jax.numpy as jnp
@@ -60,22 +67,30 @@ def scale_by_lion_kappa(
     Reference:
         Chen et al., "Lion Secretly Solves Constrained Optimization: As Lyapunov Predicts", 2023, arXiv:2310.05898.
     """
+    refuse_arrays(kappa=kappa, mu_dtype=mu_dtype)
     check_range("b1", b1, 0.0, 1.0)
     check_range("b2", b2, 0.0, 1.0)
     kappa = kappa_l1() if kappa is None else kappa
 
     def init_fn(params):
+        # A kappa for real numbers only says so here, not in the first update.
+        jax.eval_shape(functools.partial(jax.tree.map, kappa), list(filter(_is_complex, jax.tree.leaves(params))))
         return ScaleByLionKappaState(mu=optax.tree.zeros_like(params, dtype=mu_dtype))
 
     def update_fn(updates, state, params=None):
         del params
-        interpolation = optax.tree.update_moment(updates, state.mu, b1, order=1)  # Alg. 2, c_t
+        gradients = nan_for_infinite(updates)  # The sign of an average that is infinite for ever would drift for ever.
+        interpolation = optax.tree.update_moment(gradients, state.mu, b1, order=1)  # Alg. 2, c_t
         direction = jax.tree.map(kappa, widen(interpolation))  # Alg. 2, sign(c_t), of any kappa
-        mu = optax.tree.update_moment(updates, state.mu, b2, order=1)  # Alg. 2, m_t
-        new_state = ScaleByLionKappaState(mu=optax.tree.cast_like(mu, state.mu))
+        mu = optax.tree.update_moment(gradients, state.mu, b2, order=1)  # Alg. 2, m_t
+        new_state = ScaleByLionKappaState(mu=nan_for_infinite(optax.tree.cast_like(mu, state.mu)))
         return optax.tree.cast_like(direction, updates), new_state
 
     return optax.GradientTransformation(init_fn, update_fn)
+
+
+def _is_complex(x: jax.Array) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.complexfloating)
 
 
 def lion_kappa(
@@ -128,9 +143,9 @@ def lion_kappa(
         Chen et al., "Lion Secretly Solves Constrained Optimization: As Lyapunov Predicts", 2023, arXiv:2310.05898; for
         the default kappa Chen et al., "Symbolic Discovery of Optimization Algorithms", 2023, arXiv:2302.06675.
     """
-    check_range("weight_decay", weight_decay, 0.0)
+    refuse_arrays(mask=mask)
     direction = scale_by_lion_kappa(b1, b2, kappa, mu_dtype=mu_dtype)
     scale = optax.scale_by_learning_rate(learning_rate)
     if implicit_decay:
         return in_float32(optax.chain(direction, scale, proximal_decay(learning_rate, weight_decay, mask)))
-    return in_float32(optax.chain(direction, optax.add_decayed_weights(weight_decay, mask), scale))
+    return in_float32(optax.chain(direction, add_decay("lion_kappa", weight_decay, mask), scale))

@@ -1,7 +1,8 @@
 """Signum: the sign of a momentum.
 
 Bernstein et al., "signSGD: Compressed Optimisation for Non-Convex Problems", 2018, arXiv:1802.04434. Algorithm 2.
-Every part is Optax's; `optax.signum` has neither decay nor 16-bit parameters under an injected learning rate.
+It is Lion with equal weights; `optax.signum` has neither decay nor 16-bit parameters under an injected learning rate,
+and drifts for ever after one infinite gradient.
 """
 
 from typing import Any
@@ -10,7 +11,10 @@ import jax
 import optax
 
 from optkit.core.checks import check_range
+from optkit.core.decay import add_decay
+from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
+from optkit.sign_momentum.lion_kappa import scale_by_lion_kappa
 
 
 def signum(
@@ -23,7 +27,8 @@ def signum(
 ) -> optax.GradientTransformationExtraArgs:
     """Moves every parameter by the learning rate, against the sign of the gradient's exponential average.
 
-    Do not take it where gradients are mostly noise: the sign of a small average moves as far as that of a large one.
+    The sign of a complex number is the number over its modulus. Do not take it where gradients are mostly noise: the
+    sign of a small average moves as far as that of a large one.
 
     Args:
         learning_rate: a positive number or a schedule; the length of every coordinate's step.
@@ -50,13 +55,12 @@ def signum(
     Reference:
         Bernstein et al., "signSGD: Compressed Optimisation for Non-Convex Problems", 2018, arXiv:1802.04434.
     """
+    refuse_arrays(mask=mask, mu_dtype=mu_dtype)
     check_range("b1", b1, 0.0, 1.0, high_open=True)
-    check_range("weight_decay", weight_decay, 0.0)
     return in_float32(
         optax.chain(
-            optax.ema(b1, debias=False, accumulator_dtype=mu_dtype),  # Alg. 2, momentum
-            optax.scale_by_sign(),  # Alg. 2, update
-            optax.add_decayed_weights(weight_decay, mask),
+            scale_by_lion_kappa(b1, b1, mu_dtype=mu_dtype),  # Alg. 2, the sign of the momentum
+            add_decay("signum", weight_decay, mask),
             optax.scale_by_learning_rate(learning_rate),
         )
     )

@@ -7,6 +7,7 @@ import optax
 
 from optkit.core.method import Method, Paper, Variant
 from optkit.core.precision import in_float32
+from optkit.core.trees import only
 from optkit.variance_reduction.adagrad_norm import adagrad_norm, scale_by_adagrad_norm
 from optkit.variance_reduction.agvm import AGVMState, agvm
 from optkit.variance_reduction.batch_size import (
@@ -37,7 +38,6 @@ from optkit.variance_reduction.noise_scale import (
     read_noise_scale,
 )
 from optkit.variance_reduction.page import page, page_gradient
-from optkit.variance_reduction.recursion import only
 from optkit.variance_reduction.recursive_momentum import recursive_momentum
 from optkit.variance_reduction.sgd_sai import scale_by_sai, sgd_sai
 from optkit.variance_reduction.spider import path_integrated_gradient, spider, spider_boost
@@ -161,10 +161,10 @@ def _recursive_momentum_descent(
     a: jax.typing.ArrayLike = 0.1,
     *,
     keep_params: bool = True,
-    mask: Any | None = None,
+    trainable: Any | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    estimator = recursive_momentum(a, keep_params=keep_params, mask=mask)
-    return in_float32(optax.chain(estimator, only(mask, optax.scale_by_learning_rate(learning_rate))))
+    estimator = recursive_momentum(a, keep_params=keep_params, applies_to=trainable)
+    return in_float32(optax.chain(only(estimator, trainable), optax.scale_by_learning_rate(learning_rate)))
 
 
 """Entries of the family."""

@@ -14,12 +14,12 @@ import optax
 
 from optkit.core import keys
 from optkit.core.checks import check_range
-from optkit.core.extra_args import required
+from optkit.core.hessian_products import hessian_products_at
+from optkit.core.injection import refuse_arrays
+from optkit.core.non_finite import nan_for_infinite
 from optkit.core.precision import in_float32
-from optkit.core.trees import unmask_tree
-from optkit.variance_reduction.recursion import inside, kept_params, normalization, only, present_params
-
-_EXAMPLE = "grad_fn=lambda point: jax.grad(loss)(point, batch)"
+from optkit.core.trees import only, unmask_tree
+from optkit.variance_reduction.recursion import Scope, inside, kept_params, no_estimate, normalization, present_params
 
 
 class HessianCorrectedMomentumState(NamedTuple):
@@ -27,7 +27,7 @@ class HessianCorrectedMomentumState(NamedTuple):
 
     Attributes:
         count: number of updates so far.
-        estimate: the estimate of the gradient, shaped and sharded like the parameters inside the mask, in float32 at
+        estimate: the estimate of the gradient, shaped and sharded like the parameters that it applies to, in float32 at
             least.
         previous_params: the parameters of the last step.
         key: raw data of the key that the next point between the parameters is drawn with.
@@ -87,7 +87,7 @@ def hessian_corrected_estimate(
         hvp_fn: called as `hvp_fn(point, vector)`, gives those leaves of the Hessian at `point` times `vector`.
 
     Returns:
-        The estimate; in the first step the gradient.
+        The estimate; in the first step the gradient. It is NaN where it would be infinite, for it hardly forgets.
 
     Example:
         >>> state = HessianCorrectedMomentumState(
@@ -97,24 +97,58 @@ def hessian_corrected_estimate(
         >>> hessian_corrected_estimate(0.5, state, 0.0, jnp.array(4.0), jnp.array(9.0), cubic)  # 1 + 6 * 3 * 2
         Array(37., dtype=float32)
     """
-    point = jax.tree.map(lambda x, y: (q * x + (1 - q) * y).astype(x.dtype), params, state.previous_params)
+
+    def between(x, y):
+        share = jnp.asarray(q, x.dtype)
+        return share * x + (1 - share) * y
+
+    point = jax.tree.map(between, params, state.previous_params)
     change = hvp_fn(point, optax.tree.sub(params, state.previous_params))
     weight = jnp.where(state.count == 0, 1.0, weight)
-    return jax.tree.map(
-        lambda g, d, h: ((1 - weight) * (d + h) + weight * g).astype(d.dtype),  # Alg. 2, d_t
-        gradients,
-        state.estimate,
-        change,
-    )
+
+    def leaf(g, d, h):
+        eta = jnp.asarray(weight, d.dtype)
+        return ((1 - eta) * (d + h) + eta * g).astype(d.dtype)  # Alg. 2, d_t
+
+    return nan_for_infinite(jax.tree.map(leaf, gradients, state.estimate, change))
 
 
-def _derivative(grad_fn: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
-    """Differentiates a gradient along a vector."""
-    return lambda point, vector: jax.jvp(grad_fn, (point,), (vector,))[1]
+def _hessian_corrected_momentum(
+    scope: Scope, eta: optax.ScalarOrSchedule | None, key: int | jax.Array
+) -> optax.GradientTransformationExtraArgs:
+    """The estimator, for `hessian_corrected_momentum` and `harpg`."""
+    check_range("eta", eta, 0.0, 1.0)
+    eta = harpg_schedule() if eta is None else eta
+
+    def init_fn(params):
+        return HessianCorrectedMomentumState(
+            count=jnp.zeros([], jnp.int32),
+            estimate=no_estimate(scope, params),
+            previous_params=kept_params(scope, params),
+            key=keys.key_data(key),
+        )
+
+    def update_fn(updates, state, params=None, *, grad_fn=None, hvp_fn=None, **extra_args):
+        del extra_args
+        params = present_params(scope, params)
+        product = hessian_products_at(scope.method, grad_fn, hvp_fn)
+        key_data, fresh = keys.split(state.key, key)
+        estimate = hessian_corrected_estimate(
+            jax.random.uniform(fresh, dtype=jnp.float32),
+            state,
+            eta(state.count) if callable(eta) else eta,
+            params,
+            inside(scope, updates),
+            lambda point, vector: inside(scope, product(point, vector)),
+        )
+        new_state = HessianCorrectedMomentumState(optax.safe_increment(state.count), estimate, params, key_data)
+        return optax.tree.cast_like(unmask_tree(estimate, updates), updates), new_state
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def hessian_corrected_momentum(
-    eta: optax.ScalarOrSchedule | None = None, key: int | jax.Array = 0, *, mask: Any | None = None
+    eta: optax.ScalarOrSchedule | None = None, key: int | jax.Array = 0, *, applies_to: Any | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """Replaces the gradient by an exponential average that a Hessian-vector product corrects for the steps taken since.
 
@@ -128,8 +162,8 @@ def hessian_corrected_momentum(
         eta: weight of the gradient, a number in [0, 1] or a schedule; default `harpg_schedule()`. Numbers from 0.01 to
             0.1 suit long runs. The first step takes the gradient itself.
         key: an integer or a JAX key, for the points; default 0. Points are equal on all workers.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that are estimated. The
-            gradients of the others pass through. All by default.
+        applies_to: tree of booleans, or a function that makes it from the parameters: the leaves that are estimated.
+            The gradients of the others pass through. All by default.
 
     Returns:
         A transformation with a `HessianCorrectedMomentumState`: two numbers a parameter.
@@ -156,35 +190,8 @@ def hessian_corrected_momentum(
         Fatkhullin, Barakat, Kireeva, He, "Stochastic Policy Gradient Methods: Improved Sample Complexity for
         Fisher-non-degenerate Policies", 2023, arXiv:2302.01734.
     """
-    check_range("eta", eta, 0.0, 1.0)
-    eta = harpg_schedule() if eta is None else eta
-    method = "harpg"
-
-    def init_fn(params):
-        return HessianCorrectedMomentumState(
-            count=jnp.zeros([], jnp.int32),
-            estimate=optax.tree.zeros_like(inside(mask, params, method)),
-            previous_params=kept_params(params, method),
-            key=keys.key_data(key),
-        )
-
-    def update_fn(updates, state, params=None, *, grad_fn=None, hvp_fn=None, **extra_args):
-        del extra_args
-        params = present_params(params, method)
-        product = _derivative(required(grad_fn, "grad_fn", method, _EXAMPLE)) if hvp_fn is None else hvp_fn
-        key_data, fresh = keys.split(state.key, key)
-        estimate = hessian_corrected_estimate(
-            jax.random.uniform(fresh, dtype=jnp.float32),
-            state,
-            eta(state.count) if callable(eta) else eta,
-            params,
-            inside(mask, updates, method),
-            lambda point, vector: inside(mask, product(point, vector), method),
-        )
-        new_state = HessianCorrectedMomentumState(optax.safe_increment(state.count), estimate, params, key_data)
-        return optax.tree.cast_like(unmask_tree(estimate, updates), updates), new_state
-
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    refuse_arrays(applies_to=applies_to)
+    return _hessian_corrected_momentum(Scope("hessian_corrected_momentum", applies_to), eta, key)
 
 
 def harpg(
@@ -193,7 +200,7 @@ def harpg(
     key: int | jax.Array = 0,
     *,
     normalize: bool = False,
-    mask: Any | None = None,
+    trainable: Any | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """HARPG and N-HARPG: descent along momentum that a Hessian-vector product corrects.
 
@@ -205,8 +212,8 @@ def harpg(
         eta: weight of the gradient, a number in [0, 1] or a schedule; default `harpg_schedule()`.
         key: an integer or a JAX key, for the points where the Hessian is taken; default 0. Equal on all workers.
         normalize: whether the estimate is divided by its global norm (N-HARPG); off by default.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that are trained. The
-            gradients of the others pass through. All by default.
+        trainable: tree of booleans, or a function that makes it from the parameters: the leaves that are trained. The
+            others get updates of zero. All by default.
 
     Returns:
         An optimizer; its state is two numbers a parameter. `update` needs `grad_fn` or `hvp_fn`.
@@ -229,8 +236,9 @@ def harpg(
         Fatkhullin, Barakat, Kireeva, He, "Stochastic Policy Gradient Methods: Improved Sample Complexity for
         Fisher-non-degenerate Policies", 2023, arXiv:2302.01734.
     """
-    estimator = hessian_corrected_momentum(eta, key, mask=mask)
-    scale = only(mask, optax.scale_by_learning_rate(learning_rate))
+    refuse_arrays(trainable=trainable)
+    estimator = only(_hessian_corrected_momentum(Scope("harpg", trainable, "trainable"), eta, key), trainable)
+    scale = optax.scale_by_learning_rate(learning_rate)
     if normalize:
-        return in_float32(optax.chain(estimator, normalization(mask), scale))
+        return in_float32(optax.chain(estimator, normalization(), scale))
     return in_float32(optax.chain(estimator, scale))

@@ -18,7 +18,7 @@ from optkit.core.injection import refuse_arrays
 from optkit.core.matrix_view import matrix_view
 from optkit.core.precision import widen
 from optkit.core.trees import mask_tree, unmask_tree, with_whole_tree
-from optkit.variance_reduction.recursion import kept_params, present_params, previous_gradients
+from optkit.variance_reduction.recursion import Scope, kept_params, present_params, previous_gradients
 
 ClipScope = Literal["leaf", "global"]
 FirstStep = Literal["zero_reference", "no_correction"]
@@ -211,6 +211,7 @@ def correct(
     """
     check_range("gamma", gamma, 0.0)
     check_range("b1", b1, 0.0, 1.0, high_open=True)
+    scope = Scope(method, applies_to)
     exact, max_norm = correction.exact, correction.max_norm
     numbers = weight_dimension_numbers
     if applies_to is not None and numbers is not None:
@@ -220,7 +221,7 @@ def correct(
         if not exact:
             reference = optax.tree.zeros_like(mask_tree(applies_to, params), dtype=correction.reference_dtype)
         else:
-            copies = kept_params(params, method)
+            copies = kept_params(scope, params)
             reference = copies if correction.keep_params else None
         return ReduceVarianceState(count=jnp.zeros([], jnp.int32), reference=reference)
 
@@ -231,8 +232,8 @@ def correct(
         is_first = state.count == 0
         known = 1.0
         if exact:
-            previous = previous_gradients(method, applies_to, state.reference, grad_fn, prev_grads)
-            reference = present_params(params, method) if correction.keep_params else None
+            previous = previous_gradients(scope, state.reference, grad_fn, prev_grads)
+            reference = present_params(scope, params) if correction.keep_params else None
             known = jnp.where(is_first, 0.0, 1.0)
         else:
             previous = widen(state.reference)

@@ -75,5 +75,5 @@ def nigt(
     """
     check_range("b1", b1, 0.0, 1.0, high_open=True)
     descent = optax.scale_by_learning_rate(learning_rate)
-    inner = optax.chain(normalization(None), descent) if normalize else descent  # m_t / ||m_t||
+    inner = optax.chain(normalization(), descent) if normalize else descent  # m_t / ||m_t||
     return in_float32(transported("nigt", inner, exponential_extrapolation(b1, init_first=init_first)))

@@ -13,13 +13,15 @@ import optax
 
 from optkit.core import keys
 from optkit.core.checks import check_range
+from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
-from optkit.core.trees import unmask_tree
+from optkit.core.trees import only, unmask_tree
 from optkit.variance_reduction.recursion import (
+    Scope,
     full_gradients,
     inside,
     kept_params,
-    only,
+    no_estimate,
     present_params,
     previous_gradients,
     recursion_with_refresh,
@@ -31,7 +33,7 @@ class PageGradientState(NamedTuple):
 
     Attributes:
         count: number of updates so far.
-        estimate: the estimate of the gradient, shaped and sharded like the parameters inside the mask, in float32 at
+        estimate: the estimate of the gradient, shaped and sharded like the parameters that it applies to, in float32 at
             least.
         previous_params: the parameters of the last step, or None with `keep_params=False`.
         key: raw data of the key that the next coin is drawn with.
@@ -74,12 +76,49 @@ def page_estimate(
     return recursion_with_refresh(refresh, state.estimate, full, gradients, previous)  # Alg. 1, g^{t+1}
 
 
+def _page_gradient(
+    scope: Scope, probability: jax.typing.ArrayLike, key: int | jax.Array, *, keep_params: bool
+) -> optax.GradientTransformationExtraArgs:
+    """The estimator, for `page_gradient` and `page`."""
+    check_range("probability", probability, 0.0, 1.0)
+
+    def init_fn(params):
+        return PageGradientState(
+            count=jnp.zeros([], jnp.int32),
+            estimate=no_estimate(scope, params),
+            previous_params=kept_params(scope, params) if keep_params else None,
+            key=keys.key_data(key),
+        )
+
+    def update_fn(updates, state, params=None, *, grad_fn=None, prev_grads=None, full_grad_fn=None, **extra_args):
+        del extra_args
+        params = present_params(scope, params)
+        key_data, fresh = keys.split(state.key, key)
+        estimate = page_estimate(
+            jax.random.uniform(fresh, dtype=jnp.float32),
+            state,
+            probability,
+            lambda: full_gradients(scope, params, full_grad_fn),
+            inside(scope, updates),
+            lambda: previous_gradients(scope, state.previous_params, grad_fn, prev_grads),
+        )
+        new_state = PageGradientState(
+            count=optax.safe_increment(state.count),
+            estimate=estimate,
+            previous_params=params if keep_params else None,
+            key=key_data,
+        )
+        return optax.tree.cast_like(unmask_tree(estimate, updates), updates), new_state
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
 def page_gradient(
     probability: jax.typing.ArrayLike,
     key: int | jax.Array = 0,
     *,
     keep_params: bool = True,
-    mask: Any | None = None,
+    applies_to: Any | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Replaces the gradient by PAGE's estimator: the full gradient by chance, else the last one plus the change.
 
@@ -95,8 +134,8 @@ def page_gradient(
         keep_params: whether the state keeps the last parameters and `update` is called with
             `grad_fn=lambda point: jax.grad(loss)(point, batch)` (default); otherwise it is called with `prev_grads`,
             this batch's gradient at the last parameters.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that are estimated. The
-            gradients of the others pass through. All by default.
+        applies_to: tree of booleans, or a function that makes it from the parameters: the leaves that are estimated.
+            The gradients of the others pass through. All by default.
 
     Returns:
         A transformation with a `PageGradientState`: two numbers a parameter, one with `keep_params=False`.
@@ -121,38 +160,8 @@ def page_gradient(
         Li, Bao, Zhang, Richtarik, "PAGE: A Simple and Optimal Probabilistic Gradient Estimator for Nonconvex
         Optimization", 2020, arXiv:2008.10898.
     """
-    check_range("probability", probability, 0.0, 1.0)
-    method = "page"
-
-    def init_fn(params):
-        return PageGradientState(
-            count=jnp.zeros([], jnp.int32),
-            estimate=optax.tree.zeros_like(inside(mask, params, method)),
-            previous_params=kept_params(params, method) if keep_params else None,
-            key=keys.key_data(key),
-        )
-
-    def update_fn(updates, state, params=None, *, grad_fn=None, prev_grads=None, full_grad_fn=None, **extra_args):
-        del extra_args
-        params = present_params(params, method)
-        key_data, fresh = keys.split(state.key, key)
-        estimate = page_estimate(
-            jax.random.uniform(fresh, dtype=jnp.float32),
-            state,
-            probability,
-            lambda: full_gradients(method, mask, params, full_grad_fn),
-            inside(mask, updates, method),
-            lambda: previous_gradients(method, mask, state.previous_params, grad_fn, prev_grads),
-        )
-        new_state = PageGradientState(
-            count=optax.safe_increment(state.count),
-            estimate=estimate,
-            previous_params=params if keep_params else None,
-            key=key_data,
-        )
-        return optax.tree.cast_like(unmask_tree(estimate, updates), updates), new_state
-
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    refuse_arrays(applies_to=applies_to)
+    return _page_gradient(Scope("page_gradient", applies_to), probability, key, keep_params=keep_params)
 
 
 def page(
@@ -161,7 +170,7 @@ def page(
     key: int | jax.Array = 0,
     *,
     keep_params: bool = True,
-    mask: Any | None = None,
+    trainable: Any | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """PAGE: gradient descent along an estimate that a coin replaces by the full gradient.
 
@@ -172,8 +181,8 @@ def page(
         probability: of a full gradient in a step, in [0, 1]; 1 is gradient descent.
         key: an integer or a JAX key, for the coins; default 0. Coins are equal on all workers.
         keep_params: as in `page_gradient`.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that are trained. The
-            gradients of the others pass through. All by default.
+        trainable: tree of booleans, or a function that makes it from the parameters: the leaves that are trained. The
+            others get updates of zero. All by default.
 
     Returns:
         An optimizer; its state is two numbers a parameter, one with `keep_params=False`. `update` needs `full_grad_fn`,
@@ -199,5 +208,6 @@ def page(
         Li, Bao, Zhang, Richtarik, "PAGE: A Simple and Optimal Probabilistic Gradient Estimator for Nonconvex
         Optimization", 2020, arXiv:2008.10898.
     """
-    estimator = page_gradient(probability, key, keep_params=keep_params, mask=mask)
-    return in_float32(optax.chain(estimator, only(mask, optax.scale_by_learning_rate(learning_rate))))
+    refuse_arrays(trainable=trainable)
+    estimator = _page_gradient(Scope("page", trainable, "trainable"), probability, key, keep_params=keep_params)
+    return in_float32(optax.chain(only(estimator, trainable), optax.scale_by_learning_rate(learning_rate)))

@@ -12,10 +12,13 @@ import jax.numpy as jnp
 import optax
 
 from optkit.core.checks import check_range
+from optkit.core.injection import refuse_arrays
 from optkit.core.trees import unmask_tree
 from optkit.variance_reduction.recursion import (
+    Scope,
     inside,
     kept_params,
+    no_estimate,
     present_params,
     previous_gradients,
     recursion,
@@ -27,7 +30,7 @@ class RecursiveMomentumState(NamedTuple):
 
     Attributes:
         count: number of updates so far.
-        estimate: the estimate of the gradient, shaped and sharded like the parameters inside the mask, in float32 at
+        estimate: the estimate of the gradient, shaped and sharded like the parameters that it applies to, in float32 at
             least.
         previous_params: the parameters of the last step, or None with `keep_params=False`.
     """
@@ -38,7 +41,7 @@ class RecursiveMomentumState(NamedTuple):
 
 
 def recursive_momentum(
-    a: jax.typing.ArrayLike = 0.1, *, keep_params: bool = True, mask: Any | None = None
+    a: jax.typing.ArrayLike = 0.1, *, keep_params: bool = True, applies_to: Any | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """Replaces the gradient by an exponential average that is corrected for the steps taken since.
 
@@ -52,8 +55,8 @@ def recursive_momentum(
         keep_params: whether the state keeps the last parameters and `update` is called with
             `grad_fn=lambda point: jax.grad(loss)(point, batch)` (default); otherwise it is called with `prev_grads`,
             this batch's gradient at the last parameters.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that are estimated. The
-            gradients of the others pass through. All by default.
+        applies_to: tree of booleans, or a function that makes it from the parameters: the leaves that are estimated.
+            The gradients of the others pass through. All by default.
 
     Returns:
         A transformation with a `RecursiveMomentumState`: two numbers a parameter, one with `keep_params=False`.
@@ -79,26 +82,27 @@ def recursive_momentum(
     Reference:
         Cutkosky, Orabona, "Momentum-Based Variance Reduction in Non-Convex SGD", 2019, arXiv:1905.10018.
     """
+    refuse_arrays(applies_to=applies_to)
     check_range("a", a, 0.0, 1.0)
-    method = "recursive_momentum"
+    scope = Scope("recursive_momentum", applies_to)
 
     def init_fn(params):
         return RecursiveMomentumState(
             count=jnp.zeros([], jnp.int32),
-            estimate=optax.tree.zeros_like(inside(mask, params, method)),
-            previous_params=kept_params(params, method) if keep_params else None,
+            estimate=no_estimate(scope, params),
+            previous_params=kept_params(scope, params) if keep_params else None,
         )
 
     def update_fn(updates, state, params=None, *, grad_fn=None, prev_grads=None, **extra_args):
         del extra_args
-        gradients = inside(mask, updates, method)
-        previous = previous_gradients(method, mask, state.previous_params, grad_fn, prev_grads)
+        gradients = inside(scope, updates)
+        previous = previous_gradients(scope, state.previous_params, grad_fn, prev_grads)
         weight = jnp.where(state.count == 0, 1.0, a)  # Alg. 1, d_1
         estimate = recursion(gradients, previous, state.estimate, weight)  # Alg. 1, d_{t+1}
         new_state = RecursiveMomentumState(
             count=optax.safe_increment(state.count),
             estimate=estimate,
-            previous_params=present_params(params, method) if keep_params else None,
+            previous_params=present_params(scope, params) if keep_params else None,
         )
         return optax.tree.cast_like(unmask_tree(estimate, updates), updates), new_state
 

@@ -12,14 +12,18 @@ import jax.numpy as jnp
 import optax
 
 from optkit.core.checks import check_count, check_range
+from optkit.core.injection import refuse_arrays
+from optkit.core.non_finite import nan_for_infinite
 from optkit.core.precision import in_float32
-from optkit.core.trees import unmask_tree
+from optkit.core.trees import only, unmask_tree
 from optkit.variance_reduction.recursion import (
+    Scope,
     full_gradients,
     inside,
+    is_due,
     kept_params,
+    no_estimate,
     normalization,
-    only,
     present_params,
     previous_gradients,
     recursion_with_refresh,
@@ -31,7 +35,7 @@ class PathIntegratedGradientState(NamedTuple):
 
     Attributes:
         count: number of updates so far.
-        estimate: the estimate of the gradient, shaped and sharded like the parameters inside the mask, in float32 at
+        estimate: the estimate of the gradient, shaped and sharded like the parameters that it applies to, in float32 at
             least.
         previous_params: the parameters of the last step, or None with `keep_params=False`.
     """
@@ -41,8 +45,41 @@ class PathIntegratedGradientState(NamedTuple):
     previous_params: Any
 
 
+def _path_integrated_gradient(
+    scope: Scope, anchor_every: int | jax.Array, *, keep_params: bool
+) -> optax.GradientTransformationExtraArgs:
+    """The estimator, for `path_integrated_gradient`, `spider` and `spider_boost`."""
+    check_count("anchor_every", anchor_every)
+
+    def init_fn(params):
+        return PathIntegratedGradientState(
+            count=jnp.zeros([], jnp.int32),
+            estimate=no_estimate(scope, params),
+            previous_params=kept_params(scope, params) if keep_params else None,
+        )
+
+    def update_fn(updates, state, params=None, *, grad_fn=None, prev_grads=None, full_grad_fn=None, **extra_args):
+        del extra_args
+        params = present_params(scope, params)
+        estimate = recursion_with_refresh(  # Alg. 1, v^k
+            is_due(state.count, anchor_every),
+            state.estimate,
+            lambda: full_gradients(scope, params, full_grad_fn),
+            inside(scope, updates),
+            lambda: previous_gradients(scope, state.previous_params, grad_fn, prev_grads),
+        )
+        new_state = PathIntegratedGradientState(
+            count=optax.safe_increment(state.count),
+            estimate=estimate,
+            previous_params=params if keep_params else None,
+        )
+        return optax.tree.cast_like(unmask_tree(estimate, updates), updates), new_state
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
 def path_integrated_gradient(
-    anchor_every: int, *, keep_params: bool = True, mask: Any | None = None
+    anchor_every: int | jax.Array, *, keep_params: bool = True, applies_to: Any | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """Replaces the gradient by SPIDER's estimator: the last full gradient plus all changes of gradients since.
 
@@ -57,8 +94,8 @@ def path_integrated_gradient(
         keep_params: whether the state keeps the last parameters and `update` is called with
             `grad_fn=lambda point: jax.grad(loss)(point, batch)` (default); otherwise it is called with `prev_grads`,
             this batch's gradient at the last parameters.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that are estimated. The
-            gradients of the others pass through. All by default.
+        applies_to: tree of booleans, or a function that makes it from the parameters: the leaves that are estimated.
+            The gradients of the others pass through. All by default.
 
     Returns:
         A transformation with a `PathIntegratedGradientState`: two numbers a parameter, one with `keep_params=False`.
@@ -83,34 +120,9 @@ def path_integrated_gradient(
         Fang, Li, Lin, Zhang, "SPIDER: Near-Optimal Non-Convex Optimization via Stochastic Path Integrated Differential
         Estimator", 2018, arXiv:1807.01695.
     """
-    check_count("anchor_every", anchor_every)
-    method = "spider"
-
-    def init_fn(params):
-        return PathIntegratedGradientState(
-            count=jnp.zeros([], jnp.int32),
-            estimate=optax.tree.zeros_like(inside(mask, params, method)),
-            previous_params=kept_params(params, method) if keep_params else None,
-        )
-
-    def update_fn(updates, state, params=None, *, grad_fn=None, prev_grads=None, full_grad_fn=None, **extra_args):
-        del extra_args
-        params = present_params(params, method)
-        estimate = recursion_with_refresh(  # Alg. 1, v^k
-            state.count % anchor_every == 0,
-            state.estimate,
-            lambda: full_gradients(method, mask, params, full_grad_fn),
-            inside(mask, updates, method),
-            lambda: previous_gradients(method, mask, state.previous_params, grad_fn, prev_grads),
-        )
-        new_state = PathIntegratedGradientState(
-            count=optax.safe_increment(state.count),
-            estimate=estimate,
-            previous_params=params if keep_params else None,
-        )
-        return optax.tree.cast_like(unmask_tree(estimate, updates), updates), new_state
-
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    refuse_arrays(applies_to=applies_to)
+    scope = Scope("path_integrated_gradient", applies_to)
+    return _path_integrated_gradient(scope, anchor_every, keep_params=keep_params)
 
 
 def _step_of_bounded_length(
@@ -125,8 +137,9 @@ def _step_of_bounded_length(
     def update_fn(updates, state, params=None):
         del params
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
-        norm = optax.tree.norm(updates)
-        step_size = jnp.where(norm > 0, jnp.minimum(rate / jnp.where(norm > 0, norm, 1), 0.5 / smoothness), 0)
+        norm = nan_for_infinite(optax.tree.norm(updates))
+        bounded_by_length = jnp.asarray(rate, norm.dtype) / jnp.where(norm == 0, 1, norm)
+        step_size = jnp.where(norm == 0, 0, jnp.minimum(bounded_by_length, 0.5 / smoothness))
         steps = jax.tree.map(lambda d: (-step_size * d).astype(d.dtype), updates)  # SPIDER-SFO, eta^k v^k
         return steps, optax.ScaleByScheduleState(count=optax.safe_increment(state.count))
 
@@ -135,11 +148,11 @@ def _step_of_bounded_length(
 
 def spider(
     learning_rate: optax.ScalarOrSchedule,
-    anchor_every: int,
+    anchor_every: int | jax.Array,
     *,
     smoothness: jax.typing.ArrayLike | None = None,
     keep_params: bool = True,
-    mask: Any | None = None,
+    trainable: Any | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """SPIDER: steps of fixed length along a full gradient that is carried on by the batches' changes.
 
@@ -152,8 +165,8 @@ def spider(
         smoothness: the loss's smoothness L, positive: no step is then longer than the estimate over 2 L, as in the
             paper's SPIDER-SFO. No such bound by default.
         keep_params: as in `path_integrated_gradient`.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that are trained. The
-            gradients of the others pass through. All by default.
+        trainable: tree of booleans, or a function that makes it from the parameters: the leaves that are trained. The
+            others get updates of zero. All by default.
 
     Returns:
         An optimizer; its state is two numbers a parameter, one with `keep_params=False`. `update` needs `full_grad_fn`,
@@ -179,16 +192,21 @@ def spider(
         Fang, Li, Lin, Zhang, "SPIDER: Near-Optimal Non-Convex Optimization via Stochastic Path Integrated Differential
         Estimator", 2018, arXiv:1807.01695.
     """
-    estimator = path_integrated_gradient(anchor_every, keep_params=keep_params, mask=mask)
+    refuse_arrays(trainable=trainable)
+    scope = Scope("spider", trainable, "trainable")
+    estimator = only(_path_integrated_gradient(scope, anchor_every, keep_params=keep_params), trainable)
     if smoothness is not None:
         check_range("smoothness", smoothness, 0.0, low_open=True)
-        return in_float32(optax.chain(estimator, only(mask, _step_of_bounded_length(learning_rate, smoothness))))
-    scale = only(mask, optax.scale_by_learning_rate(learning_rate))
-    return in_float32(optax.chain(estimator, normalization(mask), scale))
+        return in_float32(optax.chain(estimator, _step_of_bounded_length(learning_rate, smoothness)))
+    return in_float32(optax.chain(estimator, normalization(), optax.scale_by_learning_rate(learning_rate)))
 
 
 def spider_boost(
-    learning_rate: optax.ScalarOrSchedule, anchor_every: int, *, keep_params: bool = True, mask: Any | None = None
+    learning_rate: optax.ScalarOrSchedule,
+    anchor_every: int | jax.Array,
+    *,
+    keep_params: bool = True,
+    trainable: Any | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """SpiderBoost: gradient descent along SPIDER's estimator, at a constant rate.
 
@@ -198,8 +216,8 @@ def spider_boost(
         learning_rate: a positive number or a schedule; the paper's is a half over the loss's smoothness.
         anchor_every: number of steps from one full gradient to the next, at least 1.
         keep_params: as in `path_integrated_gradient`.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that are trained. The
-            gradients of the others pass through. All by default.
+        trainable: tree of booleans, or a function that makes it from the parameters: the leaves that are trained. The
+            others get updates of zero. All by default.
 
     Returns:
         An optimizer; its state is two numbers a parameter, one with `keep_params=False`. `update` needs `full_grad_fn`,
@@ -225,5 +243,7 @@ def spider_boost(
         Wang, Ji, Zhou, Liang, Tarokh, "SpiderBoost: A Class of Faster Variance-reduced Algorithms for Nonconvex
         Optimization", 2018, arXiv:1810.10690.
     """
-    estimator = path_integrated_gradient(anchor_every, keep_params=keep_params, mask=mask)
-    return in_float32(optax.chain(estimator, only(mask, optax.scale_by_learning_rate(learning_rate))))
+    refuse_arrays(trainable=trainable)
+    scope = Scope("spider_boost", trainable, "trainable")
+    estimator = only(_path_integrated_gradient(scope, anchor_every, keep_params=keep_params), trainable)
+    return in_float32(optax.chain(estimator, optax.scale_by_learning_rate(learning_rate)))

@@ -11,12 +11,15 @@ import jax.numpy as jnp
 import optax
 
 from optkit.core.checks import check_range
+from optkit.core.injection import refuse_arrays
+from optkit.core.non_finite import nan_for_infinite
 from optkit.core.precision import in_float32, scalar_dtype
-from optkit.core.trees import unmask_tree
+from optkit.core.trees import only, unmask_tree
 from optkit.variance_reduction.recursion import (
+    Scope,
     inside,
     kept_params,
-    only,
+    no_estimate,
     present_params,
     previous_gradients,
     recursion,
@@ -28,7 +31,7 @@ class ScaleByStormState(NamedTuple):
 
     Attributes:
         count: number of updates so far.
-        estimate: the estimate of the gradient, shaped and sharded like the parameters inside the mask, in float32 at
+        estimate: the estimate of the gradient, shaped and sharded like the parameters that it applies to, in float32 at
             least.
         previous_params: the parameters of the last step, or None with `keep_params=False`.
         sum_of_squares: sum of the squared norms of all gradients.
@@ -42,13 +45,59 @@ class ScaleByStormState(NamedTuple):
     weight: jax.Array
 
 
+def _scale_by_storm(
+    scope: Scope,
+    learning_rate: optax.ScalarOrSchedule,
+    w: jax.typing.ArrayLike,
+    c: jax.typing.ArrayLike,
+    *,
+    keep_params: bool,
+) -> optax.GradientTransformationExtraArgs:
+    """The rule, for `scale_by_storm` and `storm`."""
+    check_range("w", w, 0.0, low_open=True)
+    check_range("c", c, 0.0)
+
+    def init_fn(params):
+        estimate = no_estimate(scope, params)
+        dtype = scalar_dtype(estimate)
+        return ScaleByStormState(
+            count=jnp.zeros([], jnp.int32),
+            estimate=estimate,
+            previous_params=kept_params(scope, params) if keep_params else None,
+            sum_of_squares=jnp.zeros([], dtype),
+            weight=jnp.ones([], dtype),
+        )
+
+    def update_fn(updates, state, params=None, *, grad_fn=None, prev_grads=None, **extra_args):
+        del extra_args
+        gradients = inside(scope, updates)
+        previous = previous_gradients(scope, state.previous_params, grad_fn, prev_grads)
+        estimate = recursion(gradients, previous, state.estimate, state.weight)  # Alg. 1, d_{t+1}
+        sum_of_squares = state.sum_of_squares + optax.tree.norm(gradients, squared=True)  # Alg. 1, sum of G_i^2
+        sum_of_squares = nan_for_infinite(sum_of_squares.astype(state.sum_of_squares.dtype))
+        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        step_size = jnp.asarray(rate, sum_of_squares.dtype) / jnp.cbrt(w + sum_of_squares)  # Alg. 1, eta_t
+        weight = jnp.minimum(1.0, c * step_size**2)  # Alg. 1, a_{t+1}; the paper assumes at most 1
+        new_state = ScaleByStormState(
+            count=optax.safe_increment(state.count),
+            estimate=estimate,
+            previous_params=present_params(scope, params) if keep_params else None,
+            sum_of_squares=sum_of_squares,
+            weight=weight.astype(state.weight.dtype),
+        )
+        step = jax.tree.map(lambda d: step_size * d, estimate)
+        return optax.tree.cast_like(unmask_tree(step, updates), updates), new_state
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
 def scale_by_storm(
     learning_rate: optax.ScalarOrSchedule = 0.1,
     w: jax.typing.ArrayLike = 0.1,
     c: jax.typing.ArrayLike = 100.0,
     *,
     keep_params: bool = True,
-    mask: Any | None = None,
+    applies_to: Any | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Replaces the gradient by STORM's step: its recursive momentum times its adaptive rate.
 
@@ -60,7 +109,7 @@ def scale_by_storm(
         w: the paper's w, which bounds the first rates, positive; default 0.1.
         c: the next gradient's weight in units of the squared rate, at least 0; default 100.
         keep_params: as in `recursive_momentum`.
-        mask: as in `recursive_momentum`; norms are those of the leaves inside.
+        applies_to: as in `recursive_momentum`; norms are those of these leaves.
 
     Returns:
         A transformation with a `ScaleByStormState`: two numbers a parameter, one with `keep_params=False`.
@@ -80,41 +129,8 @@ def scale_by_storm(
     Reference:
         Cutkosky, Orabona, "Momentum-Based Variance Reduction in Non-Convex SGD", 2019, arXiv:1905.10018.
     """
-    check_range("w", w, 0.0, low_open=True)
-    check_range("c", c, 0.0)
-    method = "storm"
-
-    def init_fn(params):
-        estimate = optax.tree.zeros_like(inside(mask, params, method))
-        dtype = scalar_dtype(estimate)
-        return ScaleByStormState(
-            count=jnp.zeros([], jnp.int32),
-            estimate=estimate,
-            previous_params=kept_params(params, method) if keep_params else None,
-            sum_of_squares=jnp.zeros([], dtype),
-            weight=jnp.ones([], dtype),
-        )
-
-    def update_fn(updates, state, params=None, *, grad_fn=None, prev_grads=None, **extra_args):
-        del extra_args
-        gradients = inside(mask, updates, method)
-        previous = previous_gradients(method, mask, state.previous_params, grad_fn, prev_grads)
-        estimate = recursion(gradients, previous, state.estimate, state.weight)  # Alg. 1, d_{t+1}
-        sum_of_squares = state.sum_of_squares + optax.tree.norm(gradients, squared=True)  # Alg. 1, sum of G_i^2
-        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
-        step_size = rate / jnp.cbrt(w + sum_of_squares)  # Alg. 1, eta_t
-        weight = jnp.minimum(1.0, c * step_size**2)  # Alg. 1, a_{t+1}; the paper assumes at most 1
-        new_state = ScaleByStormState(
-            count=optax.safe_increment(state.count),
-            estimate=estimate,
-            previous_params=present_params(params, method) if keep_params else None,
-            sum_of_squares=sum_of_squares.astype(state.sum_of_squares.dtype),
-            weight=weight.astype(state.weight.dtype),
-        )
-        step = jax.tree.map(lambda d: step_size * d, estimate)
-        return optax.tree.cast_like(unmask_tree(step, updates), updates), new_state
-
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    refuse_arrays(applies_to=applies_to)
+    return _scale_by_storm(Scope("scale_by_storm", applies_to), learning_rate, w, c, keep_params=keep_params)
 
 
 def storm(
@@ -123,7 +139,7 @@ def storm(
     c: jax.typing.ArrayLike = 100.0,
     *,
     keep_params: bool = True,
-    mask: Any | None = None,
+    trainable: Any | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """STORM as in its paper: recursive momentum, with rates that shrink as gradients accumulate.
 
@@ -137,8 +153,8 @@ def storm(
         c: the next gradient's weight in the momentum in units of the squared rate, at least 0; default 100. It is to
             grow with the square of the loss's smoothness; the paper sweeps it.
         keep_params: as in `recursive_momentum`.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that are trained. The
-            gradients of the others pass through. All by default.
+        trainable: tree of booleans, or a function that makes it from the parameters: the leaves that are trained. The
+            others get updates of zero. All by default.
 
     Returns:
         An optimizer; its state is two numbers a parameter, one with `keep_params=False`.
@@ -159,5 +175,6 @@ def storm(
     Reference:
         Cutkosky, Orabona, "Momentum-Based Variance Reduction in Non-Convex SGD", 2019, arXiv:1905.10018.
     """
-    direction = scale_by_storm(learning_rate, w, c, keep_params=keep_params, mask=mask)
-    return in_float32(optax.chain(direction, only(mask, optax.scale(-1.0))))
+    refuse_arrays(trainable=trainable)
+    direction = _scale_by_storm(Scope("storm", trainable, "trainable"), learning_rate, w, c, keep_params=keep_params)
+    return in_float32(optax.chain(only(direction, trainable), optax.scale(-1.0)))

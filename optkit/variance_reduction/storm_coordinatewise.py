@@ -14,12 +14,16 @@ import jax.numpy as jnp
 import optax
 
 from optkit.core.checks import check_range
+from optkit.core.complex_numbers import refuse_complex
+from optkit.core.injection import refuse_arrays
+from optkit.core.non_finite import nan_for_infinite
 from optkit.core.precision import in_float32
-from optkit.core.trees import unmask_tree
+from optkit.core.trees import only, unmask_tree
 from optkit.variance_reduction.recursion import (
+    Scope,
     inside,
     kept_params,
-    only,
+    no_estimate,
     present_params,
     previous_gradients,
     recursion,
@@ -31,10 +35,10 @@ class ScaleByStormCoordinatewiseState(NamedTuple):
 
     Attributes:
         count: number of updates so far.
-        estimate: the estimate of the gradient, shaped and sharded like the parameters inside the mask, in float32 at
+        estimate: the estimate of the gradient, shaped and sharded like the parameters that it applies to, in float32 at
             least.
         previous_params: the parameters of the last step, or None with `keep_params=False`.
-        sum_of_squares: sum of all squared gradients, shaped and sharded like the parameters inside the mask.
+        sum_of_squares: sum of all squared gradients, shaped and sharded like the parameters that it applies to.
         largest_norm: for each of these parameters, the largest norm of its gradients so far, a scalar.
     """
 
@@ -45,6 +49,60 @@ class ScaleByStormCoordinatewiseState(NamedTuple):
     largest_norm: Any
 
 
+def _scale_by_storm_coordinatewise(
+    scope: Scope,
+    learning_rate: optax.ScalarOrSchedule,
+    g_max: jax.typing.ArrayLike,
+    momentum: jax.typing.ArrayLike,
+    w: jax.typing.ArrayLike,
+    *,
+    keep_params: bool,
+) -> optax.GradientTransformationExtraArgs:
+    """The rule, for `scale_by_storm_coordinatewise` and `storm_coordinatewise`."""
+    check_range("g_max", g_max, 0.0, low_open=True)
+    check_range("momentum", momentum, 0.0)
+    check_range("w", w, 0.0)
+
+    def init_fn(params):
+        refuse_complex(params, scope.method, functions=True)
+        estimate = no_estimate(scope, params)
+        return ScaleByStormCoordinatewiseState(
+            count=jnp.zeros([], jnp.int32),
+            estimate=estimate,
+            previous_params=kept_params(scope, params) if keep_params else None,
+            sum_of_squares=jax.tree.map(lambda d: jnp.full_like(d, g_max**3), estimate),
+            largest_norm=jax.tree.map(lambda d: jnp.full([], g_max, d.dtype), estimate),
+        )
+
+    def update_fn(updates, state, params=None, *, grad_fn=None, prev_grads=None, **extra_args):
+        del extra_args
+        gradients = inside(scope, updates)
+        previous = previous_gradients(scope, state.previous_params, grad_fn, prev_grads)
+        previous = jax.tree.map(lambda p, g: jnp.where(state.count == 0, g, p), previous, gradients)
+        largest_norm = jax.tree.map(
+            lambda largest, g: nan_for_infinite(jnp.maximum(largest, optax.tree.norm(g))), state.largest_norm, gradients
+        )
+        sum_of_squares = jax.tree.map(lambda s, g: s + g**2, state.sum_of_squares, gradients)
+        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        step_sizes = jax.tree.map(
+            lambda s: jnp.asarray(rate, s.dtype) / jnp.cbrt(w + s), sum_of_squares
+        )  # eta of the code
+        weights = jax.tree.map(lambda s: jnp.minimum(1.0, momentum * s**2), step_sizes)  # beta of the code
+        estimate = recursion(gradients, previous, state.estimate, weights)
+        estimate = jax.tree.map(lambda d, largest: jnp.clip(d, -largest, largest), estimate, largest_norm)
+        new_state = ScaleByStormCoordinatewiseState(
+            count=optax.safe_increment(state.count),
+            estimate=estimate,
+            previous_params=present_params(scope, params) if keep_params else None,
+            sum_of_squares=sum_of_squares,
+            largest_norm=largest_norm,
+        )
+        step = jax.tree.map(jnp.multiply, step_sizes, estimate)
+        return optax.tree.cast_like(unmask_tree(step, updates), updates), new_state
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
 def scale_by_storm_coordinatewise(
     learning_rate: optax.ScalarOrSchedule = 1.0,
     g_max: jax.typing.ArrayLike = 0.01,
@@ -52,7 +110,7 @@ def scale_by_storm_coordinatewise(
     w: jax.typing.ArrayLike = 10.0,
     *,
     keep_params: bool = True,
-    mask: Any | None = None,
+    applies_to: Any | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Replaces the gradient by the step of the STORM authors' code, with a rate for every coordinate.
 
@@ -63,7 +121,7 @@ def scale_by_storm_coordinatewise(
         momentum: the gradient's weight in the estimate in units of the squared rate, at least 0; default 100.
         w: added to the sums of squares, at least 0; default 10.
         keep_params: as in `recursive_momentum`.
-        mask: as in `recursive_momentum`.
+        applies_to: as in `recursive_momentum`.
 
     Returns:
         A transformation with a `ScaleByStormCoordinatewiseState`: three numbers a parameter, two with
@@ -85,46 +143,9 @@ def scale_by_storm_coordinatewise(
         Cutkosky, Orabona, "Momentum-Based Variance Reduction in Non-Convex SGD", 2019, arXiv:1905.10018; its code in
         google-research, storm_optimizer.py.
     """
-    check_range("g_max", g_max, 0.0, low_open=True)
-    check_range("momentum", momentum, 0.0)
-    check_range("w", w, 0.0)
-    method = "storm_coordinatewise"
-
-    def init_fn(params):
-        estimate = optax.tree.zeros_like(inside(mask, params, method))
-        return ScaleByStormCoordinatewiseState(
-            count=jnp.zeros([], jnp.int32),
-            estimate=estimate,
-            previous_params=kept_params(params, method) if keep_params else None,
-            sum_of_squares=jax.tree.map(lambda d: jnp.full_like(d, g_max**3), estimate),
-            largest_norm=jax.tree.map(lambda d: jnp.full([], g_max, d.dtype), estimate),
-        )
-
-    def update_fn(updates, state, params=None, *, grad_fn=None, prev_grads=None, **extra_args):
-        del extra_args
-        gradients = inside(mask, updates, method)
-        previous = previous_gradients(method, mask, state.previous_params, grad_fn, prev_grads)
-        previous = jax.tree.map(lambda p, g: jnp.where(state.count == 0, g, p), previous, gradients)
-        largest_norm = jax.tree.map(
-            lambda largest, g: jnp.maximum(largest, optax.tree.norm(g)), state.largest_norm, gradients
-        )
-        sum_of_squares = jax.tree.map(lambda s, g: s + g**2, state.sum_of_squares, gradients)
-        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
-        step_sizes = jax.tree.map(lambda s: rate / jnp.cbrt(w + s), sum_of_squares)  # eta of the code
-        weights = jax.tree.map(lambda s: jnp.minimum(1.0, momentum * s**2), step_sizes)  # beta of the code
-        estimate = recursion(gradients, previous, state.estimate, weights)
-        estimate = jax.tree.map(lambda d, largest: jnp.clip(d, -largest, largest), estimate, largest_norm)
-        new_state = ScaleByStormCoordinatewiseState(
-            count=optax.safe_increment(state.count),
-            estimate=estimate,
-            previous_params=present_params(params, method) if keep_params else None,
-            sum_of_squares=sum_of_squares,
-            largest_norm=largest_norm,
-        )
-        step = jax.tree.map(jnp.multiply, step_sizes, estimate)
-        return optax.tree.cast_like(unmask_tree(step, updates), updates), new_state
-
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    refuse_arrays(applies_to=applies_to)
+    scope = Scope("scale_by_storm_coordinatewise", applies_to)
+    return _scale_by_storm_coordinatewise(scope, learning_rate, g_max, momentum, w, keep_params=keep_params)
 
 
 def storm_coordinatewise(
@@ -134,7 +155,7 @@ def storm_coordinatewise(
     w: jax.typing.ArrayLike = 10.0,
     *,
     keep_params: bool = True,
-    mask: Any | None = None,
+    trainable: Any | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """STORM as in its authors' code: a rate for every coordinate, and an estimate that is clipped.
 
@@ -147,8 +168,8 @@ def storm_coordinatewise(
         momentum: the gradient's weight in the estimate in units of the squared rate, at least 0; default 100.
         w: added to the sums of squares, at least 0; default 10 (the code calls it eta).
         keep_params: as in `recursive_momentum`.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that are trained. The
-            gradients of the others pass through. All by default.
+        trainable: tree of booleans, or a function that makes it from the parameters: the leaves that are trained. The
+            others get updates of zero. All by default.
 
     Returns:
         An optimizer; its state is three numbers a parameter, two with `keep_params=False`.
@@ -170,5 +191,7 @@ def storm_coordinatewise(
         Cutkosky, Orabona, "Momentum-Based Variance Reduction in Non-Convex SGD", 2019, arXiv:1905.10018; its code in
         google-research, storm_optimizer.py.
     """
-    direction = scale_by_storm_coordinatewise(learning_rate, g_max, momentum, w, keep_params=keep_params, mask=mask)
-    return in_float32(optax.chain(direction, only(mask, optax.scale(-1.0))))
+    refuse_arrays(trainable=trainable)
+    scope = Scope("storm_coordinatewise", trainable, "trainable")
+    direction = _scale_by_storm_coordinatewise(scope, learning_rate, g_max, momentum, w, keep_params=keep_params)
+    return in_float32(optax.chain(only(direction, trainable), optax.scale(-1.0)))

@@ -11,12 +11,15 @@ import jax.numpy as jnp
 import optax
 
 from optkit.core.checks import check_range
+from optkit.core.injection import refuse_arrays
+from optkit.core.non_finite import nan_for_infinite
 from optkit.core.precision import in_float32, scalar_dtype
-from optkit.core.trees import unmask_tree
+from optkit.core.trees import only, unmask_tree
 from optkit.variance_reduction.recursion import (
+    Scope,
     inside,
     kept_params,
-    only,
+    no_estimate,
     present_params,
     previous_gradients,
     recursion,
@@ -27,7 +30,7 @@ class ScaleByStormPlusState(NamedTuple):
     """State of `scale_by_storm_plus`; equal on all workers.
 
     Attributes:
-        estimate: the estimate of the gradient, shaped and sharded like the parameters inside the mask, in float32 at
+        estimate: the estimate of the gradient, shaped and sharded like the parameters that it applies to, in float32 at
             least.
         previous_params: the parameters of the last step, or None with `keep_params=False`.
         sum_of_squares: sum of the squared norms of all gradients.
@@ -48,8 +51,50 @@ def _cube_root_of_cubes(x: jax.Array, y: jax.Array) -> jax.Array:
     return largest * jnp.cbrt((x / scale) ** 3 + (y / scale) ** 3)
 
 
+def _scale_by_storm_plus(
+    scope: Scope, initial_accumulator_value: jax.typing.ArrayLike, *, keep_params: bool
+) -> optax.GradientTransformationExtraArgs:
+    """The rule, for `scale_by_storm_plus` and `storm_plus`."""
+    check_range("initial_accumulator_value", initial_accumulator_value, 0.0)
+
+    def init_fn(params):
+        estimate = no_estimate(scope, params)
+        dtype = scalar_dtype(estimate)
+        return ScaleByStormPlusState(
+            estimate=estimate,
+            previous_params=kept_params(scope, params) if keep_params else None,
+            sum_of_squares=jnp.zeros([], dtype),
+            root=jnp.cbrt(jnp.asarray(initial_accumulator_value, dtype)),
+        )
+
+    def update_fn(updates, state, params=None, *, grad_fn=None, prev_grads=None, **extra_args):
+        del extra_args
+        gradients = inside(scope, updates)
+        previous = previous_gradients(scope, state.previous_params, grad_fn, prev_grads)
+        weight = jnp.cbrt(1 + state.sum_of_squares) ** -2  # a_t, which is 1 at first
+        estimate = recursion(gradients, previous, state.estimate, weight)  # d_t
+        sum_of_squares = state.sum_of_squares + optax.tree.norm(gradients, squared=True)
+        sum_of_squares = nan_for_infinite(sum_of_squares.astype(state.sum_of_squares.dtype))
+        # The summand |d_t|^2 / a_{t+1} is the cube of this number.
+        summand_root = jnp.cbrt(optax.tree.norm(estimate) * jnp.cbrt(1 + sum_of_squares)) ** 2
+        root = nan_for_infinite(_cube_root_of_cubes(state.root, summand_root))  # 1 / eta_t
+        new_state = ScaleByStormPlusState(
+            estimate=estimate,
+            previous_params=present_params(scope, params) if keep_params else None,
+            sum_of_squares=sum_of_squares,
+            root=root.astype(state.root.dtype),
+        )
+        step = jax.tree.map(lambda d: d / jnp.where(root == 0, 1, root), estimate)  # eta_t d_t
+        return optax.tree.cast_like(unmask_tree(step, updates), updates), new_state
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
 def scale_by_storm_plus(
-    initial_accumulator_value: jax.typing.ArrayLike = 0.0, *, keep_params: bool = True, mask: Any | None = None
+    initial_accumulator_value: jax.typing.ArrayLike = 0.0,
+    *,
+    keep_params: bool = True,
+    applies_to: Any | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Replaces the gradient by STORM+'s step: recursive momentum times a rate, both from the gradients so far.
 
@@ -57,7 +102,7 @@ def scale_by_storm_plus(
         initial_accumulator_value: what the sum of squared estimates begins with, at least 0; default 0, the paper's.
             With 0 the first step depends little on the gradient's size; 1 holds it back where gradients are small.
         keep_params: as in `recursive_momentum`.
-        mask: as in `recursive_momentum`; norms are those of the leaves inside.
+        applies_to: as in `recursive_momentum`; norms are those of these leaves.
 
     Returns:
         A transformation with a `ScaleByStormPlusState`: two numbers a parameter, one with `keep_params=False`.
@@ -78,39 +123,9 @@ def scale_by_storm_plus(
         Levy, Kavis, Cevher, "STORM+: Fully Adaptive SGD with Momentum for Nonconvex Optimization", 2021,
         arXiv:2111.01040.
     """
-    check_range("initial_accumulator_value", initial_accumulator_value, 0.0)
-    method = "storm_plus"
-
-    def init_fn(params):
-        estimate = optax.tree.zeros_like(inside(mask, params, method))
-        dtype = scalar_dtype(estimate)
-        return ScaleByStormPlusState(
-            estimate=estimate,
-            previous_params=kept_params(params, method) if keep_params else None,
-            sum_of_squares=jnp.zeros([], dtype),
-            root=jnp.cbrt(jnp.asarray(initial_accumulator_value, dtype)),
-        )
-
-    def update_fn(updates, state, params=None, *, grad_fn=None, prev_grads=None, **extra_args):
-        del extra_args
-        gradients = inside(mask, updates, method)
-        previous = previous_gradients(method, mask, state.previous_params, grad_fn, prev_grads)
-        weight = jnp.cbrt(1 + state.sum_of_squares) ** -2  # a_t, which is 1 at first
-        estimate = recursion(gradients, previous, state.estimate, weight)  # d_t
-        sum_of_squares = state.sum_of_squares + optax.tree.norm(gradients, squared=True)
-        # The summand |d_t|^2 / a_{t+1} is the cube of this number.
-        summand_root = jnp.cbrt(optax.tree.norm(estimate) * jnp.cbrt(1 + sum_of_squares)) ** 2
-        root = _cube_root_of_cubes(state.root, summand_root)  # 1 / eta_t
-        new_state = ScaleByStormPlusState(
-            estimate=estimate,
-            previous_params=present_params(params, method) if keep_params else None,
-            sum_of_squares=sum_of_squares.astype(state.sum_of_squares.dtype),
-            root=root.astype(state.root.dtype),
-        )
-        step = jax.tree.map(lambda d: d / jnp.where(root > 0, root, 1), estimate)  # eta_t d_t
-        return optax.tree.cast_like(unmask_tree(step, updates), updates), new_state
-
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    refuse_arrays(applies_to=applies_to)
+    scope = Scope("scale_by_storm_plus", applies_to)
+    return _scale_by_storm_plus(scope, initial_accumulator_value, keep_params=keep_params)
 
 
 def storm_plus(
@@ -118,7 +133,7 @@ def storm_plus(
     initial_accumulator_value: jax.typing.ArrayLike = 0.0,
     *,
     keep_params: bool = True,
-    mask: Any | None = None,
+    trainable: Any | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """STORM+: recursive momentum whose weight and rate follow from the gradients so far.
 
@@ -129,8 +144,8 @@ def storm_plus(
         learning_rate: a factor of the steps, a positive number or a schedule; default 1, the paper's.
         initial_accumulator_value: what the sum of squared estimates begins with, at least 0; default 0, the paper's.
         keep_params: as in `recursive_momentum`.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that are trained. The
-            gradients of the others pass through. All by default.
+        trainable: tree of booleans, or a function that makes it from the parameters: the leaves that are trained. The
+            others get updates of zero. All by default.
 
     Returns:
         An optimizer; its state is two numbers a parameter, one with `keep_params=False`.
@@ -152,5 +167,7 @@ def storm_plus(
         Levy, Kavis, Cevher, "STORM+: Fully Adaptive SGD with Momentum for Nonconvex Optimization", 2021,
         arXiv:2111.01040.
     """
-    direction = scale_by_storm_plus(initial_accumulator_value, keep_params=keep_params, mask=mask)
-    return in_float32(optax.chain(direction, only(mask, optax.scale_by_learning_rate(learning_rate))))
+    refuse_arrays(trainable=trainable)
+    scope = Scope("storm_plus", trainable, "trainable")
+    direction = _scale_by_storm_plus(scope, initial_accumulator_value, keep_params=keep_params)
+    return in_float32(optax.chain(only(direction, trainable), optax.scale_by_learning_rate(learning_rate)))

@@ -13,13 +13,16 @@ import optax
 
 from optkit.core import collectives
 from optkit.core.checks import check_count, check_range
+from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
-from optkit.core.trees import unmask_tree
+from optkit.core.trees import only, unmask_tree
 from optkit.variance_reduction.recursion import (
+    Scope,
     full_gradients,
     inside,
+    is_due,
     kept_params,
-    only,
+    no_estimate,
     present_params,
     previous_gradients,
 )
@@ -31,7 +34,7 @@ class SvrgCorrectionState(NamedTuple):
     Attributes:
         count: number of updates so far.
         anchor: the parameters at the last refresh.
-        anchor_gradient: the gradient over all data there, shaped and sharded like the parameters inside the mask, in
+        anchor_gradient: the gradient over all data there, shaped and sharded like the parameters that it applies to, in
             float32 at least.
     """
 
@@ -40,8 +43,50 @@ class SvrgCorrectionState(NamedTuple):
     anchor_gradient: optax.Updates
 
 
+def _svrg_correction(
+    scope: Scope, anchor_every: int | jax.Array, alpha: optax.ScalarOrSchedule
+) -> optax.GradientTransformationExtraArgs:
+    """The correction, for `svrg_correction` and `svrg`."""
+    check_count("anchor_every", anchor_every)
+    check_range("alpha", alpha, 0.0)
+
+    def init_fn(params):
+        return SvrgCorrectionState(
+            count=jnp.zeros([], jnp.int32),
+            anchor=kept_params(scope, params),
+            anchor_gradient=no_estimate(scope, params),
+        )
+
+    def update_fn(updates, state, params=None, *, grad_fn=None, full_grad_fn=None, **extra_args):
+        del extra_args
+        params = present_params(scope, params)
+        gradients = inside(scope, updates)
+
+        def refreshed():
+            full = full_gradients(scope, params, full_grad_fn)
+            return params, optax.tree.cast_like(full, state.anchor_gradient)
+
+        anchor, anchor_gradient = collectives.cond(
+            is_due(state.count, anchor_every), refreshed, lambda: (state.anchor, state.anchor_gradient)
+        )
+        at_anchor = previous_gradients(scope, anchor, grad_fn, None)
+        coefficient = alpha(state.count) if callable(alpha) else alpha
+        corrected = jax.tree.map(
+            lambda g, a, mu: (
+                g - jnp.asarray(coefficient, mu.dtype) * (a - mu)
+            ),  # Yin et al., alpha-SVRG; with alpha = 1 Johnson and Zhang
+            gradients,
+            at_anchor,
+            anchor_gradient,
+        )
+        new_state = SvrgCorrectionState(optax.safe_increment(state.count), anchor, anchor_gradient)
+        return optax.tree.cast_like(unmask_tree(corrected, updates), updates), new_state
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
 def svrg_correction(
-    anchor_every: int, alpha: optax.ScalarOrSchedule = 1.0, *, mask: Any | None = None
+    anchor_every: int | jax.Array, alpha: optax.ScalarOrSchedule = 1.0, *, applies_to: Any | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """Subtracts the noise that this batch's gradient has at an anchor, a point with known gradient over all data.
 
@@ -55,8 +100,8 @@ def svrg_correction(
         anchor_every: number of steps for which an anchor is kept, at least 1; usual are one or two epochs.
         alpha: how much of the noise is subtracted, a number (1 by default) or a schedule. For deep networks Yin et al.
             let it fall linearly from 0.75 to 0: `optax.linear_schedule(0.75, 0.0, steps)`.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that are corrected. The
-            gradients of the others pass through. All by default.
+        applies_to: tree of booleans, or a function that makes it from the parameters: the leaves that are corrected.
+            The gradients of the others pass through. All by default.
 
     Returns:
         A transformation with a `SvrgCorrectionState`: two numbers a parameter.
@@ -81,49 +126,16 @@ def svrg_correction(
         Johnson, Zhang, "Accelerating Stochastic Gradient Descent using Predictive Variance Reduction", NeurIPS 2013;
         Yin, Xu, Li, Darrell, Liu, "A Coefficient Makes SVRG Effective", 2023, arXiv:2311.05589.
     """
-    check_count("anchor_every", anchor_every)
-    check_range("alpha", alpha, 0.0)
-    method = "svrg"
-
-    def init_fn(params):
-        return SvrgCorrectionState(
-            count=jnp.zeros([], jnp.int32),
-            anchor=kept_params(params, method),
-            anchor_gradient=optax.tree.zeros_like(inside(mask, params, method)),
-        )
-
-    def update_fn(updates, state, params=None, *, grad_fn=None, full_grad_fn=None, **extra_args):
-        del extra_args
-        params = present_params(params, method)
-        gradients = inside(mask, updates, method)
-
-        def refreshed():
-            full = full_gradients(method, mask, params, full_grad_fn)
-            return params, optax.tree.cast_like(full, state.anchor_gradient)
-
-        anchor, anchor_gradient = collectives.cond(
-            state.count % anchor_every == 0, refreshed, lambda: (state.anchor, state.anchor_gradient)
-        )
-        at_anchor = previous_gradients(method, mask, anchor, grad_fn, None)
-        coefficient = alpha(state.count) if callable(alpha) else alpha
-        corrected = jax.tree.map(
-            lambda g, a, mu: g - coefficient * (a - mu),  # Yin et al., alpha-SVRG; with alpha = 1 Johnson and Zhang
-            gradients,
-            at_anchor,
-            anchor_gradient,
-        )
-        new_state = SvrgCorrectionState(optax.safe_increment(state.count), anchor, anchor_gradient)
-        return optax.tree.cast_like(unmask_tree(corrected, updates), updates), new_state
-
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    refuse_arrays(applies_to=applies_to)
+    return _svrg_correction(Scope("svrg_correction", applies_to), anchor_every, alpha)
 
 
 def svrg(
     learning_rate: optax.ScalarOrSchedule,
-    anchor_every: int,
+    anchor_every: int | jax.Array,
     alpha: optax.ScalarOrSchedule = 1.0,
     *,
-    mask: Any | None = None,
+    trainable: Any | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """SVRG and alpha-SVRG: gradient descent with the gradient's noise at an anchor subtracted.
 
@@ -135,8 +147,8 @@ def svrg(
         anchor_every: number of steps for which an anchor is kept, at least 1; usual are one or two epochs.
         alpha: how much of the noise is subtracted, a number (1 by default) or a schedule. For deep networks Yin et al.
             let it fall linearly from 0.75 to 0: `optax.linear_schedule(0.75, 0.0, steps)`.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that are trained. The
-            gradients of the others pass through. All by default.
+        trainable: tree of booleans, or a function that makes it from the parameters: the leaves that are trained. The
+            others get updates of zero. All by default.
 
     Returns:
         An optimizer; its state is two numbers a parameter. `update` needs `grad_fn` and `full_grad_fn`.
@@ -164,5 +176,6 @@ def svrg(
         Johnson, Zhang, "Accelerating Stochastic Gradient Descent using Predictive Variance Reduction", NeurIPS 2013;
         Yin, Xu, Li, Darrell, Liu, "A Coefficient Makes SVRG Effective", 2023, arXiv:2311.05589.
     """
-    correction = svrg_correction(anchor_every, alpha, mask=mask)
-    return in_float32(optax.chain(correction, only(mask, optax.scale_by_learning_rate(learning_rate))))
+    refuse_arrays(trainable=trainable)
+    correction = _svrg_correction(Scope("svrg", trainable, "trainable"), anchor_every, alpha)
+    return in_float32(optax.chain(only(correction, trainable), optax.scale_by_learning_rate(learning_rate)))
