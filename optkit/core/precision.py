@@ -86,7 +86,7 @@ def in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformat
             cast = widen if points == "float32" else functools.partial(optax.tree.cast_like, other_tree=like)
 
             @functools.wraps(argument)
-            def with_points_cast(point, *others, **points):
+            def with_points_cast(point, /, *others, **points):
                 return widen(argument(cast(point), *others, **{name: cast(x) for name, x in points.items()}))
 
             return with_points_cast

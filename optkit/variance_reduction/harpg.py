@@ -154,9 +154,11 @@ def hessian_corrected_momentum(
 
     The Hessian is taken at a random point between the last parameters and these, which makes the correction unbiased
     for the change of the gradient. `update` is called with `grad_fn`, which is differentiated (`jax.jvp`), or with
-    `hvp_fn(point, vector)`, the caller's own product, on this batch or on another one. It stands in front of any
-    preconditioner. Do not take it where gradients cannot be differentiated, as with some custom kernels:
-    `recursive_momentum` costs the same and needs only gradients.
+    `hvp_fn(vector, point)`, the caller's own product of the Hessian at `point`, on this batch or on another one. It
+    stands in front of any preconditioner. Do not take it where gradients cannot be differentiated, as with some custom
+    kernels: `recursive_momentum` costs the same and needs only gradients.
+
+    For clipping, and for batches in several parts, see `recursive_momentum`.
 
     Args:
         eta: weight of the gradient, a number in [0, 1] or a schedule; default `harpg_schedule()`. Numbers from 0.01 to
@@ -170,7 +172,8 @@ def hessian_corrected_momentum(
 
     Raises:
         ValueError: if `eta` is out of its range.
-        TypeError: from `update` without the extra argument, and inside `optax.masked` or `optax.partition`.
+        TypeError: from `update` without the extra argument, or if JAX cannot differentiate `grad_fn`; and inside
+            `optax.masked` or `optax.partition`.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -207,6 +210,8 @@ def harpg(
     Each step costs a gradient and a Hessian-vector product, about two gradients. Do not take it where gradients cannot
     be differentiated: `recursive_momentum` costs the same and needs only gradients.
 
+    For clipping, and for batches in several parts, see `recursive_momentum`.
+
     Args:
         learning_rate: a positive number or a schedule; with `normalize` the length of the steps.
         eta: weight of the gradient, a number in [0, 1] or a schedule; default `harpg_schedule()`.
@@ -216,11 +221,12 @@ def harpg(
             others get updates of zero. All by default.
 
     Returns:
-        An optimizer; its state is two numbers a parameter. `update` needs `grad_fn` or `hvp_fn`.
+        An optimizer; its state is two numbers a parameter. `update` needs `grad_fn` or `hvp_fn(vector, point)`.
 
     Raises:
         ValueError: if `eta` is out of its range.
-        TypeError: from `update` without the extra argument, and inside `optax.masked` or `optax.partition`.
+        TypeError: from `update` without the extra argument, or if JAX cannot differentiate `grad_fn`; and inside
+            `optax.masked` or `optax.partition`.
 
     Example:
         >>> import jax, jax.numpy as jnp

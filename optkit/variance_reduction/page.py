@@ -127,6 +127,8 @@ def page_gradient(
     batch's two gradients must see the same randomness (dropout, augmentation). Do not take it where no full gradient
     can be had: for that there is `recursive_momentum`.
 
+    For clipping, and for batches in several parts, see `recursive_momentum`.
+
     Args:
         probability: of a full gradient in a step, in [0, 1]; with batches of b out of n examples the paper takes
             b / (n + b), with which full gradients are half of the work.
@@ -175,6 +177,8 @@ def page(
     """PAGE: gradient descent along an estimate that a coin replaces by the full gradient.
 
     Do not take it where no full gradient can be had: for that there is `recursive_momentum`.
+
+    For clipping, and for batches in several parts, see `recursive_momentum`.
 
     Args:
         learning_rate: a positive number or a schedule; the smaller `probability`, the smaller.

@@ -50,6 +50,10 @@ def recursive_momentum(
     second gradient on each batch. Both gradients must see the same randomness (dropout, augmentation): where they
     cannot, do not take it.
 
+    What stands before it in a chain, clipping say, does not see the gradients of `grad_fn`: clip in
+    `preprocess_gradients` instead. Inside `optax.MultiSteps` `grad_fn` must be that of all parts of the batch together,
+    and is called for each part: add the parts up by `jax.lax.scan` instead, as in the second example.
+
     Args:
         a: weight of the gradient, in [0, 1]; default 0.1. 1 gives the gradient itself; 0 never forgets an error.
         keep_params: whether the state keeps the last parameters and `update` is called with
@@ -78,6 +82,17 @@ def recursive_momentum(
         ...     params = optax.apply_updates(params, updates)
         >>> params
         Array(1.5, dtype=float32)
+
+        >>> parts = jnp.array([[1.0, 3.0], [2.0, 6.0]])  # of one batch
+        >>> def grad_fn(point):
+        ...     def add(total, part):
+        ...         return optax.tree.add(total, jax.grad(loss)(point, part)), None
+        ...
+        ...     total, _ = jax.lax.scan(add, optax.tree.zeros_like(point), parts)
+        ...     return optax.tree.scale(1 / len(parts), total)
+        >>> updates, state = tx.update(grad_fn(params), state, params, grad_fn=grad_fn)
+        >>> optax.apply_updates(params, updates)
+        Array(2.5, dtype=float32)
 
     Reference:
         Cutkosky, Orabona, "Momentum-Based Variance Reduction in Non-Convex SGD", 2019, arXiv:1905.10018.

@@ -88,6 +88,8 @@ def path_integrated_gradient(
     batch's two gradients must see the same randomness (dropout, augmentation). Do not take it where no full gradient
     can be had: for that there is `recursive_momentum`.
 
+    For clipping, and for batches in several parts, see `recursive_momentum`.
+
     Args:
         anchor_every: number of steps from one full gradient to the next, at least 1; with n examples the papers take
             the root of n, for batches of the same size.
@@ -159,6 +161,8 @@ def spider(
     It does not settle at a constant `learning_rate`, since all steps are equally long: let it decay, give `smoothness`,
     or take `spider_boost`.
 
+    For clipping, and for batches in several parts, see `recursive_momentum`.
+
     Args:
         learning_rate: the length of the steps (global norm), a positive number or a schedule.
         anchor_every: number of steps from one full gradient to the next, at least 1.
@@ -211,6 +215,8 @@ def spider_boost(
     """SpiderBoost: gradient descent along SPIDER's estimator, at a constant rate.
 
     Do not take it where no full gradient can be had: for that there is `recursive_momentum`.
+
+    For clipping, and for batches in several parts, see `recursive_momentum`.
 
     Args:
         learning_rate: a positive number or a schedule; the paper's is a half over the loss's smoothness.

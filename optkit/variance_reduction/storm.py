@@ -104,6 +104,8 @@ def scale_by_storm(
     The momentum's weight depends on the rate, so this is both; behind it comes nothing but the sign. For the momentum
     in front of a preconditioner take `recursive_momentum`.
 
+    For clipping, and for batches in several parts, see `recursive_momentum`.
+
     Args:
         learning_rate: the paper's k, a positive number or a schedule; default 0.1.
         w: the paper's w, which bounds the first rates, positive; default 0.1.
@@ -145,6 +147,8 @@ def storm(
 
     Each step takes two gradients on one batch, with the same randomness (dropout, augmentation) in both. Do not take it
     for long training of networks without a larger `learning_rate`: its rates only ever shrink, as AdaGrad's do.
+
+    For clipping, and for batches in several parts, see `recursive_momentum`.
 
     Args:
         learning_rate: the paper's k, a positive number or a schedule; default 0.1. The rate is this over the cube root

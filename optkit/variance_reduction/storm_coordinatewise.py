@@ -114,6 +114,8 @@ def scale_by_storm_coordinatewise(
 ) -> optax.GradientTransformationExtraArgs:
     """Replaces the gradient by the step of the STORM authors' code, with a rate for every coordinate.
 
+    For clipping, and for batches in several parts, see `recursive_momentum`.
+
     Args:
         learning_rate: a positive number or a schedule; default 1. It is a factor of the rate, on which the weight of
             the gradient depends.
@@ -161,6 +163,8 @@ def storm_coordinatewise(
 
     Each step takes two gradients on one batch, with the same randomness (dropout, augmentation) in both. Do not take it
     for the paper's guarantee: that is for `storm`.
+
+    For clipping, and for batches in several parts, see `recursive_momentum`.
 
     Args:
         learning_rate: a positive number or a schedule; default 1.

@@ -98,6 +98,8 @@ def scale_by_storm_plus(
 ) -> optax.GradientTransformationExtraArgs:
     """Replaces the gradient by STORM+'s step: recursive momentum times a rate, both from the gradients so far.
 
+    For clipping, and for batches in several parts, see `recursive_momentum`.
+
     Args:
         initial_accumulator_value: what the sum of squared estimates begins with, at least 0; default 0, the paper's.
             With 0 the first step depends little on the gradient's size; 1 holds it back where gradients are small.
@@ -139,6 +141,8 @@ def storm_plus(
 
     Each step takes two gradients on one batch, with the same randomness (dropout, augmentation) in both. Do not take it
     where gradients are tiny without an `initial_accumulator_value`: the first step is much longer than they are.
+
+    For clipping, and for batches in several parts, see `recursive_momentum`.
 
     Args:
         learning_rate: a factor of the steps, a positive number or a schedule; default 1, the paper's.

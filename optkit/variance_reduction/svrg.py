@@ -96,6 +96,8 @@ def svrg_correction(
     augmentation). Do not take it for deep networks with `alpha=1`: away from the anchor the two are hardly correlated,
     and the noise grows.
 
+    For clipping, and for batches in several parts, see `recursive_momentum`.
+
     Args:
         anchor_every: number of steps for which an anchor is kept, at least 1; usual are one or two epochs.
         alpha: how much of the noise is subtracted, a number (1 by default) or a schedule. For deep networks Yin et al.
@@ -141,6 +143,8 @@ def svrg(
 
     On strongly convex finite sums it converges at a constant rate, where SGD stops at its noise.
     Do not take it for deep networks with `alpha=1`: away from the anchor the noise grows.
+
+    For clipping, and for batches in several parts, see `recursive_momentum`.
 
     Args:
         learning_rate: a positive number or a schedule; about 0.1 to 0.5 over the smoothness of the batches' losses.

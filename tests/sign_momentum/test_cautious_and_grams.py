@@ -1,4 +1,4 @@
-from functools import partial
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -75,7 +75,7 @@ def test_cautious_rescales_sharded_leaves_as_whole_ones(scale):
 
     mesh = jax.make_mesh((8,), ("shards",), axis_types=(jax.sharding.AxisType.Auto,))
     rows = jax.P("shards")
-    sharded = jax.shard_map(partial(cautious_update, "shards"), mesh=mesh, in_specs=rows, out_specs=rows)
+    sharded = jax.shard_map(functools.partial(cautious_update, "shards"), mesh=mesh, in_specs=rows, out_specs=rows)
     np.testing.assert_allclose(jax.jit(sharded)(update, gradient), cautious_update(None, update, gradient), rtol=1e-6)
 
 
@@ -119,6 +119,112 @@ def quadratic_loss(tx, learning_rate):
 @pytest.mark.parametrize("tx", [optkit.grams_adamw, optkit.cautious_adamw])
 def test_beats_adam_on_a_quadratic_at_small_rates(tx, learning_rate):
     assert quadratic_loss(tx, learning_rate) < quadratic_loss(optax.adam, learning_rate)
+
+
+COMPLEX = jnp.array([1j, -1, 1 - 1j, -1 + 2j])
+
+
+def test_cautious_compares_directions_of_complex_numbers():
+    tx = optkit.cautious(optax.sgd(1.0))
+    np.testing.assert_array_equal(tx.update(COMPLEX, tx.init(COMPLEX), COMPLEX)[0], -COMPLEX)
+    proposal = jnp.array([1j, 1 + 1j, -2j, -1.0])  # its real products with the gradients: 1, -1, 2, 1
+    tx = optkit.cautious(optax.stateless(lambda *_: proposal), scale="none", ascent=True)
+    np.testing.assert_array_equal(tx.update(COMPLEX, tx.init(COMPLEX), COMPLEX)[0], proposal * jnp.array([1, 0, 1, 1]))
+
+
+def test_grams_takes_the_direction_of_complex_gradients():
+    tx = optkit.grams(optax.stateless(lambda *_: jnp.full(4, 3.0 + 4.0j)), ascent=True)
+    updates, _ = tx.update(COMPLEX, tx.init(COMPLEX), COMPLEX)
+    np.testing.assert_allclose(updates, 5 * COMPLEX / jnp.abs(COMPLEX), rtol=1e-6)
+
+
+def test_cautious_decay_compares_directions_of_complex_numbers():
+    tx = optkit.add_cautious_decayed_weights(0.5)
+    params = jnp.array([2j, 2, -2, 1 + 1j])
+    right = COMPLEX + 0.5 * params * jnp.array([1, 0, 0, 1])
+    np.testing.assert_allclose(tx.update(COMPLEX, tx.init(params), params)[0], right, rtol=1e-6)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    "build", [optkit.cautious_adamw, optkit.cautious_lion, optkit.grams_adamw, optkit.lion_kappa, optkit.signum]
+)
+def test_turning_complex_gradients_turns_the_updates(build):
+    grads = jax.random.normal(jax.random.key(0), (5, 4), complex)
+
+    def run(grads):
+        tx = build(0.1)
+        return jax.lax.scan(lambda state, grad: tx.update(grad, state)[::-1], tx.init(grads[0]), grads)[1]
+
+    turn = jnp.exp(0.7j)
+    np.testing.assert_allclose(run(turn * grads), turn * run(grads), rtol=1e-10)
+
+
+NEEDS_NO_PARAMETERS = {
+    "cautious": lambda: optkit.cautious(optax.sgd(0.1)),
+    "grams": lambda: optkit.grams(optax.sgd(0.1)),
+    "add_cautious_decayed_weights": optkit.add_cautious_decayed_weights,
+    "cautious_adamw": lambda: optkit.cautious_adamw(0.1),
+    "cautious_lion": lambda: optkit.cautious_lion(0.1),
+    "grams_adamw": lambda: optkit.grams_adamw(0.1),
+    "lion_kappa": lambda: optkit.lion_kappa(0.1),
+    "lion_kappa, implicit": lambda: optkit.lion_kappa(0.1, implicit_decay=True),
+    "signum": lambda: optkit.signum(0.1),
+}
+
+
+@pytest.mark.parametrize("build", NEEDS_NO_PARAMETERS.values(), ids=list(NEEDS_NO_PARAMETERS))
+def test_without_decay_parameters_are_not_needed(build):
+    tx, grads = build(), jnp.array([1.0, -2.0])
+    np.testing.assert_array_equal(tx.update(grads, tx.init(grads))[0], tx.update(grads, tx.init(grads), grads)[0])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["add_cautious_decayed_weights", "cautious_adamw", "cautious_lion", "grams_adamw", "lion_kappa", "signum"],
+)
+def test_decay_without_parameters_names_the_method(name):
+    rate = {} if name.startswith("add_") else {"learning_rate": 0.1}
+    tx = getattr(optkit, name)(**rate, weight_decay=0.1)
+    with pytest.raises(ValueError, match=rf"^{name} needs the parameters: call update\(updates, state, params\)"):
+        tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
+
+
+def test_decay_masks_may_be_functions_of_the_whole_tree():
+    params = {"kernel": jnp.full((2, 2), 2.0), "bias": jnp.full(2, 2.0)}
+    mask = functools.partial(jax.tree.map, lambda x: x.ndim > 1)
+    for name in ("cautious_adamw", "cautious_lion", "grams_adamw", "lion_kappa", "signum"):
+        tx = getattr(optkit, name)(0.1, weight_decay=0.5, mask=mask)
+        updates, _ = tx.update(optax.tree.zeros_like(params), tx.init(params), params)
+        np.testing.assert_allclose(updates["kernel"], -0.1, rtol=1e-6)
+        np.testing.assert_array_equal(updates["bias"], 0.0)
+
+
+@pytest.mark.parametrize("name", ["mask", "mu_dtype"])
+@pytest.mark.parametrize("method", ["cautious_adamw", "cautious_lion", "grams_adamw", "lion_kappa", "signum"])
+def test_static_arguments_that_injection_made_arrays_are_refused(method, name):
+    with pytest.raises(TypeError, match=f"^{name} cannot be an array, .* static_args"):
+        getattr(optkit, method)(0.1, **{name: jnp.array(1)})
+
+
+@pytest.mark.parametrize("scale", ["mean_clamp", "numel_plus_one"])
+@pytest.mark.parametrize("shape", [(2**31,), (2**16, 2**15)])
+def test_cautious_takes_leaves_of_more_entries_than_32_bits_count(scale, shape):
+    leaf = jax.ShapeDtypeStruct(shape, jnp.float32)
+    tx = optkit.cautious(optax.sgd(0.1), scale=scale)
+    assert jax.eval_shape(tx.update, leaf, jax.eval_shape(tx.init, leaf), leaf)[0].shape == shape
+
+
+@pytest.mark.usefixtures("x64")
+def test_epsilon_of_cautious_adamw_follows_either_path_of_the_authors():
+    grad, b1, b2, eps = 0.3, 0.9, 0.999, 0.1
+    m, v = (1 - b1) * grad, (1 - b2) * grad**2
+    loop = (1 - b2) ** 0.5 / (1 - b1) * m / (v**0.5 + eps)  # foreach=False
+    foreach = m / (1 - b1) / ((v / (1 - b2)) ** 0.5 + eps)  # foreach=True
+    params = jnp.zeros(())
+    for arguments, right in (({}, loop), ({"eps_placement": "post"}, foreach)):
+        tx = optkit.cautious_adamw(1.0, b1, b2, eps, **arguments)
+        np.testing.assert_allclose(tx.update(jnp.asarray(grad), tx.init(params))[0], -right, rtol=1e-12)
 
 
 def test_weight_decay_is_not_masked():

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -178,6 +180,78 @@ def test_kappa_of_zero_is_zero(name, shape):
 def test_norm_kappas_do_not_depend_on_the_scale(name, scale):
     x = jnp.array([[3.0, -4.0, 1.0], [1.0, 2.0, -2.0]])
     np.testing.assert_allclose(KAPPAS[name](scale * x), KAPPAS[name](x), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", KAPPAS)
+def test_kappa_shows_what_is_not_a_number(name):
+    x = jnp.array([[3.0, jnp.nan], [1.0, 2.0]])
+    slope = KAPPAS[name](x)
+    assert jnp.any(jnp.isnan(slope))
+    others = slope[~jnp.isnan(slope)]
+    assert jnp.all((jnp.abs(others) <= 1) | (name == "half_squared_l2"))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", KAPPAS)
+def test_kappa_of_complex_numbers_takes_their_moduli(name):
+    x = jax.random.normal(jax.random.key(5), MATRIX)
+    turn = jnp.exp(0.7j)
+    np.testing.assert_allclose(KAPPAS[name](turn * x), turn * KAPPAS[name](x), rtol=1e-10, atol=1e-14)
+
+
+def test_a_kappa_for_real_numbers_says_so_from_the_start():
+    tx = optkit.lion_kappa(0.1, kappa=optkit.kappa_log_sum_exp())
+    with pytest.raises(
+        TypeError, match=r"kappa_log_sum_exp works on real parameters.* optax.contrib.split_real_and_imaginary"
+    ):
+        tx.init(jnp.ones(2, jnp.complex64))
+    tx = optax.contrib.split_real_and_imaginary(tx)
+    params = jnp.ones(2, jnp.complex64)
+    np.testing.assert_allclose(tx.update(params, tx.init(params), params)[0], -0.05 - 0.05j, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", KAPPAS)
+@pytest.mark.parametrize("shape", [(2**31,), (2**16, 2**15)])
+def test_kappa_takes_leaves_of_more_entries_than_32_bits_count(name, shape):
+    assert jax.eval_shape(KAPPAS[name], jax.ShapeDtypeStruct(shape, jnp.float32)).shape == shape
+
+
+@pytest.mark.parametrize("name", KAPPAS)
+def test_kappa_does_not_rely_on_rank_promotion(name):
+    with jax.numpy_rank_promotion("raise"):
+        KAPPAS[name](jnp.ones(MATRIX))
+
+
+def test_a_kappa_that_injection_called_is_refused():
+    with pytest.raises(TypeError, match=r"^kappa cannot be an array, .* static_args"):
+        optax.inject_hyperparams(optkit.lion_kappa)(0.1, kappa=optkit.kappa_huber(0.1)).init(jnp.ones(2))
+    tx = optkit.inject_hyperparams(optkit.lion_kappa)(0.1, kappa=optkit.kappa_huber(10.0))
+    params = jnp.ones(2)
+    np.testing.assert_allclose(tx.update(params, tx.init(params), params)[0], -1e-3, rtol=1e-6)
+
+
+BUILDS = {
+    "lion_kappa": optkit.lion_kappa,
+    "lion_kappa, 16 bits": functools.partial(optkit.lion_kappa, mu_dtype=jnp.float16),
+    "signum": optkit.signum,
+    "signum, 16 bits": functools.partial(optkit.signum, mu_dtype=jnp.float16),
+    "cautious_lion": optkit.cautious_lion,
+}
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf, -jnp.inf, 1e8])
+@pytest.mark.parametrize("build", BUILDS.values(), ids=list(BUILDS))
+def test_one_bad_gradient_does_not_let_it_drift_for_ever(build, bad):
+    tx = build(0.01)
+    params = jnp.array([1.0, -1.0])
+
+    def step(carry, index):
+        params, state = carry
+        updates, state = tx.update(jnp.where(index == 3, bad, params), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    last = jax.lax.scan(step, (params, tx.init(params)), jnp.arange(3000))[0][0]
+    assert jnp.all(jnp.isnan(last) | (jnp.abs(last) < 0.1))
 
 
 def test_nuclear_keeps_the_null_space():

@@ -6,6 +6,7 @@ import pytest
 from golden_files import assert_replays, replays
 
 import optkit
+from optkit.core.extra_args import Moment, extra_args
 from optkit.testing.golden import replay_oracle
 from optkit.variance_reduction.harpg import HessianCorrectedMomentumState, hessian_corrected_estimate
 
@@ -104,7 +105,7 @@ def second_update(tx, **extra_args):
 def test_product_is_the_derivative_of_the_gradient_or_the_callers():
     tx = optkit.harpg(0.1, 0.2)
     derived = second_update(tx, grad_fn=gradient)
-    given = second_update(tx, hvp_fn=hessian_product)
+    given = second_update(tx, hvp_fn=lambda vector, point: hessian_product(point, vector))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-12), derived, given)
 
 
@@ -116,7 +117,7 @@ def test_the_key_draws_the_points():
 
 
 def test_points_are_spread_over_the_whole_line():
-    def hvp_fn(point, vector):
+    def hvp_fn(vector, point):
         points.append(float(point))
         return 0 * vector
 
@@ -161,6 +162,61 @@ def test_there_is_no_step_without_gradient():
 def test_wrong_hyperparameters_are_named(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@jax.custom_vjp
+def opaque(x):
+    return x
+
+
+opaque.defvjp(lambda x: (x, None), lambda _, g: (g,))
+
+
+def first_update(**extra_args):
+    tx = optkit.harpg(0.1)
+    params = jnp.ones(2)
+    return tx.update(params, tx.init(params), params, **extra_args)
+
+
+def test_a_gradient_that_jax_cannot_differentiate_asks_for_the_product():
+    with pytest.raises(TypeError, match=r"harpg differentiates grad_fn .* extra argument hvp_fn: call update"):
+        first_update(grad_fn=opaque)
+
+
+def test_an_error_of_the_gradients_own_is_shown_as_it_is():
+    def broken(_):
+        raise ValueError("no data left")
+
+    with pytest.raises(ValueError, match=r"^no data left"):
+        first_update(grad_fn=broken)
+
+
+def test_a_product_at_the_parameters_only_is_refused():
+    with pytest.raises(TypeError, match=r"harpg takes the Hessian at a point of its own.* argument point"):
+        first_update(hvp_fn=lambda vector: vector)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_the_callers_product_sees_the_parameters_dtype(dtype):
+    def hvp_fn(vector, point):
+        assert point["w"].dtype == vector["w"].dtype == dtype
+        return jax.jvp(gradient, (point,), (vector,))[1]
+
+    tx = optkit.harpg(0.1, 0.2)
+    params = jax.tree.map(lambda x: jnp.asarray(x, dtype), PARAMS)
+    updates, _ = tx.update(gradient(params), tx.init(params), params, hvp_fn=hvp_fn)
+    assert updates["w"].dtype == dtype
+
+
+def test_takes_the_product_of_the_vocabulary():
+    loss = lambda x: jnp.sum(x**4)  # noqa: E731
+    params = jnp.array([1.0, -2.0])
+    at = Moment(params=params, value_fn=loss, grad_fn=jax.grad(loss))
+    tx = optkit.harpg(0.1)
+    given, derived = (
+        tx.update(params, tx.init(0.5 * params), params, **extra_args([name], at))[0] for name in ("hvp_fn", "grad_fn")
+    )
+    np.testing.assert_allclose(given, derived, rtol=1e-6)
 
 
 def test_a_missing_function_is_named():

@@ -69,26 +69,38 @@ RECURSIVE = {
     "page_gradient": functools.partial(optkit.page_gradient, 0.3),
 }
 ESTIMATORS = {**RECURSIVE, "svrg_correction": functools.partial(optkit.svrg_correction, 4)}
+STEPS_OF_STORM = {
+    "scale_by_storm": functools.partial(optkit.scale_by_storm, 0.1),
+    "scale_by_storm_coordinatewise": functools.partial(optkit.scale_by_storm_coordinatewise, 0.1),
+    "scale_by_storm_plus": optkit.scale_by_storm_plus,
+}
+TRANSFORMATIONS = {
+    **ESTIMATORS,
+    **STEPS_OF_STORM,
+    "hessian_corrected_momentum": optkit.hessian_corrected_momentum,
+}
 NAMED = {
-    "storm": (functools.partial(optkit.storm, 0.1), "storm"),
-    "storm_coordinatewise": (functools.partial(optkit.storm_coordinatewise, 0.1), "storm_coordinatewise"),
-    "storm_plus": (functools.partial(optkit.storm_plus, 0.1), "storm_plus"),
-    "spider": (functools.partial(optkit.spider, 0.1, 4), "spider"),
-    "spider with smoothness": (functools.partial(optkit.spider, 0.1, 4, smoothness=10.0), "spider"),
-    "spider_boost": (functools.partial(optkit.spider_boost, 0.1, 4), "spider"),
-    "page": (functools.partial(optkit.page, 0.1, 0.3), "page"),
+    "storm": functools.partial(optkit.storm, 0.1),
+    "storm_coordinatewise": functools.partial(optkit.storm_coordinatewise, 0.1),
+    "storm_plus": functools.partial(optkit.storm_plus, 0.1),
+    "spider": functools.partial(optkit.spider, 0.1, 4),
+    "spider with smoothness": functools.partial(optkit.spider, 0.1, 4, smoothness=10.0),
+    "spider_boost": functools.partial(optkit.spider_boost, 0.1, 4),
+    "page": functools.partial(optkit.page, 0.1, 0.3),
 }
 ANCHORED = {
-    "svrg": (functools.partial(optkit.svrg, 0.1, 4), "svrg"),
-    "harpg": (functools.partial(optkit.harpg, 0.1), "harpg"),
-    "n_harpg": (functools.partial(optkit.harpg, 0.1, normalize=True), "harpg"),
+    "svrg": functools.partial(optkit.svrg, 0.1, 4),
+    "harpg": functools.partial(optkit.harpg, 0.1),
+    "harpg normalized": functools.partial(optkit.harpg, 0.1, normalize=True),
 }
 
 
 def each(table):
-    return pytest.mark.parametrize(
-        "build", [value[0] if isinstance(value, tuple) else value for value in table.values()], ids=list(table)
-    )
+    return pytest.mark.parametrize("build", table.values(), ids=list(table))
+
+
+def each_by_name(table):
+    return pytest.mark.parametrize(("build", "method"), [(build, name.split()[0]) for name, build in table.items()])
 
 
 @pytest.mark.usefixtures("x64")
@@ -106,11 +118,9 @@ def test_both_routes_to_the_previous_gradient_give_the_same_numbers(build):
     assert_close(kept, given)
 
 
-@pytest.mark.usefixtures("x64")
-@each({**ESTIMATORS, **NAMED, **ANCHORED})
-def test_leaves_outside_the_mask_pass_through(build):
+def two_updates(tx):
+    """Returns the gradients and the updates of the second of two steps."""
     problem = finite_sum()
-    tx = build(mask={"w": True, "b": False})
     params = jax.tree.map(jnp.asarray, PARAMS)
     state = tx.init(params)
     for component in range(2):
@@ -118,48 +128,199 @@ def test_leaves_outside_the_mask_pass_through(build):
         updates, state = tx.update(
             grads, state, params, grad_fn=problem.gradient(component), full_grad_fn=problem.full_gradient
         )
-        np.testing.assert_array_equal(updates["b"], grads["b"])
+    return grads, updates
+
+
+@pytest.mark.usefixtures("x64")
+@each(TRANSFORMATIONS)
+def test_leaves_that_it_does_not_apply_to_pass_through(build):
+    grads, updates = two_updates(build(applies_to={"w": True, "b": False}))
+    np.testing.assert_array_equal(updates["b"], grads["b"])
     assert np.all(updates["w"] != grads["w"])
 
 
 @pytest.mark.usefixtures("x64")
-@each({**ESTIMATORS, **NAMED, **ANCHORED})
-def test_a_leaf_inside_the_mask_goes_its_own_way(build):
-    # The loss has no terms with both leaves, so a masked run is that of one leaf alone.
+@each({**NAMED, **ANCHORED})
+def test_leaves_that_are_not_trainable_stand_still(build):
+    _, updates = two_updates(build(trainable={"w": True, "b": False}))
+    np.testing.assert_array_equal(updates["b"], np.zeros(2))
+    assert np.all(updates["w"] != 0)
+
+
+def only_w(tree):
+    return {"w": True, "b": tree is None}
+
+
+@pytest.mark.usefixtures("x64")
+@each({**TRANSFORMATIONS, **NAMED, **ANCHORED})
+def test_a_leaf_inside_goes_its_own_way(build):
+    # The loss has no terms with both leaves, so a run on one of two leaves is that of this leaf alone.
     problem = finite_sum()
     fixed = optax.masked(optax.set_to_zero(), {"w": False, "b": True})
-    masked, _, _ = run(optax.chain(build(mask=lambda tree: {"w": True, "b": tree is None}), fixed), problem)
-    alone, _, _ = run(build(), problem, params={"w": PARAMS["w"]})
-    assert_close(masked["w"], alone["w"])
+    choice = {"applies_to" if build in TRANSFORMATIONS.values() else "trainable": only_w}
+    inside, _, _ = run(optax.chain(build(**choice), fixed, optax.scale(0.01)), problem)
+    alone, _, _ = run(optax.chain(build(), optax.scale(0.01)), problem, params={"w": PARAMS["w"]})
+    assert_close(inside["w"], alone["w"])
 
 
-@pytest.mark.parametrize(("build", "method"), [*NAMED.values(), *ANCHORED.values()], ids=[*NAMED, *ANCHORED])
+@pytest.mark.usefixtures("x64")
+def test_what_the_rest_does_is_the_users():
+    inside = {"w": True, "b": False}
+    labels = {"w": "ours", "b": "adam"}
+    tx = optax.chain(
+        optkit.scale_by_storm(0.1, applies_to=inside),
+        optax.partition({"ours": optax.scale(-1.0), "adam": optax.adam(0.1)}, labels),
+    )
+    problem = finite_sum()
+    updates, _, _ = run(tx, problem)
+    storm, _, _ = run(optkit.storm(0.1), problem, params={"w": PARAMS["w"]})
+    adam, _, _ = run(optax.adam(0.1), problem, params={"b": PARAMS["b"]})
+    assert_close(updates["w"], storm["w"])
+    assert_close(updates["b"], adam["b"])
+
+
+@each({**TRANSFORMATIONS, **NAMED, **ANCHORED})
+def test_a_choice_of_leaves_that_injection_made_an_array_is_refused(build):
+    name = "applies_to" if build in TRANSFORMATIONS.values() else "trainable"
+    with pytest.raises(TypeError, match=rf"{name} cannot be an array, .* static_args"):
+        build(**{name: jnp.array(True)})
+    with pytest.raises(TypeError, match=rf"{name} must be a tree .* static_args"):
+        build(**{name: True}).init(PARAMS)
+
+
+def clipped(grad_fn):
+    return lambda point: optax.clip_by_global_norm(0.5).update(grad_fn(point), optax.EmptyState())[0]
+
+
+class Clipped(NamedTuple):
+    """The gradients of a problem, each clipped by itself."""
+
+    problem: FiniteSum
+
+    def gradient(self, component):
+        return clipped(self.problem.gradient(component))
+
+    def full_gradient(self, params):
+        return clipped(self.problem.full_gradient)(params)
+
+
+@pytest.mark.usefixtures("x64")
+@each({name: {**NAMED, **ANCHORED}[name] for name in ("storm", "spider_boost", "page", "svrg", "harpg")})
+def test_preprocessing_clips_the_gradients_at_all_points(build):
+    clip = optax.clip_by_global_norm(0.5)
+    (right, *_), (ours, *_), (before, *_) = (
+        run(tx, problem)
+        for tx, problem in (
+            (build(), Clipped(finite_sum())),
+            (optkit.preprocess_gradients(build(), clip), finite_sum()),
+            (optax.chain(clip, build()), finite_sum()),
+        )
+    )
+    assert_close(ours, right)
+    assert optax.tree.norm(optax.tree.sub(before, right)) > 1e-3, "in a chain the two points are clipped differently"
+
+
+@pytest.mark.usefixtures("x64")
+@each({name: {**NAMED, **ANCHORED}[name] for name in ("storm", "spider_boost", "harpg")})
+def test_multi_steps_need_the_gradient_of_all_parts(build):
+    problem = finite_sum()
+    params = jax.tree.map(jnp.asarray, PARAMS)
+
+    @functools.partial(jax.jit, static_argnums=(0, 1))
+    def run_with(tx, grad_fns):
+        point, state = params, tx.init(params)
+        for _ in range(2):
+            for component, grad_fn in enumerate(grad_fns):
+                updates, state = tx.update(
+                    problem.gradient(component)(point) if len(grad_fns) > 1 else grad_fn(point),
+                    state, point, grad_fn=grad_fn, full_grad_fn=problem.full_gradient,
+                )  # fmt: skip
+                point = optax.apply_updates(point, updates)
+        return point
+
+    def of_both(point):
+        return optax.tree.scale(0.5, optax.tree.add(problem.gradient(0)(point), problem.gradient(1)(point)))
+
+    multi = optax.MultiSteps(build(), 2)
+    right = run_with(build(), (of_both,))
+    assert_close(run_with(multi, (of_both, of_both)), right, rtol=1e-6)  # it accumulates in float32
+    with_the_last_part = run_with(multi, (problem.gradient(0), problem.gradient(1)))
+    assert optax.tree.norm(optax.tree.sub(with_the_last_part, right)) > 1e-4
+
+
+REAL_ONLY = ("storm_coordinatewise", "scale_by_storm_coordinatewise")
+
+
+@pytest.mark.usefixtures("x64")
+@each({name: build for name, build in {**TRANSFORMATIONS, **NAMED, **ANCHORED}.items() if name not in REAL_ONLY})
+def test_complex_parameters_are_two_real_ones(build):
+    tx = optax.chain(build(), optax.scale(0.1))
+    curvatures, targets = jnp.array([1.0, 2.0]), jnp.array([1 - 1j, 2 + 0.5j])
+
+    def train(params, to_complex, from_complex):
+        state = tx.init(params)
+        for component in range(4):
+
+            def grad_fn(tree, component=component):
+                return from_complex((curvatures + 0.1 * component) * (to_complex(tree) - targets * component))
+
+            updates, state = tx.update(grad_fn(params), state, params, grad_fn=grad_fn, full_grad_fn=grad_fn)
+            params = optax.apply_updates(params, updates)
+        return to_complex(params)
+
+    start = jnp.array([3 + 1j, -2j])
+    split = train((start.real, start.imag), lambda pair: pair[0] + 1j * pair[1], lambda x: (x.real, x.imag))
+    np.testing.assert_allclose(train(start, lambda x: x, lambda x: x), split, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", REAL_ONLY)
+def test_a_rule_for_real_numbers_says_so(name):
+    tx = getattr(optkit, name)(0.1)
+    with pytest.raises(TypeError, match=f"^{name} works on real parameters, .* real and imaginary parts as two leaves"):
+        tx.init({"w": jnp.ones(2, jnp.complex64)})
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@each({**NAMED, **ANCHORED})
+def test_a_bad_gradient_is_never_forgotten_in_silence(build, bad):
+    # No entry's gradient depends on another's parameter: each must go on, or show that something is wrong.
+    tx = build()
+    params, state = jnp.array([1.0, -2.0, 3.0]), tx.init(jnp.zeros(3))
+    for step in range(8):
+        grads = params.at[0].set(bad) if step == 2 else params
+        updates, state = tx.update(grads, state, params, grad_fn=lambda x: x, full_grad_fn=lambda x: x)
+        before, params = params, optax.apply_updates(params, updates)
+    moving = np.abs(params) < np.abs(before)
+    assert np.all(np.isnan(params) | moving)
+
+
+@each_by_name({**NAMED, **ANCHORED, **TRANSFORMATIONS})
 def test_refuses_a_part_of_the_tree(build, method):
     params = jax.tree.map(jnp.asarray, PARAMS)
     for wrapped in (
         optax.masked(build(), {"w": True, "b": False}),
         optax.partition({"ours": build(), "other": optax.sgd(0.1)}, {"w": "ours", "b": "other"}),
     ):
-        with pytest.raises(TypeError, match=f"{method} .* cannot stand inside optax.masked or optax.partition.* mask"):
+        with pytest.raises(TypeError, match=f"^{method} .* cannot stand inside optax.masked or optax.partition"):
             wrapped.init(params)
 
 
-@pytest.mark.parametrize(("build", "method"), NAMED.values(), ids=list(NAMED))
+@each_by_name({**NAMED, **RECURSIVE, **STEPS_OF_STORM})
 def test_names_the_route_that_was_not_given(build, method):
     params = jax.tree.map(jnp.asarray, PARAMS)
     full = finite_sum().full_gradient
     for keep_params, name in ((True, "grad_fn"), (False, "prev_grads")):
         tx = build(keep_params=keep_params)
-        with pytest.raises(TypeError, match=f"{method} needs the extra argument {name}: call update"):
+        with pytest.raises(TypeError, match=f"^{method} needs the extra argument {name}: call update"):
             tx.update(params, tx.init(params), params, full_grad_fn=full)
 
 
-@pytest.mark.parametrize(("build", "method"), [*NAMED.values(), *ANCHORED.values()], ids=[*NAMED, *ANCHORED])
+@each_by_name({**NAMED, **ANCHORED, **TRANSFORMATIONS})
 def test_says_that_parameters_are_missing(build, method):
     params = jax.tree.map(jnp.asarray, PARAMS)
     tx = build()
     problem = finite_sum()
-    with pytest.raises(ValueError, match=rf"{method} needs the parameters: call update\(grads, state, params"):
+    with pytest.raises(ValueError, match=rf"^{method} needs the parameters: call update\(updates, state, params"):
         tx.update(params, tx.init(params), grad_fn=problem.gradient(0), full_grad_fn=problem.full_gradient)
 
 
