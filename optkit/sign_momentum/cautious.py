@@ -78,7 +78,7 @@ def cautious(
         >>> _, state = tx.update(jnp.array([1.0, 1.0]), state, params)
         >>> updates, state = tx.update(jnp.array([1.0, -0.5]), state, params)  # the second gradient turned
         >>> updates
-        Array([-0.38,  0.  ], dtype=float32)
+        Array([-0.38, -0.  ], dtype=float32)
 
     Reference:
         Liang et al., "Cautious Optimizers: Improving Training with One Line of Code", 2024, arXiv:2411.16085.
@@ -137,7 +137,7 @@ def add_cautious_decayed_weights(
 def add_cautious_decay(
     method: str, weight_decay: float | jax.Array, mask: Any | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    """Is `add_cautious_decayed_weights` inside a named optimizer, whose name its errors give.
+    """Adds cautious decay inside a named optimizer, as `add_cautious_decayed_weights` does, and names it in errors.
 
     Args:
         method: the public name of the optimizer.

@@ -81,7 +81,7 @@ def grams_adamw(
         mu_dtype: dtype of the first moment; default the parameters', but at least float32.
         bias_correction: whether the zero start of both moments is corrected; on by default.
         eps_placement: `"pre"` (default, the authors' code) adds epsilon before the bias correction, `"post"` (the
-            paper) behind it.
+            paper) after it.
 
     Returns:
         An optimizer; its state is two numbers a parameter.

@@ -192,7 +192,7 @@ def kappa_group() -> Kappa:
     """Sum of the l2 norms of the rows (a vector is one row); `l2 norm of every row <= 1` is implied.
 
     Returns:
-        The map from a leaf to a subgradient: each row, everything behind axis 0, divided by its norm.
+        The map from a leaf to a subgradient: each row, everything after axis 0, divided by its norm.
 
     Example:
         >>> kappa_group()(jnp.array([[3.0, 4.0], [0.0, 0.0]]))

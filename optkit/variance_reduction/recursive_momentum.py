@@ -92,7 +92,7 @@ def recursive_momentum(
         ...     return optax.tree.scale(1 / len(parts), total)
         >>> updates, state = tx.update(grad_fn(params), state, params, grad_fn=grad_fn)
         >>> optax.apply_updates(params, updates)
-        Array(2.5, dtype=float32)
+        Array(2.25, dtype=float32)
 
     Reference:
         Cutkosky, Orabona, "Momentum-Based Variance Reduction in Non-Convex SGD", 2019, arXiv:1905.10018.

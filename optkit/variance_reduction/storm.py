@@ -101,7 +101,7 @@ def scale_by_storm(
 ) -> optax.GradientTransformationExtraArgs:
     """Replaces the gradient by STORM's step: its recursive momentum times its adaptive rate.
 
-    The momentum's weight depends on the rate, so this is both; behind it comes nothing but the sign. For the momentum
+    The momentum's weight depends on the rate, so this is both; after it comes nothing but the sign. For the momentum
     in front of a preconditioner take `recursive_momentum`.
 
     For clipping, and for batches in several parts, see `recursive_momentum`.
