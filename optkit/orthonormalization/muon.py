@@ -21,8 +21,8 @@ from optkit.core.matrices_and_others import adamw, matrices_and_others
 from optkit.core.matrix_view import from_matrices, require_views, to_matrices
 from optkit.core.newton_schulz import gram_newton_schulz
 from optkit.core.stacking import map_equal_shapes
-from optkit.orthonormalization.cautious_decay import add_cautious_decay
 from optkit.orthonormalization.scales import SCALES, Scale, check_scale
+from optkit.sign_momentum.cautious import add_cautious_decay
 
 
 def scale_by_muon(

@@ -22,7 +22,6 @@ from optkit.core.matrix_view import from_matrices, require_views, to_matrices
 from optkit.core.newton_schulz import polar_express
 from optkit.core.precision import widen
 from optkit.core.stacking import map_equal_shapes, unzip
-from optkit.orthonormalization.cautious_decay import add_cautious_decay
 from optkit.orthonormalization.row_sizes import (
     columns_axis,
     divide_by_row_sizes,
@@ -31,6 +30,7 @@ from optkit.orthonormalization.row_sizes import (
     zero_second_moments,
 )
 from optkit.orthonormalization.scales import SCALES, Scale, check_scale
+from optkit.sign_momentum.cautious import add_cautious_decay
 
 NormuonScale = Scale | Literal["paper_rms"]
 

@@ -144,8 +144,11 @@ def lion_kappa(
         the default kappa Chen et al., "Symbolic Discovery of Optimization Algorithms", 2023, arXiv:2302.06675.
     """
     refuse_arrays(mask=mask)
+    check_range("weight_decay", weight_decay, 0.0)
     direction = scale_by_lion_kappa(b1, b2, kappa, mu_dtype=mu_dtype)
     scale = optax.scale_by_learning_rate(learning_rate)
     if implicit_decay:
-        return in_float32(optax.chain(direction, scale, proximal_decay(learning_rate, weight_decay, mask)))
+        return in_float32(
+            optax.chain(direction, scale, proximal_decay(learning_rate, weight_decay, mask, method="lion_kappa"))
+        )
     return in_float32(optax.chain(direction, add_decay("lion_kappa", weight_decay, mask), scale))

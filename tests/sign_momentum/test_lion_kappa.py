@@ -277,6 +277,7 @@ def test_momentum_dtype_is_mu_dtype_and_float32_by_default():
         (lambda: optkit.lion_kappa(0.1, b1=1.5), r"b1 must be in \[0, 1\], got 1.5"),
         (lambda: optkit.lion_kappa(0.1, b2=-0.1), r"b2 must be in \[0, 1\], got -0.1"),
         (lambda: optkit.lion_kappa(0.1, weight_decay=-1.0), r"weight_decay must be in \[0, inf\], got -1.0"),
+        (lambda: optkit.lion_kappa(0.1, weight_decay=-1.0, implicit_decay=True), "weight_decay must be in"),
         (lambda: optkit.kappa_lp(1.0), r"p must be in \(1, inf\), got 1.0"),
         (lambda: optkit.kappa_soft(-1.0), "threshold must be in"),
         (lambda: optkit.kappa_huber(0.0), "threshold must be in"),
@@ -292,8 +293,8 @@ def test_wrong_hyperparameters_are_named(build, message):
         build()
 
 
-def test_proximal_decay_without_parameters_says_how_to_call():
+def test_implicit_decay_without_parameters_says_how_to_call():
     tx = optkit.lion_kappa(0.1, weight_decay=0.1, implicit_decay=True)
     params = jnp.ones(2)
-    with pytest.raises(ValueError, match=r"update\(updates, state, params\)"):
+    with pytest.raises(ValueError, match=r"^lion_kappa needs the parameters: call update\(updates, state, params\)"):
         tx.update(params, tx.init(params))
