@@ -359,7 +359,7 @@ def test_stands_in_front_of_any_preconditioner():
 
 @pytest.mark.usefixtures("x64")
 def test_is_the_momentum_of_exact_unclipped_mars_with_gamma_one():
-    correction = optkit.reduce_variance(gamma=1.0, b1=0.8, max_norm=None, exact=True)
+    correction = optkit.reduce_variance(1.0, 0.8, correction=optkit.MarsCorrection(max_norm=None, exact=True))
     mars = optax.chain(correction, optax.ema(0.8, debias=False), optax.scale(-0.1))
     ours = optax.chain(optkit.recursive_momentum(0.2), optax.scale(-0.1))
     assert_close(run(mars, finite_sum()), run(ours, finite_sum()))
