@@ -67,6 +67,7 @@ def orthogonalize(
         The matrix, shaped and sharded like `x`, in its dtype.
 
     Raises:
+        TypeError: if `x` is complex and `dtype` is not.
         ValueError: if `x` has less than two axes.
 
     Example:
@@ -79,6 +80,8 @@ def orthogonalize(
         Bernstein, Newhouse, "Old Optimizer, New Norm: An Anthology", 2024, arXiv:2409.20325.
     """
     _require_matrix(x)
+    if dtype is not None and jnp.iscomplexobj(x) and not jnp.issubdtype(dtype, jnp.complexfloating):
+        raise TypeError(f"dtype must be complex for complex matrices, got {jnp.dtype(dtype).name}")
     wide = widen(x)
     wide = wide / (jnp.linalg.norm(wide, axis=(-2, -1), keepdims=True) * norm_factor + eps)
     is_tall = x.shape[-2] > x.shape[-1]

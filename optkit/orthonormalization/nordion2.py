@@ -89,6 +89,7 @@ def scale_by_nordion2(
         A transformation with a `ScaleByNordion2State`. All leaves must be matrices, but leaves without entries pass.
 
     Raises:
+        TypeError: if an argument that cannot be traced is an array.
         ValueError: if a hyperparameter is out of its range, or a leaf is no matrix.
 
     Example:
@@ -190,8 +191,8 @@ def nordion2(
     Raises:
         TypeError: if an argument that cannot be traced is an array, or `others` is no transformation.
         ValueError: if a hyperparameter is out of its range; from `init`, if a leaf labelled "matrix" cannot be one, if
-            numbers or labels are given and no leaf is a matrix, or if neither is and a leaf called `bias` or `scale`
-            has two axes or more.
+            numbers or labels are given and no leaf is a matrix, or if neither is given and a leaf called `bias` or
+            `scale` has two axes or more.
 
     Example:
         >>> import optkit

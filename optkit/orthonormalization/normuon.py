@@ -95,6 +95,7 @@ def scale_by_normuon(
         A transformation with a `ScaleByNormuonState`. All leaves must be matrices, but leaves without entries pass.
 
     Raises:
+        TypeError: if an argument that cannot be traced is an array.
         ValueError: if a hyperparameter is out of its range, or a leaf is no matrix.
 
     Example:
@@ -195,8 +196,8 @@ def normuon(
     Raises:
         TypeError: if an argument that cannot be traced is an array, or `others` is no transformation.
         ValueError: if a hyperparameter is out of its range; from `init`, if a leaf labelled "matrix" cannot be one, if
-            numbers or labels are given and no leaf is a matrix, or if neither is and a leaf called `bias` or `scale`
-            has two axes or more.
+            numbers or labels are given and no leaf is a matrix, or if neither is given and a leaf called `bias` or
+            `scale` has two axes or more.
 
     Example:
         >>> import jax.numpy as jnp

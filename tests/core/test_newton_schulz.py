@@ -226,3 +226,20 @@ def test_products_of_rows_on_explicit_axes_stay_sharded(spec, shape):
 def test_products_of_rows_that_leave_the_range_of_numbers_give_zeros(size):
     np.testing.assert_allclose(gram_newton_schulz(size * jnp.ones((3, 12))), 0.0, atol=1e-10)
     assert np.all(np.isnan(gram_newton_schulz(jnp.full((3, 12), jnp.nan))))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("function", [orthogonalize, gram_newton_schulz, polar_express])
+@pytest.mark.parametrize("shape", [(4, 5), (3, 20), (20, 3)])
+def test_complex_matrices_keep_their_singular_vectors(function, shape):
+    x = normal(2, *shape) + 1j * normal(2, *shape, seed=1)
+    left, values, right = jnp.linalg.svd(x, full_matrices=False)
+    seen = left.conj().mT @ function(x) @ right.conj().mT
+    # Of a diagonal matrix it gives a diagonal one, with the polynomials of the entries.
+    expected = function(jnp.eye(min(shape)) * values[..., None, :])
+    np.testing.assert_allclose(seen, expected, atol=1e-8)
+
+
+def test_complex_matrices_cannot_be_rounded_to_real_numbers():
+    with pytest.raises(TypeError, match="dtype must be complex for complex matrices, got bfloat16"):
+        orthogonalize(normal(3, 2) + 1j, dtype=jnp.bfloat16)

@@ -173,3 +173,13 @@ def test_rows_are_not_gathered(basis, axis_type):
         lowered = jax.jit(basis, out_shardings=sharding).lower(x)
         sent = hlo.read(lowered.compile(), lowered).sent
     assert set(sent) == {"all-reduce"}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("basis", BASES)
+def test_complex_columns_are_orthonormal_and_spanned(basis):
+    x = normal(2, 300, 24) + 1j * normal(2, 300, 24, seed=1)
+    q = np.asarray(compiled(basis)(x))
+    adjoint = q.conj().swapaxes(-2, -1)
+    np.testing.assert_allclose(adjoint @ q, np.broadcast_to(np.eye(24), (2, 24, 24)), atol=1e-12)
+    np.testing.assert_allclose(q @ (adjoint @ x), x, atol=1e-11)

@@ -140,8 +140,10 @@ def test_sides_may_be_whole(specs):
 
 
 @pytest.mark.usefixtures("x64")
-def test_several_power_iterations_are_those_of_one_device():
+@pytest.mark.parametrize("unit", [1.0, 1j])
+def test_several_power_iterations_are_those_of_one_device(unit):
     params, gradients = problem(2, shapes={"up": SHAPES["up"]})
+    params, gradients = jax.tree.map(lambda x: x + (unit - 1.0) * x[..., ::-1], (params, gradients))
     options = {**OPTIONS, "power_iterations": 3}
     tx = sharded_dion(0.1, SPECS["up"], **options, **AXES)
     trajectory, _ = run_on(mesh_of(2, 2, 2), tx, SPECS["up"], params, gradients)
