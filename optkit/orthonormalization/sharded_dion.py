@@ -260,7 +260,7 @@ def sharded_dion(
         >>> state = jax.jit(shard_map(tx.init, in_specs=(specs,), out_specs=states))(params)
         >>> step = jax.jit(shard_map(tx.update, in_specs=(specs, states, specs), out_specs=(specs, states)))
         >>> updates, state = step(params, state, params)
-        >>> updates["kernel"].round(2), updates["bias"]
+        >>> updates["kernel"].round(2), updates["bias"].round(1)
         (Array([[-0.03, -0.05],
                [-0.04, -0.07]], dtype=float32), Array([-0.1], dtype=float32))
 
