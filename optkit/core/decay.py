@@ -29,7 +29,8 @@ def add_decay(
 ) -> optax.GradientTransformationExtraArgs:
     """Adds the parameters times the strength of the decay, as `optax.add_decayed_weights`, inside a named optimizer.
 
-    Without decay, updates need no parameters. A mask may be a function or a tree that is callable itself.
+    Without decay, or without leaves, updates need no parameters. A mask may be a function or a tree that is callable
+    itself.
 
     Args:
         method: the public name of the optimizer.
@@ -58,6 +59,8 @@ def add_decay(
     decay = with_whole_tree(build, mask=mask)
 
     def update_fn(updates, state, params=None, **extra_args):
+        if not jax.tree.leaves(updates):
+            return updates, state
         require_params(params, method)
         return decay.update(updates, state, params, **extra_args)
 

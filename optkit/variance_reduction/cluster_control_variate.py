@@ -109,6 +109,7 @@ class Clusters(NamedTuple):
     def check(self) -> None:
         """Raises if an argument is out of its range."""
         refuse_arrays(num_clusters=self.num_clusters)
+        check_range("num_clusters", self.num_clusters, 1)
         check_count("num_clusters", self.num_clusters)
         check_range("alpha", self.alpha, 0.0, 1.0, low_open=True)
         if self.probabilities is None:

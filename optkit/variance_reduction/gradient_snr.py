@@ -320,13 +320,13 @@ def vr_lars(
         return ratio if trust_ratio_mask is None else optax.masked(ratio, lambda _: trust_ratio_mask)
 
     base = optax.chain(
-        _scale_by_gradient_snr("vr_lars", gamma, axis_name=axis_name),
         add_decay("vr_lars", weight_decay, mask),
         with_whole_tree(trust, trust_ratio_mask=trust_ratio_mask),
         optax.scale_by_learning_rate(learning_rate),
         optax.trace(momentum, nesterov),
     )
-    return in_float32(_relative_to_params("vr_lars", base))
+    ratio = _scale_by_gradient_snr("vr_lars", gamma, axis_name=axis_name)
+    return in_float32(optax.chain(ratio, _relative_to_params("vr_lars", base)))
 
 
 def vr_lamb(
@@ -379,13 +379,13 @@ def vr_lamb(
     refuse_arrays(mask=mask)
     _check_adam(b1, b2, eps, weight_decay)
     base = optax.chain(
-        _scale_by_gradient_snr("vr_lamb", gamma, b3, debias=debias_ratio, axis_name=axis_name),
         optax.scale_by_adam(b1, b2, eps),
         add_decay("vr_lamb", weight_decay, mask),
         optax.scale_by_trust_ratio(),
         optax.scale_by_learning_rate(learning_rate),
     )
-    return in_float32(_relative_to_params("vr_lamb", base))
+    ratio = _scale_by_gradient_snr("vr_lamb", gamma, b3, debias=debias_ratio, axis_name=axis_name)
+    return in_float32(optax.chain(ratio, _relative_to_params("vr_lamb", base)))
 
 
 def _relative_to_params(

@@ -86,3 +86,8 @@ def test_an_optimizer_with_no_or_two_averages_is_refused(found):
     tx = optax.chain(optax.sgd(0.1), *[optkit.average_iterates(0.9)] * found)
     with pytest.raises(ValueError, match=f"exactly one average_iterates in it, found {found}"):
         optkit.averaged_params(tx.init(jnp.ones(2)), jnp.ones(2))
+
+
+def test_init_takes_types():
+    state = optkit.average_iterates(0.9).init(jax.ShapeDtypeStruct((2, 4), jnp.float32))
+    assert (state.average.shape, state.average.dtype) == ((2, 4), jnp.float32)

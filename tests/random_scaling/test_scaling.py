@@ -180,3 +180,23 @@ def test_a_missing_draw_is_named():
     tx = scaled_by_draws(optax.sgd(1.0), "uniform")
     with pytest.raises(TypeError, match="needs the extra argument scale"):
         tx.update(jnp.ones(1), tx.init(jnp.ones(1)))
+
+
+def test_updates_need_no_parameters_without_decay():
+    gradients = jnp.array([1.0, -1.0])
+    tx = optkit.exponentiated_adamw(0.1, key=0)
+    tx.update(gradients, tx.init(gradients))
+    tx = optkit.exponentiated_adamw(0.1, weight_decay=0.1, key=0)
+    with pytest.raises(ValueError, match="exponentiated_adamw needs the parameters"):
+        tx.update(gradients, tx.init(gradients))
+
+
+def test_an_injected_key_draws_the_same():
+    gradients = jnp.array([1.0, -1.0])
+    plain = optkit.exponentiated_sgdm(0.1, key=3)
+    injected = optax.inject_hyperparams(optkit.exponentiated_sgdm)(0.1, key=3)
+    np.testing.assert_allclose(
+        injected.update(gradients, injected.init(gradients), gradients)[0],
+        plain.update(gradients, plain.init(gradients), gradients)[0],
+        rtol=1e-6,
+    )

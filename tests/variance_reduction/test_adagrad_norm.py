@@ -74,3 +74,21 @@ def test_state_is_one_number(gradients):
 def test_bad_b0():
     with pytest.raises(ValueError, match=r"b0 must be in \[0, inf\], got -1.0"):
         optkit.adagrad_norm(0.1, b0=-1.0)
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+@pytest.mark.parametrize("per_leaf", [False, True])
+def test_after_a_bad_gradient_updates_are_nan(bad, per_leaf):
+    gradients = jnp.ones((4, 3)).at[1, 0].set(bad)
+    updates, _ = run(optkit.scale_by_adagrad_norm(per_leaf=per_leaf), gradients)
+    assert np.isfinite(updates[0]).all()
+    assert np.isnan(updates[1:, 0]).all()
+    assert np.isnan(updates[2:]).all()
+
+
+def test_complex_gradients_count_by_their_absolute_values():
+    tx = optkit.scale_by_adagrad_norm(b0=0.0)
+    params = jnp.zeros(2, jnp.complex64)
+    updates, state = tx.update(jnp.array([3j, 4.0 + 0j]), tx.init(params), params)
+    np.testing.assert_allclose(updates, [0.6j, 0.8], rtol=1e-6)
+    assert state.squares.dtype == jnp.float32

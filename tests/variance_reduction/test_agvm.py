@@ -1,4 +1,6 @@
+import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -258,3 +260,43 @@ def test_an_inner_without_second_moment_raises():
 def test_wrong_arguments_raise(arguments, message):
     with pytest.raises(ValueError, match=message):
         optkit.agvm(optax.sgd(1.0), LABELS, "backbone", **arguments)
+
+
+def test_steps_of_the_factors_may_be_injected():
+    inner = optax.sgd(0.1)
+
+    def scales(build):
+        tx = build(inner, LABELS, "backbone", start=0, interval=2)
+        step = lambda state, i: (tx.update(gradients(seed=i), state, PARAMS)[1], None)  # noqa: E731
+        state = tx.init(PARAMS)
+        for i in range(3):
+            state, _ = step(state, i)
+        return optax.tree.get(state, "scales")
+
+    np.testing.assert_allclose(scales(optax.inject_hyperparams(optkit.agvm)), scales(optkit.agvm), rtol=1e-6)
+    assert np.any(scales(optkit.agvm) != 1)
+
+
+def test_modules_of_a_callable_tree():
+    @jax.tree_util.register_dataclass
+    @dataclasses.dataclass
+    class Model:
+        backbone: Any
+        head: Any
+
+        def __call__(self):
+            raise AssertionError("a tree was called as if it were a function")
+
+    tree = functools.partial(jax.tree.map, lambda x: x)
+    tx = optkit.agvm(optax.sgd(0.1), Model(**LABELS), "backbone", start=0)
+    updates, state = tx.update(Model(**tree(gradients())), tx.init(Model(**PARAMS)), Model(**PARAMS))
+    plain = optkit.agvm(optax.sgd(0.1), LABELS, "backbone", start=0)
+    expected, expected_state = plain.update(gradients(), plain.init(PARAMS), PARAMS)
+    np.testing.assert_array_equal(updates.head, expected["head"])
+    np.testing.assert_array_equal(state.scales, expected_state.scales)
+
+
+def test_mean_gradients_are_said_to_lack_the_rows():
+    tx = optkit.agvm(optax.sgd(1.0), LABELS, "backbone")
+    with pytest.raises(ValueError, match="agvm takes gradients with a leading axis, of as many microbatches"):
+        tx.update(PARAMS, tx.init(PARAMS), PARAMS)

@@ -315,3 +315,42 @@ def test_parts_of_one_sample_raise():
 def test_wrong_arguments_raise(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_sizes_may_be_injected():
+    gradients = jax.random.normal(jax.random.key(0), (4, 3))
+    build = optkit.inject_hyperparams(optkit.adaptive_batch_size)
+    tx = build(optkit.norm_test(0.5), 2, 1024, interval=2)
+    plain = optkit.adaptive_batch_size(optkit.norm_test(0.5), 2, 1024, interval=2)
+    _, state = tx.update(gradients, tx.init(gradients[0]), gradients[0])
+    _, expected = plain.update(gradients, plain.init(gradients[0]), gradients[0])
+    assert int(optax.tree.get(state, "next_batch")) == int(expected.next_batch) > 2
+
+
+def test_a_test_passed_bare_to_injection_is_named():
+    tx = optax.inject_hyperparams(optkit.adaptive_batch_size)(jnp.ones_like, 2, 1024)
+    with pytest.raises(TypeError, match=r"test cannot be an array.*static_args"):
+        tx.init(jnp.ones(3))
+
+
+@pytest.mark.parametrize(
+    "gradients", [{"a": jnp.ones((2, 3)), "b": jnp.ones(3)}, {"a": jnp.ones(())}], ids=["means", "scalars"]
+)
+def test_gradients_without_rows_are_said_to_be_so(gradients):
+    tx = optkit.adaptive_batch_size(optkit.norm_test(0.5), 2, 1024)
+    with pytest.raises(ValueError, match="adaptive_batch_size takes gradients with a leading axis"):
+        tx.update(gradients, tx.init(gradients), gradients)
+
+
+def test_complex_parameters_are_refused():
+    with pytest.raises(TypeError, match=r"adaptive_batch_size works on real parameters.*as two leaves"):
+        optkit.adaptive_batch_size(optkit.norm_test(0.5), 2, 1024).init(jnp.ones(3, jnp.complex64))
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_a_bad_gradient_changes_no_batch_size_and_is_seen(bad):
+    tx = optkit.adaptive_batch_size(optkit.norm_test(0.5), 2, 1024)
+    gradients = jnp.ones((4, 3)).at[1, 0].set(bad)
+    mean, state = tx.update(gradients, tx.init(gradients[0]), gradients[0])
+    assert not jnp.isfinite(mean[0])
+    assert int(state.next_batch) == 2

@@ -263,3 +263,35 @@ def test_bad_arguments(arguments, message):
 def test_bad_decay_of_discover_igt():
     with pytest.raises(ValueError, match=r"b1 must be in \[0, 1\), got 1.0"):
         optkit.discover_igt(0.1, CLUSTERS, b1=1.0)
+
+
+@pytest.mark.parametrize("build", [optkit.discover, optkit.discover_igt], ids=lambda build: build.__name__)
+def test_the_number_of_clusters_is_static(build):
+    with pytest.raises(TypeError, match=r"num_clusters cannot be an array.*static_args"):
+        optax.inject_hyperparams(build)(0.1, num_clusters=3).init(PARAMS)
+    optkit.inject_hyperparams(build)(0.1, num_clusters=3, probabilities=(0.2, 0.3, 0.5)).init(PARAMS)
+
+
+@pytest.mark.parametrize("build", [optkit.discover, optkit.discover_igt], ids=lambda build: build.__name__)
+def test_errors_name_the_optimizer(build):
+    tx = build(0.1, num_clusters=2)
+    params = {"kernel": jnp.ones((3, 4)), "scale": jnp.ones(())}
+    with pytest.raises(TypeError, match=f"{build.__name__} needs the extra argument class_counts"):
+        tx.update(params, tx.init(params), params)
+    with pytest.raises(ValueError, match=f"{build.__name__} takes gradients with a leading axis over clusters"):
+        tx.update(params, tx.init(params), params, class_counts=jnp.array([1, 1]))
+
+
+def test_complex_gradients_are_two_real_ones():
+    rows = jax.random.normal(jax.random.key(0), (3, 2, 4))
+    tx = optkit.discover(0.1, num_clusters=3)
+
+    def moved(rows):
+        state = tx.init(rows[0])
+        for _ in range(2):
+            updates, state = tx.update(rows, state, rows[0], class_counts=jnp.array([2, 0, 1]))
+        return updates, state[0].frequencies.dtype
+
+    together, dtype = moved(rows[:, 0] + 1j * rows[:, 1])
+    np.testing.assert_allclose(together, moved(rows[:, 0])[0] + 1j * moved(rows[:, 1])[0], rtol=1e-5)
+    assert dtype == jnp.float32

@@ -201,3 +201,53 @@ def test_sends_twice_what_data_parallel_training_sends(factory):
 def test_wrong_arguments_raise(factory, arguments, message):
     with pytest.raises(ValueError, match=message):
         factory(**arguments)
+
+
+@EACH_OPTIMIZER
+@pytest.mark.parametrize("with_params", [True, False])
+def test_mean_gradients_are_said_to_lack_the_rows(factory, with_params):
+    tx = factory(0.1)
+    params = {"kernel": jnp.ones((6, 4)), "bias": jnp.ones(4)}
+    with pytest.raises(ValueError, match=f"{factory.__name__} takes gradients with a leading axis, of as many microb"):
+        tx.update(params, tx.init(params), params if with_params else None)
+
+
+@EACH_OPTIMIZER
+def test_complex_parameters_are_refused_by_name(factory):
+    with pytest.raises(TypeError, match=f"{factory.__name__} works on real parameters.*split_real_and_imaginary"):
+        factory(0.1).init(jnp.ones(3, jnp.complex64))
+
+
+def test_averaged_weights_keep_their_dtype_with_wider_gradients():
+    tx = optkit.vr_adam(0.1)
+    state = tx.init(jnp.ones(3))
+    with jax.enable_x64(True):
+        gradients = jax.random.normal(jax.random.key(0), (4, 3), jnp.float64)
+        _, new_state = tx.update(gradients, state, jnp.ones(3, jnp.float32))
+    assert [x.dtype for x in jax.tree.leaves(new_state)] == [x.dtype for x in jax.tree.leaves(state)]
+
+
+def test_updates_need_no_parameters_unless_they_are_relative_to_them():
+    gradients = jnp.array([[1.0, 6.0], [1.0, -4.0]])
+    params = jnp.ones(2)
+    tx = optkit.vr_adam(0.1)
+    without, _ = tx.update(gradients, tx.init(params))
+    np.testing.assert_array_equal(without, tx.update(gradients, tx.init(params), params)[0])
+    for named, build in (
+        ("vr_adam", functools.partial(optkit.vr_adam, weight_decay=0.1)),
+        ("vr_lars", optkit.vr_lars),
+        ("vr_lamb", optkit.vr_lamb),
+    ):
+        tx = build(0.1)
+        with pytest.raises(ValueError, match=f"{named} needs the parameters"):
+            tx.update(gradients, tx.init(params))
+
+
+def test_which_steps_are_relative_may_depend_on_the_whole_tree():
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    gradients = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), params)
+    vectors = lambda tree: jax.tree.map(lambda x: x.ndim < 2, tree)  # noqa: E731
+    tx = optkit.vr_lars(1.0, 0.0, trust_ratio_mask=vectors)
+    updates, _ = tx.update(gradients, tx.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], -1.5)
+    np.testing.assert_allclose(updates["bias"], -0.001, rtol=1e-6)

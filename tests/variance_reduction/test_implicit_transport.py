@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -179,3 +181,50 @@ def test_update_without_params():
     tx = optkit.implicit_gradient_transport(optax.sgd(0.1))
     with pytest.raises(ValueError, match="implicit_gradient_transport needs the parameters"):
         tx.update(START, tx.init(START))
+
+
+TRANSPORTS = {
+    "igt": functools.partial(optkit.igt, 0.1),
+    "igt_adam": functools.partial(optkit.igt_adam, 0.1),
+    "nigt": functools.partial(optkit.nigt, 0.1),
+    "implicit_gradient_transport": functools.partial(optkit.implicit_gradient_transport, optax.sgd(0.1)),
+}
+
+
+@pytest.mark.parametrize("name", TRANSPORTS)
+def test_init_takes_types(name):
+    tx = TRANSPORTS[name]()
+    state = tx.init({"kernel": jax.ShapeDtypeStruct((2, 4, 8), jnp.float32)})
+    shapes = functools.partial(jax.tree.map, lambda x: (x.shape, x.dtype))
+    assert shapes(state) == shapes(tx.init({"kernel": jnp.ones((2, 4, 8))}))
+
+
+@pytest.mark.parametrize("name", TRANSPORTS)
+def test_missing_parameters_are_said_by_name(name):
+    tx = TRANSPORTS[name]()
+    with pytest.raises(ValueError, match=f"^{name} needs the parameters"):
+        tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
+
+
+@pytest.mark.parametrize("name", TRANSPORTS)
+@pytest.mark.parametrize("averaging", ["full", "ata"])
+def test_counts_are_converted_where_dtypes_are_not_promoted(name, averaging):
+    tx = TRANSPORTS[name](**({} if name == "nigt" else {"averaging": averaging}))
+    params = jnp.ones(2)
+    with jax.numpy_dtype_promotion("strict"):
+        _, state = tx.update(params, tx.init(params), params)
+        tx.update(params, state, params)
+
+
+@pytest.mark.parametrize("name", TRANSPORTS)
+def test_a_turn_of_the_complex_plane_turns_the_updates(name):
+    tx = TRANSPORTS[name]()
+    params = jnp.array([1 + 2j, -3 + 0.5j])
+
+    def turned(factor):
+        state = tx.init(factor * params)
+        for _ in range(2):
+            updates, state = tx.update(factor * params, state, factor * params)
+        return updates
+
+    np.testing.assert_allclose(turned(1j), 1j * turned(1.0), rtol=1e-5)

@@ -196,3 +196,49 @@ def test_one_part_raises():
 def test_wrong_arguments_raise(factory, arguments, message):
     with pytest.raises(ValueError, match=message):
         factory(**arguments)
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_a_bad_gradient_is_not_read_as_no_noise(bad):
+    tx = optkit.gradient_noise_scale(8)
+    gradients = jnp.ones((2, 3)).at[0, 0].set(bad)
+    _, state = tx.update(gradients, tx.init(jnp.ones(3)))
+    assert jnp.isnan(optkit.read_noise_scale(state))
+
+
+def test_a_window_may_be_injected():
+    gradients = jax.random.normal(jax.random.key(0), (9, 3))
+
+    def measured(tx):
+        step = lambda state, gradient: (tx.update(gradient, state, gradients[0])[1], None)  # noqa: E731
+        return optkit.read_noise_scale(jax.lax.scan(step, tx.init(gradients[0]), gradients)[0])
+
+    plain = measured(optkit.gradient_noise_scale_over_steps(8, window=3))
+    injected = measured(optax.inject_hyperparams(optkit.gradient_noise_scale_over_steps)(8, window=3))
+    np.testing.assert_allclose(injected, plain, rtol=1e-6)
+
+
+def test_complex_gradients_are_as_noisy_as_their_parts():
+    parts = jax.random.normal(jax.random.key(0), (4, 2, 5))
+    tx = optkit.gradient_noise_scale(8)
+    _, apart = tx.update(parts, tx.init(parts[0]))
+    whole = parts[:, 0] + 1j * parts[:, 1]
+    _, together = tx.update(whole, tx.init(whole[0]))
+    np.testing.assert_allclose(optkit.read_noise_scale(together), optkit.read_noise_scale(apart), rtol=1e-5)
+    assert together.noise_trace.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    "gradients", [{"a": jnp.ones((2, 3)), "b": jnp.ones(3)}, {"a": jnp.ones(())}], ids=["means", "scalars"]
+)
+def test_gradients_without_rows_are_said_to_be_so(gradients):
+    tx = optkit.gradient_noise_scale(8)
+    with pytest.raises(ValueError, match="gradient_noise_scale takes gradients with a leading axis"):
+        tx.update(gradients, tx.init(gradients), gradients)
+
+
+def test_counts_are_converted_where_dtypes_are_not_promoted():
+    tx = optkit.gradient_noise_scale_over_steps(8, window=2)
+    with jax.numpy_dtype_promotion("strict"):
+        _, state = tx.update(jnp.ones(3), tx.init(jnp.ones(3)))
+        tx.update(jnp.ones(3), state)

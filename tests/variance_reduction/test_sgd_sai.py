@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import optkit
@@ -120,3 +121,34 @@ def test_decay_is_not_scaled():
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         optkit.sgd_sai(0.1, **arguments)
+
+
+def test_complex_gradients_count_by_their_absolute_values():
+    gradients = jnp.array([3 + 4j, 1j, -2.0, 0.5])
+    tx = optkit.scale_by_sai()
+    updates, state = tx.update(gradients, tx.init(gradients))
+    ratio = np.linalg.norm(gradients) / np.std(np.asarray(gradients), ddof=1)
+    np.testing.assert_allclose(state.gsnr, ratio, rtol=1e-5)
+    np.testing.assert_allclose(updates, ratio * gradients, rtol=1e-5)
+    assert state.gsnr.dtype == jnp.float32
+
+
+def test_updates_need_no_parameters_without_decay():
+    tx = optkit.sgd_sai(0.1, weight_decay=0.0)
+    gradients = jnp.array([1.0, -1.0])
+    tx.update(gradients, tx.init(gradients))
+    tx = optkit.sgd_sai(0.1)
+    with pytest.raises(ValueError, match="sgd_sai needs the parameters"):
+        tx.update(gradients, tx.init(gradients))
+
+
+@pytest.mark.parametrize("step", [0, 2])
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_a_bad_gradient_is_seen(bad, step):
+    tx = optkit.sgd_sai(0.1, weight_decay=0.0)
+    params, state = jnp.array([1.0, -1.0]), tx.init(jnp.ones(2))
+    for i in range(5):
+        gradients = params.at[0].set(bad) if i == step else params
+        updates, state = tx.update(gradients, state, params)
+        params = optax.apply_updates(params, updates)
+    assert jnp.isnan(params[0])
