@@ -94,9 +94,9 @@ def reduce_variance(
     Clipping to a norm makes the optimizer sensitive to the loss's scale, unlike Adam alone. More is not better: with
     `gamma` near one the estimate can be worse than without. Dropout and augmentation must be the same at both points.
 
-    In exact form, what stands before it in a chain (clipping, say) has not seen the gradients that `grad_fn` gives: do
-    the same inside `grad_fn`, or in `prev_grads`. Under `optax.MultiSteps` the gradient is the mean over all parts of
-    the batch, and so must be that of `grad_fn`, which is called in each of them; accumulate by `jax.lax.scan` instead.
+    In exact form, what stands before it in a chain, clipping say, does not see the gradients of `grad_fn`: clip in
+    `preprocess_gradients` instead. Inside `optax.MultiSteps` `grad_fn` must be that of all parts of the batch together,
+    and is called for each part: add the parts up by `jax.lax.scan` instead, as in the second example.
 
     Args:
         gamma: strength of the correction, at least 0; a number or a schedule; default 0.025. 0 corrects nothing.
@@ -127,19 +127,15 @@ def reduce_variance(
         >>> correction.update(jnp.array([1.0, 3.0]), state, params)[0]  # g + 0.5 * (g - the last g)
         Array([1., 4.], dtype=float32)
 
-        Parts of a batch, of equal size, in one update:
-
-        >>> def grad_fn(params, parts):
-        ...     zeros = jax.tree.map(jnp.zeros_like, params)
-        ...     add = lambda total, part: (jax.tree.map(jnp.add, total, jax.grad(loss)(params, part)), None)
-        ...     total, _ = jax.lax.scan(add, zeros, parts)
-        ...     return jax.tree.map(lambda x: x / len(parts), total)
-        >>> def loss(params, part):
-        ...     return jnp.mean((params - part) ** 2)
+        >>> # A clipped gradient at both points, of a batch in two parts.
         >>> tx = optkit.reduce_variance(correction=optkit.MarsCorrection(exact=True))
-        >>> parts = jnp.ones((4, 8, 2))
-        >>> at = lambda params: grad_fn(params, parts)
-        >>> updates, state = tx.update(at(params), tx.init(params), params, grad_fn=at)
+        >>> tx = optkit.preprocess_gradients(tx, optax.clip_by_global_norm(1.0))
+        >>> loss = lambda point, part: jnp.mean((point - part) ** 2)
+        >>> parts = jnp.ones((2, 8, 2))
+        >>> def grad_fn(point):
+        ...     add = lambda total, part: (optax.tree.add(total, jax.grad(loss)(point, part)), None)
+        ...     return optax.tree.scale(1 / len(parts), jax.lax.scan(add, optax.tree.zeros_like(point), parts)[0])
+        >>> updates, state = tx.update(grad_fn(params), tx.init(params), params, grad_fn=grad_fn)
 
     Reference:
         Yuan, Liu, Wu, Zhou, Gu, "MARS: Unleashing the Power of Variance Reduction for Training Large Models", 2024,

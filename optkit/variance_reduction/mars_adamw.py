@@ -39,8 +39,8 @@ def mars_adamw(
     rate. Do not take it where the loss's scale is arbitrary: unlike AdamW it is not invariant to it, since corrections
     are clipped.
 
-    With `correction=MarsCorrection(exact=True)` it calls `grad_fn` itself: see `reduce_variance` for what stands before
-    it in a chain and for gradient accumulation.
+    With `correction=MarsCorrection(exact=True)` it calls `grad_fn` itself: `reduce_variance` says how to clip and how
+    to accumulate gradients then.
 
     Args:
         learning_rate: a positive number or a schedule; the authors' default is 3e-3.

@@ -8,12 +8,12 @@ the authors' code, whose rule this is, from the paper.
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from optkit.core.checks import check_range
 from optkit.core.complex_numbers import refuse_complex
 from optkit.core.injection import refuse_arrays
+from optkit.core.non_finite import nan_for_infinite
 from optkit.variance_reduction.mars import MarsCorrection, checked
 from optkit.variance_reduction.mars_chain import (
     adam,
@@ -45,8 +45,8 @@ def mars_lion(
     it keeps one number a parameter in place of two: see `scale_by_mars_momentum`. Do not take it where gradients are
     mostly noise: the sign of a small average moves as far as that of a large one.
 
-    With `correction=MarsCorrection(exact=True)` it calls `grad_fn` itself: see `reduce_variance` for what stands before
-    it in a chain and for gradient accumulation.
+    With `correction=MarsCorrection(exact=True)` it calls `grad_fn` itself: `reduce_variance` says how to clip and how
+    to accumulate gradients then.
 
     Args:
         learning_rate: a positive number or a schedule; Lion's.
@@ -102,7 +102,9 @@ def mars_lion(
     def signed(mask):
         direction = optax.chain(
             momentum(b1, gamma, one_buffer=one_buffer, mu_dtype=mu_dtype),  # Alg. 3, m_t
-            optax.stateless(lambda updates, _: jax.tree.map(_sign, updates)),  # Alg. 3, sign(m_t)
+            # Infinite for ever, a momentum would have a finite sign.
+            optax.stateless(lambda updates, _: nan_for_infinite(updates)),
+            optax.scale_by_sign(),  # Alg. 3, sign(m_t)
         )
         return step("mars_lion", direction, learning_rate, weight_decay, mask)
 
@@ -122,8 +124,3 @@ def mars_lion(
         mask=mask,
         trainable=trainable,
     )
-
-
-def _sign(m: jax.Array) -> jax.Array:
-    # The sign of an infinite momentum, which never becomes finite again, would move the parameters for ever.
-    return jnp.where(jnp.isfinite(m), jnp.sign(m), jnp.nan)

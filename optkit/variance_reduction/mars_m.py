@@ -52,8 +52,8 @@ def mars_m(
     number a matrix entry in place of two: see `scale_by_mars_momentum`. By default all matrices are corrected; the
     authors leave embeddings and the last layer to AdamW: leave them out of `corrected`.
 
-    With `correction=MarsCorrection(exact=True)` it calls `grad_fn` itself: see `reduce_variance` for what stands before
-    it in a chain and for gradient accumulation.
+    With `correction=MarsCorrection(exact=True)` it calls `grad_fn` itself: `reduce_variance` says how to clip and how
+    to accumulate gradients then.
 
     Args:
         learning_rate: a positive number or a schedule, for both kinds of leaves; the authors' default is 1e-3.

@@ -52,8 +52,8 @@ def mars_shampoo(
     `scale_by_mars_momentum`. Do not take it for matrices whose rows are seldom touched, such as embeddings: a row
     without gradient hardly moves the others, but noise is enlarged as much as signal.
 
-    With `correction=MarsCorrection(exact=True)` it calls `grad_fn` itself: see `reduce_variance` for what stands before
-    it in a chain and for gradient accumulation.
+    With `correction=MarsCorrection(exact=True)` it calls `grad_fn` itself: `reduce_variance` says how to clip and how
+    to accumulate gradients then.
 
     Args:
         learning_rate: a positive number or a schedule.

@@ -29,6 +29,15 @@ def test_float64_stays_float64():
     assert updates.dtype == state[0].nu.dtype == jnp.float64
 
 
+def test_wider_gradients_do_not_widen_the_state():
+    params = jnp.ones(3)
+    tx = in_float32(optax.sgd(0.1, momentum=0.9))
+    state = tx.init(params)
+    with jax.enable_x64(True):
+        updates, new_state = tx.update(jnp.ones(3, jnp.float64), state, params)
+    assert updates.dtype == new_state[0].trace.dtype == jnp.float32
+
+
 def test_without_parameters_updates_keep_their_own_dtype():
     grads = jnp.ones(3, jnp.bfloat16)
     tx = in_float32(optax.sgd(0.1))

@@ -323,6 +323,24 @@ def test_parts_of_a_batch_need_the_gradient_of_all_of_them(build):
     assert not np.allclose(wrong["kernel"], by_scan["kernel"], atol=1e-3)
 
 
+@pytest.mark.parametrize("build", [optkit.mars_adamw, optkit.mars_m], ids=lambda build: build.__name__)
+def test_what_precedes_the_exact_form_goes_into_preprocess_gradients(build):
+    batches = optax.tree.scale(5.0, normal(PARAMS, steps=(4,)))
+    exact = functools.partial(build, 0.1, gamma=0.5, correction=EXACT)
+    clip = optax.clip_by_global_norm(1.0)
+
+    def of_batch(parts, part):
+        return lambda params: jax.grad(loss)(params, jax.tree.map(lambda x: x[part], parts))
+
+    def clipped(parts, part):
+        return lambda params: clip.update(of_batch(parts, part)(params), clip.init(params))[0]
+
+    by_hand = train(optax.chain(clip, exact()), batches, clipped)
+    assert_close(train(optkit.preprocess_gradients(exact(), clip), batches, of_batch), by_hand)
+    in_front = train(optax.chain(clip, exact()), batches, of_batch)
+    assert not np.allclose(in_front["kernel"], by_hand["kernel"], atol=1e-3)
+
+
 # Gradients that are not finite, complex parameters, updates without parameters
 
 
