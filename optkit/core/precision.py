@@ -93,7 +93,7 @@ def in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformat
 
         handed = {name: handed_on(name, argument) for name, argument in extra_args.items()}
         # Float64 gradients of float32 parameters, as they come where x64 was switched on late, would widen the state.
-        wide_gradients = widen(updates) if params is None else optax.tree.cast_like(updates, wide_params)
+        wide_gradients = widen(updates) if wide_params is None else optax.tree.cast_like(updates, wide_params)
         wide_updates, state = inner.update(wide_gradients, state, wide_params, **handed)
         return optax.tree.cast_like(wide_updates, like), state
 
