@@ -62,6 +62,7 @@ def block_projector(density: float, order: BlockOrder = "random") -> Projector:
         >>> projector.find(tree, None, jnp.array(0), None)
         {'a': Array(False, dtype=bool), 'b': Array(True, dtype=bool)}
     """
+    refuse_arrays(density=density)
     _check(density, order)
 
     def find(gradients, projections, period, key):

@@ -2,8 +2,8 @@
 
 Zmushko, Beznosikov, Takáč, Horváth, "FRUGAL: Memory-Efficient Optimization by Reducing State Overhead for Scalable
 Training", 2024, arXiv:2411.07837. Algorithm 1; the rule is that of the authors' code (fzmushko/FRUGAL), which counts
-the inner optimizer's steps anew with each subspace. Where the subspace is everything, rounding leaves the code a rest,
-whose sign it takes; here there is none.
+the inner optimizer's steps anew with each subspace. Where a matrix lies in its subspace, rounding leaves the code a
+rest, whose sign it takes; here there is none.
 """
 
 import math
@@ -25,8 +25,8 @@ from optkit.memory_efficient.subspaces import subspace_projector
 
 Rest = Literal["sign", "sgd"]
 
-# Of a matrix in its subspace projections leave rounding: in units of its largest entry's, less than 2.5 times the root of
-# the shorter axis (measured for matrices up to 1024 x 4096, of full and of low rank, of one scale and of many).
+# Projections leave of a matrix in its subspace less than 2.5 units of rounding of its largest entry, times the root
+# of the shorter axis (measured for matrices up to 1024 x 4096, of full and of low rank, of one scale and of many).
 _ROUNDING = 8
 
 

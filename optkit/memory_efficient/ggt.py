@@ -144,7 +144,7 @@ class _Spectrum(NamedTuple):
 
 def _spectrum(window: GradientWindow, b2: jax.typing.ArrayLike, jitter: jax.typing.ArrayLike) -> _Spectrum:
     gram = window.gram
-    decays = jnp.power(b2, ages(window)).astype(gram.dtype)
+    decays = jnp.power(b2, ages(window).astype(gram.dtype)).astype(gram.dtype)
     squares, vectors = jnp.linalg.eigh(decays[:, None] * gram * decays[None, :])
     resolved = squares > jnp.finfo(gram.dtype).eps * squares[-1]
     squares = jnp.where(resolved, squares + jitter, 1.0).astype(gram.dtype)
@@ -165,7 +165,8 @@ def _weights_of_newest(window: GradientWindow, spectrum: _Spectrum, eps: jax.typ
     """
     _, vectors, values, missing = spectrum
     factors = (1 - missing) / (values + eps) + missing / eps
-    return vectors @ (factors * ((ages(window) == 0) @ vectors)).astype(vectors.dtype)
+    newest = (ages(window) == 0).astype(vectors.dtype)
+    return vectors @ (factors * (newest @ vectors)).astype(vectors.dtype)
 
 
 def ggt(

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from optkit.core.adam import bias_factor
 from optkit.core.checks import check_count, check_range
 from optkit.core.complex_numbers import only_real
 from optkit.core.decay import add_decay
@@ -186,8 +187,8 @@ def _rule(
         row = (count - 1) % window
         all_places, all_values = all_places.at[row].set(places), all_values.at[row].set(values)  # line 9
 
-        age = (row - jnp.arange(window)) % window
-        weights = tuple((b**age * (1 - b) / (1 - b**count)).astype(flat.dtype) for b in (b1, b2))
+        age = ((row - jnp.arange(window)) % window).astype(flat.dtype)
+        weights = tuple((b**age * (1 - b) / bias_factor(b, count, flat)).astype(flat.dtype) for b in (b1, b2))
         whole = places_in_whole(all_places, flat.size, block_size, density)
         mu, nu = _moments_of_window(whole, all_values.astype(flat.dtype), weights, flat.size)  # lines 10 and 11
         direction = mu / (jnp.sqrt(nu) + eps)  # line 12

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from optkit.core.adam import bias_factor
 from optkit.core.checks import check_range
 from optkit.core.decay import decayed_after_step
 from optkit.core.explicit_axes import replicate, shard_like
@@ -139,7 +140,7 @@ def scale_by_subset_norm_named(
             nu, scale = optax.tree.add(state.nu, sums), 1.0
         else:
             nu = optax.tree.cast_like(optax.tree.update_moment(sums, state.nu, b2, order=1), state.nu)
-            scale = 1.0 if count is None else jnp.sqrt(1 - b2**count)
+            scale = 1.0 if count is None else jnp.sqrt(bias_factor(b2, count, updates))
 
         def direction(m, v, g):
             return (m * _spread(scale / (jnp.sqrt(v) + eps), m)).astype(g.dtype)

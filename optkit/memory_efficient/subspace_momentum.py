@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from optkit.core.adam import bias_factor
 from optkit.core.checks import check_range
 from optkit.core.complex_numbers import only_real
 from optkit.core.extra_args import required
@@ -66,7 +67,7 @@ def momentum_along_projections(
         coordinates = jax.tree.map(lambda g, p: projector.down(p, g), updates, projections)
         last = unless_refreshed(state.momentum) if reset == "before" else state.momentum
         momentum = optax.tree.cast_like(optax.tree.update_moment(coordinates, last, b1, order=1), last)
-        correction = 1 - b1**count if debias else 1.0
+        correction = bias_factor(b1, count, updates) if debias else 1.0
 
         def numerator(g, p, m, c):
             # What is not in the subspace stays as it is: up(m) + (g - up(c)).

@@ -8,6 +8,7 @@ approximate decomposition samples by that transform; `"approximate_svd"` here is
 from typing import Literal, get_args
 
 from optkit.core.checks import check_count, check_range
+from optkit.core.injection import refuse_arrays
 from optkit.memory_efficient.bases import BasisKind, Side, basis_projector
 from optkit.memory_efficient.coordinates import entries_projector, lines_projector
 from optkit.memory_efficient.projector import Projector
@@ -57,6 +58,7 @@ def subspace_projector(
         >>> projector.down(rows, gradient).tolist()
         [[3.0, 4.0]]
     """
+    refuse_arrays(rank=rank, density=density)
     if kind not in _KINDS:
         raise ValueError(f"kind must be one of {', '.join(map(repr, _KINDS))}, got {kind!r}")
     if side not in get_args(Side):

@@ -79,7 +79,7 @@ def test_state_is_nine_tenths_of_a_byte_a_parameter():
 def test_with_everything_in_the_window_it_is_adam_until_the_window_ends():
     window = 6
     grads = gradients(9, 20, np.float64)
-    ours, _ = run(scale_by_micro_adam(window, 1.0, bits=None, state_dtype=jnp.float64), grads)
+    ours, _ = run(scale_by_micro_adam(window, 1.0, bits="whole", state_dtype=jnp.float64), grads)
     adam, _ = run(optax.scale_by_adam(), grads)
     np.testing.assert_allclose(ours[:window], adam[:window], rtol=1e-10)
     assert not np.allclose(ours[window], adam[window], rtol=1e-2)
@@ -89,7 +89,7 @@ def test_with_everything_in_the_window_it_is_adam_until_the_window_ends():
 def test_with_everything_in_the_window_moments_are_those_of_the_last_gradients():
     window, b1, b2, t = 3, 0.9, 0.99, 8
     grads = gradients(t, 20, np.float64)
-    ours, _ = run(scale_by_micro_adam(window, 1.0, b1, b2, bits=None, state_dtype=jnp.float64), grads)
+    ours, _ = run(scale_by_micro_adam(window, 1.0, b1, b2, bits="whole", state_dtype=jnp.float64), grads)
     last = grads[-1 : -1 - window : -1]
     mu, nu = (np.tensordot(b ** np.arange(window), last**p, 1) for b, p in ((b1, 1), (b2, 2)))
     mu, nu = mu * (1 - b1) / (1 - b1**t), nu * (1 - b2) / (1 - b2**t)
@@ -104,7 +104,7 @@ def test_what_does_not_change_moves_up_to_six_and_a_half_times_as_far_as_with_ad
     np.testing.assert_allclose(updates[-1], (1 - 0.9**10) / math.sqrt(1 - 0.999**10), rtol=1e-3)
 
 
-@pytest.mark.parametrize("bits", [4, None])
+@pytest.mark.parametrize("bits", [4, "whole"])
 @pytest.mark.usefixtures("x64")
 def test_errors_keep_what_is_not_sent_as_well_as_their_bits_can(bits):
     size, block = 50, 16
@@ -117,7 +117,7 @@ def test_errors_keep_what_is_not_sent_as_well_as_their_bits_can(bits):
         left = np.array(g + error)
         left[state.places[t % 4]] -= state.values[t % 4]
         assert np.count_nonzero(np.abs(left) > 1e-14) == size - 5
-        if bits is None:
+        if bits == "whole":
             error = np.asarray(state.error.errors)
             np.testing.assert_allclose(error, left, atol=1e-14)
         else:
@@ -128,7 +128,7 @@ def test_errors_keep_what_is_not_sent_as_well_as_their_bits_can(bits):
 
 def test_what_the_dtype_of_the_window_rounds_off_stays_in_the_error():
     grads = gradients(1, 20)
-    _, states = run(scale_by_micro_adam(4, 1.0, bits=None), grads)
+    _, states = run(scale_by_micro_adam(4, 1.0, bits="whole"), grads)
     values = jnp.zeros(20).at[states.places[0, 0]].set(states.values[0, 0].astype(jnp.float32))
     assert states.values.dtype == jnp.bfloat16
     np.testing.assert_array_equal(values + states.error.errors[0], grads[0])
@@ -139,7 +139,7 @@ def test_whole_errors_are_sharded_like_their_parameters():
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data", None))
     with jax.set_mesh(mesh):
         params = jax.device_put(jnp.arange(32.0).reshape(16, 2), sharding)
-        tx = scale_by_micro_adam(bits=None)
+        tx = scale_by_micro_adam(bits="whole")
         state = tx.init(params)
         assert state.error.errors.sharding == sharding
         updates, state = jax.jit(tx.update)(params, state)
@@ -164,7 +164,7 @@ def test_only_what_is_in_the_window_moves():
 
 def test_the_window_forgets():
     grads = jnp.zeros((8, 10)).at[0].set(1.0)
-    updates, _ = run(scale_by_micro_adam(4, 1.0, bits=None), grads)
+    updates, _ = run(scale_by_micro_adam(4, 1.0, bits="whole"), grads)
     assert np.all(updates[:4] != 0)
     np.testing.assert_array_equal(updates[4:], 0.0)
 
@@ -255,7 +255,7 @@ def test_leaves_of_one_shape_are_compiled_once():
         ({"weight_decay": -1.0}, "weight_decay must be in"),
         ({"alpha": -2}, r"alpha must be in \[0, 1\), got -2"),
         ({"block_size": 0.5}, "block_size must be a positive integer, got 0.5"),
-        ({"bits": 3}, "bits must be 1, 2, 4, 8 or None, got 3"),
+        ({"bits": 3}, "bits must be 1, 2, 4, 8 or 'whole', got 3"),
         ({"quantization_block_size": 0}, "quantization_block_size must be a positive integer, got 0"),
     ],
 )

@@ -9,7 +9,7 @@ from golden_files import assert_replays, replays
 from optax.contrib import MuonDimensionNumbers
 
 from optkit import cost, state_shardings
-from optkit.memory_efficient.matrices import is_matrix, leaf_views
+from optkit.memory_efficient.matrices import leaf_views
 from optkit.memory_efficient.subset_norm import (
     adagrad_sn,
     adam_sn,
@@ -19,6 +19,10 @@ from optkit.memory_efficient.subset_norm import (
     subset_sum_of_squares,
 )
 from optkit.testing import golden
+
+
+def all_leaves(tree):
+    return jax.tree.map(lambda _: True, tree)
 
 
 def recorded_optimizer(recording):
@@ -31,7 +35,7 @@ def recorded_optimizer(recording):
     shared = {
         **recorded.take("learning_rate", "eps", "weight_decay"),
         "subset_size": recorded.word(size, ("heuristics",)) if recorded.is_word(size) else recorded[size],
-        "subset_leaves": True if every_leaf else is_matrix,
+        "subset_leaves": all_leaves if every_leaf else None,
         "weight_dimension_numbers": MuonDimensionNumbers(reduction_axis=-1, output_axis=-2),
     }
     if recording.meta["method"] == "adam_sn":
@@ -60,8 +64,8 @@ def gradients(shape, seed=0):
         ((6, 4), "heuristics", 6),
         ((4, 6), "heuristics", 6),
         ((5, 5), "heuristics", 5),
-        ((3, 3, 2, 4), "heuristics", 18),
-        ((2, 2, 40), "heuristics", 40),
+        ((3, 3, 2, 4), "heuristics", 36),  # nine matrices
+        ((2, 2, 40), "heuristics", 80),
         ((7,), "heuristics", 7),
         ((), "heuristics", 1),
         ((6, 4), 5, 6),  # blocks of 4, the largest divisor of 24 up to 5
@@ -93,6 +97,13 @@ def test_a_square_matrix_has_a_subset_for_each_output(numbers, axis):
     nu = scale_by_subset_norm(b2=None, weight_dimension_numbers=numbers)
     _, state = nu.update(kernel, nu.init(kernel))
     np.testing.assert_allclose(state.nu, jnp.sum(kernel**2, axis=axis, keepdims=True), rtol=1e-6)
+
+
+def test_a_convolution_is_one_matrix_if_its_numbers_say_so():
+    kernel = gradients((3, 3, 2, 4))
+    tx = scale_by_subset_norm(weight_dimension_numbers=MuonDimensionNumbers((0, 1, 2), 3))
+    assert tx.init(kernel).nu.shape == (3, 3, 2, 1)
+    assert scale_by_subset_norm().init(kernel).nu.shape == kernel.shape
 
 
 def test_each_of_stacked_matrices_has_subsets_of_its_own():
@@ -204,7 +215,7 @@ COUNTER = 4
         (adagrad_sn(0.1), SIZE + SUBSETS, 2),
         (adagrad_sn(0.1, b1=None), SUBSETS, 1),
         (rmsprop_sn(0.1, subset_size=256), (SIZE - 512) // 256 + 512, 1),
-        (rmsprop_sn(0.1, subset_size=256, subset_leaves=True), SIZE // 256, 1),
+        (rmsprop_sn(0.1, subset_size=256, subset_leaves=all_leaves), SIZE // 256, 1),
     ],
 )
 def test_state_is_what_the_paper_says(tx, numbers, counters):

@@ -9,7 +9,6 @@ from optkit.core.decay import decayed_after_step
 from optkit.memory_efficient.along_projections import in_and_outside
 from optkit.memory_efficient.blocks import block_projector
 from optkit.memory_efficient.frugal import frugal_adamw, frugal_along_projections, only_rest
-from optkit.memory_efficient.matrices import is_matrix
 from optkit.memory_efficient.snsm import adagrad_snsm, adam_snsm, sgd_sm
 from optkit.memory_efficient.subset_norm import scale_by_subset_norm
 from optkit.memory_efficient.subspace_momentum import momentum_along_projections
@@ -80,7 +79,9 @@ def preconditioned(recording, momentum):
             weight_dimension_numbers=OUTPUTS_FIRST,
             **scaled,
         )
-    return decayed_after_step(recorded["learning_rate"], direction, recorded["weight_decay"], None)
+    return decayed_after_step(
+        recording.meta["method"], recorded["learning_rate"], direction, recorded["weight_decay"], None
+    )
 
 
 def snsm_along_recorded_projections(recording, **changes):
@@ -88,7 +89,7 @@ def snsm_along_recorded_projections(recording, **changes):
     debias = recording.hyperparams["bias_correction"]
     inside = momentum_along_projections(used["b1"], used["projector"], debias=debias, reset=used["reset"])
     outside = optax.ema(used["b1"], debias=debias)
-    momentum = in_and_outside(inside, outside, used["projector"], is_matrix, OUTPUTS_FIRST)
+    momentum = in_and_outside("momentum", inside, outside, used["projector"], None, OUTPUTS_FIRST)
     extra_args = {
         "projections": recorded_projections(recording, used["projector"]),
         "refreshed": refreshes(recording, used["update_gap"], first_count=1),
@@ -180,7 +181,7 @@ def along_recorded_projections(recording, inner, gap, **options):
     projections, leaves = recorded_projections(recording, projector), projected_leaves(recording)
     inside = frugal_along_projections(inner, projector, **options)
     options.pop("reset")
-    direction = in_and_outside(inside, inner, projector, leaves, OUTPUTS_FIRST, only_rest(**options))
+    direction = in_and_outside("frugal", inside, inner, projector, leaves, OUTPUTS_FIRST, only_rest(**options))
     return direction, {"projections": projections, "refreshed": refreshes(recording, gap, first_count=0)}
 
 
@@ -244,5 +245,7 @@ def test_golden_galore(recording):
     direction, extra_args = along_recorded_projections(
         recording, adam, recorded["update_proj_gap"], rest=None, rest_scale=1.0, scale=recorded["scale"], reset=False
     )
-    tx = decayed_after_step(recorded["learning_rate"], direction, recorded["weight_decay"], None)
+    tx = decayed_after_step(
+        recording.meta["method"], recorded["learning_rate"], direction, recorded["weight_decay"], None
+    )
     assert_replays(recording, golden.replay_gradients(tx, recording, extra_args))

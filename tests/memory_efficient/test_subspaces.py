@@ -51,8 +51,8 @@ def test_up_after_down_is_an_orthogonal_projection(kind, side, shape):
 
 @pytest.mark.parametrize(("kind", "side"), ALL)
 def test_full_density_is_everything_and_none_is_empty(kind, side):
-    # As many singular vectors as the shorter axis has entries are everything on its side only.
-    gradient = normal((6, 6) if "svd" in kind else (6, 4))
+    # As many singular vectors as the shorter axis has entries are everything on its side only; and so on both sides.
+    gradient = normal((6, 6) if "svd" in kind or side == "full" else (6, 4))
     whole = subspace_projector(kind, density=1.0, side=side)
     projection = found(whole, gradient)
     assert whole.is_whole(gradient.shape)
@@ -92,6 +92,15 @@ def test_density_is_rounded_as_published(kind, numbers):
     projector = subspace_projector(kind, density=0.5)
     low = projector.down(found(projector, gradient), gradient)
     assert numbers in low.shape
+
+
+@pytest.mark.parametrize("kind", ["svd", "random", "randperm"])
+def test_a_density_on_both_sides_is_that_of_the_shorter_one(kind):
+    projector = subspace_projector(kind, density=0.25, side="full")
+    large, small = jax.ShapeDtypeStruct((1024, 4096), jnp.float32), normal((16, 10))
+    assert jax.eval_shape(lambda x: projector.down(projector.start(x), x), large).shape == (256, 256)
+    assert projector.down(found(projector, small), small).shape == (2, 2)  # 0.25 * 10 rounds to even
+    assert not subspace_projector(kind, density=1.0, side="full").is_whole((16, 10))
 
 
 def test_there_are_as_many_singular_vectors_as_the_shorter_axis_has_entries():
@@ -217,8 +226,19 @@ def test_leaves_that_are_named_are_left_out():
 
 def test_a_convolution_is_the_matrix_of_its_outputs_against_all_inputs():
     kernel = normal((3, 3, 2, 4))
-    updates = first_update(frugal(optax.identity(), subspace_projector("rows", rank=1), rest=None, key=0), kernel)
-    assert np.count_nonzero(np.any(updates.reshape(-1, 4) != 0, axis=0)) == 1
+    numbers = MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
+    projector = subspace_projector("rows", rank=1)
+    tx = frugal(optax.identity(), projector, rest=None, weight_dimension_numbers=numbers, key=0)
+    assert np.count_nonzero(np.any(first_update(tx, kernel).reshape(-1, 4) != 0, axis=0)) == 1
+    # Without numbers it is no matrix, and an inner transformation gets the whole of it.
+    np.testing.assert_array_equal(first_update(frugal(optax.identity(), projector, key=0), kernel), kernel)
+
+
+def test_leaves_of_more_axes_that_are_named_are_matrices_by_their_last_two():
+    layers = normal((3, 6, 4))
+    tx = frugal(optax.scale(3.0), subspace_projector("topk", rank=2), leaves=lambda _: True)
+    numbers = frugal(optax.scale(3.0), subspace_projector("topk", rank=2), weight_dimension_numbers=DENSE_KERNELS)
+    np.testing.assert_array_equal(first_update(tx, layers), first_update(numbers, layers))
 
 
 SHARDED = {
@@ -351,6 +371,34 @@ def test_frugal_of_density_one_is_the_inner_optimizer_and_of_zero_sign_descent(k
     state = none.init(params)
     np.testing.assert_array_equal(none.update(gradient, state, params)[0], jnp.sign(gradient))
     assert all(x.size for x in jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize("kind", ["svd", "approximate_svd"])
+@pytest.mark.parametrize("side", ["std", "reverse_std", "left", "right", "full"])
+@pytest.mark.parametrize(
+    ("shape", "gradients_rank"), [((6, 4), 4), ((4, 6), 4), ((40, 30), 30), ((40, 30), 2), ((3, 12, 9), 9), ((7, 1), 1)]
+)
+def test_nothing_is_left_of_a_gradient_of_the_subspaces_rank(kind, side, shape, gradients_rank):
+    *batch, m, n = shape
+    gradient = normal((*batch, m, gradients_rank)) @ normal((*batch, gradients_rank, n), 1)
+    projector = subspace_projector(kind, rank=gradients_rank, side=side)
+    tx = frugal(optax.set_to_zero(), projector, weight_dimension_numbers=DENSE_KERNELS)
+    np.testing.assert_array_equal(first_update(tx, gradient), 0.0)
+
+
+def test_after_a_refresh_something_is_left_of_a_matrix_at_full_rank():
+    tx = frugal(optax.set_to_zero(), subspace_projector("svd", rank=4, side="left"))
+    state = tx.init(normal((6, 4)))
+    for seed, moves in ((0, False), (1, True)):
+        updates, state = tx.update(normal((6, 4), seed), state)
+        assert np.all(np.abs(updates) == moves)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1.0, 1e25])
+def test_what_is_left_moves_however_small_it_is_beside_another_layers(scale):
+    layers = scale * normal((2, 6, 4)) * jnp.array([1.0, 1e-8]).reshape(2, 1, 1)
+    tx = frugal(optax.set_to_zero(), subspace_projector("svd", rank=2), weight_dimension_numbers=DENSE_KERNELS)
+    np.testing.assert_array_equal(np.abs(first_update(tx, layers)), 1.0)
 
 
 @pytest.mark.parametrize("reset", [True, False])

@@ -27,7 +27,7 @@ def losses(density: float) -> tuple[float, float, float]:
     """The final losses with four bits, with whole errors and without errors."""
     return (
         best_loss(lambda rate: optkit.micro_adam(rate, density=density))[0],
-        best_loss(lambda rate: optkit.micro_adam(rate, density=density, bits=None))[0],
+        best_loss(lambda rate: optkit.micro_adam(rate, density=density, bits="whole"))[0],
         best_loss(lambda rate: without_feedback(rate, density))[0],
     )
 

@@ -1,0 +1,309 @@
+"""What people write around these optimizers: injection, Flax NNX, models that are callable trees, shapes alone."""
+
+import dataclasses
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import optkit
+from optkit import catalog, cost, subspace_projector
+
+METHODS = {name: entry for name, entry in catalog.METHODS.items() if entry.family == "memory_efficient"}
+PARAMS = {"kernel": jax.random.normal(jax.random.key(0), (16, 32)), "bias": jnp.zeros(32)}
+
+every_method = pytest.mark.parametrize("name", METHODS)
+
+
+def example(name, **arguments):
+    return METHODS[name].factory(**{**METHODS[name].example, **arguments})
+
+
+def normal(seed, like=PARAMS):
+    keys = iter(jax.random.split(jax.random.key(seed), len(jax.tree.leaves(like))))
+    return jax.tree.map(lambda x: jax.random.normal(next(keys), x.shape, x.dtype), like)
+
+
+def trained(tx, params=PARAMS, steps=4, *, with_params=True):
+    """The parameters and the state after some steps along random gradients."""
+    state = tx.init(params)
+    update = jax.jit(tx.update)
+    for seed in range(steps):
+        updates, state = update(normal(seed, params), state, *([params] if with_params else []))
+        params = optax.apply_updates(params, updates)
+    return params, state
+
+
+def types(tree):
+    return jax.tree.map(lambda x: (jnp.shape(x), x.dtype, jax.typeof(x).weak_type), tree)
+
+
+def assert_same(actual, expected, rtol=1e-5):
+    jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol=rtol, atol=rtol), actual, expected)
+
+
+@every_method
+def test_bare_injection_gives_the_plain_numbers_and_the_same_state(name):
+    rate = METHODS[name].example["learning_rate"]
+    params, state = trained(METHODS[name].factory(rate), steps=2)
+    injected, injected_state = trained(optax.inject_hyperparams(METHODS[name].factory)(learning_rate=rate), steps=2)
+    assert_same(injected, params)
+    assert types(injected_state.inner_state) == types(state)
+
+
+def test_bare_injection_keeps_frugals_subspace():
+    tx = optax.inject_hyperparams(optkit.frugal_adamw)(learning_rate=1e-2)
+    adam, _ = trained(optax.adam(1e-2))
+    assert np.max(np.abs(trained(tx)[0]["kernel"] - adam["kernel"])) > 1e-3
+    plain, numbers = (cost(t, PARAMS, state_only=True).state_bytes for t in (optkit.frugal_adamw(1e-2), tx))
+    hyperparameters_and_count = 4 * (8 + 1)
+    assert numbers - plain == hyperparameters_and_count
+
+
+def test_periods_factors_and_keys_may_be_injected():
+    given = {"update_gap": 2, "rest_scale": 0.5, "scale": 0.25, "key": 3}
+    projector = subspace_projector("uniform", rank=2)
+    expected, _ = trained(optkit.frugal_adamw(1e-2, projector=projector, **given))
+    injected = optax.inject_hyperparams(optkit.frugal_adamw)(learning_rate=1e-2, projector=projector, **given)
+    assert set(injected.init(PARAMS).hyperparams) >= set(given)
+    assert_same(trained(injected)[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("factory", "argument", "value"),
+    [
+        (optkit.micro_adam, "window", 3),
+        (optkit.micro_adam, "density", 0.1),
+        (optkit.micro_adam, "alpha", 0.1),
+        (optkit.micro_adam, "bits", 8),
+        (optkit.scale_by_micro_adam, "block_size", 8),
+        (optkit.m_fac, "window", 3),
+        (optkit.sparse_m_fac, "density", 0.1),
+        (optkit.ggt, "window", 3),
+        (optkit.sparse_ggt, "density", 0.1),
+        (optkit.adam_sn, "subset_size", 4),
+        (optkit.adagrad_sn, "mask", lambda _: False),
+        (optkit.rmsprop_sn, "subset_leaves", lambda _: False),
+        (optkit.sgd_sm, "leaves", lambda _: False),
+        (optkit.frugal_lion, "leaves", lambda _: False),
+    ],
+)
+def test_bare_injection_of_what_is_static_says_what_to_do(factory, argument, value):
+    arguments = {} if factory is optkit.scale_by_micro_adam else {"learning_rate": 0.1}
+    with pytest.raises(TypeError, match=rf"^{argument} .*static_args"):
+        optax.inject_hyperparams(factory)(**arguments, **{argument: value}).init(PARAMS)
+
+
+def test_optkits_injection_finds_what_is_static():
+    arguments = {"projector": subspace_projector("svd", rank=2), "leaves": lambda _: {"kernel": True, "bias": False}}
+    expected, _ = trained(optkit.galore_adamw(1e-2, **arguments))
+    assert_same(trained(optkit.inject_hyperparams(optkit.galore_adamw)(1e-2, **arguments))[0], expected)
+
+
+@every_method
+def test_flax_nnx_takes_steps(name):
+    model = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+    params = {"kernel": model.kernel[...], "bias": model.bias[...]}
+    tx = example(name)
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    state = tx.init(params)
+
+    def loss(params, x):
+        return jnp.sum((x @ params["kernel"] + params["bias"]) ** 2)
+
+    for seed in range(2):
+        x = jax.random.normal(jax.random.key(seed), (5, 4))
+        optimizer.update(model, nnx.grad(lambda model, x=x: jnp.sum(model(x) ** 2))(model))
+        updates, state = tx.update(jax.grad(loss)(params, x), state, params)
+        params = optax.apply_updates(params, updates)
+    assert_same({"kernel": model.kernel[...], "bias": model.bias[...]}, params, 1e-4)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Model:
+    """A tree that is callable, as models of Equinox are; its leaves come in the order of the dictionary's."""
+
+    bias: Any
+    kernel: Any
+
+    def __call__(self):
+        raise AssertionError("a tree was called as if it were a function")
+
+
+@every_method
+def test_a_model_that_is_a_callable_tree_trains(name):
+    masks = {"kernel": True, "bias": False}
+    tx = example(name, weight_decay=0.1, mask=Model(**masks))
+    params, _ = trained(tx, Model(**PARAMS), steps=2)
+    expected, _ = trained(example(name, weight_decay=0.1, mask=masks), steps=2)
+    assert_same(params.kernel, expected["kernel"])
+
+
+@pytest.mark.parametrize("method", [optkit.galore_adamw, optkit.frugal_lion, optkit.adam_snsm, optkit.adam_sn])
+def test_choices_may_be_callable_trees(method):
+    numbers = optax.contrib.MuonDimensionNumbers(0, 1)
+    chosen = "subset_leaves" if method is optkit.adam_sn else "leaves"
+    tx = method(
+        1e-2, **{chosen: Model(kernel=True, bias=False), "weight_dimension_numbers": Model(kernel=numbers, bias=None)}
+    )
+    trees = method(
+        1e-2,
+        **{
+            chosen: {"kernel": True, "bias": False},
+            "weight_dimension_numbers": lambda _: {"kernel": numbers, "bias": None},
+        },
+    )
+    assert_same(trained(tx, Model(**PARAMS), steps=1)[0].kernel, trained(trees, steps=1)[0]["kernel"])
+
+
+@every_method
+def test_without_decay_updates_need_no_parameters(name):
+    assert_same(trained(example(name), steps=2, with_params=False)[0], trained(example(name), steps=2)[0])
+
+
+@every_method
+def test_with_decay_the_public_method_asks_for_parameters(name):
+    tx = example(name, weight_decay=0.1)
+    with pytest.raises(ValueError, match=rf"^{name} needs the parameters: call update\(updates, state, params\)"):
+        tx.update(PARAMS, tx.init(PARAMS))
+
+
+@every_method
+def test_init_takes_shapes(name):
+    shapes = {"kernel": jax.ShapeDtypeStruct((2, 4), jnp.float32), "other": jax.ShapeDtypeStruct((3,), jnp.float32)}
+    state = example(name).init(shapes)
+    expected = example(name).init(jax.tree.map(jnp.zeros_like, shapes))
+    assert types(state) == types(expected)
+
+
+@every_method
+def test_ranks_are_not_promoted(name):
+    with jax.numpy_rank_promotion("raise"):
+        trained(example(name), steps=1)
+
+
+# Optax's moving averages, whose bias it corrects, do not work so.
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in {"adam_sn", "adam_snsm", "frugal_adamw"}])
+def test_dtypes_are_not_promoted(name):
+    with jax.numpy_dtype_promotion("strict"):
+        trained(example(name), steps=1)
+
+
+@every_method
+def test_a_state_keeps_its_dtypes_when_x64_is_switched_on(name):
+    tx = example(name)
+    state = tx.init(PARAMS)
+    with jax.enable_x64(True):
+        updates, new_state = jax.eval_shape(tx.update, PARAMS, state, PARAMS)
+    dtypes = jax.tree.map(lambda x: x.dtype, (state, PARAMS))
+    assert jax.tree.map(lambda x: x.dtype, (new_state, updates)) == dtypes
+
+
+@every_method
+@pytest.mark.parametrize("shape", [(2**16, 2**15), (2**31,)])
+def test_leaves_may_have_more_entries_than_integers_count(name, shape):
+    params = {"huge": jax.ShapeDtypeStruct(shape, jnp.float32)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        state = jax.eval_shape(example(name).init, params)
+        assert jax.eval_shape(example(name).update, params, state, params)[0] == params
+
+
+SUBSET_NORMS = {"adam_sn", "rmsprop_sn", "adagrad_sn"}
+
+
+@pytest.mark.parametrize("name", METHODS.keys() - SUBSET_NORMS)
+def test_complex_parameters_are_refused(name):
+    params = jax.tree.map(lambda x: x.astype(jnp.complex64), PARAMS)
+    with pytest.raises(TypeError, match=rf"^{name} .*optax.contrib.split_real_and_imaginary"):
+        example(name).init(params)
+    assert np.isfinite(trained(optax.contrib.split_real_and_imaginary(example(name)), params, 1)[0]["kernel"]).all()
+
+
+@pytest.mark.parametrize("name", SUBSET_NORMS)
+def test_subset_norms_of_complex_numbers_are_those_of_their_magnitudes(name):
+    params = jax.tree.map(lambda x: x.astype(jnp.complex64), PARAMS)
+    tx, grads = example(name), normal(0, params)
+    update, state = tx.update(grads, tx.init(params), params)
+    turned, _ = tx.update(jax.tree.map(lambda g: 1j * g, grads), tx.init(params), params)
+    real, real_state = tx.update(jax.tree.map(jnp.abs, grads), tx.init(PARAMS), PARAMS)
+    assert_same(turned, jax.tree.map(lambda u: 1j * u, update))
+    assert_same(jax.tree.map(jnp.abs, update), jax.tree.map(jnp.abs, real))
+    assert_same(optax.tree.get(state, "nu"), optax.tree.get(real_state, "nu"))
+
+
+@every_method
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_a_bad_gradient_shows_in_the_parameters(name, bad):
+    """Or it is a step as any other, where the sign of an infinite entry is taken."""
+    tx, centre = example(name), jax.tree.map(lambda x: x[..., :3], PARAMS)
+
+    def step(carry, index):
+        params, state = carry
+        grads = optax.tree.sub(params, centre)
+        grads["kernel"] = grads["kernel"].at[0, 0].add(jnp.where(index == 2, bad, 0.0))
+        updates, state = tx.update(grads, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    start = optax.tree.add(centre, normal(0, centre))
+    (params, _), _ = jax.jit(lambda carry: jax.lax.scan(step, carry, jnp.arange(600)))((start, tx.init(start)))
+    kernel = params["kernel"] - centre["kernel"]
+    before = jnp.max(jnp.abs(start["kernel"] - centre["kernel"]))
+    assert jnp.isnan(kernel[0, 0]) or jnp.max(jnp.abs(kernel)) < 0.2 * before
+
+
+@pytest.mark.parametrize("method", [optkit.rmsprop_sn, optkit.adam_sn, optkit.adagrad_sn])
+def test_a_subset_with_an_infinite_entry_is_not_stuck_in_silence(method):
+    tx = method(0.1)
+    state = tx.init(PARAMS)
+    _, state = tx.update({**PARAMS, "kernel": PARAMS["kernel"].at[0, 0].set(jnp.inf)}, state)
+    updates, _ = tx.update(PARAMS, state)
+    assert np.array_equal(np.isnan(updates["kernel"]), np.broadcast_to(np.arange(32) == 0, (16, 32)))
+
+
+@pytest.mark.parametrize("name", ["sparse_m_fac", "sparse_ggt", "micro_adam"])
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_what_the_window_does_not_hold_is_not_stuck_in_silence(name, bad):
+    tx = example(name)
+    state = tx.init(PARAMS)
+    _, state = tx.update({**PARAMS, "kernel": PARAMS["kernel"].at[0, 0].set(bad)}, state)
+    updates, _ = tx.update(PARAMS, state)
+    assert np.all(np.isnan(updates["kernel"]))
+
+
+@pytest.mark.parametrize("name", ["adam_sn", "adam_snsm", "frugal_adamw", "galore_adamw"])
+def test_stacked_biases_are_no_matrices(name):
+    params = {"kernel": jnp.ones((3, 4, 6)), "bias": jnp.ones((3, 6))}
+    with pytest.raises(ValueError, match=rf"^{name} .*flax_dimension_numbers.*stacked="):
+        example(name).init(params)
+
+
+@pytest.mark.parametrize("name", ["adam_sn", "adam_snsm", "frugal_adamw", "frugal_lion", "galore_adamw", "sgd_sm"])
+def test_stacked_layers_are_those_alone(name):
+    key = {} if name != "frugal_lion" else {"projector": subspace_projector("svd", rank=2)}
+    stacked = {"kernel": jax.random.normal(jax.random.key(0), (3, 4, 6)), "bias": jnp.ones((3, 6))}
+    numbers = {"kernel": optax.contrib.MuonDimensionNumbers(1, 2), "bias": None}
+    grads = normal(1, stacked)
+    tx, alone = example(name, **key, weight_dimension_numbers=numbers), example(name, **key)
+    updates, _ = tx.update(grads, tx.init(stacked), stacked)
+    for layer in range(3):
+        params, gradient = (jax.tree.map(lambda x, i=layer: x[i], tree) for tree in (stacked, grads))
+        expected, _ = alone.update(gradient, alone.init(params), params)
+        assert_same(jax.tree.map(lambda x, i=layer: x[i], updates), expected, 1e-4)
+
+
+@pytest.mark.parametrize("name", ["adam_sn", "sgd_sm", "frugal_adamw", "galore_adamw"])
+def test_numbers_or_leaves_that_reach_no_leaf_are_named(name):
+    chosen = "subset_leaves" if name == "adam_sn" else "leaves"
+    nowhere = {"w": False, "b": False}
+    params = {"w": jnp.ones((4, 3)), "b": jnp.ones(3)}
+    with pytest.raises(ValueError, match=rf"^{name}: by weight_dimension_numbers no leaf is a matrix, although 'w'"):
+        example(name, weight_dimension_numbers=optkit.flax_dimension_numbers).init(params)
+    with pytest.raises(ValueError, match=rf"^{name}: {chosen} has no leaf, although 'w' has two axes or more"):
+        example(name, **{chosen: nowhere}).init(params)
