@@ -91,28 +91,7 @@ def clip_by_quantile(
     Reference:
         Pan, Li, "Toward Understanding Why Adam Converges Faster Than SGD for Transformers", 2023, arXiv:2306.00204.
     """
-    refuse_arrays(fraction=fraction, per_leaf=per_leaf, axis_name=axis_name)
-    check_range("fraction", fraction, 0.0, 1.0, low_open=True)
-    share = 0.1 if fraction is None else fraction
-
-    def clip(tree):
-        workers = 1 if axis_name is None else jax.lax.axis_size(axis_name)
-        size = workers * optax.tree.size(tree)
-        if size == 0:
-            return tree
-        k = max(1, math.ceil(share * size))
-        threshold = _kth_largest(widen(tree), k, axis_name)
-        return jax.tree.map(lambda g: jnp.clip(g, -threshold.astype(g.dtype), threshold.astype(g.dtype)), tree)
-
-    def init_fn(params):
-        refuse_complex(params, "clip_by_quantile")
-        return optax.init_empty_state(params)
-
-    def update_fn(updates, state, params=None):
-        del params
-        return jax.tree.map(clip, updates) if per_leaf else clip(updates), state
-
-    return optax.GradientTransformation(init_fn, update_fn)
+    return _clip("clip_by_quantile", fraction, per_leaf=per_leaf, axis_name=axis_name)
 
 
 def coordinate_clip_sgd(
@@ -156,8 +135,36 @@ def coordinate_clip_sgd(
     refuse_arrays(mask=mask)
     return in_float32(
         optax.chain(
-            clip_by_quantile(fraction, per_leaf=per_leaf, axis_name=axis_name),
+            _clip("coordinate_clip_sgd", fraction, per_leaf=per_leaf, axis_name=axis_name),
             add_decay("coordinate_clip_sgd", weight_decay, mask),
             optax.scale_by_learning_rate(learning_rate),
         )
     )
+
+
+def _clip(
+    method: str, fraction: float | None, *, per_leaf: bool, axis_name: str | None
+) -> optax.GradientTransformation:
+    """`clip_by_quantile`, with errors that name the method that a user called."""
+    refuse_arrays(fraction=fraction, per_leaf=per_leaf, axis_name=axis_name)
+    check_range("fraction", fraction, 0.0, 1.0, low_open=True)
+    share = 0.1 if fraction is None else fraction
+
+    def clip(tree):
+        workers = 1 if axis_name is None else jax.lax.axis_size(axis_name)
+        size = workers * optax.tree.size(tree)
+        if size == 0:
+            return tree
+        k = max(1, math.ceil(share * size))
+        threshold = _kth_largest(widen(tree), k, axis_name)
+        return jax.tree.map(lambda g: jnp.clip(g, -threshold.astype(g.dtype), threshold.astype(g.dtype)), tree)
+
+    def init_fn(params):
+        refuse_complex(params, method)
+        return optax.init_empty_state(params)
+
+    def update_fn(updates, state, params=None):
+        del params
+        return jax.tree.map(clip, updates) if per_leaf else clip(updates), state
+
+    return optax.GradientTransformation(init_fn, update_fn)

@@ -211,8 +211,8 @@ def _weiszfeld(
     scale = jax.lax.stop_gradient(ordered[middle])
     if smoothing is not None:
         return mean_of_rows(rows, jnp.where(kept, 1 / jnp.maximum(apart, smoothing), 0)), scale  # Alg. 2, beta_i
-    met = kept & (apart <= 1e-8 * scale)
-    pulling = kept & ~met
+    met = jnp.where(kept & (apart <= 1e-8 * scale), 1, jnp.zeros_like(apart))
+    pulling = kept & (met == 0)
     weights = jnp.where(pulling, scale / jnp.where(pulling, apart, 1), 0)
     heavy = jnp.sum(weights)
     target = mean_of_rows(rows, jnp.where(heavy > 0, weights, met))

@@ -83,34 +83,7 @@ def scale_by_median_tracking(
     Reference:
         Schaipp et al., "SGD with Clipping is Secretly Estimating the Median Gradient", 2024, arXiv:2402.12828.
     """
-    refuse_arrays(step=step, init=init, memory=memory, accumulator_dtype=accumulator_dtype)
-    check_step(step, "scale_by_median_tracking")
-    check_range("tau", tau, 0.0, low_open=True)
-    if init not in ("zeros", "first"):
-        raise ValueError(f"init must be 'zeros' or 'first', got {init!r}")
-    if init == "first" and not memory:
-        raise ValueError("init must be 'zeros' with memory=False, which starts every step from there, got 'first'")
-    step = proximal_l2() if step is None else step
-
-    def init_fn(params):
-        refuse_complex(params, "scale_by_median_tracking")
-        median = optax.tree.zeros_like(params, dtype=accumulator_dtype) if memory else None
-        return ScaleByMedianTrackingState(count=jnp.zeros([], jnp.int32), median=median)
-
-    def update_fn(updates, state, params=None):
-        del params
-        radius = tau(state.count) if callable(tau) else tau
-        gradient = widen(updates)
-        start = widen(state.median) if memory else optax.tree.zeros_like(gradient)
-        if init == "first":
-            start = optax.tree.where(state.count == 0, gradient, start)
-        difference = optax.tree.sub(gradient, start)
-        median = optax.tree.add(start, step(difference, radius))  # m_{t+1} = m_t + P_tau(g_t - m_t)
-        kept = optax.tree.cast_like(median, state.median) if memory else None
-        new_state = ScaleByMedianTrackingState(count=optax.safe_increment(state.count), median=kept)
-        return optax.tree.cast_like(median, updates), new_state
-
-    return optax.GradientTransformation(init_fn, update_fn)
+    return _track("scale_by_median_tracking", tau, step, init=init, memory=memory, accumulator_dtype=accumulator_dtype)
 
 
 def median_tracking_sgd(
@@ -157,10 +130,9 @@ def median_tracking_sgd(
         Schaipp et al., "SGD with Clipping is Secretly Estimating the Median Gradient", 2024, arXiv:2402.12828.
     """
     refuse_arrays(mask=mask)
-    check_step(step, "median_tracking_sgd")
     return in_float32(
         optax.chain(
-            scale_by_median_tracking(tau, step, init=init, accumulator_dtype=accumulator_dtype),
+            _track("median_tracking_sgd", tau, step, init=init, accumulator_dtype=accumulator_dtype),
             add_decay("median_tracking_sgd", weight_decay, mask),
             optax.scale_by_learning_rate(learning_rate),  # x_{t+1} = x_t - lr m_{t+1}
         )
@@ -208,12 +180,51 @@ def clipped_sgd(
     """
     check_range("momentum", momentum, 0.0, 1.0, high_open=True)
     refuse_arrays(mask=mask)
-    check_step(step, "clipped_sgd")
     return in_float32(
         optax.chain(
-            scale_by_median_tracking(tau, step, memory=False),
+            _track("clipped_sgd", tau, step, memory=False),
             optax.identity() if momentum is None else optax.trace(momentum),
             add_decay("clipped_sgd", weight_decay, mask),
             optax.scale_by_learning_rate(learning_rate),
         )
     )
+
+
+def _track(
+    method: str,
+    tau: optax.ScalarOrSchedule,
+    step: StepTowardsMedian | None,
+    *,
+    init: Literal["zeros", "first"] = "zeros",
+    memory: bool = True,
+    accumulator_dtype: Any | None = None,
+) -> optax.GradientTransformation:
+    """`scale_by_median_tracking`, with errors that name the method that a user called."""
+    refuse_arrays(step=step, init=init, memory=memory, accumulator_dtype=accumulator_dtype)
+    check_step(step, method)
+    check_range("tau", tau, 0.0, low_open=True)
+    if init not in ("zeros", "first"):
+        raise ValueError(f"init must be 'zeros' or 'first', got {init!r}")
+    if init == "first" and not memory:
+        raise ValueError("init must be 'zeros' with memory=False, which starts every step from there, got 'first'")
+    step = proximal_l2() if step is None else step
+
+    def init_fn(params):
+        refuse_complex(params, method)
+        median = optax.tree.zeros_like(params, dtype=accumulator_dtype) if memory else None
+        return ScaleByMedianTrackingState(count=jnp.zeros([], jnp.int32), median=median)
+
+    def update_fn(updates, state, params=None):
+        del params
+        radius = tau(state.count) if callable(tau) else tau
+        gradient = widen(updates)
+        start = widen(state.median) if memory else optax.tree.zeros_like(gradient)
+        if init == "first":
+            start = optax.tree.where(state.count == 0, gradient, start)
+        difference = optax.tree.sub(gradient, start)
+        median = optax.tree.add(start, step(difference, radius))  # m_{t+1} = m_t + P_tau(g_t - m_t)
+        kept = optax.tree.cast_like(median, state.median) if memory else None
+        new_state = ScaleByMedianTrackingState(count=optax.safe_increment(state.count), median=kept)
+        return optax.tree.cast_like(median, updates), new_state
+
+    return optax.GradientTransformation(init_fn, update_fn)

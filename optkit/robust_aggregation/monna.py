@@ -9,6 +9,7 @@ import jax
 import optax
 
 from optkit.core.checks import check_range
+from optkit.core.complex_numbers import refuse_complex
 from optkit.core.extra_args import require_params
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
@@ -72,8 +73,12 @@ def monna(
     local = optax.chain(optax.ema(b1, debias=False), optax.scale_by_learning_rate(learning_rate))
     exchange = gossip(local, topology, axis_name=axis_name, mixing=robust_mix(nearest) if mixing is None else mixing)
 
+    def init_fn(params):
+        refuse_complex(params, "monna", functions=True)
+        return exchange.init(params)
+
     def update_fn(updates, state, params=None, **extra_args):
         require_params(params, "monna")
         return exchange.update(updates, state, params, **extra_args)
 
-    return in_float32(optax.GradientTransformationExtraArgs(exchange.init, update_fn))
+    return in_float32(optax.GradientTransformationExtraArgs(init_fn, update_fn))

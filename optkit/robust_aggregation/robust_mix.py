@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from optax.experimental import aggregating
 
+from optkit.core.complex_numbers import refuse_complex
 from optkit.decentralized.mixing import Mixing, require_size
 from optkit.robust_aggregation.selection import is_stateless
 
@@ -49,6 +50,7 @@ def robust_mix(aggregator: aggregating.Aggregator) -> Mixing:
 
     def mixing(tree, topology, axis_name, *, step=0, links=None):
         require_size(topology, axis_name)
+        refuse_complex(tree, "robust_mix")
         leaves, treedef = jax.tree.flatten(tree)
         own = {i: x for i, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.floating)}
 

@@ -5,6 +5,7 @@ import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+import optkit
 from optkit.core import proximal
 
 SHAPES = {"kernel": (4, 3), "bias": (5,), "scalar": ()}
@@ -121,6 +122,31 @@ def test_leaves_outside_the_mask_stay():
 def test_a_negative_weight_is_named(make, name):
     with pytest.raises(ValueError, match=rf"{name} must be in \[0, inf\], got -1"):
         make(-1.0)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda prox: optkit.nids(0.1, optkit.ring(3), prox=prox, axis_name="workers"),
+        lambda prox: optkit.proximal_gradient_tracking(0.1, optkit.ring(3), prox, axis_name="workers"),
+        lambda prox: optkit.compressed_proximal_tracking(
+            0.1, optkit.ring(3), prox, optkit.top_k(0.5), axis_name="workers"
+        ),
+        lambda prox: optkit.prox_masked(prox, None),
+    ],
+)
+@pytest.mark.parametrize("prox", [optkit.proximal_l1(), optkit.subgradient_l2(), 0.1])
+def test_a_step_towards_a_median_is_no_proximal_map(build, prox):
+    with pytest.raises(
+        TypeError, match=r"must be the proximal map of a penalty or a constraint, such as optkit.prox_l"
+    ):
+        build(prox)
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_complex_leaves_are_refused(name):
+    with pytest.raises(TypeError, match="hold the real and imaginary parts as two leaves"):
+        PENALTIES[name][0]({"w": jnp.ones(2, jnp.complex64)}, 0.5)
 
 
 def test_bounds_in_the_wrong_order_are_named():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import optkit
-from optkit.core.rows import over_rows, psum
+from optkit.core.rows import over_rows, psum, require_rows
 
 
 def spread(row, weight, *, axis_name):
@@ -39,3 +39,10 @@ def test_sums_over_stacked_rows_are_those_over_workers(dtype):
     stacked = over_rows(psum, None)(rows)
     np.testing.assert_array_equal(workers(rows), stacked)
     np.testing.assert_array_equal(stacked, np.sum(rows, axis=0))
+
+
+@pytest.mark.parametrize("rows", [{"a": jnp.ones((2, 3)), "b": jnp.ones(3)}, {"a": jnp.ones(2), "b": jnp.ones([])}])
+def test_gradients_without_equal_leading_axes_are_named(rows):
+    with pytest.raises(ValueError, match=r"method takes gradients with a leading axis, .*got leaves of shapes \(2"):
+        require_rows(rows, "method")
+    require_rows({}, "method")

@@ -200,3 +200,26 @@ def test_wrong_hyperparameters_are_named(arguments, message):
 def test_missing_full_gradients_are_named(rescaling):
     with pytest.raises(TypeError, match="class_normalized needs the extra argument full_grads"):
         aggregate(class_gradients(), rescaling=rescaling)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_gradients_have_units_at_any_scale(scale):
+    tx = optkit.class_normalized(0.0)
+    gradients = scale * jnp.array([[3.0, 4.0], [0.0, -1.0]])
+    np.testing.assert_allclose(tx.update(gradients, tx.init(None))[0], [0.6, -0.2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("rescaling", ["none", "projection", "code"])
+def test_no_ranks_or_dtypes_are_promoted(rescaling):
+    rows = {"kernel": jnp.ones((3, 2, 4)), "bias": jnp.ones((3, 4))}
+    tx = optkit.class_normalized(rescaling=rescaling)
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+        tx.update(rows, tx.init(None), full_grads=rows)
+
+
+def test_what_it_cannot_take_is_named():
+    tx = optkit.class_normalized()
+    with pytest.raises(ValueError, match="class_normalized takes gradients with a leading axis"):
+        tx.update({"a": jnp.ones((2, 3)), "b": jnp.ones(3)}, tx.init(None))
+    with pytest.raises(TypeError, match="class_normalized works on real parameters"):
+        tx.update(jnp.ones((2, 3), jnp.complex64), tx.init(None))

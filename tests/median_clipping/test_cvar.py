@@ -265,3 +265,31 @@ def test_a_missing_loss_is_named(method):
     tx = method(0.1)
     with pytest.raises(TypeError, match=f"{method.__name__} needs the extra argument value: .*value=loss"):
         tx.update(jnp.ones(2), tx.init(jnp.ones(2)), jnp.ones(2))
+
+
+@pytest.mark.parametrize("method", [optkit.cvar_prox_linear, optkit.cvar_subgradient])
+def test_losses_that_are_nan_are_seen_and_other_shapes_named(method):
+    tx = method(0.1)
+    params = jnp.ones(2)
+    updates, state = tx.update(params, tx.init(params), params, value=jnp.nan)
+    assert jnp.all(jnp.isnan(updates))
+    assert jnp.isnan(state.alpha)
+    with pytest.raises(
+        ValueError, match=rf"{method.__name__} needs one loss as value, got shape \(3,\): per_sample=True"
+    ):
+        tx.update(params, tx.init(params), params, value=jnp.ones(3))
+    per_sample = method(0.1, per_sample=True)
+    with pytest.raises(ValueError, match=rf"{method.__name__} takes gradients with a leading axis"):
+        per_sample.update(jnp.ones((3, 2)), per_sample.init(params), params, value=1.0)
+    with pytest.raises(TypeError, match=rf"{method.__name__} works on real parameters"):
+        tx.init(jnp.ones(2, jnp.complex64))
+
+
+@pytest.mark.parametrize("method", [optkit.cvar_prox_linear, optkit.cvar_subgradient])
+def test_cvar_promotes_no_ranks_or_dtypes(method):
+    params = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
+    rows = jax.tree.map(lambda p: jnp.stack([p, -p, 2 * p]), params)
+    tx = method(0.1, per_sample=True)
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+        updates, _ = tx.update(rows, tx.init(params), params, value=jnp.array([1.0, 2.0, 3.0]))
+    assert jax.tree.map(jnp.shape, updates) == jax.tree.map(jnp.shape, params)

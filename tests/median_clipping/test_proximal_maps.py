@@ -140,6 +140,35 @@ def test_huge_tau_reaches_the_gradient(name):
 
 
 @pytest.mark.parametrize(
+    "build",
+    [
+        lambda step: optkit.clipped_sgd(1.0, 0.5, step),
+        lambda step: optkit.median_tracking_sgd(1.0, 0.5, step),
+        lambda step: optkit.scale_by_median_tracking(0.5, step),
+        lambda step: optkit.proximal_median(0.5, step),
+        lambda step: optkit.proximal_median_sgd(1.0, 0.5, step),
+        lambda step: optkit.proximal_pass(jnp.zeros(1), jnp.ones((2, 1)), 1.0, step),
+    ],
+)
+@pytest.mark.parametrize("step", [optkit.prox_l1(1.0), optkit.prox_masked(optkit.prox_box(0.0, 1.0), None), 0.9])
+def test_a_proximal_map_of_a_penalty_is_no_step_towards_a_median(build, step):
+    with pytest.raises(TypeError, match=r"must be a step towards a median, such as optkit.proximal_l1\(\)"):
+        build(step)
+
+
+def test_the_message_names_the_method_and_what_it_got():
+    message = r"step of clipped_sgd must .*, got optkit.prox_l1\(...\), the proximal map of a penalty"
+    with pytest.raises(TypeError, match=message):
+        optkit.clipped_sgd(1.0, 0.5, optkit.prox_l1(1.0))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_complex_differences_are_refused(name):
+    with pytest.raises(TypeError, match="works on real parameters"):
+        ALL[name](jnp.ones(2, jnp.complex64), 0.5)
+
+
+@pytest.mark.parametrize(
     ("build", "message"),
     [
         (lambda: optkit.proximal_huber(0.0), r"threshold must be in \(0, inf\], got 0.0"),

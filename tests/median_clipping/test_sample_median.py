@@ -46,7 +46,7 @@ AGGREGATORS = {
     "coordinate": optkit.coordinate_median,
     "coordinate_omit": functools.partial(optkit.coordinate_median, nan_policy="omit"),
     "geometric": optkit.geometric_median,
-    "geometric_zeros": functools.partial(optkit.geometric_median, 3, 0.1, start="zeros"),
+    "geometric_zeros": functools.partial(optkit.geometric_median, 3, 0.1, tolerance=0, start="zeros"),
     "geometric_median": functools.partial(optkit.geometric_median, start="median", nan_policy="omit"),
     "geometric_per_leaf": functools.partial(optkit.geometric_median, per_leaf=True),
     "proximal_l2": functools.partial(optkit.proximal_median, falling),
@@ -163,7 +163,7 @@ def with_rows(rows, values):
 ROBUST = {
     "coordinate": optkit.coordinate_median(),
     "geometric": optkit.geometric_median(50),
-    "rfa": optkit.geometric_median(8, 0.1, start="zeros"),
+    "rfa": optkit.geometric_median(8, 0.1, tolerance=0, start="zeros"),
     "proximal": optkit.proximal_median(falling, passes=50),
     "proximal_from_zero": optkit.proximal_median(falling, passes=50, start="zeros"),
 }
@@ -188,6 +188,192 @@ def test_median_does_not_depend_on_the_order_of_rows_and_moves_with_them(name):
     assert_close(aggregate(ROBUST[name], permuted), median, rtol=1e-12)
     moved = jax.tree.map(lambda x: 3 * x + 1, gradients)
     assert_close(aggregate(ROBUST[name], moved), jax.tree.map(lambda x: 3 * x + 1, median), rtol=1e-9)
+
+
+def bound(rows, bad):
+    """The most that bad rows may make of the longest other row."""
+    return 2 * (1 - bad / rows) / (1 - 2 * bad / rows)
+
+
+def length(x):
+    return np.linalg.norm(np.asarray(x, np.float64), axis=-1)
+
+
+def honest_rows(rng, rows, size):
+    normal = rng.normal(size=(rows, size))
+    with_zeros, twins = normal.copy(), normal.copy()
+    with_zeros[::2] = 0
+    twins[1:2] = twins[0]
+    one_hot = np.eye(max(rows, size))[:rows, :size]
+    return [normal, with_zeros, twins, one_hot, 100 + normal, rng.standard_cauchy(size=(rows, size))]
+
+
+def bad_rows(rng, honest, rows, far):
+    """Rows that are far away together or apart, or near where the median is."""
+    size = honest.shape[1]
+    axis = np.eye(1, size)
+    reversed_sum = -honest.sum(axis=0) / max(np.linalg.norm(honest.sum(axis=0)), 1e-9)
+    return [
+        far * np.repeat(axis, rows, axis=0),
+        far * axis * np.where(np.arange(rows) % 2, 1, -1)[:, None],
+        far * rng.normal(size=(rows, size)) / (3 * size),
+        far * np.repeat(reversed_sum[None], rows, axis=0),
+        axis * far ** np.linspace(0, 1, rows)[:, None],
+        np.repeat(np.median(honest, axis=0)[None], rows, axis=0) + 1e-7 * axis,
+        np.zeros((rows, size)),
+    ]
+
+
+def attacked(rows, bad, size):
+    """Rows of which the last are bad, for many honest ones, attacks, distances and scales, in float32."""
+    rng = np.random.default_rng(0)
+    return np.stack(
+        [
+            np.concatenate([scale * honest, (1 if far == 1e38 else scale) * attack]).astype(np.float32)
+            for honest in honest_rows(rng, rows - bad, size)
+            for scale, far in [(1e-20, 1e3), (1e-20, 1e38), (1.0, 1.0), (1.0, 1e6), (1.0, 1e38), (1e30, 1e6)]
+            for attack in bad_rows(rng, honest, bad, far)
+        ]
+    )
+
+
+@pytest.mark.parametrize(("rows", "bad", "size"), [(3, 1, 1), (4, 1, 2), (11, 4, 10), (11, 5, 3), (20, 9, 50)])
+def test_no_outlier_moves_the_geometric_median_far_at_any_scale(rows, bad, size):
+    gradients = attacked(rows, bad, size)
+    aggregator = optkit.geometric_median()
+    medians = jax.jit(jax.vmap(lambda rows: aggregator.update(rows, aggregator.init(None))[0]))(gradients)
+    longest = length(gradients[:, : rows - bad]).max(axis=1)
+    assert np.all(length(medians) <= np.where(longest > 0, bound(rows, bad) * longest, 0))
+
+
+@pytest.mark.parametrize("layout", ["gather", "transpose"])
+def test_no_outlier_moves_the_geometric_median_of_workers_far(layout):
+    gradients = attacked(WORKERS, 3, 10)
+    aggregator = optkit.geometric_median(axis_name="workers", layout=layout)
+    of_workers = jax.vmap(lambda row: aggregator.update(row, aggregator.init(None))[0], axis_name="workers")
+    medians = jax.jit(jax.vmap(of_workers))(gradients)
+    longest = length(gradients[:, :5]).max(axis=1)
+    assert np.all(length(medians) <= bound(WORKERS, 3) * longest[:, None])
+
+
+def test_four_attackers_of_eleven_move_it_little():
+    rng = np.random.default_rng(1)
+    honest = rng.normal(size=(7, 10))
+    honest *= 4.2 / length(honest).max()
+    attack = rng.normal(size=10)
+    gradients = np.concatenate([honest, np.repeat(1e6 * attack[None] / length(attack), 4, axis=0)])
+    median = aggregate(optkit.geometric_median(), jnp.asarray(gradients, jnp.float32))
+    assert length(median) < 4.7 * 4.2
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1.0, 1e30])
+def test_geometric_median_scales_with_the_rows(scale):
+    gradients = jax.random.normal(jax.random.key(12), (7, 10))
+    median = aggregate(optkit.geometric_median(), gradients)
+    scaled = aggregate(optkit.geometric_median(), scale * gradients)
+    np.testing.assert_allclose(scaled / scale, median, rtol=1e-4, atol=1e-5)
+
+
+def test_geometric_median_leaves_a_row_that_it_starts_from_and_stays_at_one_that_it_is():
+    leaves = jnp.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])  # the coordinate-wise median is the first
+    np.testing.assert_allclose(aggregate(optkit.geometric_median(), leaves), (3 - np.sqrt(3)) / 6, rtol=1e-4)
+    stays = jnp.array([[0.0, 0.0], [1.0, 0.2], [-1.0, 0.2]])  # an angle above 120 degrees
+    np.testing.assert_allclose(aggregate(optkit.geometric_median(), stays), 0.0, atol=1e-5)
+    equal = jnp.array([[1.0, 2.0], [1.0, 2.0], [1.0, 2.0], [5.0, 9.0]])
+    np.testing.assert_array_equal(aggregate(optkit.geometric_median(), equal), equal[0])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_geometric_median_of_16_bits_is_that_of_32(dtype):
+    gradients = jax.random.normal(jax.random.key(13), (7, 10)).astype(dtype)
+    wide = aggregate(optkit.geometric_median(), gradients.astype(jnp.float32))
+    np.testing.assert_array_equal(aggregate(optkit.geometric_median(), gradients), wide.astype(dtype))
+
+
+def weiszfeld(rows, iterations, smoothing):
+    center = np.zeros(rows.shape[1])
+    for _ in range(iterations):
+        weights = 1 / np.maximum(np.linalg.norm(rows - center, axis=1), smoothing)
+        center = weights @ rows / weights.sum()
+    return center
+
+
+@pytest.mark.usefixtures("x64")
+def test_without_tolerance_all_iterations_run_and_have_a_gradient():
+    rows = jax.random.normal(jax.random.key(14), (5, 3))
+    for iterations in (1, 4):
+        rfa = optkit.geometric_median(iterations, 0.1, tolerance=0, start="zeros")
+        np.testing.assert_allclose(aggregate(rfa, rows), weiszfeld(np.asarray(rows), iterations, 0.1), rtol=1e-12)
+
+    for smoothing in (None, 0.1):
+        aggregator = optkit.geometric_median(4, smoothing, tolerance=0)
+        loss = jax.jit(lambda rows: jnp.sum(aggregator.update(rows, aggregator.init(None))[0] ** 2))  # noqa: B023
+        direction = jax.random.normal(jax.random.key(15), rows.shape)
+        slope = (loss(rows + 1e-6 * direction) - loss(rows - 1e-6 * direction)) / 2e-6
+        np.testing.assert_allclose(jnp.sum(jax.grad(loss)(rows) * direction), slope, rtol=1e-6)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_smaller_tolerance_comes_nearer():
+    rows = jax.random.normal(jax.random.key(16), (9, 20))
+    exact = aggregate(optkit.geometric_median(3000, tolerance=0), rows)
+    errors = [
+        jnp.linalg.norm(aggregate(optkit.geometric_median(tolerance=tolerance), rows) - exact)
+        for tolerance in (1e-1, jnp.array(1e-3), 1e-6)
+    ]
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] < 1e-5
+
+
+@pytest.mark.parametrize("nan_policy", ["propagate", "omit"])
+def test_geometric_median_of_bad_rows_only_is_nan(nan_policy):
+    aggregator = optkit.geometric_median(nan_policy=nan_policy)
+    assert jnp.all(jnp.isnan(aggregate(aggregator, jnp.full((3, 2), jnp.nan))))
+    nobody, _ = aggregator.update(jnp.ones((3, 2)), aggregator.init(None), present=jnp.zeros(3, bool))
+    assert jnp.all(jnp.isnan(nobody))
+    _, bad = with_bad_row(jnp.inf)
+    assert nan_policy == "omit" or jnp.all(jnp.isnan(vector(aggregate(aggregator, bad))))
+
+
+@pytest.mark.parametrize(
+    "build", [optkit.coordinate_median, optkit.geometric_median, functools.partial(optkit.proximal_median, 1.0)]
+)
+def test_complex_rows_are_refused(build):
+    aggregator = build()
+    with pytest.raises(TypeError, match=r"_median works on real parameters, .*split_real_and_imaginary"):
+        aggregator.update(jnp.ones((3, 2), jnp.complex64), aggregator.init(None))
+
+
+@pytest.mark.parametrize("factory", [optkit.coordinate_median_sgd, optkit.geometric_median_sgd])
+def test_injected_bare_it_gives_the_plain_numbers(factory):
+    gradients, params = draw(17, 5), jax.tree.map(lambda x: x[0], draw(18, 1))
+    plain, injected = factory(0.1), optax.inject_hyperparams(factory)(0.1)
+    assert_close(
+        injected.update(gradients, injected.init(params), params)[0],
+        plain.update(gradients, plain.init(params), params)[0],
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
+@pytest.mark.parametrize(
+    ("build", "name"),
+    [
+        (lambda: optax.inject_hyperparams(optkit.geometric_median_sgd)(0.1, iterations=3), "iterations"),
+        (lambda: optax.inject_hyperparams(optkit.proximal_median_sgd)(0.1, 1.0, passes=3), "passes"),
+    ],
+)
+def test_injected_counts_are_refused(build, name):
+    with pytest.raises(TypeError, match=rf"{name} cannot be an array, .* static_args"):
+        build().init(jnp.ones(2))
+
+
+def test_leaves_with_other_numbers_of_rows_are_named():
+    aggregator = optkit.coordinate_median()
+    with pytest.raises(
+        ValueError, match=r"coordinate_median takes gradients with a leading axis, .* \(16, 2\), \(3,\)"
+    ):
+        aggregator.update({"a": jnp.ones((16, 2)), "b": jnp.ones(3)}, aggregator.init(None))
 
 
 def with_bad_row(value):
@@ -273,6 +459,7 @@ def test_decay_spares_masked_leaves():
         (lambda: optkit.coordinate_median(nan_policy="raise"), "nan_policy must be one of 'propagate', 'omit', got 'r"),
         (lambda: optkit.geometric_median(0), "iterations must be a positive integer, got 0"),
         (lambda: optkit.geometric_median(smoothing=0.0), r"smoothing must be in \(0, inf\], got 0.0"),
+        (lambda: optkit.geometric_median(tolerance=-1.0), r"tolerance must be in \[0, inf\], got -1.0"),
         (lambda: optkit.geometric_median(start="ones"), "start must be one of 'zeros', 'mean', 'median', got 'ones'"),
         (lambda: optkit.geometric_median(nan_policy="raise"), "nan_policy must be one of"),
         (lambda: optkit.proximal_median(0.0), r"tau must be in \(0, inf\], got 0.0"),

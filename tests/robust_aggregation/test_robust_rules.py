@@ -63,7 +63,9 @@ RULES = {
     ),
     "bucketing": functools.partial(optkit.bucketing, optkit.geometric_median(5), 2, key=3),
     "coordinate_median": functools.partial(optkit.coordinate_median, nan_policy="omit"),
-    "geometric_median": functools.partial(optkit.geometric_median, 8, 0.1, start="zeros", nan_policy="omit"),
+    "geometric_median": functools.partial(
+        optkit.geometric_median, 8, 0.1, tolerance=0, start="zeros", nan_policy="omit"
+    ),
 }
 
 
@@ -132,6 +134,52 @@ def test_transposed_workers_send_two_rows(name, statistics, dtype):
 
 def with_attackers(honest, value):
     return jax.tree.map(lambda x: jnp.concatenate([x, jnp.full((BYZANTINE, *x.shape[1:]), value, x.dtype)]), honest)
+
+
+@pytest.mark.parametrize("name", [name for name in RULES if name != "bucketing"])
+def test_too_few_finite_rows_give_nan(name):
+    rows, aggregator = draw(13), RULES[name]()
+    state = aggregator.init(row_of(rows))
+
+    def with_bad_rows(value, bad):
+        return jax.tree.map(lambda x: jax.vmap(lambda row, spoilt: jnp.where(spoilt, value, row))(x, bad), rows)
+
+    worker = jnp.arange(WORKERS)
+    values, bad = jnp.array([jnp.nan, jnp.inf, jnp.nan, jnp.inf]), jnp.stack([worker > 0] * 2 + [worker >= 0] * 2)
+    aggregates = jax.jit(jax.vmap(lambda *bad: aggregator.update(with_bad_rows(*bad), state)[0]))(values, bad)
+    finite = np.isfinite(vectors(aggregates))
+    # With one good row: these leave rows out that are not finite.
+    left_out = {"coordinate_median": [True, False], "geometric_median": [True, True], "centered_clip": [True, True]}
+    expected = np.array([*left_out.get(name, [False, False]), False, False])
+    np.testing.assert_array_equal(finite, np.broadcast_to(expected[:, None], finite.shape))
+
+
+@pytest.mark.parametrize("name", [name for name in RULES if name not in ("bucketing", "centered_clip")])
+def test_rules_scale_with_the_rows(name):
+    rule = optkit.geometric_median if name == "geometric_median" else RULES[name]  # the other one smooths by 0.1
+    rows, aggregator, scales = draw(14), rule(), jnp.array([1.0, 1e-25, 1e25])
+
+    def aggregate_scaled(scale):
+        scaled = jax.tree.map(lambda x: scale * x, rows)
+        return aggregator.update(scaled, aggregator.init(row_of(rows)))[0]
+
+    aggregates = vectors(jax.jit(jax.vmap(aggregate_scaled))(scales)) / scales[:, None]
+    np.testing.assert_allclose(aggregates[1:], np.stack([aggregates[0]] * 2), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_complex_rows_are_refused(name):
+    rows, aggregator = jnp.ones((WORKERS, 2), jnp.complex64), RULES[name]()
+    with pytest.raises(TypeError, match=r"works on real parameters, .*split_real_and_imaginary"):
+        aggregator.update(rows, aggregator.init(rows[0]))
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_no_ranks_or_dtypes_are_promoted(name):
+    rows = draw(15)
+    aggregator = RULES[name]()
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+        jax.eval_shape(lambda rows: aggregator.update(rows, aggregator.init(row_of(rows)))[0], rows)
 
 
 COORDINATEWISE = ("trimmed_mean", "meamed", "phocas", "coordinate_median")
@@ -362,6 +410,45 @@ def too_few(aggregator, rows):
 def test_wrong_arguments_are_named(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize(
+    ("build", "name"),
+    [
+        (optkit.trimmed_mean, "byzantine"),
+        (lambda x: optkit.krum(1, x), "selected"),
+        (lambda x: optkit.krum(1, neighbors=x), "neighbors"),
+        (lambda x: optkit.centered_clip(1.0, x), "iterations"),
+        (lambda x: optkit.self_centered_clip(1.0, x), "iterations"),
+        (lambda x: optkit.bucketing(optkit.aksel(), x, key=0), "size"),
+        (lambda x: optkit.per_row(optax.identity(), x), "rows"),
+        (lambda x: optkit.robust_sgd(0.1, optkit.aksel(), 0.9, workers=x), "workers"),
+        (lambda x: optkit.robust_sgd(0.1, optkit.aksel(), mask=x), "mask"),
+        (lambda x: optkit.under_attack(optkit.sign_flip, x), "byzantine"),
+    ],
+)
+def test_static_arguments_are_no_arrays(build, name):
+    with pytest.raises(TypeError, match=rf"{name} cannot be an array, .*static_args"):
+        build(jnp.array(2))
+
+
+def test_the_last_workers_draw_by_a_key_that_may_be_traced():
+    rows = jnp.ones((4, 2))
+
+    def sent(key):
+        tx = optkit.under_attack(lambda honest, key: optkit.gaussian_noise(honest, 1.0, key), 1, key=key)
+        return tx.update(rows, tx.init(None))[0]
+
+    np.testing.assert_array_equal(jax.jit(sent)(3), sent(3))
+    np.testing.assert_array_equal(sent(jax.random.key(3)), sent(3))
+
+
+def test_monna_names_itself_without_parameters_and_for_complex_ones():
+    tx = optkit.monna(0.1, optkit.complete(4), byzantine=1, axis_name="workers")
+    with pytest.raises(ValueError, match="monna needs the parameters"):
+        tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
+    with pytest.raises(TypeError, match="monna works on real parameters"):
+        tx.init(jnp.ones(2, jnp.complex64))
 
 
 @pytest.mark.parametrize("rule", [optkit.nearest_neighbor_average(1), optkit.self_centered_clip(1.0)])
