@@ -32,6 +32,7 @@ def proximal_pass(median: Any, samples: Any, tau: jax.typing.ArrayLike, step: St
         The next estimate.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> import optkit
         >>> samples = jnp.array([[2.0], [3.0], [-50.0], [2.5]])
         >>> optkit.proximal_pass(jnp.zeros(1), samples, tau=4.0)
@@ -86,6 +87,7 @@ def proximal_median(
         ValueError: if an argument is out of its range.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> import optkit
         >>> aggregator = optkit.proximal_median(lambda k: 10 / (k + 1), optkit.proximal_quantile(0.7), passes=100)
         >>> gradients = jnp.array([[1.0, 2.0], [3.0, 1.0], [100.0, 3.0], [4.0, 6.0], [2.0, 9.0]])
@@ -148,6 +150,7 @@ def proximal_median_sgd(
         ValueError: if an argument is out of its range.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> import optkit
         >>> tx = optkit.proximal_median_sgd(0.5, lambda k: 10 / (k + 1), optkit.proximal_quantile(0.7), passes=100)
         >>> params = jnp.zeros(2)
