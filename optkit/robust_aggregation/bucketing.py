@@ -51,7 +51,7 @@ def bucket_means(
 
     def places(x):
         padding = (0, buckets * size - count), *((0, 0),) * (x.ndim - 1)
-        shuffled = jnp.pad(x[permutation], padding)
+        shuffled = jnp.pad(jnp.take(x, permutation, axis=0), padding)  # indexing asks for int64 where 2**31 entries are
         return [shuffled[k::size] for k in range(size)]
 
     members = functools.reduce(jnp.add, places(taking_part.astype(jnp.int32)))
