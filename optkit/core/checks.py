@@ -4,6 +4,7 @@ import math
 import numbers
 from typing import Any
 
+import jax
 import numpy as np
 
 
@@ -58,3 +59,39 @@ def check_count(name: str, value: Any) -> None:
     number = np.asarray(value)
     if not np.all((number >= 1) & (number % 1 == 0)):
         raise ValueError(f"{name} must be a positive integer, got {value!r}")
+
+
+def check_period(name: str, value: Any) -> None:
+    """Raises unless a number of steps, with which a counter is compared, is a positive integer; arrays pass.
+
+    Args:
+        name: the argument's name, for the message.
+        value: what was given.
+
+    Raises:
+        ValueError: if it is neither an array of JAX, which may be traced, nor a positive integer.
+
+    Example:
+        >>> check_period("every", 8)
+    """
+    if not isinstance(value, jax.Array):
+        check_integer(name, value)
+
+
+def check_integer(name: str, value: Any, least: int = 1) -> None:
+    """Raises unless an argument on which a shape or the length of a loop depends is an integer.
+
+    Args:
+        name: the argument's name, for the message.
+        value: what was given.
+        least: the smallest value allowed; default 1.
+
+    Raises:
+        ValueError: if it is no integer of Python or NumPy (a float such as 2.0 is none), or too small.
+
+    Example:
+        >>> check_integer("size", 8)
+    """
+    if not isinstance(value, numbers.Integral) or value < least:
+        allowed = "a positive integer" if least == 1 else f"an integer of at least {least}"
+        raise ValueError(f"{name} must be {allowed}, got {value!r}")

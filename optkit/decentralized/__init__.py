@@ -194,7 +194,7 @@ def _diging(
     momentum: jax.typing.ArrayLike = 0.9,
     *,
     axis_name: str,
-    mixing: Mixing = mix,
+    mixing: Mixing | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """SGD with momentum behind `track_gradients`, and parameters mixed first: DIGing."""
     tracking = track_gradients(topology, axis_name=axis_name, mixing=mixing)

@@ -13,10 +13,10 @@ import numpy as np
 import optax
 
 from optkit.core import collectives
-from optkit.core.checks import check_count
+from optkit.core.checks import check_integer
 from optkit.core.precision import widen
 from optkit.decentralized.mixing import Mixing, extrapolate, links_by_round, mix, require_size
-from optkit.decentralized.topology import Topology, adjacency_of
+from optkit.decentralized.topology import Topology, adjacency_of, require_undirected
 
 
 def accelerated_mix(rounds: int, skeleton: nx.Graph | None = None) -> Mixing:
@@ -37,7 +37,8 @@ def accelerated_mix(rounds: int, skeleton: nx.Graph | None = None) -> Mixing:
         step or does not join all workers.
 
     Raises:
-        ValueError: if `rounds` is no positive integer.
+        ValueError: if `rounds` is no positive integer, or the skeleton directed.
+        TypeError: if `skeleton` is no graph of `networkx`.
 
     Example:
         >>> import jax
@@ -52,9 +53,11 @@ def accelerated_mix(rounds: int, skeleton: nx.Graph | None = None) -> Mixing:
         Metelev et al., "Is Consensus Acceleration Possible in Decentralized Optimization over Slowly Time-Varying
         Networks?", 2023, arXiv:2301.11817.
     """
-    check_count("rounds", rounds)
+    check_integer("rounds", rounds)
+    if skeleton is not None:
+        require_undirected(skeleton, "skeleton")
 
-    def mixing(tree, topology, axis_name, *, step=0, links=None):
+    def mixing(tree, topology, axis_name, *, step: int | jax.Array = 0, links=None):
         require_size(topology, axis_name)
         gap = _gap_that_stays(topology, skeleton)
         momentum = (1 - gap**0.5) / (1 + gap**0.5)  # b, with chi = 1 / gap

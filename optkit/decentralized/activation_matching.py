@@ -6,7 +6,7 @@ modulo Permutation Symmetries", 2022, arXiv:2209.04836.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,13 @@ from optkit.core.stacking import map_equal_shapes
 from optkit.decentralized.mixing import Mixing, require_size
 from optkit.decentralized.topology import Round
 
-Activations = Callable[[Any], Mapping[str, jax.Array]]
+
+class Activations(Protocol):
+    """A function that says what the units of a network do."""
+
+    def __call__(self, params: Any, /) -> Mapping[str, jax.Array]:
+        """Gives for each group of units the activations on one's own examples, the last axis over units."""
+        ...
 
 
 def match_units(own: jax.Array, other: jax.Array) -> jax.Array:
@@ -30,7 +36,8 @@ def match_units(own: jax.Array, other: jax.Array) -> jax.Array:
         other: those of the other layer, on the same examples.
 
     Returns:
-        For each of one's own units the number of the other's unit that goes with it, each number once.
+        For each of one's own units the number of the other's unit that goes with it, each number once. Any order where
+        an activation is not finite.
 
     Raises:
         ValueError: if shapes differ.
@@ -49,6 +56,8 @@ def match_units(own: jax.Array, other: jax.Array) -> jax.Array:
             f"activations must be alike and have axes over examples and units, got {own.shape}, {other.shape}"
         )
     correlation = jnp.einsum("ei,ej->ij", _standardize(own), _standardize(other), precision=jax.lax.Precision.HIGHEST)
+    # No assignment of NaN comes to an end.
+    correlation = jnp.where(jnp.all(jnp.isfinite(correlation)), correlation, 0)
     rows, columns = optax.assignment.hungarian_algorithm(-correlation)
     return jnp.zeros(len(rows), jnp.int32).at[rows].set(columns.astype(jnp.int32))
 
@@ -155,7 +164,7 @@ def activation_matched_mix(units: Any, activations: Activations) -> Mixing:
         arXiv:2404.08079.
     """
 
-    def matched(tree, topology, axis_name, *, step=0, links=None):
+    def matched(tree, topology, axis_name, *, step: int | jax.Array = 0, links=None):
         require_size(topology, axis_name)
 
         def exchange(rounds):
@@ -183,7 +192,7 @@ def _matched(
     received = [jax.tree.map(lambda x, p=p: jax.lax.ppermute(x, axis_name, p), tree) for p, _ in rounds]
 
     def difference(heard_and_received):
-        # What is not heard may be NaN, which no assignment ends with.
+        # What is not heard may be NaN.
         other = optax.tree.where(heard_and_received[0], heard_and_received[1], tree)
         return optax.tree.sub(widen(aligned(other)), wide)
 
@@ -200,6 +209,6 @@ def _matched(
 def _standardize(activations: jax.Array) -> jax.Array:
     """Gives each unit mean zero and length one over all examples; a constant one is zero."""
     flat = widen(activations).reshape(-1, activations.shape[-1])
-    centered = flat - jnp.mean(flat, axis=0)
-    length = jnp.linalg.norm(centered, axis=0)
+    centered = flat - jnp.mean(flat, axis=0, keepdims=True)
+    length = jnp.linalg.norm(centered, axis=0, keepdims=True)
     return centered / jnp.where(length > 0, length, 1)

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from optkit.core import collectives
-from optkit.core.checks import check_count
+from optkit.core.checks import check_integer
 from optkit.core.precision import widen
 from optkit.decentralized.mixing import Mixing, extrapolate, links_by_round, mix, require_size
 
@@ -46,9 +46,9 @@ def chebyshev_mix(rounds: int) -> Mixing:
         Scaman et al., "Optimal Algorithms for Smooth and Strongly Convex Distributed Optimization in Networks", 2017,
         arXiv:1702.08704.
     """
-    check_count("rounds", rounds)
+    check_integer("rounds", rounds)
 
-    def mixing(tree, topology, axis_name, *, step=0, links=None):
+    def mixing(tree, topology, axis_name, *, step: int | jax.Array = 0, links=None):
         del step  # the topology does not change
         require_size(topology, axis_name)
         if topology.period > 1 or not topology.is_symmetric:

@@ -11,6 +11,7 @@ import optax
 
 from optkit.core.checks import check_range
 from optkit.core.compressor import Compressor
+from optkit.core.extra_args import require_params
 from optkit.core.precision import widen
 from optkit.decentralized.compressed_exchange import (
     CompressedConsensusState,
@@ -18,7 +19,7 @@ from optkit.decentralized.compressed_exchange import (
     init_consensus,
     require_constant,
 )
-from optkit.decentralized.mixing import overwrite
+from optkit.decentralized.mixing import add_update, overwrite
 from optkit.decentralized.topology import Topology
 
 
@@ -62,7 +63,9 @@ def choco(
         compressed tree, in float32 at least, in each of the topology's rounds.
 
     Raises:
-        ValueError: if `gamma` is out of its range, or the topology changes from step to step.
+        ValueError: if `gamma` is out of its range, the topology changes from step to step, or `axis_name` is not one
+            name.
+        TypeError: if `topology` is no `Topology`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -80,17 +83,16 @@ def choco(
         Communication", 2019, arXiv:1902.00340.
     """
     check_range("gamma", gamma, 0.0, 1.0, low_open=True)
-    require_constant(topology, "choco")
+    require_constant(topology, axis_name, "choco")
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params):
         return ChocoState(sent=init_consensus(widen(params), compressor), inner=inner.init(params))
 
     def update_fn(updates, state, params=None, *, links=None, **extra_args):
-        if params is None:
-            raise ValueError("choco needs the parameters: call update(updates, state, params)")
-        updates, inner_state = inner.update(updates, state.inner, params, **extra_args)
-        moved = jax.tree.map(lambda x, u: x + u.astype(x.dtype), widen(params), updates)
+        require_params(params, "choco")
+        updates, inner_state = inner.update(updates, state.inner, params, links=links, **extra_args)
+        moved = jax.tree.map(add_update, widen(params), updates)
         new, sent = compressed_consensus(moved, state.sent, compressor, topology, axis_name, gamma, links)
         return overwrite(new, params), ChocoState(sent=sent, inner=inner_state)
 

@@ -13,8 +13,9 @@ import optax
 
 from optkit.core.compressor import Compressor
 from optkit.core.precision import widen
+from optkit.core.workers import check_axis_name
 from optkit.decentralized.mixing import require_size
-from optkit.decentralized.topology import Topology
+from optkit.decentralized.topology import Topology, require_topology
 
 
 class CompressedConsensusState(NamedTuple):
@@ -85,12 +86,15 @@ def exchange(
     return own, change
 
 
-def require_constant(topology: Topology, method: str) -> None:
+def require_constant(topology: Topology, axis_name: str, method: str) -> None:
     """Raises for periodic topologies: running sums of messages are sums over one set of neighbours.
 
     Raises:
-        ValueError: if the topology's period is more than one step.
+        ValueError: if the topology's period is more than one step, or `axis_name` is not one name.
+        TypeError: if it is no topology.
     """
+    require_topology(topology)
+    check_axis_name(axis_name)
     if topology.period > 1:
         raise ValueError(
             f"{method} keeps running sums of what its neighbours sent and needs the same neighbours in each step, got a"

@@ -13,6 +13,8 @@ import optax
 
 from optkit.core.checks import check_range
 from optkit.core.compressor import Compressor
+from optkit.core.extra_args import require_params
+from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
 from optkit.core.proximal import ProximalMap, check_proximal
 from optkit.decentralized.compressed_exchange import (
@@ -78,7 +80,9 @@ def compressed_proximal_tracking(
         kept.
 
     Raises:
-        ValueError: if a gamma is out of its range, or the topology changes from step to step.
+        ValueError: if a gamma is out of its range, the topology changes from step to step, or `axis_name` is not one
+            name.
+        TypeError: if `topology` is no `Topology`, or `prox` no function.
 
     Example:
         >>> import optkit
@@ -96,10 +100,11 @@ def compressed_proximal_tracking(
         Yan et al., "Compressed Decentralized Proximal Stochastic Gradient Method for Nonconvex Composite Problems with
         Heterogeneous Data", 2023, arXiv:2302.14252.
     """
+    refuse_arrays(prox=prox)
     check_proximal(prox, "compressed_proximal_tracking")
     check_range("gamma_x", gamma_x, 0.0, 1.0, low_open=True)
     check_range("gamma_y", gamma_y, 0.0, 1.0, low_open=True)
-    require_constant(topology, "compressed_proximal_tracking")
+    require_constant(topology, axis_name, "compressed_proximal_tracking")
 
     def init_fn(params):
         return CompressedProximalTrackingState(
@@ -112,16 +117,16 @@ def compressed_proximal_tracking(
 
     def update_fn(updates, state, params=None, *, links=None, **extra_args):
         del extra_args
-        if params is None:
-            raise ValueError("compressed_proximal_tracking needs the parameters: call update(updates, state, params)")
+        require_params(params, "compressed_proximal_tracking")
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
         tracked = jax.tree.map(lambda y, g, last: y + g - last, state.tracked, updates, state.gradient)
         tracked, gradients_sent = compressed_consensus(
             tracked, state.gradients_sent, compressor, topology, axis_name, gamma_y, links
         )
         moved = jax.tree.map(lambda x, y: x - jnp.asarray(rate, x.dtype) * y, params, tracked)
+        nearest = optax.tree.cast_like(prox(moved, rate), moved)
         new, params_sent = compressed_consensus(
-            prox(moved, rate), state.params_sent, compressor, topology, axis_name, gamma_x, links
+            nearest, state.params_sent, compressor, topology, axis_name, gamma_x, links
         )
         return overwrite(new, params), CompressedProximalTrackingState(
             count=optax.safe_increment(state.count),

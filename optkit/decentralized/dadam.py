@@ -12,9 +12,11 @@ import jax
 import optax
 
 from optkit.core.checks import check_range
+from optkit.core.decay import add_decay
+from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
-from optkit.decentralized.gossip import gossip
-from optkit.decentralized.mixing import Mixing, mix
+from optkit.decentralized.gossip import named_gossip
+from optkit.decentralized.mixing import Mixing
 from optkit.decentralized.topology import Topology
 
 
@@ -28,7 +30,7 @@ def dadam(
     mask: Any | None = None,
     *,
     axis_name: str,
-    mixing: Mixing = mix,
+    mixing: Mixing | None = None,
     combine_first: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """Takes a step of Adam with each worker's own gradients and moments, and mixes the parameters of neighbours.
@@ -54,7 +56,8 @@ def dadam(
         sends the parameters once in each round of the topology, in float32 at least.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range.
+        ValueError: if a hyperparameter is out of its range, or `axis_name` is not one name.
+        TypeError: if `topology` is no `Topology`, `mixing` no function, or `mask` an array.
 
     Example:
         >>> import jax.numpy as jnp
@@ -74,6 +77,8 @@ def dadam(
     check_range("b1", b1, 0.0, 1.0, high_open=True)
     check_range("b2", b2, 0.0, 1.0, high_open=True)
     check_range("eps", eps, 0.0)
-    check_range("weight_decay", weight_decay, 0.0)
-    adam = optax.chain(optax.add_decayed_weights(weight_decay, mask), optax.adam(learning_rate, b1, b2, eps))
-    return in_float32(gossip(adam, topology, axis_name=axis_name, mixing=mixing, combine_first=combine_first))
+    refuse_arrays(mask=mask)
+    adam = optax.chain(add_decay("dadam", weight_decay, mask), optax.adam(learning_rate, b1, b2, eps))
+    return in_float32(
+        named_gossip("dadam", adam, topology, axis_name=axis_name, mixing=mixing, combine_first=combine_first)
+    )

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optkit.core import keys
-from optkit.core.checks import check_count, check_range
+from optkit.core.checks import check_integer, check_range
 from optkit.core.precision import scalar_dtype, widen
 from optkit.decentralized.gossip_rates import GossipRates
 
@@ -213,7 +213,7 @@ def dadao(grad_fn: Callable[[Any, jax.Array, jax.Array], Any], rates: GossipRate
 
 def _sample(rates: GossipRates, key: int | jax.Array, count: int) -> DadaoEvents:
     """Draws the first events of all Poisson processes together: those of workers' gradients, and those of edges."""
-    check_count("count", count)
+    check_integer("count", count)
     wait_key, process_key, noise_key = jax.random.split(keys.typed(key), 3)
     rate = np.concatenate([np.ones(rates.size), rates.rates])
     workers = np.concatenate([np.tile(np.arange(rates.size, dtype=np.int32)[:, None], 2), rates.edges])

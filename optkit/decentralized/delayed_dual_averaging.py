@@ -12,8 +12,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optkit.core.checks import check_range
+from optkit.core.checks import check_integer, check_range
+from optkit.core.extra_args import require_params
+from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32, scalar_dtype
+from optkit.core.trees import copy
 from optkit.decentralized.mixing import overwrite
 
 
@@ -40,7 +43,7 @@ class DelayedDualAveragingState(NamedTuple):
 
 def delayed_dual_averaging(
     radius: jax.typing.ArrayLike,
-    max_delay: int = 0,
+    max_delay: int | None = None,
     slack: jax.typing.ArrayLike = 1e-8,
     *,
     optimistic: bool = False,
@@ -57,7 +60,7 @@ def delayed_dual_averaging(
     Args:
         radius: about how far from the start the solution lies, above 0: the rate is it over the square root of the lag.
         max_delay: how many gradients may arrive between reading the parameters and bringing a gradient, for the rate
-            to know it exactly; at least 0, default 0. A gradient that is older counts as if it knew none of the others,
+            to know it exactly; at least 0. None: 0. A gradient that is older counts as if it knew none of the others,
             and makes the rate smaller than it must be.
         slack: is added to the lag, above 0; default 1e-8. The theory's, for gradients of norm G that come up to tau
             late, is `(G * (2 * tau + 1)) ** 2`.
@@ -73,6 +76,7 @@ def delayed_dual_averaging(
 
     Raises:
         ValueError: if an argument is out of its range.
+        TypeError: if `max_delay` or `projection` is an array.
 
     Example:
         >>> tx = delayed_dual_averaging(1.0, max_delay=2)
@@ -90,31 +94,32 @@ def delayed_dual_averaging(
     """
     check_range("radius", radius, 0.0, low_open=True)
     check_range("slack", slack, 0.0, low_open=True)
-    if not isinstance(max_delay, int) or max_delay < 0:
-        raise ValueError(f"max_delay must be an integer of at least 0, got {max_delay!r}")
+    refuse_arrays(max_delay=max_delay, projection=projection)
+    kept = 0 if max_delay is None else max_delay
+    check_integer("max_delay", kept, least=0)
 
     def init_fn(params):
         dtype = scalar_dtype(params)
         return DelayedDualAveragingState(
             count=jnp.zeros([], jnp.int32),
-            start=jax.tree.map(jnp.copy, params),
+            start=copy(params),
             total=optax.tree.zeros_like(params),
             lag=jnp.zeros([], dtype),
-            norms=jnp.zeros(max_delay, dtype) if max_delay else None,
+            norms=jnp.zeros(kept, dtype) if kept else None,
             sum_of_norms=jnp.zeros([], dtype),
         )
 
     def update_fn(updates, state, params=None, *, issued_at=None, **extra_args):
         del extra_args
-        if params is None:
-            raise ValueError("delayed_dual_averaging needs the parameters: call update(updates, state, params)")
+        require_params(params, "delayed_dual_averaging")
         norm = jnp.asarray(optax.tree.norm(updates), state.lag.dtype)
         unknown = jnp.zeros_like(norm) if issued_at is None else _sum_since(state, state.count - issued_at)
         lag = state.lag + norm**2 + 2 * norm * unknown  # the lag of the gradients received
-        rate = radius / jnp.sqrt(slack + lag)  # the adaptive learning rate
+        # The adaptive learning rate. After an infinite gradient it would be zero, and parameters at the start for ever.
+        rate = jnp.where(jnp.isinf(lag), jnp.nan, radius / jnp.sqrt(slack + lag))
         total = optax.tree.add(state.total, updates)
         ahead = optax.tree.add(total, updates) if optimistic else total
-        new = jax.tree.map(lambda x, s: (x - rate * s).astype(x.dtype), state.start, ahead)
+        new = jax.tree.map(lambda x, s: x - rate.astype(x.dtype) * s, state.start, ahead)
         norms = None if state.norms is None else jnp.concatenate([norm[None], state.norms[:-1]])
         new_state = DelayedDualAveragingState(
             optax.safe_increment(state.count), state.start, total, lag, norms, state.sum_of_norms + norm

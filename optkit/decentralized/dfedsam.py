@@ -11,12 +11,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optkit.core.checks import check_count, check_range
-from optkit.core.extra_args import require_whole_tree, required
+from optkit.core.checks import check_period, check_range
+from optkit.core.decay import add_decay
+from optkit.core.extra_args import require_params, require_whole_tree, required
+from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
-from optkit.core.trees import mask_tree, unmask_tree
-from optkit.decentralized.gossip import gossip
-from optkit.decentralized.mixing import Mixing, mix
+from optkit.core.trees import mask_tree, unmask_tree, with_whole_tree
+from optkit.decentralized.gossip import named_gossip
+from optkit.decentralized.mixing import Mixing, choose_mixing
 from optkit.decentralized.topology import Topology
 
 _EXAMPLE = "grad_fn=lambda point: jax.grad(loss)(point, batch)"
@@ -37,20 +39,34 @@ class TraceOfRoundState(NamedTuple):
 def dfedsam(
     learning_rate: optax.ScalarOrSchedule,
     topology: Topology,
-    every: int,
+    every: int | jax.Array,
     rho: jax.typing.ArrayLike = 0.05,
     momentum: float | jax.Array = 0.9,
     weight_decay: float | jax.Array = 0.0,
     *,
     axis_name: str,
-    mixing: Mixing = mix,
+    mixing: Mixing | None = None,
     mask: Any | None = None,
+    trainable: Any | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Takes sharpness-aware steps on each worker's own data and mixes parameters once a round (DFedSAM).
 
     Flat minima of the workers lie nearer to each other than sharp ones, which matters where their data differ. With
     `mixing=repeated_mix(4)` it is DFedSAM-MGS. It comes last in a chain, since it overwrites parameters. Each step
     costs two gradients: do not take it where workers' data are alike, `gossip` does as well for half of that.
+
+    **Before it in a chain.** It descends along `grad_fn`, which has not seen what stands before it in a chain: that
+    acts on the direction of the ascent only. Clip inside `grad_fn`, both gradients alike, as the example does.
+
+    **Gradient accumulation.** Under `optax.MultiSteps` its `grad_fn` is called in each part, and must be that of all
+    parts together. In its place accumulate inside `grad_fn` by a scan over the parts, and update once::
+
+        def grad_fn(point):
+            def add(total, part):
+                return optax.tree.add(total, jax.grad(loss)(point, part)), None
+
+            total, _ = jax.lax.scan(add, optax.tree.zeros_like(point), parts)
+            return optax.tree.scale(1 / number_of_parts, total)
 
     Args:
         learning_rate: a positive number or a schedule over local steps. The paper's falls by 0.998 a round:
@@ -62,9 +78,10 @@ def dfedsam(
         momentum: decay of the sum of gradients of the round so far, in [0, 1); default 0.9.
         weight_decay: strength of the decay, which is added to the gradient behind the ascent, at least 0; default 0.
         axis_name: the axis over workers.
-        mixing: how values are mixed; default `mix`, one weighted mean.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that are trained and mixed.
-            The gradients of the others pass through. All by default.
+        mixing: how values are mixed; None: `mix`, one weighted mean.
+        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
+        trainable: tree of booleans, or a function that makes it from the parameters: the leaves that are trained and
+            mixed. The updates of the others are zero. All by default.
 
     Returns:
         An optimizer; its state is one number a parameter. `update` needs `grad_fn`, the gradient on this worker's own
@@ -72,14 +89,17 @@ def dfedsam(
         of the topology and each of `mixing`.
 
     Raises:
-        ValueError: if an argument is out of its range.
-        TypeError: from `update` without `grad_fn`, and inside `optax.masked` or `optax.partition`.
+        ValueError: if an argument is out of its range, or `axis_name` is not one name.
+        TypeError: if `topology` is no `Topology`, `mixing` no function, or `mask` or `trainable` an array; from
+            `update` without `grad_fn`, and inside `optax.masked` or `optax.partition`.
 
     Example:
         >>> import optkit
         >>> tx = optkit.dfedsam(0.1, optkit.ring(4), every=1, axis_name="workers")
+        >>> clip = optax.clip_by_global_norm(10.0)
         >>> def step(params, targets):
-        ...     grad_fn = jax.grad(lambda x: jnp.sum((x - targets) ** 2) / 2)
+        ...     def grad_fn(x):
+        ...         return clip.update(jax.grad(lambda x: jnp.sum((x - targets) ** 2) / 2)(x), clip.init(x))[0]
         ...     updates, _ = tx.update(grad_fn(params), tx.init(params), params, grad_fn=grad_fn)
         ...     return optax.apply_updates(params, updates)
         >>> step = optkit.on_workers(step, axis_name="workers", backend="vmap")
@@ -89,36 +109,53 @@ def dfedsam(
     Reference:
         Shi et al., "Improving the Model Consistency of Decentralized Federated Learning", 2023, arXiv:2302.04083.
     """
-    check_count("every", every)
+    check_period("every", every)
     check_range("rho", rho, 0.0)
     check_range("momentum", momentum, 0.0, 1.0, high_open=True)
     check_range("weight_decay", weight_decay, 0.0)
-    descent = optax.chain(
-        optax.add_decayed_weights(weight_decay),
-        _trace_of_round(momentum, every),
-        optax.scale_by_learning_rate(learning_rate),
-    )
-    local = _sharpness_aware(descent, rho)
-    rounds = gossip(local, topology, axis_name=axis_name, mixing=mixing, every=every)
+    refuse_arrays(mask=mask, trainable=trainable)
+    mixing = choose_mixing(mixing, topology, axis_name)
+
+    def build(mask, trainable):
+        descent = optax.chain(
+            add_decay("dfedsam", weight_decay, mask),
+            _trace_of_round(momentum, every),
+            optax.scale_by_learning_rate(learning_rate),
+        )
+        local = _sharpness_aware(descent, rho)
+        rounds = named_gossip("dfedsam", local, topology, axis_name=axis_name, mixing=mixing, every=every)
+
+        def init_fn(params):
+            return rounds.init(mask_tree(trainable, params))
+
+        def update_fn(updates, state, params=None, *, grad_fn: Any = None, links=None, **extra_args):
+            del extra_args
+
+            def inside_grad_fn(point):
+                return mask_tree(trainable, grad_fn(unmask_tree(point, params)))
+
+            inside, state = rounds.update(
+                mask_tree(trainable, updates),
+                state,
+                mask_tree(trainable, params),
+                grad_fn=inside_grad_fn,
+                links=links,
+            )
+            return unmask_tree(inside, optax.tree.zeros_like(updates)), state
+
+        return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+    tx = with_whole_tree(build, mask=mask, trainable=trainable)
 
     def init_fn(params):
         require_whole_tree(params, "dfedsam")
-        return rounds.init(mask_tree(mask, params))
+        return tx.init(params)
 
-    def update_fn(updates, state, params=None, *, grad_fn=None, links=None, **extra_args):
-        del extra_args
-        if params is None:
-            raise ValueError("dfedsam needs the parameters: call update(updates, state, params, grad_fn=...)")
-        gradients_at = required(grad_fn, "grad_fn", "dfedsam", _EXAMPLE)
+    def update_fn(updates, state, params=None, *, grad_fn=None, **extra_args):
+        require_params(params, "dfedsam")
+        required(grad_fn, "grad_fn", "dfedsam", _EXAMPLE)
         require_whole_tree(updates, "dfedsam")
-
-        def inside_gradients_at(point):
-            return mask_tree(mask, gradients_at(unmask_tree(point, params)))
-
-        inside, state = rounds.update(
-            mask_tree(mask, updates), state, mask_tree(mask, params), grad_fn=inside_gradients_at, links=links
-        )
-        return unmask_tree(inside, updates), state
+        return tx.update(updates, state, params, grad_fn=grad_fn, **extra_args)
 
     return in_float32(optax.GradientTransformationExtraArgs(init_fn, update_fn))
 
@@ -131,13 +168,13 @@ def _sharpness_aware(
     def update_fn(updates, state, params=None, *, grad_fn: Any = None, **extra_args):
         del extra_args
         length = rho / (optax.tree.norm(updates) + 1e-12)
-        point = jax.tree.map(lambda p, g: (p + length * g).astype(p.dtype), params, updates)  # the ascent
+        point = jax.tree.map(lambda p, g: p + jnp.asarray(length, p.dtype) * g, params, updates)  # the ascent
         return descent.update(grad_fn(point), state, params)
 
     return optax.GradientTransformationExtraArgs(descent.init, update_fn)
 
 
-def _trace_of_round(momentum: float | jax.Array, every: int) -> optax.GradientTransformation:
+def _trace_of_round(momentum: float | jax.Array, every: int | jax.Array) -> optax.GradientTransformation:
     """Is `optax.trace` that starts from zero in each round."""
     trace = optax.trace(momentum)  # pyright: ignore[reportArgumentType]
 
@@ -145,7 +182,8 @@ def _trace_of_round(momentum: float | jax.Array, every: int) -> optax.GradientTr
         return TraceOfRoundState(count=jnp.zeros([], jnp.int32), inner=trace.init(params))
 
     def update_fn(updates, state, params=None):
-        start = optax.tree.where(state.count % every == 0, trace.init(updates), state.inner)
+        begins = state.count % jnp.asarray(every, state.count.dtype) == 0
+        start = optax.tree.where(begins, trace.init(updates), state.inner)
         updates, inner = trace.update(updates, start, params)
         return updates, TraceOfRoundState(count=optax.safe_increment(state.count), inner=inner)
 

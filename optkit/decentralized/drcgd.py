@@ -11,10 +11,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from optkit.core.extra_args import require_params
+from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32, scalar_dtype
 from optkit.core.stacking import map_equal_shapes
-from optkit.core.trees import mask_tree, unmask_tree
-from optkit.decentralized.mixing import Mixing, mix, overwrite
+from optkit.core.trees import mask_tree, resolve, unmask_tree
+from optkit.decentralized.mixing import Mixing, choose_mixing, overwrite
 from optkit.decentralized.topology import Topology
 
 Beta = Literal["fletcher_reeves", "polak_ribiere", "zero"]
@@ -43,7 +45,7 @@ def drcgd(
     topology: Topology,
     *,
     axis_name: str,
-    mixing: Mixing = mix,
+    mixing: Mixing | None = None,
     beta: Beta = "fletcher_reeves",
     track: bool = False,
     stiefel: Any | None = None,
@@ -59,7 +61,7 @@ def drcgd(
         learning_rate: a positive number, as in the paper's experiments, or a schedule: its theory lets it fall.
         topology: who hears whom; symmetric in the paper.
         axis_name: the axis over workers.
-        mixing: how parameters, directions and tracked gradients are mixed; default `mix`. The paper's theory needs
+        mixing: how parameters, directions and tracked gradients are mixed; None: `mix`. The paper's theory needs
             several rounds, `repeated_mix`.
         beta: how much of the last direction stays: "fletcher_reeves" (default), "polak_ribiere" (not less than zero),
             or "zero".
@@ -77,7 +79,9 @@ def drcgd(
         round of the topology and each of `mixing`.
 
     Raises:
-        ValueError: if `beta` is unknown; from `init`, if a leaf of `stiefel` is no matrix or wider than high.
+        ValueError: if `beta` is unknown, or `axis_name` is not one name; from `init`, if a leaf of `stiefel` is no
+            matrix or wider than high.
+        TypeError: if `topology` is no `Topology`, or `mixing` no function.
 
     Example:
         >>> import optkit
@@ -96,10 +100,14 @@ def drcgd(
     """
     if beta not in ("fletcher_reeves", "polak_ribiere", "zero"):
         raise ValueError(f"beta must be 'fletcher_reeves', 'polak_ribiere' or 'zero', got {beta!r}")
-    stiefel = _tall if stiefel is None else stiefel
+    refuse_arrays(stiefel=stiefel)
+    mixing = choose_mixing(mixing, topology, axis_name)
+
+    def on_manifold(params):
+        return resolve("stiefel", _tall if stiefel is None else stiefel, params)
 
     def init_fn(params):
-        _require_tall(mask_tree(stiefel, params))
+        _require_tall(mask_tree(on_manifold(params), params))
         return DrcgdState(
             count=jnp.zeros([], jnp.int32),
             direction=optax.tree.zeros_like(params),
@@ -110,12 +118,12 @@ def drcgd(
 
     def update_fn(updates, state, params=None, *, links=None, **extra_args):
         del extra_args
-        if params is None:
-            raise ValueError("drcgd needs the parameters: call update(updates, state, params)")
+        require_params(params, "drcgd")
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        inside = on_manifold(params)
 
         def tangent(vectors):
-            return _inside(stiefel, lambda x, u: map_equal_shapes(_project, x, u), params, vectors)
+            return _inside(inside, lambda x, u: map_equal_shapes(_project, x, u), params, vectors)
 
         sent = (params, state.direction, state.steepest if track else None)
         mixed, last, tracked = mixing(sent, topology, axis_name, step=state.count, links=links)
@@ -125,12 +133,13 @@ def drcgd(
         squared_norm = jnp.asarray(optax.tree.norm(steepest, squared=True), state.squared_norm.dtype)
         change = squared_norm
         if beta == "polak_ribiere":
-            change = jnp.maximum(squared_norm - optax.tree.vdot(steepest, state.steepest), 0)
+            product = jnp.real(optax.tree.vdot(steepest, state.steepest)).astype(squared_norm.dtype)
+            change = jnp.maximum(squared_norm - product, 0)
         known = (state.squared_norm > 1e-30) & (beta != "zero")
         weight = jnp.where(known, change / jnp.where(known, state.squared_norm, 1), 0)  # the conjugate parameter
-        direction = jax.tree.map(lambda s, d: (weight * d - s).astype(s.dtype), steepest, tangent(last))
-        moved = jax.tree.map(lambda x, d: (x + rate * d).astype(x.dtype), mixed, direction)
-        new = _inside(stiefel, lambda x: map_equal_shapes(_polar, x), moved)
+        direction = jax.tree.map(lambda s, d: weight.astype(s.dtype) * d - s, steepest, tangent(last))
+        moved = jax.tree.map(lambda x, d: x + jnp.asarray(rate, x.dtype) * d, mixed, direction)
+        new = _inside(inside, lambda x: map_equal_shapes(_polar, x), moved)
         new_state = DrcgdState(
             count=optax.safe_increment(state.count),
             direction=direction,
@@ -167,8 +176,8 @@ def _inside(stiefel: Any, function: Any, tree: Any, *rest: Any) -> Any:
 
 def _project(x: jax.Array, u: jax.Array) -> jax.Array:
     """Projects vectors on the tangent space at x, `u - x sym(x'u)`."""
-    product = jnp.einsum("...ij,...ik->...jk", x, u)
-    return u - jnp.einsum("...ij,...jk->...ik", x, (product + product.mT) / 2)
+    product = jnp.einsum("...ij,...ik->...jk", jnp.conj(x), u)
+    return u - jnp.einsum("...ij,...jk->...ik", x, (product + jnp.conj(product.mT)) / 2)
 
 
 def _polar(x: jax.Array) -> jax.Array:

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from optkit.core.extra_args import require_params
 from optkit.core.precision import widen
-from optkit.decentralized.mixing import Mixing, mix, overwrite
+from optkit.decentralized.mixing import Mixing, add_update, choose_mixing, mix, overwrite
 from optkit.decentralized.stability import require_decay
 from optkit.decentralized.topology import Topology
 
@@ -39,7 +40,7 @@ def exact_diffusion(
     topology: Topology,
     *,
     axis_name: str,
-    mixing: Mixing = mix,
+    mixing: Mixing | None = None,
     learning_rate: optax.ScalarOrSchedule | None = None,
     mix_first_step: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
@@ -56,7 +57,7 @@ def exact_diffusion(
         topology: who hears whom. A symmetric one must have eigenvalues above -1/3 (rings of even size do not), others
             are checked too: `topology.lazy()` mostly helps, and on it this is exact diffusion as printed.
         axis_name: the axis over workers.
-        mixing: how values are mixed; default `mix`, one weighted mean. With another the topology is not checked.
+        mixing: how values are mixed; None: `mix`, one weighted mean. With another the topology is not checked.
         learning_rate: that of `inner`, if it changes: corrections then change with it. Default none: after a change
             they settle anew. Do not give one that falls to zero and rises again.
         mix_first_step: whether the first update is mixed, too, as in D2 (default); if not, the first parameters that
@@ -67,7 +68,8 @@ def exact_diffusion(
         topology, and keeps one number a parameter beside the inner state.
 
     Raises:
-        ValueError: if it does not settle on the topology.
+        ValueError: if it does not settle on the topology, or `axis_name` is not one name.
+        TypeError: if `topology` is no `Topology`, or `mixing` no function.
 
     Example:
         >>> import optkit
@@ -86,6 +88,7 @@ def exact_diffusion(
         Tang et al., "D2: Decentralized Training over Decentralized Data", 2018, arXiv:1803.07068; Yuan et al., "Exact
         Diffusion for Distributed Optimization and Learning", 2017, arXiv:1702.05122.
     """
+    mixing = choose_mixing(mixing, topology, axis_name)
     if mixing is mix:
         require_decay("exact_diffusion", topology, diffusion_step, "Take topology.lazy(), or gradient_tracking")
     inner = optax.with_extra_args_support(inner)
@@ -95,18 +98,25 @@ def exact_diffusion(
         return ExactDiffusionState(jnp.zeros([], jnp.int32), correction, inner.init(params))
 
     def update_fn(updates, state, params=None, *, links=None, **extra_args):
-        if params is None:
-            raise ValueError("exact_diffusion needs the parameters: call update(updates, state, params)")
+        require_params(params, "exact_diffusion")
         updates, inner_state = inner.update(updates, state.inner, params, links=links, **extra_args)
         rate = 1.0 if learning_rate is None else learning_rate
         rate = rate(state.count) if callable(rate) else rate
         # At a rate of zero there is no correction to learn.
         inverse = jnp.where(rate == 0, 0, 1 / jnp.where(rate == 0, 1, rate))
-        half = jax.tree.map(lambda p, u, c: p + u + rate * c, widen(params), updates, state.correction)
+
+        def moved(p, u, c):
+            return add_update(p, u) + jnp.asarray(rate, p.dtype) * c
+
+        half = jax.tree.map(moved, widen(params), updates, state.correction)
         new = mixing(half, topology, axis_name, step=state.count, links=links)  # x_{t+1} = W x_{t+1/2}
         if not mix_first_step:
             new = optax.tree.where(state.count == 0, half, new)
-        correction = jax.tree.map(lambda c, x, h: (c + inverse * (x - h)).astype(c.dtype), state.correction, new, half)
+
+        def corrected(c, x, h):
+            return c + jnp.asarray(inverse, c.dtype) * (x - h)
+
+        correction = jax.tree.map(corrected, state.correction, new, half)
         count = optax.safe_increment(state.count)
         return overwrite(new, params), ExactDiffusionState(count, correction, inner_state)
 

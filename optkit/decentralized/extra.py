@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import optax
 
 from optkit.core.checks import check_range
+from optkit.core.extra_args import require_params
 from optkit.core.precision import widen
-from optkit.decentralized.mixing import Mixing, mix, overwrite
+from optkit.decentralized.mixing import Mixing, add_update, choose_mixing, mix, overwrite
 from optkit.decentralized.stability import require_decay
 from optkit.decentralized.topology import Topology
 
@@ -39,7 +40,7 @@ def extra(
     topology: Topology,
     *,
     axis_name: str,
-    mixing: Mixing = mix,
+    mixing: Mixing | None = None,
     w_tilde_coeff: jax.typing.ArrayLike = 0.5,
 ) -> optax.GradientTransformationExtraArgs:
     """Runs an optimizer on each worker's own gradients and adds its updates to the mixed parameters, without bias.
@@ -54,7 +55,7 @@ def extra(
         inner: an optimizer, learning rate included; its state is never mixed.
         topology: who hears whom.
         axis_name: the axis over workers.
-        mixing: how values are mixed; default `mix`, one weighted mean. With another the topology is not checked.
+        mixing: how values are mixed; None: `mix`, one weighted mean. With another the topology is not checked.
         w_tilde_coeff: share c of W in the matrix of the second mixing, `V = c W + (1 - c) I`, in [0.5, 1) by the
             paper; default 0.5, its own choice. The sum of disagreements counts by `1 - c`.
 
@@ -63,7 +64,9 @@ def extra(
         topology, and keeps one number a parameter beside the inner state.
 
     Raises:
-        ValueError: if `w_tilde_coeff` is negative, or the method does not settle on the topology with it.
+        ValueError: if `w_tilde_coeff` is negative, the method does not settle on the topology with it, or `axis_name`
+            is not one name.
+        TypeError: if `topology` is no `Topology`, or `mixing` no function.
 
     Example:
         >>> import optkit
@@ -83,6 +86,7 @@ def extra(
         arXiv:1404.6264.
     """
     check_range("w_tilde_coeff", w_tilde_coeff, 0.0)
+    mixing = choose_mixing(mixing, topology, axis_name)
     memory = 1 - w_tilde_coeff
     if mixing is mix and isinstance(w_tilde_coeff, numbers.Real):
         require_decay(
@@ -97,14 +101,17 @@ def extra(
         return ExtraState(jnp.zeros([], jnp.int32), optax.tree.zeros_like(widen(params)), inner.init(params))
 
     def update_fn(updates, state, params=None, *, links=None, **extra_args):
-        if params is None:
-            raise ValueError("extra needs the parameters: call update(updates, state, params)")
+        require_params(params, "extra")
         updates, inner_state = inner.update(updates, state.inner, params, links=links, **extra_args)
         wide = widen(params)
         mixed = mixing(wide, topology, axis_name, step=state.count, links=links)
         # x_{t+1} = W x_t + u_t + sum of (W - V) x_s over all earlier s
-        new = jax.tree.map(lambda x, u, c: x + u + c, mixed, updates, state.correction)
-        correction = jax.tree.map(lambda c, x, p: (c + memory * (x - p)).astype(c.dtype), state.correction, mixed, wide)
+        new = optax.tree.add(jax.tree.map(add_update, mixed, updates), state.correction)
+
+        def corrected(c, x, p):
+            return c + jnp.asarray(memory, c.dtype) * (x - p)
+
+        correction = jax.tree.map(corrected, state.correction, mixed, wide)
         return overwrite(new, params), ExtraState(optax.safe_increment(state.count), correction, inner_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import optax
 
 from optkit.core import collectives
-from optkit.core.checks import check_count
+from optkit.core.checks import check_period
+from optkit.core.extra_args import require_params
 from optkit.core.precision import widen
-from optkit.decentralized.mixing import Mixing, mix, overwrite
+from optkit.decentralized.mixing import Mixing, add_update, choose_mixing, overwrite
 from optkit.decentralized.topology import Topology
 
 
@@ -35,9 +36,9 @@ def gossip(
     topology: Topology,
     *,
     axis_name: str,
-    mixing: Mixing = mix,
+    mixing: Mixing | None = None,
     combine_first: bool = False,
-    every: int = 1,
+    every: int | jax.Array = 1,
 ) -> optax.GradientTransformationExtraArgs:
     """Runs an optimizer on each worker's own gradients, and mixes the parameters of neighbours.
 
@@ -50,7 +51,7 @@ def gossip(
         inner: an optimizer, learning rate included; its state is never mixed.
         topology: who hears whom.
         axis_name: the axis over workers.
-        mixing: how values are mixed; default `mix`, one weighted mean. See also `repeated_mix` and `chebyshev_mix`.
+        mixing: how values are mixed; None: `mix`, one weighted mean. See also `repeated_mix` and `chebyshev_mix`.
         combine_first: mixes parameters and then adds the update (combine then adapt), so that messages can travel
             while gradients are computed, in place of mixing updated parameters (adapt then combine, default).
         every: mixes in every so many updates only, at least 1; default 1. Local steps lie between.
@@ -60,7 +61,8 @@ def gossip(
         each round of the topology, in float32 at least. Its state is the inner one and a counter.
 
     Raises:
-        ValueError: if `every` is no positive integer.
+        ValueError: if `every` is no positive integer, or `axis_name` is not one name.
+        TypeError: if `topology` is no `Topology`, or `mixing` no function.
 
     Example:
         >>> import jax
@@ -76,30 +78,48 @@ def gossip(
     Reference:
         Lian et al., "Can Decentralized Algorithms Outperform Centralized Algorithms?", 2017, arXiv:1705.09056.
     """
-    check_count("every", every)
+    return named_gossip(
+        "gossip", inner, topology, axis_name=axis_name, mixing=mixing, combine_first=combine_first, every=every
+    )
+
+
+def named_gossip(
+    method: str,
+    inner: optax.GradientTransformation,
+    topology: Topology,
+    *,
+    axis_name: str,
+    mixing: Mixing | None = None,
+    combine_first: bool = False,
+    every: int | jax.Array = 1,
+) -> optax.GradientTransformationExtraArgs:
+    """Is `gossip`, whose errors name the method that it is a part of."""
+    check_period("every", every)
+    mixing = choose_mixing(mixing, topology, axis_name)
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params):
         return GossipState(count=jnp.zeros([], jnp.int32), inner=inner.init(params))
 
     def update_fn(updates, state, params=None, *, links=None, **extra_args):
-        if params is None:
-            raise ValueError("gossip needs the parameters: call update(updates, state, params)")
+        require_params(params, method)
         updates, inner_state = inner.update(updates, state.inner, params, links=links, **extra_args)
 
+        period = jnp.asarray(every, state.count.dtype)
+
         def exchange(tree):
-            return mixing(tree, topology, axis_name, step=state.count // every, links=links)
+            return mixing(tree, topology, axis_name, step=state.count // period, links=links)
 
         def mixed_in_turn(tree):
-            if every == 1:
+            if not isinstance(every, jax.Array) and every == 1:
                 return exchange(tree)
-            return collectives.cond((state.count + 1) % every == 0, exchange, lambda tree: tree, tree)
+            return collectives.cond((state.count + 1) % period == 0, exchange, lambda tree: tree, tree)
 
         wide = widen(params)
         if combine_first:
-            new = jax.tree.map(jnp.add, mixed_in_turn(wide), updates)  # x_i <- sum_j W_ij x_j + u_i
+            new = jax.tree.map(add_update, mixed_in_turn(wide), updates)  # x_i <- sum_j W_ij x_j + u_i
         else:
-            new = mixed_in_turn(jax.tree.map(jnp.add, wide, updates))  # x_i <- sum_j W_ij (x_j + u_j)
+            new = mixed_in_turn(jax.tree.map(add_update, wide, updates))  # x_i <- sum_j W_ij (x_j + u_j)
         return overwrite(new, params), GossipState(count=optax.safe_increment(state.count), inner=inner_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -10,8 +10,8 @@ import functools
 
 import numpy as np
 
-from optkit.core.checks import check_count
-from optkit.decentralized.topology import Topology
+from optkit.core.checks import check_integer
+from optkit.decentralized.topology import Topology, require_topology
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -22,7 +22,7 @@ class GossipRates:
         size: the number of workers.
         edges: shape (edges, 2), the workers that an edge joins.
         rates: shape (edges,), the mean number of exchanges in a unit of time, in which each worker takes one gradient
-            on average.
+            on average. Edges and rates are kept as copies that cannot be written to.
 
     Raises:
         ValueError: if an edge joins no two of the workers, if a rate is not positive and finite, or if the edges leave
@@ -39,8 +39,10 @@ class GossipRates:
     rates: np.ndarray
 
     def __post_init__(self):
-        check_count("size", self.size)
-        edges, rates = np.asarray(self.edges, np.int32), np.asarray(self.rates, np.float64)
+        check_integer("size", self.size)
+        edges, rates = np.array(self.edges, np.int32), np.array(self.rates, np.float64)
+        for copy in (edges, rates):
+            copy.setflags(write=False)
         object.__setattr__(self, "edges", edges)
         object.__setattr__(self, "rates", rates)
         if edges.ndim != 2 or edges.shape[1] != 2 or rates.shape != edges.shape[:1]:
@@ -109,6 +111,7 @@ def uniform_rates(topology: Topology) -> GossipRates:
         >>> round(uniform_rates(from_graph(barbell_graph(4, 0))).total, 2)
         21.84
     """
+    require_topology(topology)
     edges = _edges(topology)
     return _scaled(GossipRates(topology.size, edges, np.full(len(edges), 1 / max(len(edges), 1))))
 
@@ -140,7 +143,7 @@ def optimal_rates(topology: Topology, steps: int = 3000) -> GossipRates:
     Reference:
         Nabli, Oyallon, "DADAO: Decoupled Accelerated Decentralized Asynchronous Optimization", 2022, arXiv:2208.00779.
     """
-    check_count("steps", steps)
+    check_integer("steps", steps)
     best = current = uniform_rates(topology)
     if len(best.edges) < 2:
         return best

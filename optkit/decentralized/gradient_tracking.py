@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from optkit.core.extra_args import require_params
 from optkit.core.precision import widen
-from optkit.decentralized.mixing import Mixing, mix, overwrite
+from optkit.decentralized.mixing import Mixing, choose_mixing, overwrite
 from optkit.decentralized.topology import Topology
 
 
@@ -47,7 +48,7 @@ class GradientTrackingState(NamedTuple):
 
 
 def track_gradients(
-    topology: Topology, *, axis_name: str, mixing: Mixing = mix
+    topology: Topology, *, axis_name: str, mixing: Mixing | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """Replaces each worker's gradient by its estimate of the mean of all workers' gradients.
 
@@ -61,11 +62,15 @@ def track_gradients(
     Args:
         topology: who hears whom.
         axis_name: the axis over workers.
-        mixing: how values are mixed; default `mix`, one weighted mean.
+        mixing: how values are mixed; None: `mix`, one weighted mean.
 
     Returns:
         A transformation that takes the extra argument `links`, see `mix`. It sends one number a parameter in each round
         of the topology and keeps one.
+
+    Raises:
+        ValueError: if `axis_name` is not one name.
+        TypeError: if `topology` is no `Topology`, or `mixing` no function.
 
     Example:
         >>> import optkit
@@ -80,15 +85,18 @@ def track_gradients(
         Nedic, Olshevsky, Shi, "Achieving Geometric Convergence for Distributed Optimization over Time-Varying Graphs",
         2016, arXiv:1607.03218.
     """
+    mixing = choose_mixing(mixing, topology, axis_name)
 
     def init_fn(params):
         return TrackGradientsState(jnp.zeros([], jnp.int32), optax.tree.zeros_like(widen(params)))
 
     def update_fn(updates, state, params=None, *, links=None, **extra_args):
         del params, extra_args
-        tracked = optax.tree.add(widen(updates), state.correction)  # y_t = W y_{t-1} + g_t - g_{t-1}
+        # Cast, since an injected learning rate may have widened the updates.
+        own = optax.tree.cast_like(updates, state.correction)
+        tracked = optax.tree.add(own, state.correction)  # y_t = W y_{t-1} + g_t - g_{t-1}
         mixed = mixing(tracked, topology, axis_name, step=state.count, links=links)
-        correction = optax.tree.cast_like(optax.tree.sub(mixed, updates), state.correction)
+        correction = optax.tree.sub(mixed, own)
         return optax.tree.cast_like(tracked, updates), TrackGradientsState(
             optax.safe_increment(state.count), correction
         )
@@ -97,7 +105,7 @@ def track_gradients(
 
 
 def gradient_tracking(
-    inner: optax.GradientTransformation, topology: Topology, *, axis_name: str, mixing: Mixing = mix
+    inner: optax.GradientTransformation, topology: Topology, *, axis_name: str, mixing: Mixing | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """Runs an optimizer on each worker's own gradients, tracks the mean of all updates, and mixes the parameters.
 
@@ -112,11 +120,15 @@ def gradient_tracking(
         inner: an optimizer, learning rate and its schedule included; its state is never mixed.
         topology: who hears whom.
         axis_name: the axis over workers.
-        mixing: how values are mixed; default `mix`, one weighted mean. It gets parameters and updates in one tree.
+        mixing: how values are mixed; None: `mix`, one weighted mean. It gets parameters and updates in one tree.
 
     Returns:
         An optimizer that takes the extra argument `links`, see `mix`. It sends two numbers a parameter in each round of
         the topology, and keeps one beside the inner state.
+
+    Raises:
+        ValueError: if `axis_name` is not one name.
+        TypeError: if `topology` is no `Topology`, or `mixing` no function.
 
     Example:
         >>> import optkit
@@ -136,6 +148,7 @@ def gradient_tracking(
         2016, arXiv:1607.03218; Vogels et al., "RelaySum for Decentralized Deep Learning on Heterogeneous Data", 2021,
         arXiv:2110.04175.
     """
+    mixing = choose_mixing(mixing, topology, axis_name)
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params):
@@ -143,13 +156,13 @@ def gradient_tracking(
         return GradientTrackingState(jnp.zeros([], jnp.int32), correction, inner.init(params))
 
     def update_fn(updates, state, params=None, *, links=None, **extra_args):
-        if params is None:
-            raise ValueError("gradient_tracking needs the parameters: call update(updates, state, params)")
+        require_params(params, "gradient_tracking")
         updates, inner_state = inner.update(updates, state.inner, params, links=links, **extra_args)
-        tracked = optax.tree.add(widen(updates), state.correction)
+        own = optax.tree.cast_like(updates, state.correction)
+        tracked = optax.tree.add(own, state.correction)
         moved = optax.tree.add(widen(params), tracked)
         new, mixed = mixing((moved, tracked), topology, axis_name, step=state.count, links=links)  # W (x + u + c)
-        correction = optax.tree.cast_like(optax.tree.sub(mixed, updates), state.correction)  # W (u + c) - u
+        correction = optax.tree.sub(mixed, own)  # W (u + c) - u
         count = optax.safe_increment(state.count)
         return overwrite(new, params), GradientTrackingState(count, correction, inner_state)
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from optkit.core.checks import check_count, check_range
+from optkit.core.checks import check_integer, check_range
 
 
 def links_between(alive: jax.Array) -> jax.Array:
@@ -20,7 +20,7 @@ def links_between(alive: jax.Array) -> jax.Array:
         >>> links_between(jnp.array([True, False, True])).astype(int).tolist()
         [[1, 0, 1], [0, 0, 0], [1, 0, 1]]
     """
-    return alive[:, None] & alive
+    return alive[:, None] & alive[None]
 
 
 def lossy_links(key: jax.Array, size: int, probability: jax.typing.ArrayLike) -> jax.Array:
@@ -41,7 +41,7 @@ def lossy_links(key: jax.Array, size: int, probability: jax.typing.ArrayLike) ->
         >>> lossy_links(jax.random.key(0), 3, 1.0).astype(int).tolist()
         [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
     """
-    check_count("size", size)
+    check_integer("size", size)
     check_range("probability", probability, 0.0, 1.0)
     lost = jnp.triu(jax.random.bernoulli(key, probability, (size, size)), 1)
     return ~(lost | lost.T)

@@ -1,26 +1,54 @@
 """Mixing: workers replace what they hold by weighted means of what they hear.
 
-A mixing is a function `mixing(tree, topology, axis_name, *, step, links)` of one worker's values, to be called where
-the workers' axis is named. Methods take one as an argument, so that any of them runs with any other.
+A `Mixing` is a function of one worker's values, to be called where the workers' axis is named. Methods take one as an
+argument, so that any of them runs with any other.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from optkit.core import collectives
-from optkit.core.checks import check_count
+from optkit.core.checks import check_integer
+from optkit.core.injection import refuse_arrays
 from optkit.core.precision import widen
-from optkit.decentralized.topology import Round, Topology
+from optkit.core.workers import check_axis_name
+from optkit.decentralized.topology import Round, Topology, require_topology
 
 # Arrays of at most so many bytes travel together: each message costs as much as some thousand numbers more.
 _SMALL = 2**14
 
-Mixing = Callable[..., Any]
+
+class Mixing(Protocol):
+    """How workers mix what they hold: `mix`, or what `repeated_mix`, `chebyshev_mix` and others make."""
+
+    def __call__(
+        self,
+        tree: Any,
+        topology: Topology,
+        axis_name: str,
+        /,
+        *,
+        step: int | jax.Array = 0,
+        links: jax.Array | None = None,
+    ) -> Any:
+        """Gives one worker's mixed values, in the dtypes of those that it held.
+
+        Args:
+            tree: arrays, one worker's.
+            topology: who hears whom.
+            axis_name: the axis over workers.
+            step: number of exchanges so far, an integer that is equal on all workers.
+            links: which messages arrive, see `mix`.
+
+        Returns:
+            A tree of the same structure.
+        """
+        ...
 
 
 def mix(
@@ -95,9 +123,9 @@ def repeated_mix(rounds: int) -> Mixing:
         >>> over_workers(jnp.array([0.0, 0.0, 3.0]))
         Array([1., 1., 1.], dtype=float32)
     """
-    check_count("rounds", rounds)
+    check_integer("rounds", rounds)
 
-    def mixing(tree, topology, axis_name, *, step=0, links=None):
+    def mixing(tree, topology, axis_name, *, step: int | jax.Array = 0, links=None):
         by_round = links_by_round(links, rounds)
         for index in range(rounds):
             heard = None if by_round is None else by_round[index]
@@ -105,6 +133,43 @@ def repeated_mix(rounds: int) -> Mixing:
         return tree
 
     return mixing
+
+
+def choose_mixing(mixing: Mixing | None, topology: Topology, axis_name: str) -> Mixing:
+    """Returns the mixing that a method was given, or `mix`, and checks what it is to be called with.
+
+    Args:
+        mixing: the method's argument; None is `mix`.
+        topology: the method's argument.
+        axis_name: the method's argument.
+
+    Returns:
+        The mixing.
+
+    Raises:
+        TypeError: if `topology` is no `Topology`, or `mixing` is no function, as `optax.inject_hyperparams` makes it.
+        ValueError: if `axis_name` is not one name.
+
+    Example:
+        >>> from optkit.decentralized import ring
+        >>> choose_mixing(None, ring(4), "workers") is mix
+        True
+    """
+    require_topology(topology)
+    check_axis_name(axis_name)
+    return require_mixing(mixing)
+
+
+def require_mixing(mixing: Mixing | None) -> Mixing:
+    """Returns the mixing that was given, or `mix`, or raises if it is none.
+
+    Raises:
+        TypeError: if it is no function.
+    """
+    refuse_arrays(mixing=mixing)
+    if mixing is not None and not callable(mixing):
+        raise TypeError(f"mixing must be a function, such as mix or chebyshev_mix(4), got {mixing!r}")
+    return mix if mixing is None else mixing
 
 
 def links_by_round(links: jax.Array | None, rounds: int) -> jax.Array | None:
@@ -141,11 +206,19 @@ def require_size(topology: Topology, axis_name: str) -> None:
     """Raises unless the topology has as many workers as the axis.
 
     Raises:
-        ValueError: if it has not.
+        ValueError: if it has not, or `axis_name` is not one name.
+        TypeError: if it is no topology.
     """
+    require_topology(topology)
+    check_axis_name(axis_name)
     workers = jax.lax.axis_size(axis_name)
     if workers != topology.size:
         raise ValueError(f"the topology joins {topology.size} workers, but the axis {axis_name!r} has {workers}")
+
+
+def add_update(x: jax.Array, update: jax.Array) -> jax.Array:
+    """Adds an update to a value in float32 at least, in the value's dtype."""
+    return x + update.astype(x.dtype)
 
 
 def overwrite(new: Any, params: Any) -> Any:
@@ -207,7 +280,7 @@ def _by_reduction(axis_name: str) -> Callable[[jax.Array], jax.Array]:
 def _by_gathering(matrix: np.ndarray, links: jax.Array | None, axis_name: str) -> Callable[[jax.Array], jax.Array]:
     def exchange(x):
         worker, own = jax.lax.axis_index(axis_name), widen(x)
-        change = widen(jax.lax.all_gather(x, axis_name)) - own
+        change = widen(jax.lax.all_gather(x, axis_name)) - own[None]
         weights = jnp.asarray(matrix, own.dtype)[worker]
         if links is not None:
             change = jnp.where(jnp.expand_dims(links[worker], range(1, change.ndim)), change, 0)

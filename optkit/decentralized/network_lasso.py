@@ -4,8 +4,7 @@ Hallac, Leskovec, Boyd, "Network Lasso: Clustering and Optimization in Large Gra
 alternating direction method of multipliers (ADMM) of its section 3.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +12,25 @@ import networkx as nx
 import numpy as np
 import optax
 
-from optkit.core.checks import check_count, check_range
+from optkit.core.checks import check_integer, check_range
 from optkit.core.precision import scalar_dtype, widen
+from optkit.decentralized.topology import require_undirected
 
-ProximalMap = Callable[[Any, jax.Array], Any]
+
+class NodesProximalMap(Protocol):
+    """The proximal maps of all nodes' losses."""
+
+    def __call__(self, points: Any, steps: jax.Array, /) -> Any:
+        """Gives the minimizers over x of `f_i(x) + |x - point_i|^2 / (2 * step_i)` of all nodes.
+
+        Args:
+            points: shaped like the parameters, with a leading axis over nodes.
+            steps: shape (nodes,).
+
+        Returns:
+            A tree like `points`.
+        """
+        ...
 
 
 class NetworkLassoState(NamedTuple):
@@ -45,7 +59,8 @@ def network_lasso_start(params: Any, graph: nx.Graph) -> NetworkLassoState:
         The state: two more copies of the parameters for each end of an edge.
 
     Raises:
-        ValueError: if a node has no neighbour, or the leading axis has another size than the graph.
+        ValueError: if a node has no neighbour, the graph is directed, or the leading axis has another size than it.
+        TypeError: if `graph` is no graph of `networkx`.
 
     Example:
         >>> network_lasso_start(jnp.zeros((3, 5)), nx.path_graph(3)).copies.shape
@@ -64,7 +79,7 @@ def network_lasso_start(params: Any, graph: nx.Graph) -> NetworkLassoState:
 
 
 def network_lasso_sweep(
-    proximal_map: ProximalMap,
+    proximal_map: NodesProximalMap,
     state: NetworkLassoState,
     graph: nx.Graph,
     penalty: jax.typing.ArrayLike,
@@ -121,7 +136,7 @@ def network_lasso_sweep(
 
 
 def network_lasso(
-    proximal_map: ProximalMap,
+    proximal_map: NodesProximalMap,
     params: Any,
     graph: nx.Graph,
     penalty: jax.typing.ArrayLike,
@@ -151,7 +166,9 @@ def network_lasso(
         `network_lasso_sweep` lets you look at residuals.
 
     Raises:
-        ValueError: if an argument is out of its range, a node has no neighbour, or shapes do not fit.
+        ValueError: if an argument is out of its range, a node has no neighbour, the graph is directed, or shapes do not
+            fit.
+        TypeError: if `graph` is no graph of `networkx`.
 
     Example:
         >>> data = jnp.array([[0.0], [2.0], [10.0]])
@@ -164,7 +181,7 @@ def network_lasso(
     Reference:
         Hallac, Leskovec, Boyd, "Network Lasso: Clustering and Optimization in Large Graphs", 2015, arXiv:1507.00280.
     """
-    check_count("sweeps", sweeps)
+    check_integer("sweeps", sweeps)
 
     def sweep(state, _):
         return network_lasso_sweep(proximal_map, state, graph, penalty, rho), None
@@ -175,6 +192,7 @@ def network_lasso(
 
 def _edges(graph: nx.Graph) -> tuple[np.ndarray, np.ndarray]:
     """Gives the edges' two ends as numbers of nodes, and their weights."""
+    require_undirected(graph, "graph")
     number = {node: index for index, node in enumerate(graph)}
     lonely = [node for node, degree in graph.degree() if degree == 0]
     if lonely or not number:

@@ -13,10 +13,12 @@ import jax.numpy as jnp
 import optax
 
 from optkit.core.checks import check_range
+from optkit.core.extra_args import require_params
+from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
 from optkit.core.proximal import ProximalMap, check_proximal
 from optkit.decentralized.exact_diffusion import diffusion_step
-from optkit.decentralized.mixing import Mixing, mix, overwrite
+from optkit.decentralized.mixing import Mixing, choose_mixing, mix, overwrite
 from optkit.decentralized.stability import require_decay
 from optkit.decentralized.topology import Topology
 
@@ -42,7 +44,7 @@ def nids(
     topology: Topology,
     *,
     axis_name: str,
-    mixing: Mixing = mix,
+    mixing: Mixing | None = None,
     prox: ProximalMap | None = None,
     c: jax.typing.ArrayLike = 0.5,
     max_learning_rate: jax.typing.ArrayLike | None = None,
@@ -58,7 +60,7 @@ def nids(
             `lambda count: rates[jax.lax.axis_index("workers")]`.
         topology: who hears whom.
         axis_name: the axis over workers.
-        mixing: how values are mixed; default `mix`, one weighted mean. With another the topology is not checked.
+        mixing: how values are mixed; None: `mix`, one weighted mean. With another the topology is not checked.
         prox: `prox(params, step_size)`, the proximal map of the term that every worker adds to its loss; its step size
             is the learning rate. Default none.
         c: share of what a worker hears, in (0, 1]; default 0.5, the largest for which any symmetric topology will do.
@@ -70,7 +72,9 @@ def nids(
         topology, and keeps one number a parameter, two with `prox`.
 
     Raises:
-        ValueError: if `c` is out of its range, or the method does not settle on the topology with it.
+        ValueError: if `c` or `max_learning_rate` is out of its range, the method does not settle on the topology with
+            it, or `axis_name` is not one name.
+        TypeError: if `topology` is no `Topology`, or `mixing` or `prox` no function.
 
     Example:
         >>> import optkit
@@ -92,8 +96,10 @@ def nids(
         Convergence Rates", 2017, arXiv:1704.07807.
     """
     check_range("c", c, 0.0, 1.0, low_open=True)
+    refuse_arrays(prox=prox)
     check_proximal(prox, "nids")
     check_range("max_learning_rate", max_learning_rate, 0.0, low_open=True)
+    mixing = choose_mixing(mixing, topology, axis_name)
     if mixing is mix and isinstance(c, numbers.Real):
         require_decay(
             "nids",
@@ -108,25 +114,23 @@ def nids(
 
     def update_fn(updates, state, params=None, *, links=None, **extra_args):
         del extra_args
-        if params is None:
-            raise ValueError("nids needs the parameters: call update(updates, state, params)")
+        require_params(params, "nids")
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
         share = c if max_learning_rate is None else c * rate / max_learning_rate
         share = jnp.where(state.count == 0, 0, share)  # the first step is not mixed
         # 2 x_t - x_{t-1} - lr g_t + lr g_{t-1}
-        half = jax.tree.map(lambda p, g, e: p - rate * g + e, params, updates, state.correction)
+        half = jax.tree.map(lambda p, g, e: p - jnp.asarray(rate, p.dtype) * g + e, params, updates, state.correction)
         heard = mixing(half, topology, axis_name, step=state.count, links=links)
         # (I - c diag(lr) (I - W)) less the identity. Corrections are summed from it, since differences of parameters
         # would round away their mean.
-        mixed_in = jax.tree.map(lambda h, x: share * (x - h), half, heard)
+        mixed_in = jax.tree.map(lambda h, x: jnp.asarray(share, h.dtype) * (x - h), half, heard)
         new, correction = optax.tree.add(half, mixed_in), optax.tree.add(state.correction, mixed_in)
         displacement = None
         if prox is not None:
             before = optax.tree.add(new, state.displacement)  # z_{t+1} = z_t - x_t + (...)
-            new = prox(before, rate)  # x_{t+1} = prox(z_{t+1})
-            displacement = optax.tree.cast_like(optax.tree.sub(before, new), state.displacement)
+            new = optax.tree.cast_like(prox(before, rate), before)  # x_{t+1} = prox(z_{t+1})
+            displacement = optax.tree.sub(before, new)
             correction = optax.tree.sub(correction, optax.tree.sub(displacement, state.displacement))
-        correction = optax.tree.cast_like(correction, state.correction)
         count = optax.safe_increment(state.count)
         return overwrite(new, params), NidsState(count, correction, displacement)
 

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import optax
 
 from optkit.core.checks import check_range
+from optkit.core.extra_args import require_params
 from optkit.core.precision import in_float32
-from optkit.decentralized.mixing import Mixing, mix, overwrite
+from optkit.decentralized.mixing import Mixing, choose_mixing, overwrite
 from optkit.decentralized.topology import Topology
 
 
@@ -37,7 +38,7 @@ def noise_robust_gradient_tracking(
     *,
     axis_name: str,
     gamma: optax.ScalarOrSchedule,
-    mixing: Mixing = mix,
+    mixing: Mixing | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Tracks the mean gradient over channels that add noise, without adding that noise up.
 
@@ -52,14 +53,15 @@ def noise_robust_gradient_tracking(
         topology: who hears whom.
         axis_name: the axis over workers.
         gamma: how far workers move towards what they hear, in (0, 1], or a schedule of it.
-        mixing: how values are mixed; default `mix`. `noisy_mix` simulates noisy channels.
+        mixing: how values are mixed; None: `mix`. `noisy_mix` simulates noisy channels.
 
     Returns:
         An optimizer that takes the extra argument `links`, see `mix`. Its state is one number a parameter. A step
         sends, in each of the topology's rounds, the parameters twice, in float32 at least.
 
     Raises:
-        ValueError: if `gamma` is out of its range.
+        ValueError: if `gamma` is out of its range, or `axis_name` is not one name.
+        TypeError: if `topology` is no `Topology`, or `mixing` no function.
 
     Example:
         >>> import optkit
@@ -75,14 +77,14 @@ def noise_robust_gradient_tracking(
         Information Sharing", 2022, arXiv:2210.00551.
     """
     check_range("gamma", gamma, 0.0, 1.0, low_open=True)
+    mixing = choose_mixing(mixing, topology, axis_name)
 
     def init_fn(params):
         return NoiseRobustGradientTrackingState(count=jnp.zeros([], jnp.int32), total=optax.tree.zeros_like(params))
 
     def update_fn(updates, state, params=None, *, links=None, **extra_args):
         del extra_args
-        if params is None:
-            raise ValueError("noise_robust_gradient_tracking needs the parameters: call update(updates, state, params)")
+        require_params(params, "noise_robust_gradient_tracking")
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
         share = gamma(state.count) if callable(gamma) else gamma
         old = params, state.total

@@ -37,7 +37,7 @@ def noisy_mix(scale: float, *, key: int | jax.Array) -> Mixing:
     """
     check_range("scale", scale, 0.0)
 
-    def mixing(tree, topology, axis_name, *, step=0, links=None):
+    def mixing(tree, topology, axis_name, *, step: int | jax.Array = 0, links=None):
         worker = jax.lax.axis_index(axis_name)
         own_key = jax.random.fold_in(jax.random.fold_in(keys.typed(key), step), worker)
         leaves, structure = jax.tree.flatten(tree)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optkit.core.checks import check_count
+from optkit.core.checks import check_integer
 from optkit.core.precision import widen
 from optkit.decentralized.mixing import Mixing, require_size
 
@@ -44,8 +44,8 @@ def sample_participants(
     Reference:
         De Vos et al., "Decentralized Learning Made Practical with Client Sampling", 2023, arXiv:2302.13837.
     """
-    check_count("size", size)
-    check_count("count", count)
+    check_integer("size", size)
+    check_integer("count", count)
     if count > size:
         raise ValueError(f"count must be at most the number of workers, {size}, got {count}")
     key = key if isinstance(key, jax.Array) else jax.random.key(key)
@@ -84,9 +84,9 @@ def participation_mix(count: int, *, key: int | jax.Array) -> Mixing:
     Reference:
         De Vos et al., "Decentralized Learning Made Practical with Client Sampling", 2023, arXiv:2302.13837.
     """
-    check_count("count", count)
+    check_integer("count", count)
 
-    def mixing(tree, topology, axis_name, *, step=0, links=None):
+    def mixing(tree, topology, axis_name, *, step: int | jax.Array = 0, links=None):
         require_size(topology, axis_name)
         if not np.all(topology.matrices):
             raise ValueError("participation_mix lets any workers meet and needs complete(size), got a sparser topology")

@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from optkit.core.extra_args import require_params
+from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
 from optkit.core.proximal import ProximalMap, check_proximal
-from optkit.decentralized.mixing import Mixing, mix, overwrite
+from optkit.decentralized.mixing import Mixing, choose_mixing, overwrite
 from optkit.decentralized.topology import Topology
 
 
@@ -38,7 +40,7 @@ def proximal_gradient_tracking(
     prox: ProximalMap,
     *,
     axis_name: str,
-    mixing: Mixing = mix,
+    mixing: Mixing | None = None,
     mixed_step: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
     """DProxSGT: minimises the mean of the workers' losses plus a penalty, or under a constraint.
@@ -55,13 +57,17 @@ def proximal_gradient_tracking(
         prox: the penalty's or constraint's proximal map, a function of a tree and of the learning rate, such as
             `prox_l1(1e-4)`.
         axis_name: the axis over workers.
-        mixing: how values are mixed; default `mix`.
+        mixing: how values are mixed; None: `mix`.
         mixed_step: steps along the mixed estimate of the mean gradient (default), not the one before mixing. The latter
             mixes estimates and parameters at the same time.
 
     Returns:
         An optimizer that takes the extra argument `links`, see `mix`. Its state is two numbers a parameter. A step
         sends, in each of the topology's rounds, the parameters twice, in float32 at least.
+
+    Raises:
+        ValueError: if `axis_name` is not one name.
+        TypeError: if `topology` is no `Topology`, or `mixing` or `prox` no function.
 
     Example:
         >>> import optkit
@@ -76,7 +82,9 @@ def proximal_gradient_tracking(
         Yan et al., "Compressed Decentralized Proximal Stochastic Gradient Method for Nonconvex Composite Problems with
         Heterogeneous Data", 2023, arXiv:2302.14252.
     """
+    refuse_arrays(prox=prox)
     check_proximal(prox, "proximal_gradient_tracking")
+    mixing = choose_mixing(mixing, topology, axis_name)
 
     def init_fn(params):
         return ProximalGradientTrackingState(
@@ -87,8 +95,7 @@ def proximal_gradient_tracking(
 
     def update_fn(updates, state, params=None, *, links=None, **extra_args):
         del extra_args
-        if params is None:
-            raise ValueError("proximal_gradient_tracking needs the parameters: call update(updates, state, params)")
+        require_params(params, "proximal_gradient_tracking")
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
 
         def mixed(tree):
@@ -96,7 +103,7 @@ def proximal_gradient_tracking(
 
         def step_along(direction):
             moved = jax.tree.map(lambda x, y: x - jnp.asarray(rate, x.dtype) * y, params, direction)
-            return prox(moved, rate)  # z = prox_{lr r}(x - lr y)
+            return optax.tree.cast_like(prox(moved, rate), moved)  # z = prox_{lr r}(x - lr y)
 
         tracked = jax.tree.map(lambda y, g, last: y + g - last, state.tracked, updates, state.gradient)
         if mixed_step:

@@ -12,9 +12,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optkit.core.checks import check_count, check_range
+from optkit.core.checks import check_integer, check_range
+from optkit.core.decay import add_decay
+from optkit.core.extra_args import require_params
+from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
-from optkit.decentralized.mixing import Mixing, extrapolate, mix, overwrite
+from optkit.decentralized.mixing import Mixing, choose_mixing, extrapolate, overwrite
 from optkit.decentralized.topology import Topology
 
 QgDadamForm = Literal["v0", "v1", "v2", "paper"]
@@ -60,11 +63,11 @@ def qg_dsgdm(
     mask: Any | None = None,
     *,
     axis_name: str,
-    mixing: Mixing = mix,
+    mixing: Mixing | None = None,
     nesterov: bool = True,
     dampening: jax.typing.ArrayLike = 0.0,
     qg_factor: jax.typing.ArrayLike | None = None,
-    qg_local_step: int = 1,
+    qg_local_step: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Mixes parameters with the neighbours after steps of SGD whose momentum is the way that all of them go.
 
@@ -80,12 +83,12 @@ def qg_dsgdm(
         weight_decay: what is added to gradients, times the parameters, at least 0; default 0.
         mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
         axis_name: the axis over workers.
-        mixing: how values are mixed; default `mix`, one weighted mean.
+        mixing: how values are mixed; None: `mix`, one weighted mean.
         nesterov: whether the step looks ahead (default, as the authors run it).
         dampening: share of the gradient that the momentum leaves out, in [0, 1]; default 0.
         qg_factor: weight of the last way in the average, in [0, 1]; default `1 - momentum`, as in the paper. The
             authors' code has 0.1.
-        qg_local_step: the momentum takes up ways in every so many steps only, at least 1; default 1. The first one
+        qg_local_step: the momentum takes up ways in every so many steps only, at least 1. None: 1. The first one
             comes with the first step, and counts as if it had been the sum of so many.
 
     Returns:
@@ -93,7 +96,8 @@ def qg_dsgdm(
         topology, and keeps one number a parameter, two with a larger `qg_local_step`.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range.
+        ValueError: if a hyperparameter is out of its range, or `axis_name` is not one name.
+        TypeError: if `topology` is no `Topology`, `mixing` no function, or `mask` or `qg_local_step` an array.
 
     Example:
         >>> import optkit
@@ -110,21 +114,22 @@ def qg_dsgdm(
         Heterogeneous Data", 2021, arXiv:2102.04761.
     """
     check_range("momentum", momentum, 0.0, 1.0, high_open=True)
-    check_range("weight_decay", weight_decay, 0.0)
     check_range("dampening", dampening, 0.0, 1.0)
     check_range("qg_factor", qg_factor, 0.0, 1.0)
-    check_count("qg_local_step", qg_local_step)
+    refuse_arrays(mask=mask, qg_local_step=qg_local_step)
+    local_steps = 1 if qg_local_step is None else qg_local_step
+    check_integer("qg_local_step", local_steps)
+    mixing = choose_mixing(mixing, topology, axis_name)
     factor = 1 - momentum if qg_factor is None else qg_factor
 
     def init_fn(params):
         zeros = optax.tree.zeros_like(params)
-        displacement = None if qg_local_step == 1 else optax.tree.zeros_like(params)
+        displacement = None if local_steps == 1 else optax.tree.zeros_like(params)
         return QgDsgdmState(jnp.zeros([], jnp.int32), zeros, displacement)
 
     def update_fn(updates, state, params=None, *, links=None, **extra_args):
         del extra_args
-        if params is None:
-            raise ValueError("qg_dsgdm needs the parameters: call update(updates, state, params)")
+        require_params(params, "qg_dsgdm")
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
         own = jax.tree.map(lambda m, g: momentum * m + (1 - dampening) * g, state.momentum, updates)
         direction = jax.tree.map(lambda m, g: g + momentum * m, own, updates) if nesterov else own
@@ -140,14 +145,14 @@ def qg_dsgdm(
             average, displacement = extrapolate(ways, state.momentum, factor), None
         else:
             ways = optax.tree.add(state.displacement, ways)
-            taken = state.count % qg_local_step == 0
-            average = extrapolate(optax.tree.scale(1 / qg_local_step, ways), state.momentum, factor)
+            taken = state.count % local_steps == 0
+            average = extrapolate(optax.tree.scale(1 / local_steps, ways), state.momentum, factor)
             average = optax.tree.where(taken, average, state.momentum)
             displacement = optax.tree.where(taken, optax.tree.zeros_like(ways), ways)
         return overwrite(new, params), QgDsgdmState(optax.safe_increment(state.count), average, displacement)
 
     descend = optax.GradientTransformationExtraArgs(init_fn, update_fn)
-    return in_float32(optax.chain(optax.add_decayed_weights(weight_decay, mask), descend))
+    return in_float32(optax.chain(add_decay("qg_dsgdm", weight_decay, mask), descend))
 
 
 def qg_dadam(
@@ -160,7 +165,7 @@ def qg_dadam(
     mask: Any | None = None,
     *,
     axis_name: str,
-    mixing: Mixing = mix,
+    mixing: Mixing | None = None,
     form: QgDadamForm = "v2",
 ) -> optax.GradientTransformationExtraArgs:
     """Mixes parameters with the neighbours after steps of Adam whose moments are those of the way that all of them go.
@@ -179,7 +184,7 @@ def qg_dadam(
         weight_decay: what is added to gradients, times the parameters, at least 0; default 0.
         mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
         axis_name: the axis over workers.
-        mixing: how values are mixed; default `mix`, one weighted mean.
+        mixing: how values are mixed; None: `mix`, one weighted mean.
         form: "v2" (default), the one that the authors run, keeps a first moment of the worker's own gradients; the
             others have one of ways. Of these "paper" is otherwise equal; in "v0" gradients count fully, not by
             `1 - b1`; in "v1" gradients are divided by their norms: over the first axis in matrices, over all axes but
@@ -191,7 +196,8 @@ def qg_dadam(
         topology, and keeps two numbers a parameter.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range, or `form` is unknown.
+        ValueError: if a hyperparameter is out of its range, `form` is unknown, or `axis_name` is not one name.
+        TypeError: if `topology` is no `Topology`, `mixing` no function, or `mask` an array.
 
     Example:
         >>> import optkit
@@ -209,9 +215,11 @@ def qg_dadam(
     check_range("b1", b1, 0.0, 1.0, high_open=True)
     check_range("b2", b2, 0.0, 1.0, high_open=True)
     check_range("eps", eps, 0.0)
-    check_range("weight_decay", weight_decay, 0.0)
+    refuse_arrays(mask=mask)
     if form not in get_args(QgDadamForm):
         raise ValueError(f"form must be one of {', '.join(map(repr, get_args(QgDadamForm)))}, got {form!r}")
+
+    mixing = choose_mixing(mixing, topology, axis_name)
 
     def init_fn(params):
         return QgDadamState(
@@ -220,8 +228,7 @@ def qg_dadam(
 
     def update_fn(updates, state, params=None, *, links=None, **extra_args):
         del extra_args
-        if params is None:
-            raise ValueError("qg_dadam needs the parameters: call update(updates, state, params)")
+        require_params(params, "qg_dadam")
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
         if form == "v1":
             updates = jax.tree.map(_normalize_filters, updates)
@@ -229,7 +236,7 @@ def qg_dadam(
         mu = optax.tree.update_moment(updates, state.mu, b1, order=1)
         if form == "v0":
             mu = jax.tree.map(lambda m, g: b1 * m + g, state.mu, updates)
-        nu = optax.tree.update_moment(updates, state.nu, b2, order=2)
+        nu = optax.tree.update_moment_per_elem_norm(updates, state.nu, b2, order=2)
         mu_hat, nu_hat = optax.tree.bias_correction(mu, b1, count), optax.tree.bias_correction(nu, b2, count)
         step = jax.tree.map(lambda m, v: rate * m / (jnp.sqrt(v) + eps), mu_hat, nu_hat)
         half = optax.tree.sub(params, step)
@@ -237,14 +244,14 @@ def qg_dadam(
         way = jax.tree.map(lambda s, before, after: s + (before - after), step, half, new)  # d = x_t - x_{t+1}
         way = optax.tree.scale(1 / (optax.tree.norm(way) + _NORM_EPS), way)
         mu = mu if form == "v2" else optax.tree.update_moment(way, state.mu, b1, order=1)
-        nu = optax.tree.update_moment(way, state.nu, b2, order=2)
+        nu = optax.tree.update_moment_per_elem_norm(way, state.nu, b2, order=2)
         mu, nu = optax.tree.cast_like(mu, state.mu), optax.tree.cast_like(nu, state.nu)
         return overwrite(new, params), QgDadamState(count, mu, nu)
 
     descend = optax.GradientTransformationExtraArgs(init_fn, update_fn)
-    return in_float32(optax.chain(optax.add_decayed_weights(weight_decay, mask), descend))
+    return in_float32(optax.chain(add_decay("qg_dadam", weight_decay, mask), descend))
 
 
 def _normalize_filters(x: jax.Array) -> jax.Array:
     axes = {2: 0}.get(x.ndim, tuple(range(1, x.ndim)) if x.ndim > 2 else None)
-    return x / (jnp.sqrt(jnp.sum(x**2, axis=axes, keepdims=True)) + _NORM_EPS)
+    return x / (jnp.sqrt(jnp.sum(jnp.real(jnp.conj(x) * x), axis=axes, keepdims=True)) + _NORM_EPS)

@@ -14,9 +14,12 @@ import networkx as nx
 import numpy as np
 import optax
 
+from optkit.core.extra_args import require_params
 from optkit.core.precision import widen
-from optkit.decentralized.mixing import overwrite, require_size
-from optkit.decentralized.topology import Topology
+from optkit.core.trees import copy
+from optkit.core.workers import check_axis_name
+from optkit.decentralized.mixing import add_update, overwrite, require_size
+from optkit.decentralized.topology import Topology, require_topology
 
 
 class RelaySumState(NamedTuple):
@@ -60,7 +63,8 @@ def relay_sum(
         program in as many rounds as the worker with most neighbours has.
 
     Raises:
-        ValueError: if the topology is no tree.
+        ValueError: if the topology is no tree, or `axis_name` is not one name.
+        TypeError: if `topology` is no `Topology`.
 
     Example:
         >>> import optkit
@@ -78,22 +82,22 @@ def relay_sum(
     Reference:
         Vogels et al., "RelaySum for Decentralized Deep Learning on Heterogeneous Data", 2021, arXiv:2110.04175.
     """
+    require_topology(topology)
+    check_axis_name(axis_name)
     partners = _matchings(topology)
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params):
-        nothing = optax.tree.zeros_like(widen(params)), jnp.zeros([], jnp.int32)
-        received = tuple(jax.tree.map(jnp.copy, nothing) for _ in partners)
-        start = None if relay_updates else jax.tree.map(jnp.copy, widen(params))
-        return RelaySumState(received, start, inner.init(params))
+        received = tuple((optax.tree.zeros_like(widen(params)), jnp.zeros([], jnp.int32)) for _ in partners)
+        return RelaySumState(received, None if relay_updates else copy(widen(params)), inner.init(params))
 
     def update_fn(updates, state, params=None, *, links=None, **extra_args):
-        if params is None:
-            raise ValueError("relay_sum needs the parameters: call update(updates, state, params)")
+        require_params(params, "relay_sum")
         require_size(topology, axis_name)
         updates, inner_state = inner.update(updates, state.inner, params, links=links, **extra_args)
-        own = updates if relay_updates else optax.tree.add(widen(params), updates)
-        own = optax.tree.cast_like(own, widen(params)), jnp.ones([], jnp.int32)
+        wide = widen(params)
+        sent = optax.tree.cast_like(updates, wide) if relay_updates else jax.tree.map(add_update, wide, updates)
+        own = sent, jnp.ones([], jnp.int32)
         before = functools.reduce(optax.tree.add, state.received, own)
         received = tuple(
             _exchange(optax.tree.sub(before, last), last, partner, axis_name, links)
@@ -101,10 +105,10 @@ def relay_sum(
         )
         total, count = functools.reduce(optax.tree.add, received, own)
         if relay_updates:
-            new = jax.tree.map(lambda p, t: p + t / topology.size, widen(params), total)
+            new = jax.tree.map(lambda p, t: p + t / topology.size, wide, total)
         else:
             missing = topology.size - count
-            new = jax.tree.map(lambda t, x: (t + missing * x) / topology.size, total, state.start)
+            new = jax.tree.map(lambda t, x: (t + missing.astype(x.dtype) * x) / topology.size, total, state.start)
         return overwrite(new, params), RelaySumState(received, state.start, inner_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

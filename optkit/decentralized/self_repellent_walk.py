@@ -15,7 +15,8 @@ import numpy as np
 import optax
 
 from optkit.core import keys
-from optkit.core.checks import check_count, check_range
+from optkit.core.checks import check_integer, check_range
+from optkit.decentralized.topology import require_undirected
 
 
 class SelfRepellentWalkState(NamedTuple):
@@ -43,7 +44,8 @@ def metropolis_walk(graph: nx.Graph, target: jax.typing.ArrayLike | None = None)
         The matrix of its transition probabilities, from the row to the column.
 
     Raises:
-        ValueError: if the graph is not connected, or `target` has another shape or is not positive.
+        ValueError: if the graph is directed or not connected, or `target` has another shape or is not positive.
+        TypeError: if `graph` is no graph of `networkx`.
 
     Example:
         >>> metropolis_walk(nx.path_graph(3)).round(2).tolist()
@@ -52,6 +54,7 @@ def metropolis_walk(graph: nx.Graph, target: jax.typing.ArrayLike | None = None)
     Reference:
         Hastings, "Monte Carlo Sampling Methods Using Markov Chains and Their Applications", 1970, Biometrika 57(1).
     """
+    require_undirected(graph, "graph")
     size = graph.number_of_nodes()
     if size == 0 or not nx.is_connected(graph):
         raise ValueError(f"a walk's graph must be connected, got {nx.number_connected_components(graph)} parts")
@@ -137,7 +140,7 @@ def self_repellent_start(workers: int, node: int = 0) -> SelfRepellentWalkState:
         >>> self_repellent_start(4).visits
         Array([0.25, 0.25, 0.25, 0.25], dtype=float32)
     """
-    check_count("workers", workers)
+    check_integer("workers", workers)
     if not 0 <= node < workers:
         raise ValueError(f"node must be in [0, {workers - 1}], got {node}")
     zero = jnp.zeros([], jnp.int32)
@@ -228,7 +231,7 @@ def self_repellent_walk(
         Hu, Doshi, Eun, "Accelerating Distributed Stochastic Optimization via Self-Repellent Random Walks", 2024,
         arXiv:2401.09665.
     """
-    check_count("steps", steps)
+    check_integer("steps", steps)
     target = stationary_distribution(chain)
     start = self_repellent_start(len(target), node)
     draws = jax.random.uniform(keys.split(keys.key_data(key), key)[1], (steps,))

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from optkit.core.checks import check_range
+from optkit.core.complex_numbers import refuse_complex
+from optkit.core.injection import refuse_arrays
 from optkit.core.precision import widen
 
 
@@ -40,10 +42,11 @@ def ties_merge(
             magnitude.
 
     Returns:
-        One model, in the dtypes of `base`.
+        One model, in the dtypes of `base`. An entry is NaN if it is in one of the models, and all are with "norm_mass".
 
     Raises:
         ValueError: if an argument is out of its range or unknown.
+        TypeError: if there are complex numbers.
 
     Example:
         >>> base = jnp.zeros(4)
@@ -54,7 +57,9 @@ def ties_merge(
     Reference:
         Yadav et al., "TIES-Merging: Resolving Interference When Merging Models", 2023, arXiv:2306.01708.
     """
+    refuse_arrays(density=density)
     check_range("density", density, 0.0, 1.0, low_open=True)
+    refuse_complex((base, models), "ties_merge")
     if elect not in ("mass", "norm_mass"):
         raise ValueError(f"elect must be 'mass' or 'norm_mass', got {elect!r}")
     if combine not in ("mean", "sum", "max"):
@@ -63,16 +68,17 @@ def ties_merge(
     if not origin.size:
         return base
     wide = widen(origin)
-    changes = widen(jax.vmap(lambda model: ravel_pytree(model)[0])(models)) - wide
+    changes = widen(jax.vmap(lambda model: ravel_pytree(model)[0])(models)) - wide[None]
     trimmed = _trim(changes, density)
-    return restore((wide + scale * _combine(trimmed, _elect(trimmed, elect), combine)).astype(origin.dtype))
+    merged = _combine(trimmed, _elect(trimmed, elect), combine)
+    return restore((wide + jnp.asarray(scale, wide.dtype) * merged).astype(origin.dtype))
 
 
 def _trim(changes: jax.Array, density: float) -> jax.Array:
-    """Keeps the largest entries of each row, and all that are as large as the last of them."""
+    """Keeps the largest entries of each row, all that are as large as the last of them, and NaN."""
     magnitudes, size = jnp.abs(changes), changes.shape[1]
     smallest = max(size - int(size * density), 1) - 1
-    return jnp.where(magnitudes >= jnp.sort(magnitudes, axis=1)[:, smallest, None], changes, 0)
+    return jnp.where(magnitudes < jnp.sort(magnitudes, axis=1)[:, smallest, None], 0, changes)
 
 
 def _elect(trimmed: jax.Array, elect: str) -> jax.Array:
@@ -80,7 +86,7 @@ def _elect(trimmed: jax.Array, elect: str) -> jax.Array:
     if elect == "norm_mass":
         squares = jnp.square(trimmed)
         total = jnp.sum(squares, axis=1, keepdims=True)
-        signs = jnp.sign(jnp.sum(jnp.sign(trimmed) * squares / jnp.where(total > 0, total, 1), axis=0))
+        signs = jnp.sign(jnp.sum(jnp.sign(trimmed) * squares / jnp.where(total == 0, 1, total), axis=0))
     else:
         signs = jnp.sign(jnp.sum(trimmed, axis=0))
     return jnp.where(signs == 0, jnp.sign(jnp.sum(signs)), signs)
@@ -88,7 +94,7 @@ def _elect(trimmed: jax.Array, elect: str) -> jax.Array:
 
 def _combine(trimmed: jax.Array, signs: jax.Array, combine: str) -> jax.Array:
     """Brings the changes of the elected sign together."""
-    elected = jnp.where(signs > 0, jnp.maximum(trimmed, 0), jnp.minimum(trimmed, 0))
+    elected = jnp.where(signs[None] > 0, jnp.maximum(trimmed, 0), jnp.minimum(trimmed, 0))
     if combine == "max":
         return jnp.max(jnp.abs(elected), axis=0) * signs
     total = jnp.sum(elected, axis=0)

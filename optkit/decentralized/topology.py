@@ -7,6 +7,7 @@ keeps the workers' mean.
 import dataclasses
 import functools
 import math
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 import networkx as nx
 import numpy as np
 
-from optkit.core.checks import check_count, check_range
+from optkit.core.checks import check_integer, check_range
 
 _ROUNDING = 1e-9
 
@@ -37,11 +38,12 @@ class Topology:
 
     Attributes:
         matrices: shape (period, workers, workers); entry `[t, i, j]` is what worker i gives the message of worker j in
-            step t of a period. Rows and columns sum to one. Negative weights are allowed, with a warning.
+            step t of a period. Rows and columns sum to one. Negative weights are allowed, with a warning. The topology
+            keeps a copy in float64 that cannot be written to.
 
     Raises:
-        ValueError: if a matrix is not square or not finite, if a row or a column does not sum to one, or if the
-            exchanges of a period leave workers apart for ever.
+        ValueError: if a matrix is not square, not real or not finite, if a row or a column does not sum to one, or if
+            the exchanges of a period leave workers apart for ever.
 
     Example:
         >>> Topology(np.full((1, 4, 4), 0.25)).spectral_gap
@@ -51,7 +53,10 @@ class Topology:
     matrices: np.ndarray
 
     def __post_init__(self):
-        matrices = np.asarray(self.matrices, np.float64)
+        if not np.isrealobj(self.matrices):
+            raise ValueError("the mixing weights in matrices must be real numbers, got complex ones")
+        matrices = np.array(self.matrices, np.float64)
+        matrices.setflags(write=False)
         if matrices.ndim != 3 or matrices.shape[1] != matrices.shape[2] or not matrices.size:
             raise ValueError(f"matrices must have shape (period, workers, workers), got {matrices.shape}")
         object.__setattr__(self, "matrices", matrices)
@@ -62,7 +67,7 @@ class Topology:
             step, index = np.unravel_index(np.argmax(np.abs(sums - 1)), sums.shape)
             if abs(sums[step, index] - 1) > _ROUNDING:
                 raise ValueError(
-                    f"a mixing matrix must be doubly stochastic, but {what} {index} sums to {sums[step, index]:.6g}"
+                    f"a mixing matrix must be doubly stochastic, but {what} {index} sums to {sums[step, index]:.12g}"
                     + (f" in step {step}" if self.period > 1 else "")
                 )
         if np.any(matrices < -_ROUNDING):
@@ -141,6 +146,26 @@ class Topology:
         return Topology((np.eye(self.size) + self.matrices) / 2)
 
 
+def require_topology(topology: Any, name: str = "topology") -> None:
+    """Raises unless an argument is a topology.
+
+    Args:
+        topology: what was given.
+        name: the argument's name, for the message.
+
+    Raises:
+        TypeError: if it is none, but a matrix or a graph.
+
+    Example:
+        >>> require_topology(ring(4))
+    """
+    if not isinstance(topology, Topology):
+        raise TypeError(
+            f"{name} must be a Topology, such as ring(8), from_graph(graph) or Topology(matrices), got"
+            f" {type(topology).__name__}"
+        )
+
+
 def from_graph(graph: nx.Graph, weights: Callable[[nx.Graph], np.ndarray] | None = None) -> Topology:
     """Makes a topology of an undirected graph.
 
@@ -153,17 +178,47 @@ def from_graph(graph: nx.Graph, weights: Callable[[nx.Graph], np.ndarray] | None
         The topology.
 
     Raises:
-        ValueError: if the graph is not connected, or the weights are not doubly stochastic.
+        ValueError: if the graph is directed or not connected, or the weights are not doubly stochastic.
+        TypeError: if `graph` is no graph of `networkx`, or `weights` no function.
 
     Example:
         >>> import networkx
         >>> round(from_graph(networkx.petersen_graph()).spectral_gap, 3)
         0.5
     """
+    require_undirected(graph, "graph")
+    if weights is not None and not callable(weights):
+        raise TypeError(
+            "weights must be a function of the graph, such as metropolis_weights; of a mixing matrix make a Topology:"
+            f" Topology(matrix[None]); got {type(weights).__name__}"
+        )
     if graph.number_of_nodes() == 0 or not nx.is_connected(graph):
         parts = nx.number_connected_components(graph)
         raise ValueError(f"a topology's graph must be connected, got {parts} parts")
     return Topology((metropolis_weights if weights is None else weights)(graph)[None])
+
+
+def require_undirected(graph: Any, name: str) -> None:
+    """Raises unless an argument is a graph whose edges go both ways.
+
+    Args:
+        graph: what was given.
+        name: the argument's name, for the message.
+
+    Raises:
+        TypeError: if it is no graph of `networkx`.
+        ValueError: if it is directed.
+
+    Example:
+        >>> require_undirected(nx.path_graph(3), "graph")
+    """
+    if not isinstance(graph, nx.Graph):
+        raise TypeError(f"{name} must be an undirected graph of networkx, got {type(graph).__name__}")
+    if graph.is_directed():
+        raise ValueError(
+            f"{name} must be undirected, got a {type(graph).__name__}: take {name}.to_undirected(), or make a Topology"
+            " of a mixing matrix for messages that go one way"
+        )
 
 
 def metropolis_weights(graph: nx.Graph) -> np.ndarray:
@@ -231,7 +286,7 @@ def ring(size: int) -> Topology:
         >>> round(ring(16).contraction, 4)
         0.9493
     """
-    check_count("size", size)
+    check_integer("size", size)
     return from_graph(_simple(nx.cycle_graph(size)))
 
 
@@ -248,7 +303,7 @@ def path(size: int) -> Topology:
         >>> path(4).messages.tolist()
         [[1, 2, 2, 1]]
     """
-    check_count("size", size)
+    check_integer("size", size)
     return from_graph(nx.path_graph(size))
 
 
@@ -300,7 +355,7 @@ def hypercube(size: int) -> Topology:
         >>> round(hypercube(8).spectral_gap, 3)
         0.5
     """
-    check_count("size", size)
+    check_integer("size", size)
     dimension = size.bit_length() - 1
     if size != 2**dimension:
         raise ValueError(f"size must be a power of two for a hypercube, got {size}")
@@ -322,7 +377,7 @@ def star(size: int) -> Topology:
         >>> star(4).messages.tolist()
         [[3, 1, 1, 1]]
     """
-    check_count("size", size)
+    check_integer("size", size)
     return from_graph(nx.star_graph(size - 1))
 
 
@@ -339,7 +394,7 @@ def complete(size: int) -> Topology:
         >>> round(complete(3).spectral_gap, 3)
         1.0
     """
-    check_count("size", size)
+    check_integer("size", size)
     return Topology(np.full((1, size, size), 1 / size))
 
 
@@ -356,7 +411,7 @@ def binary_tree(size: int) -> Topology:
         >>> binary_tree(5).messages.tolist()
         [[1, 3, 2, 1, 1]]
     """
-    check_count("size", size)
+    check_integer("size", size)
     graph = nx.empty_graph(size)
     graph.add_edges_from((k, k // 2) for k in range(1, size))
     return from_graph(graph)
@@ -372,11 +427,16 @@ def circulant(size: int, offsets: Sequence[int]) -> Topology:
     Returns:
         The topology, directed unless with each offset there is its negative; a worker sends one message an offset.
 
+    Raises:
+        ValueError: if `size` is no positive integer, or an offset no integer.
+
     Example:
         >>> circulant(4, [1]).matrices[0, 1].tolist()
         [0.5, 0.5, 0.0, 0.0]
     """
-    check_count("size", size)
+    check_integer("size", size)
+    for offset in offsets:
+        check_integer("offsets", offset, least=-sys.maxsize)
     heard = sorted({0, *(offset % size for offset in offsets)})
     return Topology(np.mean([np.roll(np.eye(size), offset, axis=0) for offset in heard], axis=0)[None])
 
@@ -398,7 +458,7 @@ def exponential(size: int) -> Topology:
         Ying, Yuan, Chen, Hu, Pan, Yin, "Exponential Graph is Provably Efficient for Decentralized Deep Training", 2021,
         arXiv:2110.13363.
     """
-    check_count("size", size)
+    check_integer("size", size)
     return circulant(size, [2**k for k in range((size - 1).bit_length())])
 
 
@@ -419,7 +479,8 @@ def symmetric_exponential(size: int, base: int = 4) -> Topology:
         >>> symmetric_exponential(12).messages[0, 0]
         np.int64(4)
     """
-    check_count("size", size)
+    check_integer("size", size)
+    check_integer("base", base)
     check_range("base", base, 2)
     hops = [base**k for k in range(size.bit_length()) if base**k <= size // 2]
     return circulant(size, [sign * hop for hop in hops for sign in (1, -1)])
@@ -445,7 +506,7 @@ def one_peer_exponential(size: int) -> Topology:
         Ying, Yuan, Chen, Hu, Pan, Yin, "Exponential Graph is Provably Efficient for Decentralized Deep Training", 2021,
         arXiv:2110.13363.
     """
-    check_count("size", size)
+    check_integer("size", size)
     hops = [2**k for k in range((size - 1).bit_length())] or [0]
     return Topology(np.stack([(np.eye(size) + np.roll(np.eye(size), hop, axis=0)) / 2 for hop in hops]))
 
@@ -456,7 +517,7 @@ def erdos_renyi(size: int, probability: float, *, seed: int) -> Topology:
     Args:
         size: the number of workers, at least 1.
         probability: in (0, 1].
-        seed: an integer.
+        seed: an integer, at least 0.
 
     Returns:
         The topology.
@@ -468,8 +529,9 @@ def erdos_renyi(size: int, probability: float, *, seed: int) -> Topology:
         >>> erdos_renyi(8, 0.5, seed=0).size
         8
     """
-    check_count("size", size)
+    check_integer("size", size)
     check_range("probability", probability, 0.0, 1.0, low_open=True)
+    check_integer("seed", seed, least=0)
     generator = np.random.default_rng(seed)
     for _ in range(1000):
         graph = nx.gnp_random_graph(size, probability, seed=int(generator.integers(2**31)))
@@ -490,11 +552,14 @@ def sequence(*topologies: Topology) -> Topology:
 
     Raises:
         ValueError: if there is none, or their sizes differ.
+        TypeError: if one is no topology.
 
     Example:
         >>> sequence(ring(8), hypercube(8)).period
         2
     """
+    for topology in topologies:
+        require_topology(topology, "topologies")
     sizes = sorted({topology.size for topology in topologies})
     if len(sizes) != 1:
         raise ValueError(f"a sequence needs topologies of one size, got {sizes}")
@@ -507,7 +572,7 @@ def random_matchings(size: int, period: int, *, seed: int) -> Topology:
     Args:
         size: the number of workers, at least 1; of an odd number one rests in each step.
         period: the number of steps, at least 1; draws are repeated until they connect all workers.
-        seed: an integer.
+        seed: an integer, at least 0.
 
     Returns:
         A periodic topology; a worker sends one message a step.
@@ -519,8 +584,9 @@ def random_matchings(size: int, period: int, *, seed: int) -> Topology:
         >>> random_matchings(6, 8, seed=0).messages.max()
         np.int64(1)
     """
-    check_count("size", size)
-    check_count("period", period)
+    check_integer("size", size)
+    check_integer("period", period)
+    check_integer("seed", seed, least=0)
     generator = np.random.default_rng(seed)
     for _ in range(1000):
         matrices = np.tile(np.eye(size), (period, 1, 1))
@@ -565,7 +631,8 @@ def plot_topology(topology: Topology, ax: Any) -> None:
 
 
 def adjacency_of(graph: nx.Graph) -> np.ndarray:
-    """Gives a graph's adjacency matrix, nodes in their order, without weights and loops."""
+    """Gives an undirected graph's adjacency matrix, nodes in their order, without weights and loops."""
+    require_undirected(graph, "graph")
     return nx.to_numpy_array(_simple(graph))
 
 
@@ -587,7 +654,7 @@ def _without_diagonal(matrices: np.ndarray) -> np.ndarray:
 
 
 def _sides(size: int) -> tuple[int, int]:
-    check_count("size", size)
+    check_integer("size", size)
     shorter = max(side for side in range(1, math.isqrt(size) + 1) if size % side == 0)
     return shorter, size // shorter
 
@@ -617,7 +684,9 @@ def _rounds(matrix: np.ndarray) -> tuple[Round, ...]:
 
 def _round(weights: np.ndarray, sender: np.ndarray) -> Round:
     receiver = np.arange(len(weights))
-    return Round(tuple(zip(sender.tolist(), receiver.tolist(), strict=True)), weights[receiver, sender])
+    weights_of_receivers = weights[receiver, sender]
+    weights_of_receivers.setflags(write=False)
+    return Round(tuple(zip(sender.tolist(), receiver.tolist(), strict=True)), weights_of_receivers)
 
 
 def _fill(senders: np.ndarray, receivers: np.ndarray) -> np.ndarray:

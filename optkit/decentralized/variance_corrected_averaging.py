@@ -10,9 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from optkit.core.checks import check_count, check_range
+from optkit.core.checks import check_integer, check_range
 from optkit.core.precision import scalar_dtype, widen
-from optkit.decentralized.mixing import Mixing, mix
+from optkit.decentralized.mixing import Mixing, require_mixing
 
 
 def variance_corrected_mean(
@@ -63,7 +63,7 @@ def variance_corrected_mean(
 
 
 def variance_corrected_mix(
-    mixing: Mixing = mix, *, min_ndim: int = 2, max_factor: jax.typing.ArrayLike | None = None
+    mixing: Mixing | None = None, *, min_ndim: int = 2, max_factor: jax.typing.ArrayLike | None = None
 ) -> Mixing:
     """Makes a mixing that restores in each leaf the variance that mixing takes away.
 
@@ -72,7 +72,7 @@ def variance_corrected_mix(
     workers agree on drifts.
 
     Args:
-        mixing: the mixing whose results are corrected; default `mix`.
+        mixing: the mixing whose results are corrected; None: `mix`.
         min_ndim: leaves of fewer axes are mixed only, as in `variance_corrected_mean`.
         max_factor: as there.
 
@@ -81,6 +81,7 @@ def variance_corrected_mix(
 
     Raises:
         ValueError: if an argument is out of its range.
+        TypeError: if `mixing` is no function.
 
     Example:
         >>> from optkit.decentralized import ring
@@ -94,8 +95,9 @@ def variance_corrected_mix(
         arXiv:2404.04616.
     """
     _check(min_ndim, max_factor)
+    mixing = require_mixing(mixing)
 
-    def corrected(tree, topology, axis_name, *, step=0, links=None):
+    def corrected(tree, topology, axis_name, *, step: int | jax.Array = 0, links=None):
         leaves, structure = jax.tree.flatten(tree)
         places = [i for i, x in enumerate(leaves) if not _is_spared(x, min_ndim)]
         variances = jnp.array([jnp.var(widen(leaves[i])) for i in places], scalar_dtype(tree)) if places else None
@@ -108,7 +110,7 @@ def variance_corrected_mix(
 
 
 def _check(min_ndim: int, max_factor: jax.typing.ArrayLike | None) -> None:
-    check_count("min_ndim", min_ndim)
+    check_integer("min_ndim", min_ndim)
     check_range("max_factor", max_factor, 1.0)
 
 

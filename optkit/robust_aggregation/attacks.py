@@ -395,7 +395,7 @@ def attacked_mix(
     """
     check_count("byzantine", byzantine)
 
-    def under(tree, topology, axis_name, *, step=0, links=None):
+    def under(tree, topology, axis_name, *, step: int | jax.Array = 0, links=None):
         sent = _attacked(tree, _drawing(attack, key, step), byzantine, axis_name)
         return mixing(sent, topology, axis_name, step=step, links=links)
 

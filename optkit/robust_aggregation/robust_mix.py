@@ -48,7 +48,7 @@ def robust_mix(aggregator: aggregating.Aggregator) -> Mixing:
     if not is_stateless(aggregator):
         raise ValueError("robust_mix needs an aggregator without state, for example trimmed_mean(1)")
 
-    def mixing(tree, topology, axis_name, *, step=0, links=None):
+    def mixing(tree, topology, axis_name, *, step: int | jax.Array = 0, links=None):
         require_size(topology, axis_name)
         refuse_complex(tree, "robust_mix")
         leaves, treedef = jax.tree.flatten(tree)

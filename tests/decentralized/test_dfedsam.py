@@ -151,8 +151,8 @@ def test_failed_links_carry_nothing():
     np.testing.assert_allclose(alone[0], start, atol=1e-9)
 
 
-def test_leaves_outside_the_mask_pass_through_and_are_not_perturbed():
-    tx = dfedsam(0.1, complete(2), 1, rho=1.0, momentum=0.0, mask={"in": True, "out": False}, axis_name="workers")
+def test_leaves_that_are_not_trainable_stay_and_are_not_perturbed():
+    tx = dfedsam(0.1, complete(2), 1, rho=1.0, momentum=0.0, trainable={"in": True, "out": False}, axis_name="workers")
 
     def step(params):
         grads = {"in": jnp.array(1.0), "out": jnp.array(7.0)}
@@ -161,10 +161,87 @@ def test_leaves_outside_the_mask_pass_through_and_are_not_perturbed():
         return updates, seen[0]
 
     updates, seen = jax.vmap(step, axis_name="workers")({"in": jnp.array([0.0, 2.0]), "out": jnp.array([3.0, 4.0])})
-    np.testing.assert_allclose(updates["out"], 7.0)
+    np.testing.assert_array_equal(updates["out"], 0.0)
     np.testing.assert_allclose(updates["in"], [0.9, -1.1], rtol=1e-6)
     np.testing.assert_allclose(seen["out"], [3.0, 4.0])
     np.testing.assert_allclose(seen["in"], [1.0, 3.0])
+
+
+@pytest.mark.parametrize(
+    "mask", [{"w": True, "b": False}, lambda params: {name: x.ndim > 0 for name, x in params.items()}]
+)
+@pytest.mark.parametrize("trainable", [None, {"w": True, "b": True}])
+def test_the_mask_says_what_decays(mask, trainable):
+    tx = dfedsam(1.0, complete(2), 1, 0.0, 0.0, 0.5, axis_name="workers", mask=mask, trainable=trainable)
+
+    def step(params):
+        grads = jax.tree.map(lambda x: jnp.full_like(x, 0.25), params)
+        return tx.update(grads, tx.init(params), params, grad_fn=lambda _: grads)[0]
+
+    updates = jax.vmap(step, axis_name="workers")({"w": jnp.ones((2, 3)), "b": jnp.ones(2)})
+    np.testing.assert_allclose(updates["w"], -0.25 - 0.5)
+    np.testing.assert_allclose(updates["b"], -0.25)
+
+
+def test_it_descends_along_gradients_that_what_stands_before_it_in_a_chain_has_not_seen():
+    method = dfedsam(0.1, complete(WORKERS), 1, rho=0.0, momentum=0.0, axis_name="workers")
+    clip = optax.clip_by_global_norm(1e-3)
+
+    def step(clip_before, clip_inside, targets):
+        tx = optax.chain(clip, method) if clip_before else method
+
+        def grad_fn(x):
+            gradient = x - targets
+            return clip.update(gradient, clip.init(x))[0] if clip_inside else gradient
+
+        params = jnp.zeros(3)
+        return tx.update(-targets, tx.init(params), params, grad_fn=grad_fn)[0]
+
+    def length(clip_before, clip_inside):
+        steps = jax.vmap(lambda targets: step(clip_before, clip_inside, targets), axis_name="workers")(TARGETS)
+        return float(jnp.linalg.norm(steps[0]))
+
+    assert length(clip_before=True, clip_inside=False) == pytest.approx(length(clip_before=False, clip_inside=False))
+    assert length(clip_before=False, clip_inside=True) < 1e-3
+
+
+@pytest.mark.usefixtures("x64")
+def test_under_multi_steps_grad_fn_is_that_of_all_parts_together():
+    method = dfedsam(0.1, complete(2), 1, rho=0.5, axis_name="workers")
+    parts = jnp.asarray(np.random.default_rng(1).standard_normal((2, 2, 3)))  # workers, parts, dimension
+
+    def gradient_of(targets):
+        return lambda x: x - jnp.mean(targets, axis=0)
+
+    def whole(own):
+        params = jnp.zeros(3)
+        grad_fn = gradient_of(own)
+        return method.update(grad_fn(params), method.init(params), params, grad_fn=grad_fn)[0]
+
+    def in_parts(own, grad_fn_of_part):
+        tx = optax.MultiSteps(method, 2)
+        params = jnp.zeros(3)
+        state = tx.init(params)
+        for j in range(2):
+            updates, state = tx.update(params - own[j], state, params, grad_fn=grad_fn_of_part(own, j))
+        return updates
+
+    def by_scan(own):
+        params = jnp.zeros(3)
+
+        def grad_fn(point):
+            add = lambda total, part: (total + (point - part), None)  # noqa: E731
+            return jax.lax.scan(add, jnp.zeros(3), own)[0] / len(own)
+
+        return method.update(grad_fn(params), method.init(params), params, grad_fn=grad_fn)[0]
+
+    over_workers = lambda step: jax.vmap(step, axis_name="workers")(parts)  # noqa: E731
+    expected = over_workers(whole)
+    together = over_workers(lambda own: in_parts(own, lambda own, _: gradient_of(own)))
+    last_part = over_workers(lambda own: in_parts(own, lambda own, j: gradient_of(own[j : j + 1])))
+    np.testing.assert_allclose(together, expected, rtol=1e-6)  # MultiSteps accumulates in float32.
+    np.testing.assert_allclose(over_workers(by_scan), expected, rtol=1e-12)
+    assert float(jnp.max(jnp.abs(last_part - expected))) > 1e-3
 
 
 def test_zero_gradients_move_nothing():

@@ -158,7 +158,7 @@ def test_the_inner_optimizer_and_the_mixing_get_what_gossip_got():
         seen["inner"] = extra_args
         return updates, state
 
-    def mixing(tree, topology, axis_name, *, step=0, links=None):
+    def mixing(tree, topology, axis_name, *, step: int | jax.Array = 0, links=None):
         seen["mixing"] = topology.size, axis_name, step.dtype, links
         return tree
 
