@@ -23,6 +23,7 @@ from optkit.communication.rules import (
 )
 from optkit.core.checks import check_range
 from optkit.core.compressor import Compressor
+from optkit.core.injection import refuse_arrays
 
 
 def identity() -> Compressor:
@@ -64,6 +65,7 @@ def top_k(density: float = 0.01, *, round_up: bool = True) -> Compressor:
         >>> entries.values.tolist(), entries.places.tolist()
         ([-4.0, 3.0], [3, 0])
     """
+    refuse_arrays(density=density)
     check_range("density", density, 0.0, 1.0, low_open=True)
     return leafwise(top_k_rule(density, round_up=round_up))
 
@@ -96,6 +98,7 @@ def rand_k(
         >>> entries.values.tolist()
         [2.0, 2.0]
     """
+    refuse_arrays(density=density)
     check_range("density", density, 0.0, 1.0, low_open=True)
     return leafwise(rand_k_rule(density, round_up=round_up), key, axis_name)
 
@@ -117,7 +120,7 @@ def scaled_sign() -> Compressor:
         >>> compressor.decompress(compressor.compress(x, None)[0], x).tolist()
         [2.0, -2.0, 2.0, -2.0]
     """
-    return leafwise(scaled_sign_rule())
+    return leafwise(scaled_sign_rule(), real="scaled_sign")
 
 
 def qsgd(levels: int = 16, *, key: int | jax.Array, axis_name: str | None = None) -> Compressor:
@@ -144,7 +147,7 @@ def qsgd(levels: int = 16, *, key: int | jax.Array, axis_name: str | None = None
         >>> compressor.decompress(compressor.compress(x, compressor.init(x))[0], x).tolist()
         [5.0, 5.0]
     """
-    return leafwise(dithering_rule(levels, 2), key, axis_name)
+    return leafwise(dithering_rule(levels, 2), key, axis_name, real="qsgd")
 
 
 def dithering_inf(levels: int = 16, *, key: int | jax.Array, axis_name: str | None = None) -> Compressor:
@@ -168,7 +171,7 @@ def dithering_inf(levels: int = 16, *, key: int | jax.Array, axis_name: str | No
         >>> compressor.decompress(compressor.compress(x, compressor.init(x))[0], x).tolist()
         [4.0, -4.0]
     """
-    return leafwise(dithering_rule(levels, math.inf), key, axis_name)
+    return leafwise(dithering_rule(levels, math.inf), key, axis_name, real="dithering_inf")
 
 
 def natural(*, key: int | jax.Array, axis_name: str | None = None) -> Compressor:
@@ -191,7 +194,7 @@ def natural(*, key: int | jax.Array, axis_name: str | None = None) -> Compressor
         >>> compressor.decompress(compressor.compress(x, compressor.init(x))[0], x).tolist()
         [4.0, -0.25, 0.0]
     """
-    return leafwise(natural_rule(), key, axis_name)
+    return leafwise(natural_rule(), key, axis_name, real="natural")
 
 
 def natural_dithering(
@@ -220,7 +223,7 @@ def natural_dithering(
         >>> compressor.decompress(compressor.compress(x, compressor.init(x))[0], x).tolist()
         [4.0, -2.0, 1.0, 0.0]
     """
-    return leafwise(natural_dithering_rule(levels, order), key, axis_name)
+    return leafwise(natural_dithering_rule(levels, order), key, axis_name, real="natural_dithering")
 
 
 def wangni_sparsify(density: float = 0.01, *, key: int | jax.Array, axis_name: str | None = None) -> Compressor:
@@ -247,4 +250,5 @@ def wangni_sparsify(density: float = 0.01, *, key: int | jax.Array, axis_name: s
         >>> compressor.decompress(compressor.compress(x, compressor.init(x))[0], x).tolist()
         [4.0, 0.0, 0.0, 4.0]
     """
-    return leafwise(wangni_rule(density), key, axis_name)
+    refuse_arrays(density=density)
+    return leafwise(wangni_rule(density), key, axis_name, real="wangni_sparsify")

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from optkit.core.complex_numbers import refuse_complex
 from optkit.core.compressor import Compressor, decompressing
 from optkit.core.explicit_axes import replicate, shard_like
 from optkit.core.keys import key_data, split
@@ -29,7 +30,9 @@ class Rule(NamedTuple):
     draw: Callable[[jax.Array, int, Any], Any] | None = None
 
 
-def leafwise(rule: Rule, key: int | jax.Array | None = None, axis_name: str | None = None) -> Compressor:
+def leafwise(
+    rule: Rule, key: int | jax.Array | None = None, axis_name: str | None = None, *, real: str | None = None
+) -> Compressor:
     """Makes a compressor of a rule for one leaf.
 
     Args:
@@ -37,6 +40,7 @@ def leafwise(rule: Rule, key: int | jax.Array | None = None, axis_name: str | No
         key: of a rule that draws, an integer or a JAX key.
         axis_name: the axis over workers, each of which then draws for itself; None (default) for equal draws. The state
             is equal on all workers either way.
+        real: the public name of a compressor whose rule is for real numbers; None where complex ones may be compressed.
 
     Returns:
         The compressor, of a tree to a tree of what the rule makes of each leaf.
@@ -48,11 +52,16 @@ def leafwise(rule: Rule, key: int | jax.Array | None = None, axis_name: str | No
         {'a': Array([1, 1], dtype=bfloat16)}
     """
 
+    def require_real(tree):
+        if real is not None:
+            refuse_complex(tree, real, functions=True)
+
     def init(params):
-        del params
+        require_real(params)
         return None if key is None else key_data(key)
 
     def compress(tree, state):
+        require_real(tree)
         leaves, structure = jax.tree.flatten(tree)
         draws: list[Any] = [None] * len(leaves)
         if rule.draw is not None and key is not None:

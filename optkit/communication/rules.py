@@ -11,9 +11,10 @@ import jax.numpy as jnp
 
 from optkit.communication.leafwise import Rule
 from optkit.core.bits import pack, unpack
-from optkit.core.checks import check_count, check_range
+from optkit.core.checks import check_integer, check_range
 from optkit.core.compressor import Entries
 from optkit.core.precision import widen
+from optkit.core.top_k import add, take
 from optkit.core.top_k import top_k as find_top_k
 
 
@@ -47,7 +48,19 @@ def as_it_came(sent: jax.Array, size: int, dtype: Any) -> jax.Array:
 
 def decode_entries(sent: Entries, size: int, dtype: Any) -> jax.Array:
     """Puts entries back in their places."""
-    return jnp.zeros([size], dtype).at[sent.places].set(sent.values.astype(dtype))
+    return add(jnp.zeros([size], dtype), sent.places, sent.values.astype(dtype))
+
+
+def require_few(size: int, method: str) -> None:
+    """Raises where the places of entries are no numbers of 32 bits.
+
+    Raises:
+        ValueError: if a leaf has more than 2**31 entries.
+    """
+    if size > 2**31:
+        raise ValueError(
+            f"{method} counts the entries of a leaf with 32 bits, and one has {size}: part it into several"
+        )
 
 
 def top_k_rule(density: float, *, round_up: bool) -> Rule:
@@ -57,8 +70,9 @@ def top_k_rule(density: float, *, round_up: bool) -> Rule:
         return number_kept(size, density, round_up=round_up)
 
     def encode(x, _):
+        require_few(x.size, "top_k")
         places = find_top_k(x, number(x.size))
-        return Entries(x[places], places)
+        return Entries(take(x, places), places)
 
     return Rule(encode, decode_entries, delta=lambda size: number(size) / size)
 
@@ -69,7 +83,7 @@ def scaled_sign_rule() -> Rule:
     def encode(x, _):
         x = widen(x)
         # Divided first: the sum of many large entries is past the largest number.
-        return Codes(pack((x < 0).astype(jnp.uint32), 1), jnp.sum(jnp.abs(x) / max(x.size, 1)))
+        return Codes(pack((x < 0).astype(jnp.uint32), 1), jnp.sum(jnp.abs(x) / float(max(x.size, 1))))
 
     def decode(sent, size, dtype):
         return (sent.scale * jnp.where(unpack(sent.codes, size, 1) == 1, -1, 1)).astype(dtype)
@@ -85,9 +99,10 @@ def rand_k_rule(density: float, *, round_up: bool) -> Rule:
 
     def encode(x, permutation):
         places = permutation[: number(x.size)].astype(jnp.int32)
-        return Entries((widen(x)[places] * (x.size / max(places.size, 1))).astype(x.dtype), places)
+        return Entries((take(widen(x), places) * (x.size / max(places.size, 1))).astype(x.dtype), places)
 
     def draw(key, size, _):
+        require_few(size, "rand_k")
         return jax.random.permutation(key, size)
 
     return Rule(encode, decode_entries, omega=lambda size: size / number(size) - 1, draw=draw)
@@ -95,7 +110,7 @@ def rand_k_rule(density: float, *, round_up: bool) -> Rule:
 
 def dithering_rule(levels: int, order: float) -> Rule:
     """Makes the rule of `qsgd` (order 2) and `dithering_inf`; its draws are uniform, one for each entry."""
-    check_count("levels", levels)
+    check_integer("levels", levels)
     bits = (2 * levels).bit_length()
 
     def encode(x, uniform):
@@ -123,7 +138,7 @@ def natural_rule() -> Rule:
         number = jax.lax.bitcast_convert_type(x, wire)
         past_power = (number & (2**mantissa_bits - 1)).astype(x.dtype) / 2**mantissa_bits
         exponent = number >> mantissa_bits & (exponents - 1)
-        raised = jnp.minimum(exponent + (uniform + past_power >= 1), exponents - 1)
+        raised = jnp.minimum(exponent + (uniform + past_power >= 1).astype(wire), exponents - 1)
         code = jnp.where(x < 0, exponents, 0).astype(wire) | jnp.where(exponent > 0, raised, 0)
         return pack(code.astype(jnp.uint32), exponents.bit_length())
 
@@ -141,7 +156,7 @@ def natural_dithering_rule(levels: int, order: float) -> Rule:
 
     The first rounds to `2**(levels - 1)` equal parts of the norm, the second a part's number to a power of two.
     """
-    check_count("levels", levels)
+    check_integer("levels", levels)
     check_range("levels", levels, 1, 23)
     check_range("order", order, 1.0)
     bits = (2 * levels).bit_length()
@@ -158,7 +173,7 @@ def natural_dithering_rule(levels: int, order: float) -> Rule:
     def decode(sent, size, dtype):
         level = unpack(sent.codes, size, bits).astype(jnp.int32) - levels
         share = jnp.where(level == 0, 0, jnp.ldexp(jnp.ones([], sent.scale.dtype), jnp.abs(level) - levels))
-        return (jnp.sign(level) * share * sent.scale).astype(dtype)
+        return (jnp.sign(level).astype(share.dtype) * share * sent.scale).astype(dtype)
 
     def omega(size):
         rest = size ** (1 / min(order, 2)) * 2.0 ** (1 - levels)
@@ -175,7 +190,8 @@ def wangni_rule(density: float) -> Rule:
         x = widen(x)
         chance = keeping_chances(x, number_kept(x.size, density, round_up=False))
         value = jnp.where(chance > 1e-6, x / jnp.where(chance > 0, chance, 1), x)
-        return jnp.where(uniform < chance, value, 0)
+        # With an entry that is not finite there are no chances.
+        return jnp.where(jnp.all(jnp.isfinite(x)), jnp.where(uniform < chance, value, 0), jnp.nan)
 
     return Rule(encode, as_it_came, draw=draw_uniform)
 
@@ -193,7 +209,7 @@ def keeping_chances(x: jax.Array, number: int) -> jax.Array:
     for _ in range(4):
         below = chance < 1
         rest = jnp.sum(jnp.where(below, chance, 0))
-        factor = (number - x.size + jnp.sum(below)) / jnp.where(rest > 0, rest, 1)
+        factor = (number - x.size + jnp.sum(below, dtype=x.dtype)) / jnp.where(rest > 0, rest, 1)
         growing &= (rest > 0) & (factor > 1)
         chance = jnp.where(growing & below, jnp.minimum(factor * chance, 1), chance)
     return chance

@@ -21,7 +21,7 @@ def pack(codes: jax.Array, bits: int) -> jax.Array:
         [43, 128]
     """
     shifts = jnp.arange(bits - 1, -1, -1, dtype=codes.dtype)
-    return jnp.packbits((codes[:, None] >> shifts & 1).astype(jnp.uint8).ravel())
+    return jnp.packbits((codes[:, None] >> shifts[None] & 1).astype(jnp.uint8).ravel())
 
 
 def unpack(packed: jax.Array, size: int, bits: int, dtype: Any = jnp.uint32) -> jax.Array:
@@ -41,4 +41,4 @@ def unpack(packed: jax.Array, size: int, bits: int, dtype: Any = jnp.uint32) -> 
         [1, 2, 7]
     """
     digits = jnp.unpackbits(packed)[: size * bits].reshape(size, bits).astype(dtype)
-    return jnp.sum(digits << jnp.arange(bits - 1, -1, -1, dtype=dtype), axis=1, dtype=dtype)
+    return jnp.sum(digits << jnp.arange(bits - 1, -1, -1, dtype=dtype)[None], axis=1, dtype=dtype)

@@ -168,7 +168,7 @@ def global_top_k(density: float | None = None, *, dtype: Any | None = None) -> C
         return Entries(values if dtype is None else values.astype(dtype), places), state
 
     def decompress(entries, like):
-        dtype = scalar_dtype(like)
+        dtype = _wide_dtype(like)
         return _unflatten(add(jnp.zeros([_size(like)], dtype), entries.places, entries.values.astype(dtype)), like)
 
     def inner_products(rows, tree):
@@ -183,7 +183,7 @@ def global_top_k(density: float | None = None, *, dtype: Any | None = None) -> C
             # In a window that is not yet full there are entries of zero, all at place 0.
             return add(flat, entries.places, values, unique=False), None
 
-        zeros = jnp.zeros([_size(like)], scalar_dtype(like))
+        zeros = jnp.zeros([_size(like)], _wide_dtype(like))
         return _unflatten(jax.lax.scan(add_row, zeros, (weights, rows))[0], like)
 
     def delta(tree):
@@ -191,6 +191,14 @@ def global_top_k(density: float | None = None, *, dtype: Any | None = None) -> C
         return number(size) / size if size else 1.0
 
     return Compressor(init, compress, decompress, inner_products, combine, delta)
+
+
+def _wide_dtype(tree: Any) -> Any:
+    """Gives the dtype that holds all leaves, in float32 at least."""
+    real = scalar_dtype(tree)
+    if any(jnp.issubdtype(x.dtype, jnp.complexfloating) for x in jax.tree.leaves(tree)):
+        return jnp.dtype(jnp.complex128 if real == jnp.float64 else jnp.complex64)
+    return real
 
 
 def _size(tree: Any) -> int:
@@ -204,7 +212,7 @@ def _size(tree: Any) -> int:
 
 def _flatten(tree: Any) -> jax.Array:
     """All leaves as one vector, in float32 at least."""
-    dtype, _ = scalar_dtype(tree), _size(tree)
+    dtype, _ = _wide_dtype(tree), _size(tree)
     return ravel_pytree(jax.tree.map(lambda x: replicate(x).astype(dtype), tree))[0]
 
 

@@ -70,8 +70,8 @@ def drcgd(
             times smaller, not zero, since what is tracked is projected anew at each point. Conjugate directions of
             tracked gradients did not settle.
         stiefel: tree of booleans, a prefix of the parameters, or a function that makes it from them: the leaves that
-            are matrices with orthonormal columns, by their last two axes. The others move freely. By default all leaves
-            of at least two axes that are not wider than high.
+            are matrices with orthonormal columns, by their last two axes; False is none. The others move freely. By
+            default all leaves of at least two axes that are not wider than high.
 
     Returns:
         An optimizer that takes the extra argument `links`, see `mix`. Its state is one number a parameter; one more
@@ -104,6 +104,8 @@ def drcgd(
     mixing = choose_mixing(mixing, topology, axis_name)
 
     def on_manifold(params):
+        if isinstance(stiefel, bool):
+            return jax.tree.map(lambda _: stiefel, params)
         return resolve("stiefel", _tall if stiefel is None else stiefel, params)
 
     def init_fn(params):

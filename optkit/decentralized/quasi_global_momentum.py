@@ -16,7 +16,7 @@ from optkit.core.checks import check_integer, check_range
 from optkit.core.decay import add_decay
 from optkit.core.extra_args import require_params
 from optkit.core.injection import refuse_arrays
-from optkit.core.precision import in_float32
+from optkit.core.precision import in_float32, scalar_dtype
 from optkit.decentralized.mixing import Mixing, choose_mixing, extrapolate, overwrite
 from optkit.decentralized.topology import Topology
 
@@ -237,8 +237,14 @@ def qg_dadam(
         if form == "v0":
             mu = jax.tree.map(lambda m, g: b1 * m + g, state.mu, updates)
         nu = optax.tree.update_moment_per_elem_norm(updates, state.nu, b2, order=2)
-        mu_hat, nu_hat = optax.tree.bias_correction(mu, b1, count), optax.tree.bias_correction(nu, b2, count)
-        step = jax.tree.map(lambda m, v: rate * m / (jnp.sqrt(v) + eps), mu_hat, nu_hat)
+        steps = jnp.asarray(count, scalar_dtype(params))
+        corrections = 1 - b1**steps, 1 - b2**steps
+
+        def adam_step(m, v):
+            m_hat, v_hat = (x / jnp.asarray(c, x.dtype) for x, c in zip((m, v), corrections, strict=True))
+            return jnp.asarray(rate, m.dtype) * m_hat / (jnp.sqrt(v_hat) + eps)
+
+        step = jax.tree.map(adam_step, mu, nu)
         half = optax.tree.sub(params, step)
         new = mixing(half, topology, axis_name, step=state.count, links=links)
         way = jax.tree.map(lambda s, before, after: s + (before - after), step, half, new)  # d = x_t - x_{t+1}

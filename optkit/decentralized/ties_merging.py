@@ -98,4 +98,4 @@ def _combine(trimmed: jax.Array, signs: jax.Array, combine: str) -> jax.Array:
     if combine == "max":
         return jnp.max(jnp.abs(elected), axis=0) * signs
     total = jnp.sum(elected, axis=0)
-    return total if combine == "sum" else total / jnp.maximum(jnp.sum(elected != 0, axis=0), 1)
+    return total if combine == "sum" else total / jnp.maximum(jnp.sum(elected != 0, axis=0), 1).astype(total.dtype)

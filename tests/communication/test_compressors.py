@@ -202,6 +202,51 @@ def test_leaves_sharded_over_explicit_axes_keep_their_sharding(name):
     np.testing.assert_array_equal(sent, round_trip(compressor, x)[0])
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ALL)
+def test_leaves_may_have_2_to_the_31_entries(name):
+    leaf = jax.ShapeDtypeStruct((2**16, 2**15), jnp.float32)
+    decompressed, _ = jax.eval_shape(functools.partial(round_trip, ALL[name][0]), leaf)
+    assert decompressed.shape == leaf.shape
+
+
+@pytest.mark.parametrize("name", ["top_k", "rand_k"])
+def test_larger_leaves_are_refused_where_entries_have_places(name):
+    leaf = jax.ShapeDtypeStruct((2**16, 2**16), jnp.float32)
+    with pytest.raises(ValueError, match=f"{name} counts the entries of a leaf with 32 bits, and one has 4294967296"):
+        jax.eval_shape(functools.partial(round_trip, ALL[name][0]), leaf)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_ranks_and_dtypes_are_not_promoted(name):
+    tree = {"matrix": jnp.ones((4, 4)), "narrow": jnp.ones(3, jnp.bfloat16)}
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+        jax.eval_shape(functools.partial(round_trip, ALL[name][0]), tree)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_complex_numbers_are_compressed_as_they_are_or_refused(name):
+    compressor, x = ALL[name][0], X[:8] + 1j * X[8:16]
+    if name in ("identity", "top_k", "top_k_rounded_down", "global_top_k"):
+        sent, _ = round_trip(compressor, x)
+        kept = jnp.abs(sent) > 0
+        np.testing.assert_array_equal(sent, jnp.where(kept, x, 0))
+        assert jnp.min(jnp.where(kept, jnp.abs(x), jnp.inf)) == jnp.max(jnp.abs(x)) or kept.all()
+    elif name == "rand_k":
+        sent, _ = round_trip(compressor, x)
+        np.testing.assert_allclose(sent[sent != 0], 8 * x[sent != 0])
+    else:
+        with pytest.raises(TypeError, match=r"works on real parameters, .* real and imaginary parts as two leaves"):
+            compressor.init(x)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("name", [name for name in ALL if name not in ("rand_k", "natural")])
+def test_what_is_not_finite_does_not_vanish(name, bad):
+    sent, _ = round_trip(ALL[name][0], X.at[5].set(bad))
+    assert not np.isfinite(sent[5])
+
+
 @pytest.mark.parametrize("density", [0.0, 1.5])
 @pytest.mark.parametrize("name", ["top_k", "rand_k", "wangni_sparsify"])
 def test_a_wrong_density_is_named(name, density):
@@ -212,8 +257,9 @@ def test_a_wrong_density_is_named(name, density):
 
 @pytest.mark.parametrize("name", ["qsgd", "dithering_inf", "natural_dithering"])
 def test_a_wrong_number_of_levels_is_named(name):
-    with pytest.raises(ValueError, match="levels must be a positive integer, got 0"):
-        getattr(communication, name)(0, key=0)
+    for levels in (0, 2.0):
+        with pytest.raises(ValueError, match=f"levels must be a positive integer, got {levels}"):
+            getattr(communication, name)(levels, key=0)
 
 
 @pytest.mark.parametrize(("arguments", "message"), [((24,), r"levels must be in \[1, 23\]"), ((3, 0.5), "order must")])

@@ -8,7 +8,7 @@ from optkit.core.adam import scale_by_adam
 from optkit.core.checks import check_range
 from optkit.core.explicit_axes import replicate, shard_like
 from optkit.core.extra_args import EXTRA_ARGS
-from optkit.core.precision import in_float32
+from optkit.core.precision import in_float32, scalar_dtype, widen
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
@@ -107,3 +107,15 @@ def test_a_difference_of_losses_is_not_lost_in_16_bits():
     tx = in_float32(optax.GradientTransformationExtraArgs(optax.init_empty_state, update))
     slope, _ = tx.update(params, tx.init(params), params, value_fn=lambda w: 3 * w)
     np.testing.assert_allclose(float(slope), 3.0, rtol=float(jnp.finfo(jnp.bfloat16).eps))
+
+
+def test_types_are_widened_like_arrays():
+    types = {"w": jax.ShapeDtypeStruct((2,), jnp.bfloat16), "b": jax.ShapeDtypeStruct((), jnp.int8)}
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), widen(types)) == {"w": ((2,), jnp.float32), "b": ((), jnp.int8)}
+
+
+@pytest.mark.usefixtures("x64")
+def test_statistics_are_real_and_need_no_promotion():
+    with jax.numpy_dtype_promotion("strict"):
+        assert scalar_dtype([jnp.ones((), jnp.bfloat16), jnp.ones((), jnp.complex64), jnp.int32(0)]) == jnp.float32
+        assert scalar_dtype([jnp.ones((), jnp.float32), jnp.ones((), jnp.complex128)]) == jnp.float64

@@ -160,3 +160,7 @@ def test_wrong_arguments_are_named():
         permute_units({"w": jnp.ones((2, 3))}, {"w": (None, "a")}, {"a": jnp.array([1, 0])})
     with pytest.raises(ValueError, match="the topology joins 2 workers, but the axis 'workers' has 4"):
         mixed(SHUFFLED, ring(2), MATCHED)
+
+
+def test_matching_comes_to_an_end_on_nan():
+    assert sorted(match_units(jnp.full((4, 3), jnp.nan), EXAMPLES[:4, :3]).tolist()) == [0, 1, 2]

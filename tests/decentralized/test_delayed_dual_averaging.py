@@ -152,3 +152,11 @@ def test_missing_parameters_are_named():
     tx = delayed_dual_averaging(1.0)
     with pytest.raises(ValueError, match="delayed_dual_averaging needs the parameters"):
         tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
+
+
+def test_after_an_infinite_gradient_parameters_are_nan_and_not_at_the_start_for_ever():
+    tx = delayed_dual_averaging(1.0)
+    params = jnp.ones(2)
+    updates, state = tx.update(jnp.array([jnp.inf, 1.0]), tx.init(params), params)
+    updates, _ = tx.update(jnp.ones(2), state, params)
+    assert np.all(np.isnan(updates))

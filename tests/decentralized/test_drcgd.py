@@ -207,3 +207,31 @@ def test_wrong_arguments_are_named():
     tx = drcgd(0.1, ring(2), axis_name="workers")
     with pytest.raises(ValueError, match="drcgd needs the parameters"):
         tx.update(jnp.eye(2), tx.init(jnp.eye(2)))
+
+
+@pytest.mark.parametrize("beta", ["fletcher_reeves", "polak_ribiere"])
+def test_complex_matrices_keep_orthonormal_columns_and_reach_the_eigenvectors(beta):
+    draw = np.random.default_rng(0).standard_normal((2, 4, 4))
+    hermitian = jnp.asarray(draw[0] + 1j * draw[1] + (draw[0] + 1j * draw[1]).conj().T, jnp.complex64)
+    tx = drcgd(0.02, complete(2), axis_name="workers", beta=beta)
+
+    def train(start):
+        def step(carry, _):
+            params, state = carry
+            updates, state = tx.update(-hermitian @ params, state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        return jax.lax.scan(step, (start, tx.init(start)), length=300)[0][0]
+
+    start = jnp.tile(jnp.eye(4, 2, dtype=jnp.complex64), (2, 1, 1))
+    found = jax.jit(jax.vmap(train, axis_name="workers"))(start)[0]
+    np.testing.assert_allclose(found.conj().T @ found, np.eye(2), atol=1e-5)
+    values = np.linalg.eigvalsh(found.conj().T @ hermitian @ found)
+    np.testing.assert_allclose(values, np.linalg.eigvalsh(hermitian)[-2:], rtol=1e-2)
+
+
+def test_no_leaf_need_be_on_the_manifold():
+    tx = drcgd(0.1, complete(2), axis_name="workers", stiefel=False)
+    params = jnp.ones((2, 3, 2))
+    updates = jax.vmap(lambda x: tx.update(x, tx.init(x), x)[0], axis_name="workers")(params)
+    np.testing.assert_allclose(updates, -0.1, rtol=1e-6)

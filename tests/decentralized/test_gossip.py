@@ -225,3 +225,18 @@ def test_dadam_decays_what_the_mask_says():
     trajectory, _ = train(tx, params, jax.tree.map(lambda x: jnp.zeros_like(x)[:, None], params))
     np.testing.assert_allclose(trajectory["w"], 0.9, atol=1e-6)
     np.testing.assert_array_equal(trajectory["b"], 1.0)
+
+
+@pytest.mark.parametrize("topology", [ring(WORKERS), one_peer_exponential(WORKERS)], ids=["ring", "one_peer"])
+def test_the_period_may_be_an_array(topology):
+    params, gradients = numbers(3), numbers(6, 3, seed=1)
+
+    def last(every):
+        tx = gossip(optax.sgd(0.1), topology, axis_name="workers", every=every)
+        return train(tx, params, gradients)[0]
+
+    expected = last(3)
+    np.testing.assert_allclose(jax.jit(last)(jnp.int32(3)), expected, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(last)(jnp.float32(3)), expected, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"every must be a positive integer, got 3\.0"):
+        last(3.0)

@@ -91,3 +91,16 @@ def test_dtypes_stay_and_changes_are_computed_in_float32():
 def test_wrong_arguments_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         ties_merge(jnp.zeros(2), jnp.ones((3, 2)), **changes)
+
+
+@pytest.mark.parametrize("combine", ["mean", "sum", "max"])
+def test_nan_does_not_vanish(combine):
+    models = jnp.array([[4.0, jnp.nan, 1.0], [2.0, 5.0, 3.0]])
+    merged = ties_merge(jnp.zeros(3), models, density=1.0, combine=combine)
+    assert np.isnan(merged).tolist() == [False, True, False]
+    assert np.all(np.isnan(ties_merge(jnp.zeros(3), models, density=1.0, combine=combine, elect="norm_mass")))
+
+
+def test_complex_numbers_are_refused():
+    with pytest.raises(TypeError, match="ties_merge works on real parameters"):
+        ties_merge(jnp.zeros(2), jnp.ones((2, 2), jnp.complex64))

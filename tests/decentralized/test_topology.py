@@ -1,10 +1,20 @@
 """What topologies promise: the published matrices, sums of one, all eigenvalues, and few permutations."""
 
+import jax.numpy as jnp
 import networkx as nx
 import numpy as np
 import pytest
 from golden_files import replays
 
+from optkit.decentralized import (
+    GossipRates,
+    accelerated_mix,
+    chebyshev_mix,
+    metropolis_walk,
+    network_lasso_start,
+    repeated_mix,
+    uniform_rates,
+)
 from optkit.decentralized import topology as topologies
 from optkit.decentralized.topology import (
     Topology,
@@ -213,6 +223,30 @@ def test_negative_weights_are_named():
         (lambda: from_graph(nx.Graph()), "graph must be connected, got 0 parts"),
         (lambda: from_graph(nx.star_graph(3), uniform_weights), "must be doubly stochastic, but column"),
         (lambda: hypercube(6), "size must be a power of two for a hypercube, got 6"),
+        (lambda: Topology(1j * np.ones((1, 1, 1))), "weights in matrices must be real"),
+        (lambda: Topology(np.full((1, 3, 3), 1 / 3, np.float32)), r"row 0 sums to 1\.0000000"),
+        (lambda: ring(2.0), r"size must be a positive integer, got 2\.0"),
+        (lambda: ring(None), "size must be a positive integer, got None"),
+        (lambda: star("4"), "size must be a positive integer, got '4'"),
+        (lambda: complete(jnp.ones(())), "size must be a positive integer"),
+        (lambda: grid(4.0), r"size must be a positive integer, got 4\.0"),
+        (lambda: circulant(4, [1.5]), r"offsets must be an integer .* got 1\.5"),
+        (lambda: symmetric_exponential(8, 2.0), r"base must be a positive integer, got 2\.0"),
+        (lambda: erdos_renyi(8, 0.5, seed=0.5), r"seed must be an integer of at least 0, got 0\.5"),
+        (lambda: random_matchings(8, 4.0, seed=0), r"period must be a positive integer, got 4\.0"),
+        (lambda: random_matchings(8, 4, seed=-1), "seed must be an integer of at least 0, got -1"),
+        (
+            lambda: from_graph(nx.DiGraph([(0, 1), (1, 0)])),
+            r"graph must be undirected, got a DiGraph: take graph\.to_un",
+        ),
+        (lambda: metropolis_weights(nx.DiGraph([(0, 1)])), "graph must be undirected"),
+        (lambda: max_degree_weights(nx.DiGraph([(0, 1)])), "graph must be undirected"),
+        (lambda: uniform_weights(nx.DiGraph([(0, 1)])), "graph must be undirected"),
+        (lambda: accelerated_mix(2, nx.DiGraph([(0, 1)])), "skeleton must be undirected"),
+        (lambda: metropolis_walk(nx.DiGraph([(0, 1)])), "graph must be undirected"),
+        (lambda: network_lasso_start(jnp.zeros((2, 1)), nx.DiGraph([(0, 1)])), "graph must be undirected"),
+        (lambda: repeated_mix(2.0), r"rounds must be a positive integer, got 2\.0"),
+        (lambda: chebyshev_mix(2.0), r"rounds must be a positive integer, got 2\.0"),
         (lambda: ring(0), "size must be a positive integer, got 0"),
         (lambda: torus(-1), "size must be a positive integer, got -1"),
         (lambda: symmetric_exponential(8, 1), r"base must be in \[2, inf\], got 1"),
@@ -227,3 +261,35 @@ def test_negative_weights_are_named():
 def test_what_is_wrong_is_said(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: from_graph(np.eye(2)), "graph must be an undirected graph of networkx, got ndarray"),
+        (lambda: from_graph(nx.path_graph(2), np.eye(2)), r"weights must be a function .*Topology\(matrix\[None\]\)"),
+        (lambda: sequence(nx.path_graph(2)), "topologies must be a Topology, such as .* got Graph"),
+        (lambda: uniform_rates(nx.path_graph(2)), "topology must be a Topology, such as .* got Graph"),
+    ],
+)
+def test_what_is_no_topology_or_graph_is_said(make, message):
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
+def test_a_topology_owns_what_it_was_checked_with():
+    matrices = np.full((1, 4, 4), 0.25)
+    topology = Topology(matrices)
+    matrices[:] = 0
+    np.testing.assert_array_equal(topology.matrices, 0.25)
+    with pytest.raises(ValueError, match="read-only"):
+        topology.matrices[0, 0, 0] = 1
+    with pytest.raises(ValueError, match="read-only"):
+        ring(4).rounds[0][0].weights[0] = 1
+
+    edges, rates = np.array([[0, 1]]), np.ones(1)
+    exchanges = GossipRates(2, edges, rates)
+    edges[:], rates[:] = 0, 0
+    assert (exchanges.edges.tolist(), exchanges.rates.tolist()) == ([[0, 1]], [1.0])
+    with pytest.raises(ValueError, match="read-only"):
+        exchanges.rates[0] = 2
