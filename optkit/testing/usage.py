@@ -161,7 +161,8 @@ def takes_stacked_layers(case: Case) -> None:
     """Takes layers stacked along a leading axis, as `flax.linen.scan` stacks them.
 
     If its factory has an argument `weight_dimension_numbers`, each layer gets what it gets alone; without the argument
-    too, or a `ValueError` names `weight_dimension_numbers`.
+    too, or a `ValueError` names `weight_dimension_numbers`. Layers for which it draws have draws of their own, and only
+    types are checked.
     """
     shapes = {"kernel": (LAYERS, 4, 6), "bias": (LAYERS, 6)}
     numbers = [name for name in inspect.signature(case.factory).parameters if name.endswith("weight_dimension_numbers")]
@@ -174,16 +175,21 @@ def takes_stacked_layers(case: Case) -> None:
         tx = case.build(**changes)
         return case.compiled(lambda p, g: case.step(tx)(p, case.init(tx)(p), g)[0])(params, gradients)
 
+    given = {numbers[0]: {"kernel": optax.contrib.MuonDimensionNumbers(1, 2), "bias": None}}
     axis = 0 if case.axis_name is None else 1
 
     def layer(tree, index):
         return jax.tree.map(lambda x: x.take(index, axis), tree)
 
     alone = [first_step(layer(stacked, i), layer(gradients, i)) for i in range(LAYERS)]
+    if "key" in case.example:
+        redrawn = first_step(layer(stacked, 0), layer(gradients, 0), key=jax.random.key(1))
+        if trees.value_differences(alone[0], redrawn, "parameter", rounding(layer(stacked, 0), redrawn)):
+            require(changed_types(case, case.build(**given), trees.abstract(shapes)))
+            return
     expected = jax.tree.map(lambda *leaves: np.stack(leaves, axis), *alone)
     allowed = rounding(stacked, expected)
-    given = {"kernel": optax.contrib.MuonDimensionNumbers(1, 2), "bias": None}
-    actual = first_step(stacked, gradients, **{numbers[0]: given})
+    actual = first_step(stacked, gradients, **given)
     lines = trees.value_differences(expected, actual, f"with {numbers[0]}, each layer alone: parameter", allowed)
     try:
         actual = first_step(stacked, gradients)
