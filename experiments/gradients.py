@@ -1,6 +1,6 @@
 """The gradients that optimizers ask for: of a batch, of its parts, of its classes, of all examples."""
 
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from experiments.errors import UserError
 from experiments.tasks import Task
 from optkit.catalog import Method
 from optkit.core.extra_args import EXTRA_ARGS, Moment, extra_args
+from optkit.core.method import Rows
 
 WORKERS = "workers"
 # The extra arguments that the training loop passes; it keeps no parameters of earlier steps.
@@ -27,8 +28,10 @@ def require_trainable(task: Task, method: Method, workers: int) -> None:
         workers: over how many devices each batch is split.
 
     Raises:
-        UserError: if the batch cannot be cut into its parts, or has no classes.
+        UserError: if the batch cannot be cut into its parts, or has no classes, or one objective only.
     """
+    if method.rows == "objectives":
+        raise UserError(f"{method.name} weighs several objectives against each other, and this task has one")
     if method.rows == "classes" and task.labels is None:
         raise UserError(f"{method.name} treats classes apart, and this task has none")
     if method.rows == "microbatches" and (MICROBATCHES % workers or task.batch_size % MICROBATCHES):
@@ -45,7 +48,7 @@ def mean(values: Any, workers: int) -> Any:
 
 
 def of_batch(
-    task: Task, rows: Literal["microbatches", "classes"] | None, params: Any, batch: Any, workers: int
+    task: Task, rows: Rows | None, params: Any, batch: Any, workers: int
 ) -> tuple[jax.Array, Any, dict[str, Any]]:
     """Differentiates the loss of a batch in the form that an optimizer takes.
 
@@ -59,8 +62,10 @@ def of_batch(
     Returns:
         The mean loss over all workers' examples; the gradients, equal on all workers; and further extra arguments.
     """
-    if rows == "microbatches":
-        value, grads = _of_parts(task, params, batch, MICROBATCHES // workers)
+    if rows in {"microbatches", "samples"}:
+        examples = len(jax.tree.leaves(batch)[0])
+        parts = examples if rows == "samples" else MICROBATCHES // workers
+        value, grads = _of_parts(task, params, batch, parts)
         return mean(value, workers), jax.lax.all_gather(grads, WORKERS, tiled=True) if workers > 1 else grads, {}
     if rows == "classes":
         value, grads, counts = _of_classes(task, params, batch)

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from optkit.core.injection import static_arguments
 
+Rows = Literal["microbatches", "samples", "classes", "objectives"]
 Kind = Literal["transformation", "wrapper", "optimizer", "sampler", "aggregator", "topology", "compressor"]
 
 
@@ -80,7 +81,7 @@ class Method:
     grid: float
     tuned: str = "learning_rate"
     needs: tuple[str, ...] = ()
-    rows: Literal["microbatches", "samples", "classes", "objectives"] | None = None
+    rows: Rows | None = None
     eval_params: Callable[[Any, Any], Any] = parameters_as_they_are
     variants: Mapping[str, Variant] = dataclasses.field(default_factory=dict)
     golden: str | None = None

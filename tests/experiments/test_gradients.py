@@ -63,6 +63,14 @@ def test_microbatch_gradients_average_to_the_batch_gradient(line):
     assert not further
 
 
+def test_sample_gradients_are_those_of_single_examples(line):
+    params = jnp.ones(3)
+    batch = jax.tree.map(lambda leaf: leaf[:4], line.train)
+    _, rows, _ = gradients.of_batch(line, "samples", params, batch, workers=1)
+    alone = [jax.grad(line.loss)(params, jax.tree.map(lambda leaf: leaf[i : i + 1], batch)) for i in range(4)]  # noqa: B023
+    np.testing.assert_allclose(rows, jnp.stack(alone), rtol=1e-5)
+
+
 def test_class_gradients_add_up_to_the_batch_gradient(classes):
     params = jnp.ones(3)
     batch = jax.tree.map(lambda leaf: leaf[:16], classes.train)
@@ -118,6 +126,11 @@ def test_workers_see_the_rows_of_one_device(classes, factory, rows):
 def test_a_task_without_classes_is_refused(line):
     with pytest.raises(UserError, match="probe treats classes apart, and this task has none"):
         gradients.require_trainable(line, method(balanced_sgd, "classes"), workers=1)
+
+
+def test_objectives_of_a_task_with_one_are_refused(line):
+    with pytest.raises(UserError, match="probe weighs several objectives against each other, and this task has one"):
+        gradients.require_trainable(line, method(mean_sgd, "objectives"), workers=1)
 
 
 def test_a_batch_that_cannot_be_cut_is_refused(line):

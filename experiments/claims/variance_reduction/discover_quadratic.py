@@ -46,7 +46,7 @@ def steady_loss(tx):
 def measure() -> Finding:
     """Compares the losses."""
     descent = optax.with_extra_args_support(optax.sgd(RATE))
-    estimate = optkit.scale_by_cluster_control_variate(CLUSTERS, ALPHA, np.full(CLUSTERS, 1 / CLUSTERS))
+    estimate = optkit.scale_by_cluster_control_variate(CLUSTERS, ALPHA, [1 / CLUSTERS] * CLUSTERS)
     plain, discover = steady_loss(descent), steady_loss(optax.chain(estimate, descent))
     return Finding(f"loss of SGD {plain:.2g}, of Discover {discover:.2g}", 10 * discover <= plain)
 
