@@ -388,9 +388,9 @@ def test_nothing_is_left_of_a_gradient_of_the_subspaces_rank(kind, side, shape, 
 
 def test_after_a_refresh_something_is_left_of_a_matrix_at_full_rank():
     tx = frugal(optax.set_to_zero(), subspace_projector("svd", rank=4, side="left"))
-    state = tx.init(normal((6, 4)))
+    state = tx.init(normal((4, 6)))
     for seed, moves in ((0, False), (1, True)):
-        updates, state = tx.update(normal((6, 4), seed), state)
+        updates, state = tx.update(normal((4, 6), seed), state)  # six rows, and four singular vectors
         assert np.all(np.abs(updates) == moves)
 
 
