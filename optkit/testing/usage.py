@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import itertools
 import pathlib
 import tempfile
 from typing import Any
@@ -115,7 +116,8 @@ def masks_decay(case: Case) -> None:
     """The argument `mask` says which leaves decay, as in Optax, and nothing else.
 
     It is given as a tree, as a function, and as one that reads `.ndim` through Flax's flattened paths. Leaves outside
-    move downhill, as under a mask without any leaf, those inside as without a mask.
+    move downhill, as under a mask without any leaf, those inside as without a mask. But where decay is a part of the
+    gradients, on all of which a leaf's step may depend, they move as along gradients to which it was added.
     """
     if not {"mask", "weight_decay"} <= set(inspect.signature(case.factory).parameters):
         return
@@ -129,21 +131,43 @@ def masks_decay(case: Case) -> None:
 
     start = case.params()
     nowhere, everywhere = after_a_step(dict.fromkeys(DECAYED, False)), after_a_step(None)
-    lines = []
-    for name, gradient in case.gradients[0].items():
-        product = float(np.vdot(gradient, nowhere[name] - start[name]))
-        if product > 0.0:
-            lines.append(f"mask without leaves: {name} moves uphill, by {product:.3g} times its gradient")
+    lines = _leaves_moving_uphill(case, start, nowhere)
     expected = {"bias": nowhere["bias"], "kernel": everywhere["kernel"]}
     allowed = rounding(start, expected)
+    ends = {}
     for kind, mask in (("a tree", DECAYED), ("a function", lambda _: DECAYED), ("a function of .ndim", has_axes)):
         try:
-            actual = after_a_step(mask)
+            ends[kind] = after_a_step(mask)
         except Exception as error:  # noqa: BLE001  (any error of the transformation is the finding)
             lines.append(f"mask as {kind}: raised {describe(error)}")
-        else:
-            lines += trees.value_differences(expected, actual, f"mask as {kind}: parameter", allowed)
-    require(lines)
+
+    def differences(expected):
+        lines = (
+            trees.value_differences(expected, end, f"mask as {kind}: parameter", allowed) for kind, end in ends.items()
+        )
+        return list(itertools.chain.from_iterable(lines))
+
+    found = differences(expected)
+    if found and case.rows is None:
+        decayed = _after_decayed_gradients(case, None)
+        if not trees.value_differences(everywhere, decayed, "parameter", allowed):
+            found = differences(_after_decayed_gradients(case, DECAYED))
+    require([*lines, *found])
+
+
+def _leaves_moving_uphill(case: Case, start: Any, end: Any) -> list[str]:
+    products = {name: float(np.vdot(gradient, end[name] - start[name])) for name, gradient in case.gradients[0].items()}
+    return [
+        f"mask without leaves: {name} moves uphill, by {product:.3g} times its gradient"
+        for name, product in products.items()
+        if product > 0.0
+    ]
+
+
+def _after_decayed_gradients(case: Case, mask: Any | None) -> Any:
+    """Parameters after a step along gradients to which the decay of some leaves is added."""
+    decay = optax.add_decayed_weights(WEIGHT_DECAY, mask)
+    return case.train(optax.chain(decay, case.build(weight_decay=0.0, mask=None)), steps=1)[0]
 
 
 def works_without_params(case: Case) -> None:
