@@ -19,6 +19,7 @@ from optkit.core.complex_numbers import refuse_complex
 from optkit.core.contraction import einsum
 from optkit.core.explicit_axes import replicate, shard_like
 from optkit.core.precision import widen
+from optkit.core.svd import svd
 from optkit.core.trees import mask_tree, unmask_tree
 
 
@@ -233,7 +234,7 @@ def prox_nuclear(weight: jax.typing.ArrayLike) -> Proximal:
     def shorten(x, step):
         if x.ndim < 2 or not x.size:
             return x
-        left, values, right = jnp.linalg.svd(replicate(x), full_matrices=False)
+        left, values, right = svd(replicate(x))
         kept = jnp.maximum(values - step * weight, 0)
         return shard_like(einsum("...ij,...j,...jk->...ik", left, kept, right, precision="highest"), x)
 

@@ -15,6 +15,7 @@ from optkit.core.extra_args import require_params
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32, scalar_dtype
 from optkit.core.stacking import map_equal_shapes
+from optkit.core.svd import svd
 from optkit.core.trees import mask_tree, resolve, unmask_tree
 from optkit.decentralized.mixing import Mixing, choose_mixing, overwrite
 from optkit.decentralized.topology import Topology
@@ -184,5 +185,5 @@ def _project(x: jax.Array, u: jax.Array) -> jax.Array:
 
 def _polar(x: jax.Array) -> jax.Array:
     """Gives the nearest matrices with orthonormal columns, `UV'` of the singular value decomposition."""
-    left, _, right = jnp.linalg.svd(x, full_matrices=False)
+    left, _, right = svd(x)
     return jnp.einsum("...ij,...jk->...ik", left, right)

@@ -15,6 +15,7 @@ from optkit.core.contraction import einsum
 from optkit.core.explicit_axes import replicate
 from optkit.core.orthonormal import cholesky_qr
 from optkit.core.precision import widen
+from optkit.core.svd import svd
 from optkit.memory_efficient.projector import Projector, drawn, found_from_gradients, shard, spec_like
 
 BasisKind = Literal["svd", "approximate_svd", "random", "randperm"]
@@ -83,7 +84,7 @@ def _first_coordinates(matrix: jax.Array, sizes: Sizes) -> Any:
 
 def _singular_vectors(gradients: jax.Array, sizes: Sizes) -> Any:
     left, right = sizes
-    u, _, vh = jnp.linalg.svd(replicate(gradients), full_matrices=False)
+    u, _, vh = svd(replicate(gradients))
     return (None if left is None else u[..., :left]), (None if right is None else vh[..., :right, :])
 
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from optkit.core.checks import check_range
 from optkit.core.complex_numbers import refuse_complex
 from optkit.core.explicit_axes import replicate, shard_like
+from optkit.core.svd import svd
 
 Kappa = Callable[[jax.Array], jax.Array]
 
@@ -224,7 +225,7 @@ def kappa_nuclear() -> Kappa:
     def subgradient(x):
         if x.ndim != 2 or not x.size:
             return jnp.sign(x)
-        left, values, right = jnp.linalg.svd(replicate(x), full_matrices=False)
+        left, values, right = svd(replicate(x))
         negligible = max(x.shape) * jnp.finfo(x.dtype).eps * jnp.max(values)
         return shard_like((left * (values > negligible)[None, :]) @ right, x)
 
