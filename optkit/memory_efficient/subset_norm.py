@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from optax.contrib import MuonDimensionNumbers
 
 from optkit.core.adam import bias_factor
 from optkit.core.checks import check_range
@@ -30,8 +31,8 @@ class ScaleBySubsetNormState(NamedTuple):
     Attributes:
         count: number of updates so far, equal on all workers; None without bias correction.
         nu: second moments of the subsets, in float32 at least: for a matrix by `"heuristics"` one for each index of its
-            longer axis, with ones in the place of its other axes; by a number a vector of one for each block; shaped
-            and sharded like the parameter where every entry has its own.
+            longer axis, with ones in the place of its other axes; by a number a vector of one for each block, behind
+            the axes that count matrices; shaped and sharded like the parameter where every entry has its own.
         momentum: state of the transformation that gives the numerator; `optax.EmptyState` if that is the gradient.
     """
 
@@ -82,20 +83,33 @@ def subset_sum_of_squares(x: jax.Array, subset_size: SubsetSize, view: MatrixVie
             shorter = view.columns if view.row_count >= view.column_count else view.rows
             sums = jnp.sum(squares, axis=shorter, keepdims=True)
     else:
-        size = block_size(x.size, subset_size)
-        sums = squares if size == 1 else jnp.sum(replicate(squares).reshape(-1, size), axis=1)
+        *batch, entries = _flat_shape(x.shape, view)
+        size = block_size(entries, subset_size)
+        sums = squares
+        if size > 1:
+            ordered = jnp.moveaxis(replicate(squares), () if view is None else view.batch, range(len(batch)))
+            sums = jnp.sum(ordered.reshape(*batch, -1, size), axis=-1)
     # An infinite sum would stop its subset for ever and show nowhere.
     return jnp.where(jnp.isinf(sums), jnp.nan, sums)
 
 
-def _spread(values: jax.Array, like: jax.Array) -> jax.Array:
+def _flat_shape(shape: tuple[int, ...], view: MatrixView | None) -> tuple[int, ...]:
+    """The axes that count separate matrices, and the number of entries of each."""
+    batch = () if view is None else tuple(shape[axis] for axis in view.batch)
+    return *batch, math.prod(shape[axis] for axis in range(len(shape)) if view is None or axis not in view.batch)
+
+
+def _spread(values: jax.Array, like: jax.Array, view: MatrixView | None) -> jax.Array:
     """Brings one number for each subset to where it broadcasts over the leaf."""
     if values.ndim == like.ndim and all(
         size in (1, whole) for size, whole in zip(values.shape, like.shape, strict=True)
     ):
         return values
-    blocks = jnp.broadcast_to(values[:, None], (values.size, like.size // values.size))
-    return shard_like(blocks.reshape(like.shape), like)
+    *batch, entries = _flat_shape(like.shape, view)
+    axes = () if view is None else view.batch
+    blocks = jnp.broadcast_to(values[..., None], (*values.shape, entries // values.shape[-1]))
+    rest = (size for axis, size in enumerate(like.shape) if axis not in axes)
+    return shard_like(jnp.moveaxis(blocks.reshape(*batch, *rest), range(len(batch)), axes), like)
 
 
 def scale_by_subset_norm_named(
@@ -121,10 +135,18 @@ def scale_by_subset_norm_named(
         raise ValueError("bias_correction corrects averages and got b2=None, which makes sums: leave it out")
     numerator = optax.with_extra_args_support(optax.identity() if momentum is None else momentum)
 
+    one_for_all = weight_dimension_numbers is None or isinstance(weight_dimension_numbers, MuonDimensionNumbers)
+
+    def views(tree):
+        # The authors' blocks are of the whole of any leaf, convolutions among them.
+        if subset_size != "heuristics" and one_for_all:
+            return jax.tree.map(lambda _: None, tree)
+        return leaf_views(tree, weight_dimension_numbers)
+
     def sums_of_squares(tree):
         chosen = chosen_leaves(method, "subset_leaves", subset_leaves, tree, weight_dimension_numbers)
         sizes = jax.tree.map(lambda has_subsets: subset_size if has_subsets else 1, chosen)
-        return jax.tree.map(subset_sum_of_squares, tree, sizes, leaf_views(tree, weight_dimension_numbers))
+        return jax.tree.map(subset_sum_of_squares, tree, sizes, views(tree))
 
     def init_fn(params):
         count = jnp.zeros([], jnp.int32) if bias_correction else None
@@ -142,10 +164,10 @@ def scale_by_subset_norm_named(
             nu = optax.tree.cast_like(optax.tree.update_moment(sums, state.nu, b2, order=1), state.nu)
             scale = 1.0 if count is None else jnp.sqrt(bias_factor(b2, count, updates))
 
-        def direction(m, v, g):
-            return (m * _spread(scale / (jnp.sqrt(v) + eps), m)).astype(g.dtype)
+        def direction(m, v, g, view):
+            return (m * _spread(scale / (jnp.sqrt(v) + eps), m, view)).astype(g.dtype)
 
-        directions = jax.tree.map(direction, numerators, nu, updates)
+        directions = jax.tree.map(direction, numerators, nu, updates, views(updates))
         return directions, ScaleBySubsetNormState(count=count, nu=nu, momentum=momentum_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -171,8 +193,8 @@ def scale_by_subset_norm(
         eps: added to the root of the second moments, at least 0; default 1e-6.
         subset_size: `"heuristics"` (default) has one subset for each row of a matrix, or for each column of a wide one;
             what is no matrix has no subsets. A positive number has blocks of at most so many neighbours of the
-            flattened leaf, of equal size; `-j` blocks of about the root of the leaf's size over `j`. Blocks are
-            gathered where mesh axes are explicit.
+            flattened leaf, of equal size, or of each of the matrices that numbers of its own say it holds; `-j` blocks
+            of about the root of that size over `j`. Blocks are gathered where mesh axes are explicit.
         subset_leaves: tree of booleans, or a function that makes it from the parameters: the leaves with subsets; the
             others have one second moment for each entry. By default those with dimension numbers, and without any
             numbers those of exactly two axes; the authors leave out embeddings and the last layer.

@@ -113,6 +113,31 @@ def test_each_of_stacked_matrices_has_subsets_of_its_own():
     np.testing.assert_allclose(state.nu, jnp.sum(layers**2, axis=2, keepdims=True), rtol=1e-6)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_each_of_stacked_matrices_has_blocks_of_its_own(axis):
+    layers = [gradients((6, 4), seed) for seed in range(3)]
+    alone = scale_by_subset_norm(b2=None, subset_size=-1)
+    inputs, outputs = (each for each in range(3) if each != axis)
+    tx = scale_by_subset_norm(
+        b2=None, subset_size=-1, weight_dimension_numbers={"kernel": MuonDimensionNumbers(inputs, outputs)}
+    )
+    stacked = {"kernel": jnp.stack(layers, axis)}
+    updates, state = tx.update(stacked, tx.init(stacked))
+    assert state.nu["kernel"].shape == (3, 6)
+    expected = [alone.update(layer, alone.init(layer))[0] for layer in layers]
+    np.testing.assert_allclose(updates["kernel"], jnp.stack(expected, axis), rtol=1e-6)
+
+
+def test_blocks_are_of_the_whole_leaf_unless_it_has_numbers_of_its_own():
+    kernel = gradients((3, 2, 2, 2))
+    numbers = MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)
+    for tx in (
+        scale_by_subset_norm(None, subset_size=4, subset_leaves=all_leaves, weight_dimension_numbers=n)
+        for n in (None, numbers)
+    ):
+        assert tx.init(kernel).nu.shape == (6,)
+
+
 def test_blocks_are_neighbours_in_memory_order():
     x = jnp.arange(12.0).reshape(3, 4)
     np.testing.assert_array_equal(subset_sum_of_squares(x, 6), [55.0, 451.0])
