@@ -5,6 +5,7 @@ directions of no meaning, and so is a matrix of zeros. Bases differ by rotations
 columns; what is multiplied by a basis and by its transpose is the same for all.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -83,7 +84,28 @@ def cholesky_qr(x: jax.Array, *, axis_name: str | tuple[str, ...] | None = None)
     """
     if axis_name is None:
         _require_tall(x)
-    return _cholesky_passes(_independent(widen(x), axis_name), axis_name)[0].astype(x.dtype)
+    return _cholesky_basis(widen(x), axis_name).astype(x.dtype)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _cholesky_basis(x: jax.Array, axis_name: str | tuple[str, ...] | None) -> jax.Array:
+    return _cholesky_passes(_independent(x, axis_name), axis_name)[0]
+
+
+@_cholesky_basis.defjvp
+def _derivative_of_cholesky_basis(axis_name, primals, tangents):
+    """That of the factorization `x = basis @ triangle`: how many passes it took has no derivative."""
+    (x,), (change,) = primals, tangents
+    basis = _cholesky_basis(x, axis_name)
+    triangle = _sum(einsum("...mr,...ms->...rs", basis.conj(), x, precision=_HIGHEST), axis_name)
+    # Columns that depend on others have directions of no meaning, which do not change.
+    change = einsum("...mr,...rs->...ms", change, jnp.linalg.pinv(triangle), precision=_HIGHEST)
+    inner = _sum(einsum("...mr,...ms->...rs", basis.conj(), change, precision=_HIGHEST), axis_name)
+    below = jnp.tril(inner, -1)
+    rotation = below - below.mT.conj()
+    if jnp.iscomplexobj(x):
+        rotation = rotation + 1j * inner.imag * jnp.eye(inner.shape[-1], dtype=inner.real.dtype)
+    return basis, change + einsum("...mr,...rs->...ms", basis, rotation - inner, precision=_HIGHEST)
 
 
 def randomized_cholesky_qr(x: jax.Array, *, key: int | jax.Array = 0, oversampling: float = 1.25) -> jax.Array:

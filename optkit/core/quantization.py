@@ -103,7 +103,9 @@ def _towards(direction: float, x: jax.Array, dtype: Any) -> jax.Array:
     """Casts without ever rounding in the other direction."""
     rounded = x.astype(dtype)
     wrong = rounded.astype(x.dtype) > x if direction < 0 else rounded.astype(x.dtype) < x
-    return jnp.where(wrong, jnp.nextafter(rounded, jnp.asarray(direction, dtype)), rounded)
+    # JAX has no derivative of `nextafter`.
+    beyond = jnp.nextafter(jax.lax.stop_gradient(rounded), jnp.asarray(direction, dtype))
+    return jnp.where(wrong, beyond, rounded)
 
 
 def _reduce_blocks(reduce: Any, x: jax.Array, block_size: int) -> jax.Array:
