@@ -178,7 +178,7 @@ class Clusters(NamedTuple):
 def scale_by_cluster_control_variate(
     num_clusters: int,
     alpha: jax.typing.ArrayLike = 0.1,
-    probabilities: Sequence[float] | jax.Array | None = None,
+    probabilities: Sequence[float] | jax.typing.ArrayLike | None = None,
     *,
     inverse_probability: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
@@ -248,7 +248,7 @@ def scale_by_cluster_control_variate(
 def cluster_control_variate(
     num_clusters: int,
     alpha: jax.typing.ArrayLike = 0.1,
-    probabilities: Sequence[float] | jax.Array | None = None,
+    probabilities: Sequence[float] | jax.typing.ArrayLike | None = None,
     *,
     inverse_probability: bool = False,
 ) -> aggregating.Aggregator:

@@ -24,7 +24,7 @@ def discover(
     momentum: jax.typing.ArrayLike | None = 0.9,
     nu: jax.typing.ArrayLike | None = None,
     *,
-    probabilities: Sequence[float] | jax.Array | None = None,
+    probabilities: Sequence[float] | jax.typing.ArrayLike | None = None,
     inverse_probability: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """Descent along gradients from which the noise of how often each cluster was drawn is taken.
@@ -81,7 +81,7 @@ def discover_igt(
     alpha: jax.typing.ArrayLike = 0.1,
     b1: jax.typing.ArrayLike = 0.9,
     *,
-    probabilities: Sequence[float] | jax.Array | None = None,
+    probabilities: Sequence[float] | jax.typing.ArrayLike | None = None,
     inverse_probability: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """`discover` with a momentum whose gradients are taken ahead of the parameters.
