@@ -95,6 +95,7 @@ def _elect(trimmed: jax.Array, elect: str) -> jax.Array:
 def _combine(trimmed: jax.Array, signs: jax.Array, combine: str) -> jax.Array:
     """Brings the changes of the elected sign together."""
     elected = jnp.where(signs[None] > 0, jnp.maximum(trimmed, 0), jnp.minimum(trimmed, 0))
+    elected = jnp.where(jnp.isnan(signs[None]), jnp.nan, elected)
     if combine == "max":
         return jnp.max(jnp.abs(elected), axis=0) * signs
     total = jnp.sum(elected, axis=0)

@@ -169,7 +169,9 @@ def test_all_kinds_of_leaves(mixing):
         np.testing.assert_array_equal(mixed[name], tree[name])
     for name in ("matrix", "other half"):
         alone = simulate(mixing, ring(8).lazy(), tree[name])
-        np.testing.assert_array_equal(np.asarray(mixed[name]), np.asarray(alone))
+        # Two programs: some compilers round the sums of products otherwise in one of them.
+        rounding = 4 * np.finfo(np.float32).eps if tree[name].dtype == np.float32 else 0
+        np.testing.assert_allclose(np.asarray(mixed[name], "f"), np.asarray(alone, "f"), rtol=0, atol=rounding)
         assert np.any(np.asarray(alone) != np.asarray(tree[name]))
 
 
