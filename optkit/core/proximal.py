@@ -96,6 +96,23 @@ def check_proximal(prox: Any, method: str) -> None:
         )
 
 
+def check_proximal_leaves(prox: Any, params: Any) -> None:
+    """Raises in a method's `init` if its proximal map cannot take the parameters.
+
+    Args:
+        prox: the map; functions that users wrote are not checked, and None passes.
+        params: the parameters.
+
+    Raises:
+        TypeError: if there is a complex leaf.
+
+    Example:
+        >>> check_proximal_leaves(prox_l1(0.1), jnp.ones(2))
+    """
+    if isinstance(prox, Proximal):
+        refuse_complex(params, prox.name, functions=True)
+
+
 def check_step(step: Any, method: str) -> None:
     """Raises unless an argument `step` can be a step towards a median.
 

@@ -16,7 +16,7 @@ from optkit.core.compressor import Compressor
 from optkit.core.extra_args import require_params
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
-from optkit.core.proximal import ProximalMap, check_proximal
+from optkit.core.proximal import ProximalMap, check_proximal, check_proximal_leaves
 from optkit.decentralized.compressed_exchange import (
     CompressedConsensusState,
     compressed_consensus,
@@ -107,6 +107,7 @@ def compressed_proximal_tracking(
     require_constant(topology, axis_name, "compressed_proximal_tracking")
 
     def init_fn(params):
+        check_proximal_leaves(prox, params)
         return CompressedProximalTrackingState(
             count=jnp.zeros([], jnp.int32),
             gradient=optax.tree.zeros_like(params),

@@ -16,7 +16,7 @@ from optkit.core.checks import check_range
 from optkit.core.extra_args import require_params
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
-from optkit.core.proximal import ProximalMap, check_proximal
+from optkit.core.proximal import ProximalMap, check_proximal, check_proximal_leaves
 from optkit.decentralized.exact_diffusion import diffusion_step
 from optkit.decentralized.mixing import Mixing, choose_mixing, mix, overwrite
 from optkit.decentralized.stability import require_decay
@@ -109,6 +109,7 @@ def nids(
         )
 
     def init_fn(params):
+        check_proximal_leaves(prox, params)
         zeros = optax.tree.zeros_like(params)
         return NidsState(jnp.zeros([], jnp.int32), zeros, None if prox is None else optax.tree.zeros_like(params))
 

@@ -14,7 +14,7 @@ import optax
 from optkit.core.extra_args import require_params
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
-from optkit.core.proximal import ProximalMap, check_proximal
+from optkit.core.proximal import ProximalMap, check_proximal, check_proximal_leaves
 from optkit.decentralized.mixing import Mixing, choose_mixing, overwrite
 from optkit.decentralized.topology import Topology
 
@@ -87,6 +87,7 @@ def proximal_gradient_tracking(
     mixing = choose_mixing(mixing, topology, axis_name)
 
     def init_fn(params):
+        check_proximal_leaves(prox, params)
         return ProximalGradientTrackingState(
             count=jnp.zeros([], jnp.int32),
             gradient=optax.tree.zeros_like(params),

@@ -149,6 +149,13 @@ def test_it_initialises_from_types(name, dtype):
     assert not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(state))
 
 
+@pytest.mark.parametrize("name", ["nids", "proximal_gradient_tracking", "compressed_proximal_tracking"])
+def test_complex_parameters_are_refused_at_once_where_the_proximal_map_is_of_real_ones(name):
+    tx = METHODS[name](topology=ring(3), axis_name="workers", prox=prox_l1(1.0))
+    with pytest.raises(TypeError, match=r"prox_l1 works on real parameters, .* \['w'\] is complex64"):
+        tx.init({"w": jnp.ones(2, jnp.complex64)})
+
+
 def test_functions_promote_neither_ranks_nor_dtypes():
     with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
         links = links_between(jnp.array([True, False, True]))
