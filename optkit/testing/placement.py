@@ -9,7 +9,7 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from optkit.core.sharding import state_shardings
-from optkit.core.workers import on_workers
+from optkit.core.workers import on_workers, worker_axes
 from optkit.testing import trees
 from optkit.testing.case import SHARDED_STEPS, Case, compiled, require, rounding
 
@@ -62,16 +62,27 @@ def works_sharded_explicitly(case: Case) -> None:
 
 
 def agrees_between_backends(case: Case) -> None:
-    """A multi-worker method gives the same numbers under `vmap`, `pmap` and `shard_map`."""
+    """A multi-worker method gives the same numbers under `vmap`, `pmap` and `shard_map`.
+
+    Its state is mapped as `worker_axes` finds it: what is equal on all workers is held once.
+    """
     if case.axis_name is None or case.devices == 1:
         return
     tx = case.build()
     like = trees.abstract({name: (case.devices, *shape) for name, shape in trees.ORDINARY.items()})
     start = trees.normal(like, 0)
+    step_of_one = case.step_of_one_worker(tx)
+
+    def update(updates, state, params=None):
+        return step_of_one(params, state, updates)
+
+    axes = worker_axes(optax.GradientTransformation(tx.init, update), like, axis_name=case.axis_name)
     ends = {}
     for backend in ("vmap", "pmap", "shard_map"):
-        init = on_workers(tx.init, axis_name=case.axis_name, backend=backend)
-        step = on_workers(case.step_of_one_worker(tx), axis_name=case.axis_name, backend=backend)
+        init = on_workers(tx.init, axis_name=case.axis_name, out_axes=axes, backend=backend)
+        step = on_workers(
+            step_of_one, axis_name=case.axis_name, in_axes=(0, axes, 0), out_axes=(0, axes), backend=backend
+        )
         params, state = start, init(start)
         for seed in range(1, 1 + SHARDED_STEPS):
             params, state = step(params, state, trees.normal(like, seed))
