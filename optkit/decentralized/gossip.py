@@ -93,7 +93,7 @@ def named_gossip(
     combine_first: bool = False,
     every: int | jax.Array = 1,
 ) -> optax.GradientTransformationExtraArgs:
-    """Is `gossip`, whose errors name the method that it is a part of."""
+    """Builds `gossip` as a part of another method, whose name its errors give."""
     check_period("every", every)
     mixing = choose_mixing(mixing, topology, axis_name)
     inner = optax.with_extra_args_support(inner)

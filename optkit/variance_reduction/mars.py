@@ -188,7 +188,7 @@ def correct(
     applies_to: Any,
     weight_dimension_numbers: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Is `reduce_variance` as a part of a named optimizer.
+    """Builds `reduce_variance` as a part of a named optimizer.
 
     Args:
         method: the public name of the optimizer, for messages.

@@ -204,7 +204,7 @@ def kinds_of_corrected(
 def corrected_or_other(
     method: str, tree: Any, corrected: Any | None, weight_dimension_numbers: Any | None
 ) -> tuple[Any, Any]:
-    """Is `kinds_of_corrected` for optimizers that move all corrected leaves in one way: these are "corrected"."""
+    """Labels leaves as `kinds_of_corrected` does, with one label "corrected" for all that the correction reaches."""
     words, numbers = kinds_of_corrected(method, tree, corrected, weight_dimension_numbers, matrices_apart=False)
     return jax.tree.map(lambda word: "other" if word == "other" else "corrected", words), numbers
 
