@@ -10,7 +10,7 @@ from experiments.errors import UserError
 from experiments.tasks import Task
 from optkit.catalog import Method
 from optkit.core.extra_args import EXTRA_ARGS, Moment, extra_args
-from optkit.core.method import Rows
+from optkit.method import Rows
 
 WORKERS = "workers"
 # The extra arguments that the training loop passes; it keeps no parameters of earlier steps.

@@ -3,14 +3,14 @@
 from optkit import catalog as catalog
 from optkit import testing as testing
 from optkit.communication import *
-from optkit.core.cost import Cost as Cost
-from optkit.core.cost import cost as cost
+from optkit.core.cost.cost import Cost as Cost
+from optkit.core.cost.cost import cost as cost
 from optkit.core.injection import inject_hyperparams as inject_hyperparams
 from optkit.core.precision import in_float32 as in_float32
 from optkit.core.preprocessing import preprocess_gradients as preprocess_gradients
-from optkit.core.sharding import state_shardings as state_shardings
-from optkit.core.workers import on_workers as on_workers
-from optkit.core.workers import worker_axes as worker_axes
+from optkit.core.workers.on_workers import on_workers as on_workers
+from optkit.core.workers.on_workers import worker_axes as worker_axes
+from optkit.core.workers.sharding import state_shardings as state_shardings
 from optkit.decentralized import *
 from optkit.median_clipping import *
 from optkit.memory_efficient import *

@@ -13,7 +13,7 @@ from optkit import (
     sign_momentum,
     variance_reduction,
 )
-from optkit.core.method import Kind, Method, Paper, Variant
+from optkit.method import Kind, Method, Paper, Variant
 
 __all__ = ["METHODS", "Kind", "Method", "Paper", "Variant", "with_variants"]
 

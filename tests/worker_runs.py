@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 import optkit
-from optkit.core import hlo
+from optkit.core.cost import hlo
 from optkit.decentralized import Topology
 
 

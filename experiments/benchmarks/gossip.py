@@ -21,7 +21,7 @@ from experiments import environment
 from experiments.benchmarks.transformer import SIZES, parameters
 from experiments.benchmarks.update import RESULTS
 from experiments.store import writing
-from optkit.core import hlo
+from optkit.core.cost import hlo
 
 DEVICES = 8
 # What else the machine does only slows a run down: a turn is the fastest of some.

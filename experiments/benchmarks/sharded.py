@@ -22,7 +22,7 @@ import optkit
 from experiments import environment
 from experiments.benchmarks.update import RESULTS
 from experiments.store import writing
-from optkit.core import hlo
+from optkit.core.cost import hlo
 
 DEVICES = 8
 SHAPES = ((1024, 512), (512, 1024), (4096, 1024))

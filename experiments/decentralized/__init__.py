@@ -17,7 +17,7 @@ from experiments.errors import UserError
 from experiments.progress import Progress
 from experiments.store import RunFolder, read_records, writing
 from experiments.training import arguments
-from optkit.core.workers import Backend
+from optkit.core.workers.on_workers import Backend
 
 DEFAULT = ("gossip", "gradient_tracking", "exact_diffusion", "choco")
 

@@ -14,7 +14,7 @@ from experiments.decentralized.choices import LABEL_FLIP
 from experiments.errors import UserError
 from experiments.gradients import WORKERS
 from experiments.tasks import Task
-from optkit.core.workers import Backend
+from optkit.core.workers.on_workers import Backend
 from optkit.decentralized import (
     Mixing,
     consensus_distance,

@@ -7,8 +7,8 @@ import jax
 
 from optkit.core.complex_numbers import refuse_complex
 from optkit.core.compressor import Compressor, decompressing
-from optkit.core.explicit_axes import replicate, shard_like
 from optkit.core.keys import key_data, split
+from optkit.core.linalg.explicit_axes import replicate, shard_like
 from optkit.core.precision import widen
 
 

@@ -12,8 +12,8 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from optkit.core.checks import check_range
-from optkit.core.explicit_axes import replicate, shard_like
 from optkit.core.injection import refuse_arrays
+from optkit.core.linalg.explicit_axes import replicate, shard_like
 from optkit.core.precision import scalar_dtype, widen
 from optkit.core.top_k import add, take, top_k
 

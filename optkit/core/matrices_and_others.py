@@ -7,12 +7,12 @@ import jax
 import optax
 from optax.contrib import MuonDimensionNumbers
 
-from optkit.core import collectives
 from optkit.core.decay import add_decay
 from optkit.core.injection import refuse_arrays
-from optkit.core.matrix_view import DENSE_KERNELS, leaf_name, matrix_view
+from optkit.core.linalg.matrix_view import DENSE_KERNELS, leaf_name, matrix_view
 from optkit.core.precision import in_float32
 from optkit.core.trees import resolve, with_whole_tree
+from optkit.core.workers import collectives
 
 Kind = Literal["matrix", "other"]
 

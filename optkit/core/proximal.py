@@ -16,10 +16,10 @@ import jax.numpy as jnp
 
 from optkit.core.checks import check_range
 from optkit.core.complex_numbers import refuse_complex
-from optkit.core.contraction import einsum
-from optkit.core.explicit_axes import replicate, shard_like
+from optkit.core.linalg.contraction import einsum
+from optkit.core.linalg.explicit_axes import replicate, shard_like
+from optkit.core.linalg.svd import svd
 from optkit.core.precision import widen
-from optkit.core.svd import svd
 from optkit.core.trees import mask_tree, unmask_tree
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from optkit.core.explicit_axes import replicate
+from optkit.core.linalg.explicit_axes import replicate
 
 # JAX's indices have 31 bits; what is longer is taken for a matrix with rows of this length.
 _COUNTED = 2**31 - 1

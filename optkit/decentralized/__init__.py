@@ -7,7 +7,6 @@ import jax
 import optax
 
 from optkit.communication import top_k
-from optkit.core.method import Method, Paper, Variant
 from optkit.core.precision import in_float32
 from optkit.core.proximal import (
     prox_box,
@@ -80,6 +79,7 @@ from optkit.decentralized.topology import (
     uniform_weights,
 )
 from optkit.decentralized.variance_corrected_averaging import variance_corrected_mean, variance_corrected_mix
+from optkit.method import Method, Paper, Variant
 
 __all__ = [
     "DADAO",

@@ -12,9 +12,9 @@ import networkx as nx
 import numpy as np
 import optax
 
-from optkit.core import collectives
 from optkit.core.checks import check_integer
 from optkit.core.precision import widen
+from optkit.core.workers import collectives
 from optkit.decentralized.mixing import Mixing, extrapolate, links_by_round, mix, require_size
 from optkit.decentralized.topology import Topology, adjacency_of, require_undirected
 

@@ -13,7 +13,7 @@ import optax
 
 from optkit.core.compressor import Compressor
 from optkit.core.precision import widen
-from optkit.core.workers import check_axis_name
+from optkit.core.workers.on_workers import check_axis_name
 from optkit.decentralized.mixing import require_size
 from optkit.decentralized.topology import Topology, require_topology
 

@@ -13,9 +13,9 @@ import optax
 
 from optkit.core.extra_args import require_params
 from optkit.core.injection import refuse_arrays
+from optkit.core.linalg.svd import svd
 from optkit.core.precision import in_float32, scalar_dtype
 from optkit.core.stacking import map_equal_shapes
-from optkit.core.svd import svd
 from optkit.core.trees import mask_tree, resolve, unmask_tree
 from optkit.decentralized.mixing import Mixing, choose_mixing, overwrite
 from optkit.decentralized.topology import Topology

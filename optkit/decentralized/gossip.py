@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optkit.core import collectives
 from optkit.core.checks import check_period
 from optkit.core.extra_args import require_params
 from optkit.core.precision import widen
+from optkit.core.workers import collectives
 from optkit.decentralized.mixing import Mixing, add_update, choose_mixing, overwrite
 from optkit.decentralized.topology import Topology
 

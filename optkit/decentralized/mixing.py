@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optkit.core import collectives
 from optkit.core.checks import check_integer
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import widen
-from optkit.core.workers import check_axis_name
+from optkit.core.workers import collectives
+from optkit.core.workers.on_workers import check_axis_name
 from optkit.decentralized.topology import Round, Topology, require_topology
 
 # Arrays of at most so many bytes travel together: each message costs as much as some thousand numbers more.

@@ -17,7 +17,7 @@ import optax
 from optkit.core.extra_args import require_params
 from optkit.core.precision import widen
 from optkit.core.trees import copy
-from optkit.core.workers import check_axis_name
+from optkit.core.workers.on_workers import check_axis_name
 from optkit.decentralized.mixing import add_update, overwrite, require_size
 from optkit.decentralized.topology import Topology, require_topology
 

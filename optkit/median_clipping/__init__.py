@@ -1,6 +1,5 @@
 """Medians in place of means: of gradients over time, over samples, coordinate by coordinate."""
 
-from optkit.core.method import Method, Paper, Variant
 from optkit.median_clipping.class_normalized import class_normalized, class_normalized_sgd
 from optkit.median_clipping.coordinate_clip import clip_by_quantile, coordinate_clip_sgd
 from optkit.median_clipping.coordinate_median import coordinate_median, coordinate_median_sgd
@@ -21,6 +20,7 @@ from optkit.median_clipping.proximal_maps import (
 )
 from optkit.median_clipping.proximal_median import proximal_median, proximal_median_sgd, proximal_pass
 from optkit.median_clipping.tracking import clipped_sgd, median_tracking_sgd, scale_by_median_tracking
+from optkit.method import Method, Paper, Variant
 
 __all__ = [
     "class_normalized",

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import optax
 from optax.experimental import aggregating
 
-from optkit.core.aggregation import Total, norms
 from optkit.core.checks import check_range
 from optkit.core.complex_numbers import refuse_complex
 from optkit.core.extra_args import required
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32, widen
-from optkit.core.rows import require_reduced, require_rows, sum_rows
+from optkit.core.workers.aggregation import Total, norms
+from optkit.core.workers.rows import require_reduced, require_rows, sum_rows
 
 Rescaling = Literal["none", "projection", "code"]
 

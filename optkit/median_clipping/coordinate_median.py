@@ -10,7 +10,7 @@ import jax
 import optax
 from optax.experimental import aggregating
 
-from optkit.core.aggregation import Layout, aggregator_of_rows, check_option
+from optkit.core.workers.aggregation import Layout, aggregator_of_rows, check_option
 from optkit.median_clipping.sample_median import NanPolicy, descend_along, median_of_rows
 
 

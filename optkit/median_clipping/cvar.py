@@ -17,7 +17,7 @@ from optkit.core.complex_numbers import refuse_complex
 from optkit.core.extra_args import required
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32, scalar_dtype
-from optkit.core.rows import over_rows, psum, require_reduced, require_rows
+from optkit.core.workers.rows import over_rows, psum, require_reduced, require_rows
 
 Decay = Literal["sqrt", "constant"]
 

@@ -15,7 +15,9 @@ import jax.numpy as jnp
 import optax
 from optax.experimental import aggregating
 
-from optkit.core.aggregation import (
+from optkit.core.checks import check_count, check_range
+from optkit.core.injection import refuse_arrays
+from optkit.core.workers.aggregation import (
     Layout,
     Total,
     aggregator_of_rows,
@@ -25,9 +27,7 @@ from optkit.core.aggregation import (
     norms,
     replace_rows,
 )
-from optkit.core.checks import check_count, check_range
-from optkit.core.collectives import vary_like
-from optkit.core.injection import refuse_arrays
+from optkit.core.workers.collectives import vary_like
 from optkit.median_clipping.sample_median import NanPolicy, Start, descend_along, starting_point
 
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import optax
 
 from optkit.core.checks import check_range
-from optkit.core.explicit_axes import replicate, shard_like
+from optkit.core.linalg.explicit_axes import replicate, shard_like
 from optkit.core.proximal import MedianStep
 
 

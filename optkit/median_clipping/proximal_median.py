@@ -11,10 +11,10 @@ import jax
 import optax
 from optax.experimental import aggregating
 
-from optkit.core.aggregation import aggregator_of_rows, check_option
 from optkit.core.checks import check_count, check_range
 from optkit.core.injection import refuse_arrays
 from optkit.core.proximal import StepTowardsMedian, check_step
+from optkit.core.workers.aggregation import aggregator_of_rows, check_option
 from optkit.median_clipping.proximal_maps import proximal_l2
 from optkit.median_clipping.sample_median import Start, descend_along, starting_point
 

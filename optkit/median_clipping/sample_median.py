@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import optax
 from optax.experimental import aggregating
 
-from optkit.core.aggregation import LARGEST_NETWORK, mean_of_rows, replace_rows, sort_rows
 from optkit.core.decay import add_decay
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
+from optkit.core.workers.aggregation import LARGEST_NETWORK, mean_of_rows, replace_rows, sort_rows
 
 NanPolicy = Literal["propagate", "omit"]
 Start = Literal["zeros", "mean", "median"]

@@ -2,7 +2,6 @@
 
 from optkit.core.compressor import Compressor, global_top_k
 from optkit.core.error_feedback import error_feedback
-from optkit.core.method import Method, Paper, Variant
 from optkit.memory_efficient.blocks import block_projector, carry_over, choose_blocks, frugal_blocks
 from optkit.memory_efficient.frugal import frugal, frugal_adamw, frugal_lion
 from optkit.memory_efficient.galore import galore_adamw
@@ -14,6 +13,7 @@ from optkit.memory_efficient.snsm import adagrad_snsm, adam_snsm, sgd_sm
 from optkit.memory_efficient.subset_norm import adagrad_sn, adam_sn, rmsprop_sn, scale_by_subset_norm
 from optkit.memory_efficient.subspace_momentum import subspace_momentum
 from optkit.memory_efficient.subspaces import subspace_projector
+from optkit.method import Method, Paper, Variant
 
 __all__ = [
     "Compressor",

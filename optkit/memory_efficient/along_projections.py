@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optkit.core import collectives
 from optkit.core.checks import check_count
 from optkit.core.keys import key_data, split
 from optkit.core.stacking import unzip
 from optkit.core.trees import copy, with_whole_tree
+from optkit.core.workers import collectives
 from optkit.memory_efficient.matrices import chosen_leaves, leaf_views, matrix_shape, on_matrices
 from optkit.memory_efficient.projector import Projector
 

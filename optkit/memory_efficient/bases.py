@@ -11,11 +11,11 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from optkit.core.contraction import einsum
-from optkit.core.explicit_axes import replicate
-from optkit.core.orthonormal import cholesky_qr
+from optkit.core.linalg.contraction import einsum
+from optkit.core.linalg.explicit_axes import replicate
+from optkit.core.linalg.orthonormal import cholesky_qr
+from optkit.core.linalg.svd import svd
 from optkit.core.precision import widen
-from optkit.core.svd import svd
 from optkit.memory_efficient.projector import Projector, drawn, found_from_gradients, shard, spec_like
 
 BasisKind = Literal["svd", "approximate_svd", "random", "randperm"]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
-from optkit.core.explicit_axes import replicate, shard_like
+from optkit.core.linalg.explicit_axes import replicate, shard_like
 from optkit.core.precision import widen
 from optkit.core.top_k import add, take
 from optkit.memory_efficient.projector import (

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from optkit.core.compressor import Compressor
-from optkit.core.contraction import einsum
 from optkit.core.extra_args import required
+from optkit.core.linalg.contraction import einsum
 from optkit.core.precision import scalar_dtype, widen
 
 

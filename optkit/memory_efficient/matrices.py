@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import optax
 
+from optkit.core.linalg.matrix_view import MatrixView, from_matrices, leaf_name, matrix_view, to_matrices
 from optkit.core.matrices_and_others import kinds_of_leaves
-from optkit.core.matrix_view import MatrixView, from_matrices, leaf_name, matrix_view, to_matrices
 from optkit.core.trees import resolve
 
 

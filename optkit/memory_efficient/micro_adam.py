@@ -17,8 +17,8 @@ from optkit.core.adam import bias_factor
 from optkit.core.checks import check_count, check_range
 from optkit.core.complex_numbers import only_real
 from optkit.core.decay import add_decay
-from optkit.core.explicit_axes import replicate, shard_like
 from optkit.core.injection import refuse_arrays
+from optkit.core.linalg.explicit_axes import replicate, shard_like
 from optkit.core.precision import in_float32, widen
 from optkit.core.quantization import Quantized, dequantize, quantize, quantized_zeros
 from optkit.core.stacking import map_equal_shapes

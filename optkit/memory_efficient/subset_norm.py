@@ -16,9 +16,9 @@ from optax.contrib import MuonDimensionNumbers
 from optkit.core.adam import bias_factor
 from optkit.core.checks import check_range
 from optkit.core.decay import decayed_after_step
-from optkit.core.explicit_axes import replicate, shard_like
 from optkit.core.injection import refuse_arrays
-from optkit.core.matrix_view import MatrixView
+from optkit.core.linalg.explicit_axes import replicate, shard_like
+from optkit.core.linalg.matrix_view import MatrixView
 from optkit.core.precision import widen
 from optkit.memory_efficient.matrices import chosen_leaves, leaf_views
 

@@ -1,10 +1,10 @@
 """Orthonormalized updates of matrices: Dion, Muon and their relatives, sharded or not."""
 
-from optkit.core.matrix_view import flax_dimension_numbers
-from optkit.core.method import Method, Paper, Variant
-from optkit.core.newton_schulz import gram_newton_schulz, polar_express
-from optkit.core.newton_schulz import orthogonalize as newton_schulz
-from optkit.core.orthonormal import cholesky_qr, householder_qr, randomized_cholesky_qr
+from optkit.core.linalg.matrix_view import flax_dimension_numbers
+from optkit.core.linalg.newton_schulz import gram_newton_schulz, polar_express
+from optkit.core.linalg.newton_schulz import orthogonalize as newton_schulz
+from optkit.core.linalg.orthonormal import cholesky_qr, householder_qr, randomized_cholesky_qr
+from optkit.method import Method, Paper, Variant
 from optkit.orthonormalization.dion import dion, scale_by_dion, sync_momentum
 from optkit.orthonormalization.dion2 import dion2, scale_by_dion2
 from optkit.orthonormalization.muon import muon, scale_by_muon

@@ -15,18 +15,18 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from optkit.core import collectives
 from optkit.core.checks import check_count, check_range
-from optkit.core.contraction import einsum
 from optkit.core.decay import add_decay
 from optkit.core.injection import refuse_arrays
 from optkit.core.keys import key_data, split
+from optkit.core.linalg.contraction import einsum
+from optkit.core.linalg.matrix_view import MatrixView, from_matrices, require_views, to_matrices
+from optkit.core.linalg.orthonormal import Orthonormalize, cholesky_qr
 from optkit.core.matrices_and_others import adamw, matrices_and_others
-from optkit.core.matrix_view import MatrixView, from_matrices, require_views, to_matrices
-from optkit.core.orthonormal import Orthonormalize, cholesky_qr
 from optkit.core.precision import widen
 from optkit.core.stacking import map_equal_shapes
 from optkit.core.trees import concrete
+from optkit.core.workers import collectives
 
 
 class ScaleByDionState(NamedTuple):

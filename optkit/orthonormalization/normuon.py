@@ -17,9 +17,9 @@ import optax
 from optkit.core.checks import check_range
 from optkit.core.decay import add_decay
 from optkit.core.injection import refuse_arrays
+from optkit.core.linalg.matrix_view import from_matrices, require_views, to_matrices
+from optkit.core.linalg.newton_schulz import polar_express
 from optkit.core.matrices_and_others import adamw, matrices_and_others
-from optkit.core.matrix_view import from_matrices, require_views, to_matrices
-from optkit.core.newton_schulz import polar_express
 from optkit.core.precision import widen
 from optkit.core.stacking import map_equal_shapes, unzip
 from optkit.orthonormalization.row_sizes import (

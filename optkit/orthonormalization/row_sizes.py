@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from optkit.core.matrix_view import MatrixView, to_matrices
+from optkit.core.linalg.matrix_view import MatrixView, to_matrices
 from optkit.core.precision import widen
 from optkit.core.trees import concrete
 
@@ -24,7 +24,7 @@ def zero_second_moments(x: jax.Array, view: MatrixView | None) -> jax.Array | No
         An array with the axes over separate matrices and one over rows, in float32 at least; None without a view.
 
     Example:
-        >>> from optkit.core.matrix_view import matrix_view
+        >>> from optkit.core.linalg.matrix_view import matrix_view
         >>> kernel = jnp.ones((4, 6))
         >>> zero_second_moments(kernel, matrix_view(kernel.shape)).shape
         (6,)

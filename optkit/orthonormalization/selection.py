@@ -27,7 +27,7 @@ def orthogonalize_largest(
         size one in place of the other one.
 
     Example:
-        >>> from optkit.core.newton_schulz import polar_express
+        >>> from optkit.core.linalg.newton_schulz import polar_express
         >>> matrix = jnp.array([[1.0, 0.0], [0.0, 2.0]])
         >>> direction, selected = orthogonalize_largest(matrix, -2, 0.5, polar_express)
         >>> jnp.diag(direction).round(2), selected.tolist()

@@ -16,17 +16,24 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
-from optkit.core import collectives
 from optkit.core.checks import check_count, check_range
 from optkit.core.decay import add_decay
 from optkit.core.injection import refuse_arrays
 from optkit.core.keys import key_data, split
+from optkit.core.linalg.matrix_view import (
+    DENSE_KERNELS,
+    MatrixView,
+    from_matrices,
+    matrix_views,
+    require_views,
+    to_matrices,
+)
+from optkit.core.linalg.orthonormal import cholesky_qr
 from optkit.core.matrices_and_others import adamw, matrices_and_others
-from optkit.core.matrix_view import DENSE_KERNELS, MatrixView, from_matrices, matrix_views, require_views, to_matrices
-from optkit.core.orthonormal import cholesky_qr
 from optkit.core.precision import widen
-from optkit.core.sharding import abstract_state
 from optkit.core.stacking import map_equal_shapes, unzip
+from optkit.core.workers import collectives
+from optkit.core.workers.sharding import abstract_state
 from optkit.orthonormalization.dion import ScaleByDionState
 
 

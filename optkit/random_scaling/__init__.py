@@ -3,8 +3,8 @@
 import jax
 import optax
 
-from optkit.core.method import Method, Paper, Variant
 from optkit.core.precision import in_float32
+from optkit.method import Method, Paper, Variant
 from optkit.random_scaling.exponentiated_sgdm import exponentiated_sgdm, online_gradient_descent
 from optkit.random_scaling.iterate_average import average_iterates, averaged_params
 from optkit.random_scaling.online_to_nonconvex import online_to_nonconvex

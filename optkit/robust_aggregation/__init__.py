@@ -1,7 +1,7 @@
 """Robust aggregation: rules that a minority of arbitrary rows cannot lead astray, and attacks to try them on."""
 
-from optkit.core.method import Method, Paper
 from optkit.decentralized.topology import complete
+from optkit.method import Method, Paper
 from optkit.robust_aggregation.aksel import aksel
 from optkit.robust_aggregation.around_center import meamed, phocas
 from optkit.robust_aggregation.attacks import (

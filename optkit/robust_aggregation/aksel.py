@@ -7,7 +7,7 @@ that keeps half of the rows.
 import jax
 from optax.experimental import aggregating
 
-from optkit.core.aggregation import Layout, aggregator_of_rows
+from optkit.core.workers.aggregation import Layout, aggregator_of_rows
 from optkit.robust_aggregation.selection import (
     count_rows,
     distances_from,

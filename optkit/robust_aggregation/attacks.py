@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import optax
 from optax.experimental import aggregating
 
-from optkit.core.aggregation import Total, gather_rows, mean_of_rows
 from optkit.core.checks import check_count, check_range
 from optkit.core.injection import refuse_arrays
 from optkit.core.keys import typed
+from optkit.core.workers.aggregation import Total, gather_rows, mean_of_rows
 from optkit.decentralized.mixing import Mixing
 from optkit.robust_aggregation.selection import lengths, smallest
 

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 from optax.experimental import aggregating
 
-from optkit.core.aggregation import Layout, check_layout, over_all_rows, replace_rows
 from optkit.core.checks import check_count
 from optkit.core.injection import refuse_arrays
 from optkit.core.keys import key_data, split
+from optkit.core.workers.aggregation import Layout, check_layout, over_all_rows, replace_rows
 from optkit.robust_aggregation.selection import require_slices
 
 

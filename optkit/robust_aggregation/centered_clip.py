@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import optax
 from optax.experimental import aggregating
 
-from optkit.core.aggregation import Layout, Total, check_layout, differences, over_all_rows, replace_rows
 from optkit.core.checks import check_count, check_range
 from optkit.core.complex_numbers import refuse_complex
 from optkit.core.extra_args import required
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import widen
-from optkit.core.rows import require_reduced, sum_rows
+from optkit.core.workers.aggregation import Layout, Total, check_layout, differences, over_all_rows, replace_rows
+from optkit.core.workers.rows import require_reduced, sum_rows
 from optkit.robust_aggregation.selection import count_rows, distances_from, nan_unless
 
 

@@ -7,7 +7,7 @@ Norm-Based Comparative Gradient Elimination (CGE)", 2020, arXiv:2008.04699. The 
 import jax
 from optax.experimental import aggregating
 
-from optkit.core.aggregation import Layout, aggregator_of_rows
+from optkit.core.workers.aggregation import Layout, aggregator_of_rows
 from optkit.robust_aggregation.selection import (
     check_byzantine,
     count_rows,

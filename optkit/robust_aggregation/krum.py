@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from optax.experimental import aggregating
 
-from optkit.core.aggregation import Layout, aggregator_of_rows
 from optkit.core.checks import check_count, check_range
 from optkit.core.injection import refuse_arrays
+from optkit.core.workers.aggregation import Layout, aggregator_of_rows
 from optkit.robust_aggregation.selection import (
     check_byzantine,
     count_rows,

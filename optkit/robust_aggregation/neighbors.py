@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import optax
 from optax.experimental import aggregating
 
-from optkit.core.aggregation import Layout, check_layout, over_all_rows, replace_rows
 from optkit.core.extra_args import required
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import widen
-from optkit.core.rows import sum_rows
+from optkit.core.workers.aggregation import Layout, check_layout, over_all_rows, replace_rows
+from optkit.core.workers.rows import sum_rows
 from optkit.robust_aggregation.selection import (
     check_byzantine,
     count_rows,

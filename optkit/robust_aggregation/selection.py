@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optkit.core.aggregation import (
+from optkit.core.injection import refuse_arrays
+from optkit.core.workers.aggregation import (
     Total,
     distances,
     mean_of_rows,
@@ -16,7 +17,6 @@ from optkit.core.aggregation import (
     sort_rows,
     squared_distances,
 )
-from optkit.core.injection import refuse_arrays
 
 
 def check_byzantine(byzantine: Any) -> None:

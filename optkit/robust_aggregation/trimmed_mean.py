@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from optax.experimental import aggregating
 
-from optkit.core.aggregation import Layout, aggregator_of_rows
+from optkit.core.workers.aggregation import Layout, aggregator_of_rows
 from optkit.robust_aggregation.selection import check_byzantine, count_rows, mean_between, sort_coordinates
 
 

@@ -3,8 +3,8 @@
 import jax
 import optax
 
-from optkit.core.method import Method, Paper, Variant
 from optkit.core.precision import in_float32
+from optkit.method import Method, Paper, Variant
 from optkit.sign_momentum.cautious import add_cautious_decayed_weights, cautious, cautious_adamw, cautious_lion
 from optkit.sign_momentum.grams import grams, grams_adamw
 from optkit.sign_momentum.kappa import (

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optkit.core import collectives
 from optkit.core.adam import EpsPlacement, scale_by_adam
 from optkit.core.checks import check_range
 from optkit.core.decay import add_decay
@@ -19,6 +18,7 @@ from optkit.core.extra_args import require_params
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
 from optkit.core.trees import with_whole_tree
+from optkit.core.workers import collectives
 from optkit.sign_momentum.lion_kappa import scale_by_lion_kappa
 
 Rescaling = Literal["mean_clamp", "numel_plus_one", "none"]

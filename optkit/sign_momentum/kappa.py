@@ -16,8 +16,8 @@ import jax.numpy as jnp
 
 from optkit.core.checks import check_range
 from optkit.core.complex_numbers import refuse_complex
-from optkit.core.explicit_axes import replicate, shard_like
-from optkit.core.svd import svd
+from optkit.core.linalg.explicit_axes import replicate, shard_like
+from optkit.core.linalg.svd import svd
 
 Kappa = Callable[[jax.Array], jax.Array]
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from optkit.core.method import Method, parameters_as_they_are
+from optkit.method import Method, parameters_as_they_are
 from optkit.testing import compilation, composition, numerics, placement, usage
 from optkit.testing.case import OF_A_LOSS, ROWS, Case, fed_with_rows
 

@@ -19,7 +19,7 @@ import numpy as np
 import optax
 
 from optkit.core import extra_args as vocabulary
-from optkit.core.method import parameters_as_they_are
+from optkit.method import parameters_as_they_are
 
 
 class Hyperparameters:

@@ -8,8 +8,8 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from optkit.core.sharding import state_shardings
-from optkit.core.workers import on_workers, worker_axes
+from optkit.core.workers.on_workers import on_workers, worker_axes
+from optkit.core.workers.sharding import state_shardings
 from optkit.testing import trees
 from optkit.testing.case import SHARDED_STEPS, Case, compiled, require, rounding
 

@@ -5,9 +5,9 @@ from typing import Any
 import jax
 import optax
 
-from optkit.core.method import Method, Paper, Variant
 from optkit.core.precision import in_float32
 from optkit.core.trees import only
+from optkit.method import Method, Paper, Variant
 from optkit.variance_reduction.adagrad_norm import adagrad_norm, scale_by_adagrad_norm
 from optkit.variance_reduction.agvm import AGVMState, agvm
 from optkit.variance_reduction.batch_size import (

@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optkit.core import collectives
 from optkit.core.checks import check_range
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import scalar_dtype, widen
-from optkit.core.rows import count_rows, mean_over_rows, over_rows, require_reduced, require_rows
 from optkit.core.trees import resolve
+from optkit.core.workers import collectives
+from optkit.core.workers.rows import count_rows, mean_over_rows, over_rows, require_reduced, require_rows
 
 NORM_EPS = 1e-8  # below it, a gradient has no direction: PyTorch's cosine_similarity
 

@@ -17,13 +17,13 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
-from optkit.core import collectives
 from optkit.core.checks import check_range
 from optkit.core.complex_numbers import refuse_complex
-from optkit.core.explicit_axes import replicate
 from optkit.core.injection import refuse_arrays
+from optkit.core.linalg.explicit_axes import replicate
 from optkit.core.precision import scalar_dtype, widen
-from optkit.core.rows import count_rows, mean_over_rows, over_rows, psum, require_reduced, require_rows
+from optkit.core.workers import collectives
+from optkit.core.workers.rows import count_rows, mean_over_rows, over_rows, psum, require_reduced, require_rows
 
 Scope = Literal["leaf", "global"]
 LARGEST = 2**30

@@ -20,7 +20,7 @@ from optkit.core.checks import check_count, check_range
 from optkit.core.extra_args import required
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import scalar_dtype
-from optkit.core.rows import require_reduced, sum_rows
+from optkit.core.workers.rows import require_reduced, sum_rows
 
 
 class ClusterControlVariateState(NamedTuple):

@@ -21,8 +21,8 @@ from optkit.core.decay import add_decay
 from optkit.core.extra_args import require_params
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32, widen
-from optkit.core.rows import count_rows, mean_over_rows, over_rows, require_reduced, require_rows
 from optkit.core.trees import with_whole_tree
+from optkit.core.workers.rows import count_rows, mean_over_rows, over_rows, require_reduced, require_rows
 
 
 def _mean_and_noise(row: Any, *, axis_name: str, method: str) -> tuple[Any, Any]:

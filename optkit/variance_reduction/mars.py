@@ -15,7 +15,7 @@ import optax
 
 from optkit.core.checks import check_range
 from optkit.core.injection import refuse_arrays
-from optkit.core.matrix_view import matrix_view
+from optkit.core.linalg.matrix_view import matrix_view
 from optkit.core.precision import widen
 from optkit.core.trees import mask_tree, unmask_tree, with_whole_tree
 from optkit.variance_reduction.recursion import Scope, kept_params, present_params, previous_gradients

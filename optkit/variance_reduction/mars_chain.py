@@ -10,8 +10,8 @@ from optax.contrib import MuonDimensionNumbers
 from optkit.core.amsgrad import scale_by_amsgrad
 from optkit.core.decay import add_decay
 from optkit.core.injection import refuse_arrays
+from optkit.core.linalg.matrix_view import from_matrices, matrix_views, to_matrices
 from optkit.core.matrices_and_others import check_others, kinds_of_leaves, refuse_candidates
-from optkit.core.matrix_view import from_matrices, matrix_views, to_matrices
 from optkit.core.precision import in_float32
 from optkit.core.stacking import map_equal_shapes
 from optkit.core.trees import mask_tree, resolve, with_whole_tree

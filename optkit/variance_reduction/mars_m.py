@@ -16,7 +16,7 @@ import optax
 from optkit.core.adam import scale_by_adam
 from optkit.core.checks import check_range
 from optkit.core.injection import refuse_arrays
-from optkit.core.newton_schulz import orthogonalize
+from optkit.core.linalg.newton_schulz import orthogonalize
 from optkit.variance_reduction.mars import MarsCorrection, checked
 from optkit.variance_reduction.mars_chain import (
     corrected_chain,

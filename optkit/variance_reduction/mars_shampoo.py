@@ -12,7 +12,7 @@ import optax
 
 from optkit.core.checks import check_range
 from optkit.core.injection import refuse_arrays
-from optkit.core.newton_schulz import orthogonalize
+from optkit.core.linalg.newton_schulz import orthogonalize
 from optkit.variance_reduction.mars import MarsCorrection, checked
 from optkit.variance_reduction.mars_chain import (
     adam,

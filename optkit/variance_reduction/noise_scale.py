@@ -14,7 +14,7 @@ import optax
 
 from optkit.core.checks import check_count, check_range
 from optkit.core.precision import scalar_dtype, widen
-from optkit.core.rows import count_rows, mean_over_rows, over_rows, require_reduced, require_rows
+from optkit.core.workers.rows import count_rows, mean_over_rows, over_rows, require_reduced, require_rows
 
 
 class NoiseScale(NamedTuple):

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optkit.core import collectives
 from optkit.core.extra_args import require_params, require_whole_tree, required
 from optkit.core.non_finite import nan_for_infinite
 from optkit.core.precision import widen
 from optkit.core.trees import copy, mask_tree
+from optkit.core.workers import collectives
 
 
 class Scope(NamedTuple):

@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optkit.core import collectives
 from optkit.core.checks import check_range
 from optkit.core.decay import add_decay
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32, scalar_dtype, widen
+from optkit.core.workers import collectives
 
 Degenerate = Literal["one", "official", "norm"]
 Latch = Literal["first_nonzero", "first"]

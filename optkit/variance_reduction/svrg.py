@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optkit.core import collectives
 from optkit.core.checks import check_count, check_range
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
 from optkit.core.trees import only, unmask_tree
+from optkit.core.workers import collectives
 from optkit.variance_reduction.recursion import (
     Scope,
     full_gradients,

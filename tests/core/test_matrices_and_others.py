@@ -11,10 +11,10 @@ from flax import nnx, traverse_util
 from optax.contrib import MuonDimensionNumbers
 
 import optkit
+from optkit.core.linalg.matrix_view import DENSE_KERNELS, flax_dimension_numbers
+from optkit.core.linalg.newton_schulz import polar_express
+from optkit.core.linalg.orthonormal import householder_qr
 from optkit.core.matrices_and_others import adamw, kinds_of_leaves, matrices_and_others
-from optkit.core.matrix_view import DENSE_KERNELS, flax_dimension_numbers
-from optkit.core.newton_schulz import polar_express
-from optkit.core.orthonormal import householder_qr
 
 OUTPUTS_FIRST = MuonDimensionNumbers(-1, -2)
 PARAMS = {"layer": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}, "head": jnp.ones((3, 4))}

@@ -6,8 +6,8 @@ import pytest
 
 from optkit.core.adam import scale_by_adam
 from optkit.core.checks import check_range
-from optkit.core.explicit_axes import replicate, shard_like
 from optkit.core.extra_args import EXTRA_ARGS
+from optkit.core.linalg.explicit_axes import replicate, shard_like
 from optkit.core.precision import in_float32, scalar_dtype, widen
 
 

@@ -5,7 +5,7 @@ import optax
 import pytest
 from scipy.optimize import linear_sum_assignment
 
-from optkit.core.workers import on_workers
+from optkit.core.workers.on_workers import on_workers
 from optkit.decentralized import complete, gossip, mix, ring, sequence
 from optkit.decentralized.activation_matching import activation_matched_mix, align_units, match_units, permute_units
 

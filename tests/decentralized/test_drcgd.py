@@ -6,7 +6,7 @@ import pytest
 from golden_files import assert_replays, replays
 from worker_runs import topology_of
 
-from optkit.core.workers import on_workers
+from optkit.core.workers.on_workers import on_workers
 from optkit.decentralized import complete, repeated_mix, ring
 from optkit.decentralized.drcgd import drcgd
 from optkit.testing import find_violations

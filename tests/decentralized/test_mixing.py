@@ -12,7 +12,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from worker_runs import topology_of
 
 import optkit
-from optkit.core import hlo
+from optkit.core.cost import hlo
 from optkit.decentralized.accelerated_mix import accelerated_mix
 from optkit.decentralized.chebyshev import chebyshev_mix
 from optkit.decentralized.links import links_between, lossy_links

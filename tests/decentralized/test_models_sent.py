@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from optkit.core import hlo
+from optkit.core.cost import hlo
 from optkit.decentralized import gossip, repeated_mix, ring
 from optkit.decentralized.activation_matching import activation_matched_mix
 from optkit.decentralized.delayed_dual_averaging import delayed_dual_averaging

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import optkit
-from optkit.core import hlo
+from optkit.core.cost import hlo
 from optkit.decentralized.consensus import consensus_covariance_trace, consensus_distance
 from optkit.decentralized.links import links_between, lossy_links
 from optkit.decentralized.participation import participation_mix, sample_participants

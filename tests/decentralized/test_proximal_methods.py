@@ -7,10 +7,10 @@ import optax
 import pytest
 
 from optkit.communication import identity, qsgd, scaled_sign, top_k
-from optkit.core import hlo
 from optkit.core.compressor import nbytes
+from optkit.core.cost import hlo
 from optkit.core.proximal import prox_l1, prox_squared_l2
-from optkit.core.workers import on_workers
+from optkit.core.workers.on_workers import on_workers
 from optkit.decentralized import gossip, one_peer_exponential, path, ring, torus
 from optkit.decentralized.choco import choco
 from optkit.decentralized.compressed_exchange import exchange

@@ -5,7 +5,7 @@ import optax
 import pytest
 from golden_files import assert_replays, replays
 
-from optkit.core.workers import on_workers
+from optkit.core.workers.on_workers import on_workers
 from optkit.decentralized import complete, gossip, mix, repeated_mix, ring
 from optkit.decentralized.variance_corrected_averaging import variance_corrected_mean, variance_corrected_mix
 

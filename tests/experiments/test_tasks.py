@@ -13,7 +13,7 @@ from flax import nnx
 from experiments import digits, tasks
 from experiments.errors import UserError
 from experiments.tasks import bytes_lm, diabetes_ridge, digits_cnn, heavy_tailed_regression
-from optkit.core.matrix_view import matrix_views
+from optkit.core.linalg.matrix_view import matrix_views
 
 load = functools.cache(tasks.load)  # the corpus takes seconds to read
 NAMES = ("bytes-lm", "diabetes-ridge", "digits-cnn", "digits-mlp", "heavy-tailed-regression", "imbalanced-digits")

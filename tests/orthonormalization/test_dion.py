@@ -9,8 +9,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from optax.contrib import MuonDimensionNumbers
 
 import optkit
-from optkit.core import hlo
-from optkit.core.orthonormal import cholesky_qr, householder_qr, randomized_cholesky_qr
+from optkit.core.cost import hlo
+from optkit.core.linalg.orthonormal import cholesky_qr, householder_qr, randomized_cholesky_qr
 from optkit.orthonormalization import dion, scale_by_dion, sync_momentum
 from optkit.testing import check_transformation
 

@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from optkit.core.newton_schulz import polar_express
+from optkit.core.linalg.newton_schulz import polar_express
 from optkit.orthonormalization.dion2 import dion2, scale_by_dion2
 from optkit.orthonormalization.muon import muon
 

@@ -3,7 +3,7 @@ import functools
 from golden_files import assert_replays, replays
 from optax.contrib import MuonDimensionNumbers
 
-from optkit.core.newton_schulz import orthogonalize
+from optkit.core.linalg.newton_schulz import orthogonalize
 from optkit.orthonormalization.dion2 import dion2
 from optkit.orthonormalization.nordion2 import nordion2
 from optkit.orthonormalization.normuon import normuon

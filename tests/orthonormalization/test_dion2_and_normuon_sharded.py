@@ -7,8 +7,8 @@ import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from optkit.core import hlo
-from optkit.core.newton_schulz import polar_express
+from optkit.core.cost import hlo
+from optkit.core.linalg.newton_schulz import polar_express
 from optkit.orthonormalization.dion2 import dion2, scale_by_dion2
 from optkit.orthonormalization.muon import scale_by_muon
 from optkit.orthonormalization.nordion2 import nordion2, scale_by_nordion2

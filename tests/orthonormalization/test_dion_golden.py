@@ -5,7 +5,7 @@ import optax
 from golden_files import assert_replays, replays
 from optax.contrib import MuonDimensionNumbers
 
-from optkit.core.orthonormal import householder_qr, randomized_cholesky_qr
+from optkit.core.linalg.orthonormal import householder_qr, randomized_cholesky_qr
 from optkit.orthonormalization import dion
 from optkit.testing.golden import replay_gradients
 

@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from optax.contrib import MuonDimensionNumbers
 
-from optkit.core.newton_schulz import orthogonalize
+from optkit.core.linalg.newton_schulz import orthogonalize
 from optkit.orthonormalization import muon, polar_express, scale_by_muon
 
 

@@ -4,7 +4,7 @@ import optax
 from golden_files import assert_replays, replays
 from optax.contrib import MuonDimensionNumbers
 
-from optkit.core.newton_schulz import orthogonalize
+from optkit.core.linalg.newton_schulz import orthogonalize
 from optkit.orthonormalization import muon
 from optkit.testing.golden import replay_gradients
 

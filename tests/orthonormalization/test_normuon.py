@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from optkit.core.newton_schulz import orthogonalize, polar_express
+from optkit.core.linalg.newton_schulz import orthogonalize, polar_express
 from optkit.orthonormalization.muon import scale_by_muon
 from optkit.orthonormalization.normuon import normuon, scale_by_normuon
 

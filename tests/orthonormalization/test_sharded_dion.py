@@ -13,8 +13,8 @@ from jax.sharding import PartitionSpec as P
 from optax.contrib import MuonDimensionNumbers
 
 import optkit
-from optkit.core import hlo
-from optkit.core.orthonormal import cholesky_qr
+from optkit.core.cost import hlo
+from optkit.core.linalg.orthonormal import cholesky_qr
 from optkit.orthonormalization import dion, scale_by_dion, scale_by_sharded_dion, sharded_dion, sharded_dion_specs
 from optkit.testing import check_transformation
 from optkit.testing.case import compiled

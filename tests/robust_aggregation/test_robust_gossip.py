@@ -5,7 +5,7 @@ import optax
 import pytest
 
 import optkit
-from optkit.core.hlo import read
+from optkit.core.cost.hlo import read
 
 WORKERS = 8
 KINDS = {

@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 import optkit
-from optkit.core.hlo import read
+from optkit.core.cost.hlo import read
 from optkit.testing import check_transformation
 
 SHAPES = {"kernel": (3, 2), "bias": (4,), "scalar": (), "empty": (0, 2)}

@@ -9,7 +9,7 @@ import pytest
 from golden_files import replays
 
 import optkit
-from optkit.core.rows import over_rows
+from optkit.core.workers.rows import over_rows
 from optkit.testing import check_transformation, golden
 from optkit.variance_reduction import batch_size
 

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import optkit
-from optkit.core.method import parameters_as_they_are
+from optkit.method import parameters_as_they_are
 from optkit.testing import check_transformation
 
 CURVATURE = jnp.array([0.1, 0.5, 1.0])

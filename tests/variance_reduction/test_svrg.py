@@ -6,8 +6,8 @@ import pytest
 from golden_files import assert_replays, replays
 
 import optkit
-from optkit.core import collectives
-from optkit.core.workers import on_workers
+from optkit.core.workers import collectives
+from optkit.core.workers.on_workers import on_workers
 from optkit.testing.golden import replay_oracle
 
 DATA = np.random.default_rng(0).standard_normal((6, 3))

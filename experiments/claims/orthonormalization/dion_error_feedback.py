@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from experiments.claims import Claim, Finding
-from optkit.core.orthonormal import householder_qr
+from optkit.core.linalg.orthonormal import householder_qr
 from optkit.orthonormalization import scale_by_dion
 
 ROWS, COLUMNS = 64, 48

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.claims import Claim, Finding
-from optkit.core.newton_schulz import QUINTIC, QUINTIC_DION, orthogonalize, polar_express
+from optkit.core.linalg.newton_schulz import QUINTIC, QUINTIC_DION, orthogonalize, polar_express
 
 SIZE = 64
 ITERATIONS = {

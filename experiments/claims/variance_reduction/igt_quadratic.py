@@ -7,7 +7,7 @@ import optax
 
 import optkit
 from experiments.claims import Claim, Finding
-from optkit.core.method import parameters_as_they_are
+from optkit.method import parameters_as_they_are
 
 CURVATURE = np.linspace(0.05, 1.0, 20, dtype=np.float32)
 RATE, MOMENTUM, STEPS, SEEDS = 0.02, 0.9, 2000, 5

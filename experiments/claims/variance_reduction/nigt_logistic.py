@@ -8,7 +8,7 @@ from optax import losses
 
 import optkit
 from experiments.claims import Claim, Finding
-from optkit.core.method import parameters_as_they_are
+from optkit.method import parameters_as_they_are
 
 EXAMPLES, FEATURES, BATCH, STEPS, SEEDS, PENALTY = 1000, 30, 16, 400, 4, 1e-2
 RATE, DECAY, FIRST = 0.03, 0.97, 20

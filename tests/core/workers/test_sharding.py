@@ -11,7 +11,7 @@ import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from optkit.core.sharding import state_shardings
+from optkit.core.workers.sharding import state_shardings
 
 P = PartitionSpec
 

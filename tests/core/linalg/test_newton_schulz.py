@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from optkit.core.newton_schulz import (
+from optkit.core.linalg.newton_schulz import (
     POLAR_EXPRESS,
     QUINTIC,
     QUINTIC_DION,

@@ -14,8 +14,8 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from optkit.core import collectives
-from optkit.core.workers import on_workers
+from optkit.core.workers import collectives
+from optkit.core.workers.on_workers import on_workers
 
 WORKERS = 8
 STEPS = 14  # ends two steps after the workers last met

@@ -11,8 +11,8 @@ import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from optkit.core import collectives
-from optkit.core.workers import on_workers, worker_axes
+from optkit.core.workers import collectives
+from optkit.core.workers.on_workers import on_workers, worker_axes
 from optkit.decentralized import gossip, ring
 
 WORKERS = 8

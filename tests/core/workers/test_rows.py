@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import optkit
-from optkit.core.rows import over_rows, psum, require_rows
+from optkit.core.workers.rows import over_rows, psum, require_rows
 
 
 def spread(row, weight, *, axis_name):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from optkit.core import collectives
+from optkit.core.workers import collectives
 
 WORKERS = 8
 P = PartitionSpec

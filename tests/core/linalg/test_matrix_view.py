@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from optax.contrib import MuonDimensionNumbers
 
-from optkit.core.matrix_view import from_matrices, matrix_view, matrix_views, to_matrices
+from optkit.core.linalg.matrix_view import from_matrices, matrix_view, matrix_views, to_matrices
 
 VIEWS = {
     "dense": ((4, 6), None, (6, 4), ()),

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from optkit.core import hlo
-from optkit.core.orthonormal import (
+from optkit.core.cost import hlo
+from optkit.core.linalg.orthonormal import (
     _cholesky_passes,
     _independent,
     _inverse_of_lower,

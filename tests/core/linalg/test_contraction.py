@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from optkit.core.contraction import einsum
+from optkit.core.linalg.contraction import einsum
 
 CASES = [
     ("...mn,...nr->...mr", (None, "data", "model"), (None, "model", None), (None, "data", None)),

@@ -11,8 +11,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.tree_util import GetAttrKey, keystr
 from optax.contrib import MuonDimensionNumbers
 
-from optkit.core.explicit_axes import shard_like
 from optkit.core.injection import refuse_scalar
+from optkit.core.linalg.explicit_axes import shard_like
 from optkit.core.trees import resolve
 
 DENSE_KERNELS = MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)

@@ -19,7 +19,7 @@ from optax.experimental import aggregating
 from optkit.core.complex_numbers import refuse_complex
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import scalar_dtype, widen
-from optkit.core.rows import require_reduced, require_rows, sum_rows
+from optkit.core.workers.rows import require_reduced, require_rows, sum_rows
 
 Layout = Literal["gather", "transpose"]
 

@@ -11,7 +11,7 @@ import optax
 import pytest
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
-from optkit.core.cost import Cost, cost
+from optkit.core.cost.cost import Cost, cost
 
 P = PartitionSpec
 WORKERS = {"axis_name": "workers", "axis_size": 8}

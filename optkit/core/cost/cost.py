@@ -10,11 +10,11 @@ import jax
 import optax
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
-from optkit.core import hlo
 from optkit.core.checks import check_count
+from optkit.core.cost import hlo
 from optkit.core.extra_args import split_functions
-from optkit.core.sharding import abstract_state
-from optkit.core.workers import check_axis_name
+from optkit.core.workers.on_workers import check_axis_name
+from optkit.core.workers.sharding import abstract_state
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

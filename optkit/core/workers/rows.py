@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-_STACKED = "optkit.core.rows"
+_STACKED = "optkit.core.workers.rows"
 
 
 def over_rows(rule: Callable[..., Any], axis_name: str | None) -> Callable[..., Any]:

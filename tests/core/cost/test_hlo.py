@@ -2,7 +2,7 @@
 
 import pytest
 
-from optkit.core import hlo
+from optkit.core.cost import hlo
 
 HEADER = "HloModule jit_step, is_scheduled=true, num_partitions=8"
 

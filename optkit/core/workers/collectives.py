@@ -25,7 +25,7 @@ def pmean(tree: Any, axis_name: str | tuple[str, ...] | None) -> Any:
     Example:
         >>> import jax
         >>> import jax.numpy as jnp
-        >>> from optkit.core import collectives
+        >>> from optkit.core.workers import collectives
         >>> mean = jax.vmap(lambda x: collectives.pmean(x, "workers"), axis_name="workers", out_axes=None)
         >>> mean(jnp.array([1.0, 2.0, 6.0], jnp.bfloat16))
         Array(3, dtype=bfloat16)
@@ -65,7 +65,7 @@ def cond(
     Example:
         >>> import jax
         >>> import jax.numpy as jnp
-        >>> from optkit.core import collectives
+        >>> from optkit.core.workers import collectives
         >>> def every_second_step(count, x):
         ...     return collectives.cond(count % 2 == 0, lambda x: jax.lax.pmean(x, "workers"), lambda x: x, x)
         >>> step = jax.vmap(every_second_step, in_axes=(None, 0), axis_name="workers")
@@ -89,7 +89,7 @@ def switch(index: Any, branches: Sequence[Callable[..., Any]], *operands: Any) -
     Example:
         >>> import jax
         >>> import jax.numpy as jnp
-        >>> from optkit.core import collectives
+        >>> from optkit.core.workers import collectives
         >>> def mean_or_sum(index, x):
         ...     branches = [lambda x: jax.lax.pmean(x, "workers"), lambda x: jax.lax.psum(x, "workers")]
         ...     return collectives.switch(index, branches, x)
@@ -113,7 +113,7 @@ def vary_like(tree: Any, like: Any) -> Any:
     Example:
         >>> import jax
         >>> import jax.numpy as jnp
-        >>> from optkit.core import collectives
+        >>> from optkit.core.workers import collectives
         >>> def loop(x):
         ...     body = lambda i, x: collectives.vary_like(jax.lax.pmean(x, "workers"), x)
         ...     return jax.lax.fori_loop(0, 2, body, x)

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from optkit.core.contraction import einsum
-from optkit.core.explicit_axes import replicate, shard_like
 from optkit.core.injection import refuse_scalar
 from optkit.core.keys import typed
+from optkit.core.linalg.contraction import einsum
+from optkit.core.linalg.explicit_axes import replicate, shard_like
 from optkit.core.precision import widen
 
 Orthonormalize = Callable[[jax.Array], jax.Array]

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from optkit.core.svd import svd
+from optkit.core.linalg.svd import svd
 
 
 @pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])

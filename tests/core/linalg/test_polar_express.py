@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from optkit.core.newton_schulz import POLAR_EXPRESS, QUINTIC, QUINTIC_DION, orthogonalize, polar_express
+from optkit.core.linalg.newton_schulz import POLAR_EXPRESS, QUINTIC, QUINTIC_DION, orthogonalize, polar_express
 
 
 def of_condition(condition, size=64):

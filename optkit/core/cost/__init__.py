@@ -1,0 +1,1 @@
+"""What a transformation costs: state, memory, operations, bytes sent."""

@@ -1,0 +1,1 @@
+"""Linear algebra of leaves: as matrices, orthonormal bases, products on explicit mesh axes."""
