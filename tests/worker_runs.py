@@ -9,7 +9,7 @@ import optax
 
 import optkit
 from optkit.core.cost import hlo
-from optkit.decentralized import Topology
+from optkit.decentralized.topology import Topology
 
 
 class Quadratics(NamedTuple):

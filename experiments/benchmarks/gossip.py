@@ -29,10 +29,10 @@ TURNS, RUNS = 12, 5
 SIZE = "7M"
 # What a round may cost, in bare messages.
 MOST = 1.2
-TOPOLOGIES: Mapping[str, Callable[[int], optkit.Topology]] = {
-    "ring": optkit.ring,
-    "hypercube": optkit.hypercube,
-    "exponential": optkit.exponential,
+TOPOLOGIES: Mapping[str, Callable[[int], optkit.topology.Topology]] = {
+    "ring": optkit.topology.ring,
+    "hypercube": optkit.topology.hypercube,
+    "exponential": optkit.topology.exponential,
 }
 
 EXPLANATION = f"""\
@@ -122,7 +122,7 @@ def run(options: Options, console: Console) -> None:
     console.print(f"written to {file.with_suffix('.md')}")
 
 
-def measure(name: str, topology: optkit.Topology) -> Row:
+def measure(name: str, topology: optkit.topology.Topology) -> Row:
     """Measures one topology.
 
     Args:

@@ -13,60 +13,63 @@ from experiments import optimizers
 from experiments.errors import UserError
 from experiments.gradients import WORKERS
 from optkit.catalog import Method
-from optkit.communication import dithering_inf, identity, natural, qsgd, rand_k, scaled_sign, top_k
-from optkit.core.compressor import Compressor
+from optkit.compressors import Compressor, dithering_inf, identity, natural, qsgd, rand_k, scaled_sign, top_k
 from optkit.decentralized import (
     Mixing,
-    Topology,
     accelerated_mix,
-    binary_tree,
     chebyshev_mix,
     choco,
-    complete,
     dadam,
     dfedsam,
-    erdos_renyi,
     exact_diffusion,
-    exponential,
     extra,
     gossip,
     gradient_tracking,
-    grid,
-    hypercube,
     mix,
     nids,
     noise_robust_gradient_tracking,
     noisy_mix,
-    one_peer_exponential,
-    path,
     qg_dadam,
     qg_dsgdm,
-    random_matchings,
     relay_sum,
     repeated_mix,
+    track_gradients,
+)
+from optkit.decentralized.topology import (
+    Topology,
+    binary_tree,
+    complete,
+    erdos_renyi,
+    exponential,
+    grid,
+    hypercube,
+    one_peer_exponential,
+    path,
+    random_matchings,
     ring,
     star,
     symmetric_exponential,
     torus,
-    track_gradients,
 )
 from optkit.robust_aggregation import (
-    a_little_is_enough,
-    gaussian_noise,
-    inner_product_manipulation,
     krum,
-    long_among_kept,
     meamed,
-    mimic,
     monna,
     nearest_neighbor_average,
     phocas,
     robust_mix,
     self_centered_clip,
+    trimmed_mean,
+)
+from optkit.robust_aggregation.attacks import (
+    a_little_is_enough,
+    gaussian_noise,
+    inner_product_manipulation,
+    long_among_kept,
+    mimic,
     send_nan,
     shifted_mean,
     sign_flip,
-    trimmed_mean,
 )
 
 

@@ -15,13 +15,8 @@ from experiments.errors import UserError
 from experiments.gradients import WORKERS
 from experiments.tasks import Task
 from optkit.core.workers.on_workers import Backend
-from optkit.decentralized import (
-    Mixing,
-    consensus_distance,
-    links_between,
-    lossy_links,
-)
-from optkit.robust_aggregation import attacked_mix, label_flip
+from optkit.decentralized import Mixing, consensus_distance, links_between, lossy_links
+from optkit.robust_aggregation.attacks import attacked_mix, label_flip
 
 
 class Network(NamedTuple):

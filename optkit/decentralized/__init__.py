@@ -6,19 +6,9 @@ from collections.abc import Callable
 import jax
 import optax
 
-from optkit.communication import top_k
+from optkit import prox
+from optkit.compressors import top_k
 from optkit.core.precision import in_float32
-from optkit.core.proximal import (
-    prox_box,
-    prox_constraint,
-    prox_elastic_net,
-    prox_group,
-    prox_l0,
-    prox_l1,
-    prox_masked,
-    prox_nuclear,
-    prox_squared_l2,
-)
 from optkit.decentralized.accelerated_mix import accelerated_mix
 from optkit.decentralized.activation_matching import activation_matched_mix, align_units, match_units, permute_units
 from optkit.decentralized.chebyshev import chebyshev_mix
@@ -55,29 +45,7 @@ from optkit.decentralized.self_repellent_walk import (
     train_along_path,
 )
 from optkit.decentralized.ties_merging import ties_merge
-from optkit.decentralized.topology import (
-    Topology,
-    binary_tree,
-    circulant,
-    complete,
-    erdos_renyi,
-    exponential,
-    from_graph,
-    grid,
-    hypercube,
-    max_degree_weights,
-    metropolis_weights,
-    one_peer_exponential,
-    path,
-    plot_topology,
-    random_matchings,
-    ring,
-    sequence,
-    star,
-    symmetric_exponential,
-    torus,
-    uniform_weights,
-)
+from optkit.decentralized.topology import Topology, path, ring
 from optkit.decentralized.variance_corrected_averaging import variance_corrected_mean, variance_corrected_mix
 from optkit.method import Method, Paper, Variant
 
@@ -87,16 +55,11 @@ __all__ = [
     "DadaoEvents",
     "DadaoState",
     "GossipRates",
-    "Mixing",
-    "Topology",
     "accelerated_mix",
     "activation_matched_mix",
     "align_units",
-    "binary_tree",
     "chebyshev_mix",
     "choco",
-    "circulant",
-    "complete",
     "compressed_proximal_tracking",
     "consensus_covariance_trace",
     "consensus_distance",
@@ -106,21 +69,14 @@ __all__ = [
     "delayed_dual_averaging",
     "dfedsam",
     "drcgd",
-    "erdos_renyi",
     "exact_diffusion",
-    "exponential",
     "extra",
-    "from_graph",
     "gossip",
     "gradient_tracking",
-    "grid",
-    "hypercube",
     "links_between",
     "lossy_links",
     "match_units",
-    "max_degree_weights",
     "metropolis_walk",
-    "metropolis_weights",
     "mix",
     "network_lasso",
     "network_lasso_start",
@@ -128,43 +84,24 @@ __all__ = [
     "nids",
     "noise_robust_gradient_tracking",
     "noisy_mix",
-    "one_peer_exponential",
     "optimal_rates",
     "participation_mix",
-    "path",
     "permute_units",
-    "plot_topology",
-    "prox_box",
-    "prox_constraint",
-    "prox_elastic_net",
-    "prox_group",
-    "prox_l0",
-    "prox_l1",
-    "prox_masked",
-    "prox_nuclear",
-    "prox_squared_l2",
     "proximal_gradient_tracking",
     "qg_dadam",
     "qg_dsgdm",
-    "random_matchings",
     "relay_sum",
     "repeated_mix",
-    "ring",
     "sample_participants",
     "self_repellent_kernel",
     "self_repellent_start",
     "self_repellent_step",
     "self_repellent_walk",
-    "sequence",
-    "star",
     "stationary_distribution",
-    "symmetric_exponential",
     "ties_merge",
-    "torus",
     "track_gradients",
     "train_along_path",
     "uniform_rates",
-    "uniform_weights",
     "variance_corrected_mean",
     "variance_corrected_mix",
 ]
@@ -229,7 +166,7 @@ _NOISY_SHARING = Paper(
     "Gradient-Tracking Based Distributed Optimization with Guaranteed Optimality under Noisy Information Sharing",
     "Wang, Başar", 2022, "2210.00551",
 )  # fmt: skip
-_BOX = prox_box(-10.0, 10.0)
+_BOX = prox.box(-10.0, 10.0)
 
 ENTRIES = (
     Method(

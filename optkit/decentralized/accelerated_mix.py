@@ -16,7 +16,8 @@ from optkit.core.checks import check_integer
 from optkit.core.precision import widen
 from optkit.core.workers import collectives
 from optkit.decentralized.mixing import Mixing, extrapolate, links_by_round, mix, require_size
-from optkit.decentralized.topology import Topology, adjacency_of, require_undirected
+from optkit.decentralized.topology import Topology
+from optkit.decentralized.topology._weights import adjacency_of, require_undirected
 
 
 def accelerated_mix(rounds: int, skeleton: nx.Graph | None = None) -> Mixing:
@@ -45,7 +46,7 @@ def accelerated_mix(rounds: int, skeleton: nx.Graph | None = None) -> Mixing:
         >>> import jax.numpy as jnp
         >>> import optkit
         >>> mixing = accelerated_mix(8)
-        >>> over_workers = jax.vmap(lambda x: mixing(x, optkit.ring(8).lazy(), "workers"), axis_name="workers")
+        >>> over_workers = jax.vmap(lambda x: mixing(x, optkit.topology.ring(8).lazy(), "workers"), axis_name="workers")
         >>> round(float(jnp.ptp(over_workers(jnp.arange(8.0)))), 2)
         0.87
 

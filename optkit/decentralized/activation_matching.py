@@ -16,7 +16,7 @@ import optax
 from optkit.core.precision import widen
 from optkit.core.stacking import map_equal_shapes
 from optkit.decentralized.mixing import Mixing, require_size
-from optkit.decentralized.topology import Round
+from optkit.decentralized.topology._topology import Round
 
 
 class Activations(Protocol):
@@ -155,7 +155,7 @@ def activation_matched_mix(units: Any, activations: Activations) -> Mixing:
         >>> mixing = activation_matched_mix(units, activations)
         >>> kernels = jnp.array([[[1.0, -2.0]], [[-2.0, 1.0]]]), jnp.array([[[3.0], [4.0]], [[4.0], [3.0]]])
         >>> params = dict(zip(("in", "out"), kernels))
-        >>> mixed = jax.vmap(lambda p: mixing(p, optkit.ring(2), "workers"), axis_name="workers")(params)
+        >>> mixed = jax.vmap(lambda p: mixing(p, optkit.topology.ring(2), "workers"), axis_name="workers")(params)
         >>> mixed["in"].tolist()
         [[[1.0, -2.0]], [[-2.0, 1.0]]]
 

@@ -38,7 +38,7 @@ def chebyshev_mix(rounds: int) -> Mixing:
         >>> import jax.numpy as jnp
         >>> import optkit
         >>> mixing = chebyshev_mix(2)
-        >>> over_workers = jax.vmap(lambda x: mixing(x, optkit.ring(5), "workers"), axis_name="workers")
+        >>> over_workers = jax.vmap(lambda x: mixing(x, optkit.topology.ring(5), "workers"), axis_name="workers")
         >>> round(float(jnp.ptp(over_workers(jnp.arange(5.0)))), 2)
         0.7
 

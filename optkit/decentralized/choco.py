@@ -9,8 +9,8 @@ from typing import NamedTuple
 import jax
 import optax
 
+from optkit.compressors import Compressor
 from optkit.core.checks import check_range
-from optkit.core.compressor import Compressor
 from optkit.core.extra_args import require_params
 from optkit.core.precision import widen
 from optkit.decentralized.compressed_exchange import (
@@ -70,7 +70,8 @@ def choco(
     Example:
         >>> import jax.numpy as jnp
         >>> import optkit
-        >>> tx = optkit.choco(optax.sgd(0.5), optkit.ring(3), optkit.top_k(0.5), axis_name="workers", gamma=0.5)
+        >>> half = optkit.compressors.top_k(0.5)
+        >>> tx = optkit.choco(optax.sgd(0.5), optkit.topology.ring(3), half, axis_name="workers", gamma=0.5)
         >>> def step(params, targets):
         ...     updates, _ = tx.update(params - targets, tx.init(params), params)
         ...     return optax.apply_updates(params, updates)

@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optkit.core.compressor import Compressor
+from optkit.compressors import Compressor
 from optkit.core.precision import widen
 from optkit.core.workers.on_workers import check_axis_name
 from optkit.decentralized.mixing import require_size
-from optkit.decentralized.topology import Topology, require_topology
+from optkit.decentralized.topology import Topology
+from optkit.decentralized.topology._topology import require_topology
 
 
 class CompressedConsensusState(NamedTuple):
@@ -61,8 +62,8 @@ def exchange(
         ValueError: if the axis has another size than the topology.
 
     Example:
-        >>> from optkit.communication import identity
-        >>> from optkit.decentralized import ring
+        >>> from optkit.compressors import identity
+        >>> from optkit.decentralized.topology import ring
         >>> def differences(x):
         ...     return exchange(x, x, identity(), ring(4), "workers")[1]
         >>> jax.vmap(differences, axis_name="workers")(jnp.array([0.0, 0.0, 3.0, 0.0]))

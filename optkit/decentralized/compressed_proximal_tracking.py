@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from optkit.compressors import Compressor
 from optkit.core.checks import check_range
-from optkit.core.compressor import Compressor
 from optkit.core.extra_args import require_params
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
@@ -67,7 +67,7 @@ def compressed_proximal_tracking(
         learning_rate: a positive number or a schedule.
         topology: who hears whom, the same in each step.
         prox: the penalty's or constraint's proximal map, a function of a tree and of the learning rate, such as
-            `prox_l1(1e-4)`.
+            `prox.l1(1e-4)`.
         compressor: of what is sent, such as `top_k(0.3)`.
         axis_name: the axis over workers.
         gamma_x: how far parameters move towards the neighbours', in (0, 1]; default 0.5.
@@ -87,7 +87,7 @@ def compressed_proximal_tracking(
     Example:
         >>> import optkit
         >>> tx = optkit.compressed_proximal_tracking(
-        ...     0.5, optkit.ring(3), optkit.prox_l1(1.0), optkit.top_k(0.5), axis_name="workers"
+        ...     0.5, optkit.topology.ring(3), optkit.prox.l1(1.0), optkit.compressors.top_k(0.5), axis_name="workers"
         ... )
         >>> def step(params, targets):
         ...     updates, _ = tx.update(params - targets, tx.init(params), params)

@@ -62,7 +62,7 @@ def dadam(
     Example:
         >>> import jax.numpy as jnp
         >>> import optkit
-        >>> tx = dadam(3.0, optkit.ring(4), axis_name="workers")
+        >>> tx = dadam(3.0, optkit.topology.ring(4), axis_name="workers")
         >>> def step(params, grads):
         ...     updates, _ = tx.update(grads, tx.init(params), params)
         ...     return optax.apply_updates(params, updates)

@@ -172,8 +172,8 @@ def dadao(grad_fn: Callable[[Any, jax.Array, jax.Array], Any], rates: GossipRate
         >>> import jax
         >>> import optkit
         >>> targets = jnp.array([0.0, 1.0, 2.0, 5.0])
-        >>> simulator = optkit.dadao(lambda x, worker, key: x - targets[worker], optkit.uniform_rates(optkit.ring(4)),
-        ...                          mu=1.0, L=1.0)
+        >>> rates = optkit.uniform_rates(optkit.topology.ring(4))
+        >>> simulator = optkit.dadao(lambda x, worker, key: x - targets[worker], rates, mu=1.0, L=1.0)
         >>> state = jax.jit(simulator.run)(simulator.init(jnp.zeros(4)), simulator.sample(0, 3000))
         >>> simulator.params(state).round(3)
         Array([2., 2., 2., 2.], dtype=float32)

@@ -95,7 +95,7 @@ def dfedsam(
 
     Example:
         >>> import optkit
-        >>> tx = optkit.dfedsam(0.1, optkit.ring(4), every=1, axis_name="workers")
+        >>> tx = optkit.dfedsam(0.1, optkit.topology.ring(4), every=1, axis_name="workers")
         >>> clip = optax.clip_by_global_norm(10.0)
         >>> def step(params, targets):
         ...     def grad_fn(x):

@@ -86,7 +86,7 @@ def drcgd(
 
     Example:
         >>> import optkit
-        >>> tx = optkit.drcgd(0.1, optkit.ring(4), axis_name="workers")
+        >>> tx = optkit.drcgd(0.1, optkit.topology.ring(4), axis_name="workers")
         >>> def step(params, grads):
         ...     updates, _ = tx.update(grads, tx.init(params), params)
         ...     return optax.apply_updates(params, updates)

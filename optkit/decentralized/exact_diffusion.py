@@ -73,7 +73,7 @@ def exact_diffusion(
 
     Example:
         >>> import optkit
-        >>> tx = optkit.exact_diffusion(optax.sgd(0.5), optkit.ring(3), axis_name="workers")
+        >>> tx = optkit.exact_diffusion(optax.sgd(0.5), optkit.topology.ring(3), axis_name="workers")
         >>> def train(target):
         ...     params = jnp.zeros([])
         ...     state = tx.init(params)

@@ -70,7 +70,7 @@ def extra(
 
     Example:
         >>> import optkit
-        >>> tx = optkit.extra(optax.sgd(0.5), optkit.ring(3), axis_name="workers")
+        >>> tx = optkit.extra(optax.sgd(0.5), optkit.topology.ring(3), axis_name="workers")
         >>> def train(target):
         ...     params = jnp.zeros([])
         ...     state = tx.init(params)

@@ -67,7 +67,7 @@ def gossip(
     Example:
         >>> import jax
         >>> import optkit
-        >>> tx = optkit.gossip(optax.sgd(0.5), optkit.ring(4), axis_name="workers")
+        >>> tx = optkit.gossip(optax.sgd(0.5), optkit.topology.ring(4), axis_name="workers")
         >>> def step(params, targets):
         ...     updates, _ = tx.update(params - targets, tx.init(params), params)
         ...     return optax.apply_updates(params, updates)

@@ -11,7 +11,8 @@ import functools
 import numpy as np
 
 from optkit.core.checks import check_integer
-from optkit.decentralized.topology import Topology, require_topology
+from optkit.decentralized.topology import Topology
+from optkit.decentralized.topology._topology import require_topology
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -107,7 +108,7 @@ def uniform_rates(topology: Topology) -> GossipRates:
 
     Example:
         >>> from networkx import barbell_graph
-        >>> from optkit.decentralized import from_graph
+        >>> from optkit.decentralized.topology import from_graph
         >>> round(uniform_rates(from_graph(barbell_graph(4, 0))).total, 2)
         21.84
     """
@@ -136,7 +137,7 @@ def optimal_rates(topology: Topology, steps: int = 3000) -> GossipRates:
 
     Example:
         >>> from networkx import barbell_graph
-        >>> from optkit.decentralized import from_graph
+        >>> from optkit.decentralized.topology import from_graph
         >>> round(optimal_rates(from_graph(barbell_graph(4, 0))).total, 1)
         13.2
 

@@ -74,7 +74,7 @@ def track_gradients(
 
     Example:
         >>> import optkit
-        >>> tx = optkit.track_gradients(optkit.ring(3), axis_name="workers")
+        >>> tx = optkit.track_gradients(optkit.topology.ring(3), axis_name="workers")
         >>> def two_steps(gradient):
         ...     _, state = tx.update(gradient, tx.init(gradient))
         ...     return tx.update(gradient, state)[0]
@@ -132,7 +132,7 @@ def gradient_tracking(
 
     Example:
         >>> import optkit
-        >>> tx = optkit.gradient_tracking(optax.sgd(0.5), optkit.ring(3), axis_name="workers")
+        >>> tx = optkit.gradient_tracking(optax.sgd(0.5), optkit.topology.ring(3), axis_name="workers")
         >>> def train(target):
         ...     params = jnp.zeros([])
         ...     state = tx.init(params)

@@ -17,7 +17,8 @@ from optkit.core.injection import refuse_arrays
 from optkit.core.precision import widen
 from optkit.core.workers import collectives
 from optkit.core.workers.on_workers import check_axis_name
-from optkit.decentralized.topology import Round, Topology, require_topology
+from optkit.decentralized.topology import Topology
+from optkit.decentralized.topology._topology import Round, require_topology
 
 # Arrays of at most so many bytes travel together: each message costs as much as some thousand numbers more.
 _SMALL = 2**14
@@ -85,7 +86,7 @@ def mix(
 
     Example:
         >>> import jax
-        >>> from optkit.decentralized import ring
+        >>> from optkit.decentralized.topology import ring
         >>> over_workers = jax.vmap(lambda x: mix(x, ring(4), "workers"), axis_name="workers")
         >>> over_workers(jnp.array([0.0, 0.0, 3.0, 0.0]))
         Array([0., 1., 1., 1.], dtype=float32)
@@ -118,7 +119,7 @@ def repeated_mix(rounds: int) -> Mixing:
 
     Example:
         >>> import jax
-        >>> from optkit.decentralized import ring
+        >>> from optkit.decentralized.topology import ring
         >>> over_workers = jax.vmap(lambda x: repeated_mix(2)(x, ring(3), "workers"), axis_name="workers")
         >>> over_workers(jnp.array([0.0, 0.0, 3.0]))
         Array([1., 1., 1.], dtype=float32)
@@ -151,7 +152,7 @@ def choose_mixing(mixing: Mixing | None, topology: Topology, axis_name: str) -> 
         ValueError: if `axis_name` is not one name.
 
     Example:
-        >>> from optkit.decentralized import ring
+        >>> from optkit.decentralized.topology import ring
         >>> choose_mixing(None, ring(4), "workers") is mix
         True
     """

@@ -14,7 +14,7 @@ import optax
 
 from optkit.core.checks import check_integer, check_range
 from optkit.core.precision import scalar_dtype, widen
-from optkit.decentralized.topology import require_undirected
+from optkit.decentralized.topology._weights import require_undirected
 
 
 class NodesProximalMap(Protocol):

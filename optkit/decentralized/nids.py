@@ -80,7 +80,7 @@ def nids(
         >>> import optkit
         >>> def soft_threshold(params, step_size):
         ...     return jnp.sign(params) * jnp.maximum(jnp.abs(params) - step_size, 0)
-        >>> tx = optkit.nids(0.5, optkit.ring(3), axis_name="workers", prox=soft_threshold)
+        >>> tx = optkit.nids(0.5, optkit.topology.ring(3), axis_name="workers", prox=soft_threshold)
         >>> def train(target):
         ...     params = jnp.zeros([])
         ...     state = tx.init(params)

@@ -65,7 +65,7 @@ def noise_robust_gradient_tracking(
 
     Example:
         >>> import optkit
-        >>> tx = optkit.noise_robust_gradient_tracking(0.5, optkit.ring(3), axis_name="workers", gamma=1.0)
+        >>> tx = optkit.noise_robust_gradient_tracking(0.5, optkit.topology.ring(3), axis_name="workers", gamma=1.0)
         >>> def step(params, targets):
         ...     updates, _ = tx.update(params - targets, tx.init(params), params)
         ...     return optax.apply_updates(params, updates)

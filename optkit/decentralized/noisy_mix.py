@@ -29,7 +29,7 @@ def noisy_mix(scale: float, *, key: int | jax.Array) -> Mixing:
         ValueError: if `scale` is negative.
 
     Example:
-        >>> from optkit.decentralized import ring
+        >>> from optkit.decentralized.topology import ring
         >>> mixing = noisy_mix(1e-3, key=0)
         >>> over_workers = jax.vmap(lambda x: mixing(x, ring(3), "workers"), axis_name="workers")
         >>> over_workers(jnp.array([0.0, 0.0, 3.0])).round(1)

@@ -78,7 +78,11 @@ def participation_mix(count: int, *, key: int | jax.Array) -> Mixing:
         >>> import optax
         >>> import optkit
         >>> tx = optkit.gossip(
-        ...     optax.sgd(0.1), optkit.complete(8), axis_name="workers", mixing=participation_mix(3, key=0), every=5
+        ...     optax.sgd(0.1),
+        ...     optkit.topology.complete(8),
+        ...     axis_name="workers",
+        ...     mixing=participation_mix(3, key=0),
+        ...     every=5,
         ... )
 
     Reference:

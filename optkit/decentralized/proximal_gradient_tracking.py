@@ -55,7 +55,7 @@ def proximal_gradient_tracking(
         learning_rate: a positive number or a schedule.
         topology: who hears whom.
         prox: the penalty's or constraint's proximal map, a function of a tree and of the learning rate, such as
-            `prox_l1(1e-4)`.
+            `prox.l1(1e-4)`.
         axis_name: the axis over workers.
         mixing: how values are mixed; None: `mix`.
         mixed_step: steps along the mixed estimate of the mean gradient (default), not the one before mixing. The latter
@@ -71,7 +71,8 @@ def proximal_gradient_tracking(
 
     Example:
         >>> import optkit
-        >>> tx = optkit.proximal_gradient_tracking(0.5, optkit.ring(3), optkit.prox_l1(1.0), axis_name="workers")
+        >>> ring, l1 = optkit.topology.ring(3), optkit.prox.l1(1.0)
+        >>> tx = optkit.proximal_gradient_tracking(0.5, ring, l1, axis_name="workers")
         >>> def step(params, targets):
         ...     updates, _ = tx.update(params - targets, tx.init(params), params)
         ...     return optax.apply_updates(params, updates)

@@ -101,7 +101,7 @@ def qg_dsgdm(
 
     Example:
         >>> import optkit
-        >>> tx = optkit.qg_dsgdm(0.5, optkit.ring(3), axis_name="workers", nesterov=False)
+        >>> tx = optkit.qg_dsgdm(0.5, optkit.topology.ring(3), axis_name="workers", nesterov=False)
         >>> def two_steps(gradient):
         ...     params = jnp.zeros([])
         ...     updates, state = tx.update(gradient, tx.init(params), params)
@@ -201,7 +201,7 @@ def qg_dadam(
 
     Example:
         >>> import optkit
-        >>> tx = optkit.qg_dadam(1.5, optkit.ring(3), axis_name="workers")
+        >>> tx = optkit.qg_dadam(1.5, optkit.topology.ring(3), axis_name="workers")
         >>> def first_update(gradient):
         ...     params = jnp.zeros([])
         ...     return tx.update(gradient, tx.init(params), params)[0]

@@ -19,7 +19,8 @@ from optkit.core.precision import widen
 from optkit.core.trees import copy
 from optkit.core.workers.on_workers import check_axis_name
 from optkit.decentralized.mixing import add_update, overwrite, require_size
-from optkit.decentralized.topology import Topology, require_topology
+from optkit.decentralized.topology import Topology
+from optkit.decentralized.topology._topology import require_topology
 
 
 class RelaySumState(NamedTuple):
@@ -68,7 +69,7 @@ def relay_sum(
 
     Example:
         >>> import optkit
-        >>> tx = optkit.relay_sum(optax.sgd(0.5), optkit.path(3), axis_name="workers")
+        >>> tx = optkit.relay_sum(optax.sgd(0.5), optkit.topology.path(3), axis_name="workers")
         >>> def train(target):
         ...     params = jnp.zeros([])
         ...     state = tx.init(params)

@@ -16,7 +16,7 @@ import optax
 
 from optkit.core import keys
 from optkit.core.checks import check_integer, check_range
-from optkit.decentralized.topology import require_undirected
+from optkit.decentralized.topology._weights import require_undirected
 
 
 class SelfRepellentWalkState(NamedTuple):

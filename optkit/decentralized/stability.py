@@ -24,7 +24,7 @@ def require_decay(method: str, topology: Topology, step: Callable[[np.ndarray, n
         ValueError: if they do not.
 
     Example:
-        >>> from optkit.decentralized import ring
+        >>> from optkit.decentralized.topology import ring
         >>> require_decay("gossip", ring(4), lambda mixing, one: [[mixing, 0 * one], [0 * one, 0 * one]], "")
     """
     identity = np.eye(topology.size)

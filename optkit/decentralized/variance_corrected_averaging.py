@@ -84,7 +84,7 @@ def variance_corrected_mix(
         TypeError: if `mixing` is no function.
 
     Example:
-        >>> from optkit.decentralized import ring
+        >>> from optkit.decentralized.topology import ring
         >>> values = jnp.array([[[1.0, 3.0]], [[3.0, 1.0]], [[1.0, 3.0]]])
         >>> mixed = jax.vmap(lambda x: variance_corrected_mix()(x, ring(3), "workers"), axis_name="workers")(values)
         >>> jnp.std(mixed, axis=(1, 2)).round(2)

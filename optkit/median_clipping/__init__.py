@@ -1,23 +1,11 @@
 """Medians in place of means: of gradients over time, over samples, coordinate by coordinate."""
 
+from optkit.median_clipping import median_step
 from optkit.median_clipping.class_normalized import class_normalized, class_normalized_sgd
 from optkit.median_clipping.coordinate_clip import clip_by_quantile, coordinate_clip_sgd
 from optkit.median_clipping.coordinate_median import coordinate_median, coordinate_median_sgd
 from optkit.median_clipping.cvar import cvar_prox_linear, cvar_subgradient
 from optkit.median_clipping.geometric_median import geometric_median, geometric_median_sgd
-from optkit.median_clipping.proximal_maps import (
-    proximal_elastic_net,
-    proximal_half_squared_l2,
-    proximal_huber,
-    proximal_huber_l2,
-    proximal_insensitive_l2,
-    proximal_l1,
-    proximal_l2,
-    proximal_linf,
-    proximal_quantile,
-    subgradient_l1,
-    subgradient_l2,
-)
 from optkit.median_clipping.proximal_median import proximal_median, proximal_median_sgd, proximal_pass
 from optkit.median_clipping.tracking import clipped_sgd, median_tracking_sgd, scale_by_median_tracking
 from optkit.method import Method, Paper, Variant
@@ -35,21 +23,10 @@ __all__ = [
     "geometric_median",
     "geometric_median_sgd",
     "median_tracking_sgd",
-    "proximal_elastic_net",
-    "proximal_half_squared_l2",
-    "proximal_huber",
-    "proximal_huber_l2",
-    "proximal_insensitive_l2",
-    "proximal_l1",
-    "proximal_l2",
-    "proximal_linf",
     "proximal_median",
     "proximal_median_sgd",
     "proximal_pass",
-    "proximal_quantile",
     "scale_by_median_tracking",
-    "subgradient_l1",
-    "subgradient_l2",
 ]
 
 _MEDIAN = Paper("SGD with Clipping is Secretly Estimating the Median Gradient", "Schaipp et al.", 2024, "2402.12828")
@@ -74,9 +51,9 @@ ENTRIES = (
         example={"learning_rate": 2e-3, "tau": 1.0},
         grid=1.0,
         variants={
-            "l1": Variant({"step": proximal_l1(), "tau": 1e-2}, grid=1.0),
-            "linf": Variant({"step": proximal_linf()}, grid=0.3),
-            "huber": Variant({"step": proximal_huber(1.0), "tau": 0.1}, grid=1.0),
+            "l1": Variant({"step": median_step.l1(), "tau": 1e-2}, grid=1.0),
+            "linf": Variant({"step": median_step.linf()}, grid=0.3),
+            "huber": Variant({"step": median_step.huber(1.0), "tau": 0.1}, grid=1.0),
         },
         golden="median_tracking",
     ),
@@ -89,7 +66,7 @@ ENTRIES = (
         paper=_MEDIAN,
         example={"learning_rate": 1e-3, "momentum": 0.9},
         grid=0.3,
-        variants={"l1": Variant({"step": proximal_l1(), "tau": 1e-2, "learning_rate": 0.02}, grid=0.3)},
+        variants={"l1": Variant({"step": median_step.l1(), "tau": 1e-2, "learning_rate": 0.02}, grid=0.3)},
     ),
     Method(
         name="coordinate_median",

@@ -15,7 +15,7 @@ from optkit.core.checks import check_count, check_range
 from optkit.core.injection import refuse_arrays
 from optkit.core.proximal import StepTowardsMedian, check_step
 from optkit.core.workers.aggregation import aggregator_of_rows, check_option
-from optkit.median_clipping.proximal_maps import proximal_l2
+from optkit.median_clipping import median_step
 from optkit.median_clipping.sample_median import Start, descend_along, starting_point
 
 
@@ -26,7 +26,7 @@ def proximal_pass(median: Any, samples: Any, tau: jax.typing.ArrayLike, step: St
         median: the estimate, a tree.
         samples: the same tree, with a leading axis over samples.
         tau: how far all of them together move it; each of `n` takes `tau / n`.
-        step: the norm whose median it is; default `proximal_l2()`.
+        step: the norm whose median it is; default `median_step.l2()`.
 
     Returns:
         The next estimate.
@@ -42,7 +42,7 @@ def proximal_pass(median: Any, samples: Any, tau: jax.typing.ArrayLike, step: St
         Schaipp et al., "SGD with Clipping is Secretly Estimating the Median Gradient", 2024, arXiv:2402.12828.
     """
     check_step(step, "proximal_pass")
-    step = proximal_l2() if step is None else step
+    step = median_step.l2() if step is None else step
     leaves = jax.tree.leaves(samples)
     if not leaves:
         return median
@@ -72,7 +72,7 @@ def proximal_median(
         tau: how far a pass may move the estimate, above 0, in units of the gradient, or a function of the pass's
             number, from 0. With `tau / (1 + k)` start from several times the rows' distances: below that it converges,
             but ever more slowly.
-        step: the norm whose median is wanted; default `proximal_l2()`, the geometric median. See
+        step: the norm whose median is wanted; default `median_step.l2()`, the geometric median. See
             `scale_by_median_tracking`.
         passes: how often it goes through the rows, at least 1. None: 8.
         start: what it starts from: `"zeros"`, the `"mean"`, or the coordinate-wise `"median"` (default), the only one
@@ -89,7 +89,7 @@ def proximal_median(
     Example:
         >>> import jax.numpy as jnp
         >>> import optkit
-        >>> aggregator = optkit.proximal_median(lambda k: 10 / (k + 1), optkit.proximal_quantile(0.7), passes=100)
+        >>> aggregator = optkit.proximal_median(lambda k: 10 / (k + 1), optkit.median_step.quantile(0.7), passes=100)
         >>> gradients = jnp.array([[1.0, 2.0], [3.0, 1.0], [100.0, 3.0], [4.0, 6.0], [2.0, 9.0]])
         >>> aggregator.update(gradients, aggregator.init(None))[0].round(1)
         Array([4., 6.], dtype=float32)
@@ -135,7 +135,7 @@ def proximal_median_sgd(
         learning_rate: a positive number or a schedule.
         tau: how far a pass may move the estimate, above 0, in units of the gradient, or a function of the pass's
             number, from 0.
-        step: the norm whose median is wanted; default `proximal_l2()`, see `scale_by_median_tracking`.
+        step: the norm whose median is wanted; default `median_step.l2()`, see `scale_by_median_tracking`.
         passes: how often it goes through the gradients, at least 1. None: 8.
         weight_decay: strength of the decoupled decay, at least 0; default 0.
         mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
@@ -152,7 +152,7 @@ def proximal_median_sgd(
     Example:
         >>> import jax.numpy as jnp
         >>> import optkit
-        >>> tx = optkit.proximal_median_sgd(0.5, lambda k: 10 / (k + 1), optkit.proximal_quantile(0.7), passes=100)
+        >>> tx = optkit.proximal_median_sgd(0.5, lambda k: 10 / (k + 1), optkit.median_step.quantile(0.7), passes=100)
         >>> params = jnp.zeros(2)
         >>> gradients = jnp.array([[1.0, 2.0], [3.0, 1.0], [100.0, 3.0], [4.0, 6.0], [2.0, 9.0]])
         >>> tx.update(gradients, tx.init(params), params)[0].round(1)

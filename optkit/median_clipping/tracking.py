@@ -17,7 +17,7 @@ from optkit.core.decay import add_decay
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32, widen
 from optkit.core.proximal import StepTowardsMedian, check_step
-from optkit.median_clipping.proximal_maps import proximal_l2
+from optkit.median_clipping import median_step
 
 
 class ScaleByMedianTrackingState(NamedTuple):
@@ -50,17 +50,19 @@ def scale_by_median_tracking(
 
     Args:
         tau: how far one gradient moves the estimate, above 0, or a schedule of it. In units of the gradient: for
-            `proximal_l2` start from the gradients' typical norm, for `proximal_l1` from a typical coordinate; relative
-            to 1 for `proximal_half_squared_l2`. With `1 / sqrt(t)` the estimate converges where the gradients'
-            distribution stands still. The estimate lags by design: the gradients must change by less than tau a step.
-        step: the norm whose median is tracked, as a map from a difference and tau to a step; default `proximal_l2()`,
-            the geometric median. See `proximal_l1`, `proximal_linf`, `proximal_half_squared_l2`, `proximal_huber_l2`,
-            `proximal_huber`, `proximal_elastic_net`, `proximal_quantile`, `proximal_insensitive_l2`, `subgradient_l1`,
-            `subgradient_l2`; for any other norm, the projection on the ball of radius tau of its dual norm. Called in
-            float32 at least.
+            `median_step.l2` start from the gradients' typical norm, for `median_step.l1` from a typical coordinate;
+            relative to 1 for `median_step.half_squared_l2`. With `1 / sqrt(t)` the estimate converges where the
+            gradients' distribution stands still. The estimate lags by design: the gradients must change by less than
+            tau a step.
+        step: the norm whose median is tracked, as a map from a difference and tau to a step; default
+            `median_step.l2()`, the geometric median. See `median_step.l1`, `median_step.linf`,
+            `median_step.half_squared_l2`, `median_step.huber_l2`, `median_step.huber`, `median_step.elastic_net`,
+            `median_step.quantile`, `median_step.insensitive_l2`, `median_step.subgradient_l1`,
+            `median_step.subgradient_l2`; for any other norm, the projection on the ball of radius tau of its dual norm.
+            Called in float32 at least.
         init: what the estimate starts from: `"zeros"` (default) or the `"first"` gradient.
-        memory: whether the estimate is kept. Without, every step starts again from zero: `proximal_l2` is then clipping
-            by the global norm and `proximal_l1` clipping by value.
+        memory: whether the estimate is kept. Without, every step starts again from zero: `median_step.l2` is then
+            clipping by the global norm and `median_step.l1` clipping by value.
         accumulator_dtype: dtype of the estimate, that of the parameters by default.
 
     Returns:
@@ -72,7 +74,7 @@ def scale_by_median_tracking(
     Example:
         >>> import jax.numpy as jnp
         >>> import optkit
-        >>> tx = optkit.scale_by_median_tracking(tau=1.0, step=optkit.proximal_l1())
+        >>> tx = optkit.scale_by_median_tracking(tau=1.0, step=optkit.median_step.l1())
         >>> params = jnp.zeros(3)
         >>> state = tx.init(params)
         >>> for gradient in ([2.0, 0.5, -100.0], [2.0, 0.5, 3.0]):
@@ -105,7 +107,7 @@ def median_tracking_sgd(
             gradient's size, since the estimate moves by at most tau a step.
         tau: how far one gradient moves the estimate, above 0, or a schedule of it; in units of the gradient, see
             `scale_by_median_tracking`.
-        step: the norm whose median is tracked; default `proximal_l2()`, see `scale_by_median_tracking`.
+        step: the norm whose median is tracked; default `median_step.l2()`, see `scale_by_median_tracking`.
         weight_decay: strength of the decoupled decay, at least 0; default 0.
         mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
         init: what the estimate starts from: `"zeros"` (default) or the `"first"` gradient.
@@ -149,12 +151,13 @@ def clipped_sgd(
 ) -> optax.GradientTransformationExtraArgs:
     """Median-clipped SGD: descends along one proximal step from zero towards the gradient, which is a clipped gradient.
 
-    With the default `step` it is SGD with clipping by the global norm, with `proximal_l1()` SGD with clipping by value.
+    With the default `step` it is SGD with clipping by the global norm, with `median_step.l1()` SGD with clipping by
+    value.
 
     Args:
         learning_rate: a positive number or a schedule.
         tau: for a norm the threshold of the clipping, above 0, or a schedule of it; default 1.
-        step: the norm; default `proximal_l2()`, see `scale_by_median_tracking`.
+        step: the norm; default `median_step.l2()`, see `scale_by_median_tracking`.
         momentum: decay of the sum of clipped gradients along which it descends, in [0, 1), as in `optax.sgd`; None
             (default) for the last one alone.
         weight_decay: strength of the decoupled decay, at least 0; default 0.
@@ -207,7 +210,7 @@ def _track(
         raise ValueError(f"init must be 'zeros' or 'first', got {init!r}")
     if init == "first" and not memory:
         raise ValueError("init must be 'zeros' with memory=False, which starts every step from there, got 'first'")
-    step = proximal_l2() if step is None else step
+    step = median_step.l2() if step is None else step
 
     def init_fn(params):
         refuse_complex(params, method)

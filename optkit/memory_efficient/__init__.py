@@ -1,8 +1,7 @@
 """Optimizer states of fewer numbers: second moments that coordinates share, momentum in subspaces, projections."""
 
-from optkit.core.compressor import Compressor, global_top_k
-from optkit.core.error_feedback import error_feedback
 from optkit.memory_efficient.blocks import block_projector, carry_over, choose_blocks, frugal_blocks
+from optkit.memory_efficient.error_feedback import error_feedback
 from optkit.memory_efficient.frugal import frugal, frugal_adamw, frugal_lion
 from optkit.memory_efficient.galore import galore_adamw
 from optkit.memory_efficient.ggt import ggt, scale_by_ggt, sparse_ggt
@@ -16,7 +15,6 @@ from optkit.memory_efficient.subspaces import subspace_projector
 from optkit.method import Method, Paper, Variant
 
 __all__ = [
-    "Compressor",
     "Projector",
     "adagrad_sn",
     "adagrad_snsm",
@@ -32,7 +30,6 @@ __all__ = [
     "frugal_lion",
     "galore_adamw",
     "ggt",
-    "global_top_k",
     "m_fac",
     "micro_adam",
     "rmsprop_sn",

@@ -12,13 +12,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from optkit.compressors import Compressor, global_top_k
 from optkit.core.checks import check_count, check_range
 from optkit.core.complex_numbers import only_real
-from optkit.core.compressor import Compressor, global_top_k
 from optkit.core.decay import add_decay
-from optkit.core.error_feedback import error_feedback
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
+from optkit.memory_efficient.error_feedback import error_feedback
 from optkit.memory_efficient.gradient_window import (
     GradientWindow,
     ages,

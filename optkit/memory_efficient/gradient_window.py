@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from optkit.core.compressor import Compressor
+from optkit.compressors import Compressor
 from optkit.core.extra_args import required
 from optkit.core.linalg.contraction import einsum
 from optkit.core.precision import scalar_dtype, widen

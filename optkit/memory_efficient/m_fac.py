@@ -16,14 +16,14 @@ import jax.numpy as jnp
 import optax
 from jax.scipy.linalg import cho_factor, cho_solve
 
+from optkit.compressors import Compressor, global_top_k
 from optkit.core.checks import check_count, check_range
 from optkit.core.complex_numbers import only_real
-from optkit.core.compressor import Compressor, global_top_k
 from optkit.core.decay import add_decay
-from optkit.core.error_feedback import error_feedback
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
 from optkit.core.workers import collectives
+from optkit.memory_efficient.error_feedback import error_feedback
 from optkit.memory_efficient.gradient_window import GradientWindow, ages, combine, empty_window, push, unless_bad
 
 # A gradient is damped by at least so many units of rounding, times the root of the window, of its own square norm: with

@@ -1,9 +1,7 @@
 """Orthonormalized updates of matrices: Dion, Muon and their relatives, sharded or not."""
 
 from optkit.core.linalg.matrix_view import flax_dimension_numbers
-from optkit.core.linalg.newton_schulz import gram_newton_schulz, polar_express
-from optkit.core.linalg.newton_schulz import orthogonalize as newton_schulz
-from optkit.core.linalg.orthonormal import cholesky_qr, householder_qr, randomized_cholesky_qr
+from optkit.core.linalg.newton_schulz import polar_express
 from optkit.method import Method, Paper, Variant
 from optkit.orthonormalization.dion import dion, scale_by_dion, sync_momentum
 from optkit.orthonormalization.dion2 import dion2, scale_by_dion2
@@ -13,18 +11,12 @@ from optkit.orthonormalization.normuon import normuon, scale_by_normuon
 from optkit.orthonormalization.sharded_dion import scale_by_sharded_dion, sharded_dion, sharded_dion_specs
 
 __all__ = [
-    "cholesky_qr",
     "dion",
     "dion2",
     "flax_dimension_numbers",
-    "gram_newton_schulz",
-    "householder_qr",
     "muon",
-    "newton_schulz",
     "nordion2",
     "normuon",
-    "polar_express",
-    "randomized_cholesky_qr",
     "scale_by_dion",
     "scale_by_dion2",
     "scale_by_muon",

@@ -4,22 +4,6 @@ from optkit.decentralized.topology import complete
 from optkit.method import Method, Paper
 from optkit.robust_aggregation.aksel import aksel
 from optkit.robust_aggregation.around_center import meamed, phocas
-from optkit.robust_aggregation.attacks import (
-    a_little_is_enough,
-    attacked_mix,
-    gaussian_noise,
-    hidden_deviations,
-    inner_product_manipulation,
-    label_flip,
-    long_among_kept,
-    mimic,
-    outlying_worker,
-    send_nan,
-    shifted_mean,
-    sign_flip,
-    strongest,
-    under_attack,
-)
 from optkit.robust_aggregation.bucketing import bucketing
 from optkit.robust_aggregation.centered_clip import centered_clip, self_centered_clip
 from optkit.robust_aggregation.cge import cge
@@ -31,35 +15,21 @@ from optkit.robust_aggregation.robust_sgd import per_row, robust_sgd
 from optkit.robust_aggregation.trimmed_mean import trimmed_mean
 
 __all__ = [
-    "a_little_is_enough",
     "aksel",
-    "attacked_mix",
     "bucketing",
     "centered_clip",
     "cge",
-    "gaussian_noise",
-    "hidden_deviations",
-    "inner_product_manipulation",
     "krum",
-    "label_flip",
-    "long_among_kept",
     "meamed",
-    "mimic",
     "monna",
     "nearest_neighbor_average",
     "nearest_neighbor_mixing",
-    "outlying_worker",
     "per_row",
     "phocas",
     "robust_mix",
     "robust_sgd",
     "self_centered_clip",
-    "send_nan",
-    "shifted_mean",
-    "sign_flip",
-    "strongest",
     "trimmed_mean",
-    "under_attack",
 ]
 
 

@@ -389,7 +389,7 @@ def attacked_mix(
     Example:
         >>> import optkit
         >>> mixing = attacked_mix(optkit.robust_mix(optkit.coordinate_median(nan_policy="omit")), send_nan, 1)
-        >>> over_workers = jax.vmap(lambda x: mixing(x, optkit.complete(3), "workers"), axis_name="workers")
+        >>> over_workers = jax.vmap(lambda x: mixing(x, optkit.topology.complete(3), "workers"), axis_name="workers")
         >>> over_workers(jnp.array([1.0, 2.0, 9.0]))
         Array([1.5, 1.5, 1.5], dtype=float32)
     """

@@ -55,7 +55,7 @@ def monna(
     Example:
         >>> import jax.numpy as jnp
         >>> import optkit
-        >>> tx = optkit.monna(0.1, optkit.complete(4), byzantine=1, axis_name="workers")
+        >>> tx = optkit.monna(0.1, optkit.topology.complete(4), byzantine=1, axis_name="workers")
         >>> def step(params, grads):
         ...     updates, _ = tx.update(grads, tx.init(params), params)
         ...     return optax.apply_updates(params, updates)

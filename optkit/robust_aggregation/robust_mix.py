@@ -38,7 +38,7 @@ def robust_mix(aggregator: aggregating.Aggregator) -> Mixing:
     Example:
         >>> import optkit
         >>> mixing = optkit.robust_mix(optkit.trimmed_mean(1))
-        >>> over_workers = jax.vmap(lambda x: mixing(x, optkit.ring(4), "workers"), axis_name="workers")
+        >>> over_workers = jax.vmap(lambda x: mixing(x, optkit.topology.ring(4), "workers"), axis_name="workers")
         >>> over_workers(jnp.array([1.0, 2.0, jnp.nan, 3.0]))
         Array([2., 2., 3., 3.], dtype=float32)
 

@@ -5,22 +5,9 @@ import optax
 
 from optkit.core.precision import in_float32
 from optkit.method import Method, Paper, Variant
+from optkit.sign_momentum import kappa
 from optkit.sign_momentum.cautious import add_cautious_decayed_weights, cautious, cautious_adamw, cautious_lion
 from optkit.sign_momentum.grams import grams, grams_adamw
-from optkit.sign_momentum.kappa import (
-    kappa_group,
-    kappa_half_squared_l2,
-    kappa_huber,
-    kappa_l1,
-    kappa_linf,
-    kappa_log_cosh,
-    kappa_log_sum_exp,
-    kappa_lp,
-    kappa_nuclear,
-    kappa_relativistic,
-    kappa_soft,
-    kappa_top_k,
-)
 from optkit.sign_momentum.lion_kappa import lion_kappa, scale_by_lion_kappa
 from optkit.sign_momentum.signum import signum
 
@@ -31,18 +18,6 @@ __all__ = [
     "cautious_lion",
     "grams",
     "grams_adamw",
-    "kappa_group",
-    "kappa_half_squared_l2",
-    "kappa_huber",
-    "kappa_l1",
-    "kappa_linf",
-    "kappa_log_cosh",
-    "kappa_log_sum_exp",
-    "kappa_lp",
-    "kappa_nuclear",
-    "kappa_relativistic",
-    "kappa_soft",
-    "kappa_top_k",
     "lion_kappa",
     "scale_by_lion_kappa",
     "signum",
@@ -100,18 +75,18 @@ ENTRIES = (
         kind="optimizer",
         summary="Lion with any convex kappa; weight decay keeps the iterates in the ball of kappa's dual norm.",
         paper=_LION_KAPPA,
-        example={"learning_rate": 1e-2, "kappa": kappa_lp(2.0)},
+        example={"learning_rate": 1e-2, "kappa": kappa.lp(2.0)},
         grid=3e-2,
         variants={
-            "linf": Variant({"kappa": kappa_linf()}, grid=3e-2),
-            "soft": Variant({"kappa": kappa_soft(1e-4)}, grid=1e-3),
-            "top_k": Variant({"kappa": kappa_top_k(64)}, grid=3e-3),
-            "huber": Variant({"kappa": kappa_huber(1e-2)}, grid=3e-3),
-            "half_squared_l2": Variant({"kappa": kappa_half_squared_l2(), "learning_rate": 2e-3}, grid=0.3),
-            "group": Variant({"kappa": kappa_group()}, grid=1e-2),
-            "nuclear": Variant({"kappa": kappa_nuclear()}, grid=1e-2),
-            "relativistic": Variant({"kappa": kappa_relativistic(1e-2)}, grid=3e-3),
-            "log_cosh": Variant({"kappa": kappa_log_cosh(1e-2)}, grid=3e-3),
+            "linf": Variant({"kappa": kappa.linf()}, grid=3e-2),
+            "soft": Variant({"kappa": kappa.soft(1e-4)}, grid=1e-3),
+            "top_k": Variant({"kappa": kappa.top_k(64)}, grid=3e-3),
+            "huber": Variant({"kappa": kappa.huber(1e-2)}, grid=3e-3),
+            "half_squared_l2": Variant({"kappa": kappa.half_squared_l2(), "learning_rate": 2e-3}, grid=0.3),
+            "group": Variant({"kappa": kappa.group()}, grid=1e-2),
+            "nuclear": Variant({"kappa": kappa.nuclear()}, grid=1e-2),
+            "relativistic": Variant({"kappa": kappa.relativistic(1e-2)}, grid=3e-3),
+            "log_cosh": Variant({"kappa": kappa.log_cosh(1e-2)}, grid=3e-3),
         },
         golden="lion_k",
     ),

@@ -34,20 +34,20 @@ def _divide_by_norm(x: jax.Array, order: float = 2.0, axes: tuple[int, ...] | No
     return scaled / jnp.where(norm == 0, 1, norm)
 
 
-def kappa_l1() -> Kappa:
+def l1() -> Kappa:
     """Sum of absolute values; the direction is the sign, and `max |x| <= 1` is implied (Lion).
 
     Returns:
         The map from a leaf to a subgradient.
 
     Example:
-        >>> kappa_l1()(jnp.array([3.0, 0.0, -2.0]))
+        >>> l1()(jnp.array([3.0, 0.0, -2.0]))
         Array([ 1.,  0., -1.], dtype=float32)
     """
     return jnp.sign
 
 
-def kappa_lp(p: float) -> Kappa:
+def lp(p: float) -> Kappa:
     """The l_p norm of a leaf; `l_q norm of x <= 1` with `1/p + 1/q = 1` is implied.
 
     Args:
@@ -60,7 +60,7 @@ def kappa_lp(p: float) -> Kappa:
         ValueError: if `p` is not above 1.
 
     Example:
-        >>> kappa_lp(2.0)(jnp.array([3.0, 0.0, -4.0]))
+        >>> lp(2.0)(jnp.array([3.0, 0.0, -4.0]))
         Array([ 0.6,  0. , -0.8], dtype=float32)
     """
     check_range("p", p, 1.0, low_open=True, high_open=True)
@@ -71,14 +71,14 @@ def kappa_lp(p: float) -> Kappa:
     return subgradient
 
 
-def kappa_linf() -> Kappa:
+def linf() -> Kappa:
     """The largest absolute value of a leaf; `sum |x| <= 1` is implied (greedy coordinate descent, Frank-Wolfe).
 
     Returns:
         The map from a leaf to a subgradient: the sign of the largest entry, the first of equal ones.
 
     Example:
-        >>> kappa_linf()(jnp.array([3.0, 0.0, -4.0]))
+        >>> linf()(jnp.array([3.0, 0.0, -4.0]))
         Array([ 0.,  0., -1.], dtype=float32)
     """
 
@@ -96,7 +96,7 @@ def kappa_linf() -> Kappa:
     return subgradient
 
 
-def kappa_soft(threshold: float) -> Kappa:
+def soft(threshold: float) -> Kappa:
     """Sum of `max(|x| - threshold, 0)`; the penalty `threshold * sum |x|` and `max |x| <= 1` are implied: sparse.
 
     Args:
@@ -109,7 +109,7 @@ def kappa_soft(threshold: float) -> Kappa:
         ValueError: if `threshold` is negative.
 
     Example:
-        >>> kappa_soft(1.0)(jnp.array([3.0, 0.5, -2.0]))
+        >>> soft(1.0)(jnp.array([3.0, 0.5, -2.0]))
         Array([ 1.,  0., -1.], dtype=float32)
     """
     check_range("threshold", threshold, 0.0)
@@ -120,7 +120,7 @@ def kappa_soft(threshold: float) -> Kappa:
     return subgradient
 
 
-def kappa_top_k(k: int) -> Kappa:
+def top_k(k: int) -> Kappa:
     """Sum of the k largest absolute values of a leaf; `sum |x| <= k` and `max |x| <= 1` are implied.
 
     Args:
@@ -133,7 +133,7 @@ def kappa_top_k(k: int) -> Kappa:
         ValueError: if `k` is not a positive integer.
 
     Example:
-        >>> kappa_top_k(2)(jnp.array([3.0, 0.5, -2.0]))
+        >>> top_k(2)(jnp.array([3.0, 0.5, -2.0]))
         Array([ 1.,  0., -1.], dtype=float32)
     """
     if not isinstance(k, int) or k < 1:
@@ -152,7 +152,7 @@ def kappa_top_k(k: int) -> Kappa:
     return subgradient
 
 
-def kappa_huber(threshold: float) -> Kappa:
+def huber(threshold: float) -> Kappa:
     """The Huber function; the penalty `threshold / 2 * sum x^2` and `max |x| <= 1` are implied.
 
     Args:
@@ -165,7 +165,7 @@ def kappa_huber(threshold: float) -> Kappa:
         ValueError: if `threshold` is not positive.
 
     Example:
-        >>> kappa_huber(2.0)(jnp.array([3.0, 0.5, -1.0]))
+        >>> huber(2.0)(jnp.array([3.0, 0.5, -1.0]))
         Array([ 1.  ,  0.25, -0.5 ], dtype=float32)
     """
     check_range("threshold", threshold, 0.0, low_open=True)
@@ -176,27 +176,27 @@ def kappa_huber(threshold: float) -> Kappa:
     return subgradient
 
 
-def kappa_half_squared_l2() -> Kappa:
+def half_squared_l2() -> Kappa:
     """Half the squared l2 norm: the direction is the momentum itself, heavy ball or Nesterov with decay.
 
     Returns:
         The map from a leaf to a gradient.
 
     Example:
-        >>> kappa_half_squared_l2()(jnp.array([3.0, 0.0, -2.0]))
+        >>> half_squared_l2()(jnp.array([3.0, 0.0, -2.0]))
         Array([ 3.,  0., -2.], dtype=float32)
     """
     return lambda x: x
 
 
-def kappa_group() -> Kappa:
+def group() -> Kappa:
     """Sum of the l2 norms of the rows (a vector is one row); `l2 norm of every row <= 1` is implied.
 
     Returns:
         The map from a leaf to a subgradient: each row, everything after axis 0, divided by its norm.
 
     Example:
-        >>> kappa_group()(jnp.array([[3.0, 4.0], [0.0, 0.0]]))
+        >>> group()(jnp.array([[3.0, 4.0], [0.0, 0.0]]))
         Array([[0.6, 0.8],
                [0. , 0. ]], dtype=float32)
     """
@@ -207,7 +207,7 @@ def kappa_group() -> Kappa:
     return subgradient
 
 
-def kappa_nuclear() -> Kappa:
+def nuclear() -> Kappa:
     """The nuclear norm of a matrix; `spectral norm <= 1` is implied (Muon with an exact factorization).
 
     A leaf that is not a matrix takes the sign. The singular value decomposition cannot be partitioned: a sharded matrix
@@ -217,7 +217,7 @@ def kappa_nuclear() -> Kappa:
         The map from a leaf to a subgradient: `U V^T` over the singular values that are not zero.
 
     Example:
-        >>> kappa_nuclear()(jnp.array([[3.0, 0.0], [0.0, -2.0]]))
+        >>> nuclear()(jnp.array([[3.0, 0.0], [0.0, -2.0]]))
         Array([[ 1.,  0.],
                [ 0., -1.]], dtype=float32)
     """
@@ -232,7 +232,7 @@ def kappa_nuclear() -> Kappa:
     return subgradient
 
 
-def kappa_relativistic(scale: float) -> Kappa:
+def relativistic(scale: float) -> Kappa:
     """Sum of `sqrt(x^2 + scale^2)`; the barrier `-scale * sum sqrt(1 - x^2)` is implied: `max |x| < 1`.
 
     Args:
@@ -245,7 +245,7 @@ def kappa_relativistic(scale: float) -> Kappa:
         ValueError: if `scale` is not positive.
 
     Example:
-        >>> kappa_relativistic(4.0)(jnp.array([3.0, 0.0]))
+        >>> relativistic(4.0)(jnp.array([3.0, 0.0]))
         Array([0.6, 0. ], dtype=float32)
     """
     check_range("scale", scale, 0.0, low_open=True)
@@ -256,7 +256,7 @@ def kappa_relativistic(scale: float) -> Kappa:
     return subgradient
 
 
-def kappa_log_cosh(scale: float) -> Kappa:
+def log_cosh(scale: float) -> Kappa:
     """Sum of `scale * log cosh(x / scale)`; `scale/2 * sum of (1+x) log(1+x) + (1-x) log(1-x)` is implied.
 
     Args:
@@ -269,7 +269,7 @@ def kappa_log_cosh(scale: float) -> Kappa:
         ValueError: if `scale` is not positive.
 
     Example:
-        >>> kappa_log_cosh(1.0)(jnp.array([20.0, 0.0]))
+        >>> log_cosh(1.0)(jnp.array([20.0, 0.0]))
         Array([1., 0.], dtype=float32)
     """
     check_range("scale", scale, 0.0, low_open=True)
@@ -280,7 +280,7 @@ def kappa_log_cosh(scale: float) -> Kappa:
     return subgradient
 
 
-def kappa_log_sum_exp() -> Kappa:
+def log_sum_exp() -> Kappa:
     """Log of the sum of exponentials over a leaf; with decay 1 `sum x log x` on the simplex of `-x` is implied.
 
     Unlike the others it is not even: every parameter falls at each step. Take it with weight decay only, for parameters
@@ -290,12 +290,12 @@ def kappa_log_sum_exp() -> Kappa:
         The map from a leaf to a gradient, the softmax.
 
     Example:
-        >>> kappa_log_sum_exp()(jnp.zeros(4))
+        >>> log_sum_exp()(jnp.zeros(4))
         Array([0.25, 0.25, 0.25, 0.25], dtype=float32)
     """
 
     def subgradient(x):
-        refuse_complex(x, "kappa_log_sum_exp")
+        refuse_complex(x, "kappa.log_sum_exp")
         return jax.nn.softmax(x, axis=None)
 
     return subgradient

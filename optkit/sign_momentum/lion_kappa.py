@@ -17,7 +17,7 @@ from optkit.core.decay import add_decay, proximal_decay
 from optkit.core.injection import refuse_arrays
 from optkit.core.non_finite import nan_for_infinite
 from optkit.core.precision import in_float32, widen
-from optkit.sign_momentum.kappa import Kappa, kappa_l1
+from optkit.sign_momentum.kappa import Kappa, l1
 
 
 class ScaleByLionKappaState(NamedTuple):
@@ -42,7 +42,7 @@ def scale_by_lion_kappa(
     Args:
         b1: weight of the momentum in the interpolation with the gradient, in [0, 1]; default 0.9.
         b2: decay of the momentum, in [0, 1]; default 0.99. The paper's proof needs `b1 <= b2`.
-        kappa: maps a leaf to the subgradient there, shaped alike; default `kappa_l1()`, the sign, which is Lion. Called
+        kappa: maps a leaf to the subgradient there, shaped alike; default `kappa.l1()`, the sign, which is Lion. Called
             in float32 at least. `optax.inject_hyperparams` takes functions for schedules: name it in `static_args`, or
             take `optkit.inject_hyperparams`.
         mu_dtype: dtype of the momentum, that of the parameters by default.
@@ -58,7 +58,7 @@ def scale_by_lion_kappa(
     Example:
         >>> import jax.numpy as jnp
         >>> import optkit
-        >>> tx = optkit.scale_by_lion_kappa(kappa=optkit.kappa_huber(0.1))
+        >>> tx = optkit.scale_by_lion_kappa(kappa=optkit.kappa.huber(0.1))
         >>> params = jnp.zeros(3)
         >>> updates, state = tx.update(jnp.array([5.0, 0.5, 0.0]), tx.init(params), params)
         >>> updates
@@ -70,7 +70,7 @@ def scale_by_lion_kappa(
     refuse_arrays(kappa=kappa, mu_dtype=mu_dtype)
     check_range("b1", b1, 0.0, 1.0)
     check_range("b2", b2, 0.0, 1.0)
-    kappa = kappa_l1() if kappa is None else kappa
+    kappa = l1() if kappa is None else kappa
 
     def init_fn(params):
         # A kappa for real numbers only says so here, not in the first update.
@@ -115,9 +115,9 @@ def lion_kappa(
         learning_rate: a positive number or a schedule; 3 to 10 times smaller than AdamW's for the default kappa.
         b1: weight of the momentum in the interpolation with the gradient, in [0, 1]; default 0.9.
         b2: decay of the momentum, in [0, 1]; default 0.99.
-        kappa: maps a leaf to a subgradient; default `kappa_l1()`. See `kappa_lp`, `kappa_linf`, `kappa_soft`,
-            `kappa_top_k`, `kappa_huber`, `kappa_half_squared_l2`, `kappa_group`, `kappa_nuclear`, `kappa_relativistic`,
-            `kappa_log_cosh`, `kappa_log_sum_exp`.
+        kappa: maps a leaf to a subgradient; default `kappa.l1()`. See `kappa.lp`, `kappa.linf`, `kappa.soft`,
+            `kappa.top_k`, `kappa.huber`, `kappa.half_squared_l2`, `kappa.group`, `kappa.nuclear`, `kappa.relativistic`,
+            `kappa.log_cosh`, `kappa.log_sum_exp`.
         weight_decay: strength of the decoupled decay, at least 0; default 0, no constraint.
         mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
         mu_dtype: dtype of the momentum; default the parameters', but at least float32.
@@ -133,7 +133,7 @@ def lion_kappa(
     Example:
         >>> import jax.numpy as jnp
         >>> import optax, optkit
-        >>> tx = optkit.lion_kappa(0.1, kappa=optkit.kappa_lp(2.0), weight_decay=0.5)
+        >>> tx = optkit.lion_kappa(0.1, kappa=optkit.kappa.lp(2.0), weight_decay=0.5)
         >>> params = jnp.array([3.0, 4.0])
         >>> updates, state = tx.update(params, tx.init(params), params)
         >>> optax.apply_updates(params, updates)

@@ -13,7 +13,7 @@ from optkit.decentralized.dadao import DadaoEvents, _make_flow, dadao, dadao_con
 from optkit.decentralized.gossip_rates import GossipRates, uniform_rates
 
 TARGETS = np.array([[0.0, 3.0], [1.0, -1.0], [4.0, 0.5], [-2.0, 2.0]])
-RATES = uniform_rates(optkit.ring(4))
+RATES = uniform_rates(optkit.topology.ring(4))
 COUNT = 60
 
 
@@ -130,7 +130,7 @@ def test_all_workers_reach_the_common_optimum():
 
 @pytest.mark.usefixtures("x64")
 def test_one_worker_without_neighbours_minimizes_its_own_function():
-    simulator = dadao(lambda x, *_: x - 3.0, uniform_rates(optkit.ring(1)), mu=1.0, L=1.0)
+    simulator = dadao(lambda x, *_: x - 3.0, uniform_rates(optkit.topology.ring(1)), mu=1.0, L=1.0)
     events = jax.jit(simulator.sample, static_argnums=1)(KEY, 1000)
     assert np.all(events.is_gradient)
     state = jax.jit(simulator.run)(simulator.init(jnp.zeros(1)), events)

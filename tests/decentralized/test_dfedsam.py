@@ -7,8 +7,9 @@ from golden_files import assert_replays, replays
 from worker_runs import topology_of
 
 from optkit.core.workers.on_workers import on_workers
-from optkit.decentralized import complete, gossip, repeated_mix, ring
+from optkit.decentralized import gossip, repeated_mix
 from optkit.decentralized.dfedsam import dfedsam
+from optkit.decentralized.topology import complete, ring
 
 WORKERS = 4
 TARGETS = np.random.default_rng(0).standard_normal((WORKERS, 3))

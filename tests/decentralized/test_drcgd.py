@@ -7,8 +7,9 @@ from golden_files import assert_replays, replays
 from worker_runs import topology_of
 
 from optkit.core.workers.on_workers import on_workers
-from optkit.decentralized import complete, repeated_mix, ring
+from optkit.decentralized import repeated_mix
 from optkit.decentralized.drcgd import drcgd
+from optkit.decentralized.topology import complete, ring
 from optkit.testing import find_violations
 
 BETAS = {"FR": "fletcher_reeves", "PR+": "polak_ribiere"}

@@ -10,11 +10,10 @@ import pytest
 from worker_runs import quadratics
 
 import optkit
-from optkit.communication import top_k
+from optkit.compressors import top_k
 from optkit.decentralized import (
     chebyshev_mix,
     choco,
-    complete,
     compressed_proximal_tracking,
     dadam,
     dfedsam,
@@ -27,31 +26,32 @@ from optkit.decentralized import (
     mix,
     nids,
     noise_robust_gradient_tracking,
-    path,
     proximal_gradient_tracking,
     qg_dsgdm,
     relay_sum,
     repeated_mix,
-    ring,
     track_gradients,
 )
+from optkit.decentralized.topology import complete, path, ring
 from optkit.robust_aggregation import (
-    a_little_is_enough,
-    attacked_mix,
-    gaussian_noise,
-    inner_product_manipulation,
     krum,
-    long_among_kept,
     meamed,
-    mimic,
     nearest_neighbor_average,
     phocas,
     robust_mix,
     self_centered_clip,
+    trimmed_mean,
+)
+from optkit.robust_aggregation.attacks import (
+    a_little_is_enough,
+    attacked_mix,
+    gaussian_noise,
+    inner_product_manipulation,
+    long_among_kept,
+    mimic,
     send_nan,
     shifted_mean,
     sign_flip,
-    trimmed_mean,
 )
 
 WORKERS = {"axis_name": "workers"}

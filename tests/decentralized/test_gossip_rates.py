@@ -5,7 +5,7 @@ import pytest
 import optkit
 from optkit.decentralized.gossip_rates import GossipRates, optimal_rates, uniform_rates
 
-BARBELL = optkit.from_graph(nx.barbell_graph(4, 0))
+BARBELL = optkit.topology.from_graph(nx.barbell_graph(4, 0))
 
 
 def product(rates):
@@ -14,7 +14,12 @@ def product(rates):
 
 @pytest.mark.parametrize(
     ("topology", "total"),
-    [(optkit.ring(8), 9.777), (optkit.star(6), 5.0), (BARBELL, 21.842), (optkit.grid(9), 10.0995)],
+    [
+        (optkit.topology.ring(8), 9.777),
+        (optkit.topology.star(6), 5.0),
+        (BARBELL, 21.842),
+        (optkit.topology.grid(9), 10.0995),
+    ],
 )
 def test_uniform_rates_are_the_smallest_that_satisfy_the_condition(topology, total):
     rates = uniform_rates(topology)
@@ -40,30 +45,35 @@ def test_optimal_rates_are_those_of_the_semidefinite_program():
 
 
 def test_optimal_rates_never_ask_for_more_than_uniform_ones():
-    for topology in (optkit.ring(5), optkit.path(4), optkit.complete(4), optkit.erdos_renyi(8, 0.4, seed=1)):
+    for topology in (
+        optkit.topology.ring(5),
+        optkit.topology.path(4),
+        optkit.topology.complete(4),
+        optkit.topology.erdos_renyi(8, 0.4, seed=1),
+    ):
         assert optimal_rates(topology, steps=20).total <= uniform_rates(topology).total
 
 
 def test_one_worker_and_two_are_no_special_cases():
-    alone, two = optimal_rates(optkit.ring(1)), optimal_rates(optkit.ring(2))
+    alone, two = optimal_rates(optkit.topology.ring(1)), optimal_rates(optkit.topology.ring(2))
     assert (alone.total, alone.chi1, alone.chi2) == (0.0, 0.0, 0.0)
     assert two.edges.tolist() == [[0, 1]]
     assert product(two) == pytest.approx(0.5, rel=1e-12)
 
 
 def test_a_periodic_topology_gives_the_edges_of_all_steps():
-    topology = optkit.sequence(optkit.ring(4), optkit.hypercube(4), optkit.star(4))
+    topology = optkit.topology.sequence(optkit.topology.ring(4), optkit.topology.hypercube(4), optkit.topology.star(4))
     assert uniform_rates(topology).edges.tolist() == [[0, 1], [0, 2], [0, 3], [1, 2], [1, 3], [2, 3]]
 
 
 def test_messages_without_answer_are_refused():
     with pytest.raises(ValueError, match="worker 0 hears worker 3 and is not heard by it"):
-        uniform_rates(optkit.exponential(5))
+        uniform_rates(optkit.topology.exponential(5))
 
 
 def test_no_steps_are_refused():
     with pytest.raises(ValueError, match="steps must be a positive integer, got 0"):
-        optimal_rates(optkit.ring(4), steps=0)
+        optimal_rates(optkit.topology.ring(4), steps=0)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from optkit import catalog
-from optkit.communication import top_k
+from optkit import catalog, prox
+from optkit.compressors import top_k
 from optkit.decentralized import (
     choco,
     compressed_proximal_tracking,
@@ -25,22 +25,21 @@ from optkit.decentralized import (
     mix,
     nids,
     noise_robust_gradient_tracking,
-    prox_l1,
     proximal_gradient_tracking,
     qg_dadam,
     qg_dsgdm,
     relay_sum,
-    ring,
     ties_merge,
     track_gradients,
     variance_corrected_mix,
 )
+from optkit.decentralized.topology import ring
 
 SGD = optax.sgd(0.1)
 METHODS = {
     "choco": functools.partial(choco, SGD, compressor=top_k(0.5), gamma=0.5),
     "compressed_proximal_tracking": functools.partial(
-        compressed_proximal_tracking, 0.1, prox=prox_l1(1.0), compressor=top_k(0.5)
+        compressed_proximal_tracking, 0.1, prox=prox.l1(1.0), compressor=top_k(0.5)
     ),
     "dadam": functools.partial(dadam, 0.1),
     "dfedsam": functools.partial(dfedsam, 0.1, every=2),
@@ -51,7 +50,7 @@ METHODS = {
     "gradient_tracking": functools.partial(gradient_tracking, SGD),
     "nids": functools.partial(nids, 0.1),
     "noise_robust_gradient_tracking": functools.partial(noise_robust_gradient_tracking, 0.1, gamma=0.5),
-    "proximal_gradient_tracking": functools.partial(proximal_gradient_tracking, 0.1, prox=prox_l1(1.0)),
+    "proximal_gradient_tracking": functools.partial(proximal_gradient_tracking, 0.1, prox=prox.l1(1.0)),
     "qg_dadam": functools.partial(qg_dadam, 0.1),
     "qg_dsgdm": functools.partial(qg_dsgdm, 0.1),
     "relay_sum": functools.partial(relay_sum, SGD),
@@ -151,8 +150,8 @@ def test_it_initialises_from_types(name, dtype):
 
 @pytest.mark.parametrize("name", ["nids", "proximal_gradient_tracking", "compressed_proximal_tracking"])
 def test_complex_parameters_are_refused_at_once_where_the_proximal_map_is_of_real_ones(name):
-    tx = METHODS[name](topology=ring(3), axis_name="workers", prox=prox_l1(1.0))
-    with pytest.raises(TypeError, match=r"prox_l1 works on real parameters, .* \['w'\] is complex64"):
+    tx = METHODS[name](topology=ring(3), axis_name="workers", prox=prox.l1(1.0))
+    with pytest.raises(TypeError, match=r"prox.l1 works on real parameters, .* \['w'\] is complex64"):
         tx.init({"w": jnp.ones(2, jnp.complex64)})
 
 

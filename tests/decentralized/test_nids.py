@@ -6,9 +6,9 @@ import pytest
 from golden_files import assert_replays, replays
 from worker_runs import bytes_sent, learning_rate_of, quadratics, topology_of, train
 
-from optkit.decentralized import one_peer_exponential, ring
 from optkit.decentralized.exact_diffusion import exact_diffusion
 from optkit.decentralized.nids import nids
+from optkit.decentralized.topology import one_peer_exponential, ring
 from optkit.testing.golden import replay_workers
 
 WORKERS = {"axis_name": "workers"}

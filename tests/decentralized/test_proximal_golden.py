@@ -4,8 +4,8 @@ import optax
 from golden_files import assert_replays, replays
 from worker_runs import topology_of
 
-from optkit.communication import identity, top_k
-from optkit.core.proximal import prox_l1
+from optkit import prox
+from optkit.compressors import identity, top_k
 from optkit.decentralized.choco import choco
 from optkit.decentralized.compressed_proximal_tracking import compressed_proximal_tracking
 from optkit.decentralized.mixing import mix
@@ -40,7 +40,7 @@ def test_golden_proximal_gradient_tracking(recording):
     tx = proximal_gradient_tracking(
         hyperparams["learning_rate"],
         topology_of(recording),
-        prox_l1(hyperparams["l1"]),
+        prox.l1(hyperparams["l1"]),
         axis_name="workers",
         mixed_step=hyperparams.word("tracked_step", {"mixed": True, "unmixed": False}),
     )
@@ -53,7 +53,7 @@ def test_golden_compressed_proximal_tracking(recording):
     tx = compressed_proximal_tracking(
         hyperparams["learning_rate"],
         topology_of(recording),
-        prox_l1(hyperparams["l1"]),
+        prox.l1(hyperparams["l1"]),
         compressor(recording),
         axis_name="workers",
         gamma_x=hyperparams["gamma_x"],

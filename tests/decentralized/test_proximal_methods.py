@@ -6,12 +6,11 @@ import numpy as np
 import optax
 import pytest
 
-from optkit.communication import identity, qsgd, scaled_sign, top_k
-from optkit.core.compressor import nbytes
+from optkit import prox
+from optkit.compressors import identity, nbytes, qsgd, scaled_sign, top_k
 from optkit.core.cost import hlo
-from optkit.core.proximal import prox_l1, prox_squared_l2
 from optkit.core.workers.on_workers import on_workers
-from optkit.decentralized import gossip, one_peer_exponential, path, ring, torus
+from optkit.decentralized import gossip
 from optkit.decentralized.choco import choco
 from optkit.decentralized.compressed_exchange import exchange
 from optkit.decentralized.compressed_proximal_tracking import compressed_proximal_tracking
@@ -19,10 +18,11 @@ from optkit.decentralized.mixing import mix
 from optkit.decentralized.noise_robust_gradient_tracking import noise_robust_gradient_tracking
 from optkit.decentralized.noisy_mix import noisy_mix
 from optkit.decentralized.proximal_gradient_tracking import proximal_gradient_tracking
+from optkit.decentralized.topology import one_peer_exponential, path, ring, torus
 
 WORKERS = 8
 RING = ring(WORKERS)
-PROX = prox_l1(0.3)
+PROX = prox.l1(0.3)
 SHAPES = {"matrix": (3, 2), "scalar": (), "empty": (0,)}
 
 
@@ -296,7 +296,7 @@ def test_an_empty_tree_stays_empty():
 
 def test_a_penalty_whose_step_is_the_rate_is_the_penalty_of_the_loss():
     # With half a squared norm as penalty the minimum is that of the loss plus the weight.
-    tx = proximal_gradient_tracking(0.3, ring(2), prox_squared_l2(1.0), axis_name="workers")
+    tx = proximal_gradient_tracking(0.3, ring(2), prox.squared_l2(1.0), axis_name="workers")
 
     def step(carry, _):
         params, state = carry

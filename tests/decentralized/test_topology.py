@@ -15,9 +15,9 @@ from optkit.decentralized import (
     repeated_mix,
     uniform_rates,
 )
-from optkit.decentralized import topology as topologies
 from optkit.decentralized.topology import (
     Topology,
+    _graphs,
     binary_tree,
     circulant,
     complete,
@@ -30,7 +30,7 @@ from optkit.decentralized.topology import (
     metropolis_weights,
     one_peer_exponential,
     path,
-    plot_topology,
+    plot,
     random_matchings,
     ring,
     sequence,
@@ -92,7 +92,7 @@ of_all = pytest.mark.parametrize("topology", ALL.values(), ids=ALL.keys())
 
 
 def is_proper_torus(size):
-    return topologies._sides(size)[0] >= 3
+    return _graphs._sides(size)[0] >= 3
 
 
 @replays("topology")
@@ -194,7 +194,7 @@ def test_plot_shows_all_workers():
     for topology in (ring(5), one_peer_exponential(8), ring(1)):
         figure = plt.figure()
         ax = figure.add_subplot()
-        plot_topology(topology, ax)
+        plot(topology, ax)
         assert len(ax.texts) == topology.size
         assert f"{topology.size} workers" in ax.get_title()
         plt.close(figure)

@@ -20,8 +20,8 @@ from optkit.decentralized.gradient_tracking import gradient_tracking
 
 WORKERS, STEPS, CHECKPOINT_AT = 8, 12, 5
 METHODS = {
-    "gossip": optkit.gossip(optax.adam(0.05), optkit.ring(WORKERS), axis_name="workers"),
-    "gradient_tracking": gradient_tracking(optax.sgd(0.05), optkit.ring(WORKERS), axis_name="workers"),
+    "gossip": optkit.gossip(optax.adam(0.05), optkit.topology.ring(WORKERS), axis_name="workers"),
+    "gradient_tracking": gradient_tracking(optax.sgd(0.05), optkit.topology.ring(WORKERS), axis_name="workers"),
 }
 
 

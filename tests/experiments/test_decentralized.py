@@ -17,13 +17,9 @@ from experiments.decentralized import Options, choices, picture, simulation, spl
 from experiments.errors import UserError
 from experiments.store import read_records
 from experiments.tasks import Task
-from optkit.communication import top_k
-from optkit.decentralized import (
-    complete,
-    mix,
-    path,
-    ring,
-)
+from optkit.compressors import top_k
+from optkit.decentralized import mix
+from optkit.decentralized.topology import complete, path, ring
 
 
 @pytest.fixture

@@ -6,14 +6,14 @@ import optkit
 from optkit.testing.golden import replay_gradients
 
 STEPS = {
-    "l2": lambda _: optkit.proximal_l2(),
-    "l1": lambda _: optkit.proximal_l1(),
-    "linf": lambda _: optkit.proximal_linf(),
-    "sq": lambda _: optkit.proximal_half_squared_l2(),
-    "huber_l2": lambda h: optkit.proximal_huber_l2(h["mu"]),
-    "huber_coord": lambda h: optkit.proximal_huber(h["mu"]),
-    "sign": lambda _: optkit.subgradient_l1(),
-    "normalized": lambda _: optkit.subgradient_l2(),
+    "l2": lambda _: optkit.median_step.l2(),
+    "l1": lambda _: optkit.median_step.l1(),
+    "linf": lambda _: optkit.median_step.linf(),
+    "sq": lambda _: optkit.median_step.half_squared_l2(),
+    "huber_l2": lambda h: optkit.median_step.huber_l2(h["mu"]),
+    "huber_coord": lambda h: optkit.median_step.huber(h["mu"]),
+    "sign": lambda _: optkit.median_step.subgradient_l1(),
+    "normalized": lambda _: optkit.median_step.subgradient_l2(),
 }
 
 

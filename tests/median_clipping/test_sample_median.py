@@ -50,7 +50,7 @@ AGGREGATORS = {
     "geometric_median": functools.partial(optkit.geometric_median, start="median", nan_policy="omit"),
     "geometric_per_leaf": functools.partial(optkit.geometric_median, per_leaf=True),
     "proximal_l2": functools.partial(optkit.proximal_median, falling),
-    "proximal_linf": functools.partial(optkit.proximal_median, 0.5, optkit.proximal_linf(), 2, start="zeros"),
+    "proximal_linf": functools.partial(optkit.proximal_median, 0.5, optkit.median_step.linf(), 2, start="zeros"),
 }
 
 
@@ -393,7 +393,7 @@ def test_geometric_median_omits_rows_that_are_not_finite(start, value):
 @pytest.mark.usefixtures("x64")
 def test_proximal_pass_is_one_step_of_tau_over_b_for_each_sample():
     samples = draw(8, 5)
-    step = optkit.proximal_huber(0.3)
+    step = optkit.median_step.huber(0.3)
     median = jax.tree.map(lambda x: x[0], draw(9))
     expected = median
     for i in range(5):
@@ -404,7 +404,7 @@ def test_proximal_pass_is_one_step_of_tau_over_b_for_each_sample():
 
 def test_proximal_pass_over_one_sample_is_a_step_of_tracking():
     gradient = jax.tree.map(lambda x: x[0], draw(10))
-    tx = optkit.scale_by_median_tracking(0.4, optkit.proximal_l2())
+    tx = optkit.scale_by_median_tracking(0.4, optkit.median_step.l2())
     tracked, _ = tx.update(gradient, tx.init(gradient))
     zeros = optax.tree.zeros_like(gradient)
     passed = optkit.proximal_pass(zeros, jax.tree.map(lambda x: x[None], gradient), 0.4)
@@ -417,9 +417,9 @@ def test_proximal_pass_over_one_sample_is_a_step_of_tracking():
 @pytest.mark.parametrize(
     ("step", "solution"),
     [
-        (optkit.proximal_l2(), optkit.geometric_median(3000)),
-        (optkit.proximal_l1(), optkit.coordinate_median()),
-        (optkit.proximal_half_squared_l2(), optkit.geometric_median(1, 1e9)),
+        (optkit.median_step.l2(), optkit.geometric_median(3000)),
+        (optkit.median_step.l1(), optkit.coordinate_median()),
+        (optkit.median_step.half_squared_l2(), optkit.geometric_median(1, 1e9)),
     ],
     ids=["l2", "l1", "half_squared_l2"],
 )

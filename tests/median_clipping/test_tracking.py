@@ -51,7 +51,9 @@ def test_momentum_sums_clipped_gradients():
 
 @pytest.mark.usefixtures("x64")
 def test_without_memory_l1_is_optax_clipping_by_value():
-    assert_equal_runs(optkit.clipped_sgd(0.1, 0.7, optkit.proximal_l1()), optax.chain(optax.clip(0.7), optax.sgd(0.1)))
+    assert_equal_runs(
+        optkit.clipped_sgd(0.1, 0.7, optkit.median_step.l1()), optax.chain(optax.clip(0.7), optax.sgd(0.1))
+    )
 
 
 @pytest.mark.usefixtures("x64")
@@ -63,20 +65,20 @@ def test_without_memory_huber_is_the_gradient_of_optax_huber_loss():
         del params
         return jax.tree.map(lambda g: tau * slope(g.ravel() / (1 + tau)).reshape(g.shape), updates)
 
-    ours = optkit.clipped_sgd(0.1, tau, optkit.proximal_huber(threshold))
+    ours = optkit.clipped_sgd(0.1, tau, optkit.median_step.huber(threshold))
     assert_equal_runs(ours, optax.chain(optax.stateless(huber_gradient), optax.sgd(0.1)))
     assert_equal_runs(ours, optax.chain(optax.scale(tau / (1 + tau)), optax.clip(tau * threshold), optax.sgd(0.1)))
     assert_equal_runs(
-        optkit.clipped_sgd(0.1, tau, optkit.proximal_huber_l2(threshold)),
+        optkit.clipped_sgd(0.1, tau, optkit.median_step.huber_l2(threshold)),
         optax.chain(optax.scale(tau / (1 + tau)), optax.clip_by_global_norm(tau * threshold), optax.sgd(0.1)),
     )
 
 
 @pytest.mark.usefixtures("x64")
 def test_without_memory_subgradients_are_optax_sign_descent_and_normalization():
-    assert_equal_runs(optkit.clipped_sgd(0.1, 0.5, optkit.subgradient_l1()), optax.sign_sgd(0.05))
+    assert_equal_runs(optkit.clipped_sgd(0.1, 0.5, optkit.median_step.subgradient_l1()), optax.sign_sgd(0.05))
     assert_equal_runs(
-        optkit.clipped_sgd(0.1, 0.5, optkit.subgradient_l2()),
+        optkit.clipped_sgd(0.1, 0.5, optkit.median_step.subgradient_l2()),
         optax.chain(optax.contrib.normalize(), optax.sgd(0.05)),
     )
 
@@ -84,7 +86,7 @@ def test_without_memory_subgradients_are_optax_sign_descent_and_normalization():
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("decay", [0.5, 0.9])
 def test_half_squared_l2_is_optax_exponential_average(decay):
-    mean = optkit.scale_by_median_tracking(1 / decay - 1, optkit.proximal_half_squared_l2())
+    mean = optkit.scale_by_median_tracking(1 / decay - 1, optkit.median_step.half_squared_l2())
     assert_equal_runs(mean, optax.ema(decay, debias=False))
     # Sign momentum.
     assert_equal_runs(
@@ -102,7 +104,7 @@ def test_sign_momentum_is_optax_sign_descent_of_the_estimate_towards_the_gradien
         return (optax.apply_updates(estimate, updates),) * 2
 
     _, expected = jax.lax.scan(step, jax.tree.map(lambda g: jnp.zeros_like(g[0]), gradients), gradients)
-    estimates = run(optkit.scale_by_median_tracking(tau, optkit.subgradient_l1()), gradients)
+    estimates = run(optkit.scale_by_median_tracking(tau, optkit.median_step.subgradient_l1()), gradients)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15), estimates, expected)
 
 
@@ -119,7 +121,7 @@ def test_estimate_converges_to_the_median_of_heavy_tailed_gradients():
     median = jnp.array([1.0, -2.0, 0.0, 3.0])
     gradients = median + jax.random.cauchy(jax.random.key(3), (20_000, 4))
     schedule = lambda count: 1 / jnp.sqrt(1.0 + count)  # noqa: E731
-    for step in (optkit.proximal_l1(), optkit.proximal_l2()):
+    for step in (optkit.median_step.l1(), optkit.median_step.l2()):
         estimate = run(optkit.scale_by_median_tracking(schedule, step), gradients)[-1]
         # The mean of Cauchy variables is as far off as one of them.
         np.testing.assert_allclose(estimate, median, atol=0.15)
@@ -128,7 +130,7 @@ def test_estimate_converges_to_the_median_of_heavy_tailed_gradients():
 @pytest.mark.usefixtures("x64")
 def test_quantile_tracks_the_quantile():
     gradients = jax.random.uniform(jax.random.key(4), (20_000, 3))
-    tx = optkit.scale_by_median_tracking(lambda count: 1 / jnp.sqrt(1.0 + count), optkit.proximal_quantile(0.9))
+    tx = optkit.scale_by_median_tracking(lambda count: 1 / jnp.sqrt(1.0 + count), optkit.median_step.quantile(0.9))
     np.testing.assert_allclose(run(tx, gradients)[-1], 0.9, atol=0.05)
 
 
@@ -159,13 +161,13 @@ def test_state_is_one_number_a_parameter_and_none_without_memory():
 
 
 def test_zero_gradients_keep_the_estimate_at_zero():
-    for step in (optkit.proximal_l2(), optkit.subgradient_l2(), optkit.proximal_insensitive_l2(0.1)):
+    for step in (optkit.median_step.l2(), optkit.median_step.subgradient_l2(), optkit.median_step.insensitive_l2(0.1)):
         updates = run(optkit.median_tracking_sgd(0.1, 1.0, step), jnp.zeros((3, 2)))
         np.testing.assert_array_equal(updates, 0.0)
 
 
 def test_infinite_coordinate_is_clipped_by_l1():
-    tx = optkit.median_tracking_sgd(1.0, 0.5, optkit.proximal_l1())
+    tx = optkit.median_tracking_sgd(1.0, 0.5, optkit.median_step.l1())
     updates = run(tx, jnp.array([[jnp.inf, 0.1], [-jnp.inf, 0.1]]))
     np.testing.assert_allclose(updates, [[-0.5, -0.1], [0.0, -0.1]], atol=1e-7)
 

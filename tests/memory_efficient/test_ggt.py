@@ -7,7 +7,7 @@ import pytest
 from golden_files import assert_replays, replays
 
 from optkit import cost
-from optkit.core.compressor import global_top_k
+from optkit.compressors import global_top_k
 from optkit.memory_efficient.ggt import ggt, scale_by_ggt, sparse_ggt
 from optkit.testing import golden
 

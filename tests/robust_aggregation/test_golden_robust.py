@@ -169,7 +169,7 @@ def test_golden_monna(recording):
 
     tx = optkit.monna(
         hyperparams["lr"],
-        optkit.complete(hyperparams["n_honest"]),
+        optkit.topology.complete(hyperparams["n_honest"]),
         byzantine,
         hyperparams["momentum"],
         axis_name="workers",
@@ -185,22 +185,22 @@ def attack(name, hyperparams):
     if kind == "little_linesearch_vs_trmean":
 
         def little(honest, strength):
-            return optkit.a_little_is_enough(honest, -strength)
+            return optkit.attacks.a_little_is_enough(honest, -strength)
 
         rule = optkit.trimmed_mean(byzantine)
-        return lambda honest: little(honest, optkit.strongest(little, honest, byzantine, rule, 16))
+        return lambda honest: little(honest, optkit.attacks.strongest(little, honest, byzantine, rule, 16))
     sign = 1 if name.endswith("_negative") else -1
     return {
-        "alie": lambda x: optkit.a_little_is_enough(x, optkit.hidden_deviations(workers, byzantine)),
-        "little": lambda x: optkit.a_little_is_enough(x, sign * strength),
-        "empire": lambda x: optkit.inner_product_manipulation(x, strength - 1),
-        "empire_strict": lambda x: optkit.inner_product_manipulation(x, strength),
-        "ipm": lambda x: optkit.inner_product_manipulation(x, strength),
-        "signflipping": optkit.sign_flip,
-        "scaled": lambda x: optkit.inner_product_manipulation(x, hyperparams["n_honest"] / byzantine),
-        "mimic": optkit.mimic,
-        "anticge": lambda x: optkit.long_among_kept(x, byzantine),
-        "bulyan_all": lambda x: optkit.shifted_mean(x, strength),
+        "alie": lambda x: optkit.attacks.a_little_is_enough(x, optkit.attacks.hidden_deviations(workers, byzantine)),
+        "little": lambda x: optkit.attacks.a_little_is_enough(x, sign * strength),
+        "empire": lambda x: optkit.attacks.inner_product_manipulation(x, strength - 1),
+        "empire_strict": lambda x: optkit.attacks.inner_product_manipulation(x, strength),
+        "ipm": lambda x: optkit.attacks.inner_product_manipulation(x, strength),
+        "signflipping": optkit.attacks.sign_flip,
+        "scaled": lambda x: optkit.attacks.inner_product_manipulation(x, hyperparams["n_honest"] / byzantine),
+        "mimic": optkit.attacks.mimic,
+        "anticge": lambda x: optkit.attacks.long_among_kept(x, byzantine),
+        "bulyan_all": lambda x: optkit.attacks.shifted_mean(x, strength),
     }[kind]
 
 
@@ -212,5 +212,5 @@ def test_golden_attacks(recording):
         assert golden.deviation(sent, expected) <= recording.meta["rtol"], name
     workers = recording.hyperparams["n_honest"] + recording.hyperparams["n_byz"]
     assert honest.shape[1] == recording.hyperparams["n_honest"]
-    deviations = optkit.hidden_deviations(workers, recording.hyperparams["n_byz"])
+    deviations = optkit.attacks.hidden_deviations(workers, recording.hyperparams["n_byz"])
     assert deviations == pytest.approx(recording.hyperparams["alie_z_max"], rel=1e-9)

@@ -35,7 +35,9 @@ def mixed(mixing, topology, tree, backend="vmap", links=None, step=0):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("topology", [optkit.complete(WORKERS), optkit.star(WORKERS), optkit.torus(WORKERS)])
+@pytest.mark.parametrize(
+    "topology", [optkit.topology.complete(WORKERS), optkit.topology.star(WORKERS), optkit.topology.torus(WORKERS)]
+)
 def test_each_worker_aggregates_what_it_hears(kind, topology):
     tree = draw(0)
     links = np.ones((WORKERS, WORKERS), bool)
@@ -63,7 +65,8 @@ def test_each_worker_aggregates_what_it_hears(kind, topology):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
-    "topology", [optkit.complete(WORKERS), optkit.star(WORKERS), optkit.one_peer_exponential(WORKERS)]
+    "topology",
+    [optkit.topology.complete(WORKERS), optkit.topology.star(WORKERS), optkit.topology.one_peer_exponential(WORKERS)],
 )
 def test_backends_agree(topology):
     tree = draw(1)
@@ -75,7 +78,7 @@ def test_backends_agree(topology):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("topology", [optkit.complete(WORKERS), optkit.ring(WORKERS)])
+@pytest.mark.parametrize("topology", [optkit.topology.complete(WORKERS), optkit.topology.ring(WORKERS)])
 @pytest.mark.parametrize("value", [jnp.nan, jnp.inf, 1e30])
 def test_what_a_worker_sends_does_not_spread(kind, topology, value):
     tree = draw(2)
@@ -91,8 +94,8 @@ def test_what_a_worker_sends_does_not_spread(kind, topology, value):
 def test_a_worker_sends_a_message_for_each_round():
     parameters = jnp.zeros((WORKERS, 1000))
     for topology, kind, times in (
-        (optkit.ring(WORKERS), "collective-permute", 2),
-        (optkit.complete(WORKERS), "all-gather", WORKERS - 1),
+        (optkit.topology.ring(WORKERS), "collective-permute", 2),
+        (optkit.topology.complete(WORKERS), "all-gather", WORKERS - 1),
     ):
         mixing = optkit.robust_mix(optkit.trimmed_mean(1))
         mesh = jax.make_mesh((WORKERS,), ("workers",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -116,21 +119,21 @@ def test_aggregators_with_a_state_are_refused():
 
 
 def test_monna_hears_enough_or_says_so():
-    tx = optkit.monna(0.1, optkit.ring(WORKERS), 2, axis_name="workers")
+    tx = optkit.monna(0.1, optkit.topology.ring(WORKERS), 2, axis_name="workers")
     step = optkit.on_workers(lambda p: tx.update(p, tx.init(p), p)[0], axis_name="workers", backend="vmap")
     with pytest.raises(ValueError, match="nearest_neighbor_average with byzantine=2 needs at least 5 rows, got 3"):
         step(jnp.zeros(WORKERS))
     with pytest.raises(ValueError, match=r"b1 must be in \[0, 1\), got 1.0"):
-        optkit.monna(0.1, optkit.ring(WORKERS), 1, 1.0, axis_name="workers")
+        optkit.monna(0.1, optkit.topology.ring(WORKERS), 1, 1.0, axis_name="workers")
 
 
 ATTACKS = {
-    "sign_flip": optkit.sign_flip,
-    "inner_product": lambda honest: optkit.inner_product_manipulation(honest, 3.0),
-    "little": lambda honest: optkit.a_little_is_enough(honest, 1.5),
-    "mimic": optkit.mimic,
-    "nan": optkit.send_nan,
-    "shifted": lambda honest: optkit.shifted_mean(honest, 10.0),
+    "sign_flip": optkit.attacks.sign_flip,
+    "inner_product": lambda honest: optkit.attacks.inner_product_manipulation(honest, 3.0),
+    "little": lambda honest: optkit.attacks.a_little_is_enough(honest, 1.5),
+    "mimic": optkit.attacks.mimic,
+    "nan": optkit.attacks.send_nan,
+    "shifted": lambda honest: optkit.attacks.shifted_mean(honest, 10.0),
 }
 
 
@@ -138,8 +141,8 @@ ATTACKS = {
 def test_monna_trains_under_attack(attack):
     targets = jax.random.normal(jax.random.key(0), (WORKERS, 5))
     best = jnp.mean(targets[:-2], axis=0)
-    mixing = optkit.attacked_mix(optkit.robust_mix(optkit.nearest_neighbor_average(2)), ATTACKS[attack], 2)
-    tx = optkit.monna(0.1, optkit.complete(WORKERS), 2, 0.9, axis_name="workers", mixing=mixing)
+    mixing = optkit.attacks.attacked_mix(optkit.robust_mix(optkit.nearest_neighbor_average(2)), ATTACKS[attack], 2)
+    tx = optkit.monna(0.1, optkit.topology.complete(WORKERS), 2, 0.9, axis_name="workers", mixing=mixing)
 
     def train(target):
         def step(carry, _):
@@ -157,16 +160,16 @@ def test_monna_trains_under_attack(attack):
 
 def test_attackers_are_the_last_workers_stacked_or_not():
     rows = jnp.arange(8.0)[:, None]
-    stacked = optkit.under_attack(optkit.sign_flip, 2)
+    stacked = optkit.attacks.under_attack(optkit.attacks.sign_flip, 2)
     expected = np.array([0, 1, 2, 3, 4, 5, -2.5, -2.5])[:, None]
     np.testing.assert_allclose(stacked.update(rows, stacked.init(None))[0], expected)
-    own = optkit.under_attack(optkit.sign_flip, 2, axis_name="workers")
+    own = optkit.attacks.under_attack(optkit.attacks.sign_flip, 2, axis_name="workers")
     over = optkit.on_workers(lambda x: own.update(x, own.init(None))[0], axis_name="workers", backend="shard_map")
     np.testing.assert_allclose(over(rows), expected)
 
 
 def test_noise_is_drawn_anew_each_step():
-    tx = optkit.under_attack(lambda honest, key: optkit.gaussian_noise(honest, 2.0, key), 1, key=0)
+    tx = optkit.attacks.under_attack(lambda honest, key: optkit.attacks.gaussian_noise(honest, 2.0, key), 1, key=0)
     rows = jnp.zeros((3, 2000))
     first, state = tx.update(rows, tx.init(None))
     second, _ = tx.update(rows, state)
@@ -177,45 +180,50 @@ def test_noise_is_drawn_anew_each_step():
 
 def test_scaled_inner_product_cancels_the_mean():
     honest = jax.random.normal(jax.random.key(1), (6, 4))
-    sent = optkit.inner_product_manipulation(honest, 6 / 2)
+    sent = optkit.attacks.inner_product_manipulation(honest, 6 / 2)
     np.testing.assert_allclose(jnp.sum(honest, axis=0) + 2 * sent, 0.0, atol=1e-5)
 
 
 def test_long_among_kept_passes_cge():
     honest = jax.random.normal(jax.random.key(2), (6, 4))
-    sent = optkit.long_among_kept(honest, 2)
+    sent = optkit.attacks.long_among_kept(honest, 2)
     norms = np.sort(np.linalg.norm(honest, axis=1))
     np.testing.assert_allclose(np.linalg.norm(sent), norms[4], rtol=1e-6)
 
 
 def test_outlying_worker_is_mimicked():
     honest = jnp.array([[1.0, 5.0], [-4.0, 0.0], [3.0, 9.0]])
-    worker = optkit.outlying_worker(honest, jnp.array([1.0, 0.0]))
-    np.testing.assert_array_equal(optkit.mimic(honest, worker), honest[1])
+    worker = optkit.attacks.outlying_worker(honest, jnp.array([1.0, 0.0]))
+    np.testing.assert_array_equal(optkit.attacks.mimic(honest, worker), honest[1])
 
 
 def test_label_flip_twice_is_nothing():
     labels = jnp.arange(10)
-    np.testing.assert_array_equal(optkit.label_flip(optkit.label_flip(labels, 10), 10), labels)
+    np.testing.assert_array_equal(optkit.attacks.label_flip(optkit.attacks.label_flip(labels, 10), 10), labels)
 
 
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: optkit.hidden_deviations(8, 4), r"byzantine must be in \[1, 4\), got 4"),
-        (lambda: optkit.hidden_deviations(8, 0), "byzantine must be a positive integer, got 0"),
-        (lambda: optkit.gaussian_noise(jnp.zeros((2, 1)), -1.0, 0), "scale must be in"),
-        (lambda: optkit.long_among_kept(jnp.zeros((2, 1)), 2), r"byzantine must be in \[1, 1\], got 2"),
-        (lambda: optkit.under_attack(optkit.mimic, 0), "byzantine must be a positive integer, got 0"),
-        (lambda: optkit.attacked_mix(optkit.mix, optkit.mimic, 0), "byzantine must be a positive integer, got 0"),
+        (lambda: optkit.attacks.hidden_deviations(8, 4), r"byzantine must be in \[1, 4\), got 4"),
+        (lambda: optkit.attacks.hidden_deviations(8, 0), "byzantine must be a positive integer, got 0"),
+        (lambda: optkit.attacks.gaussian_noise(jnp.zeros((2, 1)), -1.0, 0), "scale must be in"),
+        (lambda: optkit.attacks.long_among_kept(jnp.zeros((2, 1)), 2), r"byzantine must be in \[1, 1\], got 2"),
+        (lambda: optkit.attacks.under_attack(optkit.attacks.mimic, 0), "byzantine must be a positive integer, got 0"),
         (
-            lambda: optkit.under_attack(optkit.mimic, 3).update(
-                jnp.zeros((3, 1)), optkit.under_attack(optkit.mimic, 3).init(None)
+            lambda: optkit.attacks.attacked_mix(optkit.mix, optkit.attacks.mimic, 0),
+            "byzantine must be a positive integer, got 0",
+        ),
+        (
+            lambda: optkit.attacks.under_attack(optkit.attacks.mimic, 3).update(
+                jnp.zeros((3, 1)), optkit.attacks.under_attack(optkit.attacks.mimic, 3).init(None)
             ),
             r"byzantine must be in \[1, 2\], got 3",
         ),
         (
-            lambda: optkit.strongest(optkit.a_little_is_enough, jnp.zeros((3, 1)), 1, optkit.trimmed_mean(1), 0),
+            lambda: optkit.attacks.strongest(
+                optkit.attacks.a_little_is_enough, jnp.zeros((3, 1)), 1, optkit.trimmed_mean(1), 0
+            ),
             "evaluations must be a positive integer, got 0",
         ),
     ],

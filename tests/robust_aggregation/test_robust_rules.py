@@ -424,7 +424,7 @@ def test_wrong_arguments_are_named(build, message):
         (lambda x: optkit.per_row(optax.identity(), x), "rows"),
         (lambda x: optkit.robust_sgd(0.1, optkit.aksel(), 0.9, workers=x), "workers"),
         (lambda x: optkit.robust_sgd(0.1, optkit.aksel(), mask=x), "mask"),
-        (lambda x: optkit.under_attack(optkit.sign_flip, x), "byzantine"),
+        (lambda x: optkit.attacks.under_attack(optkit.attacks.sign_flip, x), "byzantine"),
     ],
 )
 def test_static_arguments_are_no_arrays(build, name):
@@ -436,7 +436,9 @@ def test_the_last_workers_draw_by_a_key_that_may_be_traced():
     rows = jnp.ones((4, 2))
 
     def sent(key):
-        tx = optkit.under_attack(lambda honest, key: optkit.gaussian_noise(honest, 1.0, key), 1, key=key)
+        tx = optkit.attacks.under_attack(
+            lambda honest, key: optkit.attacks.gaussian_noise(honest, 1.0, key), 1, key=key
+        )
         return tx.update(rows, tx.init(None))[0]
 
     np.testing.assert_array_equal(jax.jit(sent)(3), sent(3))
@@ -444,7 +446,7 @@ def test_the_last_workers_draw_by_a_key_that_may_be_traced():
 
 
 def test_monna_names_itself_without_parameters_and_for_complex_ones():
-    tx = optkit.monna(0.1, optkit.complete(4), byzantine=1, axis_name="workers")
+    tx = optkit.monna(0.1, optkit.topology.complete(4), byzantine=1, axis_name="workers")
     with pytest.raises(ValueError, match="monna needs the parameters"):
         tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
     with pytest.raises(TypeError, match="monna works on real parameters"):

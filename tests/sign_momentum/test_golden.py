@@ -5,13 +5,13 @@ import optkit
 from optkit.testing.golden import replay_gradients
 
 KAPPAS = {
-    "group": lambda _: optkit.kappa_group(),
-    "huber": lambda h: optkit.kappa_huber(h["kappa_args.e"]),
-    "lp": lambda h: optkit.kappa_lp(h["kappa_args.p"]),
-    "nuclear": lambda _: optkit.kappa_nuclear(),
-    "relativistic": lambda h: optkit.kappa_relativistic(h["kappa_args.e"]),
-    "soft": lambda h: optkit.kappa_soft(h["kappa_args.e"]),
-    "topk": lambda h: optkit.kappa_top_k(h["kappa_args.k"]),
+    "group": lambda _: optkit.kappa.group(),
+    "huber": lambda h: optkit.kappa.huber(h["kappa_args.e"]),
+    "lp": lambda h: optkit.kappa.lp(h["kappa_args.p"]),
+    "nuclear": lambda _: optkit.kappa.nuclear(),
+    "relativistic": lambda h: optkit.kappa.relativistic(h["kappa_args.e"]),
+    "soft": lambda h: optkit.kappa.soft(h["kappa_args.e"]),
+    "topk": lambda h: optkit.kappa.top_k(h["kappa_args.k"]),
 }
 
 

@@ -17,12 +17,12 @@ def norm_of_rows(x):
 
 # kappa, its dual norm, and by how much one step may leave the ball
 NORMS = {
-    "l1": (optkit.kappa_l1(), lambda x: jnp.max(jnp.abs(x))),
-    "lp(3)": (optkit.kappa_lp(3.0), lambda x: jnp.linalg.norm(x.ravel(), 1.5)),
-    "lp(2)": (optkit.kappa_lp(2.0), lambda x: jnp.linalg.norm(x.ravel())),
-    "linf": (optkit.kappa_linf(), lambda x: jnp.sum(jnp.abs(x))),
-    "group": (optkit.kappa_group(), norm_of_rows),
-    "nuclear": (optkit.kappa_nuclear(), lambda x: jnp.linalg.norm(x, 2)),
+    "l1": (optkit.kappa.l1(), lambda x: jnp.max(jnp.abs(x))),
+    "lp(3)": (optkit.kappa.lp(3.0), lambda x: jnp.linalg.norm(x.ravel(), 1.5)),
+    "lp(2)": (optkit.kappa.lp(2.0), lambda x: jnp.linalg.norm(x.ravel())),
+    "linf": (optkit.kappa.linf(), lambda x: jnp.sum(jnp.abs(x))),
+    "group": (optkit.kappa.group(), norm_of_rows),
+    "nuclear": (optkit.kappa.nuclear(), lambda x: jnp.linalg.norm(x, 2)),
 }
 
 
@@ -70,11 +70,11 @@ def test_iterates_that_start_inside_never_leave(kappa_name):
 @pytest.mark.parametrize(
     ("kappa", "solution"),
     [
-        (optkit.kappa_l1(), lambda c: jnp.clip(c, -1, 1)),
-        (optkit.kappa_soft(0.5), lambda c: jnp.sign(c) * jnp.clip(jnp.abs(c) - 0.5, 0, 1)),
-        (optkit.kappa_huber(0.5), lambda c: jnp.clip(c / 1.5, -1, 1)),
-        (optkit.kappa_lp(2.0), lambda c: c / jnp.linalg.norm(c)),
-        (optkit.kappa_half_squared_l2(), lambda c: c / 2),
+        (optkit.kappa.l1(), lambda c: jnp.clip(c, -1, 1)),
+        (optkit.kappa.soft(0.5), lambda c: jnp.sign(c) * jnp.clip(jnp.abs(c) - 0.5, 0, 1)),
+        (optkit.kappa.huber(0.5), lambda c: jnp.clip(c / 1.5, -1, 1)),
+        (optkit.kappa.lp(2.0), lambda c: c / jnp.linalg.norm(c)),
+        (optkit.kappa.half_squared_l2(), lambda c: c / 2),
     ],
     ids=["l1", "soft", "huber", "lp(2)", "half_squared_l2"],
 )
@@ -90,7 +90,7 @@ def test_solves_the_implied_composite_problem(kappa, solution):
 @pytest.mark.usefixtures("x64")
 def test_log_sum_exp_moves_on_the_simplex():
     target = jax.random.normal(jax.random.key(2), (8,))
-    tx = optkit.lion_kappa(0.01, kappa=optkit.kappa_log_sum_exp(), weight_decay=1.0)
+    tx = optkit.lion_kappa(0.01, kappa=optkit.kappa.log_sum_exp(), weight_decay=1.0)
     last = -minimize(tx, lambda x: x - target, jnp.zeros(8), 3000)[-1]
     assert jnp.all(last > 0)
     np.testing.assert_allclose(jnp.sum(last), 1.0, rtol=1e-9)
@@ -111,7 +111,7 @@ def test_equals_optax_lion_with_the_l1_kappa(weight_decay):
 
         return jax.lax.scan(step, (params, tx.init(params)), grads)[1]
 
-    ours = optkit.lion_kappa(schedule, kappa=optkit.kappa_l1(), weight_decay=weight_decay)
+    ours = optkit.lion_kappa(schedule, kappa=optkit.kappa.l1(), weight_decay=weight_decay)
     np.testing.assert_allclose(run(ours), run(optax.lion(schedule, weight_decay=weight_decay)), rtol=1e-12)
 
 
@@ -137,12 +137,12 @@ def test_implicit_decay_leaves_masked_leaves_alone():
 
 KAPPAS = {
     **{name: kappa for name, (kappa, _) in NORMS.items()},
-    "soft": optkit.kappa_soft(0.1),
-    "top_k": optkit.kappa_top_k(3),
-    "huber": optkit.kappa_huber(0.1),
-    "half_squared_l2": optkit.kappa_half_squared_l2(),
-    "relativistic": optkit.kappa_relativistic(0.1),
-    "log_cosh": optkit.kappa_log_cosh(0.1),
+    "soft": optkit.kappa.soft(0.1),
+    "top_k": optkit.kappa.top_k(3),
+    "huber": optkit.kappa.huber(0.1),
+    "half_squared_l2": optkit.kappa.half_squared_l2(),
+    "relativistic": optkit.kappa.relativistic(0.1),
+    "log_cosh": optkit.kappa.log_cosh(0.1),
 }
 VALUES = {
     "l1": lambda x: jnp.sum(jnp.abs(x)),
@@ -200,9 +200,9 @@ def test_kappa_of_complex_numbers_takes_their_moduli(name):
 
 
 def test_a_kappa_for_real_numbers_says_so_from_the_start():
-    tx = optkit.lion_kappa(0.1, kappa=optkit.kappa_log_sum_exp())
+    tx = optkit.lion_kappa(0.1, kappa=optkit.kappa.log_sum_exp())
     with pytest.raises(
-        TypeError, match=r"kappa_log_sum_exp works on real parameters.* optax.contrib.split_real_and_imaginary"
+        TypeError, match=r"kappa.log_sum_exp works on real parameters.* optax.contrib.split_real_and_imaginary"
     ):
         tx.init(jnp.ones(2, jnp.complex64))
     tx = optax.contrib.split_real_and_imaginary(tx)
@@ -224,8 +224,8 @@ def test_kappa_does_not_rely_on_rank_promotion(name):
 
 def test_a_kappa_that_injection_called_is_refused():
     with pytest.raises(TypeError, match=r"^kappa cannot be an array, .* static_args"):
-        optax.inject_hyperparams(optkit.lion_kappa)(0.1, kappa=optkit.kappa_huber(0.1)).init(jnp.ones(2))
-    tx = optkit.inject_hyperparams(optkit.lion_kappa)(0.1, kappa=optkit.kappa_huber(10.0))
+        optax.inject_hyperparams(optkit.lion_kappa)(0.1, kappa=optkit.kappa.huber(0.1)).init(jnp.ones(2))
+    tx = optkit.inject_hyperparams(optkit.lion_kappa)(0.1, kappa=optkit.kappa.huber(10.0))
     params = jnp.ones(2)
     np.testing.assert_allclose(tx.update(params, tx.init(params), params)[0], -1e-3, rtol=1e-6)
 
@@ -256,13 +256,13 @@ def test_one_bad_gradient_does_not_let_it_drift_for_ever(build, bad):
 
 def test_nuclear_keeps_the_null_space():
     x = jnp.outer(jnp.array([1.0, 2.0, 2.0]), jnp.array([3.0, 4.0]))
-    np.testing.assert_allclose(optkit.kappa_nuclear()(x), x / 15, atol=1e-6)
+    np.testing.assert_allclose(optkit.kappa.nuclear()(x), x / 15, atol=1e-6)
 
 
 def test_linf_and_top_k_break_ties_by_position():
     x = jnp.array([[1.0, -2.0], [2.0, -2.0]])
-    np.testing.assert_array_equal(optkit.kappa_linf()(x), [[0, -1], [0, 0]])
-    np.testing.assert_array_equal(optkit.kappa_top_k(2)(x), [[0, -1], [1, 0]])
+    np.testing.assert_array_equal(optkit.kappa.linf()(x), [[0, -1], [0, 0]])
+    np.testing.assert_array_equal(optkit.kappa.top_k(2)(x), [[0, -1], [1, 0]])
 
 
 def test_momentum_dtype_is_mu_dtype_and_float32_by_default():
@@ -278,13 +278,13 @@ def test_momentum_dtype_is_mu_dtype_and_float32_by_default():
         (lambda: optkit.lion_kappa(0.1, b2=-0.1), r"b2 must be in \[0, 1\], got -0.1"),
         (lambda: optkit.lion_kappa(0.1, weight_decay=-1.0), r"weight_decay must be in \[0, inf\], got -1.0"),
         (lambda: optkit.lion_kappa(0.1, weight_decay=-1.0, implicit_decay=True), "weight_decay must be in"),
-        (lambda: optkit.kappa_lp(1.0), r"p must be in \(1, inf\), got 1.0"),
-        (lambda: optkit.kappa_soft(-1.0), "threshold must be in"),
-        (lambda: optkit.kappa_huber(0.0), "threshold must be in"),
-        (lambda: optkit.kappa_relativistic(0.0), "scale must be in"),
-        (lambda: optkit.kappa_log_cosh(-2.0), "scale must be in"),
-        (lambda: optkit.kappa_top_k(0), "k must be a positive integer, got 0"),
-        (lambda: optkit.kappa_top_k(2.5), "k must be a positive integer, got 2.5"),
+        (lambda: optkit.kappa.lp(1.0), r"p must be in \(1, inf\), got 1.0"),
+        (lambda: optkit.kappa.soft(-1.0), "threshold must be in"),
+        (lambda: optkit.kappa.huber(0.0), "threshold must be in"),
+        (lambda: optkit.kappa.relativistic(0.0), "scale must be in"),
+        (lambda: optkit.kappa.log_cosh(-2.0), "scale must be in"),
+        (lambda: optkit.kappa.top_k(0), "k must be a positive integer, got 0"),
+        (lambda: optkit.kappa.top_k(2.5), "k must be a positive integer, got 2.5"),
         (lambda: optkit.signum(0.1, b1=1.0), r"b1 must be in \[0, 1\), got 1.0"),
     ],
 )

@@ -25,10 +25,10 @@ def graph_with_chords(rng: np.random.Generator) -> tuple[nx.Graph, list[tuple[in
     return graph, chords
 
 
-def laplacian_topology(graph: nx.Graph) -> optkit.Topology:
+def laplacian_topology(graph: nx.Graph) -> optkit.topology.Topology:
     """Takes a step against the gradient of x'Lx / 2, one over the largest eigenvalue long."""
     laplacian = nx.laplacian_matrix(graph).toarray()
-    return optkit.from_graph(graph, lambda _: np.eye(WORKERS) - laplacian / np.linalg.eigvalsh(laplacian)[-1])
+    return optkit.topology.from_graph(graph, lambda _: np.eye(WORKERS) - laplacian / np.linalg.eigvalsh(laplacian)[-1])
 
 
 def measure() -> Finding:

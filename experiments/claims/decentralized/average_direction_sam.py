@@ -36,7 +36,7 @@ def problem(rng: np.random.Generator) -> tuple[Callable[..., jax.Array], jax.Arr
 
 def deviations(loss: Callable[..., jax.Array], start: jax.Array, examples: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Runs decentralized SGD; gives the workers' mean and how they lie around it, at a distance of one."""
-    tx = optkit.gossip(optax.sgd(RATE), optkit.ring(WORKERS), axis_name="workers")
+    tx = optkit.gossip(optax.sgd(RATE), optkit.topology.ring(WORKERS), axis_name="workers")
 
     def step(carry, _):
         params, state, examples = carry

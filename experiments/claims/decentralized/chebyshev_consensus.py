@@ -11,7 +11,9 @@ from optkit.decentralized.chebyshev import chebyshev_mix
 WORKERS, NUMBERS, ROUNDS, REQUIRED = 16, 200, 20, 20
 
 
-def distance_left(mixing: optkit.Mixing, topology: optkit.Topology, values: jax.Array, **arguments: jax.Array) -> float:
+def distance_left(
+    mixing: optkit.typing.Mixing, topology: optkit.topology.Topology, values: jax.Array, **arguments: jax.Array
+) -> float:
     """Gives the share of the distance from the mean that a mixing leaves."""
     mixed = jax.vmap(lambda x: mixing(x, topology, "workers", **arguments), axis_name="workers")
     mean = values.mean(axis=0)
@@ -23,7 +25,8 @@ def measure() -> Finding:
     with jax.enable_x64(True):
         values = jnp.asarray(np.random.default_rng(0).standard_normal((WORKERS, NUMBERS)))
         plain, chebyshev = (
-            distance_left(make(ROUNDS), optkit.ring(WORKERS), values) for make in (optkit.repeated_mix, chebyshev_mix)
+            distance_left(make(ROUNDS), optkit.topology.ring(WORKERS), values)
+            for make in (optkit.repeated_mix, chebyshev_mix)
         )
     return Finding(f"{chebyshev:.1e} of the distance left against {plain:.1e}", plain >= REQUIRED * chebyshev)
 

@@ -13,8 +13,8 @@ from experiments.claims import Claim, Finding
 
 SEEDS, WORKERS, SIZE, STEPS = 3, 5, 8, 2000
 WEIGHT = 0.8
-PROX = optkit.prox_l1(WEIGHT)
-RING = optkit.ring(WORKERS)
+PROX = optkit.prox.l1(WEIGHT)
+RING = optkit.topology.ring(WORKERS)
 
 
 class Quadratics(NamedTuple):

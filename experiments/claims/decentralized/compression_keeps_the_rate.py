@@ -21,7 +21,7 @@ STEPS, TARGET, DENSITY = 4000, 1e-6, 0.3
 
 def measure() -> Finding:
     """Counts steps to a small residual."""
-    compressor = optkit.top_k(DENSITY)
+    compressor = optkit.compressors.top_k(DENSITY)
     steps = {"whole": [], "compressed": []}
     with jax.enable_x64(True):
         for seed in range(SEEDS):
@@ -37,7 +37,7 @@ def measure() -> Finding:
                 below = np.asarray(trajectory(tx, problem, residual, STEPS)) < TARGET
                 steps[name].append(int(np.argmax(below)) + 1 if below.any() else STEPS)
     longer = max(b / a for a, b in zip(steps["whole"], steps["compressed"], strict=True))
-    share = optkit.nbytes(compressor, jnp.zeros(SIZE)) / jnp.zeros(SIZE).nbytes
+    share = optkit.compressors.nbytes(compressor, jnp.zeros(SIZE)) / jnp.zeros(SIZE).nbytes
     return Finding(
         f"{steps['compressed']} steps against {steps['whole']}, at most {longer:.2f} times as many, each with"
         f" {share:.2f} times the bytes",

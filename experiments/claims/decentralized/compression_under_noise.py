@@ -24,13 +24,15 @@ STEPS, DENSITY = 4000, 0.3
 
 def ratios(weight: float) -> list[float]:
     """Divides the mean squared residual of CDProxSGT by that of DProxSGT, for each seed."""
-    prox, found = optkit.prox_l1(weight), []
+    prox, found = optkit.prox.l1(weight), []
     for seed in range(SEEDS):
         problem = quadratics(seed)
         rate = 0.1 / problem.smoothness
         noise = jax.random.normal(jax.random.key(seed), (STEPS, WORKERS, SIZE))
         whole = optkit.proximal_gradient_tracking(rate, RING, prox, axis_name="workers")
-        compressed = optkit.compressed_proximal_tracking(rate, RING, prox, optkit.top_k(DENSITY), axis_name="workers")
+        compressed = optkit.compressed_proximal_tracking(
+            rate, RING, prox, optkit.compressors.top_k(DENSITY), axis_name="workers"
+        )
 
         def residual(points, problem=problem, rate=rate):
             return problem.residual(points, rate, prox)

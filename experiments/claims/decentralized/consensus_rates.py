@@ -11,21 +11,24 @@ from experiments.claims import Claim, Finding
 
 WORKERS, NUMBERS, SMALLEST, MARGIN = 16, 200, 1e-9, 0.05
 TOPOLOGIES = {
-    "ring": optkit.ring(WORKERS),
-    "path": optkit.path(WORKERS),
-    "grid": optkit.grid(WORKERS),
-    "torus": optkit.torus(WORKERS),
-    "hypercube": optkit.hypercube(WORKERS),
-    "star": optkit.star(WORKERS),
-    "binary tree": optkit.binary_tree(WORKERS),
-    "exponential": optkit.exponential(WORKERS),
-    "Erdos-Renyi": optkit.erdos_renyi(WORKERS, 0.3, seed=0),
-    "lazy ring": optkit.ring(WORKERS).lazy(),
+    "ring": optkit.topology.ring(WORKERS),
+    "path": optkit.topology.path(WORKERS),
+    "grid": optkit.topology.grid(WORKERS),
+    "torus": optkit.topology.torus(WORKERS),
+    "hypercube": optkit.topology.hypercube(WORKERS),
+    "star": optkit.topology.star(WORKERS),
+    "binary tree": optkit.topology.binary_tree(WORKERS),
+    "exponential": optkit.topology.exponential(WORKERS),
+    "Erdos-Renyi": optkit.topology.erdos_renyi(WORKERS, 0.3, seed=0),
+    "lazy ring": optkit.topology.ring(WORKERS).lazy(),
 }
-EXACT = {"complete": optkit.complete(WORKERS), "one-peer exponential": optkit.one_peer_exponential(WORKERS)}
+EXACT = {
+    "complete": optkit.topology.complete(WORKERS),
+    "one-peer exponential": optkit.topology.one_peer_exponential(WORKERS),
+}
 
 
-def distances(topology: optkit.Topology, steps: int) -> np.ndarray:
+def distances(topology: optkit.topology.Topology, steps: int) -> np.ndarray:
     """Gives the distance from the mean before the first exchange and after each."""
     values = jnp.asarray(np.random.default_rng(0).standard_normal((WORKERS, NUMBERS)))
 
@@ -37,7 +40,7 @@ def distances(topology: optkit.Topology, steps: int) -> np.ndarray:
     return np.array([np.linalg.norm(values - values.mean(axis=0)), *found])
 
 
-def rounds_against_prediction(topology: optkit.Topology) -> float:
+def rounds_against_prediction(topology: optkit.topology.Topology) -> float:
     """Gives by how much the logarithm of the rate, over the second half of the rounds, is off."""
     predicted = math.log(topology.contraction)
     steps = 2 * math.ceil(math.log(SMALLEST) / predicted / 2)

@@ -10,7 +10,7 @@ from experiments.claims import Claim, Finding
 WORKERS, SIZE, CONDITION = 8, 5, 4.8
 EVENTS, PIECES, SEEDS = 8000, 80, 4
 REQUIRED = 1e-6
-TOPOLOGIES = {"ring": optkit.ring(WORKERS), "star": optkit.star(WORKERS)}
+TOPOLOGIES = {"ring": optkit.topology.ring(WORKERS), "star": optkit.topology.star(WORKERS)}
 
 
 def measure() -> Finding:

@@ -20,7 +20,7 @@ UNIFORM_ON_BARBELL = 21.84
 
 def measure() -> Finding:
     """Finds the rates on all graphs."""
-    topologies = {name: optkit.from_graph(graph) for name, (graph, _) in GRAPHS.items()}
+    topologies = {name: optkit.topology.from_graph(graph) for name, (graph, _) in GRAPHS.items()}
     uniform = {name: optkit.uniform_rates(topology).total for name, topology in topologies.items()}
     optimal = {name: optkit.optimal_rates(topology).total for name, topology in topologies.items()}
     near = [abs(optimal[name] / exact - 1) <= TOLERANCE for name, (_, exact) in GRAPHS.items()]

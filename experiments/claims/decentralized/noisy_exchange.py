@@ -31,7 +31,7 @@ def measure() -> Finding:
                     lambda step: 0.5 * falling(step), RING, axis_name="workers", gamma=falling, mixing=channel
                 ),
                 "plain": optkit.proximal_gradient_tracking(
-                    0.1 / problem.smoothness, RING, optkit.prox_l1(0.0), axis_name="workers", mixing=channel
+                    0.1 / problem.smoothness, RING, optkit.prox.l1(0.0), axis_name="workers", mixing=channel
                 ),
             }
             for name, tx in methods.items():

@@ -16,7 +16,7 @@ METHODS = {
     "momentum": lambda rate: optax.chain(optax.ema(0.9, debias=False), optax.sgd(rate)),
     "clipping": lambda rate: optkit.clipped_sgd(rate, BY_NORM),
     "l2 tracking": lambda rate: optkit.median_tracking_sgd(rate, BY_NORM),
-    "l1 tracking": lambda rate: optkit.median_tracking_sgd(rate, BY_COORDINATE, optkit.proximal_l1()),
+    "l1 tracking": lambda rate: optkit.median_tracking_sgd(rate, BY_COORDINATE, optkit.median_step.l1()),
 }
 
 

@@ -5,7 +5,7 @@ import optax
 import optkit
 from experiments.claims import Claim, Finding
 from experiments.claims.memory_efficient import NETWORK, best_loss
-from optkit.core.compressor import global_top_k
+from optkit.compressors import global_top_k
 
 WINDOW, DAMPING, DENSITIES = 20, 0.01, (0.05, 0.01)
 

@@ -41,7 +41,7 @@ def steady_losses(
 
     def run(decay, radius, seed):
         momentum = optkit.per_row(optax.ema(decay, debias=False), WORKERS)
-        attacked = optkit.under_attack(attack, byzantine)
+        attacked = optkit.attacks.under_attack(attack, byzantine)
         tx = optax.chain(momentum, attacked, build(radius), optax.scale_by_learning_rate(RATE))
 
         def step(carry, key):

@@ -14,7 +14,9 @@ RULES = {
 
 def measure():
     """Runs all rules with all momenta."""
-    scores = {name: steady_losses(rule, optkit.inner_product_manipulation, BYZANTINE) for name, rule in RULES.items()}
+    scores = {
+        name: steady_losses(rule, optkit.attacks.inner_product_manipulation, BYZANTINE) for name, rule in RULES.items()
+    }
     clipped = scores["centered clipping"]
     holds = all(other[i] > 10 * clipped[i] for other in (scores["coordinate median"], scores["RFA"]) for i in range(2))
     return Finding(f"loss by momentum: {listed(scores)}", holds)

@@ -18,7 +18,7 @@ RULES = {
 
 def attack(honest):
     """Sends the mean less some deviations."""
-    return optkit.a_little_is_enough(honest, DEVIATIONS)
+    return optkit.attacks.a_little_is_enough(honest, DEVIATIONS)
 
 
 def measure():

@@ -14,7 +14,9 @@ RULES = {
 
 def measure():
     """Runs all rules with all momenta."""
-    scores = {name: steady_losses(rule, optkit.inner_product_manipulation, BYZANTINE) for name, rule in RULES.items()}
+    scores = {
+        name: steady_losses(rule, optkit.attacks.inner_product_manipulation, BYZANTINE) for name, rule in RULES.items()
+    }
     return Finding(f"loss by momentum: {listed(scores)}", all(x[0] > 50 * x[-1] for x in scores.values()))
 
 

@@ -12,17 +12,19 @@ SIZE, NOISE, WORKERS, BYZANTINE = 30, 1.0, 8, 2
 RATE, DECAY, STEPS, SEEDS = 0.1, 0.99, 1000, 4
 ATTACKS = {
     "none": None,
-    "sign flip": optkit.sign_flip,
-    "ALIE": lambda honest: optkit.a_little_is_enough(honest, 1.5),
-    "inner product": lambda honest: optkit.inner_product_manipulation(honest, (WORKERS - BYZANTINE) / BYZANTINE),
-    "NaN": optkit.send_nan,
+    "sign flip": optkit.attacks.sign_flip,
+    "ALIE": lambda honest: optkit.attacks.a_little_is_enough(honest, 1.5),
+    "inner product": lambda honest: optkit.attacks.inner_product_manipulation(
+        honest, (WORKERS - BYZANTINE) / BYZANTINE
+    ),
+    "NaN": optkit.attacks.send_nan,
 }
 
 
 def error(mixing, attack):
     """The squared distance of the honest workers' mean from the minimum of their losses, at the end."""
-    mixing = mixing if attack is None else optkit.attacked_mix(mixing, attack, BYZANTINE)
-    tx = optkit.monna(RATE, optkit.complete(WORKERS), BYZANTINE, DECAY, axis_name="workers", mixing=mixing)
+    mixing = mixing if attack is None else optkit.attacks.attacked_mix(mixing, attack, BYZANTINE)
+    tx = optkit.monna(RATE, optkit.topology.complete(WORKERS), BYZANTINE, DECAY, axis_name="workers", mixing=mixing)
 
     def train(key):
         def step(carry, key):

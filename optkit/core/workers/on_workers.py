@@ -140,7 +140,7 @@ def worker_axes(tx: optax.GradientTransformation, params: optax.Params, *, axis_
         The counter of `gossip` stays one number, so that the exchange in every eighth step stays a branch.
 
         >>> import jax, jax.numpy as jnp, optax, optkit
-        >>> tx = optkit.gossip(optax.sgd(0.1, 0.9), optkit.ring(4), axis_name="workers", every=8)
+        >>> tx = optkit.gossip(optax.sgd(0.1, 0.9), optkit.topology.ring(4), axis_name="workers", every=8)
         >>> params = {"w": jnp.ones((4, 3))}
         >>> axes = optkit.worker_axes(tx, params, axis_name="workers")
         >>> axes.count, axes.inner[0].trace

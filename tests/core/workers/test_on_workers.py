@@ -13,7 +13,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSha
 
 from optkit.core.workers import collectives
 from optkit.core.workers.on_workers import on_workers, worker_axes
-from optkit.decentralized import gossip, ring
+from optkit.decentralized import gossip
+from optkit.decentralized.topology import ring
 
 WORKERS = 8
 BACKENDS = ("vmap", "pmap", "shard_map")

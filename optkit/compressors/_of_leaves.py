@@ -10,8 +10,9 @@ import math
 
 import jax
 
-from optkit.communication.leafwise import Rule, leafwise
-from optkit.communication.rules import (
+from optkit.compressors._compressor import Compressor
+from optkit.compressors._leafwise import Rule, leafwise
+from optkit.compressors._rules import (
     as_it_came,
     dithering_rule,
     natural_dithering_rule,
@@ -22,7 +23,6 @@ from optkit.communication.rules import (
     wangni_rule,
 )
 from optkit.core.checks import check_range
-from optkit.core.compressor import Compressor
 from optkit.core.injection import refuse_arrays
 
 

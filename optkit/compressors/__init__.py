@@ -1,6 +1,7 @@
-"""Compressed communication: trees as fewer bytes."""
+"""Compressors: trees as fewer bytes, for the wire or for a window of gradients in memory."""
 
-from optkit.communication.compressors import (
+from optkit.compressors._compressor import Compressor, global_top_k, nbytes
+from optkit.compressors._of_leaves import (
     dithering_inf,
     identity,
     natural,
@@ -11,10 +12,11 @@ from optkit.communication.compressors import (
     top_k,
     wangni_sparsify,
 )
-from optkit.core.compressor import nbytes
 
 __all__ = [
+    "Compressor",
     "dithering_inf",
+    "global_top_k",
     "identity",
     "natural",
     "natural_dithering",

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 from golden_files import assert_replays, replays
 
-from optkit.communication import rules
+from optkit.compressors import _rules as rules
 
 
 def rule_of(recording):

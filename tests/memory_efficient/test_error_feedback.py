@@ -4,8 +4,8 @@ import numpy as np
 import optax
 import pytest
 
-from optkit.core.compressor import Compressor, global_top_k
-from optkit.core.error_feedback import error_feedback
+from optkit.compressors import Compressor, global_top_k
+from optkit.memory_efficient.error_feedback import error_feedback
 
 LIKE = {"kernel": jnp.zeros((6, 4)), "bias": jnp.zeros(5), "none": None}
 

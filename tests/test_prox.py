@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import optkit
-from optkit.core import proximal
+from optkit import prox
 
 SHAPES = {"kernel": (4, 3), "bias": (5,), "scalar": ()}
 
@@ -26,15 +26,15 @@ def nuclear(x):
 
 # The map, and the penalty whose map it is.
 PENALTIES = {
-    "l1": (proximal.prox_l1(0.7), total(lambda x: 0.7 * jnp.sum(jnp.abs(x)))),
-    "squared_l2": (proximal.prox_squared_l2(0.7), total(lambda x: 0.35 * jnp.sum(x**2))),
-    "elastic_net": (proximal.prox_elastic_net(0.5, 0.3), total(lambda x: jnp.sum(0.5 * jnp.abs(x) + 0.15 * x**2))),
-    "group": (proximal.prox_group(0.7), total(lambda x: 0.7 * jnp.sqrt(jnp.sum(x**2)))),
-    "nuclear": (proximal.prox_nuclear(0.7), total(lambda x: 0.7 * nuclear(x))),
-    "l0": (proximal.prox_l0(0.7), total(lambda x: 0.7 * jnp.sum(x != 0))),
-    "box": (proximal.prox_box(-0.5, 0.25), total(lambda x: jnp.sum(jnp.where((x < -0.5) | (x > 0.25), jnp.inf, 0)))),
+    "l1": (prox.l1(0.7), total(lambda x: 0.7 * jnp.sum(jnp.abs(x)))),
+    "squared_l2": (prox.squared_l2(0.7), total(lambda x: 0.35 * jnp.sum(x**2))),
+    "elastic_net": (prox.elastic_net(0.5, 0.3), total(lambda x: jnp.sum(0.5 * jnp.abs(x) + 0.15 * x**2))),
+    "group": (prox.group(0.7), total(lambda x: 0.7 * jnp.sqrt(jnp.sum(x**2)))),
+    "nuclear": (prox.nuclear(0.7), total(lambda x: 0.7 * nuclear(x))),
+    "l0": (prox.l0(0.7), total(lambda x: 0.7 * jnp.sum(x != 0))),
+    "box": (prox.box(-0.5, 0.25), total(lambda x: jnp.sum(jnp.where((x < -0.5) | (x > 0.25), jnp.inf, 0)))),
     "constraint": (
-        proximal.prox_constraint(optax.projections.projection_l1_ball, 1.0),
+        prox.constraint(optax.projections.projection_l1_ball, 1.0),
         lambda tree: jnp.where(total(lambda x: jnp.sum(jnp.abs(x)))(tree) > 1 + 1e-9, jnp.inf, 0),
     ),
 }
@@ -43,11 +43,11 @@ PENALTIES = {
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", PENALTIES)
 def test_the_map_minimises_the_penalty_plus_the_squared_distance(name):
-    prox, penalty = PENALTIES[name]
+    proximal, penalty = PENALTIES[name]
     x, others = draw(0), jax.vmap(draw)(jnp.arange(1, 30))
 
     def excess(step):
-        best = prox(x, step)
+        best = proximal(x, step)
 
         def objective(v):
             return penalty(v) + optax.tree.norm(optax.tree.sub(v, x), squared=True) / (2 * step)
@@ -72,19 +72,19 @@ def test_zero_stays_zero_and_empty_leaves_none_and_dtypes_stay(name):
 
 def test_a_group_may_be_a_column():
     x = jnp.array([[3.0, 0.1], [4.0, 0.2]])
-    mapped = proximal.prox_group(1.0, axis=0)(x, 1.0)
+    mapped = prox.group(1.0, axis=0)(x, 1.0)
     np.testing.assert_allclose(mapped, [[2.4, 0.0], [3.2, 0.0]], rtol=1e-6)
 
 
 def test_groups_of_tiny_entries_have_a_norm():
     x = jnp.full(4, 1e-30)
-    np.testing.assert_allclose(proximal.prox_group(1e-30)(x, 1.0), x / 2, rtol=1e-6)
+    np.testing.assert_allclose(prox.group(1e-30)(x, 1.0), x / 2, rtol=1e-6)
 
 
 def test_ranks_of_each_matrix_of_a_stack_fall():
     x = jax.random.normal(jax.random.key(0), (2, 5, 4))
     values = jnp.linalg.svd(x, compute_uv=False)
-    mapped = proximal.prox_nuclear(1.0)(x, 1.5)
+    mapped = prox.nuclear(1.0)(x, 1.5)
     expected = np.maximum(values - 1.5, 0)
     np.testing.assert_allclose(jnp.linalg.svd(mapped, compute_uv=False), expected, atol=1e-5)
     assert np.any(expected == 0)
@@ -95,14 +95,14 @@ def test_nuclear_norms_of_matrices_sharded_over_explicit_axes_are_the_same():
     x = jax.random.normal(jax.random.key(0), (8, 4))
     placed = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data", "model")))
     with jax.set_mesh(mesh):
-        mapped = jax.jit(proximal.prox_nuclear(1.0))(placed, 0.5)
+        mapped = jax.jit(prox.nuclear(1.0))(placed, 0.5)
     assert mapped.sharding == placed.sharding
-    np.testing.assert_allclose(mapped, proximal.prox_nuclear(1.0)(x, 0.5), atol=1e-6)
+    np.testing.assert_allclose(mapped, prox.nuclear(1.0)(x, 0.5), atol=1e-6)
 
 
 def test_leaves_outside_the_mask_stay():
     tree = draw(0)
-    mapped = proximal.prox_masked(proximal.prox_l1(100.0), {"kernel": True, "bias": False, "scalar": False})(tree, 1.0)
+    mapped = prox.masked(prox.l1(100.0), {"kernel": True, "bias": False, "scalar": False})(tree, 1.0)
     np.testing.assert_array_equal(mapped["kernel"], 0)
     np.testing.assert_array_equal(mapped["bias"], tree["bias"])
 
@@ -110,13 +110,13 @@ def test_leaves_outside_the_mask_stay():
 @pytest.mark.parametrize(
     ("make", "name"),
     [
-        (proximal.prox_l1, "weight"),
-        (proximal.prox_squared_l2, "weight"),
-        (proximal.prox_group, "weight"),
-        (proximal.prox_nuclear, "weight"),
-        (proximal.prox_l0, "weight"),
-        (lambda weight: proximal.prox_elastic_net(weight, 1.0), "l1"),
-        (lambda weight: proximal.prox_elastic_net(1.0, weight), "l2"),
+        (prox.l1, "weight"),
+        (prox.squared_l2, "weight"),
+        (prox.group, "weight"),
+        (prox.nuclear, "weight"),
+        (prox.l0, "weight"),
+        (lambda weight: prox.elastic_net(weight, 1.0), "l1"),
+        (lambda weight: prox.elastic_net(1.0, weight), "l2"),
     ],
 )
 def test_a_negative_weight_is_named(make, name):
@@ -127,18 +127,18 @@ def test_a_negative_weight_is_named(make, name):
 @pytest.mark.parametrize(
     "build",
     [
-        lambda prox: optkit.nids(0.1, optkit.ring(3), prox=prox, axis_name="workers"),
-        lambda prox: optkit.proximal_gradient_tracking(0.1, optkit.ring(3), prox, axis_name="workers"),
+        lambda prox: optkit.nids(0.1, optkit.topology.ring(3), prox=prox, axis_name="workers"),
+        lambda prox: optkit.proximal_gradient_tracking(0.1, optkit.topology.ring(3), prox, axis_name="workers"),
         lambda prox: optkit.compressed_proximal_tracking(
-            0.1, optkit.ring(3), prox, optkit.top_k(0.5), axis_name="workers"
+            0.1, optkit.topology.ring(3), prox, optkit.compressors.top_k(0.5), axis_name="workers"
         ),
-        lambda prox: optkit.prox_masked(prox, None),
+        lambda prox: optkit.prox.masked(prox, None),
     ],
 )
-@pytest.mark.parametrize("prox", [optkit.proximal_l1(), optkit.subgradient_l2(), 0.1])
+@pytest.mark.parametrize("prox", [optkit.median_step.l1(), optkit.median_step.subgradient_l2(), 0.1])
 def test_a_step_towards_a_median_is_no_proximal_map(build, prox):
     with pytest.raises(
-        TypeError, match=r"must be the proximal map of a penalty or a constraint, such as optkit.prox_l"
+        TypeError, match=r"must be the proximal map of a penalty or a constraint, such as optkit.prox.l"
     ):
         build(prox)
 
@@ -151,4 +151,4 @@ def test_complex_leaves_are_refused(name):
 
 def test_bounds_in_the_wrong_order_are_named():
     with pytest.raises(ValueError, match=r"upper must be in \[1, inf\], got 0"):
-        proximal.prox_box(1.0, 0.0)
+        prox.box(1.0, 0.0)

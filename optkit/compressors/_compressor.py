@@ -1,7 +1,4 @@
-"""Compressors: trees as fewer bytes, for the wire or for a window of gradients in memory.
-
-`optkit.communication` has those that work on each leaf by itself.
-"""
+"""The type of compressors, and the one that looks at all leaves together."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

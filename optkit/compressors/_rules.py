@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from optkit.communication.leafwise import Rule
+from optkit.compressors._compressor import Entries
+from optkit.compressors._leafwise import Rule
 from optkit.core.bits import pack, unpack
 from optkit.core.checks import check_integer, check_range
-from optkit.core.compressor import Entries
 from optkit.core.precision import widen
 from optkit.core.top_k import add, take
 from optkit.core.top_k import top_k as find_top_k

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
+from optkit.compressors import Compressor
 from optkit.core.complex_numbers import only_real
-from optkit.core.compressor import Compressor
 from optkit.core.precision import widen
 
 
@@ -50,7 +50,7 @@ def error_feedback(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from optkit.core.compressor import global_top_k
+        >>> from optkit.compressors import global_top_k
         >>> tx = error_feedback(global_top_k(0.5), optax.identity())
         >>> state = tx.init(jnp.zeros(2))
         >>> updates, state = tx.update(jnp.array([3.0, 2.0]), state)

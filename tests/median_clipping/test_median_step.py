@@ -30,24 +30,27 @@ def norm(x):
 
 # step, and the function D whose proximal step it is
 STEPS = {
-    "l2": (optkit.proximal_l2(), norm),
-    "l1": (optkit.proximal_l1(), lambda x: jnp.sum(jnp.abs(vector(x)))),
-    "linf": (optkit.proximal_linf(), lambda x: jnp.max(jnp.abs(vector(x)))),
-    "half_squared_l2": (optkit.proximal_half_squared_l2(), lambda x: norm(x) ** 2 / 2),
-    "huber_l2": (optkit.proximal_huber_l2(0.7), lambda x: huber(norm(x), 0.7)),
-    "huber": (optkit.proximal_huber(0.7), lambda x: huber(vector(x), 0.7)),
-    "elastic_net": (optkit.proximal_elastic_net(0.4), lambda x: norm(x) ** 2 / 2 + 0.4 * jnp.sum(jnp.abs(vector(x)))),
+    "l2": (optkit.median_step.l2(), norm),
+    "l1": (optkit.median_step.l1(), lambda x: jnp.sum(jnp.abs(vector(x)))),
+    "linf": (optkit.median_step.linf(), lambda x: jnp.max(jnp.abs(vector(x)))),
+    "half_squared_l2": (optkit.median_step.half_squared_l2(), lambda x: norm(x) ** 2 / 2),
+    "huber_l2": (optkit.median_step.huber_l2(0.7), lambda x: huber(norm(x), 0.7)),
+    "huber": (optkit.median_step.huber(0.7), lambda x: huber(vector(x), 0.7)),
+    "elastic_net": (
+        optkit.median_step.elastic_net(0.4),
+        lambda x: norm(x) ** 2 / 2 + 0.4 * jnp.sum(jnp.abs(vector(x))),
+    ),
     # Of r = m - g, so that the quantile is that of g.
     "quantile": (
-        optkit.proximal_quantile(0.8),
+        optkit.median_step.quantile(0.8),
         lambda x: jnp.sum(jnp.maximum(-0.8 * vector(x), 0.2 * vector(x))),
     ),
-    "insensitive_l2": (optkit.proximal_insensitive_l2(0.6), lambda x: jnp.maximum(norm(x) - 0.6, 0)),
+    "insensitive_l2": (optkit.median_step.insensitive_l2(0.6), lambda x: jnp.maximum(norm(x) - 0.6, 0)),
 }
 ALL = {
     **{name: step for name, (step, _) in STEPS.items()},
-    "subgradient_l1": optkit.subgradient_l1(),
-    "subgradient_l2": optkit.subgradient_l2(),
+    "subgradient_l1": optkit.median_step.subgradient_l1(),
+    "subgradient_l2": optkit.median_step.subgradient_l2(),
 }
 
 
@@ -124,12 +127,12 @@ def test_relatives_agree_where_they_meet():
     def assert_equal(a, b):
         np.testing.assert_allclose(vector(a), vector(b), rtol=1e-12)
 
-    assert_equal(optkit.proximal_quantile(0.5)(difference, 1.0), optkit.proximal_l1()(difference, 0.5))
-    assert_equal(optkit.proximal_insensitive_l2(0.0)(difference, 1.0), optkit.proximal_l2()(difference, 1.0))
-    mean = optkit.proximal_half_squared_l2()(difference, 1.0)
-    assert_equal(optkit.proximal_elastic_net(0.0)(difference, 1.0), mean)
-    assert_equal(optkit.proximal_huber(1e6)(difference, 1.0), mean)
-    assert_equal(optkit.proximal_huber_l2(1e6)(difference, 1.0), mean)
+    assert_equal(optkit.median_step.quantile(0.5)(difference, 1.0), optkit.median_step.l1()(difference, 0.5))
+    assert_equal(optkit.median_step.insensitive_l2(0.0)(difference, 1.0), optkit.median_step.l2()(difference, 1.0))
+    mean = optkit.median_step.half_squared_l2()(difference, 1.0)
+    assert_equal(optkit.median_step.elastic_net(0.0)(difference, 1.0), mean)
+    assert_equal(optkit.median_step.huber(1e6)(difference, 1.0), mean)
+    assert_equal(optkit.median_step.huber_l2(1e6)(difference, 1.0), mean)
 
 
 @pytest.mark.usefixtures("x64")
@@ -150,16 +153,16 @@ def test_huge_tau_reaches_the_gradient(name):
         lambda step: optkit.proximal_pass(jnp.zeros(1), jnp.ones((2, 1)), 1.0, step),
     ],
 )
-@pytest.mark.parametrize("step", [optkit.prox_l1(1.0), optkit.prox_masked(optkit.prox_box(0.0, 1.0), None), 0.9])
+@pytest.mark.parametrize("step", [optkit.prox.l1(1.0), optkit.prox.masked(optkit.prox.box(0.0, 1.0), None), 0.9])
 def test_a_proximal_map_of_a_penalty_is_no_step_towards_a_median(build, step):
-    with pytest.raises(TypeError, match=r"must be a step towards a median, such as optkit.proximal_l1\(\)"):
+    with pytest.raises(TypeError, match=r"must be a step towards a median, such as optkit.median_step.l1\(\)"):
         build(step)
 
 
 def test_the_message_names_the_method_and_what_it_got():
-    message = r"step of clipped_sgd must .*, got optkit.prox_l1\(...\), the proximal map of a penalty"
+    message = r"step of clipped_sgd must .*, got optkit.prox.l1\(...\), the proximal map of a penalty"
     with pytest.raises(TypeError, match=message):
-        optkit.clipped_sgd(1.0, 0.5, optkit.prox_l1(1.0))
+        optkit.clipped_sgd(1.0, 0.5, optkit.prox.l1(1.0))
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -171,11 +174,11 @@ def test_complex_differences_are_refused(name):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: optkit.proximal_huber(0.0), r"threshold must be in \(0, inf\], got 0.0"),
-        (lambda: optkit.proximal_huber_l2(-1.0), r"threshold must be in \(0, inf\], got -1.0"),
-        (lambda: optkit.proximal_elastic_net(-1.0), r"l1 must be in \[0, inf\], got -1.0"),
-        (lambda: optkit.proximal_quantile(1.0), r"quantile must be in \(0, 1\), got 1.0"),
-        (lambda: optkit.proximal_insensitive_l2(-0.1), r"epsilon must be in \[0, inf\], got -0.1"),
+        (lambda: optkit.median_step.huber(0.0), r"threshold must be in \(0, inf\], got 0.0"),
+        (lambda: optkit.median_step.huber_l2(-1.0), r"threshold must be in \(0, inf\], got -1.0"),
+        (lambda: optkit.median_step.elastic_net(-1.0), r"l1 must be in \[0, inf\], got -1.0"),
+        (lambda: optkit.median_step.quantile(1.0), r"quantile must be in \(0, 1\), got 1.0"),
+        (lambda: optkit.median_step.insensitive_l2(-0.1), r"epsilon must be in \[0, inf\], got -0.1"),
     ],
 )
 def test_wrong_hyperparameters_are_named(build, message):

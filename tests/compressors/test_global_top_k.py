@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from optkit.core.compressor import Entries, global_top_k
+from optkit.compressors import global_top_k
+from optkit.compressors._compressor import Entries
 
 TREE = {
     "a": jnp.array([[0.5, -7.0, 1.0], [2.0, 0.0, 4.0]]),

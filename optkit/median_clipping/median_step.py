@@ -29,33 +29,33 @@ def _divide_by_norm(tree: Any, length: Callable[[jax.Array], jax.typing.ArrayLik
     return optax.tree.scale(length(norm) / jnp.where(norm > 0, norm, 1), tree)
 
 
-def proximal_l2() -> MedianStep:
+def l2() -> MedianStep:
     """The l2 norm, whose median is the geometric one: the difference is clipped by its global norm.
 
     Returns:
         The map from difference and tau to the step.
 
     Example:
-        >>> proximal_l2()(jnp.array([3.0, 4.0]), 2.5)
+        >>> l2()(jnp.array([3.0, 4.0]), 2.5)
         Array([1.5, 2. ], dtype=float32)
     """
-    return MedianStep("proximal_l2", optax.projections.projection_l2_ball)
+    return MedianStep("median_step.l2", optax.projections.projection_l2_ball)
 
 
-def proximal_l1() -> MedianStep:
+def l1() -> MedianStep:
     """The l1 norm, whose median is that of each coordinate: each coordinate of the difference is clipped.
 
     Returns:
         The map from difference and tau to the step.
 
     Example:
-        >>> proximal_l1()(jnp.array([3.0, -0.5]), 1.0)
+        >>> l1()(jnp.array([3.0, -0.5]), 1.0)
         Array([ 1. , -0.5], dtype=float32)
     """
-    return MedianStep("proximal_l1", optax.projections.projection_linf_ball)
+    return MedianStep("median_step.l1", optax.projections.projection_linf_ball)
 
 
-def proximal_linf() -> MedianStep:
+def linf() -> MedianStep:
     """The linf norm: the difference is projected on an l1 ball, a step of few coordinates.
 
     It sorts all coordinates of all leaves; sharded leaves are gathered on every device.
@@ -64,7 +64,7 @@ def proximal_linf() -> MedianStep:
         The map from difference and tau to the step.
 
     Example:
-        >>> proximal_linf()(jnp.array([3.0, -0.5]), 1.0)
+        >>> linf()(jnp.array([3.0, -0.5]), 1.0)
         Array([ 1., -0.], dtype=float32)
     """
 
@@ -76,23 +76,25 @@ def proximal_linf() -> MedianStep:
         projected = optax.projections.projection_l1_ball(jax.tree.map(replicate, difference), radius)
         return jax.tree.map(shard_like, projected, difference)
 
-    return MedianStep("proximal_linf", step)
+    return MedianStep("median_step.linf", step)
 
 
-def proximal_half_squared_l2() -> MedianStep:
+def half_squared_l2() -> MedianStep:
     """Half the squared l2 norm, whose median is the mean: an exponential average with decay `1 / (1 + tau)`.
 
     Returns:
         The map from difference and tau to the step.
 
     Example:
-        >>> proximal_half_squared_l2()(jnp.array([3.0, -0.5]), 1.0)
+        >>> half_squared_l2()(jnp.array([3.0, -0.5]), 1.0)
         Array([ 1.5 , -0.25], dtype=float32)
     """
-    return MedianStep("proximal_half_squared_l2", lambda difference, tau: optax.tree.scale(tau / (1 + tau), difference))
+    return MedianStep(
+        "median_step.half_squared_l2", lambda difference, tau: optax.tree.scale(tau / (1 + tau), difference)
+    )
 
 
-def proximal_huber_l2(threshold: float) -> MedianStep:
+def huber_l2(threshold: float) -> MedianStep:
     """The Huber function of the l2 norm: an exponential average of what is near, clipping of what is far.
 
     Args:
@@ -105,19 +107,19 @@ def proximal_huber_l2(threshold: float) -> MedianStep:
         ValueError: if `threshold` is not positive.
 
     Example:
-        >>> proximal_huber_l2(5.0)(jnp.array([30.0, 40.0]), 1.0)
+        >>> huber_l2(5.0)(jnp.array([30.0, 40.0]), 1.0)
         Array([3., 4.], dtype=float32)
     """
     check_range("threshold", threshold, 0.0, low_open=True)
     return MedianStep(
-        "proximal_huber_l2",
+        "median_step.huber_l2",
         lambda difference, tau: optax.projections.projection_l2_ball(
             optax.tree.scale(tau / (1 + tau), difference), tau * threshold
         ),
     )
 
 
-def proximal_huber(threshold: float) -> MedianStep:
+def huber(threshold: float) -> MedianStep:
     """The Huber function of each coordinate: an exponential average of what is near, clipping of what is far.
 
     Args:
@@ -130,23 +132,23 @@ def proximal_huber(threshold: float) -> MedianStep:
         ValueError: if `threshold` is not positive.
 
     Example:
-        >>> proximal_huber(1.0)(jnp.array([30.0, 0.5]), 1.0)
+        >>> huber(1.0)(jnp.array([30.0, 0.5]), 1.0)
         Array([1.  , 0.25], dtype=float32)
     """
     check_range("threshold", threshold, 0.0, low_open=True)
     return MedianStep(
-        "proximal_huber",
+        "median_step.huber",
         lambda difference, tau: optax.projections.projection_linf_ball(
             optax.tree.scale(tau / (1 + tau), difference), tau * threshold
         ),
     )
 
 
-def proximal_elastic_net(l1: float) -> MedianStep:
+def elastic_net(l1: float) -> MedianStep:
     """Half the squared l2 norm plus a multiple of the l1 norm, between the mean and the coordinates' medians.
 
     Args:
-        l1: weight of the l1 norm, at least 0; with 0 it is `proximal_half_squared_l2`.
+        l1: weight of the l1 norm, at least 0; with 0 it is `median_step.half_squared_l2`.
 
     Returns:
         The map from difference and tau to the step.
@@ -155,7 +157,7 @@ def proximal_elastic_net(l1: float) -> MedianStep:
         ValueError: if `l1` is negative.
 
     Example:
-        >>> proximal_elastic_net(1.0)(jnp.array([3.0, -0.5]), 1.0)
+        >>> elastic_net(1.0)(jnp.array([3.0, -0.5]), 1.0)
         Array([ 2. , -0.5], dtype=float32)
     """
     check_range("l1", l1, 0.0)
@@ -166,14 +168,14 @@ def proximal_elastic_net(l1: float) -> MedianStep:
 
         return jax.tree.map(leaf_step, difference)
 
-    return MedianStep("proximal_elastic_net", step)
+    return MedianStep("median_step.elastic_net", step)
 
 
-def proximal_quantile(quantile: float) -> MedianStep:
+def quantile(quantile: float) -> MedianStep:
     """The check function of each coordinate, whose median is that quantile of each coordinate.
 
     Args:
-        quantile: in (0, 1); 0.5 is `proximal_l1` with half the tau.
+        quantile: in (0, 1); 0.5 is `median_step.l1` with half the tau.
 
     Returns:
         The map from difference and tau to the step.
@@ -182,21 +184,21 @@ def proximal_quantile(quantile: float) -> MedianStep:
         ValueError: if `quantile` is out of its range.
 
     Example:
-        >>> proximal_quantile(0.75)(jnp.array([3.0, -3.0]), 1.0)
+        >>> quantile(0.75)(jnp.array([3.0, -3.0]), 1.0)
         Array([ 0.75, -0.25], dtype=float32)
     """
     check_range("quantile", quantile, 0.0, 1.0, low_open=True, high_open=True)
     return MedianStep(
-        "proximal_quantile",
+        "median_step.quantile",
         lambda difference, tau: jax.tree.map(lambda d: jnp.clip(d, -tau * (1 - quantile), tau * quantile), difference),
     )
 
 
-def proximal_insensitive_l2(epsilon: float) -> MedianStep:
+def insensitive_l2(epsilon: float) -> MedianStep:
     """The l2 norm beyond a dead zone, `max(0, |.| - epsilon)`: small differences move nothing.
 
     Args:
-        epsilon: radius of the dead zone, at least 0; with 0 it is `proximal_l2`.
+        epsilon: radius of the dead zone, at least 0; with 0 it is `median_step.l2`.
 
     Returns:
         The map from difference and tau to the step.
@@ -205,12 +207,12 @@ def proximal_insensitive_l2(epsilon: float) -> MedianStep:
         ValueError: if `epsilon` is negative.
 
     Example:
-        >>> proximal_insensitive_l2(2.5)(jnp.array([3.0, 4.0]), 5.0)
+        >>> insensitive_l2(2.5)(jnp.array([3.0, 4.0]), 5.0)
         Array([1.5, 2. ], dtype=float32)
     """
     check_range("epsilon", epsilon, 0.0)
     return MedianStep(
-        "proximal_insensitive_l2",
+        "median_step.insensitive_l2",
         lambda difference, tau: _divide_by_norm(
             difference, lambda norm: jnp.minimum(tau, jnp.maximum(norm - epsilon, 0))
         ),
@@ -227,7 +229,9 @@ def subgradient_l1() -> MedianStep:
         >>> subgradient_l1()(jnp.array([3.0, -0.5]), 1.0)
         Array([ 1., -1.], dtype=float32)
     """
-    return MedianStep("subgradient_l1", lambda difference, tau: jax.tree.map(lambda d: tau * jnp.sign(d), difference))
+    return MedianStep(
+        "median_step.subgradient_l1", lambda difference, tau: jax.tree.map(lambda d: tau * jnp.sign(d), difference)
+    )
 
 
 def subgradient_l2() -> MedianStep:
@@ -240,4 +244,4 @@ def subgradient_l2() -> MedianStep:
         >>> subgradient_l2()(jnp.array([3.0, 4.0]), 10.0)
         Array([6., 8.], dtype=float32)
     """
-    return MedianStep("subgradient_l2", lambda difference, tau: _divide_by_norm(difference, lambda _: tau))
+    return MedianStep("median_step.subgradient_l2", lambda difference, tau: _divide_by_norm(difference, lambda _: tau))

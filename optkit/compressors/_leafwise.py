@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from optkit.compressors._compressor import Compressor, decompressing
 from optkit.core.complex_numbers import refuse_complex
-from optkit.core.compressor import Compressor, decompressing
 from optkit.core.keys import key_data, split
 from optkit.core.linalg.explicit_axes import replicate, shard_like
 from optkit.core.precision import widen

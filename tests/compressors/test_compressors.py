@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from optkit import communication
-from optkit.core.compressor import global_top_k, nbytes
+from optkit import compressors
+from optkit.compressors import global_top_k, nbytes
 
 SIZE = 64
 TREE = {
@@ -20,22 +20,22 @@ TREE = {
 X = TREE["matrix"].ravel()
 # Biased ones: the compressor, and the bytes of 64 entries of float32.
 CONTRACTIVE = {
-    "identity": (communication.identity(), 4 * SIZE),
-    "top_k": (communication.top_k(0.1), 7 * (4 + 4)),
-    "top_k_rounded_down": (communication.top_k(0.1, round_up=False), 6 * (4 + 4)),
-    "scaled_sign": (communication.scaled_sign(), SIZE // 8 + 4),
+    "identity": (compressors.identity(), 4 * SIZE),
+    "top_k": (compressors.top_k(0.1), 7 * (4 + 4)),
+    "top_k_rounded_down": (compressors.top_k(0.1, round_up=False), 6 * (4 + 4)),
+    "scaled_sign": (compressors.scaled_sign(), SIZE // 8 + 4),
     "global_top_k": (global_top_k(0.1), 6 * (4 + 4)),
 }
 UNBIASED = {
-    "rand_k": (communication.rand_k(0.125, key=0), 8 * (4 + 4)),
-    "qsgd": (communication.qsgd(4, key=0), SIZE * 4 // 8 + 4),
-    "qsgd_one_level": (communication.qsgd(1, key=0), SIZE * 2 // 8 + 4),
-    "dithering_inf": (communication.dithering_inf(5, key=0), SIZE * 4 // 8 + 4),
-    "natural": (communication.natural(key=0), SIZE * 9 // 8),
-    "natural_dithering": (communication.natural_dithering(3, key=0), SIZE * 3 // 8 + 4),
-    "natural_dithering_of_the_l2_norm": (communication.natural_dithering(6, 2, key=0), SIZE * 4 // 8 + 4),
+    "rand_k": (compressors.rand_k(0.125, key=0), 8 * (4 + 4)),
+    "qsgd": (compressors.qsgd(4, key=0), SIZE * 4 // 8 + 4),
+    "qsgd_one_level": (compressors.qsgd(1, key=0), SIZE * 2 // 8 + 4),
+    "dithering_inf": (compressors.dithering_inf(5, key=0), SIZE * 4 // 8 + 4),
+    "natural": (compressors.natural(key=0), SIZE * 9 // 8),
+    "natural_dithering": (compressors.natural_dithering(3, key=0), SIZE * 3 // 8 + 4),
+    "natural_dithering_of_the_l2_norm": (compressors.natural_dithering(6, 2, key=0), SIZE * 4 // 8 + 4),
 }
-SIMULATED = {"wangni_sparsify": (communication.wangni_sparsify(0.2, key=0), 4 * SIZE)}
+SIMULATED = {"wangni_sparsify": (compressors.wangni_sparsify(0.2, key=0), 4 * SIZE)}
 ALL = {**CONTRACTIVE, **UNBIASED, **SIMULATED}
 
 
@@ -145,7 +145,7 @@ def test_the_next_draw_is_another_and_the_same_key_draws_the_same(name):
 
 
 def test_of_equal_entries_the_first_ones_are_kept():
-    message, _ = communication.top_k(0.5).compress(jnp.array([1.0, -1.0, 1.0, -1.0]), None)
+    message, _ = compressors.top_k(0.5).compress(jnp.array([1.0, -1.0, 1.0, -1.0]), None)
     assert message.places.tolist() == [0, 1]
 
 
@@ -162,7 +162,7 @@ def test_what_is_not_finite_stays_so():
 
 @pytest.mark.parametrize("axis_name", ["workers", None])
 def test_workers_draw_for_themselves_with_an_axis_and_alike_without(axis_name):
-    compressor = communication.qsgd(2, key=0, axis_name=axis_name)
+    compressor = compressors.qsgd(2, key=0, axis_name=axis_name)
     state = compressor.init(X)
     sent, states = jax.jit(jax.vmap(lambda x: round_trip(compressor, x, state), axis_name="workers"))(
         jnp.stack([X] * 4)
@@ -173,10 +173,10 @@ def test_workers_draw_for_themselves_with_an_axis_and_alike_without(axis_name):
 
 def test_the_worst_leaf_gives_a_trees_constant():
     tree = {"large": jnp.zeros(100), "small": jnp.zeros(2), "empty": jnp.zeros(0)}
-    assert communication.scaled_sign().delta(tree) == 1 / 100
-    assert communication.qsgd(1, key=0).omega(tree) == math.sqrt(100)
-    assert communication.top_k(0.5).omega is None
-    assert communication.natural(key=0).delta is None
+    assert compressors.scaled_sign().delta(tree) == 1 / 100
+    assert compressors.qsgd(1, key=0).omega(tree) == math.sqrt(100)
+    assert compressors.top_k(0.5).omega is None
+    assert compressors.natural(key=0).delta is None
 
 
 @pytest.mark.usefixtures("x64")
@@ -252,17 +252,17 @@ def test_what_is_not_finite_does_not_vanish(name, bad):
 def test_a_wrong_density_is_named(name, density):
     key = {} if name == "top_k" else {"key": 0}
     with pytest.raises(ValueError, match=r"density must be in \(0, 1\], got"):
-        getattr(communication, name)(density, **key)
+        getattr(compressors, name)(density, **key)
 
 
 @pytest.mark.parametrize("name", ["qsgd", "dithering_inf", "natural_dithering"])
 def test_a_wrong_number_of_levels_is_named(name):
     for levels in (0, 2.0):
         with pytest.raises(ValueError, match=f"levels must be a positive integer, got {levels}"):
-            getattr(communication, name)(levels, key=0)
+            getattr(compressors, name)(levels, key=0)
 
 
 @pytest.mark.parametrize(("arguments", "message"), [((24,), r"levels must be in \[1, 23\]"), ((3, 0.5), "order must")])
 def test_natural_dithering_names_what_is_out_of_range(arguments, message):
     with pytest.raises(ValueError, match=message):
-        communication.natural_dithering(*arguments, key=0)
+        compressors.natural_dithering(*arguments, key=0)

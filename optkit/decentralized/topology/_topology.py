@@ -1,0 +1,208 @@
+"""Topologies: who hears whom, how much each message weighs, and the permutations that carry the messages.
+
+A mixing matrix is in the receivers' convention, `x_i <- sum_j W[i, j] x_j`. Rows and columns sum to one, so that mixing
+keeps the workers' mean.
+"""
+
+import dataclasses
+import functools
+import warnings
+from typing import Any, NamedTuple
+
+import networkx as nx
+import numpy as np
+
+_ROUNDING = 1e-9
+
+
+class Round(NamedTuple):
+    """Messages that travel at the same time: each worker sends to one other, or keeps its own.
+
+    Attributes:
+        permutation: pairs of sender and receiver, one for each worker.
+        weights: what each receiver's message weighs, 0 where there is none.
+    """
+
+    permutation: tuple[tuple[int, int], ...]
+    weights: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Topology:
+    """A mixing matrix, or a periodic sequence of them.
+
+    Attributes:
+        matrices: shape (period, workers, workers); entry `[t, i, j]` is what worker i gives the message of worker j in
+            step t of a period. Rows and columns sum to one. Negative weights are allowed, with a warning. The topology
+            keeps a copy in float64 that cannot be written to.
+
+    Raises:
+        ValueError: if a matrix is not square, not real or not finite, if a row or a column does not sum to one, or if
+            the exchanges of a period leave workers apart for ever.
+
+    Example:
+        >>> Topology(np.full((1, 4, 4), 0.25)).spectral_gap
+        1.0
+    """
+
+    matrices: np.ndarray
+
+    def __post_init__(self):
+        if not np.isrealobj(self.matrices):
+            raise ValueError("the mixing weights in matrices must be real numbers, got complex ones")
+        matrices = np.array(self.matrices, np.float64)
+        matrices.setflags(write=False)
+        if matrices.ndim != 3 or matrices.shape[1] != matrices.shape[2] or not matrices.size:
+            raise ValueError(f"matrices must have shape (period, workers, workers), got {matrices.shape}")
+        object.__setattr__(self, "matrices", matrices)
+        if not np.all(np.isfinite(matrices)):
+            raise ValueError("mixing weights must be finite numbers")
+        for what, axis in (("row", 2), ("column", 1)):
+            sums = matrices.sum(axis)
+            step, index = np.unravel_index(np.argmax(np.abs(sums - 1)), sums.shape)
+            if abs(sums[step, index] - 1) > _ROUNDING:
+                raise ValueError(
+                    f"a mixing matrix must be doubly stochastic, but {what} {index} sums to {sums[step, index]:.12g}"
+                    + (f" in step {step}" if self.period > 1 else "")
+                )
+        if np.any(matrices < -_ROUNDING):
+            step, receiver, sender = np.unravel_index(np.argmin(matrices), matrices.shape)
+            warnings.warn(
+                f"the mixing weight of worker {sender} at worker {receiver} is {matrices[step, receiver, sender]:.3g}:"
+                " means with negative weights may leave the range of their values",
+                stacklevel=3,
+            )
+        if self.contraction > 1 - _ROUNDING:
+            raise ValueError(
+                f"these exchanges leave workers apart for ever: ||W - 11'/n|| is {self.contraction:.6g} and must be"
+                " less than 1. The graph is not connected, or it is bipartite and no worker weighs its own value"
+            )
+
+    @property
+    def size(self) -> int:
+        """The number of workers."""
+        return self.matrices.shape[1]
+
+    @property
+    def period(self) -> int:
+        """How many steps there are until the exchanges repeat."""
+        return self.matrices.shape[0]
+
+    @functools.cached_property
+    def contraction(self) -> float:
+        """By how much a period shrinks the workers' distance from their mean at least, `||W - 11'/n||_2`.
+
+        All eigenvalues count, negative ones too; over a period W is the product.
+        """
+        product = functools.reduce(lambda product, matrix: matrix @ product, self.matrices)
+        return float(np.linalg.norm(product - 1 / self.size, 2))
+
+    @property
+    def spectral_gap(self) -> float:
+        """One less `contraction`."""
+        return 1 - self.contraction
+
+    @functools.cached_property
+    def smallest_eigenvalue(self) -> float:
+        """The smallest eigenvalue of the steps' matrices, of their symmetric parts where they are directed.
+
+        Example:
+            >>> from optkit import topology
+            >>> round(topology.ring(4).smallest_eigenvalue, 3)
+            -0.333
+        """
+        return float(np.linalg.eigvalsh((self.matrices + self.matrices.swapaxes(1, 2)) / 2).min())
+
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether every worker gives another what it gets from it."""
+        return np.allclose(self.matrices, self.matrices.swapaxes(1, 2), rtol=0, atol=_ROUNDING)
+
+    @functools.cached_property
+    def rounds(self) -> tuple[tuple[Round, ...], ...]:
+        """The permutations that carry the messages of each step of a period, as few as there can be.
+
+        Their number is the largest number of messages that one worker sends or gets: by König's theorem the edges of a
+        bipartite graph, senders against receivers, have such a colouring.
+        """
+        return tuple(_rounds(matrix) for matrix in self.matrices)
+
+    @property
+    def messages(self) -> np.ndarray:
+        """How many messages each worker sends, of shape (period, workers)."""
+        return np.sum(without_diagonal(self.matrices) != 0, axis=1)
+
+    def lazy(self) -> "Topology":
+        """Gives the topology `(I + W) / 2`, without negative eigenvalues where it is symmetric.
+
+        Example:
+            >>> from optkit import topology
+            >>> round(topology.ring(4).lazy().contraction, 3)
+            0.667
+        """
+        return Topology((np.eye(self.size) + self.matrices) / 2)
+
+
+def require_topology(topology: Any, name: str = "topology") -> None:
+    """Raises unless an argument is a topology.
+
+    Args:
+        topology: what was given.
+        name: the argument's name, for the message.
+
+    Raises:
+        TypeError: if it is none, but a matrix or a graph.
+
+    Example:
+        >>> from optkit import topology
+        >>> require_topology(topology.ring(4))
+    """
+    if not isinstance(topology, Topology):
+        raise TypeError(
+            f"{name} must be a Topology, such as ring(8), from_graph(graph) or Topology(matrices), got"
+            f" {type(topology).__name__}"
+        )
+
+
+def without_diagonal(matrices: np.ndarray) -> np.ndarray:
+    return matrices * (1 - np.eye(matrices.shape[-1]))
+
+
+def _rounds(matrix: np.ndarray) -> tuple[Round, ...]:
+    """Colours the messages of one step: all of one colour have different senders and different receivers."""
+    size = len(matrix)
+    offsets = np.flatnonzero([np.any(np.diag(np.roll(matrix, -k, axis=0))) for k in range(size)])
+    messages = (without_diagonal(matrix) != 0).astype(int).T  # [sender, receiver]
+    degree = int(max(messages.sum(axis=0).max(), messages.sum(axis=1).max()))
+    if np.count_nonzero(offsets) == degree:  # a circulant graph: its offsets, for which weights are equal
+        senders = [np.arange(size) - k for k in offsets if k]
+        return tuple(_round(without_diagonal(matrix), np.mod(sender, size)) for sender in senders)
+    remaining = messages + _fill(degree - messages.sum(axis=1), degree - messages.sum(axis=0))
+    unsent, rounds = without_diagonal(matrix), []
+    for _ in range(degree):
+        # A regular bipartite graph has a perfect matching, and without it is regular again.
+        graph = nx.Graph()
+        graph.add_edges_from((sender, size + receiver) for sender, receiver in zip(*np.nonzero(remaining), strict=True))
+        matching = nx.bipartite.hopcroft_karp_matching(graph, range(size))
+        sender = np.array([matching[size + receiver] for receiver in range(size)])
+        remaining[sender, np.arange(size)] -= 1
+        rounds.append(_round(unsent, sender))
+        unsent[np.arange(size), sender] = 0  # what fills a later round between the same two has no weight
+    return tuple(rounds)
+
+
+def _round(weights: np.ndarray, sender: np.ndarray) -> Round:
+    receiver = np.arange(len(weights))
+    weights_of_receivers = weights[receiver, sender]
+    weights_of_receivers.setflags(write=False)
+    return Round(tuple(zip(sender.tolist(), receiver.tolist(), strict=True)), weights_of_receivers)
+
+
+def _fill(senders: np.ndarray, receivers: np.ndarray) -> np.ndarray:
+    """Gives messages without weight to those that send or get fewer than others: their own, where these are missing."""
+    kept = np.minimum(senders, receivers)
+    fill = np.diag(kept)
+    missing_senders = np.repeat(np.arange(len(senders)), senders - kept)
+    missing_receivers = np.repeat(np.arange(len(receivers)), receivers - kept)
+    np.add.at(fill, (missing_senders, missing_receivers), 1)
+    return fill
