@@ -9,33 +9,33 @@ import optax
 from optkit import prox
 from optkit.compressors import top_k
 from optkit.core.precision import in_float32
-from optkit.decentralized.accelerated_mix import accelerated_mix
-from optkit.decentralized.activation_matching import activation_matched_mix, align_units, match_units, permute_units
-from optkit.decentralized.chebyshev import chebyshev_mix
-from optkit.decentralized.choco import choco
-from optkit.decentralized.compressed_proximal_tracking import compressed_proximal_tracking
-from optkit.decentralized.consensus import consensus_covariance_trace, consensus_distance
-from optkit.decentralized.dadam import dadam
-from optkit.decentralized.dadao import DADAO, DadaoConstants, DadaoEvents, DadaoState, dadao, dadao_constants
-from optkit.decentralized.delayed_dual_averaging import delayed_dual_averaging
-from optkit.decentralized.dfedsam import dfedsam
-from optkit.decentralized.drcgd import drcgd
-from optkit.decentralized.exact_diffusion import exact_diffusion
-from optkit.decentralized.extra import extra
-from optkit.decentralized.gossip import gossip
-from optkit.decentralized.gossip_rates import GossipRates, optimal_rates, uniform_rates
-from optkit.decentralized.gradient_tracking import gradient_tracking, track_gradients
-from optkit.decentralized.links import links_between, lossy_links
-from optkit.decentralized.mixing import Mixing, mix, repeated_mix
-from optkit.decentralized.network_lasso import network_lasso, network_lasso_start, network_lasso_sweep
-from optkit.decentralized.nids import nids
-from optkit.decentralized.noise_robust_gradient_tracking import noise_robust_gradient_tracking
-from optkit.decentralized.noisy_mix import noisy_mix
-from optkit.decentralized.participation import participation_mix, sample_participants
-from optkit.decentralized.proximal_gradient_tracking import proximal_gradient_tracking
-from optkit.decentralized.quasi_global_momentum import qg_dadam, qg_dsgdm
-from optkit.decentralized.relay_sum import relay_sum
-from optkit.decentralized.self_repellent_walk import (
+from optkit.decentralized._accelerated_mix import accelerated_mix
+from optkit.decentralized._activation_matching import activation_matched_mix, align_units, match_units, permute_units
+from optkit.decentralized._chebyshev import chebyshev_mix
+from optkit.decentralized._choco import choco
+from optkit.decentralized._compressed_proximal_tracking import compressed_proximal_tracking
+from optkit.decentralized._consensus import consensus_covariance_trace, consensus_distance
+from optkit.decentralized._dadam import dadam
+from optkit.decentralized._dadao import DADAO, DadaoConstants, DadaoEvents, DadaoState, dadao, dadao_constants
+from optkit.decentralized._delayed_dual_averaging import delayed_dual_averaging
+from optkit.decentralized._dfedsam import dfedsam
+from optkit.decentralized._drcgd import drcgd
+from optkit.decentralized._exact_diffusion import exact_diffusion
+from optkit.decentralized._extra import extra
+from optkit.decentralized._gossip import gossip
+from optkit.decentralized._gossip_rates import GossipRates, optimal_rates, uniform_rates
+from optkit.decentralized._gradient_tracking import gradient_tracking, track_gradients
+from optkit.decentralized._links import links_between, lossy_links
+from optkit.decentralized._mixing import Mixing, mix, repeated_mix
+from optkit.decentralized._network_lasso import network_lasso, network_lasso_start, network_lasso_sweep
+from optkit.decentralized._nids import nids
+from optkit.decentralized._noise_robust_gradient_tracking import noise_robust_gradient_tracking
+from optkit.decentralized._noisy_mix import noisy_mix
+from optkit.decentralized._participation import participation_mix, sample_participants
+from optkit.decentralized._proximal_gradient_tracking import proximal_gradient_tracking
+from optkit.decentralized._quasi_global_momentum import qg_dadam, qg_dsgdm
+from optkit.decentralized._relay_sum import relay_sum
+from optkit.decentralized._self_repellent_walk import (
     metropolis_walk,
     self_repellent_kernel,
     self_repellent_start,
@@ -44,9 +44,9 @@ from optkit.decentralized.self_repellent_walk import (
     stationary_distribution,
     train_along_path,
 )
-from optkit.decentralized.ties_merging import ties_merge
+from optkit.decentralized._ties_merging import ties_merge
+from optkit.decentralized._variance_corrected_averaging import variance_corrected_mean, variance_corrected_mix
 from optkit.decentralized.topology import Topology, path, ring
-from optkit.decentralized.variance_corrected_averaging import variance_corrected_mean, variance_corrected_mix
 from optkit.method import Method, Paper, Variant
 
 __all__ = [

@@ -1,13 +1,13 @@
 """Medians in place of means: of gradients over time, over samples, coordinate by coordinate."""
 
 from optkit.median_clipping import median_step
-from optkit.median_clipping.class_normalized import class_normalized, class_normalized_sgd
-from optkit.median_clipping.coordinate_clip import clip_by_quantile, coordinate_clip_sgd
-from optkit.median_clipping.coordinate_median import coordinate_median, coordinate_median_sgd
-from optkit.median_clipping.cvar import cvar_prox_linear, cvar_subgradient
-from optkit.median_clipping.geometric_median import geometric_median, geometric_median_sgd
-from optkit.median_clipping.proximal_median import proximal_median, proximal_median_sgd, proximal_pass
-from optkit.median_clipping.tracking import clipped_sgd, median_tracking_sgd, scale_by_median_tracking
+from optkit.median_clipping._class_normalized import class_normalized, class_normalized_sgd
+from optkit.median_clipping._coordinate_clip import clip_by_quantile, coordinate_clip_sgd
+from optkit.median_clipping._coordinate_median import coordinate_median, coordinate_median_sgd
+from optkit.median_clipping._cvar import cvar_prox_linear, cvar_subgradient
+from optkit.median_clipping._geometric_median import geometric_median, geometric_median_sgd
+from optkit.median_clipping._median_tracking import clipped_sgd, median_tracking_sgd, scale_by_median_tracking
+from optkit.median_clipping._proximal_median import proximal_median, proximal_median_sgd, proximal_pass
 from optkit.method import Method, Paper, Variant
 
 __all__ = [

@@ -3,12 +3,12 @@
 from optkit.core.linalg.matrix_view import flax_dimension_numbers
 from optkit.core.linalg.newton_schulz import polar_express
 from optkit.method import Method, Paper, Variant
-from optkit.orthonormalization.dion import dion, scale_by_dion, sync_momentum
-from optkit.orthonormalization.dion2 import dion2, scale_by_dion2
-from optkit.orthonormalization.muon import muon, scale_by_muon
-from optkit.orthonormalization.nordion2 import nordion2, scale_by_nordion2
-from optkit.orthonormalization.normuon import normuon, scale_by_normuon
-from optkit.orthonormalization.sharded_dion import scale_by_sharded_dion, sharded_dion, sharded_dion_specs
+from optkit.orthonormalization._dion import dion, scale_by_dion, sync_momentum
+from optkit.orthonormalization._dion2 import dion2, scale_by_dion2
+from optkit.orthonormalization._muon import muon, scale_by_muon
+from optkit.orthonormalization._nordion2 import nordion2, scale_by_nordion2
+from optkit.orthonormalization._normuon import normuon, scale_by_normuon
+from optkit.orthonormalization._sharded_dion import scale_by_sharded_dion, sharded_dion, sharded_dion_specs
 
 __all__ = [
     "dion",

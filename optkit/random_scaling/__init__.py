@@ -5,10 +5,15 @@ import optax
 
 from optkit.core.precision import in_float32
 from optkit.method import Method, Paper, Variant
-from optkit.random_scaling.exponentiated_sgdm import exponentiated_sgdm, online_gradient_descent
-from optkit.random_scaling.iterate_average import average_iterates, averaged_params
-from optkit.random_scaling.online_to_nonconvex import online_to_nonconvex
-from optkit.random_scaling.scaling import Distribution, exponentiated_adamw, randomly_scaled, scale_by_exponential
+from optkit.random_scaling._exponentiated_sgdm import exponentiated_sgdm, online_gradient_descent
+from optkit.random_scaling._iterate_average import average_iterates, averaged_params
+from optkit.random_scaling._online_to_nonconvex import online_to_nonconvex
+from optkit.random_scaling._random_scaling import (
+    Distribution,
+    exponentiated_adamw,
+    randomly_scaled,
+    scale_by_exponential,
+)
 
 __all__ = [
     "average_iterates",

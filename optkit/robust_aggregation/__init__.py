@@ -2,17 +2,17 @@
 
 from optkit.decentralized.topology import complete
 from optkit.method import Method, Paper
-from optkit.robust_aggregation.aksel import aksel
-from optkit.robust_aggregation.around_center import meamed, phocas
-from optkit.robust_aggregation.bucketing import bucketing
-from optkit.robust_aggregation.centered_clip import centered_clip, self_centered_clip
-from optkit.robust_aggregation.cge import cge
-from optkit.robust_aggregation.krum import krum
-from optkit.robust_aggregation.monna import monna
-from optkit.robust_aggregation.neighbors import nearest_neighbor_average, nearest_neighbor_mixing
-from optkit.robust_aggregation.robust_mix import robust_mix
-from optkit.robust_aggregation.robust_sgd import per_row, robust_sgd
-from optkit.robust_aggregation.trimmed_mean import trimmed_mean
+from optkit.robust_aggregation._aksel import aksel
+from optkit.robust_aggregation._bucketing import bucketing
+from optkit.robust_aggregation._centered_clip import centered_clip, self_centered_clip
+from optkit.robust_aggregation._cge import cge
+from optkit.robust_aggregation._krum import krum
+from optkit.robust_aggregation._meamed import meamed, phocas
+from optkit.robust_aggregation._monna import monna
+from optkit.robust_aggregation._nearest_neighbors import nearest_neighbor_average, nearest_neighbor_mixing
+from optkit.robust_aggregation._robust_mix import robust_mix
+from optkit.robust_aggregation._robust_sgd import per_row, robust_sgd
+from optkit.robust_aggregation._trimmed_mean import trimmed_mean
 
 __all__ = [
     "aksel",

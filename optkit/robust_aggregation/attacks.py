@@ -19,8 +19,8 @@ from optkit.core.checks import check_count, check_range
 from optkit.core.injection import refuse_arrays
 from optkit.core.keys import typed
 from optkit.core.workers.aggregation import Total, gather_rows, mean_of_rows
-from optkit.decentralized.mixing import Mixing
-from optkit.robust_aggregation.selection import lengths, smallest
+from optkit.decentralized._mixing import Mixing
+from optkit.robust_aggregation._order_statistics import lengths, smallest
 
 
 class Attack(Protocol):

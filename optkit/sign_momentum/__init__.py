@@ -6,10 +6,10 @@ import optax
 from optkit.core.precision import in_float32
 from optkit.method import Method, Paper, Variant
 from optkit.sign_momentum import kappa
-from optkit.sign_momentum.cautious import add_cautious_decayed_weights, cautious, cautious_adamw, cautious_lion
-from optkit.sign_momentum.grams import grams, grams_adamw
-from optkit.sign_momentum.lion_kappa import lion_kappa, scale_by_lion_kappa
-from optkit.sign_momentum.signum import signum
+from optkit.sign_momentum._cautious import add_cautious_decayed_weights, cautious, cautious_adamw, cautious_lion
+from optkit.sign_momentum._grams import grams, grams_adamw
+from optkit.sign_momentum._lion_kappa import lion_kappa, scale_by_lion_kappa
+from optkit.sign_momentum._signum import signum
 
 __all__ = [
     "add_cautious_decayed_weights",

@@ -8,9 +8,9 @@ import optax
 from optkit.core.precision import in_float32
 from optkit.core.trees import only
 from optkit.method import Method, Paper, Variant
-from optkit.variance_reduction.adagrad_norm import adagrad_norm, scale_by_adagrad_norm
-from optkit.variance_reduction.agvm import AGVMState, agvm
-from optkit.variance_reduction.batch_size import (
+from optkit.variance_reduction._adagrad_norm import adagrad_norm, scale_by_adagrad_norm
+from optkit.variance_reduction._agvm import AGVMState, agvm
+from optkit.variance_reduction._batch_size import (
     AdaptiveBatchSizeState,
     adaptive_batch_size,
     augmented_inner_product_test,
@@ -20,31 +20,38 @@ from optkit.variance_reduction.batch_size import (
     orthogonality_test,
     round_up_batch_size,
 )
-from optkit.variance_reduction.cluster_control_variate import cluster_control_variate, scale_by_cluster_control_variate
-from optkit.variance_reduction.discover import discover, discover_igt
-from optkit.variance_reduction.gradient_snr import scale_by_gradient_snr, vr_adam, vr_lamb, vr_lars, vr_momentum, vr_sgd
-from optkit.variance_reduction.harpg import harpg, harpg_schedule, hessian_corrected_momentum
-from optkit.variance_reduction.implicit_transport import igt, igt_adam, igt_eval_params, implicit_gradient_transport
-from optkit.variance_reduction.mars import MarsCorrection, reduce_variance, scale_by_mars_momentum
-from optkit.variance_reduction.mars_adamw import mars_adamw
-from optkit.variance_reduction.mars_lion import mars_lion
-from optkit.variance_reduction.mars_m import mars_m
-from optkit.variance_reduction.mars_shampoo import mars_shampoo
-from optkit.variance_reduction.nigt import nigt
-from optkit.variance_reduction.noise_scale import (
+from optkit.variance_reduction._cluster_control_variate import cluster_control_variate, scale_by_cluster_control_variate
+from optkit.variance_reduction._discover import discover, discover_igt
+from optkit.variance_reduction._gradient_snr import (
+    scale_by_gradient_snr,
+    vr_adam,
+    vr_lamb,
+    vr_lars,
+    vr_momentum,
+    vr_sgd,
+)
+from optkit.variance_reduction._harpg import harpg, harpg_schedule, hessian_corrected_momentum
+from optkit.variance_reduction._implicit_transport import igt, igt_adam, igt_eval_params, implicit_gradient_transport
+from optkit.variance_reduction._mars import MarsCorrection, reduce_variance, scale_by_mars_momentum
+from optkit.variance_reduction._mars_adamw import mars_adamw
+from optkit.variance_reduction._mars_lion import mars_lion
+from optkit.variance_reduction._mars_m import mars_m
+from optkit.variance_reduction._mars_shampoo import mars_shampoo
+from optkit.variance_reduction._nigt import nigt
+from optkit.variance_reduction._noise_scale import (
     NoiseScale,
     gradient_noise_scale,
     gradient_noise_scale_over_steps,
     read_noise_scale,
 )
-from optkit.variance_reduction.page import page, page_gradient
-from optkit.variance_reduction.recursive_momentum import recursive_momentum
-from optkit.variance_reduction.sgd_sai import scale_by_sai, sgd_sai
-from optkit.variance_reduction.spider import path_integrated_gradient, spider, spider_boost
-from optkit.variance_reduction.storm import scale_by_storm, storm
-from optkit.variance_reduction.storm_coordinatewise import scale_by_storm_coordinatewise, storm_coordinatewise
-from optkit.variance_reduction.storm_plus import scale_by_storm_plus, storm_plus
-from optkit.variance_reduction.svrg import svrg, svrg_correction
+from optkit.variance_reduction._page import page, page_gradient
+from optkit.variance_reduction._recursive_momentum import recursive_momentum
+from optkit.variance_reduction._sgd_sai import scale_by_sai, sgd_sai
+from optkit.variance_reduction._spider import path_integrated_gradient, spider, spider_boost
+from optkit.variance_reduction._storm import scale_by_storm, storm
+from optkit.variance_reduction._storm_coordinatewise import scale_by_storm_coordinatewise, storm_coordinatewise
+from optkit.variance_reduction._storm_plus import scale_by_storm_plus, storm_plus
+from optkit.variance_reduction._svrg import svrg, svrg_correction
 
 __all__ = [
     "AGVMState",

@@ -8,7 +8,7 @@ from worker_runs import topology_of
 
 from optkit.core.workers.on_workers import on_workers
 from optkit.decentralized import repeated_mix
-from optkit.decentralized.drcgd import drcgd
+from optkit.decentralized._drcgd import drcgd
 from optkit.decentralized.topology import complete, ring
 from optkit.testing import find_violations
 

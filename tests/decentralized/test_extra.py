@@ -6,7 +6,7 @@ from golden_files import assert_replays, replays
 from worker_runs import bytes_sent, quadratics, sgd_of, topology_of, train
 
 from optkit.decentralized import repeated_mix
-from optkit.decentralized.extra import extra
+from optkit.decentralized._extra import extra
 from optkit.decentralized.topology import hypercube, ring
 from optkit.testing.golden import replay_workers
 

@@ -13,10 +13,10 @@ from worker_runs import topology_of
 
 import optkit
 from optkit.core.cost import hlo
-from optkit.decentralized.accelerated_mix import accelerated_mix
-from optkit.decentralized.chebyshev import chebyshev_mix
-from optkit.decentralized.links import links_between, lossy_links
-from optkit.decentralized.mixing import mix, repeated_mix
+from optkit.decentralized._accelerated_mix import accelerated_mix
+from optkit.decentralized._chebyshev import chebyshev_mix
+from optkit.decentralized._links import links_between, lossy_links
+from optkit.decentralized._mixing import mix, repeated_mix
 from optkit.decentralized.topology import (
     Topology,
     complete,

@@ -5,12 +5,12 @@ import pytest
 
 from optkit.core.cost import hlo
 from optkit.decentralized import gossip, repeated_mix
-from optkit.decentralized.activation_matching import activation_matched_mix
-from optkit.decentralized.delayed_dual_averaging import delayed_dual_averaging
-from optkit.decentralized.dfedsam import dfedsam
-from optkit.decentralized.drcgd import drcgd
+from optkit.decentralized._activation_matching import activation_matched_mix
+from optkit.decentralized._delayed_dual_averaging import delayed_dual_averaging
+from optkit.decentralized._dfedsam import dfedsam
+from optkit.decentralized._drcgd import drcgd
+from optkit.decentralized._variance_corrected_averaging import variance_corrected_mix
 from optkit.decentralized.topology import ring
-from optkit.decentralized.variance_corrected_averaging import variance_corrected_mix
 
 WORKERS = 4
 RING = ring(WORKERS)

@@ -9,9 +9,9 @@ import pytest
 
 import optkit
 from optkit.core.cost import hlo
-from optkit.decentralized.consensus import consensus_covariance_trace, consensus_distance
-from optkit.decentralized.links import links_between, lossy_links
-from optkit.decentralized.participation import participation_mix, sample_participants
+from optkit.decentralized._consensus import consensus_covariance_trace, consensus_distance
+from optkit.decentralized._links import links_between, lossy_links
+from optkit.decentralized._participation import participation_mix, sample_participants
 from optkit.decentralized.topology import complete, ring
 
 

@@ -11,13 +11,13 @@ from optkit.compressors import identity, nbytes, qsgd, scaled_sign, top_k
 from optkit.core.cost import hlo
 from optkit.core.workers.on_workers import on_workers
 from optkit.decentralized import gossip
-from optkit.decentralized.choco import choco
-from optkit.decentralized.compressed_exchange import exchange
-from optkit.decentralized.compressed_proximal_tracking import compressed_proximal_tracking
-from optkit.decentralized.mixing import mix
-from optkit.decentralized.noise_robust_gradient_tracking import noise_robust_gradient_tracking
-from optkit.decentralized.noisy_mix import noisy_mix
-from optkit.decentralized.proximal_gradient_tracking import proximal_gradient_tracking
+from optkit.decentralized._choco import choco
+from optkit.decentralized._compressed_exchange import exchange
+from optkit.decentralized._compressed_proximal_tracking import compressed_proximal_tracking
+from optkit.decentralized._mixing import mix
+from optkit.decentralized._noise_robust_gradient_tracking import noise_robust_gradient_tracking
+from optkit.decentralized._noisy_mix import noisy_mix
+from optkit.decentralized._proximal_gradient_tracking import proximal_gradient_tracking
 from optkit.decentralized.topology import one_peer_exponential, path, ring, torus
 
 WORKERS = 8

@@ -7,7 +7,7 @@ from golden_files import assert_replays, replays
 from worker_runs import bytes_sent, learning_rate_of, quadratics, topology_of, train
 
 from optkit.decentralized import gossip
-from optkit.decentralized.quasi_global_momentum import qg_dadam, qg_dsgdm
+from optkit.decentralized._quasi_global_momentum import qg_dadam, qg_dsgdm
 from optkit.decentralized.topology import complete, ring
 from optkit.testing.golden import replay_workers
 

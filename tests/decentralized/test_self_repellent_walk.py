@@ -6,7 +6,7 @@ import optax
 import pytest
 from golden_files import replays
 
-from optkit.decentralized.self_repellent_walk import (
+from optkit.decentralized._self_repellent_walk import (
     metropolis_walk,
     self_repellent_kernel,
     self_repellent_start,

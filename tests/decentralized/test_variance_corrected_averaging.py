@@ -7,8 +7,8 @@ from golden_files import assert_replays, replays
 
 from optkit.core.workers.on_workers import on_workers
 from optkit.decentralized import gossip, mix, repeated_mix
+from optkit.decentralized._variance_corrected_averaging import variance_corrected_mean, variance_corrected_mix
 from optkit.decentralized.topology import complete, ring
-from optkit.decentralized.variance_corrected_averaging import variance_corrected_mean, variance_corrected_mix
 
 
 @replays("variance_corrected_averaging")

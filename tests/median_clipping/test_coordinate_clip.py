@@ -6,8 +6,8 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 import optkit
-from optkit.median_clipping import coordinate_clip
-from optkit.median_clipping.coordinate_clip import _count
+from optkit.median_clipping import _coordinate_clip as coordinate_clip
+from optkit.median_clipping._coordinate_clip import _count
 
 
 def draw(seed, dtype=jnp.float32):

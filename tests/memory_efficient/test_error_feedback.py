@@ -5,7 +5,7 @@ import optax
 import pytest
 
 from optkit.compressors import Compressor, global_top_k
-from optkit.memory_efficient.error_feedback import error_feedback
+from optkit.memory_efficient._error_feedback import error_feedback
 
 LIKE = {"kernel": jnp.zeros((6, 4)), "bias": jnp.zeros(5), "none": None}
 

@@ -8,8 +8,8 @@ import pytest
 
 from optkit import cost
 from optkit.core.precision import in_float32
-from optkit.memory_efficient.blocks import block_projector, carry_over, choose_blocks, frugal_blocks
-from optkit.memory_efficient.frugal import frugal_adamw
+from optkit.memory_efficient._blocks import block_projector, carry_over, choose_blocks, frugal_blocks
+from optkit.memory_efficient._frugal import frugal_adamw
 
 ORDERS = {
     "ascending": [[1, 1, 0, 0, 0], [0, 0, 1, 1, 0], [1, 0, 0, 0, 1], [0, 1, 1, 0, 0]],

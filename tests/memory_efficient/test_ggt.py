@@ -8,7 +8,7 @@ from golden_files import assert_replays, replays
 
 from optkit import cost
 from optkit.compressors import global_top_k
-from optkit.memory_efficient.ggt import ggt, scale_by_ggt, sparse_ggt
+from optkit.memory_efficient._ggt import ggt, scale_by_ggt, sparse_ggt
 from optkit.testing import golden
 
 

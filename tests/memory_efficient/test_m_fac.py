@@ -10,9 +10,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from optkit import cost, on_workers
 from optkit.compressors import global_top_k
-from optkit.memory_efficient.error_feedback import error_feedback
-from optkit.memory_efficient.gradient_window import GradientWindow
-from optkit.memory_efficient.m_fac import ScaleByMFacState, m_fac, scale_by_m_fac, sparse_m_fac
+from optkit.memory_efficient._error_feedback import error_feedback
+from optkit.memory_efficient._gradient_window import GradientWindow
+from optkit.memory_efficient._m_fac import ScaleByMFacState, m_fac, scale_by_m_fac, sparse_m_fac
 from optkit.testing import golden
 
 

@@ -9,7 +9,7 @@ from golden_files import assert_replays, replays
 
 from optkit import cost
 from optkit.core.quantization import dequantize
-from optkit.memory_efficient.micro_adam import micro_adam, scale_by_micro_adam
+from optkit.memory_efficient._micro_adam import micro_adam, scale_by_micro_adam
 from optkit.testing import golden
 
 

@@ -9,8 +9,8 @@ from golden_files import assert_replays, replays
 from optax.contrib import MuonDimensionNumbers
 
 from optkit import cost, state_shardings
-from optkit.memory_efficient.matrices import leaf_views
-from optkit.memory_efficient.subset_norm import (
+from optkit.memory_efficient._matrices import leaf_views
+from optkit.memory_efficient._subset_norm import (
     adagrad_sn,
     adam_sn,
     block_size,

@@ -6,13 +6,13 @@ from optax.contrib import MuonDimensionNumbers
 
 from optkit.core.adam import scale_by_adam
 from optkit.core.decay import decayed_after_step
-from optkit.memory_efficient.along_projections import in_and_outside
-from optkit.memory_efficient.blocks import block_projector
-from optkit.memory_efficient.frugal import frugal_adamw, frugal_along_projections, only_rest
-from optkit.memory_efficient.snsm import adagrad_snsm, adam_snsm, sgd_sm
-from optkit.memory_efficient.subset_norm import scale_by_subset_norm
-from optkit.memory_efficient.subspace_momentum import momentum_along_projections
-from optkit.memory_efficient.subspaces import subspace_projector
+from optkit.memory_efficient._blocks import block_projector
+from optkit.memory_efficient._frugal import frugal_adamw, frugal_along_projections, only_rest
+from optkit.memory_efficient._snsm import adagrad_snsm, adam_snsm, sgd_sm
+from optkit.memory_efficient._subset_norm import scale_by_subset_norm
+from optkit.memory_efficient._subspace_momentum import momentum_along_projections
+from optkit.memory_efficient._subspace_optimizer import in_and_outside
+from optkit.memory_efficient._subspaces import subspace_projector
 from optkit.testing import golden
 
 OUTPUTS_FIRST = MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)

@@ -10,12 +10,12 @@ from optax.contrib import MuonDimensionNumbers
 
 from optkit import cost
 from optkit.core.adam import scale_by_adam
-from optkit.memory_efficient.blocks import block_projector, choose_blocks, frugal_blocks
-from optkit.memory_efficient.frugal import frugal, frugal_adamw, frugal_lion
-from optkit.memory_efficient.galore import galore_adamw
-from optkit.memory_efficient.snsm import adagrad_snsm, adam_snsm, sgd_sm
-from optkit.memory_efficient.subspace_momentum import subspace_momentum
-from optkit.memory_efficient.subspaces import subspace_projector
+from optkit.memory_efficient._blocks import block_projector, choose_blocks, frugal_blocks
+from optkit.memory_efficient._frugal import frugal, frugal_adamw, frugal_lion
+from optkit.memory_efficient._galore import galore_adamw
+from optkit.memory_efficient._snsm import adagrad_snsm, adam_snsm, sgd_sm
+from optkit.memory_efficient._subspace_momentum import subspace_momentum
+from optkit.memory_efficient._subspaces import subspace_projector
 
 BASES = [
     (kind, side) for kind in ("svd", "random", "randperm") for side in ("std", "reverse_std", "left", "right", "full")

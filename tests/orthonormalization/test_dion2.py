@@ -5,8 +5,8 @@ import optax
 import pytest
 
 from optkit.core.linalg.newton_schulz import polar_express
-from optkit.orthonormalization.dion2 import dion2, scale_by_dion2
-from optkit.orthonormalization.muon import muon
+from optkit.orthonormalization._dion2 import dion2, scale_by_dion2
+from optkit.orthonormalization._muon import muon
 
 TORCH = optax.contrib.MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)
 

@@ -4,9 +4,9 @@ from golden_files import assert_replays, replays
 from optax.contrib import MuonDimensionNumbers
 
 from optkit.core.linalg.newton_schulz import orthogonalize
-from optkit.orthonormalization.dion2 import dion2
-from optkit.orthonormalization.nordion2 import nordion2
-from optkit.orthonormalization.normuon import normuon
+from optkit.orthonormalization._dion2 import dion2
+from optkit.orthonormalization._nordion2 import nordion2
+from optkit.orthonormalization._normuon import normuon
 from optkit.testing.golden import replay_gradients
 
 SCALES = {"none": None, "rms_norm": "rms", "spectral_norm": "spectral"}

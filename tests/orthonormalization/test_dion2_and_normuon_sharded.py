@@ -9,10 +9,10 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from optkit.core.cost import hlo
 from optkit.core.linalg.newton_schulz import polar_express
-from optkit.orthonormalization.dion2 import dion2, scale_by_dion2
-from optkit.orthonormalization.muon import scale_by_muon
-from optkit.orthonormalization.nordion2 import nordion2, scale_by_nordion2
-from optkit.orthonormalization.normuon import normuon
+from optkit.orthonormalization._dion2 import dion2, scale_by_dion2
+from optkit.orthonormalization._muon import scale_by_muon
+from optkit.orthonormalization._nordion2 import nordion2, scale_by_nordion2
+from optkit.orthonormalization._normuon import normuon
 
 FEW = functools.partial(polar_express, steps=2)
 OPTIMIZERS = {

@@ -6,9 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from optkit.orthonormalization.dion2 import scale_by_dion2
-from optkit.orthonormalization.nordion2 import nordion2, scale_by_nordion2
-from optkit.orthonormalization.normuon import scale_by_normuon
+from optkit.orthonormalization._dion2 import scale_by_dion2
+from optkit.orthonormalization._nordion2 import nordion2, scale_by_nordion2
+from optkit.orthonormalization._normuon import scale_by_normuon
 
 TORCH = optax.contrib.MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)
 

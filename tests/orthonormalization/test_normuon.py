@@ -7,8 +7,8 @@ import optax
 import pytest
 
 from optkit.core.linalg.newton_schulz import orthogonalize, polar_express
-from optkit.orthonormalization.muon import scale_by_muon
-from optkit.orthonormalization.normuon import normuon, scale_by_normuon
+from optkit.orthonormalization._muon import scale_by_muon
+from optkit.orthonormalization._normuon import normuon, scale_by_normuon
 
 TORCH = optax.contrib.MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)
 

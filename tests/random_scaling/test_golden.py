@@ -10,7 +10,7 @@ from golden_files import assert_replays, replays
 
 import optkit
 from optkit.core.precision import in_float32
-from optkit.random_scaling.scaling import scaled_by_draws
+from optkit.random_scaling._random_scaling import scaled_by_draws
 
 NUMBER = r"((?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)"
 ADAMW = rf"adamw lr {NUMBER} b1 {NUMBER} b2 {NUMBER} eps {NUMBER}( wd {NUMBER})?"

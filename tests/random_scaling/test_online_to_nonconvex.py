@@ -5,7 +5,7 @@ import optax
 import pytest
 
 import optkit
-from optkit.random_scaling.online_to_nonconvex import converted_by_draws
+from optkit.random_scaling._online_to_nonconvex import converted_by_draws
 
 STEPS = 15
 

@@ -9,7 +9,7 @@ import pytest
 from golden_files import assert_replays, replays
 
 import optkit
-from optkit.robust_aggregation.bucketing import bucket_means
+from optkit.robust_aggregation._bucketing import bucket_means
 from optkit.testing import golden
 
 

@@ -9,7 +9,7 @@ from golden_files import assert_replays, replays
 
 import optkit
 from optkit.testing import golden
-from optkit.variance_reduction.page import PageGradientState, page_estimate
+from optkit.variance_reduction._page import PageGradientState, page_estimate
 
 
 def page_with_given_coins(learning_rate, probability):

@@ -7,7 +7,7 @@ import optax
 
 from experiments.claims import Claim, Finding
 from optkit.decentralized import mix, repeated_mix
-from optkit.decentralized.dfedsam import dfedsam
+from optkit.decentralized._dfedsam import dfedsam
 from optkit.decentralized.topology import ring
 
 WORKERS, SIZE, EVERY, GOSSIP_STEPS = 16, 20, 5, 4

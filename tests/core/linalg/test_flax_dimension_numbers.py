@@ -9,8 +9,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from optax.contrib import MuonDimensionNumbers
 
 from optkit.core.linalg.matrix_view import flax_dimension_numbers, from_matrices, matrix_view, matrix_views, to_matrices
-from optkit.orthonormalization.dion import dion
-from optkit.orthonormalization.muon import muon
+from optkit.orthonormalization._dion import dion
+from optkit.orthonormalization._muon import muon
 
 
 class Linen(nn.Module):

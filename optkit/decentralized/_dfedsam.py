@@ -1,0 +1,190 @@
+"""DFedSAM: local steps of sharpness-aware minimization between gossip rounds.
+
+Shi, Shen, Wei, Sun, Yuan, Wang, Tao, "Improving the Model Consistency of Decentralized Federated Learning", 2023,
+arXiv:2302.04083. The local loop is that of FedML's trainer: weight decay behind the sharpness-aware gradient, and a
+momentum that starts anew in each round.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optkit.core.checks import check_period, check_range
+from optkit.core.decay import add_decay
+from optkit.core.extra_args import require_params, require_whole_tree, required
+from optkit.core.injection import refuse_arrays
+from optkit.core.precision import in_float32
+from optkit.core.trees import mask_tree, unmask_tree, with_whole_tree
+from optkit.decentralized._gossip import named_gossip
+from optkit.decentralized._mixing import Mixing, choose_mixing
+from optkit.decentralized.topology import Topology
+
+_EXAMPLE = "grad_fn=lambda point: jax.grad(loss)(point, batch)"
+
+
+class TraceOfRoundState(NamedTuple):
+    """State of the momentum of `dfedsam`.
+
+    Attributes:
+        count: number of updates so far, equal on all workers.
+        inner: state of `optax.trace`, each worker's own.
+    """
+
+    count: jax.typing.ArrayLike
+    inner: optax.OptState
+
+
+def dfedsam(
+    learning_rate: optax.ScalarOrSchedule,
+    topology: Topology,
+    every: int | jax.Array,
+    rho: jax.typing.ArrayLike = 0.05,
+    momentum: float | jax.Array = 0.9,
+    weight_decay: float | jax.Array = 0.0,
+    *,
+    axis_name: str,
+    mixing: Mixing | None = None,
+    mask: Any | None = None,
+    trainable: Any | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Takes sharpness-aware steps on each worker's own data and mixes parameters once a round (DFedSAM).
+
+    Flat minima of the workers lie nearer to each other than sharp ones, which matters where their data differ. With
+    `mixing=repeated_mix(4)` it is DFedSAM-MGS. It comes last in a chain, since it overwrites parameters. Each step
+    costs two gradients: do not take it where workers' data are alike, `gossip` does as well for half of that.
+
+    **Before it in a chain.** It descends along `grad_fn`, which has not seen what stands before it in a chain: that
+    acts on the direction of the ascent only. Clip inside `grad_fn`, both gradients alike, as the example does.
+
+    **Gradient accumulation.** Under `optax.MultiSteps` its `grad_fn` is called in each part, and must be that of all
+    parts together. In its place accumulate inside `grad_fn` by a scan over the parts, and update once::
+
+        def grad_fn(point):
+            def add(total, part):
+                return optax.tree.add(total, jax.grad(loss)(point, part)), None
+
+            total, _ = jax.lax.scan(add, optax.tree.zeros_like(point), parts)
+            return optax.tree.scale(1 / number_of_parts, total)
+
+    Args:
+        learning_rate: a positive number or a schedule over local steps. The paper's falls by 0.998 a round:
+            `optax.exponential_decay(0.1, every, 0.998, staircase=True)`.
+        topology: who hears whom.
+        every: number of local steps in a round, at least 1.
+        rho: length of the ascent before the second gradient, over all leaves, at least 0; default 0.05, usual from 0.01
+            to 0.1. With 0 it is `gossip` of local SGD.
+        momentum: decay of the sum of gradients of the round so far, in [0, 1); default 0.9.
+        weight_decay: strength of the decay, which is added to the gradient behind the ascent, at least 0; default 0.
+        axis_name: the axis over workers.
+        mixing: how values are mixed; None: `mix`, one weighted mean.
+        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
+        trainable: tree of booleans, or a function that makes it from the parameters: the leaves that are trained and
+            mixed. The updates of the others are zero. All by default.
+
+    Returns:
+        An optimizer; its state is one number a parameter. `update` needs `grad_fn`, the gradient on this worker's own
+        batch without a mean over workers, and takes `links`, see `mix`. A round sends the parameters once in each round
+        of the topology and each of `mixing`.
+
+    Raises:
+        ValueError: if an argument is out of its range, or `axis_name` is not one name.
+        TypeError: if `topology` is no `Topology`, `mixing` no function, or `mask` or `trainable` an array; from
+            `update` without `grad_fn`, and inside `optax.masked` or `optax.partition`.
+
+    Example:
+        >>> import optkit
+        >>> tx = optkit.dfedsam(0.1, optkit.topology.ring(4), every=1, axis_name="workers")
+        >>> clip = optax.clip_by_global_norm(10.0)
+        >>> def step(params, targets):
+        ...     def grad_fn(x):
+        ...         return clip.update(jax.grad(lambda x: jnp.sum((x - targets) ** 2) / 2)(x), clip.init(x))[0]
+        ...     updates, _ = tx.update(grad_fn(params), tx.init(params), params, grad_fn=grad_fn)
+        ...     return optax.apply_updates(params, updates)
+        >>> step = optkit.on_workers(step, axis_name="workers", backend="vmap")
+        >>> step(jnp.zeros(4), jnp.array([0.0, 0.0, 6.0, 0.0])).round(3)  # 0.1 * 6.05 / 3
+        Array([0.   , 0.202, 0.202, 0.202], dtype=float32)
+
+    Reference:
+        Shi et al., "Improving the Model Consistency of Decentralized Federated Learning", 2023, arXiv:2302.04083.
+    """
+    check_period("every", every)
+    check_range("rho", rho, 0.0)
+    check_range("momentum", momentum, 0.0, 1.0, high_open=True)
+    check_range("weight_decay", weight_decay, 0.0)
+    refuse_arrays(mask=mask, trainable=trainable)
+    mixing = choose_mixing(mixing, topology, axis_name)
+
+    def build(mask, trainable):
+        descent = optax.chain(
+            add_decay("dfedsam", weight_decay, mask),
+            _trace_of_round(momentum, every),
+            optax.scale_by_learning_rate(learning_rate),
+        )
+        local = _sharpness_aware(descent, rho)
+        rounds = named_gossip("dfedsam", local, topology, axis_name=axis_name, mixing=mixing, every=every)
+
+        def init_fn(params):
+            return rounds.init(mask_tree(trainable, params))
+
+        def update_fn(updates, state, params=None, *, grad_fn: Any = None, links=None, **extra_args):
+            del extra_args
+
+            def inside_grad_fn(point):
+                return mask_tree(trainable, grad_fn(unmask_tree(point, params)))
+
+            inside, state = rounds.update(
+                mask_tree(trainable, updates),
+                state,
+                mask_tree(trainable, params),
+                grad_fn=inside_grad_fn,
+                links=links,
+            )
+            return unmask_tree(inside, optax.tree.zeros_like(updates)), state
+
+        return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+    tx = with_whole_tree(build, mask=mask, trainable=trainable)
+
+    def init_fn(params):
+        require_whole_tree(params, "dfedsam")
+        return tx.init(params)
+
+    def update_fn(updates, state, params=None, *, grad_fn=None, **extra_args):
+        require_params(params, "dfedsam")
+        required(grad_fn, "grad_fn", "dfedsam", _EXAMPLE)
+        require_whole_tree(updates, "dfedsam")
+        return tx.update(updates, state, params, grad_fn=grad_fn, **extra_args)
+
+    return in_float32(optax.GradientTransformationExtraArgs(init_fn, update_fn))
+
+
+def _sharpness_aware(
+    descent: optax.GradientTransformation, rho: jax.typing.ArrayLike
+) -> optax.GradientTransformationExtraArgs:
+    """Is `optax.contrib.sam` in one call, which takes unknown extra arguments and a gradient of zero."""
+
+    def update_fn(updates, state, params=None, *, grad_fn: Any = None, **extra_args):
+        del extra_args
+        length = rho / (optax.tree.norm(updates) + 1e-12)
+        point = jax.tree.map(lambda p, g: p + jnp.asarray(length, p.dtype) * g, params, updates)  # the ascent
+        return descent.update(grad_fn(point), state, params)
+
+    return optax.GradientTransformationExtraArgs(descent.init, update_fn)
+
+
+def _trace_of_round(momentum: float | jax.Array, every: int | jax.Array) -> optax.GradientTransformation:
+    """Is `optax.trace` that starts from zero in each round."""
+    trace = optax.trace(momentum)  # pyright: ignore[reportArgumentType]
+
+    def init_fn(params):
+        return TraceOfRoundState(count=jnp.zeros([], jnp.int32), inner=trace.init(params))
+
+    def update_fn(updates, state, params=None):
+        begins = state.count % jnp.asarray(every, state.count.dtype) == 0
+        start = optax.tree.where(begins, trace.init(updates), state.inner)
+        updates, inner = trace.update(updates, start, params)
+        return updates, TraceOfRoundState(count=optax.safe_increment(state.count), inner=inner)
+
+    return optax.GradientTransformation(init_fn, update_fn)

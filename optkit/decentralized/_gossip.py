@@ -1,0 +1,125 @@
+"""Gossip: each worker takes its own optimizer's step and mixes its parameters with its neighbours'.
+
+Lian, Zhang, Zhang, Hsieh, Zhang, Liu, "Can Decentralized Algorithms Outperform Centralized Algorithms?", 2017,
+arXiv:1705.09056 (decentralized SGD combines first); the diffusion strategies of Chen, Sayed, "Diffusion Adaptation
+Strategies for Distributed Optimization and Learning over Networks", 2011, arXiv:1111.0034, which name both orders.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optkit.core.checks import check_period
+from optkit.core.extra_args import require_params
+from optkit.core.precision import widen
+from optkit.core.workers import collectives
+from optkit.decentralized._mixing import Mixing, add_update, choose_mixing, overwrite
+from optkit.decentralized.topology import Topology
+
+
+class GossipState(NamedTuple):
+    """State of `gossip`.
+
+    Attributes:
+        count: number of updates so far, equal on all workers.
+        inner: state of the inner optimizer, each worker's own.
+    """
+
+    count: jax.typing.ArrayLike
+    inner: optax.OptState
+
+
+def gossip(
+    inner: optax.GradientTransformation,
+    topology: Topology,
+    *,
+    axis_name: str,
+    mixing: Mixing | None = None,
+    combine_first: bool = False,
+    every: int | jax.Array = 1,
+) -> optax.GradientTransformationExtraArgs:
+    """Runs an optimizer on each worker's own gradients, and mixes the parameters of neighbours.
+
+    Give each worker its own gradients, not averaged, and its own parameters, which stay apart by about the learning
+    rate: report their mean. It comes last in a chain, since it overwrites parameters. Where workers' data differ, a
+    constant learning rate leaves a bias that `gradient_tracking` and `exact_diffusion` do not have. Parameters in 16
+    bits are mixed in float32, and agree to their own precision only.
+
+    Args:
+        inner: an optimizer, learning rate included; its state is never mixed.
+        topology: who hears whom.
+        axis_name: the axis over workers.
+        mixing: how values are mixed; None: `mix`, one weighted mean. See also `repeated_mix` and `chebyshev_mix`.
+        combine_first: mixes parameters and then adds the update (combine then adapt), so that messages can travel
+            while gradients are computed, in place of mixing updated parameters (adapt then combine, default).
+        every: mixes in every so many updates only, at least 1; default 1. Local steps lie between.
+
+    Returns:
+        An optimizer that takes the extra argument `links`, see `mix`; a step of mixing sends the parameters once in
+        each round of the topology, in float32 at least. Its state is the inner one and a counter.
+
+    Raises:
+        ValueError: if `every` is no positive integer, or `axis_name` is not one name.
+        TypeError: if `topology` is no `Topology`, or `mixing` no function.
+
+    Example:
+        >>> import jax
+        >>> import optkit
+        >>> tx = optkit.gossip(optax.sgd(0.5), optkit.topology.ring(4), axis_name="workers")
+        >>> def step(params, targets):
+        ...     updates, _ = tx.update(params - targets, tx.init(params), params)
+        ...     return optax.apply_updates(params, updates)
+        >>> step = optkit.on_workers(step, axis_name="workers", backend="vmap")
+        >>> step(jnp.zeros(4), jnp.array([0.0, 0.0, 6.0, 0.0]))
+        Array([0., 1., 1., 1.], dtype=float32)
+
+    Reference:
+        Lian et al., "Can Decentralized Algorithms Outperform Centralized Algorithms?", 2017, arXiv:1705.09056.
+    """
+    return named_gossip(
+        "gossip", inner, topology, axis_name=axis_name, mixing=mixing, combine_first=combine_first, every=every
+    )
+
+
+def named_gossip(
+    method: str,
+    inner: optax.GradientTransformation,
+    topology: Topology,
+    *,
+    axis_name: str,
+    mixing: Mixing | None = None,
+    combine_first: bool = False,
+    every: int | jax.Array = 1,
+) -> optax.GradientTransformationExtraArgs:
+    """Builds `gossip` as a part of another method, whose name its errors give."""
+    check_period("every", every)
+    mixing = choose_mixing(mixing, topology, axis_name)
+    inner = optax.with_extra_args_support(inner)
+
+    def init_fn(params):
+        return GossipState(count=jnp.zeros([], jnp.int32), inner=inner.init(params))
+
+    def update_fn(updates, state, params=None, *, links=None, **extra_args):
+        require_params(params, method)
+        updates, inner_state = inner.update(updates, state.inner, params, links=links, **extra_args)
+
+        period = jnp.asarray(every, state.count.dtype)
+
+        def exchange(tree):
+            return mixing(tree, topology, axis_name, step=state.count // period, links=links)
+
+        def mixed_in_turn(tree):
+            if not isinstance(every, jax.Array) and every == 1:
+                return exchange(tree)
+            return collectives.cond((state.count + 1) % period == 0, exchange, lambda tree: tree, tree)
+
+        wide = widen(params)
+        if combine_first:
+            new = jax.tree.map(add_update, mixed_in_turn(wide), updates)  # x_i <- sum_j W_ij x_j + u_i
+        else:
+            new = mixed_in_turn(jax.tree.map(add_update, wide, updates))  # x_i <- sum_j W_ij (x_j + u_j)
+        return overwrite(new, params), GossipState(count=optax.safe_increment(state.count), inner=inner_state)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -1,0 +1,138 @@
+"""NIDS: decentralized proximal gradient descent whose learning rate does not depend on the topology.
+
+Li, Shi, Yan, "A Decentralized Proximal-Gradient Method with Network Independent Step-sizes and Separated Convergence
+Rates", 2017, arXiv:1704.07807. Without a proximal map it is `exact_diffusion` on the lazy topology whose first step is
+not mixed.
+"""
+
+import numbers
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optkit.core.checks import check_range
+from optkit.core.extra_args import require_params
+from optkit.core.injection import refuse_arrays
+from optkit.core.precision import in_float32
+from optkit.core.proximal import ProximalMap, check_proximal, check_proximal_leaves
+from optkit.decentralized._exact_diffusion import diffusion_step
+from optkit.decentralized._mixing import Mixing, choose_mixing, mix, overwrite
+from optkit.decentralized._stability import require_decay
+from optkit.decentralized.topology import Topology
+
+
+class NidsState(NamedTuple):
+    """State of `nids`.
+
+    Attributes:
+        count: number of updates so far, equal on all workers.
+        correction: `x_t - x_{t-1} + lr g_{t-1}`, each worker's own, in float32 at least. Without a proximal map its
+            mean over workers is zero, if they have one learning rate.
+        displacement: what the last proximal map took away, `z_t - x_t`, each worker's own, in float32 at least; None
+            where there is no such map.
+    """
+
+    count: jax.typing.ArrayLike
+    correction: optax.Updates
+    displacement: Any
+
+
+def nids(
+    learning_rate: optax.ScalarOrSchedule,
+    topology: Topology,
+    *,
+    axis_name: str,
+    mixing: Mixing | None = None,
+    prox: ProximalMap | None = None,
+    c: jax.typing.ArrayLike = 0.5,
+    max_learning_rate: jax.typing.ArrayLike | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Descends along each worker's own gradients to the minimum of the mean loss, plus a term with a proximal map.
+
+    The learning rate is bounded by the curvature alone, 2 over it, whatever the topology, and each worker may have its
+    own. It comes last in a chain, since it overwrites parameters. Give each worker its own gradients. It is gradient
+    descent: for other optimizers see `exact_diffusion`. Where links fail one way only the mean is lost for ever.
+
+    Args:
+        learning_rate: a positive number or a schedule. A schedule may give each worker its own rate, for example
+            `lambda count: rates[jax.lax.axis_index("workers")]`.
+        topology: who hears whom.
+        axis_name: the axis over workers.
+        mixing: how values are mixed; None: `mix`, one weighted mean. With another the topology is not checked.
+        prox: `prox(params, step_size)`, the proximal map of the term that every worker adds to its loss; its step size
+            is the learning rate. Default none.
+        c: share of what a worker hears, in (0, 1]; default 0.5, the largest for which any symmetric topology will do.
+        max_learning_rate: the largest of the workers' learning rates, if they differ: a worker's share is then c times
+            its own over it.
+
+    Returns:
+        An optimizer that takes the extra argument `links`, see `mix`. It sends the parameters once in each round of the
+        topology, and keeps one number a parameter, two with `prox`.
+
+    Raises:
+        ValueError: if `c` or `max_learning_rate` is out of its range, the method does not settle on the topology with
+            it, or `axis_name` is not one name.
+        TypeError: if `topology` is no `Topology`, or `mixing` or `prox` no function.
+
+    Example:
+        >>> import optkit
+        >>> def soft_threshold(params, step_size):
+        ...     return jnp.sign(params) * jnp.maximum(jnp.abs(params) - step_size, 0)
+        >>> tx = optkit.nids(0.5, optkit.topology.ring(3), axis_name="workers", prox=soft_threshold)
+        >>> def train(target):
+        ...     params = jnp.zeros([])
+        ...     state = tx.init(params)
+        ...     for _ in range(50):
+        ...         updates, state = tx.update(params - target, state, params)
+        ...         params = optax.apply_updates(params, updates)
+        ...     return params
+        >>> jax.vmap(train, axis_name="workers")(jnp.array([0.0, 0.0, 6.0])).round(3)
+        Array([1., 1., 1.], dtype=float32)
+
+    Reference:
+        Li, Shi, Yan, "A Decentralized Proximal-Gradient Method with Network Independent Step-sizes and Separated
+        Convergence Rates", 2017, arXiv:1704.07807.
+    """
+    check_range("c", c, 0.0, 1.0, low_open=True)
+    refuse_arrays(prox=prox)
+    check_proximal(prox, "nids")
+    check_range("max_learning_rate", max_learning_rate, 0.0, low_open=True)
+    mixing = choose_mixing(mixing, topology, axis_name)
+    if mixing is mix and isinstance(c, numbers.Real):
+        require_decay(
+            "nids",
+            topology,
+            lambda mixing, one: diffusion_step(one + c * (mixing - one), one),
+            "Take another c, or gradient_tracking",
+        )
+
+    def init_fn(params):
+        check_proximal_leaves(prox, params)
+        zeros = optax.tree.zeros_like(params)
+        return NidsState(jnp.zeros([], jnp.int32), zeros, None if prox is None else optax.tree.zeros_like(params))
+
+    def update_fn(updates, state, params=None, *, links=None, **extra_args):
+        del extra_args
+        require_params(params, "nids")
+        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        share = c if max_learning_rate is None else c * rate / max_learning_rate
+        share = jnp.where(state.count == 0, 0, share)  # the first step is not mixed
+        # 2 x_t - x_{t-1} - lr g_t + lr g_{t-1}
+        half = jax.tree.map(lambda p, g, e: p - jnp.asarray(rate, p.dtype) * g + e, params, updates, state.correction)
+        heard = mixing(half, topology, axis_name, step=state.count, links=links)
+        # (I - c diag(lr) (I - W)) less the identity. Corrections are summed from it, since differences of parameters
+        # would round away their mean.
+        mixed_in = jax.tree.map(lambda h, x: jnp.asarray(share, h.dtype) * (x - h), half, heard)
+        new, correction = optax.tree.add(half, mixed_in), optax.tree.add(state.correction, mixed_in)
+        displacement = None
+        if prox is not None:
+            before = optax.tree.add(new, state.displacement)  # z_{t+1} = z_t - x_t + (...)
+            new = optax.tree.cast_like(prox(before, rate), before)  # x_{t+1} = prox(z_{t+1})
+            displacement = optax.tree.sub(before, new)
+            correction = optax.tree.sub(correction, optax.tree.sub(displacement, state.displacement))
+        count = optax.safe_increment(state.count)
+        return overwrite(new, params), NidsState(count, correction, displacement)
+
+    return in_float32(optax.GradientTransformationExtraArgs(init_fn, update_fn))

@@ -1,0 +1,228 @@
+"""The geometric median over samples, microbatches or workers, by Weiszfeld's iterations.
+
+Pillutla, Kakade, Harchaoui, "Robust Aggregation for Federated Learning", 2019, arXiv:1912.13445 (RFA). In place of the
+mean gradient: Schaipp, Garrigos, Simsekli, Gower, "SGD with Clipping is Secretly Estimating the Median Gradient", 2024,
+arXiv:2402.12828 (sample-median gradient descent). RFA smooths distances near zero. Here, by default, an iterate that
+meets a row leaves it as in Vardi, Zhang, "The multivariate L1-median and associated data depth", 2000 (PNAS 97): along
+the pull of the other rows, shortened by the weight of the row that it stands on.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from optax.experimental import aggregating
+
+from optkit.core.checks import check_count, check_range
+from optkit.core.injection import refuse_arrays
+from optkit.core.workers.aggregation import (
+    Layout,
+    Total,
+    aggregator_of_rows,
+    check_option,
+    distances,
+    mean_of_rows,
+    norms,
+    replace_rows,
+)
+from optkit.core.workers.collectives import vary_like
+from optkit.median_clipping._sample_median import NanPolicy, Start, descend_along, starting_point
+
+
+def geometric_median(
+    iterations: int | None = None,
+    smoothing: jax.typing.ArrayLike | None = None,
+    *,
+    tolerance: jax.typing.ArrayLike = 1e-6,
+    start: Start = "median",
+    per_leaf: bool = False,
+    nan_policy: NanPolicy = "propagate",
+    axis_name: str | None = None,
+    layout: Layout = "gather",
+) -> aggregating.Aggregator:
+    """Takes the geometric median of the rows, the point with the least mean distance, by Weiszfeld's iterations.
+
+    Of n rows, b < n / 2 may be arbitrary but finite: the result is then no longer than 2 (1 - b/n) / (1 - 2 b/n) times
+    the longest other row, however far they are, at any scale of the rows. Each iteration is a mean of the rows,
+    weighted by the reciprocals of their distances, and reads all of them a few times; ten are common. Workers gather
+    all rows: n gradients sent and held by each of n. RFA is `geometric_median(3, 0.1, tolerance=0, start="zeros")`. Do
+    not take it where noise is skewed and light-tailed: the median is not the mean, and the fixed point is another.
+
+    Args:
+        iterations: how many at most, at least 1. None: 100.
+        smoothing: distances below it count as it, above 0, in units of the gradient. Where it is larger than all
+            distances, the result is the mean. None (default): 1e-8 of the median distance, and an iterate so near to a
+            row leaves it in one step if it is not the median.
+        tolerance: they stop after a step of at most this times the median distance of the rows, or one that rounding
+            hides; at least 0, default 1e-6. The number 0 runs all iterations, and only then has the result a gradient
+            in reverse mode.
+        start: what they start from: the coordinate-wise `"median"` (default), the `"mean"`, or `"zeros"`. From the mean
+            few iterations do not come back from far outliers.
+        per_leaf: whether each leaf has its own median, which is neither paper's; by default the tree is one vector.
+        nan_policy: `"propagate"` (default) makes all NaN if a row is not finite; `"omit"` leaves such rows out.
+        axis_name: the axis over workers, each of which passes its own gradient; None (default) for gradients stacked
+            along the leading axis of each leaf.
+        layout: `"gather"` (default), or `"transpose"` to gather a slice of all rows only, and the slices' results; not
+            with `per_leaf`.
+
+    Returns:
+        An aggregator without state; `update` takes the extra argument `present`, booleans that say which rows take
+        part.
+
+    Raises:
+        ValueError: if an argument is out of its range, or `layout` does not fit the others.
+
+    Example:
+        >>> import optkit
+        >>> aggregator = optkit.geometric_median()
+        >>> gradients = jnp.array([[0.0, 1.0], [0.0, -1.0], [1.0, 0.0], [-1000.0, 0.0]])
+        >>> aggregator.update(gradients, aggregator.init(None))[0].round(3) + 0.0
+        Array([0., 0.], dtype=float32)
+
+    Reference:
+        Pillutla, Kakade, Harchaoui, "Robust Aggregation for Federated Learning", 2019, arXiv:1912.13445; Schaipp et
+        al., "SGD with Clipping is Secretly Estimating the Median Gradient", 2024, arXiv:2402.12828.
+    """
+    refuse_arrays(iterations=iterations, start=start, per_leaf=per_leaf, nan_policy=nan_policy)
+    check_count("iterations", iterations)
+    check_range("smoothing", smoothing, 0.0, low_open=True)
+    check_range("tolerance", tolerance, 0.0)
+    check_option("start", start, Start)
+    check_option("nan_policy", nan_policy, NanPolicy)
+    if per_leaf and layout == "transpose":
+        raise ValueError("layout='transpose' sees no leaves: per_leaf must be False with it, got True")
+    most = 100 if iterations is None else iterations
+
+    def rule(rows, *, present, total):
+        if not jax.tree.leaves(rows):
+            return rows
+        kept = jnp.ones(len(jax.tree.leaves(rows)[0]), bool) if present is None else present
+        if nan_policy == "omit":
+            kept = kept & jnp.isfinite(norms(rows, total))
+        some = None if present is None and nan_policy == "propagate" else kept
+        rows = rows if some is None else replace_rows(rows, kept, 0.0)
+        center = starting_point(start, rows, nan_policy, some)
+        median = _iterate(
+            lambda center: _weiszfeld(rows, kept, center, smoothing, total), center, most, tolerance, total
+        )
+        return jax.tree.map(lambda x: jnp.where(jnp.any(kept), x, jnp.nan), median)
+
+    def rule_per_leaf(rows, *, present, total):
+        return jax.tree.map(lambda x: rule(x, present=present, total=total), rows)
+
+    return aggregator_of_rows("geometric_median", rule_per_leaf if per_leaf else rule, axis_name, layout)
+
+
+def geometric_median_sgd(
+    learning_rate: optax.ScalarOrSchedule,
+    iterations: int | None = None,
+    smoothing: jax.typing.ArrayLike | None = None,
+    weight_decay: float | jax.Array = 0.0,
+    mask: Any | None = None,
+    *,
+    tolerance: jax.typing.ArrayLike = 1e-6,
+    start: Start = "median",
+    per_leaf: bool = False,
+    nan_policy: NanPolicy = "propagate",
+    axis_name: str | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Sample-median gradient descent: descends along the geometric median of several gradients.
+
+    Args:
+        learning_rate: a positive number or a schedule.
+        iterations: how many of Weiszfeld's at most, at least 1. None: 100.
+        smoothing: distances below it count as it, above 0, in units of the gradient. None (default): 1e-8 of the median
+            distance, see `geometric_median`.
+        weight_decay: strength of the decoupled decay, at least 0; default 0.
+        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
+        tolerance: they stop after a step of at most this times the median distance of the rows, at least 0; default
+            1e-6, see `geometric_median`.
+        start: the coordinate-wise `"median"` (default), the `"mean"` or `"zeros"`, see `geometric_median`.
+        per_leaf: whether each leaf has its own median; by default the tree is one vector.
+        nan_policy: `"propagate"` (default) or `"omit"`, see `geometric_median`.
+        axis_name: the axis over workers, each of which passes its own gradient; None (default) for gradients stacked
+            along the leading axis of each leaf.
+
+    Returns:
+        An optimizer without state, of gradients with a leading axis.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+
+    Example:
+        >>> import optkit
+        >>> tx = optkit.geometric_median_sgd(0.5)
+        >>> params = jnp.zeros(2)
+        >>> gradients = jnp.array([[2.0, 1.0], [2.0, -1.0], [3.0, 0.0], [-1000.0, 0.0]])
+        >>> tx.update(gradients, tx.init(params), params)[0].round(3) + 0.0
+        Array([-1.,  0.], dtype=float32)
+
+    Reference:
+        Schaipp et al., "SGD with Clipping is Secretly Estimating the Median Gradient", 2024, arXiv:2402.12828.
+    """
+    aggregator = geometric_median(
+        iterations,
+        smoothing,
+        tolerance=tolerance,
+        start=start,
+        per_leaf=per_leaf,
+        nan_policy=nan_policy,
+        axis_name=axis_name,
+    )
+    return descend_along("geometric_median_sgd", aggregator, learning_rate, weight_decay, mask)
+
+
+def _iterate(
+    iteration: Callable[[Any], tuple[Any, jax.Array]],
+    center: Any,
+    most: int,
+    tolerance: jax.typing.ArrayLike,
+    total: Total,
+) -> Any:
+    """Iterates until a step is short; all times, and with a gradient, if the tolerance is the number 0."""
+    if not isinstance(tolerance, jax.Array) and tolerance == 0:
+        return jax.lax.fori_loop(0, most, lambda _, center: iteration(center)[0], center)
+
+    def goes_on(carry):
+        count, _, far = carry
+        return (count < most) & far
+
+    def advance(carry):
+        count, center, _ = carry
+        new, scale = iteration(center)
+        change, size = norms(_stack(optax.tree.sub(new, center), new), total)
+        rounding = 2 * jnp.finfo(size.dtype).eps * size
+        return count + 1, new, change > jnp.maximum(tolerance * scale, rounding)
+
+    # All workers compare the same numbers, so that all stop together.
+    first = (jnp.zeros([], jnp.int32), center, jnp.array(True))
+    return jax.lax.while_loop(goes_on, advance, vary_like(first, jax.eval_shape(advance, first)))[1]
+
+
+def _weiszfeld(
+    rows: Any, kept: jax.Array, center: Any, smoothing: jax.typing.ArrayLike | None, total: Total
+) -> tuple[Any, jax.Array]:
+    """One iteration from a point, and the median distance of the rows from it."""
+    apart = distances(rows, center, total)
+    ordered = jnp.sort(jnp.where(kept, apart, jnp.inf))
+    middle = jnp.maximum(jnp.sum(kept) - 1, 0) // 2  # the lower of two: not further than an honest row
+    scale = jax.lax.stop_gradient(ordered[middle])
+    if smoothing is not None:
+        return mean_of_rows(rows, jnp.where(kept, 1 / jnp.maximum(apart, smoothing), 0)), scale  # Alg. 2, beta_i
+    met = jnp.where(kept & (apart <= 1e-8 * scale), 1, jnp.zeros_like(apart))
+    pulling = kept & (met == 0)
+    weights = jnp.where(pulling, scale / jnp.where(pulling, apart, 1), 0)
+    heavy = jnp.sum(weights)
+    target = mean_of_rows(rows, jnp.where(heavy > 0, weights, met))
+    towards = optax.tree.sub(target, center)
+    # The sum of the unit vectors towards the other rows moves the point only by what exceeds the number of rows here.
+    pull = heavy * norms(_stack(towards), total)[0] / jnp.where(scale > 0, scale, 1)
+    share = jnp.where(jnp.any(met), jnp.maximum(1 - jnp.sum(met) / jnp.where(pull > 0, pull, 1), 0), 1)
+    new = optax.tree.where(jnp.any(met), optax.tree.add_scale(center, share, towards), target)
+    return new, scale
+
+
+def _stack(*trees: Any) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)

@@ -1,0 +1,115 @@
+"""The online-to-nonconvex conversion: an online learner of updates as an optimizer of losses that are not smooth.
+
+Cutkosky, Mehta, Orabona, "Optimal Stochastic Non-smooth Non-convex Optimization through Online-to-Non-convex
+Conversion", 2023, arXiv:2302.03775. The order of steps is that of the authors of arXiv:2405.09742 in their code
+(trainit), whose exponential form is `randomly_scaled` of the learner.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optkit.core.extra_args import required
+from optkit.core.keys import key_data, split
+from optkit.random_scaling._random_scaling import scale_leaves
+
+
+class ConvertedByDrawsState(NamedTuple):
+    """State of `converted_by_draws`.
+
+    Attributes:
+        offset: from the parameters of the training loop to the end of the learner's last step; shaped and sharded like
+            the parameters.
+        learner: state of the learner.
+    """
+
+    offset: optax.Updates
+    learner: Any
+
+
+class OnlineToNonconvexState(NamedTuple):
+    """State of `online_to_nonconvex`.
+
+    Attributes:
+        key: raw data of the key to draw the next point with, equal on all workers.
+        converted: the offset and the state of the learner.
+    """
+
+    key: jax.Array
+    converted: Any
+
+
+def converted_by_draws(learner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """Is `online_to_nonconvex` without a key: `update` takes the draw as its extra argument `fraction`.
+
+    Args:
+        learner: as there.
+
+    Returns:
+        A transformation with a `ConvertedByDrawsState`.
+    """
+    learner = optax.with_extra_args_support(learner)
+
+    def init_fn(params):
+        return ConvertedByDrawsState(offset=optax.tree.zeros_like(params), learner=learner.init(params))
+
+    def update_fn(updates, state, params=None, *, fraction=None, **extra_args):
+        fraction = required(fraction, "fraction", "converted_by_draws", "fraction=draw")
+        delta, learner_state = learner.update(updates, state.learner, params, **extra_args)
+        # From w_{n-1} over x_{n-1} = w_{n-1} + offset to w_n = x_{n-1} + u_n D_n, of which x_n - w_n is left.
+        step = optax.tree.cast_like(optax.tree.add(state.offset, scale_leaves(delta, fraction)), delta)
+        offset = optax.tree.cast_like(scale_leaves(delta, 1 - fraction), state.offset)
+        return step, ConvertedByDrawsState(offset=offset, learner=learner_state)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def online_to_nonconvex(
+    learner: optax.GradientTransformation, *, key: int | jax.Array
+) -> optax.GradientTransformationExtraArgs:
+    """Takes each gradient at a random point of the way that an online learner goes.
+
+    The learner's steps lead through `x_n = x_{n-1} + D_n`; the parameters of the training loop, where gradients are
+    taken, are `w_n = x_{n-1} + u_n D_n` with `u_n` uniform between 0 and 1. So the mean of `<grad F(w_n), D_n>` is
+    exactly `F(x_n) - F(x_{n-1})`, for any loss, and the learner's regret bounds the gradients. What the theory reports
+    is an average of the `w_n`: chain `average_iterates` behind it. `randomly_scaled` of the learner is the form of this
+    without the second point.
+
+    Do not take it where the loss is smooth: there it is the learner with more noise.
+
+    Args:
+        learner: a transformation whose update is the next `D`, learning rate and sign included:
+            `online_gradient_descent`, or any optimizer.
+        key: an integer or a JAX key, equal on all workers.
+
+    Returns:
+        A transformation with the state of the learner, one number a parameter and a key.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optax, optkit
+        >>> learner = optkit.online_gradient_descent(0.1, beta=0.9, mu=0.0)
+        >>> tx = optax.chain(optkit.online_to_nonconvex(learner, key=0), optkit.average_iterates(0.9))
+        >>> params = jnp.array([1.0, -2.0])
+        >>> updates, state = tx.update(params, tx.init(params), params)
+        >>> bool(updates[1] == -2 * updates[0])  # one number for all
+        True
+
+    Reference:
+        Cutkosky, Mehta, Orabona, "Optimal Stochastic Non-smooth Non-convex Optimization through Online-to-Non-convex
+        Conversion", 2023, arXiv:2302.03775.
+    """
+    converted = converted_by_draws(learner)
+
+    def init_fn(params):
+        return OnlineToNonconvexState(key=key_data(key), converted=converted.init(params))
+
+    def update_fn(updates, state, params=None, **extra_args):
+        data, fresh = split(state.key, key)
+        fraction = jax.random.uniform(fresh, dtype=jnp.float32)
+        updates, converted_state = converted.update(updates, state.converted, params, fraction=fraction, **extra_args)
+        return updates, OnlineToNonconvexState(key=data, converted=converted_state)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)

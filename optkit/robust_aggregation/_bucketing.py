@@ -1,0 +1,141 @@
+"""Bucketing: means of small random groups of rows, before another rule aggregates them.
+
+Karimireddy, He, Jaggi, "Byzantine-Robust Learning on Heterogeneous Datasets via Bucketing", 2020, arXiv:2006.09365.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from optax.experimental import aggregating
+
+from optkit.core.checks import check_count
+from optkit.core.injection import refuse_arrays
+from optkit.core.keys import key_data, split
+from optkit.core.workers.aggregation import Layout, check_layout, over_all_rows, replace_rows
+from optkit.robust_aggregation._order_statistics import require_slices
+
+
+class BucketingState(NamedTuple):
+    """State of `bucketing`.
+
+    Attributes:
+        key: raw data of the key to draw the next groups with, equal on all workers.
+        inner: state of the rule that follows.
+    """
+
+    key: jax.Array
+    inner: Any
+
+
+def bucket_means(
+    rows: Any, permutation: jax.Array, size: int, present: jax.Array | None = None
+) -> tuple[Any, jax.Array | None]:
+    """Averages rows in groups.
+
+    Args:
+        rows: a tree of stacked rows.
+        permutation: their order; each `size` consecutive ones are a group, the last may be smaller.
+        size: of a group.
+        present: which rows take part, all by default.
+
+    Returns:
+        The means, stacked, and which groups have one, or None for all.
+    """
+    count = len(permutation)
+    buckets = -(-count // size)
+    taking_part = jnp.ones(count, bool) if present is None else present
+    if present is not None:
+        rows = replace_rows(rows, present, 0.0)
+
+    def places(x):
+        padding = (0, buckets * size - count), *((0, 0),) * (x.ndim - 1)
+        shuffled = jnp.pad(jnp.take(x, permutation, axis=0), padding)  # indexing asks for int64 where 2**31 entries are
+        return [shuffled[k::size] for k in range(size)]
+
+    members = functools.reduce(jnp.add, places(taking_part.astype(jnp.int32)))
+
+    def mean(x):
+        shape = -1, *(1,) * (x.ndim - 1)
+        return functools.reduce(jnp.add, places(x)) / jnp.maximum(members, 1).reshape(shape).astype(x.dtype)
+
+    return jax.tree.map(mean, rows), None if present is None else members > 0
+
+
+def bucketing(
+    aggregator: aggregating.Aggregator,
+    size: int | None = None,
+    *,
+    key: int | jax.Array,
+    axis_name: str | None = None,
+    layout: Layout = "gather",
+) -> aggregating.Aggregator:
+    """Averages rows in small groups, drawn anew in each step, before another rule aggregates the means.
+
+    Means differ less than rows do, so that rules withstand attacks on workers whose data differ. One bad row spoils
+    the mean of its group: the number of arbitrary rows that the rule must withstand stays, of fewer.
+
+    Args:
+        aggregator: the rule that follows, of stacked rows (without an axis name), for example `coordinate_median()`.
+        size: of a group, at least 1. None: 2. The last may be smaller.
+        key: an integer or a JAX key, equal on all workers.
+        axis_name: the axis over workers, each of which passes its own gradient; None (default) for gradients stacked
+            along the leading axis of each leaf.
+        layout: `"gather"` (default), or `"transpose"` to send two gradients in place of n - 1, see `coordinate_median`.
+
+    Returns:
+        An aggregator with a `BucketingState`; `update` takes the extra argument `present`, booleans that say which rows
+        take part.
+
+    Raises:
+        ValueError: if `size` is no positive integer, or with `layout="transpose"` the rule has a state or sees whole
+            rows only.
+
+    Example:
+        >>> import optkit
+        >>> aggregator = optkit.bucketing(optkit.coordinate_median(), size=2, key=0)
+        >>> gradients = jnp.ones((7, 3))
+        >>> updates, state = aggregator.update(gradients, aggregator.init(jnp.zeros(3)))
+        >>> updates
+        Array([1., 1., 1.], dtype=float32)
+
+    Reference:
+        Karimireddy, He, Jaggi, "Byzantine-Robust Learning on Heterogeneous Datasets via Bucketing", 2020,
+        arXiv:2006.09365.
+    """
+    refuse_arrays(aggregator=aggregator, size=size)
+    check_count("size", size)
+    check_layout(axis_name, layout)
+    together = 2 if size is None else size
+    if layout == "transpose":
+        require_slices(aggregator, "bucketing")
+
+    def init_fn(params):
+        return BucketingState(key=key_data(key), inner=aggregator.init(params))
+
+    def update_fn(updates, state, params=None, *, present=None, total=None, **extra_args):
+        data, fresh = split(state.key, key)
+        inner = state.inner
+
+        def rule(rows, near, *, total):
+            nonlocal inner
+            del near
+            if not jax.tree.leaves(rows):
+                return rows
+            permutation = jax.random.permutation(fresh, len(jax.tree.leaves(rows)[0]))
+            means, taking_part = bucket_means(rows, permutation, together, present)
+            aggregate, inner = aggregator.update(
+                means,
+                state.inner,
+                None,
+                **extra_args,
+                present=taking_part,
+                **({} if layout == "gather" else {"total": total}),
+            )
+            return aggregate
+
+        result = over_all_rows("bucketing", rule, axis_name, layout)(updates, params=params, total=total)
+        return result, BucketingState(key=data, inner=inner)
+
+    return aggregating.Aggregator(init_fn, update_fn)

@@ -1,0 +1,171 @@
+"""Centered clipping: a mean of differences from a center, each clipped to a radius.
+
+Karimireddy, He, Jaggi, "Learning from History for Byzantine Robust Optimization", 2020, arXiv:2012.10333: the center is
+the last aggregate, and workers send momenta. Around each worker's own value: He, Karimireddy, Jaggi, "Byzantine-Robust
+Decentralized Learning via ClippedGossip", 2022, arXiv:2202.01545, in the form, with equal weights and several
+iterations, of the code of Farhadkhani et al., "Robust Collaborative Learning with Linear Gradient Overhead", 2022,
+arXiv:2209.10931.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from optax.experimental import aggregating
+
+from optkit.core.checks import check_count, check_range
+from optkit.core.complex_numbers import refuse_complex
+from optkit.core.extra_args import required
+from optkit.core.injection import refuse_arrays
+from optkit.core.precision import widen
+from optkit.core.workers.aggregation import Layout, Total, check_layout, differences, over_all_rows, replace_rows
+from optkit.core.workers.rows import require_reduced, sum_rows
+from optkit.robust_aggregation._order_statistics import count_rows, distances_from, nan_unless
+
+
+class CenteredClipState(NamedTuple):
+    """State of `centered_clip`.
+
+    Attributes:
+        center: the last aggregate, shaped like the parameters; equal on all workers.
+    """
+
+    center: Any
+
+
+def _clip_around(
+    rows: Any,
+    center: Any,
+    radius: jax.typing.ArrayLike,
+    iterations: int,
+    divisor: Any,
+    present: jax.Array | None,
+    total: Total,
+) -> Any:
+    """Moves a center by clipped differences; rows that are not finite do not move it, and if none is, it is NaN."""
+
+    def iteration(_, center):
+        norms = distances_from(rows, center, present, total)
+        near = jnp.isfinite(norms)
+        weights = jnp.where(near, jnp.minimum(1, radius / jnp.where(norms > 0, norms, 1)), 0)
+        moves = sum_rows(replace_rows(differences(rows, center), near, 0.0), weights / divisor)
+        moved = optax.tree.add(center, moves)  # v + (1/n) sum_i clip(x_i - v, radius)
+        nobody = False if present is None else ~jnp.any(present)
+        return nan_unless(jnp.any(near) | nobody, moved)
+
+    return jax.lax.fori_loop(0, iterations, iteration, center)
+
+
+def centered_clip(
+    radius: jax.typing.ArrayLike,
+    iterations: int | None = None,
+    *,
+    axis_name: str | None = None,
+    layout: Layout = "gather",
+) -> aggregating.Aggregator:
+    """Adds to the last aggregate the mean of the rows' differences from it, each clipped to a radius.
+
+    No row moves the aggregate further than `iterations * radius / n`, whatever it holds; one that is not finite does
+    not move it, and where none is finite the aggregate is NaN from then on. Let workers send momenta (`robust_sgd`, or
+    `optax.ema` before it in each worker's chain): clipping alone does not withstand attacks that hide in the noise. The
+    aggregate follows at most `iterations * radius` a step: a radius that is far too small makes it lag.
+
+    Args:
+        radius: how far a row may pull, above 0, in units of the rows: the distance between honest rows. The authors'
+            script takes 100 for sums of gradients with `b1=0.9`, which is as much as 10 for averages.
+        iterations: how often the center is moved, at least 1. None: 1.
+        axis_name: the axis over workers, each of which passes its own gradient; None (default) for gradients stacked
+            along the leading axis of each leaf.
+        layout: `"gather"` (default), or `"transpose"` to send two gradients in place of n - 1, see `coordinate_median`.
+
+    Returns:
+        An aggregator with a `CenteredClipState`; `update` takes the extra argument `present`, booleans that say which
+        rows have arrived: the others do not move the center.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+
+    Example:
+        >>> import optkit
+        >>> aggregator = optkit.centered_clip(radius=3.0)
+        >>> gradients = jnp.array([[1.0, 2.0], [2.0, 1.0], [3e6, 4e6]])
+        >>> updates, state = aggregator.update(gradients, aggregator.init(jnp.zeros(2)))
+        >>> [round(float(x), 3) for x in updates]
+        [1.6, 1.8]
+
+    Reference:
+        Karimireddy, He, Jaggi, "Learning from History for Byzantine Robust Optimization", 2020, arXiv:2012.10333.
+    """
+    check_range("radius", radius, 0.0, low_open=True)
+    refuse_arrays(iterations=iterations)
+    check_count("iterations", iterations)
+    check_layout(axis_name, layout)
+    moves = 1 if iterations is None else iterations
+
+    def init_fn(params):
+        refuse_complex(params, "centered_clip")
+        return CenteredClipState(center=optax.tree.zeros_like(params))
+
+    def update_fn(updates, state, params=None, *, present=None, total=None, **extra_args):
+        del params, extra_args
+
+        def rule(rows, center, *, total):
+            if not jax.tree.leaves(rows):
+                return rows
+            require_reduced(jax.tree.map(lambda x: x[0], rows), center, "centered_clip")
+            divisor = count_rows(rows, None, 1, "centered_clip")  # absent rows too: they count as the center
+            return _clip_around(rows, widen(center), radius, moves, divisor, present, total)
+
+        center = over_all_rows("centered_clip", rule, axis_name, layout)(updates, state.center, total=total)
+        return center, CenteredClipState(center=optax.tree.cast_like(center, state.center))
+
+    return aggregating.Aggregator(init_fn, update_fn)
+
+
+def self_centered_clip(radius: jax.typing.ArrayLike, iterations: int | None = None) -> aggregating.Aggregator:
+    """Adds to a worker's own value the mean of what it hears less that, each difference clipped to a radius.
+
+    A rule for gossip: `robust_mix(self_centered_clip(radius))` calls it with the worker's own value, so results differ
+    between workers. What is not finite, or not heard, does not move it, and if nothing is finite it is NaN.
+
+    Args:
+        radius: how far one neighbour may pull, above 0, in units of the parameters.
+        iterations: how often the value is moved, at least 1. None: 1.
+
+    Returns:
+        An aggregator of stacked rows without state. Its `update` needs the extra argument `own`, a tree shaped like a
+        row, and takes `present`, booleans that say which rows take part.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+        TypeError: from `update`, without `own`.
+
+    Example:
+        >>> import optkit
+        >>> aggregator = optkit.self_centered_clip(radius=3.0)
+        >>> heard = jnp.array([[0.0, 0.0], [3e6, 4e6], [0.6, 0.0]])
+        >>> aggregator.update(heard, aggregator.init(None), own=heard[0])[0].round(3)
+        Array([0.8, 0.8], dtype=float32)
+
+    Reference:
+        He, Karimireddy, Jaggi, "Byzantine-Robust Decentralized Learning via ClippedGossip", 2022, arXiv:2202.01545.
+    """
+    check_range("radius", radius, 0.0, low_open=True)
+    refuse_arrays(iterations=iterations)
+    check_count("iterations", iterations)
+    moves = 1 if iterations is None else iterations
+
+    def update_fn(updates, state, params=None, *, own=None, present=None, total=None, **extra_args):
+        del extra_args
+        own = required(own, "own", "self_centered_clip", "own=value")
+
+        def rule(rows, own, *, total):
+            if not jax.tree.leaves(rows):
+                return rows
+            heard = count_rows(rows, present, 1, "self_centered_clip")
+            return _clip_around(rows, widen(own), radius, moves, heard, present, total)
+
+        return over_all_rows("self_centered_clip", rule, None)(updates, own, params=params, total=total), state
+
+    return aggregating.Aggregator(optax.init_empty_state, update_fn)

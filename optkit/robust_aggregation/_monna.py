@@ -1,0 +1,84 @@
+"""MoNNA: local momentum, and averages over the parameters nearest to a worker's own.
+
+Farhadkhani, Guerraoui, Gupta, Hoang, Pinot, Stephan, "Robust Collaborative Learning with Linear Gradient Overhead",
+2022, arXiv:2209.10931. There a worker averages n - 2 f of the n - f vectors that it receives first; here nobody is
+late, and it averages n - f of n.
+"""
+
+import jax
+import optax
+
+from optkit.core.checks import check_range
+from optkit.core.complex_numbers import refuse_complex
+from optkit.core.extra_args import require_params
+from optkit.core.injection import refuse_arrays
+from optkit.core.precision import in_float32
+from optkit.decentralized._gossip import gossip
+from optkit.decentralized._mixing import Mixing
+from optkit.decentralized.topology import Topology
+from optkit.robust_aggregation._nearest_neighbors import nearest_neighbor_average
+from optkit.robust_aggregation._robust_mix import robust_mix
+
+
+def monna(
+    learning_rate: optax.ScalarOrSchedule,
+    topology: Topology,
+    byzantine: int,
+    b1: jax.typing.ArrayLike = 0.99,
+    *,
+    axis_name: str,
+    mixing: Mixing | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Descends along each worker's own momentum, and averages the parameters nearest to its own (MoNNA).
+
+    There is no server to trust. It replaces parameters: weight decay goes into the loss, as in the paper. Workers'
+    parameters stay apart by about the learning rate: report the mean of those that are trusted. Do not take it where
+    nobody may be wrong: `gossip` sends less on sparse topologies and keeps the mean.
+
+    Args:
+        learning_rate: a positive number or a schedule.
+        topology: who hears whom; the paper's is `complete`.
+        byzantine: how many of those that a worker hears it leaves out, at least 0; with its own value it needs more
+            than twice as many.
+        b1: decay of the momentum, in [0, 1); default 0.99.
+        axis_name: the axis over workers.
+        mixing: how values are mixed; default `robust_mix(nearest_neighbor_average(byzantine))`. With
+            `robust_mix(self_centered_clip(radius, 3))` it is the self-centered clipping of the paper's comparison.
+
+    Returns:
+        An optimizer that takes the extra argument `links`, see `mix`; its state is one number a parameter. A step sends
+        the parameters once in each round of the topology, on a complete one n - 1 times.
+
+    Raises:
+        ValueError: if an argument is out of its range; from `update`, if a worker hears too few.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optkit
+        >>> tx = optkit.monna(0.1, optkit.topology.complete(4), byzantine=1, axis_name="workers")
+        >>> def step(params, grads):
+        ...     updates, _ = tx.update(grads, tx.init(params), params)
+        ...     return optax.apply_updates(params, updates)
+        >>> step = optkit.on_workers(step, axis_name="workers", backend="vmap")
+        >>> step(jnp.array([1.0, 2.0, 3.0, 9e9]), jnp.zeros(4))[:3]
+        Array([2., 2., 2.], dtype=float32)
+
+    Reference:
+        Farhadkhani et al., "Robust Collaborative Learning with Linear Gradient Overhead", 2022, arXiv:2209.10931.
+    """
+    refuse_arrays(topology=topology, axis_name=axis_name, mixing=mixing)
+    check_range("b1", b1, 0.0, 1.0, high_open=True)
+    nearest = nearest_neighbor_average(byzantine)
+    # m = b1 m + (1 - b1) g, and x - learning_rate m before the exchange.
+    local = optax.chain(optax.ema(b1, debias=False), optax.scale_by_learning_rate(learning_rate))
+    exchange = gossip(local, topology, axis_name=axis_name, mixing=robust_mix(nearest) if mixing is None else mixing)
+
+    def init_fn(params):
+        refuse_complex(params, "monna", functions=True)
+        return exchange.init(params)
+
+    def update_fn(updates, state, params=None, **extra_args):
+        require_params(params, "monna")
+        return exchange.update(updates, state, params, **extra_args)
+
+    return in_float32(optax.GradientTransformationExtraArgs(init_fn, update_fn))

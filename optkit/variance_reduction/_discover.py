@@ -1,0 +1,136 @@
+"""Discover: optimizers on a gradient estimate that keeps one momentum for each cluster of the data.
+
+Tondji, Kashubin, Cissé, "Variance Reduction in Deep Learning: More Momentum is All You Need", 2021, arXiv:2111.11828.
+Its full text and code were not found; the optimizers are those that its abstract names, on the estimator of
+`cluster_control_variate`.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import optax
+
+from optkit.core.checks import check_range
+from optkit.core.precision import in_float32
+from optkit.variance_reduction._cluster_control_variate import Clusters
+from optkit.variance_reduction._implicit_transport import transported
+from optkit.variance_reduction._nigt import exponential_extrapolation
+
+
+def discover(
+    learning_rate: optax.ScalarOrSchedule,
+    num_clusters: int,
+    alpha: jax.typing.ArrayLike = 0.1,
+    momentum: jax.typing.ArrayLike | None = 0.9,
+    nu: jax.typing.ArrayLike | None = None,
+    *,
+    probabilities: Sequence[float] | jax.typing.ArrayLike | None = None,
+    inverse_probability: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """Descent along gradients from which the noise of how often each cluster was drawn is taken.
+
+    Its `update` takes gradients with a leading axis over the clusters and the extra argument `class_counts`, as
+    `cluster_control_variate` does. For batches of one cluster each chain `scale_by_cluster_control_variate` with
+    `optax.sgd`. Do not take it for batches that are as mixed as the data: there it does nothing.
+
+    Args:
+        learning_rate: a positive number or a schedule; that of the optimizer that it stands on.
+        num_clusters: how many clusters there are, for example the classes.
+        alpha: share of a new gradient in its cluster's momentum, in (0, 1]; default 0.1.
+        momentum: decay of the momentum behind the estimate, in [0, 1); default 0.9; None for none.
+        nu: weight of the momentum against the estimate itself, in [0, 1]: quasi-hyperbolic momentum, whose average
+            weighs a new estimate with `1 - momentum`. None (default) for heavy-ball momentum, which weighs it with 1.
+        probabilities: each cluster's share of the data, numbers that sum to 1; by default the frequencies so far.
+        inverse_probability: whether rare clusters move faster, by `alpha` over their probability and at most 1; off by
+            default.
+
+    Returns:
+        An optimizer; its state is `num_clusters + 2` numbers a parameter, one less without momentum.
+
+    Raises:
+        ValueError: if an argument is out of its range, and by `update` if there are more or fewer rows than clusters.
+        TypeError: by `update`, without `class_counts`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optkit
+        >>> tx = optkit.discover(0.1, num_clusters=2, momentum=None)
+        >>> params = jnp.zeros(1)
+        >>> rows, counts = jnp.array([[3.0], [-2.0]]), jnp.array([1, 1])
+        >>> tx.update(rows, tx.init(params), params, class_counts=counts)[0]  # nothing is known of the clusters yet
+        Array([-0.1], dtype=float32)
+
+    Reference:
+        Tondji, Kashubin, Cissé, "Variance Reduction in Deep Learning: More Momentum is All You Need", 2021,
+        arXiv:2111.11828.
+    """
+    check_range("momentum", momentum, 0.0, 1.0, high_open=True)
+    estimate = Clusters("discover", num_clusters, alpha, probabilities, inverse_probability).aggregator()
+    if nu is None:
+        return in_float32(optax.chain(estimate, optax.sgd(learning_rate, momentum)))
+    if momentum is None:
+        raise ValueError("nu is the weight of a momentum: momentum must be a number in [0, 1), got None")
+    check_range("nu", nu, 0.0, 1.0)
+    descent = optax.scale_by_learning_rate(learning_rate)
+    return in_float32(optax.chain(estimate, _quasi_hyperbolic(momentum, nu), descent))
+
+
+def discover_igt(
+    learning_rate: optax.ScalarOrSchedule,
+    num_clusters: int,
+    alpha: jax.typing.ArrayLike = 0.1,
+    b1: jax.typing.ArrayLike = 0.9,
+    *,
+    probabilities: Sequence[float] | jax.typing.ArrayLike | None = None,
+    inverse_probability: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """`discover` with a momentum whose gradients are taken ahead of the parameters.
+
+    The training loop holds shifted parameters; `igt_eval_params` gives those to evaluate.
+
+    Args:
+        learning_rate: a positive number or a schedule; that of gradient descent.
+        num_clusters: how many clusters there are, for example the classes.
+        alpha: share of a new gradient in its cluster's momentum, in (0, 1]; default 0.1.
+        b1: decay of the momentum behind the estimate, which begins at zero, in [0, 1); default 0.9.
+        probabilities: each cluster's share of the data, numbers that sum to 1; by default the frequencies so far.
+        inverse_probability: whether rare clusters move faster, by `alpha` over their probability and at most 1; off by
+            default.
+
+    Returns:
+        An optimizer; its state is `num_clusters + 3` numbers a parameter.
+
+    Raises:
+        ValueError: if an argument is out of its range, and by `update` if there are more or fewer rows than clusters.
+        TypeError: by `update`, without `class_counts`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optax, optkit
+        >>> tx = optkit.discover_igt(1.0, num_clusters=2)
+        >>> shifted = jnp.zeros(1)
+        >>> rows, counts = jnp.array([[3.0], [-2.0]]), jnp.array([1, 1])
+        >>> updates, state = tx.update(rows, tx.init(shifted), shifted, class_counts=counts)
+        >>> updates, optkit.igt_eval_params(state, shifted)
+        (Array([-1.], dtype=float32), Array([-0.1], dtype=float32))
+
+    Reference:
+        Tondji, Kashubin, Cissé, "Variance Reduction in Deep Learning: More Momentum is All You Need", 2021,
+        arXiv:2111.11828.
+    """
+    check_range("b1", b1, 0.0, 1.0, high_open=True)
+    estimate = Clusters("discover_igt", num_clusters, alpha, probabilities, inverse_probability).aggregator()
+    descent = optax.scale_by_learning_rate(learning_rate)
+    transport = transported("discover_igt", descent, exponential_extrapolation(b1, init_first=False))
+    return in_float32(optax.chain(estimate, transport))
+
+
+def _quasi_hyperbolic(b1: jax.typing.ArrayLike, nu: jax.typing.ArrayLike) -> optax.GradientTransformation:
+    """Mixes an estimate with its exponential average; Ma, Yarats, 2018, arXiv:1810.06801."""
+    average = optax.ema(b1, debias=False)
+
+    def update_fn(updates, state, params=None):
+        means, state = average.update(updates, state, params)  # d = b1 d + (1 - b1) e
+        return optax.incremental_update(means, updates, nu), state  # u = (1 - nu) e + nu d
+
+    return optax.GradientTransformation(average.init, update_fn)

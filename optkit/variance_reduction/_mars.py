@@ -1,0 +1,332 @@
+"""MARS: a gradient corrected by its change since the last step, in front of any preconditioner.
+
+Yuan, Liu, Wu, Zhou, Gu, "MARS: Unleashing the Power of Variance Reduction for Training Large Models", 2024,
+arXiv:2411.10438. The rule is that of the authors' code (AGI-Arena/MARS), which parts from the paper's text: the first
+gradient is corrected against zero, where the paper starts from two equal points and so corrects nothing; the correction
+is clipped leaf by leaf, where Algorithm 1 clips it whole; and the second moment after it sees the clipped correction,
+where the repository's description puts the raw gradient.
+"""
+
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optkit.core.checks import check_range
+from optkit.core.injection import refuse_arrays
+from optkit.core.linalg.matrix_view import matrix_view
+from optkit.core.precision import widen
+from optkit.core.trees import mask_tree, unmask_tree, with_whole_tree
+from optkit.variance_reduction._recursion import Scope, kept_params, present_params, previous_gradients
+
+ClipScope = Literal["leaf", "global"]
+FirstStep = Literal["zero_reference", "no_correction"]
+
+
+class MarsCorrection(NamedTuple):
+    """What shapes the MARS correction beside its strength; the defaults are those of the authors' code.
+
+    Attributes:
+        max_norm: largest norm of the corrected gradient, above 0; default 1. None does not clip.
+        clip_scope: `"leaf"` (default, the authors' code) clips each leaf by itself, and each matrix of a leaf that is
+            several; `"global"` (the paper) all corrected leaves together. After a correction without a finite norm the
+            next one compares with zero.
+        exact: compares with this batch's gradient at the last parameters. Off by default: with the last gradient.
+        keep_params: in exact form, whether the last parameters are kept and `update` takes `grad_fn` (default);
+            otherwise it takes `prev_grads`, and nothing is kept.
+        first_step: `"zero_reference"` (default, the authors' code) compares the first gradient with zero, so that it
+            counts `1 + gamma * b1 / (1 - b1)` times; `"no_correction"` (the paper) leaves it as it is.
+        reference_dtype: dtype of the gradients that are kept; default None, that of the parameters, inside the named
+            optimizers float32 at least. bfloat16 loses nothing where gradients are bfloat16.
+
+    Example:
+        >>> import optkit
+        >>> unclipped = optkit.mars_lion(1e-3, correction=optkit.MarsCorrection(max_norm=None))
+    """
+
+    max_norm: float | None = 1.0
+    clip_scope: ClipScope = "leaf"
+    exact: bool = False
+    keep_params: bool = True
+    first_step: FirstStep = "zero_reference"
+    reference_dtype: Any | None = None
+
+
+class ReduceVarianceState(NamedTuple):
+    """State of `reduce_variance`.
+
+    Attributes:
+        count: number of updates so far, equal on all workers.
+        reference: what the next gradient is compared with, shaped and sharded like the parameters: the last gradients,
+            `optax.MaskedNode` for leaves that are not corrected; in the exact form the last parameters, all of them;
+            None where `prev_grads` is passed. Equal on all workers if the gradients are.
+    """
+
+    count: jax.typing.ArrayLike
+    reference: Any
+
+
+class ScaleByMarsMomentumState(NamedTuple):
+    """State of `scale_by_mars_momentum`.
+
+    Attributes:
+        mu: exponential average of the uncorrected gradients, times `1 - gamma`; shaped and sharded like the parameters,
+            in `mu_dtype`. Equal on all workers if the gradients are.
+    """
+
+    mu: optax.Updates
+
+
+def reduce_variance(
+    gamma: optax.ScalarOrSchedule = 0.025,
+    b1: jax.typing.ArrayLike = 0.95,
+    *,
+    applies_to: Any | None = None,
+    correction: MarsCorrection | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Corrects the gradient by its change since the last step: MARS, for any preconditioner with momentum after it.
+
+    In exact form the change is that between two points on the same batch, so that the momentum after it follows the
+    gradient without the noise of old batches (with `gamma=1` and without clipping: STORM with `a = 1 - b1`); it costs a
+    second gradient. In approximate form it is the change between two batches, which costs one number a parameter.
+
+    Clipping to a norm makes the optimizer sensitive to the loss's scale, unlike Adam alone. More is not better: with
+    `gamma` near one the estimate can be worse than without. Dropout and augmentation must be the same at both points.
+
+    In exact form, what stands before it in a chain, clipping say, does not see the gradients of `grad_fn`: clip in
+    `preprocess_gradients` instead. Inside `optax.MultiSteps` `grad_fn` must be that of all parts of the batch together,
+    and is called for each part: add the parts up by `jax.lax.scan` instead, as in the second example.
+
+    Args:
+        gamma: strength of the correction, at least 0; a number or a schedule; default 0.025. 0 corrects nothing.
+        b1: decay of the momentum after it, in [0, 1); default 0.95. The change counts `gamma * b1 / (1 - b1)` times.
+        applies_to: tree of booleans, or a function that makes it from the parameters: the leaves that are corrected.
+            All by default. The others pass through.
+        correction: what else shapes it, a `MarsCorrection`; default None, as the authors have it.
+
+    Returns:
+        A transformation with a `ReduceVarianceState`: one number a parameter, or none with `prev_grads`. In exact form
+        it sees the whole tree: it cannot stand inside `optax.masked` or `optax.partition`.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+        TypeError: if `applies_to` is an array, or `correction` is no `MarsCorrection`.
+
+    Example:
+        >>> import optkit
+        >>> tx = optax.chain(
+        ...     optkit.reduce_variance(gamma=0.025, b1=0.95),
+        ...     optax.scale_by_adam(b1=0.95, b2=0.99),
+        ...     optax.scale_by_learning_rate(3e-3),
+        ... )
+        >>> correction = optkit.reduce_variance(gamma=0.5, b1=0.5, correction=optkit.MarsCorrection(max_norm=None))
+        >>> params = jnp.zeros(2)
+        >>> state = correction.init(params)
+        >>> _, state = correction.update(jnp.array([1.0, 1.0]), state, params)
+        >>> correction.update(jnp.array([1.0, 3.0]), state, params)[0]  # g + 0.5 * (g - the last g)
+        Array([1., 4.], dtype=float32)
+
+        >>> # A clipped gradient at both points, of a batch in two parts.
+        >>> tx = optkit.reduce_variance(correction=optkit.MarsCorrection(exact=True))
+        >>> tx = optkit.preprocess_gradients(tx, optax.clip_by_global_norm(1.0))
+        >>> loss = lambda point, part: jnp.mean((point - part) ** 2)
+        >>> parts = jnp.ones((2, 8, 2))
+        >>> def grad_fn(point):
+        ...     add = lambda total, part: (optax.tree.add(total, jax.grad(loss)(point, part)), None)
+        ...     return optax.tree.scale(1 / len(parts), jax.lax.scan(add, optax.tree.zeros_like(point), parts)[0])
+        >>> updates, state = tx.update(grad_fn(params), tx.init(params), params, grad_fn=grad_fn)
+
+    Reference:
+        Yuan, Liu, Wu, Zhou, Gu, "MARS: Unleashing the Power of Variance Reduction for Training Large Models", 2024,
+        arXiv:2411.10438.
+    """
+    refuse_arrays(applies_to=applies_to)
+    shape = checked(correction)
+
+    def build(applies_to):
+        return correct("reduce_variance", gamma, b1, shape, applies_to)
+
+    build(None)
+    return with_whole_tree(build, applies_to=applies_to)
+
+
+def checked(correction: MarsCorrection | None) -> MarsCorrection:
+    """Returns a correction as the authors have it for None, or says what is wrong with the one given.
+
+    Args:
+        correction: what a user gave.
+
+    Returns:
+        The correction.
+
+    Raises:
+        TypeError: if it is of another type.
+        ValueError: if a field is out of its range.
+
+    Example:
+        >>> checked(None).clip_scope
+        'leaf'
+    """
+    if correction is None:
+        return MarsCorrection()
+    if not isinstance(correction, MarsCorrection):
+        raise TypeError(f"correction must be an optkit.MarsCorrection or None, got {correction!r}")
+    check_range("max_norm", correction.max_norm, 0.0, low_open=True)
+    for field, options in (("clip_scope", ClipScope), ("first_step", FirstStep)):
+        value = getattr(correction, field)
+        if value not in get_args(options):
+            raise ValueError(f"{field} must be {' or '.join(map(repr, get_args(options)))}, got {value!r}")
+    return correction
+
+
+def correct(
+    method: str,
+    gamma: optax.ScalarOrSchedule,
+    b1: jax.typing.ArrayLike,
+    correction: MarsCorrection,
+    applies_to: Any,
+    weight_dimension_numbers: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Builds `reduce_variance` as a part of a named optimizer.
+
+    Args:
+        method: the public name of the optimizer, for messages.
+        gamma: as there.
+        b1: as there.
+        correction: as there.
+        applies_to: tree of booleans, one for each parameter, or None for all.
+        weight_dimension_numbers: a tree of `MuonDimensionNumbers`, with None for leaves that are no matrices: several
+            matrices in one leaf are clipped each by itself. None where all leaves are clipped whole.
+
+    Returns:
+        The transformation.
+
+    Raises:
+        ValueError: if `gamma` or `b1` is out of its range.
+    """
+    check_range("gamma", gamma, 0.0)
+    check_range("b1", b1, 0.0, 1.0, high_open=True)
+    scope = Scope(method, applies_to)
+    exact, max_norm = correction.exact, correction.max_norm
+    numbers = weight_dimension_numbers
+    if applies_to is not None and numbers is not None:
+        numbers = jax.tree.map(lambda keep, own: own if keep else optax.MaskedNode(), applies_to, numbers)
+
+    def init_fn(params):
+        if not exact:
+            reference = optax.tree.zeros_like(mask_tree(applies_to, params), dtype=correction.reference_dtype)
+        else:
+            copies = kept_params(scope, params)
+            reference = copies if correction.keep_params else None
+        return ReduceVarianceState(count=jnp.zeros([], jnp.int32), reference=reference)
+
+    def update_fn(updates, state, params=None, *, grad_fn=None, prev_grads=None, **extra_args):
+        del extra_args
+        gradients = mask_tree(applies_to, updates)
+        weight = (gamma(state.count) if callable(gamma) else gamma) * b1 / (1 - b1)
+        is_first = state.count == 0
+        known = 1.0
+        if exact:
+            previous = previous_gradients(scope, state.reference, grad_fn, prev_grads)
+            reference = present_params(scope, params) if correction.keep_params else None
+            known = jnp.where(is_first, 0.0, 1.0)
+        else:
+            previous = widen(state.reference)
+            reference = optax.tree.cast_like(gradients, state.reference)
+        if correction.first_step == "no_correction":
+            weight, known = jnp.where(is_first, 0.0, weight), 1.0
+        corrected = jax.tree.map(lambda g, p: g + weight * (g - known * p), widen(gradients), previous)  # Alg. 1, c_t
+        if max_norm is not None:
+            # Alg. 1, c_t of norm 1 at most
+            corrected, shares = _clip(corrected, max_norm, _norms(corrected, correction.clip_scope, numbers))
+            if not exact:
+                # XLA overwrites the old reference in place only where the new one waits for the last use of the old:
+                # this condition, with the division in the shares, spares copies of both.
+                reference = jax.tree.map(lambda g, share: jnp.where(jnp.isfinite(share), g, 0), reference, shares)
+        whole = unmask_tree(optax.tree.cast_like(corrected, gradients), updates)
+        return whole, ReduceVarianceState(count=optax.safe_increment(state.count), reference=reference)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _clip(tree: Any, max_norm: float, norms: Any) -> tuple[Any, Any]:
+    """Shrinks leaves to a largest norm; gives also the norms in units of the divisors, NaN if one is not finite."""
+    divisors = jax.tree.map(lambda norm: jnp.maximum(norm, max_norm), norms)
+    clipped = jax.tree.map(lambda x, divisor: x * (max_norm / divisor), tree, divisors)
+    return clipped, jax.tree.map(jnp.divide, norms, divisors)
+
+
+def _norms(tree: Any, scope: ClipScope, weight_dimension_numbers: Any) -> Any:
+    """The norm of each leaf, or that of all; where a leaf is several matrices those of each, with axes of size one."""
+    if scope == "global":
+        whole = optax.tree.norm(tree)
+        return jax.tree.map(lambda _: whole, tree)
+    if weight_dimension_numbers is None:
+        return jax.tree.map(optax.tree.norm, tree)
+
+    def norm(x, numbers):
+        view = None if numbers is None else matrix_view(x.shape, numbers)
+        if view is None or not view.batch:
+            return optax.tree.norm(x)
+        squares = jnp.real(x * x.conj())
+        return jnp.sqrt(jnp.sum(squares, axis=(*view.rows, *view.columns), keepdims=True))
+
+    return jax.tree.map(norm, tree, weight_dimension_numbers)
+
+
+def scale_by_mars_momentum(
+    b1: jax.typing.ArrayLike = 0.95, gamma: float | None = None, *, mu_dtype: Any | None = None
+) -> optax.GradientTransformation:
+    """Replaces the gradient by the momentum of its MARS correction, in one buffer.
+
+    The numbers are those of `optax.ema(b1, debias=False)` after `reduce_variance(gamma, b1)` without clipping, whose
+    two buffers only ever appear in one combination. It holds for a constant `gamma`, for the approximate form without
+    clipping, and for momentum only: Adam's second moment needs the correction itself.
+
+    Args:
+        b1: decay of the momentum, in [0, 1); default 0.95.
+        gamma: strength of the correction, at least 0. A number that stays as it is: no schedule, and
+            `optax.inject_hyperparams` cannot hold it. None: 0.025.
+        mu_dtype: dtype of the buffer, that of the parameters by default.
+
+    Returns:
+        A transformation with a `ScaleByMarsMomentumState`: one number a parameter.
+
+    Raises:
+        ValueError: if a hyperparameter is out of its range.
+        TypeError: if `gamma` is a schedule or an array.
+
+    Example:
+        >>> import optkit
+        >>> tx = optkit.scale_by_mars_momentum(b1=0.5, gamma=0.5)
+        >>> params = jnp.zeros(2)
+        >>> tx.update(jnp.array([4.0, 8.0]), tx.init(params), params)[0]
+        Array([3., 6.], dtype=float32)
+
+    Reference:
+        Yuan, Liu, Wu, Zhou, Gu, "MARS: Unleashing the Power of Variance Reduction for Training Large Models", 2024,
+        arXiv:2411.10438; the form in one buffer is that of the authors' memory-efficient code.
+    """
+    refuse_arrays(gamma=gamma, mu_dtype=mu_dtype)
+    check_range("b1", b1, 0.0, 1.0, high_open=True)
+    check_range("gamma", gamma, 0.0)
+    if callable(gamma):
+        raise TypeError(
+            "scale_by_mars_momentum needs a constant gamma; for a schedule take reduce_variance and optax.ema"
+        )
+    strength = 0.025 if gamma is None else gamma
+
+    def init_fn(params):
+        return ScaleByMarsMomentumState(mu=optax.tree.zeros_like(params, dtype=mu_dtype))
+
+    def update_fn(updates, state, params=None):
+        del params
+        mu = jax.tree.map(
+            lambda g, n: b1 * n + (1 - b1) * (1 - strength) * g, widen(updates), state.mu
+        )  # n_t = m_t - gamma g_t
+        momentum = jax.tree.map(lambda g, n: strength * g + n, widen(updates), mu)  # m_t
+        new_state = ScaleByMarsMomentumState(mu=optax.tree.cast_like(mu, state.mu))
+        return optax.tree.cast_like(momentum, updates), new_state
+
+    return optax.GradientTransformation(init_fn, update_fn)

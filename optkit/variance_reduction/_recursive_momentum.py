@@ -1,0 +1,124 @@
+"""Recursive momentum: an average of gradients that moves along with the gradient.
+
+Cutkosky, Orabona, "Momentum-Based Variance Reduction in Non-Convex SGD", 2019, arXiv:1905.10018. Algorithm 1, with a
+constant weight (others call it MVR). With `a = 1 - b1` it is the exact, unclipped MARS correction with gamma 1 followed
+by its momentum.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optkit.core.checks import check_range
+from optkit.core.injection import refuse_arrays
+from optkit.core.trees import unmask_tree
+from optkit.variance_reduction._recursion import (
+    Scope,
+    inside,
+    kept_params,
+    no_estimate,
+    present_params,
+    previous_gradients,
+    recursion,
+)
+
+
+class RecursiveMomentumState(NamedTuple):
+    """State of `recursive_momentum`; equal on all workers.
+
+    Attributes:
+        count: number of updates so far.
+        estimate: the estimate of the gradient, shaped and sharded like the parameters that it applies to, in float32 at
+            least.
+        previous_params: the parameters of the last step, or None with `keep_params=False`.
+    """
+
+    count: jax.typing.ArrayLike
+    estimate: optax.Updates
+    previous_params: Any
+
+
+def recursive_momentum(
+    a: jax.typing.ArrayLike = 0.1, *, keep_params: bool = True, applies_to: Any | None = None
+) -> optax.GradientTransformationExtraArgs:
+    """Replaces the gradient by an exponential average that is corrected for the steps taken since.
+
+    The average of past gradients lags behind the parameters. Here what this batch's gradient changed by in the last
+    step is added first, so that only the noise is averaged. It stands in front of any preconditioner, and needs a
+    second gradient on each batch. Both gradients must see the same randomness (dropout, augmentation): where they
+    cannot, do not take it.
+
+    What stands before it in a chain, clipping say, does not see the gradients of `grad_fn`: clip in
+    `preprocess_gradients` instead. Inside `optax.MultiSteps` `grad_fn` must be that of all parts of the batch together,
+    and is called for each part: add the parts up by `jax.lax.scan` instead, as in the second example.
+
+    Args:
+        a: weight of the gradient, in [0, 1]; default 0.1. 1 gives the gradient itself; 0 never forgets an error.
+        keep_params: whether the state keeps the last parameters and `update` is called with
+            `grad_fn=lambda point: jax.grad(loss)(point, batch)` (default); otherwise it is called with `prev_grads`,
+            this batch's gradient at the last parameters.
+        applies_to: tree of booleans, or a function that makes it from the parameters: the leaves that are estimated.
+            The gradients of the others pass through. All by default.
+
+    Returns:
+        A transformation with a `RecursiveMomentumState`: two numbers a parameter, one with `keep_params=False`.
+
+    Raises:
+        ValueError: if `a` is out of its range.
+        TypeError: from `update` without the extra argument, and inside `optax.masked` or `optax.partition`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import optax, optkit
+        >>> loss = lambda x, batch: jnp.mean((x - batch) ** 2) / 2
+        >>> tx = optax.chain(optkit.recursive_momentum(0.5), optax.scale_by_learning_rate(1.0))
+        >>> params = jnp.array(0.0)
+        >>> state = tx.init(params)
+        >>> for batch in jnp.array([1.0, 2.0]):
+        ...     grad_fn = lambda point: jax.grad(loss)(point, batch)
+        ...     updates, state = tx.update(grad_fn(params), state, params, grad_fn=grad_fn)
+        ...     params = optax.apply_updates(params, updates)
+        >>> params
+        Array(1.5, dtype=float32)
+
+        >>> parts = jnp.array([[1.0, 3.0], [2.0, 6.0]])  # of one batch
+        >>> def grad_fn(point):
+        ...     def add(total, part):
+        ...         return optax.tree.add(total, jax.grad(loss)(point, part)), None
+        ...
+        ...     total, _ = jax.lax.scan(add, optax.tree.zeros_like(point), parts)
+        ...     return optax.tree.scale(1 / len(parts), total)
+        >>> updates, state = tx.update(grad_fn(params), state, params, grad_fn=grad_fn)
+        >>> optax.apply_updates(params, updates)
+        Array(2.25, dtype=float32)
+
+    Reference:
+        Cutkosky, Orabona, "Momentum-Based Variance Reduction in Non-Convex SGD", 2019, arXiv:1905.10018.
+    """
+    refuse_arrays(applies_to=applies_to)
+    check_range("a", a, 0.0, 1.0)
+    scope = Scope("recursive_momentum", applies_to)
+
+    def init_fn(params):
+        return RecursiveMomentumState(
+            count=jnp.zeros([], jnp.int32),
+            estimate=no_estimate(scope, params),
+            previous_params=kept_params(scope, params) if keep_params else None,
+        )
+
+    def update_fn(updates, state, params=None, *, grad_fn=None, prev_grads=None, **extra_args):
+        del extra_args
+        gradients = inside(scope, updates)
+        previous = previous_gradients(scope, state.previous_params, grad_fn, prev_grads)
+        weight = jnp.where(state.count == 0, 1.0, a)  # Alg. 1, d_1
+        estimate = recursion(gradients, previous, state.estimate, weight)  # Alg. 1, d_{t+1}
+        new_state = RecursiveMomentumState(
+            count=optax.safe_increment(state.count),
+            estimate=estimate,
+            previous_params=present_params(scope, params) if keep_params else None,
+        )
+        return optax.tree.cast_like(unmask_tree(estimate, updates), updates), new_state
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)

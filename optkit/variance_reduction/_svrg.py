@@ -1,0 +1,185 @@
+"""SVRG: the gradient, less its noise at an anchor where the gradient over all data is known.
+
+Johnson, Zhang, "Accelerating Stochastic Gradient Descent using Predictive Variance Reduction", NeurIPS 2013, with the
+coefficient alpha of Yin, Xu, Li, Darrell, Liu, "A Coefficient Makes SVRG Effective", 2023, arXiv:2311.05589.
+The rules are the papers'.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optkit.core.checks import check_count, check_range
+from optkit.core.injection import refuse_arrays
+from optkit.core.precision import in_float32
+from optkit.core.trees import only, unmask_tree
+from optkit.core.workers import collectives
+from optkit.variance_reduction._recursion import (
+    Scope,
+    full_gradients,
+    inside,
+    is_due,
+    kept_params,
+    no_estimate,
+    present_params,
+    previous_gradients,
+)
+
+
+class SvrgCorrectionState(NamedTuple):
+    """State of `svrg_correction`; equal on all workers.
+
+    Attributes:
+        count: number of updates so far.
+        anchor: the parameters at the last refresh.
+        anchor_gradient: the gradient over all data there, shaped and sharded like the parameters that it applies to, in
+            float32 at least.
+    """
+
+    count: jax.typing.ArrayLike
+    anchor: optax.Params
+    anchor_gradient: optax.Updates
+
+
+def _svrg_correction(
+    scope: Scope, anchor_every: int | jax.Array, alpha: optax.ScalarOrSchedule
+) -> optax.GradientTransformationExtraArgs:
+    """The correction, for `svrg_correction` and `svrg`."""
+    check_count("anchor_every", anchor_every)
+    check_range("alpha", alpha, 0.0)
+
+    def init_fn(params):
+        return SvrgCorrectionState(
+            count=jnp.zeros([], jnp.int32),
+            anchor=kept_params(scope, params),
+            anchor_gradient=no_estimate(scope, params),
+        )
+
+    def update_fn(updates, state, params=None, *, grad_fn=None, full_grad_fn=None, **extra_args):
+        del extra_args
+        params = present_params(scope, params)
+        gradients = inside(scope, updates)
+
+        def refreshed():
+            full = full_gradients(scope, params, full_grad_fn)
+            return params, optax.tree.cast_like(full, state.anchor_gradient)
+
+        anchor, anchor_gradient = collectives.cond(
+            is_due(state.count, anchor_every), refreshed, lambda: (state.anchor, state.anchor_gradient)
+        )
+        at_anchor = previous_gradients(scope, anchor, grad_fn, None)
+        coefficient = alpha(state.count) if callable(alpha) else alpha
+        corrected = jax.tree.map(
+            lambda g, a, mu: (
+                g - jnp.asarray(coefficient, mu.dtype) * (a - mu)
+            ),  # Yin et al., alpha-SVRG; with alpha = 1 Johnson and Zhang
+            gradients,
+            at_anchor,
+            anchor_gradient,
+        )
+        new_state = SvrgCorrectionState(optax.safe_increment(state.count), anchor, anchor_gradient)
+        return optax.tree.cast_like(unmask_tree(corrected, updates), updates), new_state
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def svrg_correction(
+    anchor_every: int | jax.Array, alpha: optax.ScalarOrSchedule = 1.0, *, applies_to: Any | None = None
+) -> optax.GradientTransformationExtraArgs:
+    """Subtracts the noise that this batch's gradient has at an anchor, a point with known gradient over all data.
+
+    The result is unbiased, and free of noise where parameters and anchor meet. `update` is called with `grad_fn` (this
+    batch's gradient anywhere; two gradients a step) and `full_grad_fn` (over all data, evaluated once in `anchor_every`
+    steps). It stands in front of any preconditioner. The two gradients must see the same randomness (dropout,
+    augmentation). Do not take it for deep networks with `alpha=1`: away from the anchor the two are hardly correlated,
+    and the noise grows.
+
+    For clipping, and for batches in several parts, see `recursive_momentum`.
+
+    Args:
+        anchor_every: number of steps for which an anchor is kept, at least 1; usual are one or two epochs.
+        alpha: how much of the noise is subtracted, a number (1 by default) or a schedule. For deep networks Yin et al.
+            let it fall linearly from 0.75 to 0: `optax.linear_schedule(0.75, 0.0, steps)`.
+        applies_to: tree of booleans, or a function that makes it from the parameters: the leaves that are corrected.
+            The gradients of the others pass through. All by default.
+
+    Returns:
+        A transformation with a `SvrgCorrectionState`: two numbers a parameter.
+
+    Raises:
+        ValueError: if `anchor_every` is no positive integer, or `alpha` negative.
+        TypeError: from `update` without an extra argument, and inside `optax.masked` or `optax.partition`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import optkit
+        >>> data = jnp.array([1.0, 2.0, 6.0])
+        >>> loss = lambda x, batch: jnp.mean((x - batch) ** 2) / 2
+        >>> tx = optkit.svrg_correction(anchor_every=3)
+        >>> params = jnp.array(0.0)
+        >>> grad_fn = lambda point: jax.grad(loss)(point, data[0])
+        >>> full_grad_fn = lambda point: jax.grad(loss)(point, data)
+        >>> tx.update(grad_fn(params), tx.init(params), params, grad_fn=grad_fn, full_grad_fn=full_grad_fn)[0]
+        Array(-3., dtype=float32)
+
+    Reference:
+        Johnson, Zhang, "Accelerating Stochastic Gradient Descent using Predictive Variance Reduction", NeurIPS 2013;
+        Yin, Xu, Li, Darrell, Liu, "A Coefficient Makes SVRG Effective", 2023, arXiv:2311.05589.
+    """
+    refuse_arrays(applies_to=applies_to)
+    return _svrg_correction(Scope("svrg_correction", applies_to), anchor_every, alpha)
+
+
+def svrg(
+    learning_rate: optax.ScalarOrSchedule,
+    anchor_every: int | jax.Array,
+    alpha: optax.ScalarOrSchedule = 1.0,
+    *,
+    trainable: Any | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """SVRG and alpha-SVRG: gradient descent with the gradient's noise at an anchor subtracted.
+
+    On strongly convex finite sums it converges at a constant rate, where SGD stops at its noise.
+    Do not take it for deep networks with `alpha=1`: away from the anchor the noise grows.
+
+    For clipping, and for batches in several parts, see `recursive_momentum`.
+
+    Args:
+        learning_rate: a positive number or a schedule; about 0.1 to 0.5 over the smoothness of the batches' losses.
+        anchor_every: number of steps for which an anchor is kept, at least 1; usual are one or two epochs.
+        alpha: how much of the noise is subtracted, a number (1 by default) or a schedule. For deep networks Yin et al.
+            let it fall linearly from 0.75 to 0: `optax.linear_schedule(0.75, 0.0, steps)`.
+        trainable: tree of booleans, or a function that makes it from the parameters: the leaves that are trained. The
+            others get updates of zero. All by default.
+
+    Returns:
+        An optimizer; its state is two numbers a parameter. `update` needs `grad_fn` and `full_grad_fn`.
+
+    Raises:
+        ValueError: if `anchor_every` is no positive integer, or `alpha` negative.
+        TypeError: from `update` without an extra argument, and inside `optax.masked` or `optax.partition`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import optax, optkit
+        >>> data = jnp.array([1.0, 2.0, 6.0])
+        >>> loss = lambda x, batch: jnp.mean((x - batch) ** 2) / 2
+        >>> tx = optkit.svrg(0.5, anchor_every=3)
+        >>> params = jnp.array(0.0)
+        >>> grad_fn = lambda point: jax.grad(loss)(point, data[0])
+        >>> full_grad_fn = lambda point: jax.grad(loss)(point, data)
+        >>> updates, _ = tx.update(
+        ...     grad_fn(params), tx.init(params), params, grad_fn=grad_fn, full_grad_fn=full_grad_fn
+        ... )
+        >>> optax.apply_updates(params, updates)
+        Array(1.5, dtype=float32)
+
+    Reference:
+        Johnson, Zhang, "Accelerating Stochastic Gradient Descent using Predictive Variance Reduction", NeurIPS 2013;
+        Yin, Xu, Li, Darrell, Liu, "A Coefficient Makes SVRG Effective", 2023, arXiv:2311.05589.
+    """
+    refuse_arrays(trainable=trainable)
+    correction = _svrg_correction(Scope("svrg", trainable, "trainable"), anchor_every, alpha)
+    return in_float32(optax.chain(only(correction, trainable), optax.scale_by_learning_rate(learning_rate)))
