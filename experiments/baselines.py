@@ -2,7 +2,7 @@
 
 import optax
 
-from optkit.catalog import Method, Paper
+from optkit.method import Method, Paper
 
 
 def _sgd(learning_rate: optax.ScalarOrSchedule, momentum: float = 0.9) -> optax.GradientTransformationExtraArgs:
@@ -31,6 +31,16 @@ BASELINES = {
             paper=Paper("Decoupled Weight Decay Regularization", "Loshchilov, Hutter", 2017, "1711.05101"),
             example={"learning_rate": 3e-3},
             grid=3e-3,
+        ),
+        Method(
+            name="lion",
+            factory=optax.lion,
+            family="baselines",
+            kind="optimizer",
+            summary="The sign of an interpolation of momentum and gradient.",
+            paper=Paper("Symbolic Discovery of Optimization Algorithms", "Chen et al.", 2023, "2302.06675"),
+            example={"learning_rate": 1e-2},
+            grid=1e-3,
         ),
     )
 }

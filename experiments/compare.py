@@ -17,7 +17,7 @@ from experiments.gradients import require_trainable
 from experiments.progress import Progress
 from experiments.store import Record, RunFolder, read_records, writing
 from experiments.training import Sweep, Trainings, takes_weight_decay
-from optkit.catalog import Method
+from optkit.method import Method
 
 # Neighbouring learning rates of the first round are this far apart.
 SPACING = math.sqrt(10)

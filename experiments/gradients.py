@@ -8,9 +8,8 @@ import optax
 
 from experiments.errors import UserError
 from experiments.tasks import Task
-from optkit.catalog import Method
 from optkit.core.extra_args import EXTRA_ARGS, Moment, extra_args
-from optkit.method import Rows
+from optkit.method import Method, Stacked
 
 WORKERS = "workers"
 # The extra arguments that the training loop passes; it keeps no parameters of earlier steps.
@@ -30,11 +29,11 @@ def require_trainable(task: Task, method: Method, workers: int) -> None:
     Raises:
         UserError: if the batch cannot be cut into its parts, or has no classes, or one objective only.
     """
-    if method.rows == "objectives":
+    if method.stacked == "objectives":
         raise UserError(f"{method.name} weighs several objectives against each other, and this task has one")
-    if method.rows == "classes" and task.labels is None:
+    if method.stacked == "classes" and task.labels is None:
         raise UserError(f"{method.name} treats classes apart, and this task has none")
-    if method.rows == "microbatches" and (MICROBATCHES % workers or task.batch_size % MICROBATCHES):
+    if method.stacked == "microbatches" and (MICROBATCHES % workers or task.batch_size % MICROBATCHES):
         raise UserError(
             f"{method.name} cuts a batch into {MICROBATCHES} parts, which {workers} workers and a batch of "
             f"{task.batch_size} do not allow"
@@ -48,13 +47,13 @@ def mean(values: Any, workers: int) -> Any:
 
 
 def of_batch(
-    task: Task, rows: Rows | None, params: Any, batch: Any, workers: int
+    task: Task, stacked: Stacked | None, params: Any, batch: Any, workers: int
 ) -> tuple[jax.Array, Any, dict[str, Any]]:
     """Differentiates the loss of a batch in the form that an optimizer takes.
 
     Args:
         task: what is trained.
-        rows: what the leading axis of the gradients is over, as in `Method`.
+        stacked: what the leading axis of the gradients is over, as in `Method`.
         params: where.
         batch: this worker's examples.
         workers: how many workers share the batch.
@@ -62,12 +61,12 @@ def of_batch(
     Returns:
         The mean loss over all workers' examples; the gradients, equal on all workers; and further extra arguments.
     """
-    if rows in {"microbatches", "samples"}:
+    if stacked in {"microbatches", "samples"}:
         examples = len(jax.tree.leaves(batch)[0])
-        parts = examples if rows == "samples" else MICROBATCHES // workers
+        parts = examples if stacked == "samples" else MICROBATCHES // workers
         value, grads = _of_parts(task, params, batch, parts)
         return mean(value, workers), jax.lax.all_gather(grads, WORKERS, tiled=True) if workers > 1 else grads, {}
-    if rows == "classes":
+    if stacked == "classes":
         value, grads, counts = _of_classes(task, params, batch)
         counts = jax.lax.psum(counts, WORKERS) if workers > 1 else counts
         return *mean((value, grads), workers), {"class_counts": counts}

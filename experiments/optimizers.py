@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from experiments import gradients
 from experiments.baselines import BASELINES
 from experiments.errors import UserError
-from optkit.catalog import Method, with_variants
+from optkit.catalog import with_variants
+from optkit.method import Method
 
 YARDSTICK = "adamw"
 DEFAULT = (
@@ -28,7 +29,7 @@ def comparable() -> Mapping[str, Method]:
     return {
         name: method
         for name, method in {**BASELINES, **with_variants()}.items()
-        if method.kind not in ("topology", "compressor") and set(method.needs) <= gradients.PASSED
+        if set(method.needs) <= gradients.PASSED
     }
 
 

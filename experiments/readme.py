@@ -14,7 +14,7 @@ def methods_table() -> str:
     rows = ["| method | kind | what it does | paper |", "|---|---|---|---|"]
     for method in METHODS.values():
         paper = method.paper
-        reference = f"[{paper.authors} {paper.year}](https://arxiv.org/abs/{paper.arxiv})"
+        reference = f"[{paper.authors} {paper.year}](https://arxiv.org/abs/{paper.arxiv})" if paper else ""
         rows.append(f"| `{method.name}` | {method.kind} | {method.summary} | {reference} |")
     return "\n".join(rows) + "\n"
 

@@ -16,7 +16,7 @@ import optkit
 from experiments import gradients
 from experiments.gradients import WORKERS
 from experiments.tasks import Task
-from optkit.catalog import Method
+from optkit.method import Method
 
 REPLICAS = "replicas"
 
@@ -55,7 +55,7 @@ def schedule(steps: int) -> optax.Schedule:
 
 def takes_weight_decay(method: Method) -> bool:
     """Returns whether an optimizer has weight decay."""
-    return "weight_decay" in inspect.signature(method.factory).parameters
+    return "weight_decay" in inspect.signature(method.optimizer_factory).parameters
 
 
 class Training(NamedTuple):
@@ -87,8 +87,8 @@ def training(task: Task, method: Method, weight_decay: float, workers: int) -> T
     """
     tuned = method.tuned
     # Nothing but the learning rate differs between replicas, so that nothing else is traced.
-    static = set(inspect.signature(method.factory).parameters) - {tuned}
-    factory = optax.inject_hyperparams(method.factory, static, hyperparam_dtype=jnp.float32)
+    static = set(inspect.signature(method.optimizer_factory).parameters) - {tuned}
+    factory = optax.inject_hyperparams(method.optimizer_factory, static, hyperparam_dtype=jnp.float32)
 
     def transformation(rate, seed):
         return factory(**arguments(task, method, weight_decay, rate, seed))
@@ -101,7 +101,7 @@ def training(task: Task, method: Method, weight_decay: float, workers: int) -> T
             params, state = carry
             rows, scale = inputs
             batch = jax.tree.map(lambda leaf: leaf[rows], examples)
-            value, grads, counts = gradients.of_batch(task, method.rows, params, batch, workers)
+            value, grads, counts = gradients.of_batch(task, method.stacked, params, batch, workers)
             # What is tuned in a learning rate's place has no schedule.
             state = state._replace(hyperparams={tuned: rate * scale if tuned == "learning_rate" else rate})
             updates, state = transformation(rate, seed).update(
@@ -126,11 +126,11 @@ def training(task: Task, method: Method, weight_decay: float, workers: int) -> T
 
 def arguments(task: Task, method: Method, weight_decay: float, rate: Any, seed: Any) -> dict[str, Any]:
     """Returns what a method's factory is called with to train on a task."""
-    names = inspect.signature(method.factory).parameters
+    names = inspect.signature(method.optimizer_factory).parameters
     given = {method.tuned: rate, "weight_decay": weight_decay, "key": jax.random.key(seed)}
     if task.classes:
         given["num_clusters"] = task.classes
-    given = {**_for_matrices(task), **method.example, **given}
+    given = {**_for_matrices(task), **method.arguments, **given}
     return {name: value for name, value in given.items() if name in names}
 
 
@@ -248,7 +248,7 @@ class Trainings:
         self._compiled = {}
         self._sweep = sweep
         self.carry = jax.eval_shape(self._start, sweep.params, rates, sweep.seeds)
-        alone = method.factory(**arguments(sweep.task, method, weight_decay, method.grid, 0))
+        alone = method.optimizer_factory(**arguments(sweep.task, method, weight_decay, method.grid, 0))
         params = jax.eval_shape(sweep.task.init, jax.random.key(0))
         self.state_bytes_per_parameter = optkit.cost(alone, params, state_only=True).state_bytes_per_parameter
 

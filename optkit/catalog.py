@@ -1,4 +1,4 @@
-"""The table of all methods; tests, docs and experiments read it."""
+"""All methods and tools by name; tests, documentation and experiments read it."""
 
 import types
 from collections.abc import Mapping
@@ -13,9 +13,9 @@ from optkit import (
     sign_momentum,
     variance_reduction,
 )
-from optkit.method import Kind, Method, Paper, Variant
+from optkit.method import Method
 
-__all__ = ["METHODS", "Kind", "Method", "Paper", "Variant", "with_variants"]
+__all__ = ["METHODS", "with_variants"]
 
 _FAMILIES = (
     variance_reduction,
@@ -29,16 +29,17 @@ _FAMILIES = (
 )
 
 METHODS: Mapping[str, Method] = types.MappingProxyType(
-    {method.name: method for family in _FAMILIES for method in family.ENTRIES}
+    {method.name: method for family in _FAMILIES for method in family.METHODS}
 )
 
 
 def with_variants() -> Mapping[str, Method]:
-    """Returns all methods and all their variants, these as `name:variant`.
+    """Returns all methods of which optimizers can be made, and all their variants, these as `name:variant`.
 
     Example:
         >>> with_variants()["lion_kappa:huber"].summary == METHODS["lion_kappa"].summary
         True
     """
-    entries = ((method, *map(method.variant, method.variants)) for method in METHODS.values())
+    methods = [method for method in METHODS.values() if method.kind != "function"]
+    entries = ((method, *map(method.variant, method.variants)) for method in methods)
     return {entry.name: entry for group in entries for entry in group}

@@ -17,20 +17,20 @@ FAMILIES = {path.name for path in pathlib.Path(optkit.__file__).parent.iterdir()
 @pytest.mark.parametrize("name", ENTRIES)
 def test_the_example_builds_something_usable(name):
     method = ENTRIES[name]
-    assert callable(method.factory(**method.example).update)
+    assert callable(method.optimizer_factory(**method.arguments).update)
 
 
 @pytest.mark.parametrize("name", ENTRIES)
 def test_an_entry_is_complete(name):
     method = ENTRIES[name]
-    arguments = inspect.signature(method.factory).parameters
+    arguments = inspect.signature(method.optimizer_factory).parameters
     assert method.family in FAMILIES
     assert method.summary.endswith(".")
     assert re.fullmatch(r"\d{4}\.\d{4,5}", method.paper.arxiv)
     assert method.tuned in arguments
-    assert method.tuned in method.example
+    assert method.tuned in method.arguments
     assert method.grid > 0
-    assert {*method.example} <= set(arguments)
+    assert {*method.arguments} <= set(arguments)
     assert [name for name, argument in arguments.items() if argument.annotation is argument.empty] == []
 
 

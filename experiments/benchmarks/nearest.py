@@ -9,7 +9,8 @@ import optax
 
 import optkit
 from experiments.optimizers import look_up
-from optkit.catalog import METHODS, Method, with_variants
+from optkit.catalog import METHODS, with_variants
+from optkit.method import Method
 
 LEARNING_RATE = 1e-3
 # Variants that are only measured: `compare` has no use for them.
@@ -126,7 +127,14 @@ def measurable() -> dict[str, Method]:
     cautious, mars = METHODS["cautious"], METHODS["mars_adamw"]
     entries = {
         **with_variants(),
-        CAUTIOUS_ADAMW: dataclasses.replace(cautious, name=CAUTIOUS_ADAMW, factory=_cautious_adamw, variants={}),
+        CAUTIOUS_ADAMW: dataclasses.replace(
+            cautious,
+            name=CAUTIOUS_ADAMW,
+            kind="optimizer",
+            factory=_cautious_adamw,
+            example={"learning_rate": 1e-3},
+            variants={},
+        ),
         MARS_UNCLIPPED: dataclasses.replace(
             mars,
             name=MARS_UNCLIPPED,

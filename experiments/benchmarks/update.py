@@ -29,8 +29,8 @@ from experiments.benchmarks.transformer import SIZES, parameters
 from experiments.benchmarks.update_report import Row
 from experiments.errors import UserError
 from experiments.store import writing
-from optkit.catalog import Method
 from optkit.core.extra_args import Moment, extra_args
+from optkit.method import Method
 
 RESULTS = pathlib.Path(__file__).parents[1] / "results"
 DTYPES = ("float32", "bfloat16", "float16")
@@ -200,7 +200,7 @@ class Bench:
         Returns:
             What it costs.
         """
-        tx = method.factory(**{"learning_rate": LEARNING_RATE, **method.example})
+        tx = method.optimizer_factory(**{"learning_rate": LEARNING_RATE, **method.arguments})
         cost = optkit.cost(tx, self._shapes, state_only=True)
         params_bytes = _bytes(self._shapes)
         state = jax.eval_shape(tx.init, self._shapes)
@@ -258,7 +258,7 @@ class Bench:
 
     def _inputs(self, method):
         """The arrays that a method reads beside parameters and state."""
-        inputs = {"gradients": self._gradients if method.rows is None else self._rows_of_gradients}
+        inputs = {"gradients": self._gradients if method.stacked is None else self._rows_of_gradients}
         if {"grad_fn", "full_grad_fn", "prev_grads"} & set(method.needs):
             inputs["others"] = self._others
         return inputs
@@ -286,21 +286,21 @@ def _extra_args(method, inputs):
         grad_fn=lambda _: others,
         full_grad_fn=lambda _: others,
     )
-    counts = {"class_counts": jnp.array(CLASS_COUNTS)} if method.rows == "classes" else {}
+    counts = {"class_counts": jnp.array(CLASS_COUNTS)} if method.stacked == "classes" else {}
     return extra_args(method.needs, at) | counts
 
 
 def _reduced(method, gradients):
     """The gradient that rows make up."""
-    if method.rows is None:
+    if method.stacked is None:
         return gradients
-    scale = 1 if method.rows == "classes" else 1 / ROWS
+    scale = 1 if method.stacked == "classes" else 1 / ROWS
     # Not jnp.sum(axis=0), which XLA for CPUs does at a fiftieth of the speed.
     return jax.tree.map(lambda rows: scale * sum(rows[i] for i in range(ROWS)), gradients)
 
 
 def _fed_with(method):
-    return ", ".join(([f"{ROWS} {method.rows}"] if method.rows else []) + list(method.needs))
+    return ", ".join(([f"{ROWS} {method.stacked}"] if method.stacked else []) + list(method.needs))
 
 
 def _copied(tree):

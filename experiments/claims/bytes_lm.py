@@ -11,7 +11,7 @@ from rich.console import Console
 from experiments import compare, environment, report
 from experiments.report import Row
 from experiments.store import read_records
-from optkit.catalog import Method
+from optkit.method import Method
 
 
 def compared(name: str, options: compare.Options, entries: Sequence[Method] | None = None) -> dict[str, Row]:

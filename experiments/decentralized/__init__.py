@@ -171,7 +171,7 @@ def _build(options, network, name, method) -> tuple[Any, dict[str, int]]:
     rate = _learning_rate(options, method)
     inner = choices.find_inner(options.inner)
     pieces = choices.Pieces(
-        inner=inner.factory(**arguments(network.task, inner, 0.0, rate, network.seed)),
+        inner=inner.optimizer_factory(**arguments(network.task, inner, 0.0, rate, network.seed)),
         learning_rate=rate,
         topology=choices.make("topology", options.topology, choices.TOPOLOGIES, network.workers),
         mixing=choices.make("mixing", options.mixing or method.mixing, choices.MIXINGS, network.byzantine),

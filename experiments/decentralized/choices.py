@@ -4,7 +4,7 @@ import difflib
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import optax
 
@@ -12,10 +12,8 @@ import optkit
 from experiments import optimizers
 from experiments.errors import UserError
 from experiments.gradients import WORKERS
-from optkit.catalog import Method
 from optkit.compressors import Compressor, dithering_inf, identity, natural, qsgd, rand_k, scaled_sign, top_k
 from optkit.decentralized import (
-    Mixing,
     accelerated_mix,
     chebyshev_mix,
     choco,
@@ -51,6 +49,7 @@ from optkit.decentralized.topology import (
     symmetric_exponential,
     torus,
 )
+from optkit.method import Method
 from optkit.robust_aggregation import (
     krum,
     meamed,
@@ -71,6 +70,7 @@ from optkit.robust_aggregation.attacks import (
     shifted_mean,
     sign_flip,
 )
+from optkit.typing import Mixing
 
 
 class Pieces(NamedTuple):
@@ -128,13 +128,13 @@ def _alone(factory: Callable[..., optax.GradientTransformation], learning_rate: 
     return Decentralized(build, learning_rate)
 
 
-def _gossip(pieces: Pieces, *, combine_first: bool = False) -> optax.GradientTransformation:
+def _gossip(pieces: Pieces, *, order: Literal["atc", "cta"] = "atc") -> optax.GradientTransformation:
     return gossip(
         pieces.inner,
         pieces.topology,
         axis_name=WORKERS,
         mixing=pieces.mixing,
-        combine_first=combine_first,
+        order=order,
         every=pieces.every,
     )
 
@@ -154,7 +154,7 @@ def _choco(pieces: Pieces) -> optax.GradientTransformation:
 
 def _diging(inner, topology, **arguments):
     inner = optax.chain(track_gradients(topology, **arguments), inner)
-    return gossip(inner, topology, combine_first=True, **arguments)
+    return gossip(inner, topology, order="cta", **arguments)
 
 
 def _noise_robust(pieces: Pieces) -> optax.GradientTransformation:
@@ -169,7 +169,7 @@ def _relay_sum(pieces: Pieces) -> optax.GradientTransformation:
 
 METHODS: Mapping[str, Decentralized] = {
     "gossip": Decentralized(_gossip, local_steps=True),
-    "combine_first": Decentralized(functools.partial(_gossip, combine_first=True), local_steps=True),
+    "gossip:cta": Decentralized(functools.partial(_gossip, order="cta"), local_steps=True),
     "gradient_tracking": _wrapped(gradient_tracking),
     "diging": _wrapped(_diging),
     "exact_diffusion": _wrapped(exact_diffusion, lazy=True),
@@ -310,7 +310,7 @@ def find_inner(name: str) -> Method:
     plain = {
         known: method
         for known, method in optimizers.comparable().items()
-        if not method.needs and method.rows is None and method.tuned == "learning_rate"
+        if not method.needs and method.stacked is None and method.tuned == "learning_rate"
     }
     (method,) = optimizers.look_up([name], plain)
     return method

@@ -15,8 +15,9 @@ from experiments.errors import UserError
 from experiments.gradients import WORKERS
 from experiments.tasks import Task
 from optkit.core.workers.on_workers import Backend
-from optkit.decentralized import Mixing, consensus_distance, links_between, lossy_links
+from optkit.decentralized import consensus_distance, links_among, lossy_links
 from optkit.robust_aggregation.attacks import attacked_mix, label_flip
+from optkit.typing import Mixing
 
 
 class Network(NamedTuple):
@@ -73,7 +74,7 @@ class Network(NamedTuple):
         key = jax.random.fold_in(jax.random.key(self.seed), number)
         third = self.steps / 3
         spoken = (jnp.arange(self.workers) >= self.silent) | (number < third) | (number >= 2 * third)
-        return {"links": lossy_links(key, self.workers, self.dropout) & links_between(spoken)}
+        return {"links": lossy_links(key, self.workers, self.dropout) & links_among(spoken)}
 
     def batch(self, examples: Any, rows: jax.Array) -> Any:
         """Takes a worker's batch; that of attackers with flipped labels, if that is the attack."""

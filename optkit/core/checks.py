@@ -2,7 +2,7 @@
 
 import math
 import numbers
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import numpy as np
@@ -95,3 +95,25 @@ def check_integer(name: str, value: Any, least: int = 1) -> None:
     if not isinstance(value, numbers.Integral) or value < least:
         allowed = "a positive integer" if least == 1 else f"an integer of at least {least}"
         raise ValueError(f"{name} must be {allowed}, got {value!r}")
+
+
+def check_option(name: str, value: Any, options: Any, *, or_none: bool = False) -> None:
+    """Raises unless an argument is one of the words that it may be.
+
+    Args:
+        name: the argument's name, for the message.
+        value: what was given.
+        options: a `Literal` of all words.
+        or_none: whether it may be None too.
+
+    Raises:
+        ValueError: if it is none of them.
+
+    Example:
+        >>> from typing import Literal
+        >>> check_option("side", "left", Literal["left", "right"])
+    """
+    allowed = (*get_args(options), None) if or_none else get_args(options)
+    if value not in allowed:
+        *others, last = map(repr, allowed)
+        raise ValueError(f"{name} must be {', '.join(others)} or {last}, got {value!r}")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import optax
 
-from optkit.compressors import Compressor
+from optkit.compressors import Compressor, top_k
 from optkit.core.checks import check_range
 from optkit.core.extra_args import require_params
 from optkit.core.precision import widen
@@ -20,7 +20,8 @@ from optkit.decentralized._compressed_exchange import (
     require_constant,
 )
 from optkit.decentralized._mixing import add_update, overwrite
-from optkit.decentralized.topology import Topology
+from optkit.decentralized.topology import Topology, ring
+from optkit.method import Method, Paper
 
 
 class ChocoState(NamedTuple):
@@ -98,3 +99,24 @@ def choco(
         return overwrite(new, params), ChocoState(sent=sent, inner=inner_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+METHODS = (
+    Method(
+        name="choco",
+        factory=choco,
+        kind="wrapper",
+        summary="CHOCO: any optimizer, workers send compressed differences of parameters.",
+        paper=Paper(
+            "Decentralized Stochastic Optimization and Gossip Algorithms with Compressed Communication",
+            "Koloskova, Stich, Jaggi",
+            2019,
+            "1902.00340",
+        ),
+        example={"compressor": top_k(0.5), "gamma": 0.5, "topology": ring(8), "axis_name": "workers"},
+        grid=0.1,
+        needs=("axis_name",),
+        golden="choco_sgd",
+        learning_rate=1e-3,
+    ),
+)

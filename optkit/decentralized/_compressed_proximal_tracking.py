@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optkit.compressors import Compressor
+from optkit.compressors import Compressor, top_k
 from optkit.core.checks import check_range
 from optkit.core.extra_args import require_params
 from optkit.core.injection import refuse_arrays
@@ -24,7 +24,10 @@ from optkit.decentralized._compressed_exchange import (
     require_constant,
 )
 from optkit.decentralized._mixing import overwrite
-from optkit.decentralized.topology import Topology
+from optkit.decentralized._proximal_gradient_tracking import DPROXSGT
+from optkit.decentralized.topology import Topology, ring
+from optkit.method import Method
+from optkit.prox import box
 
 
 class CompressedProximalTrackingState(NamedTuple):
@@ -138,3 +141,24 @@ def compressed_proximal_tracking(
         )
 
     return in_float32(optax.GradientTransformationExtraArgs(init_fn, update_fn))
+
+
+METHODS = (
+    Method(
+        name="compressed_proximal_tracking",
+        factory=compressed_proximal_tracking,
+        kind="optimizer",
+        summary="CDProxSGT: DProxSGT whose workers send compressed differences.",
+        paper=DPROXSGT,
+        example={
+            "learning_rate": 1e-3,
+            "prox": box(-10.0, 10.0),
+            "compressor": top_k(0.5),
+            "topology": ring(8),
+            "axis_name": "workers",
+        },
+        grid=0.1,
+        needs=("axis_name",),
+        golden="cdproxsgt",
+    ),
+)

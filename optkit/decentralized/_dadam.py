@@ -15,9 +15,10 @@ from optkit.core.checks import check_range
 from optkit.core.decay import add_decay
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
-from optkit.decentralized._gossip import named_gossip
+from optkit.decentralized._gossip import Order, named_gossip
 from optkit.decentralized._mixing import Mixing
-from optkit.decentralized.topology import Topology
+from optkit.decentralized.topology import Topology, ring
+from optkit.method import Method, Paper
 
 
 def dadam(
@@ -31,13 +32,13 @@ def dadam(
     *,
     axis_name: str,
     mixing: Mixing | None = None,
-    combine_first: bool = False,
+    order: Order = "atc",
 ) -> optax.GradientTransformationExtraArgs:
     """Takes a step of Adam with each worker's own gradients and moments, and mixes the parameters of neighbours.
 
     Second moments drift apart where workers' data differ, and with them the lengths of their steps: `qg_dadam` then
     does better. It overwrites parameters. The paper's own form is `gossip(optax.amsgrad(learning_rate), topology,
-    axis_name=..., combine_first=True)`.
+    axis_name=..., order="cta")`.
 
     Args:
         learning_rate: a positive number or a schedule.
@@ -49,7 +50,7 @@ def dadam(
         mask: which parameters decay: a tree of booleans or a function that makes it; default all.
         axis_name: the axis over workers.
         mixing: how values are mixed, see `gossip`.
-        combine_first: mixes parameters and then adds the update, see `gossip`; default the other way round.
+        order: `"atc"` (default) or `"cta"`, whether mixing comes after the update or before it, see `gossip`.
 
     Returns:
         An optimizer that takes the extra argument `links`, see `mix`; its state is two numbers a parameter. A step
@@ -79,6 +80,23 @@ def dadam(
     check_range("eps", eps, 0.0)
     refuse_arrays(mask=mask)
     adam = optax.chain(add_decay("dadam", weight_decay, mask), optax.adam(learning_rate, b1, b2, eps))
-    return in_float32(
-        named_gossip("dadam", adam, topology, axis_name=axis_name, mixing=mixing, combine_first=combine_first)
-    )
+    return in_float32(named_gossip("dadam", adam, topology, axis_name=axis_name, mixing=mixing, order=order))
+
+
+METHODS = (
+    Method(
+        name="dadam",
+        factory=dadam,
+        kind="optimizer",
+        summary="Each worker's own Adam, and parameters mixed with its neighbours'.",
+        paper=Paper(
+            "DADAM: A Consensus-based Distributed Adaptive Gradient Method for Online Optimization",
+            "Nazari, Tarzanagh, Michailidis",
+            2019,
+            "1901.09109",
+        ),
+        example={"learning_rate": 1e-2, "topology": ring(8), "axis_name": "workers"},
+        grid=1e-3,
+        needs=("axis_name",),
+    ),
+)

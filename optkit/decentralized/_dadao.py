@@ -49,7 +49,7 @@ class DadaoEvents(NamedTuple):
     key: jax.Array
 
 
-class DADAO(NamedTuple):
+class DadaoSimulator(NamedTuple):
     """What `dadao` makes: pure functions, to be compiled by `jax.jit` and mapped over keys by `jax.vmap`.
 
     Attributes:
@@ -141,7 +141,9 @@ def dadao_constants(mu: float, L: float, chi1: float, chi2: float) -> DadaoConst
     )
 
 
-def dadao(grad_fn: Callable[[Any, jax.Array, jax.Array], Any], rates: GossipRates, mu: float, L: float) -> DADAO:
+def dadao(
+    grad_fn: Callable[[Any, jax.Array, jax.Array], Any], rates: GossipRates, mu: float, L: float
+) -> DadaoSimulator:
     """Simulates asynchronous, accelerated, decentralized optimization of strongly convex functions.
 
     Workers minimize the sum of their functions. In a unit of time each takes one gradient on average, at random times
@@ -160,7 +162,7 @@ def dadao(grad_fn: Callable[[Any, jax.Array, jax.Array], Any], rates: GossipRate
         L: smoothness of every worker's function, at least `mu`.
 
     Returns:
-        Pure functions, see `DADAO`. To follow a run, call `run` on one piece of the events after the other.
+        Pure functions, see `DadaoSimulator`. To follow a run, call `run` on one piece of the events after the other.
 
     Raises:
         ValueError: if `mu` or `L` is out of its range, if the rates are too small (`chi1 * chi2 > 1/2`), and, from
@@ -208,7 +210,7 @@ def dadao(grad_fn: Callable[[Any, jax.Array, jax.Array], Any], rates: GossipRate
     def sample_fn(key, count):
         return _sample(rates, key, count)
 
-    return DADAO(init_fn, sample_fn, run_fn, params_fn)
+    return DadaoSimulator(init_fn, sample_fn, run_fn, params_fn)
 
 
 def _sample(rates: GossipRates, key: int | jax.Array, count: int) -> DadaoEvents:

@@ -18,6 +18,7 @@ from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32, scalar_dtype
 from optkit.core.trees import copy
 from optkit.decentralized._mixing import overwrite
+from optkit.method import Method, Paper
 
 
 class DelayedDualAveragingState(NamedTuple):
@@ -135,3 +136,22 @@ def _sum_since(state: DelayedDualAveragingState, delay: jax.Array) -> jax.Array:
         return jnp.where(delay > 0, state.sum_of_norms, 0)
     recent = jnp.sum(jnp.where(jnp.arange(state.norms.size) < delay, state.norms, 0))
     return jnp.where(delay > state.norms.size, state.sum_of_norms, recent)
+
+
+METHODS = (
+    Method(
+        name="delayed_dual_averaging",
+        factory=delayed_dual_averaging,
+        kind="optimizer",
+        summary="Dual averaging whose steps shrink with the gradients and with how late they come (experimental).",
+        paper=Paper(
+            "Multi-Agent Online Optimization with Delays: Asynchronicity, Adaptivity, and Optimism",
+            "Hsieh et al.",
+            2020,
+            "2012.11579",
+        ),
+        example={"radius": 1.0, "max_delay": 2},
+        grid=1.0,
+        tuned="radius",
+    ),
+)

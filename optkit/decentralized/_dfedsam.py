@@ -19,7 +19,8 @@ from optkit.core.precision import in_float32
 from optkit.core.trees import mask_tree, unmask_tree, with_whole_tree
 from optkit.decentralized._gossip import named_gossip
 from optkit.decentralized._mixing import Mixing, choose_mixing
-from optkit.decentralized.topology import Topology
+from optkit.decentralized.topology import Topology, ring
+from optkit.method import Method, Paper
 
 _EXAMPLE = "grad_fn=lambda point: jax.grad(loss)(point, batch)"
 
@@ -188,3 +189,19 @@ def _trace_of_round(momentum: float | jax.Array, every: int | jax.Array) -> opta
         return updates, TraceOfRoundState(count=optax.safe_increment(state.count), inner=inner)
 
     return optax.GradientTransformation(init_fn, update_fn)
+
+
+METHODS = (
+    Method(
+        name="dfedsam",
+        factory=dfedsam,
+        kind="optimizer",
+        summary="Local steps of sharpness-aware minimization between gossip rounds.",
+        paper=Paper(
+            "Improving the Model Consistency of Decentralized Federated Learning", "Shi et al.", 2023, "2302.04083"
+        ),
+        example={"learning_rate": 8e-4, "topology": ring(8), "every": 2, "rho": 2e-3, "axis_name": "workers"},
+        grid=0.03,
+        needs=("axis_name", "grad_fn"),
+    ),
+)

@@ -18,7 +18,8 @@ from optkit.core.precision import in_float32, scalar_dtype
 from optkit.core.stacking import map_equal_shapes
 from optkit.core.trees import mask_tree, resolve, unmask_tree
 from optkit.decentralized._mixing import Mixing, choose_mixing, overwrite
-from optkit.decentralized.topology import Topology
+from optkit.decentralized.topology import Topology, ring
+from optkit.method import Method, Paper
 
 Beta = Literal["fletcher_reeves", "polak_ribiere", "zero"]
 
@@ -187,3 +188,28 @@ def _polar(x: jax.Array) -> jax.Array:
     """Gives the nearest matrices with orthonormal columns, `UV'` of the singular value decomposition."""
     left, _, right = svd(x)
     return jnp.einsum("...ij,...jk->...ik", left, right)
+
+
+METHODS = (
+    Method(
+        name="drcgd",
+        factory=drcgd,
+        kind="optimizer",
+        summary="Decentralized conjugate gradients over matrices with orthonormal columns.",
+        paper=Paper(
+            "Decentralized Riemannian Conjugate Gradient Method on the Stiefel Manifold",
+            "Chen et al.",
+            2023,
+            "2308.10547",
+        ),
+        example={
+            "learning_rate": 8e-4,
+            "topology": ring(8),
+            "axis_name": "workers",
+            "beta": "polak_ribiere",
+            "stiefel": False,
+        },
+        grid=0.1,
+        needs=("axis_name",),
+    ),
+)

@@ -17,7 +17,8 @@ from optkit.core.extra_args import require_params
 from optkit.core.precision import widen
 from optkit.decentralized._mixing import Mixing, add_update, choose_mixing, mix, overwrite
 from optkit.decentralized._stability import require_decay
-from optkit.decentralized.topology import Topology
+from optkit.decentralized.topology import Topology, ring
+from optkit.method import Method, Paper
 
 
 class ExactDiffusionState(NamedTuple):
@@ -126,3 +127,18 @@ def exact_diffusion(
 def diffusion_step(mixing, one):
     """Gives the blocks of a step without gradients, `x <- W (x + c)` and `c <- c + W (x + c) - (x + c)`."""
     return [[mixing, mixing], [mixing - one, mixing]]
+
+
+METHODS = (
+    Method(
+        name="exact_diffusion",
+        factory=exact_diffusion,
+        kind="wrapper",
+        summary="Any optimizer, with mixing corrected by the sum of what it did: D2, without bias under uneven data.",
+        paper=Paper("D2: Decentralized Training over Decentralized Data", "Tang et al.", 2018, "1803.07068"),
+        example={"topology": ring(8).lazy(), "axis_name": "workers"},
+        grid=1e-1,
+        needs=("axis_name",),
+        golden="d2",
+    ),
+)

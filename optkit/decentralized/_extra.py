@@ -17,7 +17,8 @@ from optkit.core.extra_args import require_params
 from optkit.core.precision import widen
 from optkit.decentralized._mixing import Mixing, add_update, choose_mixing, mix, overwrite
 from optkit.decentralized._stability import require_decay
-from optkit.decentralized.topology import Topology
+from optkit.decentralized.topology import Topology, ring
+from optkit.method import Method, Paper
 
 
 class ExtraState(NamedTuple):
@@ -115,3 +116,22 @@ def extra(
         return overwrite(new, params), ExtraState(optax.safe_increment(state.count), correction, inner_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+METHODS = (
+    Method(
+        name="extra",
+        factory=extra,
+        kind="wrapper",
+        summary="Any optimizer on mixed parameters, with the sum of all past disagreements as a correction.",
+        paper=Paper(
+            "EXTRA: An Exact First-Order Algorithm for Decentralized Consensus Optimization",
+            "Shi, Ling, Wu, Yin",
+            2014,
+            "1404.6264",
+        ),
+        example={"topology": ring(8), "axis_name": "workers"},
+        grid=1e-1,
+        needs=("axis_name",),
+    ),
+)

@@ -5,18 +5,22 @@ arXiv:1705.09056 (decentralized SGD combines first); the diffusion strategies of
 Strategies for Distributed Optimization and Learning over Networks", 2011, arXiv:1111.0034, which name both orders.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from optkit.core.checks import check_period
+from optkit.core.checks import check_option, check_period
 from optkit.core.extra_args import require_params
 from optkit.core.precision import widen
 from optkit.core.workers import collectives
+from optkit.decentralized._chebyshev import chebyshev_mix
 from optkit.decentralized._mixing import Mixing, add_update, choose_mixing, overwrite
-from optkit.decentralized.topology import Topology
+from optkit.decentralized.topology import Topology, ring
+from optkit.method import Method, Paper, Variant
+
+Order = Literal["atc", "cta"]
 
 
 class GossipState(NamedTuple):
@@ -37,7 +41,7 @@ def gossip(
     *,
     axis_name: str,
     mixing: Mixing | None = None,
-    combine_first: bool = False,
+    order: Order = "atc",
     every: int | jax.Array = 1,
 ) -> optax.GradientTransformationExtraArgs:
     """Runs an optimizer on each worker's own gradients, and mixes the parameters of neighbours.
@@ -52,8 +56,8 @@ def gossip(
         topology: who hears whom.
         axis_name: the axis over workers.
         mixing: how values are mixed; None: `mix`, one weighted mean. See also `repeated_mix` and `chebyshev_mix`.
-        combine_first: mixes parameters and then adds the update (combine then adapt), so that messages can travel
-            while gradients are computed, in place of mixing updated parameters (adapt then combine, default).
+        order: `"atc"` (adapt then combine, default) mixes updated parameters; `"cta"` (combine then adapt) mixes
+            parameters and then adds the update, so that messages can travel while gradients are computed.
         every: mixes in every so many updates only, at least 1; default 1. Local steps lie between.
 
     Returns:
@@ -61,7 +65,7 @@ def gossip(
         each round of the topology, in float32 at least. Its state is the inner one and a counter.
 
     Raises:
-        ValueError: if `every` is no positive integer, or `axis_name` is not one name.
+        ValueError: if `every` is no positive integer, `order` is no such word, or `axis_name` is not one name.
         TypeError: if `topology` is no `Topology`, or `mixing` no function.
 
     Example:
@@ -78,9 +82,7 @@ def gossip(
     Reference:
         Lian et al., "Can Decentralized Algorithms Outperform Centralized Algorithms?", 2017, arXiv:1705.09056.
     """
-    return named_gossip(
-        "gossip", inner, topology, axis_name=axis_name, mixing=mixing, combine_first=combine_first, every=every
-    )
+    return named_gossip("gossip", inner, topology, axis_name=axis_name, mixing=mixing, order=order, every=every)
 
 
 def named_gossip(
@@ -90,11 +92,12 @@ def named_gossip(
     *,
     axis_name: str,
     mixing: Mixing | None = None,
-    combine_first: bool = False,
+    order: Order = "atc",
     every: int | jax.Array = 1,
 ) -> optax.GradientTransformationExtraArgs:
     """Builds `gossip` as a part of another method, whose name its errors give."""
     check_period("every", every)
+    check_option("order", order, Order)
     mixing = choose_mixing(mixing, topology, axis_name)
     inner = optax.with_extra_args_support(inner)
 
@@ -116,10 +119,34 @@ def named_gossip(
             return collectives.cond((state.count + 1) % period == 0, exchange, lambda tree: tree, tree)
 
         wide = widen(params)
-        if combine_first:
+        if order == "cta":
             new = jax.tree.map(add_update, mixed_in_turn(wide), updates)  # x_i <- sum_j W_ij x_j + u_i
         else:
             new = mixed_in_turn(jax.tree.map(add_update, wide, updates))  # x_i <- sum_j W_ij (x_j + u_j)
         return overwrite(new, params), GossipState(count=optax.safe_increment(state.count), inner=inner_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+METHODS = (
+    Method(
+        name="gossip",
+        factory=gossip,
+        kind="wrapper",
+        summary="Each worker's own optimizer, and parameters mixed with its neighbours': decentralized SGD.",
+        paper=Paper(
+            "Can Decentralized Algorithms Outperform Centralized Algorithms? A Case Study for Decentralized Parallel"
+            " Stochastic Gradient Descent",
+            "Lian et al.",
+            2017,
+            "1705.09056",
+        ),
+        example={"topology": ring(8), "axis_name": "workers"},
+        grid=1e-1,
+        needs=("axis_name",),
+        variants={
+            "cta": Variant({"order": "cta", "mixing": chebyshev_mix(2), "every": 2}, grid=1e-1),
+        },
+        golden="dsgd",
+    ),
+)

@@ -7,6 +7,7 @@ al., "RelaySum for Decentralized Deep Learning on Heterogeneous Data", 2021, arX
 and the last gradient; kept here is what the two come to, half as much.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -15,8 +16,10 @@ import optax
 
 from optkit.core.extra_args import require_params
 from optkit.core.precision import widen
+from optkit.decentralized._gossip import gossip
 from optkit.decentralized._mixing import Mixing, choose_mixing, overwrite
-from optkit.decentralized.topology import Topology
+from optkit.decentralized.topology import Topology, ring
+from optkit.method import Method, Paper
 
 
 class TrackGradientsState(NamedTuple):
@@ -54,7 +57,7 @@ def track_gradients(
 
     The mean of the estimates is that of the gradients in every step, and they come together as gradients settle. In
     front of an optimizer whose parameters are mixed first, it makes DIGing: `gossip(optax.chain(track_gradients(...),
-    optax.sgd(...)), ..., combine_first=True)`. There momentum acts on the estimates; weight decay that is part of the
+    optax.sgd(...)), ..., order="cta")`. There momentum acts on the estimates; weight decay that is part of the
     gradient goes in front. Clip gradients before this: an infinite one stays in all workers' estimates for ever. In
     front of Adam, too, all workers reach the minimum of the mean loss, where `gradient_tracking` around Adam ends where
     the mean of Adam's updates is zero, another point. Where data do not differ it gains nothing over `gossip`.
@@ -167,3 +170,42 @@ def gradient_tracking(
         return overwrite(new, params), GradientTrackingState(count, correction, inner_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+RELAY = Paper("RelaySum for Decentralized Deep Learning on Heterogeneous Data", "Vogels et al.", 2021, "2110.04175")
+
+
+def _diging(build: functools.partial, learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+    inner = optax.chain(build(), optax.sgd(learning_rate, momentum=0.9))
+    return gossip(inner, **build.keywords, order="cta")
+
+
+METHODS = (
+    Method(
+        name="gradient_tracking",
+        factory=gradient_tracking,
+        kind="wrapper",
+        summary="Any optimizer, with each worker following an estimate of the mean of all workers' updates.",
+        paper=RELAY,
+        example={"topology": ring(8), "axis_name": "workers"},
+        grid=1e-1,
+        needs=("axis_name",),
+    ),
+    Method(
+        name="track_gradients",
+        factory=track_gradients,
+        kind="transformation",
+        compose=_diging,
+        summary="Each worker's estimate of the mean of all workers' gradients; before mixed descent it is DIGing.",
+        paper=Paper(
+            "Achieving Geometric Convergence for Distributed Optimization over Time-Varying Graphs",
+            "Nedic, Olshevsky, Shi",
+            2016,
+            "1607.03218",
+        ),
+        example={"topology": ring(8), "axis_name": "workers"},
+        grid=1e-1,
+        needs=("axis_name",),
+        golden="gradient_tracking",
+    ),
+)

@@ -6,21 +6,21 @@ import jax.numpy as jnp
 from optkit.core.checks import check_integer, check_range
 
 
-def links_between(alive: jax.Array) -> jax.Array:
+def links_among(active: jax.Array) -> jax.Array:
     """Gives the links of a step in which some workers are silent.
 
     Args:
-        alive: shape (workers,), booleans: whether a worker takes part.
+        active: shape (workers,), booleans: whether a worker takes part.
 
     Returns:
         Booleans of shape (workers, workers), the `links` of `mix`: workers that are silent neither hear nor are heard,
         and keep their values; the mean over the others stays on symmetric topologies.
 
     Example:
-        >>> links_between(jnp.array([True, False, True])).astype(int).tolist()
+        >>> links_among(jnp.array([True, False, True])).astype(int).tolist()
         [[1, 0, 1], [0, 0, 0], [1, 0, 1]]
     """
-    return alive[:, None] & alive[None]
+    return active[:, None] & active[None]
 
 
 def lossy_links(key: jax.Array, size: int, probability: jax.typing.ArrayLike) -> jax.Array:

@@ -76,7 +76,7 @@ def mix(
         links: shape (workers, workers), booleans that are equal on all workers: whether worker i (the row) hears worker
             j in this step; all do by default. What is not heard counts like the receiver's own value, and may be NaN.
             The mean stays only where the topology and links are symmetric: where a link fails in both directions. See
-            `links_between` and `lossy_links`.
+            `links_among` and `lossy_links`.
 
     Returns:
         The mixed tree, in the tree's dtypes.

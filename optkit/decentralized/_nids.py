@@ -20,7 +20,8 @@ from optkit.core.proximal import ProximalMap, check_proximal, check_proximal_lea
 from optkit.decentralized._exact_diffusion import diffusion_step
 from optkit.decentralized._mixing import Mixing, choose_mixing, mix, overwrite
 from optkit.decentralized._stability import require_decay
-from optkit.decentralized.topology import Topology
+from optkit.decentralized.topology import Topology, ring
+from optkit.method import Method, Paper
 
 
 class NidsState(NamedTuple):
@@ -136,3 +137,23 @@ def nids(
         return overwrite(new, params), NidsState(count, correction, displacement)
 
     return in_float32(optax.GradientTransformationExtraArgs(init_fn, update_fn))
+
+
+METHODS = (
+    Method(
+        name="nids",
+        factory=nids,
+        kind="optimizer",
+        summary="Proximal gradient descent over workers, whose learning rate does not depend on the topology.",
+        paper=Paper(
+            "A Decentralized Proximal-Gradient Method with Network Independent Step-sizes and Separated Convergence"
+            " Rates",
+            "Li, Shi, Yan",
+            2017,
+            "1704.07807",
+        ),
+        example={"learning_rate": 1e-3, "topology": ring(8), "axis_name": "workers"},
+        grid=1e-1,
+        needs=("axis_name",),
+    ),
+)

@@ -2,7 +2,8 @@
 
 The rule is assembled of two known techniques, a decaying weight of what neighbours say and cumulative tracking: Pu, "A
 Robust Gradient Tracking Method for Distributed Optimization over Directed Networks", 2020, arXiv:2003.13980, and Wang,
-Başar, "Gradient-Tracking Based Distributed Optimization with Guaranteed Optimality under Noisy Information Sharing",
+Başar, "Gradient-Tracking Based Distributed Optimization with Guaranteed Optimality under Noisy Information"
+            " Sharing",
 2022, arXiv:2210.00551. It is no transcription of either.
 """
 
@@ -16,7 +17,8 @@ from optkit.core.checks import check_range
 from optkit.core.extra_args import require_params
 from optkit.core.precision import in_float32
 from optkit.decentralized._mixing import Mixing, choose_mixing, overwrite
-from optkit.decentralized.topology import Topology
+from optkit.decentralized.topology import Topology, ring
+from optkit.method import Method, Paper
 
 
 class NoiseRobustGradientTrackingState(NamedTuple):
@@ -98,3 +100,24 @@ def noise_robust_gradient_tracking(
         )
 
     return in_float32(optax.GradientTransformationExtraArgs(init_fn, update_fn))
+
+
+METHODS = (
+    Method(
+        name="noise_robust_gradient_tracking",
+        factory=noise_robust_gradient_tracking,
+        kind="optimizer",
+        summary="Gradient tracking that does not add up the noise of its channels.",
+        paper=Paper(
+            "Gradient-Tracking Based Distributed Optimization with Guaranteed Optimality under Noisy Information"
+            " Sharing",
+            "Wang, Başar",
+            2022,
+            "2210.00551",
+        ),
+        example={"learning_rate": 1e-3, "gamma": 1.0, "topology": ring(8), "axis_name": "workers"},
+        grid=0.1,
+        needs=("axis_name",),
+        golden="noise_robust_gt",
+    ),
+)

@@ -17,7 +17,7 @@ from optkit.decentralized._mixing import Mixing, require_size
 
 
 def sample_participants(
-    step: int | jax.Array, size: int, count: int, *, key: int | jax.Array, alive: jax.Array | None = None
+    step: int | jax.Array, size: int, count: int, *, key: int | jax.Array, active: jax.Array | None = None
 ) -> jax.Array:
     """Draws the workers that take part in a round, the same on every worker without a message.
 
@@ -26,9 +26,9 @@ def sample_participants(
     Args:
         step: the round, an integer.
         size: the number of workers, at least 1.
-        count: how many take part, from 1 to `size`; fewer where fewer are alive.
+        count: how many take part, from 1 to `size`; fewer where fewer are active.
         key: an integer or a JAX key that is equal on all workers.
-        alive: shape (workers,), booleans; default all.
+        active: shape (workers,), booleans; default all.
 
     Returns:
         Booleans of shape (workers,). Another round of the same key gives that round's participants, so that workers
@@ -50,7 +50,7 @@ def sample_participants(
         raise ValueError(f"count must be at most the number of workers, {size}, got {count}")
     key = key if isinstance(key, jax.Array) else jax.random.key(key)
     order = jax.random.permutation(jax.random.fold_in(key, step), size)
-    ready = jnp.ones(size, bool) if alive is None else alive[order]
+    ready = jnp.ones(size, bool) if active is None else active[order]
     taken = ready & (jnp.cumsum(ready) <= count)
     return jnp.zeros(size, bool).at[order].set(taken)
 
@@ -59,7 +59,7 @@ def participation_mix(count: int, *, key: int | jax.Array) -> Mixing:
     """Makes a mixing that hands the mean over a round's participants to those of the next round.
 
     All others keep what they have; what they compute meanwhile is lost when they are drawn, since the mean replaces it.
-    The mean over all workers does not stay: report a participant's values. Nobody is waited for: who is not alive is
+    The mean over all workers does not stay: report a participant's values. Nobody is waited for: who is not active is
     left out of the draw.
 
     Args:
@@ -67,7 +67,7 @@ def participation_mix(count: int, *, key: int | jax.Array) -> Mixing:
         key: an integer or a JAX key that is equal on all workers.
 
     Returns:
-        A mixing for `complete` topologies; a worker is alive if it hears itself, `links[i, i]`, and no other link
+        A mixing for `complete` topologies; a worker is active if it hears itself, `links[i, i]`, and no other link
         counts. It sends one `all-reduce`, in float32 at least. It raises a `ValueError` for other topologies and where
         there are fewer than `count` workers.
 
@@ -94,9 +94,9 @@ def participation_mix(count: int, *, key: int | jax.Array) -> Mixing:
         require_size(topology, axis_name)
         if not np.all(topology.matrices):
             raise ValueError("participation_mix lets any workers meet and needs complete(size), got a sparser topology")
-        alive = None if links is None else jnp.diagonal(links)
-        senders = sample_participants(step, topology.size, count, key=key, alive=alive)
-        receivers = sample_participants(step + 1, topology.size, count, key=key, alive=alive)
+        active = None if links is None else jnp.diagonal(links)
+        senders = sample_participants(step, topology.size, count, key=key, active=active)
+        receivers = sample_participants(step + 1, topology.size, count, key=key, active=active)
         worker, heard = jax.lax.axis_index(axis_name), jnp.sum(senders)
 
         def mean(x: Any) -> Any:

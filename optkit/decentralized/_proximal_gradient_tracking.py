@@ -16,7 +16,9 @@ from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
 from optkit.core.proximal import ProximalMap, check_proximal, check_proximal_leaves
 from optkit.decentralized._mixing import Mixing, choose_mixing, overwrite
-from optkit.decentralized.topology import Topology
+from optkit.decentralized.topology import Topology, ring
+from optkit.method import Method, Paper, Variant
+from optkit.prox import box
 
 
 class ProximalGradientTrackingState(NamedTuple):
@@ -118,3 +120,27 @@ def proximal_gradient_tracking(
         )
 
     return in_float32(optax.GradientTransformationExtraArgs(init_fn, update_fn))
+
+
+DPROXSGT = Paper(
+    "Compressed Decentralized Proximal Stochastic Gradient Method for Nonconvex Composite Problems with Heterogeneous"
+    " Data",
+    "Yan et al.",
+    2023,
+    "2302.14252",
+)
+
+METHODS = (
+    Method(
+        name="proximal_gradient_tracking",
+        factory=proximal_gradient_tracking,
+        kind="optimizer",
+        summary="DProxSGT: decentralized proximal gradient descent with tracked gradients.",
+        paper=DPROXSGT,
+        example={"learning_rate": 1e-3, "prox": box(-10.0, 10.0), "topology": ring(8), "axis_name": "workers"},
+        grid=0.1,
+        needs=("axis_name",),
+        variants={"unmixed": Variant({"mixed_step": False}, grid=0.1)},
+        golden="dproxsgt",
+    ),
+)

@@ -18,7 +18,8 @@ from optkit.core.extra_args import require_params
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32, scalar_dtype
 from optkit.decentralized._mixing import Mixing, choose_mixing, extrapolate, overwrite
-from optkit.decentralized.topology import Topology
+from optkit.decentralized.topology import Topology, ring
+from optkit.method import Method, Paper
 
 QgDadamForm = Literal["v0", "v1", "v2", "paper"]
 
@@ -261,3 +262,34 @@ def qg_dadam(
 def _normalize_filters(x: jax.Array) -> jax.Array:
     axes = {2: 0}.get(x.ndim, tuple(range(1, x.ndim)) if x.ndim > 2 else None)
     return x / (jnp.sqrt(jnp.sum(jnp.real(jnp.conj(x) * x), axis=axes, keepdims=True)) + _NORM_EPS)
+
+
+_QUASI_GLOBAL = Paper(
+    "Quasi-Global Momentum: Accelerating Decentralized Deep Learning on Heterogeneous Data",
+    "Lin et al.",
+    2021,
+    "2102.04761",
+)
+
+METHODS = (
+    Method(
+        name="qg_dsgdm",
+        factory=qg_dsgdm,
+        kind="optimizer",
+        summary="SGD mixed with the neighbours', whose momentum is the way that the mixed parameters go.",
+        paper=_QUASI_GLOBAL,
+        example={"learning_rate": 1e-3, "topology": ring(8), "axis_name": "workers"},
+        grid=1e-1,
+        needs=("axis_name",),
+    ),
+    Method(
+        name="qg_dadam",
+        factory=qg_dadam,
+        kind="optimizer",
+        summary="Adam mixed with the neighbours', whose second moment is that of the way that mixed parameters go.",
+        paper=_QUASI_GLOBAL,
+        example={"learning_rate": 1e-3, "topology": ring(8), "axis_name": "workers"},
+        grid=1e-3,
+        needs=("axis_name",),
+    ),
+)

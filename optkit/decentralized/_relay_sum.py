@@ -18,9 +18,11 @@ from optkit.core.extra_args import require_params
 from optkit.core.precision import widen
 from optkit.core.trees import copy
 from optkit.core.workers.on_workers import check_axis_name
+from optkit.decentralized._gradient_tracking import RELAY
 from optkit.decentralized._mixing import add_update, overwrite, require_size
-from optkit.decentralized.topology import Topology
+from optkit.decentralized.topology import Topology, path
 from optkit.decentralized.topology._topology import require_topology
+from optkit.method import Method
 
 
 class RelaySumState(NamedTuple):
@@ -147,3 +149,19 @@ def _matchings(topology: Topology) -> list[np.ndarray]:
             to_parent[child] = round_
             partners[round_][[parent, child]] = child, parent
     return partners
+
+
+METHODS = (
+    Method(
+        name="relay_sum",
+        factory=relay_sum,
+        kind="wrapper",
+        summary="Any optimizer on a tree, with parameters replaced by the mean of all, relayed from edge to edge.",
+        paper=RELAY,
+        example={"topology": path(8), "axis_name": "workers"},
+        grid=1e-1,
+        needs=("axis_name",),
+        golden="relaysgd",
+        learning_rate=1e-3,
+    ),
+)

@@ -19,6 +19,7 @@ from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32, widen
 from optkit.core.workers.aggregation import Total, norms
 from optkit.core.workers.rows import require_reduced, require_rows, sum_rows
+from optkit.method import Method, Paper
 
 Rescaling = Literal["none", "projection", "code"]
 
@@ -84,22 +85,22 @@ def class_normalized(
         if axis_name is not None:
             gradients = jax.lax.psum(gradients, axis_name)
         lengths = norms(gradients, Total())
-        present = lengths > 0
-        factors = jnp.where(present, 1 / jnp.where(present, lengths + eps, 1), 0)  # PCNSGD
+        active = lengths > 0
+        factors = jnp.where(active, 1 / jnp.where(active, lengths + eps, 1), 0)  # PCNSGD
         if rescaling != "none":
             full = widen(required(full_grads, "full_grads", "class_normalized", "full_grads=full_grads"))
-            units = _scale_rows(gradients, jnp.where(present, 1 / jnp.where(present, lengths, 1), 0))
+            units = _scale_rows(gradients, jnp.where(active, 1 / jnp.where(active, lengths, 1), 0))
             projections = _products(units, _scale_rows(full, 1 / (norms(full, Total()) + eps)))
-            factors = factors * _rescaling(projections, present)
+            factors = factors * _rescaling(projections, active)
         result = optax.tree.cast_like(sum_rows(gradients, factors), updates)
         require_reduced(result, params, "class_normalized")
         return result, state
 
-    def _rescaling(projections, present):
+    def _rescaling(projections, active):
         if rescaling == "projection":
             return 1 / jnp.maximum(projections, p_min)  # PCNSGD+R, 1 / p_l
         # A class that the batch lacks has no projection; in a product it must not stop the others.
-        factors = jnp.where(present, projections, 1)
+        factors = jnp.where(active, projections, 1)
         return jnp.prod(jnp.where(jnp.eye(len(factors), dtype=bool), 1, factors[None]), axis=1)
 
     return aggregating.Aggregator(optax.init_empty_state, update_fn)
@@ -162,3 +163,23 @@ def _products(left: Any, right: Any) -> Any:
 
 def _scale_rows(rows: Any, factors: jax.Array) -> Any:
     return jax.vmap(optax.tree.scale)(factors, rows)
+
+
+METHODS = (
+    Method(
+        name="class_normalized_sgd",
+        factory=class_normalized_sgd,
+        kind="optimizer",
+        summary="SGD on the sum of the classes' gradients, each divided by its norm (PCNGD, PCNSGD).",
+        paper=Paper(
+            "A Theoretical Analysis of the Learning Dynamics under Class Imbalance",
+            "Francazi, Baity-Jesi, Lucchi",
+            2023,
+            "2207.00391",
+        ),
+        example={"learning_rate": 1e-2},
+        grid=1e-2,
+        stacked="classes",
+        golden="class_normalized",
+    ),
+)

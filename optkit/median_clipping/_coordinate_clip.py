@@ -20,6 +20,7 @@ from optkit.core.complex_numbers import refuse_complex
 from optkit.core.decay import add_decay
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32, widen
+from optkit.method import Method, Paper
 
 _COUNTED_AT_ONCE = 2**32
 
@@ -168,3 +169,19 @@ def _clip(
         return jax.tree.map(clip, updates) if per_leaf else clip(updates), state
 
     return optax.GradientTransformation(init_fn, update_fn)
+
+
+METHODS = (
+    Method(
+        name="coordinate_clip_sgd",
+        factory=coordinate_clip_sgd,
+        kind="optimizer",
+        summary="SGD that clips a fixed fraction of the coordinates, the largest, to the smallest of them.",
+        paper=Paper(
+            "Toward Understanding Why Adam Converges Faster Than SGD for Transformers", "Pan, Li", 2023, "2306.00204"
+        ),
+        example={"learning_rate": 2e-3},
+        grid=1.0,
+        golden="coordinate_clip",
+    ),
+)

@@ -18,6 +18,7 @@ from optkit.core.extra_args import required
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32, scalar_dtype
 from optkit.core.workers.rows import over_rows, psum, require_reduced, require_rows
+from optkit.method import Method, Paper
 
 Decay = Literal["sqrt", "constant"]
 
@@ -272,3 +273,31 @@ def _products(gradient: Any, axis_name: str) -> Any:
     return jax.vmap(lambda row: optax.tree.sum(optax.tree.mul(row, gradient)), axis_size=jax.lax.axis_size(axis_name))(
         rows
     )
+
+
+_CVAR = Paper("A Model-Based Method for Minimizing CVaR and Beyond", "Meng, Gower", 2023, "2305.17498")
+
+METHODS = (
+    Method(
+        name="cvar_prox_linear",
+        factory=cvar_prox_linear,
+        kind="optimizer",
+        summary="Minimizes the mean of the largest losses (CVaR) by stochastic prox-linear steps.",
+        paper=_CVAR,
+        example={"learning_rate": 0.3},
+        grid=0.1,
+        needs=("value",),
+        golden="cvar",
+    ),
+    Method(
+        name="cvar_subgradient",
+        factory=cvar_subgradient,
+        kind="optimizer",
+        summary="Minimizes the mean of the largest losses (CVaR) by stochastic subgradient steps.",
+        paper=_CVAR,
+        example={"learning_rate": 1e-3, "beta": 0.5, "decay": "constant"},
+        grid=1e-2,
+        needs=("value",),
+        golden="cvar",
+    ),
+)

@@ -15,20 +15,20 @@ import jax.numpy as jnp
 import optax
 from optax.experimental import aggregating
 
-from optkit.core.checks import check_count, check_range
+from optkit.core.checks import check_count, check_option, check_range
 from optkit.core.injection import refuse_arrays
 from optkit.core.workers.aggregation import (
     Layout,
     Total,
     aggregator_of_rows,
-    check_option,
     distances,
     mean_of_rows,
     norms,
     replace_rows,
 )
 from optkit.core.workers.collectives import vary_like
-from optkit.median_clipping._sample_median import NanPolicy, Start, descend_along, starting_point
+from optkit.median_clipping._sample_median import NanPolicy, Start, starting_point
+from optkit.method import Method, Paper
 
 
 def geometric_median(
@@ -68,7 +68,7 @@ def geometric_median(
             with `per_leaf`.
 
     Returns:
-        An aggregator without state; `update` takes the extra argument `present`, booleans that say which rows take
+        An aggregator without state; `update` takes the extra argument `active`, booleans that say which rows take
         part.
 
     Raises:
@@ -95,13 +95,13 @@ def geometric_median(
         raise ValueError("layout='transpose' sees no leaves: per_leaf must be False with it, got True")
     most = 100 if iterations is None else iterations
 
-    def rule(rows, *, present, total):
+    def rule(rows, *, active, total):
         if not jax.tree.leaves(rows):
             return rows
-        kept = jnp.ones(len(jax.tree.leaves(rows)[0]), bool) if present is None else present
+        kept = jnp.ones(len(jax.tree.leaves(rows)[0]), bool) if active is None else active
         if nan_policy == "omit":
             kept = kept & jnp.isfinite(norms(rows, total))
-        some = None if present is None and nan_policy == "propagate" else kept
+        some = None if active is None and nan_policy == "propagate" else kept
         rows = rows if some is None else replace_rows(rows, kept, 0.0)
         center = starting_point(start, rows, nan_policy, some)
         median = _iterate(
@@ -109,69 +109,10 @@ def geometric_median(
         )
         return jax.tree.map(lambda x: jnp.where(jnp.any(kept), x, jnp.nan), median)
 
-    def rule_per_leaf(rows, *, present, total):
-        return jax.tree.map(lambda x: rule(x, present=present, total=total), rows)
+    def rule_per_leaf(rows, *, active, total):
+        return jax.tree.map(lambda x: rule(x, active=active, total=total), rows)
 
     return aggregator_of_rows("geometric_median", rule_per_leaf if per_leaf else rule, axis_name, layout)
-
-
-def geometric_median_sgd(
-    learning_rate: optax.ScalarOrSchedule,
-    iterations: int | None = None,
-    smoothing: jax.typing.ArrayLike | None = None,
-    weight_decay: float | jax.Array = 0.0,
-    mask: Any | None = None,
-    *,
-    tolerance: jax.typing.ArrayLike = 1e-6,
-    start: Start = "median",
-    per_leaf: bool = False,
-    nan_policy: NanPolicy = "propagate",
-    axis_name: str | None = None,
-) -> optax.GradientTransformationExtraArgs:
-    """Sample-median gradient descent: descends along the geometric median of several gradients.
-
-    Args:
-        learning_rate: a positive number or a schedule.
-        iterations: how many of Weiszfeld's at most, at least 1. None: 100.
-        smoothing: distances below it count as it, above 0, in units of the gradient. None (default): 1e-8 of the median
-            distance, see `geometric_median`.
-        weight_decay: strength of the decoupled decay, at least 0; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        tolerance: they stop after a step of at most this times the median distance of the rows, at least 0; default
-            1e-6, see `geometric_median`.
-        start: the coordinate-wise `"median"` (default), the `"mean"` or `"zeros"`, see `geometric_median`.
-        per_leaf: whether each leaf has its own median; by default the tree is one vector.
-        nan_policy: `"propagate"` (default) or `"omit"`, see `geometric_median`.
-        axis_name: the axis over workers, each of which passes its own gradient; None (default) for gradients stacked
-            along the leading axis of each leaf.
-
-    Returns:
-        An optimizer without state, of gradients with a leading axis.
-
-    Raises:
-        ValueError: if an argument is out of its range.
-
-    Example:
-        >>> import optkit
-        >>> tx = optkit.geometric_median_sgd(0.5)
-        >>> params = jnp.zeros(2)
-        >>> gradients = jnp.array([[2.0, 1.0], [2.0, -1.0], [3.0, 0.0], [-1000.0, 0.0]])
-        >>> tx.update(gradients, tx.init(params), params)[0].round(3) + 0.0
-        Array([-1.,  0.], dtype=float32)
-
-    Reference:
-        Schaipp et al., "SGD with Clipping is Secretly Estimating the Median Gradient", 2024, arXiv:2402.12828.
-    """
-    aggregator = geometric_median(
-        iterations,
-        smoothing,
-        tolerance=tolerance,
-        start=start,
-        per_leaf=per_leaf,
-        nan_policy=nan_policy,
-        axis_name=axis_name,
-    )
-    return descend_along("geometric_median_sgd", aggregator, learning_rate, weight_decay, mask)
 
 
 def _iterate(
@@ -226,3 +167,17 @@ def _weiszfeld(
 
 def _stack(*trees: Any) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+METHODS = (
+    Method(
+        name="geometric_median",
+        factory=geometric_median,
+        kind="aggregator",
+        summary="The geometric median over samples, microbatches or workers by Weiszfeld's iterations (RFA).",
+        paper=Paper("Robust Aggregation for Federated Learning", "Pillutla, Kakade, Harchaoui", 2019, "1912.13445"),
+        grid=0.1,
+        stacked="microbatches",
+        golden="rfa",
+    ),
+)

@@ -18,6 +18,7 @@ from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32, widen
 from optkit.core.proximal import StepTowardsMedian, check_step
 from optkit.median_clipping import median_step
+from optkit.method import Method, Paper, Variant
 
 
 class ScaleByMedianTrackingState(NamedTuple):
@@ -231,3 +232,34 @@ def _track(
         return optax.tree.cast_like(median, updates), new_state
 
     return optax.GradientTransformation(init_fn, update_fn)
+
+
+MEDIAN = Paper("SGD with Clipping is Secretly Estimating the Median Gradient", "Schaipp et al.", 2024, "2402.12828")
+
+METHODS = (
+    Method(
+        name="median_tracking_sgd",
+        factory=median_tracking_sgd,
+        kind="optimizer",
+        summary="Tracks the median of the gradients across iterations by proximal steps; clipping with a memory.",
+        paper=MEDIAN,
+        example={"learning_rate": 2e-3, "tau": 1.0},
+        grid=1.0,
+        variants={
+            "l1": Variant({"step": median_step.l1(), "tau": 1e-2}, grid=1.0),
+            "linf": Variant({"step": median_step.linf()}, grid=0.3),
+            "huber": Variant({"step": median_step.huber(1.0), "tau": 0.1}, grid=1.0),
+        },
+        golden="median_tracking",
+    ),
+    Method(
+        name="clipped_sgd",
+        factory=clipped_sgd,
+        kind="optimizer",
+        summary="Median-clipped SGD: one proximal step from zero towards the gradient, clipping by the global norm.",
+        paper=MEDIAN,
+        example={"learning_rate": 1e-3, "momentum": 0.9},
+        grid=0.3,
+        variants={"l1": Variant({"step": median_step.l1(), "tau": 1e-2, "learning_rate": 0.02}, grid=0.3)},
+    ),
+)

@@ -11,12 +11,14 @@ import jax
 import optax
 from optax.experimental import aggregating
 
-from optkit.core.checks import check_count, check_range
+from optkit.core.checks import check_count, check_option, check_range
 from optkit.core.injection import refuse_arrays
 from optkit.core.proximal import StepTowardsMedian, check_step
-from optkit.core.workers.aggregation import aggregator_of_rows, check_option
+from optkit.core.workers.aggregation import aggregator_of_rows
 from optkit.median_clipping import median_step
-from optkit.median_clipping._sample_median import Start, descend_along, starting_point
+from optkit.median_clipping._median_tracking import MEDIAN
+from optkit.median_clipping._sample_median import Start, starting_point
+from optkit.method import Method
 
 
 def proximal_pass(median: Any, samples: Any, tau: jax.typing.ArrayLike, step: StepTowardsMedian | None = None) -> Any:
@@ -103,10 +105,10 @@ def proximal_median(
     check_count("passes", passes)
     check_option("start", start, Start)
 
-    def rule(rows, *, present, total):
+    def rule(rows, *, active, total):
         del total
-        if present is not None:
-            raise TypeError("proximal_median goes through all rows and cannot leave any out: call it without present")
+        if active is not None:
+            raise TypeError("proximal_median goes through all rows and cannot leave any out: call it without active")
         if not jax.tree.leaves(rows):
             return rows
 
@@ -118,48 +120,15 @@ def proximal_median(
     return aggregator_of_rows("proximal_median", rule, axis_name)
 
 
-def proximal_median_sgd(
-    learning_rate: optax.ScalarOrSchedule,
-    tau: float | Callable[[jax.Array], jax.typing.ArrayLike],
-    step: StepTowardsMedian | None = None,
-    passes: int | None = None,
-    weight_decay: float | jax.Array = 0.0,
-    mask: Any | None = None,
-    *,
-    start: Start = "median",
-    axis_name: str | None = None,
-) -> optax.GradientTransformationExtraArgs:
-    """Sample-median gradient descent by stochastic proximal point steps: along the median, of any norm, of gradients.
-
-    Args:
-        learning_rate: a positive number or a schedule.
-        tau: how far a pass may move the estimate, above 0, in units of the gradient, or a function of the pass's
-            number, from 0.
-        step: the norm whose median is wanted; default `median_step.l2()`, see `scale_by_median_tracking`.
-        passes: how often it goes through the gradients, at least 1. None: 8.
-        weight_decay: strength of the decoupled decay, at least 0; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        start: `"zeros"`, `"mean"` or `"median"` (default), see `proximal_median`.
-        axis_name: the axis over workers, each of which passes its own gradient; None (default) for gradients stacked
-            along the leading axis of each leaf.
-
-    Returns:
-        An optimizer without state, of gradients with a leading axis.
-
-    Raises:
-        ValueError: if an argument is out of its range.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> import optkit
-        >>> tx = optkit.proximal_median_sgd(0.5, lambda k: 10 / (k + 1), optkit.median_step.quantile(0.7), passes=100)
-        >>> params = jnp.zeros(2)
-        >>> gradients = jnp.array([[1.0, 2.0], [3.0, 1.0], [100.0, 3.0], [4.0, 6.0], [2.0, 9.0]])
-        >>> tx.update(gradients, tx.init(params), params)[0].round(1)
-        Array([-2., -3.], dtype=float32)
-
-    Reference:
-        Schaipp et al., "SGD with Clipping is Secretly Estimating the Median Gradient", 2024, arXiv:2402.12828.
-    """
-    aggregator = proximal_median(tau, step, passes, start=start, axis_name=axis_name)
-    return descend_along("proximal_median_sgd", aggregator, learning_rate, weight_decay, mask)
+METHODS = (
+    Method(
+        name="proximal_median",
+        factory=proximal_median,
+        kind="aggregator",
+        summary="The median, of any norm, over samples, microbatches or workers by stochastic proximal point steps.",
+        paper=MEDIAN,
+        example={"tau": 1.0},
+        grid=0.1,
+        stacked="microbatches",
+    ),
+)

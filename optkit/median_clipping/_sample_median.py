@@ -4,25 +4,20 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import optax
-from optax.experimental import aggregating
 
-from optkit.core.decay import add_decay
-from optkit.core.injection import refuse_arrays
-from optkit.core.precision import in_float32
 from optkit.core.workers.aggregation import LARGEST_NETWORK, mean_of_rows, replace_rows, sort_rows
 
 NanPolicy = Literal["propagate", "omit"]
 Start = Literal["zeros", "mean", "median"]
 
 
-def median_of_rows(rows: Any, nan_policy: NanPolicy, present: jax.Array | None = None) -> Any:
+def median_of_rows(rows: Any, nan_policy: NanPolicy, active: jax.Array | None = None) -> Any:
     """Takes the median of each coordinate, of an even number of rows the mean of the two middle values.
 
     Args:
         rows: a tree of stacked rows.
         nan_policy: whether NaN makes the median NaN ("propagate"), or is left out of it ("omit").
-        present: which rows take part, all by default.
+        active: which rows take part, all by default.
     """
 
     def median(x):
@@ -39,54 +34,27 @@ def median_of_rows(rows: Any, nan_policy: NanPolicy, present: jax.Array | None =
             upper = jnp.where(count // 2 == i, value, upper)
         return jnp.where(count == 0, jnp.nan, (lower + upper) / 2)
 
-    if present is None:
+    if active is None:
         return jax.tree.map(median, rows)
-    medians = median_of_rows(replace_rows(rows, present, jnp.nan), "omit")
+    medians = median_of_rows(replace_rows(rows, active, jnp.nan), "omit")
     if nan_policy == "omit":
         return medians
     return jax.tree.map(
-        lambda x, m: jnp.where(jnp.any(jnp.isnan(x), axis=0), jnp.nan, m), replace_rows(rows, present, 0.0), medians
+        lambda x, m: jnp.where(jnp.any(jnp.isnan(x), axis=0), jnp.nan, m), replace_rows(rows, active, 0.0), medians
     )
 
 
-def starting_point(start: Start, rows: Any, nan_policy: NanPolicy, present: jax.Array | None = None) -> Any:
+def starting_point(start: Start, rows: Any, nan_policy: NanPolicy, active: jax.Array | None = None) -> Any:
     """Takes the point from which iterations towards a median start.
 
     Args:
         start: which.
         rows: a tree of stacked rows, with leaves.
         nan_policy: for the coordinate-wise median, see `median_of_rows`.
-        present: which rows take part, all by default.
+        active: which rows take part, all by default.
     """
     if start == "median":
-        return median_of_rows(rows, nan_policy, present)
+        return median_of_rows(rows, nan_policy, active)
     if start == "zeros":
         return jax.tree.map(lambda x: jnp.zeros_like(x[0]), rows)
-    return mean_of_rows(rows, jnp.ones(len(jax.tree.leaves(rows)[0])) if present is None else present)
-
-
-def descend_along(
-    method: str,
-    aggregator: aggregating.Aggregator,
-    learning_rate: optax.ScalarOrSchedule,
-    weight_decay: float | jax.Array,
-    mask: Any | None,
-) -> optax.GradientTransformationExtraArgs:
-    """Descends along what an aggregator makes of the rows, with decoupled weight decay.
-
-    Args:
-        method: the public name of the optimizer.
-        aggregator: makes one gradient of all.
-        learning_rate: a positive number or a schedule.
-        weight_decay: strength of the decoupled decay, at least 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay.
-
-    Returns:
-        The optimizer.
-
-    Raises:
-        ValueError: if `weight_decay` is negative.
-    """
-    refuse_arrays(mask=mask)
-    decay = add_decay(method, weight_decay, mask)
-    return in_float32(optax.chain(aggregator, decay, optax.scale_by_learning_rate(learning_rate)))
+    return mean_of_rows(rows, jnp.ones(len(jax.tree.leaves(rows)[0])) if active is None else active)

@@ -17,7 +17,7 @@ from optkit.core.checks import check_range
 from optkit.core.complex_numbers import only_real
 from optkit.core.injection import refuse_arrays
 from optkit.core.keys import typed
-from optkit.memory_efficient._frugal import Rest, check_rest, only_rest
+from optkit.memory_efficient._frugal_rest import Rest, check_rest, only_rest
 from optkit.memory_efficient._matrices import chosen_leaves
 from optkit.memory_efficient._projector import Projector
 

@@ -7,7 +7,7 @@ rest, whose sign it takes; here there is none.
 """
 
 import math
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +19,12 @@ from optkit.core.decay import add_decay
 from optkit.core.extra_args import required
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32, widen
+from optkit.memory_efficient._blocks import block_projector
+from optkit.memory_efficient._frugal_rest import Rest, apply_rest, check_rest, only_rest
 from optkit.memory_efficient._projector import Projector
 from optkit.memory_efficient._subspace_optimizer import along_projections, in_and_outside
 from optkit.memory_efficient._subspaces import subspace_projector
-
-Rest = Literal["sign", "sgd"]
+from optkit.method import Method, Paper, Variant
 
 # Projections leave of a matrix in its subspace less than 2.5 units of rounding of its largest entry, times the root
 # of the shorter axis (measured for matrices up to 1024 x 4096, of full and of low rank, of one scale and of many).
@@ -38,32 +39,6 @@ class FrugalAlongProjectionsState(NamedTuple):
     """
 
     inner: optax.OptState
-
-
-def check_rest(rest: Rest | None, rest_scale: jax.typing.ArrayLike, scale: jax.typing.ArrayLike) -> None:
-    """Raises a ValueError unless the arguments of `frugal` of these names are in their ranges."""
-    check_range("rest_scale", rest_scale, 0.0)
-    check_range("scale", scale, 0.0)
-    if rest is not None and rest not in get_args(Rest):
-        raise ValueError(f"rest must be 'sign', 'sgd' or None, got {rest!r}")
-
-
-def only_rest(
-    rest: Rest | None, rest_scale: jax.typing.ArrayLike, scale: jax.typing.ArrayLike
-) -> optax.GradientTransformation:
-    """Does to whole leaves what `frugal` does outside of subspaces."""
-
-    def update(updates, params):
-        del params
-        return jax.tree.map(lambda g: (scale * rest_scale * _apply_rest(rest, g)).astype(g.dtype), updates)
-
-    return optax.stateless(update)
-
-
-def _apply_rest(rest: Rest | None, x: jax.Array) -> jax.Array:
-    if rest is None:
-        return jnp.zeros_like(x)
-    return jnp.sign(x) if rest == "sign" else x
 
 
 def _unless_rounding(left: jax.Array, matrix: jax.Array) -> jax.Array:
@@ -122,7 +97,7 @@ def frugal_along_projections(
                 residual = widen(g) - projector.up(p, coordinates, g)  # Alg. 1, the state-free part
                 if rest == "sign" and projector.of_vectors:
                     residual = _unless_rounding(residual, widen(g))
-                whole = whole + rest_scale * _apply_rest(rest, residual)
+                whole = whole + rest_scale * apply_rest(rest, residual)
             return (scale * whole).astype(g.dtype)
 
         directions = jax.tree.map(together, updates, projections, low, low_updates)
@@ -412,3 +387,36 @@ def frugal_lion(
             optax.scale_by_learning_rate(learning_rate),
         )
     )
+
+
+_FRUGAL = Paper(
+    "FRUGAL: Memory-Efficient Optimization by Reducing State Overhead for Scalable Training",
+    "Zmushko, Beznosikov, Takáč, Horváth",
+    2024,
+    "2411.07837",
+)
+
+METHODS = (
+    Method(
+        name="frugal_adamw",
+        factory=frugal_adamw,
+        kind="optimizer",
+        summary="AdamW in a subspace of each matrix's entries, signs of the gradient in the rest.",
+        paper=_FRUGAL,
+        example={"learning_rate": 1e-2, "projector": subspace_projector("svd", density=0.5)},
+        grid=1e-3,
+        variants={
+            "columns": Variant({"projector": subspace_projector("columns", density=0.5), "key": 0}, grid=1e-3),
+            "blocks": Variant({"projector": block_projector(0.5), "key": 0}, grid=1e-3),
+        },
+    ),
+    Method(
+        name="frugal_lion",
+        factory=frugal_lion,
+        kind="optimizer",
+        summary="Lion in a subspace of each matrix's entries, signs of the gradient in the rest.",
+        paper=_FRUGAL,
+        example={"learning_rate": 1e-2, "projector": subspace_projector("randk", density=0.5), "key": 0},
+        grid=3e-4,
+    ),
+)

@@ -17,6 +17,7 @@ from optkit.core.injection import refuse_arrays
 from optkit.memory_efficient._frugal import frugal_named
 from optkit.memory_efficient._projector import Projector
 from optkit.memory_efficient._subspaces import subspace_projector
+from optkit.method import Method, Paper
 
 
 def galore_adamw(
@@ -90,3 +91,18 @@ def galore_adamw(
         key=key,
     )
     return decayed_after_step("galore_adamw", learning_rate, direction, weight_decay, mask)
+
+
+METHODS = (
+    Method(
+        name="galore_adamw",
+        factory=galore_adamw,
+        kind="optimizer",
+        summary="AdamW in the subspace of each matrix's largest singular vectors, nothing in the rest.",
+        paper=Paper(
+            "GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection", "Zhao et al.", 2024, "2403.03507"
+        ),
+        example={"learning_rate": 3e-2, "projector": subspace_projector("svd", rank=2), "update_gap": 50},
+        grid=1e-2,
+    ),
+)

@@ -28,7 +28,8 @@ from optkit.memory_efficient._gradient_window import (
     push,
     unless_bad,
 )
-from optkit.memory_efficient._m_fac import average_over
+from optkit.memory_efficient._m_fac import EFCP, average_over
+from optkit.method import Method, Paper, Variant
 
 
 class ScaleByGGTState(NamedTuple):
@@ -292,3 +293,27 @@ def _optimizer(
     rate = optax.scale_by_learning_rate(learning_rate)
     tx = optax.chain(average_over(axis_name), add_decay(method, weight_decay, mask), scale, rate)
     return only_real(method, in_float32(tx))
+
+
+METHODS = (
+    Method(
+        name="ggt",
+        factory=ggt,
+        kind="optimizer",
+        summary="AdaGrad with a full matrix from a window of the last gradients.",
+        paper=Paper("Efficient Full-Matrix Adaptive Regularization", "Agarwal et al.", 2018, "1806.02958"),
+        example={"learning_rate": 0.1, "window": 4},
+        grid=3e-2,
+        variants={"momentum": Variant({"b1": 0.9, "b2": 0.99, "eps": 0.1, "learning_rate": 0.03}, grid=3e-3)},
+    ),
+    Method(
+        name="sparse_ggt",
+        factory=sparse_ggt,
+        kind="optimizer",
+        summary="AdaGrad with a full matrix from a window of the last gradients' largest entries, with error feedback.",
+        paper=EFCP,
+        example={"learning_rate": 0.1, "window": 4, "density": 0.25},
+        grid=3e-2,
+        golden="efcp_ggt",
+    ),
+)

@@ -25,6 +25,7 @@ from optkit.core.precision import in_float32
 from optkit.core.workers import collectives
 from optkit.memory_efficient._error_feedback import error_feedback
 from optkit.memory_efficient._gradient_window import GradientWindow, ages, combine, empty_window, push, unless_bad
+from optkit.method import Method, Paper
 
 # A gradient is damped by at least so many units of rounding, times the root of the window, of its own square norm: with
 # that, rounding changes the update of a singular window by about an eighth (measured for windows of up to 1024).
@@ -236,3 +237,34 @@ def _optimizer(
         optax.scale_by_learning_rate(learning_rate),
     )
     return only_real(method, in_float32(tx))
+
+
+EFCP = Paper("Error Feedback Can Accurately Compress Preconditioners", "Modoranu et al.", 2023, "2306.06098")
+
+METHODS = (
+    Method(
+        name="m_fac",
+        factory=m_fac,
+        kind="optimizer",
+        summary="Natural gradients from a window of the last gradients.",
+        paper=Paper(
+            "M-FAC: Efficient Matrix-Free Approximations of Second-Order Information",
+            "Frantar, Kurtic, Alistarh",
+            2021,
+            "2107.03356",
+        ),
+        example={"learning_rate": 0.1, "window": 4, "damping": 1.0},
+        grid=1e-2,
+        golden="mfac",
+    ),
+    Method(
+        name="sparse_m_fac",
+        factory=sparse_m_fac,
+        kind="optimizer",
+        summary="Natural gradients from a window of the last gradients' largest entries, with error feedback.",
+        paper=EFCP,
+        example={"learning_rate": 0.1, "window": 4, "damping": 1.0, "density": 0.25},
+        grid=1e-2,
+        golden="efcp_mfac",
+    ),
+)

@@ -23,6 +23,7 @@ from optkit.core.precision import in_float32, widen
 from optkit.core.quantization import Quantized, dequantize, quantize, quantized_zeros
 from optkit.core.stacking import map_equal_shapes
 from optkit.core.top_k import add, first_in_blocks, places_in_whole, take, top_k_in_blocks
+from optkit.method import Method, Paper
 
 Bits = int | Literal["whole"]
 
@@ -388,3 +389,22 @@ def micro_adam(
     behind = optax.chain(decay, optax.scale_by_learning_rate(learning_rate))
     tx = _with_residual(rule, behind) if add_residual else optax.chain(_only_direction(rule), behind)
     return only_real("micro_adam", in_float32(tx))
+
+
+METHODS = (
+    Method(
+        name="micro_adam",
+        factory=micro_adam,
+        kind="optimizer",
+        summary="Adam on the largest entries of the last 10 gradients, with the rest fed back from 4 bits a parameter.",
+        paper=Paper(
+            "MicroAdam: Accurate Adaptive Optimization with Low Space Overhead and Provable Convergence",
+            "Modoranu et al.",
+            2024,
+            "2405.15593",
+        ),
+        example={"learning_rate": 1e-2},
+        grid=1e-3,
+        golden="microadam",
+    ),
+)

@@ -11,8 +11,10 @@ import optax
 
 from optkit.core.decay import decayed_after_step
 from optkit.memory_efficient._projector import Projector
-from optkit.memory_efficient._subset_norm import SubsetSize, scale_by_subset_norm_named
+from optkit.memory_efficient._subset_norm import LEAN_AND_MEAN, SubsetSize, scale_by_subset_norm_named
 from optkit.memory_efficient._subspace_momentum import Reset, subspace_momentum_named
+from optkit.memory_efficient._subspaces import subspace_projector
+from optkit.method import Method, Variant
 
 
 def adam_snsm(
@@ -241,3 +243,35 @@ def sgd_sm(
         key=key,
     )
     return decayed_after_step("sgd_sm", learning_rate, momentum, weight_decay, mask)
+
+
+METHODS = (
+    Method(
+        name="adam_snsm",
+        factory=adam_snsm,
+        kind="optimizer",
+        summary="Adam with momentum in a subspace and one second moment for each row or column of a matrix.",
+        paper=LEAN_AND_MEAN,
+        example={"learning_rate": 1e-2, "projector": subspace_projector("svd", rank=2)},
+        grid=3e-2,
+        variants={"uniform": Variant({"projector": subspace_projector("uniform", rank=2), "key": 0}, grid=3e-2)},
+    ),
+    Method(
+        name="adagrad_snsm",
+        factory=adagrad_snsm,
+        kind="optimizer",
+        summary="AdaGrad with momentum in a subspace and one sum of squares for each row or column of a matrix.",
+        paper=LEAN_AND_MEAN,
+        example={"learning_rate": 1.0, "projector": subspace_projector("topk", rank=2)},
+        grid=0.3,
+    ),
+    Method(
+        name="sgd_sm",
+        factory=sgd_sm,
+        kind="optimizer",
+        summary="Gradient descent with momentum in a subspace only.",
+        paper=LEAN_AND_MEAN,
+        example={"learning_rate": 2e-3, "projector": subspace_projector("svd", rank=2)},
+        grid=0.1,
+    ),
+)

@@ -21,6 +21,7 @@ from optkit.core.linalg.explicit_axes import replicate, shard_like
 from optkit.core.linalg.matrix_view import MatrixView
 from optkit.core.precision import widen
 from optkit.memory_efficient._matrices import chosen_leaves, leaf_views
+from optkit.method import Method, Paper, Variant
 
 SubsetSize = int | Literal["heuristics"]
 
@@ -435,3 +436,42 @@ def adagrad_sn(
         bias_correction=False,
     )
     return decayed_after_step("adagrad_sn", learning_rate, transformation, weight_decay, mask)
+
+
+LEAN_AND_MEAN = Paper(
+    "Lean and Mean Adaptive Optimization via Subset-Norm and Subspace-Momentum with Convergence Guarantees",
+    "Nguyen, Nguyen",
+    2024,
+    "2411.07120",
+)
+
+METHODS = (
+    Method(
+        name="adam_sn",
+        factory=adam_sn,
+        kind="optimizer",
+        summary="Adam with one second moment for each row or column of a matrix.",
+        paper=LEAN_AND_MEAN,
+        example={"learning_rate": 1e-2},
+        grid=3e-2,
+        variants={"blocks": Variant({"subset_size": -1}, grid=3e-2)},
+    ),
+    Method(
+        name="rmsprop_sn",
+        factory=rmsprop_sn,
+        kind="optimizer",
+        summary="RMSProp with one second moment for each row or column of a matrix, and no momentum.",
+        paper=LEAN_AND_MEAN,
+        example={"learning_rate": 1e-2},
+        grid=1e-2,
+    ),
+    Method(
+        name="adagrad_sn",
+        factory=adagrad_sn,
+        kind="optimizer",
+        summary="AdaGrad with one sum of squares for each row or column of a matrix, and a momentum.",
+        paper=LEAN_AND_MEAN,
+        example={"learning_rate": 1.0},
+        grid=0.3,
+    ),
+)

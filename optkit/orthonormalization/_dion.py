@@ -27,6 +27,7 @@ from optkit.core.precision import widen
 from optkit.core.stacking import map_equal_shapes
 from optkit.core.trees import concrete
 from optkit.core.workers import collectives
+from optkit.method import Method, Paper, Variant
 
 
 class ScaleByDionState(NamedTuple):
@@ -419,3 +420,17 @@ def _is_step(node: Any) -> bool:
 
 def _is_state(node: Any) -> bool:
     return isinstance(node, ScaleByDionState)
+
+
+METHODS = (
+    Method(
+        name="dion",
+        factory=dion,
+        kind="optimizer",
+        summary="The orthonormalized low-rank part of the momentum, by power iteration; AdamW on other parameters.",
+        paper=Paper("Dion: Distributed Orthonormalized Updates", "Ahn et al.", 2025, "2504.05295"),
+        example={"learning_rate": 1e-2, "weight_decay": 0.0},
+        grid=1e-2,
+        variants={"full_rank": Variant({"rank_fraction": 1.0}, grid=1e-2)},
+    ),
+)

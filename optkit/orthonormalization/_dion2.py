@@ -21,6 +21,7 @@ from optkit.core.linalg.newton_schulz import polar_express
 from optkit.core.matrices_and_others import adamw, matrices_and_others
 from optkit.core.precision import widen
 from optkit.core.stacking import map_equal_shapes, unzip
+from optkit.method import Method, Paper
 from optkit.orthonormalization._largest_rows import orthogonalize_largest
 from optkit.orthonormalization._update_scale import SCALES, Scale, check_scale
 
@@ -67,7 +68,7 @@ def scale_by_dion2(
             where it is square, however it is sharded; the authors' code takes the sharded side where there is one.
         orthogonalize: moves the singular values of stacked matrices towards one. None: `polar_express`.
         scale: `"spectral"` (default) multiplies by `sqrt(fan_out / fan_in)`, `"rms"` by
-            `0.2 * sqrt(max(fan_out, fan_in))`, which has the size of AdamW's updates, `"keller"` by
+            `0.2 * sqrt(max(fan_out, fan_in))`, which has the size of AdamW's updates, `"jordan"` by
             `sqrt(max(1, fan_out / fan_in))`; None by nothing.
         weight_dimension_numbers: which axes are inputs and outputs, as Optax's Muon takes it. By default a leaf is the
             kernel of a dense layer in Flax, inputs first; for weights stored as PyTorch does it is
@@ -166,7 +167,7 @@ def dion2(
             that over the root of the inputs for the last layer.
         select: `"rows"`, `"columns"`, or by default those of which a matrix has fewer, see `scale_by_dion2`.
         orthogonalize: moves the singular values of stacked matrices towards one. None: `polar_express`.
-        scale: `"spectral"` (default), `"rms"`, `"keller"` or None, see `scale_by_dion2`.
+        scale: `"spectral"` (default), `"rms"`, `"jordan"` or None, see `scale_by_dion2`.
         weight_dimension_numbers: which axes of matrices are inputs and outputs, see `scale_by_dion2`; a tree with None
             for leaves that are no matrices, a function that makes it from the parameters, or one for all leaves of two
             axes or more. `flax_dimension_numbers` has those of Flax's layers; convolutions need them.
@@ -234,3 +235,18 @@ def _step(
     buffer = momentum_before + gradient
     direction, selected = orthogonalize_largest(buffer, axis, fraction, orthogonalize)
     return _Result(direction, jnp.where(selected, ef_decay * buffer, buffer))  # the error feedback
+
+
+DION2 = Paper("Dion2: A Simple Method to Shrink Matrix in Muon", "Ahn, Amsel, Langford", 2025, "2512.16928")
+
+METHODS = (
+    Method(
+        name="dion2",
+        factory=dion2,
+        kind="optimizer",
+        summary="Muon on the rows or columns whose momentum is largest, the rest kept; AdamW on other parameters.",
+        paper=DION2,
+        example={"learning_rate": 1e-2, "weight_decay": 0.0},
+        grid=1e-2,
+    ),
+)

@@ -18,9 +18,10 @@ from optkit.core.checks import check_range
 from optkit.core.decay import add_decay
 from optkit.core.injection import refuse_arrays
 from optkit.core.linalg.matrix_view import from_matrices, require_views, to_matrices
-from optkit.core.linalg.newton_schulz import gram_newton_schulz
+from optkit.core.linalg.newton_schulz import gram_newton_schulz, polar_express
 from optkit.core.matrices_and_others import adamw, matrices_and_others
 from optkit.core.stacking import map_equal_shapes
+from optkit.method import Method, Paper, Variant
 from optkit.orthonormalization._update_scale import SCALES, Scale, check_scale
 from optkit.sign_momentum._cautious import add_cautious_decay
 
@@ -31,7 +32,7 @@ def scale_by_muon(
     nesterov: bool = True,
     ema: bool = True,
     orthogonalize: Callable[[jax.Array], jax.Array] | None = None,
-    scale: Scale | None = "keller",
+    scale: Scale | None = "jordan",
     scale_by_last_axes: bool = False,
     row_blocks: Any | None = None,
     weight_dimension_numbers: Any | None = None,
@@ -50,7 +51,7 @@ def scale_by_muon(
         orthogonalize: moves the singular values of stacked matrices towards one. None: `gram_newton_schulz`, which
             gives what `newton_schulz` does in fewer operations; `polar_express` and
             `functools.partial(gram_newton_schulz, coefficients=...)` are others.
-        scale: `"keller"` (default) multiplies by `sqrt(max(1, fan_out / fan_in))`, `"spectral"` by
+        scale: `"jordan"` (default) multiplies by `sqrt(max(1, fan_out / fan_in))`, `"spectral"` by
             `sqrt(fan_out / fan_in)`, `"rms"` by `0.2 * sqrt(max(fan_out, fan_in))`, which has the size of AdamW's
             updates; None by nothing.
         scale_by_last_axes: takes the last two axes of a leaf for its fan-out and fan-in in the scale, whatever they
@@ -139,7 +140,7 @@ def muon(
     nesterov: bool = True,
     ema: bool = True,
     orthogonalize: Callable[[jax.Array], jax.Array] | None = None,
-    scale: Scale | None = "keller",
+    scale: Scale | None = "jordan",
     scale_by_last_axes: bool = False,
     row_blocks: Any | None = None,
     cautious_decay: bool = False,
@@ -166,7 +167,7 @@ def muon(
         nesterov: whether the gradient is added once more, as by Nesterov; on by default.
         ema: whether the momentum is an exponential average (default) or a sum, see `scale_by_muon`.
         orthogonalize: moves the singular values of stacked matrices towards one. None: `gram_newton_schulz`.
-        scale: `"keller"` (default), `"spectral"`, `"rms"` (Moonlight) or None, see `scale_by_muon`.
+        scale: `"jordan"` (default), `"spectral"`, `"rms"` (Moonlight) or None, see `scale_by_muon`.
         scale_by_last_axes: takes the last two axes of a leaf for the scale; off by default.
         row_blocks: blocks of rows that are orthogonalized by themselves, see `scale_by_muon`.
         cautious_decay: decays only those of Muon's parameters that the update moves towards zero; off by default.
@@ -229,3 +230,20 @@ def muon(
 
 def _is_sizes(node: Any) -> bool:
     return isinstance(node, tuple) and all(isinstance(size, int) for size in node)
+
+
+METHODS = (
+    Method(
+        name="muon",
+        factory=muon,
+        kind="optimizer",
+        summary="The momentum orthogonalized by Newton-Schulz steps, as published; AdamW on other parameters.",
+        paper=Paper("Muon is Scalable for LLM Training", "Liu et al.", 2025, "2502.16982"),
+        example={"learning_rate": 1e-2},
+        grid=2e-2,
+        variants={
+            "moonlight": Variant({"scale": "rms", "ema": False, "learning_rate": 1e-2}, grid=3e-3),
+            "polar_express": Variant({"orthogonalize": polar_express, "scale": "spectral"}, grid=2e-2),
+        },
+    ),
+)

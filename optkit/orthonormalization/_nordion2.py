@@ -21,6 +21,8 @@ from optkit.core.linalg.newton_schulz import polar_express
 from optkit.core.matrices_and_others import adamw, matrices_and_others
 from optkit.core.precision import widen
 from optkit.core.stacking import map_equal_shapes, unzip
+from optkit.method import Method
+from optkit.orthonormalization._dion2 import DION2
 from optkit.orthonormalization._largest_rows import orthogonalize_largest
 from optkit.orthonormalization._row_normalization import (
     columns_axis,
@@ -77,7 +79,7 @@ def scale_by_nordion2(
         orthogonalize: moves the singular values of stacked matrices towards one. None: `polar_express`.
         eps: added to the roots of second moments, and the least norm that is divided by; above 0, default 1e-8.
         scale: `"spectral"` (default) multiplies by `sqrt(fan_out / fan_in)`, `"rms"` by
-            `0.2 * sqrt(max(fan_out, fan_in))`, which has the size of AdamW's updates, `"keller"` by
+            `0.2 * sqrt(max(fan_out, fan_in))`, which has the size of AdamW's updates, `"jordan"` by
             `sqrt(max(1, fan_out / fan_in))`; None by nothing.
         weight_dimension_numbers: which axes are inputs and outputs, as Optax's Muon takes it. By default a leaf is the
             kernel of a dense layer in Flax, inputs first; for weights stored as PyTorch does it is
@@ -178,7 +180,7 @@ def nordion2(
             that over the root of the inputs for the last layer.
         orthogonalize: moves the singular values of stacked matrices towards one. None: `polar_express`.
         eps: added to the roots of second moments, and the least norm that is divided by; above 0, default 1e-8.
-        scale: `"spectral"` (default), `"rms"`, `"keller"` or None, see `scale_by_nordion2`.
+        scale: `"spectral"` (default), `"rms"`, `"jordan"` or None, see `scale_by_nordion2`.
         weight_dimension_numbers: which axes of matrices are inputs and outputs, see `scale_by_nordion2`; a tree with
             None for leaves that are no matrices, a function that makes it from the parameters, or one for all leaves of
             two axes or more. `flax_dimension_numbers` has those of Flax's layers; convolutions need them.
@@ -256,3 +258,16 @@ def _step(
     direction = with_norm(even, SCALES[scale](rows, columns) * frobenius_norm(orthogonal), eps)
     new_momentum = jnp.where(selected, ef_decay * buffer, buffer)  # the error feedback
     return _Result(direction, new_momentum, second_moment)
+
+
+METHODS = (
+    Method(
+        name="nordion2",
+        factory=nordion2,
+        kind="optimizer",
+        summary="Dion2 on rows, evened out as by NorMuon (Dion3); AdamW on other parameters.",
+        paper=DION2,
+        example={"learning_rate": 1e-2, "weight_decay": 0.0},
+        grid=1e-2,
+    ),
+)

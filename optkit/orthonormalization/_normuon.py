@@ -22,6 +22,7 @@ from optkit.core.linalg.newton_schulz import polar_express
 from optkit.core.matrices_and_others import adamw, matrices_and_others
 from optkit.core.precision import widen
 from optkit.core.stacking import map_equal_shapes, unzip
+from optkit.method import Method, Paper, Variant
 from optkit.orthonormalization._row_normalization import (
     columns_axis,
     divide_by_row_sizes,
@@ -82,7 +83,7 @@ def scale_by_normuon(
         orthogonalize: moves the singular values of stacked matrices towards one. None: `polar_express`.
         eps: added to the roots of second moments, and the least norm that is divided by; above 0, default 1e-8.
         scale: `"spectral"` (default) multiplies by `sqrt(fan_out / fan_in)`, `"rms"` by
-            `0.2 * sqrt(max(fan_out, fan_in))`, which has the size of AdamW's updates, `"keller"` by
+            `0.2 * sqrt(max(fan_out, fan_in))`, which has the size of AdamW's updates, `"jordan"` by
             `sqrt(max(1, fan_out / fan_in))`; None by nothing.
             `"paper_rms"` gives all updates a root mean square of 0.2 instead.
         weight_dimension_numbers: which axes are inputs and outputs, as Optax's Muon takes it. By default a leaf is the
@@ -182,7 +183,7 @@ def normuon(
         ema: whether the momentum is an exponential average or a sum (default), see `scale_by_normuon`.
         orthogonalize: moves the singular values of stacked matrices towards one. None: `polar_express`.
         eps: added to the roots of second moments, and the least norm that is divided by; above 0, default 1e-8.
-        scale: `"spectral"` (default), `"rms"`, `"keller"`, `"paper_rms"` or None, see `scale_by_normuon`.
+        scale: `"spectral"` (default), `"rms"`, `"jordan"`, `"paper_rms"` or None, see `scale_by_normuon`.
         cautious_decay: decays only those of NorMuon's parameters that the update moves towards zero; off by default.
         weight_dimension_numbers: which axes of matrices are inputs and outputs, see `scale_by_normuon`; a tree with
             None for leaves that are no matrices, a function that makes it from the parameters, or one for all leaves of
@@ -258,3 +259,17 @@ def _step(
     if scale == "paper_rms":
         return _Result(with_norm(even, 0.2 * math.sqrt(rows * columns), eps), second_moment)
     return _Result(with_norm(even, SCALES[scale](rows, columns) * frobenius_norm(orthogonal), eps), second_moment)
+
+
+METHODS = (
+    Method(
+        name="normuon",
+        factory=normuon,
+        kind="optimizer",
+        summary="Muon whose updates have rows of equal size; AdamW on other parameters.",
+        paper=Paper("NorMuon: Making Muon more efficient and scalable", "Li et al.", 2025, "2510.05491"),
+        example={"learning_rate": 1e-2, "weight_decay": 0.0},
+        grid=2e-2,
+        variants={"paper": Variant({"ema": True, "scale": "paper_rms"}, grid=3e-3)},
+    ),
+)

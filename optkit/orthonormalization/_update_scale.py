@@ -4,10 +4,10 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-Scale = Literal["keller", "spectral", "rms"]
+Scale = Literal["jordan", "spectral", "rms"]
 
 SCALES: Mapping[str | None, Callable[[int, int], float]] = {
-    "keller": lambda rows, columns: math.sqrt(max(1, rows / columns)),
+    "jordan": lambda rows, columns: math.sqrt(max(1, rows / columns)),
     "spectral": lambda rows, columns: math.sqrt(rows / columns),
     "rms": lambda rows, columns: 0.2 * math.sqrt(max(rows, columns)),
     None: lambda rows, columns: 1.0,  # noqa: ARG005

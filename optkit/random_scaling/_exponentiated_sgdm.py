@@ -12,7 +12,8 @@ import optax
 
 from optkit.core.checks import check_range
 from optkit.core.precision import in_float32
-from optkit.random_scaling._random_scaling import scale_by_exponential
+from optkit.method import Method
+from optkit.random_scaling._random_scaling import RANDOM_SCALING, scale_by_exponential
 
 
 class OnlineGradientDescentState(NamedTuple):
@@ -121,3 +122,17 @@ def exponentiated_sgdm(
         Zhang, Cutkosky, "Random Scaling and Momentum for Non-smooth Non-convex Optimization", 2024, arXiv:2405.09742.
     """
     return in_float32(optax.chain(online_gradient_descent(learning_rate, beta, mu), scale_by_exponential(key)))
+
+
+METHODS = (
+    Method(
+        name="exponentiated_sgdm",
+        factory=exponentiated_sgdm,
+        kind="optimizer",
+        summary="Momentum as online gradient descent on discounted losses, its steps scaled at random.",
+        paper=RANDOM_SCALING,
+        example={"learning_rate": 2e-4, "beta": 0.9, "mu": 0.0, "key": 0},
+        grid=0.1,
+        golden="random_scaling",
+    ),
+)

@@ -5,6 +5,7 @@ Conversion", 2023, arXiv:2302.03775. The order of steps is that of the authors o
 (trainit), whose exponential form is `randomly_scaled` of the learner.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +14,9 @@ import optax
 
 from optkit.core.extra_args import required
 from optkit.core.keys import key_data, split
+from optkit.method import Method, Paper
+from optkit.random_scaling._exponentiated_sgdm import online_gradient_descent
+from optkit.random_scaling._iterate_average import average_iterates, averaged_params
 from optkit.random_scaling._random_scaling import scale_leaves
 
 
@@ -113,3 +117,28 @@ def online_to_nonconvex(
         return updates, OnlineToNonconvexState(key=data, converted=converted_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _averaged(build: Callable[..., Any], learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+    return optax.chain(build(online_gradient_descent(learning_rate)), average_iterates(0.9))
+
+
+METHODS = (
+    Method(
+        name="online_to_nonconvex",
+        factory=online_to_nonconvex,
+        kind="wrapper",
+        summary="Takes gradients at random points of an online learner's way; reports their average.",
+        paper=Paper(
+            "Optimal Stochastic Non-smooth Non-convex Optimization through Online-to-Non-convex Conversion",
+            "Cutkosky, Mehta, Orabona",
+            2023,
+            "2302.03775",
+        ),
+        example={"key": 0},
+        grid=0.1,
+        eval_params=averaged_params,
+        compose=_averaged,
+        learning_rate=2e-4,
+    ),
+)

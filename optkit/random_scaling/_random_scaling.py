@@ -17,6 +17,7 @@ from optkit.core.extra_args import required
 from optkit.core.injection import refuse_arrays
 from optkit.core.keys import key_data, split
 from optkit.core.precision import in_float32
+from optkit.method import Method, Paper, Variant
 
 Distribution = Literal["exponential", "uniform"]
 
@@ -250,3 +251,33 @@ def scale_leaves(tree: Any, scale: jax.typing.ArrayLike) -> Any:
         return (jnp.asarray(scale, wide) * x.astype(wide)).astype(x.dtype)
 
     return jax.tree.map(leaf, tree)
+
+
+RANDOM_SCALING = Paper(
+    "Random Scaling and Momentum for Non-smooth Non-convex Optimization", "Zhang, Cutkosky", 2024, "2405.09742"
+)
+
+METHODS = (
+    Method(
+        name="randomly_scaled",
+        factory=randomly_scaled,
+        kind="wrapper",
+        summary="Multiplies an optimizer's update by one random number of mean one.",
+        paper=RANDOM_SCALING,
+        example={"key": 0},
+        grid=0.1,
+        variants={"uniform": Variant({"distribution": "uniform"}, grid=0.1)},
+        golden="random_scaling",
+        learning_rate=2e-4,
+    ),
+    Method(
+        name="exponentiated_adamw",
+        factory=exponentiated_adamw,
+        kind="optimizer",
+        summary="AdamW whose whole update is scaled by an exponentially distributed number of mean one.",
+        paper=RANDOM_SCALING,
+        example={"learning_rate": 1e-2, "key": 0},
+        grid=3e-3,
+        golden="random_scaling",
+    ),
+)

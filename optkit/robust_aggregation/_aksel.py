@@ -30,7 +30,7 @@ def aksel(*, axis_name: str | None = None, layout: Layout = "gather") -> aggrega
         layout: `"gather"` (default), or `"transpose"` to send two gradients in place of n - 1, see `coordinate_median`.
 
     Returns:
-        An aggregator without state; `update` takes the extra argument `present`, booleans that say which rows take
+        An aggregator without state; `update` takes the extra argument `active`, booleans that say which rows take
         part.
 
     Raises:
@@ -48,11 +48,11 @@ def aksel(*, axis_name: str | None = None, layout: Layout = "gather") -> aggrega
         Boussetta et al., "AKSEL: Fast Byzantine SGD", 2020.
     """
 
-    def rule(rows, *, present, total):
+    def rule(rows, *, active, total):
         if not jax.tree.leaves(rows):
             return rows
-        count = count_rows(rows, present, 1, "aksel")
-        median = jax.tree.map(lambda x: entry(sort_coordinates(x, present), (count - 1) // 2), rows)
-        return mean_of_smallest(rows, distances_from(rows, median, present, total), (count + 1) // 2)
+        count = count_rows(rows, active, 1, "aksel")
+        median = jax.tree.map(lambda x: entry(sort_coordinates(x, active), (count - 1) // 2), rows)
+        return mean_of_smallest(rows, distances_from(rows, median, active, total), (count + 1) // 2)
 
     return aggregator_of_rows("aksel", rule, axis_name, layout)

@@ -14,7 +14,9 @@ from optkit.core.checks import check_count
 from optkit.core.injection import refuse_arrays
 from optkit.core.keys import key_data, split
 from optkit.core.workers.aggregation import Layout, check_layout, over_all_rows, replace_rows
+from optkit.method import Method, Paper
 from optkit.robust_aggregation._order_statistics import require_slices
+from optkit.robust_aggregation._trimmed_mean import trimmed_mean
 
 
 class BucketingState(NamedTuple):
@@ -30,7 +32,7 @@ class BucketingState(NamedTuple):
 
 
 def bucket_means(
-    rows: Any, permutation: jax.Array, size: int, present: jax.Array | None = None
+    rows: Any, permutation: jax.Array, size: int, active: jax.Array | None = None
 ) -> tuple[Any, jax.Array | None]:
     """Averages rows in groups.
 
@@ -38,16 +40,16 @@ def bucket_means(
         rows: a tree of stacked rows.
         permutation: their order; each `size` consecutive ones are a group, the last may be smaller.
         size: of a group.
-        present: which rows take part, all by default.
+        active: which rows take part, all by default.
 
     Returns:
         The means, stacked, and which groups have one, or None for all.
     """
     count = len(permutation)
     buckets = -(-count // size)
-    taking_part = jnp.ones(count, bool) if present is None else present
-    if present is not None:
-        rows = replace_rows(rows, present, 0.0)
+    taking_part = jnp.ones(count, bool) if active is None else active
+    if active is not None:
+        rows = replace_rows(rows, active, 0.0)
 
     def places(x):
         padding = (0, buckets * size - count), *((0, 0),) * (x.ndim - 1)
@@ -60,7 +62,7 @@ def bucket_means(
         shape = -1, *(1,) * (x.ndim - 1)
         return functools.reduce(jnp.add, places(x)) / jnp.maximum(members, 1).reshape(shape).astype(x.dtype)
 
-    return jax.tree.map(mean, rows), None if present is None else members > 0
+    return jax.tree.map(mean, rows), None if active is None else members > 0
 
 
 def bucketing(
@@ -85,7 +87,7 @@ def bucketing(
         layout: `"gather"` (default), or `"transpose"` to send two gradients in place of n - 1, see `coordinate_median`.
 
     Returns:
-        An aggregator with a `BucketingState`; `update` takes the extra argument `present`, booleans that say which rows
+        An aggregator with a `BucketingState`; `update` takes the extra argument `active`, booleans that say which rows
         take part.
 
     Raises:
@@ -114,7 +116,7 @@ def bucketing(
     def init_fn(params):
         return BucketingState(key=key_data(key), inner=aggregator.init(params))
 
-    def update_fn(updates, state, params=None, *, present=None, total=None, **extra_args):
+    def update_fn(updates, state, params=None, *, active=None, total=None, **extra_args):
         data, fresh = split(state.key, key)
         inner = state.inner
 
@@ -124,13 +126,13 @@ def bucketing(
             if not jax.tree.leaves(rows):
                 return rows
             permutation = jax.random.permutation(fresh, len(jax.tree.leaves(rows)[0]))
-            means, taking_part = bucket_means(rows, permutation, together, present)
+            means, taking_part = bucket_means(rows, permutation, together, active)
             aggregate, inner = aggregator.update(
                 means,
                 state.inner,
                 None,
                 **extra_args,
-                present=taking_part,
+                active=taking_part,
                 **({} if layout == "gather" else {"total": total}),
             )
             return aggregate
@@ -139,3 +141,22 @@ def bucketing(
         return result, BucketingState(key=data, inner=inner)
 
     return aggregating.Aggregator(init_fn, update_fn)
+
+
+METHODS = (
+    Method(
+        name="bucketing",
+        factory=bucketing,
+        kind="aggregator",
+        summary="Averages workers in small random groups before a robust rule.",
+        paper=Paper(
+            "Byzantine-Robust Learning on Heterogeneous Datasets via Bucketing",
+            "Karimireddy, He, Jaggi",
+            2020,
+            "2006.09365",
+        ),
+        example={"aggregator": trimmed_mean(0), "size": 2, "key": 0},
+        grid=0.1,
+        stacked="microbatches",
+    ),
+)

@@ -21,6 +21,7 @@ from optkit.core.injection import refuse_arrays
 from optkit.core.precision import widen
 from optkit.core.workers.aggregation import Layout, Total, check_layout, differences, over_all_rows, replace_rows
 from optkit.core.workers.rows import require_reduced, sum_rows
+from optkit.method import Method, Paper
 from optkit.robust_aggregation._order_statistics import count_rows, distances_from, nan_unless
 
 
@@ -40,18 +41,18 @@ def _clip_around(
     radius: jax.typing.ArrayLike,
     iterations: int,
     divisor: Any,
-    present: jax.Array | None,
+    active: jax.Array | None,
     total: Total,
 ) -> Any:
     """Moves a center by clipped differences; rows that are not finite do not move it, and if none is, it is NaN."""
 
     def iteration(_, center):
-        norms = distances_from(rows, center, present, total)
+        norms = distances_from(rows, center, active, total)
         near = jnp.isfinite(norms)
         weights = jnp.where(near, jnp.minimum(1, radius / jnp.where(norms > 0, norms, 1)), 0)
         moves = sum_rows(replace_rows(differences(rows, center), near, 0.0), weights / divisor)
         moved = optax.tree.add(center, moves)  # v + (1/n) sum_i clip(x_i - v, radius)
-        nobody = False if present is None else ~jnp.any(present)
+        nobody = False if active is None else ~jnp.any(active)
         return nan_unless(jnp.any(near) | nobody, moved)
 
     return jax.lax.fori_loop(0, iterations, iteration, center)
@@ -80,7 +81,7 @@ def centered_clip(
         layout: `"gather"` (default), or `"transpose"` to send two gradients in place of n - 1, see `coordinate_median`.
 
     Returns:
-        An aggregator with a `CenteredClipState`; `update` takes the extra argument `present`, booleans that say which
+        An aggregator with a `CenteredClipState`; `update` takes the extra argument `active`, booleans that say which
         rows have arrived: the others do not move the center.
 
     Raises:
@@ -107,7 +108,7 @@ def centered_clip(
         refuse_complex(params, "centered_clip")
         return CenteredClipState(center=optax.tree.zeros_like(params))
 
-    def update_fn(updates, state, params=None, *, present=None, total=None, **extra_args):
+    def update_fn(updates, state, params=None, *, active=None, total=None, **extra_args):
         del params, extra_args
 
         def rule(rows, center, *, total):
@@ -115,7 +116,7 @@ def centered_clip(
                 return rows
             require_reduced(jax.tree.map(lambda x: x[0], rows), center, "centered_clip")
             divisor = count_rows(rows, None, 1, "centered_clip")  # absent rows too: they count as the center
-            return _clip_around(rows, widen(center), radius, moves, divisor, present, total)
+            return _clip_around(rows, widen(center), radius, moves, divisor, active, total)
 
         center = over_all_rows("centered_clip", rule, axis_name, layout)(updates, state.center, total=total)
         return center, CenteredClipState(center=optax.tree.cast_like(center, state.center))
@@ -135,7 +136,7 @@ def self_centered_clip(radius: jax.typing.ArrayLike, iterations: int | None = No
 
     Returns:
         An aggregator of stacked rows without state. Its `update` needs the extra argument `own`, a tree shaped like a
-        row, and takes `present`, booleans that say which rows take part.
+        row, and takes `active`, booleans that say which rows take part.
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -156,16 +157,33 @@ def self_centered_clip(radius: jax.typing.ArrayLike, iterations: int | None = No
     check_count("iterations", iterations)
     moves = 1 if iterations is None else iterations
 
-    def update_fn(updates, state, params=None, *, own=None, present=None, total=None, **extra_args):
+    def update_fn(updates, state, params=None, *, own=None, active=None, total=None, **extra_args):
         del extra_args
         own = required(own, "own", "self_centered_clip", "own=value")
 
         def rule(rows, own, *, total):
             if not jax.tree.leaves(rows):
                 return rows
-            heard = count_rows(rows, present, 1, "self_centered_clip")
-            return _clip_around(rows, widen(own), radius, moves, heard, present, total)
+            heard = count_rows(rows, active, 1, "self_centered_clip")
+            return _clip_around(rows, widen(own), radius, moves, heard, active, total)
 
         return over_all_rows("self_centered_clip", rule, None)(updates, own, params=params, total=total), state
 
     return aggregating.Aggregator(optax.init_empty_state, update_fn)
+
+
+METHODS = (
+    Method(
+        name="centered_clip",
+        factory=centered_clip,
+        kind="aggregator",
+        summary="Adds to the last aggregate the workers' differences from it, each clipped to a radius.",
+        paper=Paper(
+            "Learning from History for Byzantine Robust Optimization", "Karimireddy, He, Jaggi", 2020, "2012.10333"
+        ),
+        example={"radius": 10.0},
+        grid=0.1,
+        stacked="microbatches",
+        golden="centered_clipping",
+    ),
+)

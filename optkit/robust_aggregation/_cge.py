@@ -8,6 +8,7 @@ import jax
 from optax.experimental import aggregating
 
 from optkit.core.workers.aggregation import Layout, aggregator_of_rows
+from optkit.method import Method, Paper
 from optkit.robust_aggregation._order_statistics import (
     check_byzantine,
     count_rows,
@@ -29,7 +30,7 @@ def cge(byzantine: int, *, axis_name: str | None = None, layout: Layout = "gathe
         layout: `"gather"` (default), or `"transpose"` to send two gradients in place of n - 1, see `coordinate_median`.
 
     Returns:
-        An aggregator without state; `update` takes the extra argument `present`, booleans that say which rows take
+        An aggregator without state; `update` takes the extra argument `active`, booleans that say which rows take
         part.
 
     Raises:
@@ -49,10 +50,30 @@ def cge(byzantine: int, *, axis_name: str | None = None, layout: Layout = "gathe
     """
     check_byzantine(byzantine)
 
-    def rule(rows, *, present, total):
+    def rule(rows, *, active, total):
         if not jax.tree.leaves(rows):
             return rows
-        count = count_rows(rows, present, 2 * byzantine + 1, f"cge with byzantine={byzantine}")
-        return mean_of_smallest(rows, lengths(rows, present, total), count - byzantine)
+        count = count_rows(rows, active, 2 * byzantine + 1, f"cge with byzantine={byzantine}")
+        return mean_of_smallest(rows, lengths(rows, active, total), count - byzantine)
 
     return aggregator_of_rows("cge", rule, axis_name, layout)
+
+
+METHODS = (
+    Method(
+        name="cge",
+        factory=cge,
+        kind="aggregator",
+        summary="The mean of the workers' gradients without the longest (comparative gradient elimination).",
+        paper=Paper(
+            "Byzantine Fault-Tolerant Distributed Machine Learning Using Stochastic Gradient Descent (SGD) and"
+            " Norm-Based Comparative Gradient Elimination (CGE)",
+            "Gupta, Liu, Vaidya",
+            2020,
+            "2008.04699",
+        ),
+        example={"byzantine": 1},
+        grid=0.1,
+        stacked="microbatches",
+    ),
+)

@@ -13,6 +13,7 @@ from optax.experimental import aggregating
 from optkit.core.checks import check_count, check_range
 from optkit.core.injection import refuse_arrays
 from optkit.core.workers.aggregation import Layout, aggregator_of_rows
+from optkit.method import Method, Paper
 from optkit.robust_aggregation._order_statistics import (
     check_byzantine,
     count_rows,
@@ -47,7 +48,7 @@ def krum(
         layout: `"gather"` (default), or `"transpose"` to send two gradients in place of n - 1, see `coordinate_median`.
 
     Returns:
-        An aggregator without state; `update` takes the extra argument `present`, booleans that say which rows take
+        An aggregator without state; `update` takes the extra argument `active`, booleans that say which rows take
         part.
 
     Raises:
@@ -72,11 +73,11 @@ def krum(
     taken = 1 if selected is None else selected
     least = max(taken, 2 * byzantine + 3 if neighbors is None else neighbors + 1)
 
-    def rule(rows, *, present, total):
+    def rule(rows, *, active, total):
         if not jax.tree.leaves(rows):
             return rows
-        count = count_rows(rows, present, least, f"krum with {byzantine=}, selected={taken} and {neighbors=}")
-        apart = distances_between(rows, present, total)
+        count = count_rows(rows, active, least, f"krum with {byzantine=}, selected={taken} and {neighbors=}")
+        apart = distances_between(rows, active, total)
         others = jnp.sort(jnp.where(jnp.eye(len(apart), dtype=bool), jnp.inf, apart))
         summed = jnp.maximum(count - byzantine - 2 if neighbors is None else neighbors, 1)
 
@@ -90,3 +91,22 @@ def krum(
         return mean_of_smallest(rows, jax.vmap(score)(others), taken)
 
     return aggregator_of_rows("krum", rule, axis_name, layout)
+
+
+METHODS = (
+    Method(
+        name="krum",
+        factory=krum,
+        kind="aggregator",
+        summary="The workers' gradients that lie nearest to their nearest others (multi-Krum, Krum).",
+        paper=Paper(
+            "Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent",
+            "Blanchard et al.",
+            2017,
+            "1703.02757",
+        ),
+        example={"byzantine": 0, "selected": 2},
+        grid=0.1,
+        stacked="microbatches",
+    ),
+)

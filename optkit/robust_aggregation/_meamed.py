@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from optax.experimental import aggregating
 
 from optkit.core.workers.aggregation import Layout, aggregator_of_rows
+from optkit.method import Method, Paper
 from optkit.robust_aggregation._order_statistics import (
     check_byzantine,
     count_rows,
@@ -27,17 +28,17 @@ def _mean_around(
 ) -> aggregating.Aggregator:
     check_byzantine(byzantine)
 
-    def rule(rows, *, present, total):
+    def rule(rows, *, active, total):
         del total
         if not jax.tree.leaves(rows):
             return rows
-        count = count_rows(rows, present, 2 * byzantine + 1, f"{method} with byzantine={byzantine}")
-        dropped = byzantine if present is None else jnp.minimum(byzantine, (count - 1) // 2)
+        count = count_rows(rows, active, 2 * byzantine + 1, f"{method} with byzantine={byzantine}")
+        dropped = byzantine if active is None else jnp.minimum(byzantine, (count - 1) // 2)
         kept = count - dropped
 
         def mean(x):
             # The nearest values are neighbours in their order: those above replace those below while they are nearer.
-            ordered = sort_coordinates(x, present)
+            ordered = sort_coordinates(x, active)
             middle = center(ordered, count, dropped)
             distances = [jnp.abs(value - middle) for value in ordered]
             nearer = [(k < dropped) & (entry(distances, k + kept) < distances[k]) for k in range(byzantine)]
@@ -61,7 +62,7 @@ def meamed(byzantine: int, *, axis_name: str | None = None, layout: Layout = "ga
         layout: `"gather"` (default), or `"transpose"` to send two gradients in place of n - 1, see `coordinate_median`.
 
     Returns:
-        An aggregator without state; `update` takes the extra argument `present`, booleans that say which rows take
+        An aggregator without state; `update` takes the extra argument `active`, booleans that say which rows take
         part.
 
     Raises:
@@ -96,7 +97,7 @@ def phocas(byzantine: int, *, axis_name: str | None = None, layout: Layout = "ga
         layout: `"gather"` (default), or `"transpose"` to send two gradients in place of n - 1, see `coordinate_median`.
 
     Returns:
-        An aggregator without state; `update` takes the extra argument `present`, booleans that say which rows take
+        An aggregator without state; `update` takes the extra argument `active`, booleans that say which rows take
         part.
 
     Raises:
@@ -118,3 +119,32 @@ def phocas(byzantine: int, *, axis_name: str | None = None, layout: Layout = "ga
         return mean_between(ordered, dropped, count - 2 * dropped)
 
     return _mean_around("phocas", trimmed, byzantine, axis_name, layout)
+
+
+METHODS = (
+    Method(
+        name="meamed",
+        factory=meamed,
+        kind="aggregator",
+        summary="The mean of each coordinate over the workers whose values are nearest to its median.",
+        paper=Paper("Generalized Byzantine-tolerant SGD", "Xie, Koyejo, Gupta", 2018, "1802.10116"),
+        example={"byzantine": 1},
+        grid=0.1,
+        stacked="microbatches",
+    ),
+    Method(
+        name="phocas",
+        factory=phocas,
+        kind="aggregator",
+        summary="The mean of each coordinate over the workers whose values are nearest to its trimmed mean.",
+        paper=Paper(
+            "Phocas: dimensional Byzantine-resilient stochastic gradient descent",
+            "Xie, Koyejo, Gupta",
+            2018,
+            "1805.09682",
+        ),
+        example={"byzantine": 1},
+        grid=0.1,
+        stacked="microbatches",
+    ),
+)

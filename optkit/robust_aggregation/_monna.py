@@ -15,7 +15,8 @@ from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
 from optkit.decentralized._gossip import gossip
 from optkit.decentralized._mixing import Mixing
-from optkit.decentralized.topology import Topology
+from optkit.decentralized.topology import Topology, complete
+from optkit.method import Method, Paper
 from optkit.robust_aggregation._nearest_neighbors import nearest_neighbor_average
 from optkit.robust_aggregation._robust_mix import robust_mix
 
@@ -82,3 +83,19 @@ def monna(
         return exchange.update(updates, state, params, **extra_args)
 
     return in_float32(optax.GradientTransformationExtraArgs(init_fn, update_fn))
+
+
+METHODS = (
+    Method(
+        name="monna",
+        factory=monna,
+        kind="optimizer",
+        summary="Local momentum, and means of the parameters nearest to a worker's own, without a server.",
+        paper=Paper(
+            "Robust Collaborative Learning with Linear Gradient Overhead", "Farhadkhani et al.", 2022, "2209.10931"
+        ),
+        example={"learning_rate": 2e-3, "topology": complete(8), "byzantine": 2, "axis_name": "workers"},
+        grid=1.0,
+        needs=("axis_name",),
+    ),
+)

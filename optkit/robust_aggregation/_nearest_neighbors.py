@@ -16,6 +16,7 @@ from optkit.core.injection import refuse_arrays
 from optkit.core.precision import widen
 from optkit.core.workers.aggregation import Layout, check_layout, over_all_rows, replace_rows
 from optkit.core.workers.rows import sum_rows
+from optkit.method import Method, Paper
 from optkit.robust_aggregation._order_statistics import (
     check_byzantine,
     count_rows,
@@ -26,6 +27,7 @@ from optkit.robust_aggregation._order_statistics import (
     require_slices,
     smallest,
 )
+from optkit.robust_aggregation._trimmed_mean import trimmed_mean
 
 
 def nearest_neighbor_mixing(
@@ -49,7 +51,7 @@ def nearest_neighbor_mixing(
         layout: `"gather"` (default), or `"transpose"` to send two gradients in place of n - 1, see `coordinate_median`.
 
     Returns:
-        An aggregator with the state of the rule that follows; `update` takes the extra argument `present`, booleans
+        An aggregator with the state of the rule that follows; `update` takes the extra argument `active`, booleans
         that say which rows take part.
 
     Raises:
@@ -73,7 +75,7 @@ def nearest_neighbor_mixing(
     if layout == "transpose":
         require_slices(aggregator, "nearest_neighbor_mixing")
 
-    def update_fn(updates, state, params=None, *, present=None, total=None, **extra_args):
+    def update_fn(updates, state, params=None, *, active=None, total=None, **extra_args):
         kept_state = state
 
         def rule(rows, near, *, total):
@@ -82,8 +84,8 @@ def nearest_neighbor_mixing(
             if not jax.tree.leaves(rows):
                 return rows
             method = f"nearest_neighbor_mixing with byzantine={byzantine}"
-            count = count_rows(rows, present, 2 * byzantine + 1, method)
-            apart = distances_between(rows, present, total)
+            count = count_rows(rows, active, 2 * byzantine + 1, method)
+            apart = distances_between(rows, active, total)
             usable = jnp.any(jnp.isfinite(apart), axis=1)
             needed = jnp.maximum(count - byzantine, 1)
             finite = replace_rows(rows, usable, 0.0)
@@ -94,7 +96,7 @@ def nearest_neighbor_mixing(
 
             mixed = nan_unless(jnp.sum(usable) >= needed, jax.vmap(mix)(apart))  # Y = M X
             aggregate, kept_state = aggregator.update(
-                mixed, state, None, **extra_args, present=present, **({} if layout == "gather" else {"total": total})
+                mixed, state, None, **extra_args, active=active, **({} if layout == "gather" else {"total": total})
             )
             return aggregate
 
@@ -116,7 +118,7 @@ def nearest_neighbor_average(byzantine: int) -> aggregating.Aggregator:
 
     Returns:
         An aggregator of stacked rows without state. Its `update` needs the extra argument `own`, a tree shaped like a
-        row, and takes `present`, booleans that say which rows take part.
+        row, and takes `active`, booleans that say which rows take part.
 
     Raises:
         ValueError: if `byzantine` is out of its range; from `update`, if there are too few rows.
@@ -134,7 +136,7 @@ def nearest_neighbor_average(byzantine: int) -> aggregating.Aggregator:
     """
     check_byzantine(byzantine)
 
-    def update_fn(updates, state, params=None, *, own=None, present=None, total=None, **extra_args):
+    def update_fn(updates, state, params=None, *, own=None, active=None, total=None, **extra_args):
         del extra_args
         own = required(own, "own", "nearest_neighbor_average", "own=value")
 
@@ -142,10 +144,30 @@ def nearest_neighbor_average(byzantine: int) -> aggregating.Aggregator:
             if not jax.tree.leaves(rows):
                 return rows
             method = f"nearest_neighbor_average with byzantine={byzantine}"
-            heard = count_rows(rows, present, 2 * byzantine + 1, method)
-            kept = heard - byzantine if present is None else jnp.maximum(heard - byzantine, 1)
-            return mean_of_smallest(rows, distances_from(rows, widen(own), present, total), kept)
+            heard = count_rows(rows, active, 2 * byzantine + 1, method)
+            kept = heard - byzantine if active is None else jnp.maximum(heard - byzantine, 1)
+            return mean_of_smallest(rows, distances_from(rows, widen(own), active, total), kept)
 
         return over_all_rows("nearest_neighbor_average", rule, None)(updates, own, params=params, total=total), state
 
     return aggregating.Aggregator(optax.init_empty_state, update_fn)
+
+
+METHODS = (
+    Method(
+        name="nearest_neighbor_mixing",
+        factory=nearest_neighbor_mixing,
+        kind="aggregator",
+        summary="Replaces each worker's gradient by the mean of those nearest to it before a robust rule (NNM).",
+        paper=Paper(
+            "Fixing by Mixing: A Recipe for Optimal Byzantine ML under Heterogeneity",
+            "Allouah et al.",
+            2023,
+            "2302.01772",
+        ),
+        example={"aggregator": trimmed_mean(1), "byzantine": 1},
+        grid=0.1,
+        stacked="microbatches",
+        golden="nnm",
+    ),
+)

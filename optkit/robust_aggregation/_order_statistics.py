@@ -26,17 +26,17 @@ def check_byzantine(byzantine: Any) -> None:
         raise ValueError(f"byzantine must be an integer and at least 0, got {byzantine!r}")
 
 
-def count_rows(rows: Any, present: jax.Array | None, least: int, method: str) -> Any:
+def count_rows(rows: Any, active: jax.Array | None, least: int, method: str) -> Any:
     """Counts the rows that take part.
 
     Args:
         rows: a tree of stacked rows, with leaves.
-        present: which take part, all by default.
+        active: which take part, all by default.
         least: how few are enough.
         method: the rule, for the message.
 
     Returns:
-        An integer, or an array where `present` is given.
+        An integer, or an array where `active` is given.
 
     Raises:
         ValueError: if there are fewer rows than that.
@@ -44,7 +44,7 @@ def count_rows(rows: Any, present: jax.Array | None, least: int, method: str) ->
     count = len(jax.tree.leaves(rows)[0])
     if count < least:
         raise ValueError(f"{method} needs at least {least} rows, got {count}: lower byzantine, or add rows")
-    return count if present is None else jnp.sum(present)
+    return count if active is None else jnp.sum(active)
 
 
 def smallest(values: jax.Array, count: Any) -> jax.Array:
@@ -73,7 +73,7 @@ def nan_unless(condition: jax.Array, tree: Any) -> Any:
     return jax.tree.map(lambda x: jnp.where(condition, x, jnp.nan), tree)
 
 
-def distances_from(rows: Any, center: Any, present: jax.Array | None, total: Total) -> jax.Array:
+def distances_from(rows: Any, center: Any, active: jax.Array | None, total: Total) -> jax.Array:
     """Gives distances from a point: infinite for rows that are absent or not finite.
 
     Where workers hold slices, it sends sums of squares and no largest entries: distances beyond the square root of the
@@ -83,29 +83,29 @@ def distances_from(rows: Any, center: Any, present: jax.Array | None, total: Tot
         apart = distances(rows, center, total)
     else:
         apart = jnp.sqrt(total(squared_distances(rows, center)))
-    usable = jnp.isfinite(apart) if present is None else jnp.isfinite(apart) & present
+    usable = jnp.isfinite(apart) if active is None else jnp.isfinite(apart) & active
     return jnp.where(usable, apart, jnp.inf)
 
 
-def lengths(rows: Any, present: jax.Array | None, total: Total) -> jax.Array:
+def lengths(rows: Any, active: jax.Array | None, total: Total) -> jax.Array:
     """Gives norms: infinite for rows that are absent or not finite, see `distances_from`."""
-    return distances_from(rows, jax.tree.map(lambda x: jnp.zeros_like(x[0]), rows), present, total)
+    return distances_from(rows, jax.tree.map(lambda x: jnp.zeros_like(x[0]), rows), active, total)
 
 
-def distances_between(rows: Any, present: jax.Array | None, total: Total) -> jax.Array:
+def distances_between(rows: Any, active: jax.Array | None, total: Total) -> jax.Array:
     """Gives distances of all pairs: infinite where one is absent or not finite, see `distances_from`."""
     if total.axis_name is None:
         apart = jax.lax.map(lambda row: distances(rows, row, total), rows)
     else:
         apart = jnp.sqrt(total(jax.lax.map(lambda row: squared_distances(rows, row), rows)))
-    usable = jnp.isfinite(lengths(rows, present, total))
+    usable = jnp.isfinite(lengths(rows, active, total))
     return jnp.where(jnp.outer(usable, usable), apart, jnp.inf)
 
 
-def sort_coordinates(rows: jax.Array, present: jax.Array | None) -> list[jax.Array]:
+def sort_coordinates(rows: jax.Array, active: jax.Array | None) -> list[jax.Array]:
     """Sorts each coordinate over the rows; NaN, and what is absent, counts as infinite."""
-    if present is not None:
-        rows = replace_rows(rows, present, jnp.inf)
+    if active is not None:
+        rows = replace_rows(rows, active, jnp.inf)
     return sort_rows(jnp.where(jnp.isnan(rows), jnp.inf, rows))
 
 

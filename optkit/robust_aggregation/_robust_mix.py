@@ -26,7 +26,7 @@ def robust_mix(aggregator: aggregating.Aggregator) -> Mixing:
 
     Args:
         aggregator: a rule of stacked rows without state, for example `trimmed_mean(1)`. It gets the extra arguments
-            `present`, which rows were heard, and `own`, the worker's value, which `nearest_neighbor_average` and
+            `active`, which rows were heard, and `own`, the worker's value, which `nearest_neighbor_average` and
             `self_centered_clip` start from.
 
     Returns:
@@ -56,8 +56,8 @@ def robust_mix(aggregator: aggregating.Aggregator) -> Mixing:
 
         def exchange(index):
             def aggregate(own):
-                rows, present = _hear(own, topology, index, axis_name, links)
-                return aggregator.update(rows, aggregator.init(own), None, present=present, own=own)[0]
+                rows, active = _hear(own, topology, index, axis_name, links)
+                return aggregator.update(rows, aggregator.init(own), None, active=active, own=own)[0]
 
             return aggregate
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from optax.experimental import aggregating
 
 from optkit.core.workers.aggregation import Layout, aggregator_of_rows
+from optkit.method import Method, Paper
 from optkit.robust_aggregation._order_statistics import check_byzantine, count_rows, mean_between, sort_coordinates
 
 
@@ -27,8 +28,8 @@ def trimmed_mean(byzantine: int, *, axis_name: str | None = None, layout: Layout
         layout: `"gather"` (default), or `"transpose"` to send two gradients in place of n - 1, see `coordinate_median`.
 
     Returns:
-        An aggregator without state; `update` takes the extra argument `present`, booleans that say which rows take
-        part. Of few present ones it drops fewer, so that one or two stay.
+        An aggregator without state; `update` takes the extra argument `active`, booleans that say which rows take
+        part. Of few active ones it drops fewer, so that one or two stay.
 
     Raises:
         ValueError: if an argument is out of its range; from `update`, if there are too few rows.
@@ -45,16 +46,32 @@ def trimmed_mean(byzantine: int, *, axis_name: str | None = None, layout: Layout
     """
     check_byzantine(byzantine)
 
-    def rule(rows, *, present, total):
+    def rule(rows, *, active, total):
         del total
         if not jax.tree.leaves(rows):
             return rows
-        count = count_rows(rows, present, 2 * byzantine + 1, f"trimmed_mean with byzantine={byzantine}")
-        trimmed = byzantine if present is None else jnp.minimum(byzantine, (count - 1) // 2)
+        count = count_rows(rows, active, 2 * byzantine + 1, f"trimmed_mean with byzantine={byzantine}")
+        trimmed = byzantine if active is None else jnp.minimum(byzantine, (count - 1) // 2)
 
         def mean(x):
-            return mean_between(sort_coordinates(x, present), trimmed, count - 2 * trimmed)
+            return mean_between(sort_coordinates(x, active), trimmed, count - 2 * trimmed)
 
         return jax.tree.map(mean, rows)
 
     return aggregator_of_rows("trimmed_mean", rule, axis_name, layout)
+
+
+METHODS = (
+    Method(
+        name="trimmed_mean",
+        factory=trimmed_mean,
+        kind="aggregator",
+        summary="The mean of each coordinate over workers, without its largest and smallest values.",
+        paper=Paper(
+            "Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates", "Yin et al.", 2018, "1803.01498"
+        ),
+        example={"byzantine": 1},
+        grid=0.1,
+        stacked="microbatches",
+    ),
+)

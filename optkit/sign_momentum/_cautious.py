@@ -5,6 +5,7 @@ The rules are those of the authors' code (C-Optim), whose AdamW and Lion rescale
 has the second way, its Algorithm 1 the first with an epsilon in place of the threshold.
 """
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -19,6 +20,7 @@ from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
 from optkit.core.trees import with_whole_tree
 from optkit.core.workers import collectives
+from optkit.method import Method, Paper
 from optkit.sign_momentum._lion_kappa import scale_by_lion_kappa
 
 Rescaling = Literal["mean_clamp", "numel_plus_one", "none"]
@@ -45,7 +47,7 @@ def cautious(
     *,
     scale: Rescaling = "mean_clamp",
     threshold: jax.typing.ArrayLike = 1e-3,
-    ascent: bool = False,
+    before_learning_rate: bool = False,
     axis_name: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Stops the coordinates in which the inner update does not descend along the gradient, and rescales the others.
@@ -58,8 +60,9 @@ def cautious(
         scale: the factor on the coordinates that move, per leaf: `"mean_clamp"` (default), one over the moving share
             of the leaf; `"numel_plus_one"`, the leaf's size over one more than the number that moves; or `"none"`.
         threshold: the smallest share that `"mean_clamp"` divides by, in (0, 1]; default 1e-3.
-        ascent: whether the updates of `inner` still point along the gradient, as those of a `scale_by_adam` that stands
-            before `scale_by_learning_rate` do. By default `inner` is a whole optimizer, whose updates point against it.
+        before_learning_rate: whether the updates of `inner` still point along the gradient, as those of a
+            `scale_by_adam` that stands before `scale_by_learning_rate` do. By default `inner` is a whole optimizer,
+            whose updates point against it.
         axis_name: the axis over which every leaf is sharded inside `jax.shard_map`, so that shares and sizes are those
             of whole leaves. None (default) where leaves are whole, or sharded by `jit`.
 
@@ -87,7 +90,7 @@ def cautious(
     if scale not in ("mean_clamp", "numel_plus_one", "none"):
         raise ValueError(f"scale must be 'mean_clamp', 'numel_plus_one' or 'none', got {scale!r}")
     inner = optax.with_extra_args_support(inner)
-    direction = 1 if ascent else -1
+    direction = 1 if before_learning_rate else -1
 
     def stop_and_rescale(update, gradient):
         agreement = direction * jnp.real(jnp.conj(jnp.sign(gradient)) * update)
@@ -228,7 +231,7 @@ def cautious_adamw(
     adam = scale_by_adam(b1, b2, eps, eps_placement=eps_placement, bias_correction=bias_correction, mu_dtype=mu_dtype)
     return in_float32(
         optax.chain(
-            cautious(adam, ascent=True),
+            cautious(adam, before_learning_rate=True),
             add_decay("cautious_adamw", weight_decay, mask),
             optax.scale_by_learning_rate(learning_rate),
         )
@@ -276,8 +279,61 @@ def cautious_lion(
     lion = scale_by_lion_kappa(b1, b2, mu_dtype=mu_dtype)
     return in_float32(
         optax.chain(
-            cautious(lion, scale="numel_plus_one", ascent=True),
+            cautious(lion, scale="numel_plus_one", before_learning_rate=True),
             add_decay("cautious_lion", weight_decay, mask),
             optax.scale_by_learning_rate(learning_rate),
         )
     )
+
+
+_CAUTIOUS = Paper(
+    "Cautious Optimizers: Improving Training with One Line of Code", "Liang, Chen, Liu, Liu", 2024, "2411.16085"
+)
+
+
+def _after_adam(build: Callable[..., Any], learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+    return optax.chain(optax.scale_by_adam(), build(), optax.scale_by_learning_rate(learning_rate))
+
+
+METHODS = (
+    Method(
+        name="cautious",
+        factory=cautious,
+        kind="wrapper",
+        summary="Stops the coordinates in which an optimizer's update and the gradient disagree.",
+        paper=_CAUTIOUS,
+        grid=0.1,
+        golden="c_adamw",
+    ),
+    Method(
+        name="add_cautious_decayed_weights",
+        factory=add_cautious_decayed_weights,
+        kind="transformation",
+        compose=_after_adam,
+        example={"weight_decay": 1e-4},
+        summary="Decays only the parameters that the update moves towards zero anyway.",
+        paper=Paper("Cautious Weight Decay", "Chen et al.", 2025, "2510.12402"),
+        grid=3e-3,
+        learning_rate=1e-2,
+    ),
+    Method(
+        name="cautious_adamw",
+        factory=cautious_adamw,
+        kind="optimizer",
+        summary="Cautious AdamW (C-AdamW), with the authors' epsilon and mask scaling.",
+        paper=_CAUTIOUS,
+        example={"learning_rate": 1e-2},
+        grid=3e-3,
+        golden="c_adamw",
+    ),
+    Method(
+        name="cautious_lion",
+        factory=cautious_lion,
+        kind="optimizer",
+        summary="Cautious Lion (C-Lion), with the authors' mask scaling.",
+        paper=_CAUTIOUS,
+        example={"learning_rate": 1e-2},
+        grid=1e-3,
+        golden="c_lion",
+    ),
+)

@@ -14,9 +14,12 @@ from optkit.core.adam import EpsPlacement, scale_by_adam
 from optkit.core.decay import add_decay
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
+from optkit.method import Method, Paper
 
 
-def grams(inner: optax.GradientTransformation, *, ascent: bool = False) -> optax.GradientTransformationExtraArgs:
+def grams(
+    inner: optax.GradientTransformation, *, before_learning_rate: bool = False
+) -> optax.GradientTransformationExtraArgs:
     """Gives every coordinate of the inner update the sign that descends along the gradient.
 
     It compares with the raw gradient that enters it; where that is exactly zero, the coordinate stands still whatever
@@ -24,8 +27,9 @@ def grams(inner: optax.GradientTransformation, *, ascent: bool = False) -> optax
 
     Args:
         inner: any transformation or optimizer.
-        ascent: whether the updates of `inner` still point along the gradient, as those of a `scale_by_adam` that stands
-            before `scale_by_learning_rate` do. By default `inner` is a whole optimizer, whose updates point against it.
+        before_learning_rate: whether the updates of `inner` still point along the gradient, as those of a
+            `scale_by_adam` that stands before `scale_by_learning_rate` do. By default `inner` is a whole optimizer,
+            whose updates point against it.
 
     Returns:
         A transformation with the state of `inner`.
@@ -45,7 +49,7 @@ def grams(inner: optax.GradientTransformation, *, ascent: bool = False) -> optax
         Cao et al., "Grams: Gradient Descent with Adaptive Momentum Scaling", 2024, arXiv:2412.17107.
     """
     inner = optax.with_extra_args_support(inner)
-    direction = 1 if ascent else -1
+    direction = 1 if before_learning_rate else -1
 
     def update_fn(updates, state, params=None, **extra_args):
         inner_updates, state = inner.update(updates, state, params, **extra_args)
@@ -105,8 +109,32 @@ def grams_adamw(
     adam = scale_by_adam(b1, b2, eps, eps_placement=eps_placement, bias_correction=bias_correction, mu_dtype=mu_dtype)
     return in_float32(
         optax.chain(
-            grams(adam, ascent=True),
+            grams(adam, before_learning_rate=True),
             add_decay("grams_adamw", weight_decay, mask),
             optax.scale_by_learning_rate(learning_rate),
         )
     )
+
+
+_GRAMS = Paper("Grams: Gradient Descent with Adaptive Momentum Scaling", "Cao, Li, Song", 2024, "2412.17107")
+
+METHODS = (
+    Method(
+        name="grams",
+        factory=grams,
+        kind="wrapper",
+        summary="Gives an optimizer's update the sign of the gradient.",
+        paper=_GRAMS,
+        grid=0.1,
+    ),
+    Method(
+        name="grams_adamw",
+        factory=grams_adamw,
+        kind="optimizer",
+        summary="Grams: the size of AdamW's update with the sign of the gradient.",
+        paper=_GRAMS,
+        example={"learning_rate": 1e-2},
+        grid=3e-3,
+        golden="grams",
+    ),
+)

@@ -17,7 +17,21 @@ from optkit.core.decay import add_decay, proximal_decay
 from optkit.core.injection import refuse_arrays
 from optkit.core.non_finite import nan_for_infinite
 from optkit.core.precision import in_float32, widen
-from optkit.sign_momentum.kappa import Kappa, l1
+from optkit.method import Method, Paper, Variant
+from optkit.sign_momentum.kappa import (
+    Kappa,
+    group,
+    half_squared_l2,
+    huber,
+    l1,
+    linf,
+    log_cosh,
+    lp,
+    nuclear,
+    relativistic,
+    soft,
+    top_k,
+)
 
 
 class ScaleByLionKappaState(NamedTuple):
@@ -152,3 +166,33 @@ def lion_kappa(
             optax.chain(direction, scale, proximal_decay(learning_rate, weight_decay, mask, method="lion_kappa"))
         )
     return in_float32(optax.chain(direction, add_decay("lion_kappa", weight_decay, mask), scale))
+
+
+METHODS = (
+    Method(
+        name="lion_kappa",
+        factory=lion_kappa,
+        kind="optimizer",
+        summary="Lion with any convex kappa; weight decay keeps the iterates in the ball of kappa's dual norm.",
+        paper=Paper(
+            "Lion Secretly Solves Constrained Optimization: As Lyapunov Predicts",
+            "Chen, Liu, Liang, Liu",
+            2023,
+            "2310.05898",
+        ),
+        example={"learning_rate": 1e-2, "kappa": lp(2.0)},
+        grid=3e-2,
+        variants={
+            "linf": Variant({"kappa": linf()}, grid=3e-2),
+            "soft": Variant({"kappa": soft(1e-4)}, grid=1e-3),
+            "top_k": Variant({"kappa": top_k(64)}, grid=3e-3),
+            "huber": Variant({"kappa": huber(1e-2)}, grid=3e-3),
+            "half_squared_l2": Variant({"kappa": half_squared_l2(), "learning_rate": 2e-3}, grid=0.3),
+            "group": Variant({"kappa": group()}, grid=1e-2),
+            "nuclear": Variant({"kappa": nuclear()}, grid=1e-2),
+            "relativistic": Variant({"kappa": relativistic(1e-2)}, grid=3e-3),
+            "log_cosh": Variant({"kappa": log_cosh(1e-2)}, grid=3e-3),
+        },
+        golden="lion_k",
+    ),
+)

@@ -14,6 +14,7 @@ from optkit.core.checks import check_range
 from optkit.core.decay import add_decay
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
+from optkit.method import Method, Paper
 from optkit.sign_momentum._lion_kappa import scale_by_lion_kappa
 
 
@@ -64,3 +65,21 @@ def signum(
             optax.scale_by_learning_rate(learning_rate),
         )
     )
+
+
+METHODS = (
+    Method(
+        name="signum",
+        factory=signum,
+        kind="optimizer",
+        summary="The sign of the gradient's exponential average.",
+        paper=Paper(
+            "signSGD: Compressed Optimisation for Non-Convex Problems",
+            "Bernstein, Wang, Azizzadenesheli, Anandkumar",
+            2018,
+            "1802.04434",
+        ),
+        example={"learning_rate": 1e-2},
+        grid=1e-3,
+    ),
+)

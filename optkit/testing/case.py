@@ -19,7 +19,7 @@ STEPS = 4
 SHARDED_STEPS = 2
 # What `needs` may name of the extra arguments: what a loss says. Those of rows come with the rows.
 OF_A_LOSS = tuple(name for name, argument in EXTRA_ARGS.items() if argument.of is not None)
-ROWS = ("microbatches", "samples", "classes", "objectives")
+STACKED = ("microbatches", "samples", "classes", "objectives")
 # Four rows of a gradient. Row r has entry number e, counted in turns of four, _MULTIPLES[r] times, and _OWN times more
 # if r = e: so the rows are independent, their mean is the gradient, and the first points uphill.
 _MULTIPLES, _OWN = np.array([-0.5, 1.1, 1.4, 1.6], np.float32), 0.4
@@ -55,7 +55,7 @@ class Case:
     tuned: str
     sampler: bool
     devices: int
-    rows: str | None = None
+    stacked: str | None = None
     programs: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -276,13 +276,13 @@ class Case:
 
 
 def fed_with_rows(
-    factory: Callable[..., optax.GradientTransformation], rows: str
+    factory: Callable[..., optax.GradientTransformation], stacked: str
 ) -> Callable[..., optax.GradientTransformationExtraArgs]:
     """Wraps a factory of transformations that reduce rows of gradients, so that they take one gradient.
 
     Args:
         factory: its transformations take gradients with a leading axis and remove it.
-        rows: "microbatches" or "samples" if the gradient is their mean; "classes" if it is their sum, then the extra
+        stacked: "microbatches" or "samples" if the gradient is their mean; "classes" if it is their sum, then the extra
             argument `class_counts` is passed too; "objectives" if it is the mean of the objectives' gradients, then
             `losses` is, where `value` is known.
 
@@ -296,11 +296,11 @@ def fed_with_rows(
         tx = optax.with_extra_args_support(factory(**arguments))
 
         def update(updates, state, params=None, **extra_args):
-            if rows == "classes":
+            if stacked == "classes":
                 extra_args = {"class_counts": jnp.asarray(_CLASS_COUNTS), **extra_args}
-            if rows == "objectives" and "value" in extra_args:
+            if stacked == "objectives" and "value" in extra_args:
                 extra_args = {"losses": jnp.stack([extra_args["value"]] * len(_TURNS)), **extra_args}
-            return tx.update(jax.tree.map(functools.partial(_rows, rows), updates), state, params, **extra_args)
+            return tx.update(jax.tree.map(functools.partial(_rows, stacked), updates), state, params, **extra_args)
 
         return optax.GradientTransformationExtraArgs(tx.init, update)
 

@@ -1,7 +1,7 @@
 """The contract of a good gradient transformation, for the catalog's methods and for anybody's own."""
 
 import types
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +9,7 @@ import optax
 
 from optkit.method import Method, parameters_as_they_are
 from optkit.testing import compilation, composition, numerics, placement, usage
-from optkit.testing.case import OF_A_LOSS, ROWS, Case, fed_with_rows
+from optkit.testing.case import OF_A_LOSS, STACKED, Case, fed_with_rows
 
 _POINTS = (
     (1, compilation.keeps_types),
@@ -80,79 +80,18 @@ class Violation(NamedTuple):
         return f"{self.promise}: {PROMISES[self.promise]}\n{lines}"
 
 
-def find_violations(
-    factory: Callable[..., optax.GradientTransformation],
-    *,
-    promises: Collection[str] | None = None,
-    static_args: Collection[str] = (),
-    needs: Collection[str] = (),
-    eval_params: Callable[[Any, Any], Any] = parameters_as_they_are,
-    tuned: str = "learning_rate",
-    rows: str | None = None,
-    sampler: bool = False,
-    devices: int = 8,
-    **example: Any,
-) -> tuple[Violation, ...]:
-    """Finds the promises of the contract that a gradient transformation breaks.
+class BrokenContract(AssertionError):  # noqa: N818  (what it says is no error of the contract)
+    """Raised for a transformation that breaks promises.
 
-    Args:
-        factory: see `check_transformation`, as for all other arguments.
-        promises: names of the promises to check, all of `PROMISES` by default.
-        static_args: as there.
-        needs: as there.
-        eval_params: as there.
-        tuned: as there.
-        rows: as there.
-        sampler: as there.
-        devices: as there.
-        **example: as there.
-
-    Returns:
-        What it breaks, in the order of the contract; nothing for a transformation that keeps it.
-
-    Raises:
-        ValueError: if a name in `promises` or `needs`, or `rows`, is unknown.
-        RuntimeError: if there are fewer devices.
-
-    Example:
-        >>> import optax
-        >>> import optkit
-        >>> optkit.testing.find_violations(optax.sgd, promises=["is_deterministic"], learning_rate=0.1)
-        ()
+    Attributes:
+        violations: the promises that it breaks, in the order of the contract.
     """
-    _refuse_unknown("promises", promises or (), PROMISES)
-    _refuse_unknown("needs", needs, (*OF_A_LOSS, "axis_name"))
-    _refuse_unknown("rows", () if rows is None else (rows,), ROWS)
-    if len(jax.devices()) < devices:
-        raise RuntimeError(
-            f"the contract shards over {devices} devices and found {len(jax.devices())}; on a CPU call "
-            f'jax.config.update("jax_num_cpu_devices", {devices}) before anything uses JAX (in conftest.py), '
-            "or pass devices=1 to leave out what needs several"
-        )
-    case = Case(
-        factory=factory if rows is None else fed_with_rows(factory, rows),
-        example=example,
-        static_args=tuple(static_args),
-        needs=tuple(needs),
-        eval_params=eval_params,
-        tuned=tuned,
-        sampler=sampler,
-        devices=devices,
-        rows=rows,
-    )
-    violations = []
-    for _, promise in _POINTS:
-        if promises is not None and promise.__name__ not in promises:
-            continue
-        try:
-            promise(case)
-        except AssertionError as error:
-            violations.append(Violation(promise.__name__, str(error), error))
-        except ImportError:
-            raise
-        except Exception as error:  # noqa: BLE001  (a transformation may fail in any way)
-            violations.append(Violation(promise.__name__, f"raised {compilation.describe(error)}", error))
-    return tuple(violations)
+
+    def __init__(self, violations: Sequence[Violation]) -> None:
+        """Lists all violations in the message."""
+        self.violations = tuple(violations)
+        listed = "\n".join(map(str, violations))
+        super().__init__(f"{len(violations)} promises of the contract are broken:\n{listed}")
 
 
 def check_transformation(
@@ -163,7 +102,7 @@ def check_transformation(
     needs: Collection[str] = (),
     eval_params: Callable[[Any, Any], Any] = parameters_as_they_are,
     tuned: str = "learning_rate",
-    rows: str | None = None,
+    stacked: str | None = None,
     sampler: bool = False,
     devices: int = 8,
     **example: Any,
@@ -197,7 +136,7 @@ def check_transformation(
             methods whose loop holds shifted ones.
         tuned: the hyperparameter that is tuned, swept over in `vmap`. A `learning_rate` is decayed to zero by a cosine
             on the four problems.
-        rows: what the rows stand for if the gradients that `update` takes have a leading axis, which it removes.
+        stacked: what the rows stand for if the gradients that `update` takes have a leading axis, which it removes.
             "microbatches" and "samples": parts of the batch, whose mean is the batch's gradient. "classes": their sum
             is; the extra argument `class_counts`, how many examples of each class the batch has, is passed too.
             "objectives": their mean is, and `losses`, one for each, is passed if "value" is needed. The rows disagree:
@@ -208,8 +147,9 @@ def check_transformation(
             in 30,000 steps.
 
     Raises:
-        AssertionError: if it breaks a promise; the message lists all broken ones, with dtype, leaf, and what was seen.
-        ValueError: if a name in `promises` or `needs`, or `rows`, is unknown.
+        BrokenContract: if it breaks a promise; an `AssertionError` whose message lists all broken ones, with dtype,
+            leaf, and what was seen, and whose `violations` has them as data.
+        ValueError: if a name in `promises` or `needs`, or `stacked`, is unknown.
         RuntimeError: if there are fewer devices.
 
     Example:
@@ -220,23 +160,40 @@ def check_transformation(
         >>> import optkit
         >>> optkit.testing.check_transformation(optax.lion, promises=["keeps_types"], learning_rate=1e-2)
     """
-    violations = find_violations(
-        factory,
-        promises=promises,
-        static_args=static_args,
-        needs=needs,
+    _refuse_unknown("promises", promises or (), PROMISES)
+    _refuse_unknown("needs", needs, (*OF_A_LOSS, "axis_name"))
+    _refuse_unknown("stacked", () if stacked is None else (stacked,), STACKED)
+    if len(jax.devices()) < devices:
+        raise RuntimeError(
+            f"the contract shards over {devices} devices and found {len(jax.devices())}; on a CPU call "
+            f'jax.config.update("jax_num_cpu_devices", {devices}) before anything uses JAX (in conftest.py), '
+            "or pass devices=1 to leave out what needs several"
+        )
+    case = Case(
+        factory=factory if stacked is None else fed_with_rows(factory, stacked),
+        example=example,
+        static_args=tuple(static_args),
+        needs=tuple(needs),
         eval_params=eval_params,
         tuned=tuned,
-        rows=rows,
         sampler=sampler,
         devices=devices,
-        **example,
+        stacked=stacked,
     )
+    violations = []
+    for _, promise in _POINTS:
+        if promises is not None and promise.__name__ not in promises:
+            continue
+        try:
+            promise(case)
+        except AssertionError as error:
+            violations.append(Violation(promise.__name__, str(error), error))
+        except ImportError:
+            raise
+        except Exception as error:  # noqa: BLE001  (a transformation may fail in any way)
+            violations.append(Violation(promise.__name__, f"raised {compilation.describe(error)}", error))
     if violations:
-        listed = "\n".join(map(str, violations))
-        raise AssertionError(f"{len(violations)} promises of the contract are broken:\n{listed}") from violations[
-            0
-        ].error
+        raise BrokenContract(violations) from violations[0].error
 
 
 def check_method(method: Method) -> None:
@@ -246,21 +203,21 @@ def check_method(method: Method) -> None:
         method: an entry of `optkit.catalog.METHODS` that makes gradient transformations.
 
     Raises:
-        AssertionError: if it breaks a promise.
+        BrokenContract: if it breaks a promise.
 
     Example:
         >>> import optkit
         >>> optkit.testing.check_method(optkit.catalog.METHODS["signum"])
     """
     check_transformation(
-        method.factory,
+        method.optimizer_factory,
         static_args=method.static,
         needs=method.needs,
         eval_params=method.eval_params,
         tuned=method.tuned,
-        rows=method.rows,
+        stacked=method.stacked,
         sampler=method.kind == "sampler",
-        **method.example,
+        **method.arguments,
     )
 
 

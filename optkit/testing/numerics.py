@@ -96,7 +96,7 @@ def takes_complex_numbers(case: Case) -> None:
     except TypeError as error:
         words = " ".join(str(error).split())
         if "split_real_and_imaginary" in words or "real and imaginary parts as two leaves" in words:
-            require([] if at_init or case.rows else [f"init took complex parameters, and update raised {error}"])
+            require([] if at_init or case.stacked else [f"init took complex parameters, and update raised {error}"])
             return
         raise
     lines = []

@@ -148,7 +148,7 @@ def masks_decay(case: Case) -> None:
         return list(itertools.chain.from_iterable(lines))
 
     found = differences(expected)
-    if found and case.rows is None:
+    if found and case.stacked is None:
         decayed = _after_decayed_gradients(case, None)
         if not trees.value_differences(everywhere, decayed, "parameter", allowed):
             found = differences(_after_decayed_gradients(case, DECAYED))

@@ -13,6 +13,7 @@ import optax
 from optkit.core.checks import check_range
 from optkit.core.non_finite import nan_for_infinite
 from optkit.core.precision import in_float32, scalar_dtype, widen
+from optkit.method import Method, Paper
 
 
 class ScaleByAdagradNormState(NamedTuple):
@@ -123,3 +124,18 @@ def adagrad_norm(
     """
     direction = scale_by_adagrad_norm(b0, include_current=include_current, per_leaf=per_leaf)
     return in_float32(optax.chain(direction, optax.scale_by_learning_rate(learning_rate)))
+
+
+METHODS = (
+    Method(
+        name="adagrad_norm",
+        factory=adagrad_norm,
+        kind="optimizer",
+        summary="One step size for all parameters, which falls with the norms of all gradients so far.",
+        paper=Paper(
+            "AdaGrad stepsizes: Sharp convergence over nonconvex landscapes", "Ward, Wu, Bottou", 2018, "1806.01811"
+        ),
+        example={"learning_rate": 1.0},
+        grid=1.0,
+    ),
+)

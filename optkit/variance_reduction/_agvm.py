@@ -17,6 +17,7 @@ from optkit.core.precision import scalar_dtype, widen
 from optkit.core.trees import resolve
 from optkit.core.workers import collectives
 from optkit.core.workers.rows import count_rows, mean_over_rows, over_rows, require_reduced, require_rows
+from optkit.method import Method, Paper
 
 NORM_EPS = 1e-8  # below it, a gradient has no direction: PyTorch's cosine_similarity
 
@@ -223,3 +224,28 @@ def _second_moment(inner_state: Any) -> Any:
     if len(found) != 1:
         raise ValueError(f"with inner_b2, the state of inner must have one second moment nu, got {len(found)}")
     return found[0][1]
+
+
+def _first_leaf_and_rest(tree):
+    """Labels the first leaf "reference" and all others "rest"."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure.unflatten(["reference" if index == 0 else "rest" for index in range(len(leaves))])
+
+
+METHODS = (
+    Method(
+        name="agvm",
+        factory=agvm,
+        kind="wrapper",
+        summary="A factor on each module's learning rate that makes all their updates equally noisy.",
+        paper=Paper(
+            "Large-batch Optimization for Dense Visual Predictions",
+            "Xue, Liang, Song, Zhuo, Chen, Liu, Luo",
+            2022,
+            "2210.11078",
+        ),
+        example={"labels": _first_leaf_and_rest, "reference": "reference", "start": 0, "interval": 2},
+        grid=0.1,
+        stacked="microbatches",
+    ),
+)

@@ -24,6 +24,7 @@ from optkit.core.linalg.explicit_axes import replicate
 from optkit.core.precision import scalar_dtype, widen
 from optkit.core.workers import collectives
 from optkit.core.workers.rows import count_rows, mean_over_rows, over_rows, psum, require_reduced, require_rows
+from optkit.method import Method, Paper
 
 Scope = Literal["leaf", "global"]
 LARGEST = 2**30
@@ -404,3 +405,23 @@ def _inverse(norm: jax.Array) -> jax.Array:
 def _check_scope(scope: str) -> None:
     if scope not in ("leaf", "global"):
         raise ValueError(f"scope must be 'leaf' or 'global', got {scope!r}")
+
+
+METHODS = (
+    Method(
+        name="adaptive_batch_size",
+        factory=adaptive_batch_size,
+        kind="transformation",
+        summary="Averages samples or workers and says how large the next batch must be to pass a test of its noise.",
+        paper=Paper(
+            "AdAdaGrad: Adaptive Batch Size Schemes for Adaptive Gradient Methods",
+            "Lau, Liu, Kolar",
+            2024,
+            "2402.11215",
+        ),
+        example={"test": norm_test(0.1), "initial_batch_size": 8, "max_batch_size": 4096},
+        grid=0.1,
+        stacked="microbatches",
+        golden="batch_size_tests",
+    ),
+)

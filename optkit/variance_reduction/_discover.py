@@ -12,8 +12,9 @@ import optax
 
 from optkit.core.checks import check_range
 from optkit.core.precision import in_float32
+from optkit.method import Method, Paper, Variant
 from optkit.variance_reduction._cluster_control_variate import Clusters
-from optkit.variance_reduction._implicit_transport import transported
+from optkit.variance_reduction._implicit_transport import igt_eval_params, transported
 from optkit.variance_reduction._nigt import exponential_extrapolation
 
 
@@ -134,3 +135,34 @@ def _quasi_hyperbolic(b1: jax.typing.ArrayLike, nu: jax.typing.ArrayLike) -> opt
         return optax.incremental_update(means, updates, nu), state  # u = (1 - nu) e + nu d
 
     return optax.GradientTransformation(average.init, update_fn)
+
+
+_DISCOVER = Paper(
+    "Variance Reduction in Deep Learning: More Momentum is All You Need", "Tondji, Kashubin, Cissé", 2021, "2111.11828"
+)
+
+METHODS = (
+    Method(
+        name="discover",
+        factory=discover,
+        kind="optimizer",
+        summary="One momentum for each cluster of the data, as a control variate; momentum SGD on top.",
+        paper=_DISCOVER,
+        example={"learning_rate": 1e-3, "num_clusters": 4},
+        grid=3e-2,
+        stacked="classes",
+        variants={"qhm": Variant({"nu": 0.7}, grid=0.3)},
+    ),
+    Method(
+        name="discover_igt",
+        factory=discover_igt,
+        kind="optimizer",
+        summary="Discover with a momentum whose gradients are taken ahead of the parameters.",
+        paper=_DISCOVER,
+        example={"learning_rate": 1e-3, "num_clusters": 4},
+        grid=0.3,
+        stacked="classes",
+        eval_params=igt_eval_params,
+        golden="discover",
+    ),
+)

@@ -23,6 +23,7 @@ from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32, widen
 from optkit.core.trees import with_whole_tree
 from optkit.core.workers.rows import count_rows, mean_over_rows, over_rows, require_reduced, require_rows
+from optkit.method import Method, Paper
 
 
 def _mean_and_noise(row: Any, *, axis_name: str, method: str) -> tuple[Any, Any]:
@@ -407,3 +408,64 @@ def _check_adam(
     check_range("b2", b2, 0.0, 1.0, high_open=True)
     check_range("eps", eps, 0.0)
     check_range("weight_decay", weight_decay, 0.0)
+
+
+_GSNR = Paper(
+    "Accelerating Large Batch Training via Gradient Signal to Noise Ratio (GSNR)",
+    "Jiang, Liu, Ding, Guo, Lin",
+    2023,
+    "2309.13681",
+)
+
+METHODS = (
+    Method(
+        name="vr_sgd",
+        factory=vr_sgd,
+        kind="optimizer",
+        summary="SGD that slows down the coordinates in which workers or microbatches disagree.",
+        paper=_GSNR,
+        example={"learning_rate": 2e-3},
+        grid=0.3,
+        stacked="microbatches",
+    ),
+    Method(
+        name="vr_momentum",
+        factory=vr_momentum,
+        kind="optimizer",
+        summary="Momentum on gradients whose coordinates weigh by their signal-to-noise ratio.",
+        paper=_GSNR,
+        example={"learning_rate": 2e-3},
+        grid=0.1,
+        stacked="microbatches",
+    ),
+    Method(
+        name="vr_adam",
+        factory=vr_adam,
+        kind="optimizer",
+        summary="AdamW on gradients whose coordinates weigh by their smoothed signal-to-noise ratio.",
+        paper=_GSNR,
+        example={"learning_rate": 1e-2},
+        grid=3e-3,
+        stacked="microbatches",
+    ),
+    Method(
+        name="vr_lars",
+        factory=vr_lars,
+        kind="optimizer",
+        summary="LARS on gradients whose coordinates weigh by their signal-to-noise ratio.",
+        paper=_GSNR,
+        example={"learning_rate": 1.0},
+        grid=3.0,
+        stacked="microbatches",
+    ),
+    Method(
+        name="vr_lamb",
+        factory=vr_lamb,
+        kind="optimizer",
+        summary="LAMB on gradients whose coordinates weigh by their smoothed signal-to-noise ratio.",
+        paper=_GSNR,
+        example={"learning_rate": 1e-2},
+        grid=1e-2,
+        stacked="microbatches",
+    ),
+)

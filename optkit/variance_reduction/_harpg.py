@@ -19,6 +19,7 @@ from optkit.core.injection import refuse_arrays
 from optkit.core.non_finite import nan_for_infinite
 from optkit.core.precision import in_float32
 from optkit.core.trees import only, unmask_tree
+from optkit.method import Method, Paper, Variant
 from optkit.variance_reduction._recursion import Scope, inside, kept_params, no_estimate, normalization, present_params
 
 
@@ -248,3 +249,23 @@ def harpg(
     if normalize:
         return in_float32(optax.chain(estimator, normalization(), scale))
     return in_float32(optax.chain(estimator, scale))
+
+
+METHODS = (
+    Method(
+        name="harpg",
+        factory=harpg,
+        kind="optimizer",
+        summary="Momentum that a Hessian-vector product moves along with the gradient.",
+        paper=Paper(
+            "Stochastic Policy Gradient Methods: Improved Sample Complexity for Fisher-non-degenerate Policies",
+            "Fatkhullin et al.",
+            2023,
+            "2302.01734",
+        ),
+        example={"learning_rate": 2e-3, "eta": 0.1},
+        grid=0.1,
+        needs=("grad_fn",),
+        variants={"normalized": Variant({"normalize": True, "learning_rate": 3e-3}, grid=3e-2)},
+    ),
+)

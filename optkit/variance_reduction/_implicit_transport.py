@@ -21,6 +21,7 @@ from optkit.core.extra_args import require_params
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32, scalar_dtype
 from optkit.core.trees import copy, unmask_tree
+from optkit.method import Method, Paper
 
 Averaging = Literal["full", "ata"]
 Extrapolation = Callable[[Any], Any]
@@ -302,3 +303,32 @@ def igt_adam(
 
 def _is_transport(x: Any) -> bool:
     return isinstance(x, ImplicitTransportState)
+
+
+_IGT = Paper(
+    "Reducing the variance in online optimization by transporting past gradients", "Arnold et al.", 2019, "1906.03532"
+)
+
+METHODS = (
+    Method(
+        name="igt",
+        factory=igt,
+        kind="optimizer",
+        summary="Momentum on an average of past gradients, each taken ahead of the parameters so that it stays right.",
+        paper=_IGT,
+        example={"learning_rate": 1e-3, "averaging": "ata"},
+        grid=3e-2,
+        eval_params=igt_eval_params,
+    ),
+    Method(
+        name="igt_adam",
+        factory=igt_adam,
+        kind="optimizer",
+        summary="Adam on an average of past gradients, each taken ahead of the parameters.",
+        paper=_IGT,
+        example={"learning_rate": 1e-3, "averaging": "ata", "interval": 10.0},
+        grid=1e-3,
+        eval_params=igt_eval_params,
+        golden="igt",
+    ),
+)

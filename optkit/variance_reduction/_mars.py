@@ -18,6 +18,7 @@ from optkit.core.injection import refuse_arrays
 from optkit.core.linalg.matrix_view import matrix_view
 from optkit.core.precision import widen
 from optkit.core.trees import mask_tree, unmask_tree, with_whole_tree
+from optkit.method import Method, Paper
 from optkit.variance_reduction._recursion import Scope, kept_params, present_params, previous_gradients
 
 ClipScope = Literal["leaf", "global"]
@@ -330,3 +331,21 @@ def scale_by_mars_momentum(
         return optax.tree.cast_like(momentum, updates), new_state
 
     return optax.GradientTransformation(init_fn, update_fn)
+
+
+MARS = Paper(
+    "MARS: Unleashing the Power of Variance Reduction for Training Large Models", "Yuan et al.", 2024, "2411.10438"
+)
+
+METHODS = (
+    Method(
+        name="reduce_variance",
+        factory=reduce_variance,
+        kind="transformation",
+        summary="The MARS correction, unclipped, in front of any preconditioner.",
+        paper=MARS,
+        example={"correction": MarsCorrection(max_norm=None)},
+        grid=0.1,
+        golden="mars",
+    ),
+)

@@ -12,7 +12,8 @@ import optax
 
 from optkit.core.checks import check_range
 from optkit.core.injection import refuse_arrays
-from optkit.variance_reduction._mars import MarsCorrection, checked
+from optkit.method import Method
+from optkit.variance_reduction._mars import MARS, MarsCorrection, checked
 from optkit.variance_reduction._mars_chain import adam, corrected_chain, corrected_or_other, step
 
 
@@ -111,3 +112,17 @@ def mars_adamw(
         mask=mask,
         trainable=trainable,
     )
+
+
+METHODS = (
+    Method(
+        name="mars_adamw",
+        factory=mars_adamw,
+        kind="optimizer",
+        summary="AdamW on gradients that are corrected by their change since the last step, and clipped leaf by leaf.",
+        paper=MARS,
+        example={"learning_rate": 1e-2, "weight_decay": 0.0},
+        grid=3e-3,
+        golden="mars",
+    ),
+)

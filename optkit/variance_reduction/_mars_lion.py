@@ -14,7 +14,8 @@ from optkit.core.checks import check_range
 from optkit.core.complex_numbers import refuse_complex
 from optkit.core.injection import refuse_arrays
 from optkit.core.non_finite import nan_for_infinite
-from optkit.variance_reduction._mars import MarsCorrection, checked
+from optkit.method import Method
+from optkit.variance_reduction._mars import MARS, MarsCorrection, checked
 from optkit.variance_reduction._mars_chain import (
     adam,
     corrected_chain,
@@ -124,3 +125,17 @@ def mars_lion(
         mask=mask,
         trainable=trainable,
     )
+
+
+METHODS = (
+    Method(
+        name="mars_lion",
+        factory=mars_lion,
+        kind="optimizer",
+        summary="The sign of the momentum of MARS-corrected gradients; AdamW for what is no matrix.",
+        paper=MARS,
+        example={"learning_rate": 1e-2, "weight_decay": 0.0},
+        grid=1e-3,
+        golden="mars",
+    ),
+)

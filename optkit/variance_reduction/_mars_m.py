@@ -17,6 +17,7 @@ from optkit.core.adam import scale_by_adam
 from optkit.core.checks import check_range
 from optkit.core.injection import refuse_arrays
 from optkit.core.linalg.newton_schulz import orthogonalize
+from optkit.method import Method, Paper
 from optkit.variance_reduction._mars import MarsCorrection, checked
 from optkit.variance_reduction._mars_chain import (
     corrected_chain,
@@ -140,3 +141,16 @@ def mars_m(
         mask=mask,
         trainable=trainable,
     )
+
+
+METHODS = (
+    Method(
+        name="mars_m",
+        factory=mars_m,
+        kind="optimizer",
+        summary="MARS-M: Muon, in Moonlight's scaling, on MARS-corrected gradients; AdamW for what is no matrix.",
+        paper=Paper("MARS-M: When Variance Reduction Meets Matrices", "Liu, Yuan, Gu", 2025, "2510.21800"),
+        example={"learning_rate": 1e-2, "weight_decay": 0.0},
+        grid=3e-3,
+    ),
+)

@@ -13,7 +13,8 @@ import optax
 from optkit.core.checks import check_range
 from optkit.core.injection import refuse_arrays
 from optkit.core.linalg.newton_schulz import orthogonalize
-from optkit.variance_reduction._mars import MarsCorrection, checked
+from optkit.method import Method
+from optkit.variance_reduction._mars import MARS, MarsCorrection, checked
 from optkit.variance_reduction._mars_chain import (
     adam,
     corrected_chain,
@@ -149,3 +150,17 @@ def mars_shampoo(
         mask=mask,
         trainable=trainable,
     )
+
+
+METHODS = (
+    Method(
+        name="mars_shampoo",
+        factory=mars_shampoo,
+        kind="optimizer",
+        summary="Orthogonalizes the momentum of MARS-corrected gradients; AdamW for what is no matrix.",
+        paper=MARS,
+        example={"learning_rate": 1e-2, "weight_decay": 0.0},
+        grid=1e-2,
+        golden="mars",
+    ),
+)

@@ -12,7 +12,8 @@ import optax
 
 from optkit.core.checks import check_range
 from optkit.core.precision import in_float32
-from optkit.variance_reduction._implicit_transport import Extrapolation, transported
+from optkit.method import Method, Paper
+from optkit.variance_reduction._implicit_transport import Extrapolation, igt_eval_params, transported
 from optkit.variance_reduction._recursion import normalization
 
 
@@ -77,3 +78,17 @@ def nigt(
     descent = optax.scale_by_learning_rate(learning_rate)
     inner = optax.chain(normalization(), descent) if normalize else descent  # m_t / ||m_t||
     return in_float32(transported("nigt", inner, exponential_extrapolation(b1, init_first=init_first)))
+
+
+METHODS = (
+    Method(
+        name="nigt",
+        factory=nigt,
+        kind="optimizer",
+        summary="Normalized steps along a momentum whose gradients are taken ahead of the parameters.",
+        paper=Paper("Momentum Improves Normalized SGD", "Cutkosky, Mehta", 2020, "2002.03305"),
+        example={"learning_rate": 1e-2},
+        grid=3e-2,
+        eval_params=igt_eval_params,
+    ),
+)

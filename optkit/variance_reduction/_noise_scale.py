@@ -15,6 +15,7 @@ import optax
 from optkit.core.checks import check_count, check_range
 from optkit.core.precision import scalar_dtype, widen
 from optkit.core.workers.rows import count_rows, mean_over_rows, over_rows, require_reduced, require_rows
+from optkit.method import Method, Paper
 
 
 class NoiseScale(NamedTuple):
@@ -235,3 +236,30 @@ def read_noise_scale(state: Any) -> jax.Array:
     noise_trace, squared_norm = jnp.maximum(found[0].noise_trace, 0), jnp.maximum(found[0].squared_norm, 0)
     limits = jnp.finfo(noise_trace.dtype)
     return jnp.where(noise_trace == 0, 0, jnp.minimum(noise_trace / squared_norm, limits.max))
+
+
+_NOISE_SCALE = Paper(
+    "An Empirical Model of Large-Batch Training", "McCandlish, Kaplan, Amodei et al.", 2018, "1812.06162"
+)
+
+METHODS = (
+    Method(
+        name="gradient_noise_scale",
+        factory=gradient_noise_scale,
+        kind="transformation",
+        summary="Averages microbatches or workers and measures the batch size at which noise equals signal.",
+        paper=_NOISE_SCALE,
+        example={"batch_size_small": 32},
+        grid=0.1,
+        stacked="microbatches",
+    ),
+    Method(
+        name="gradient_noise_scale_over_steps",
+        factory=gradient_noise_scale_over_steps,
+        kind="transformation",
+        summary="Measures the batch size at which noise equals signal from consecutive gradients, for one worker.",
+        paper=_NOISE_SCALE,
+        example={"batch_size": 32, "window": 2},
+        grid=0.1,
+    ),
+)

@@ -16,6 +16,7 @@ from optkit.core.checks import check_range
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
 from optkit.core.trees import only, unmask_tree
+from optkit.method import Method, Paper
 from optkit.variance_reduction._recursion import (
     Scope,
     full_gradients,
@@ -215,3 +216,22 @@ def page(
     refuse_arrays(trainable=trainable)
     estimator = _page_gradient(Scope("page", trainable, "trainable"), probability, key, keep_params=keep_params)
     return in_float32(optax.chain(only(estimator, trainable), optax.scale_by_learning_rate(learning_rate)))
+
+
+METHODS = (
+    Method(
+        name="page",
+        factory=page,
+        kind="optimizer",
+        summary="Gradient descent along an estimate that a coin replaces by the full gradient.",
+        paper=Paper(
+            "PAGE: A Simple and Optimal Probabilistic Gradient Estimator for Nonconvex Optimization",
+            "Li et al.",
+            2020,
+            "2008.10898",
+        ),
+        example={"learning_rate": 2e-3, "probability": 0.3},
+        grid=0.1,
+        needs=("grad_fn", "full_grad_fn"),
+    ),
+)

@@ -14,6 +14,7 @@ import optax
 from optkit.core.checks import check_range
 from optkit.core.injection import refuse_arrays
 from optkit.core.trees import unmask_tree
+from optkit.method import Method, Paper
 from optkit.variance_reduction._recursion import (
     Scope,
     inside,
@@ -122,3 +123,19 @@ def recursive_momentum(
         return optax.tree.cast_like(unmask_tree(estimate, updates), updates), new_state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+STORM = Paper("Momentum-Based Variance Reduction in Non-Convex SGD", "Cutkosky, Orabona", 2019, "1905.10018")
+
+METHODS = (
+    Method(
+        name="recursive_momentum",
+        factory=recursive_momentum,
+        kind="transformation",
+        summary="STORM's estimator with a constant weight (MVR): momentum corrected for the steps taken since.",
+        paper=STORM,
+        grid=0.1,
+        needs=("grad_fn",),
+        golden="storm",
+    ),
+)

@@ -16,6 +16,7 @@ from optkit.core.decay import add_decay
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32, scalar_dtype, widen
 from optkit.core.workers import collectives
+from optkit.method import Method, Paper
 
 Degenerate = Literal["one", "official", "norm"]
 Latch = Literal["first_nonzero", "first"]
@@ -177,3 +178,21 @@ def sgd_sai(
             optax.scale_by_learning_rate(learning_rate),
         )
     )
+
+
+METHODS = (
+    Method(
+        name="sgd_sai",
+        factory=sgd_sai,
+        kind="optimizer",
+        summary="Momentum with a learning rate for each leaf, set once by its first gradient's signal-to-noise ratio.",
+        paper=Paper(
+            "No More Adam: Learning Rate Scaling at Initialization is All You Need",
+            "Xu, Xiang, Cai, Wen",
+            2024,
+            "2412.11768",
+        ),
+        example={"learning_rate": 1e-3, "weight_decay": 0.0},
+        grid=1e-2,
+    ),
+)

@@ -16,6 +16,7 @@ from optkit.core.injection import refuse_arrays
 from optkit.core.non_finite import nan_for_infinite
 from optkit.core.precision import in_float32
 from optkit.core.trees import only, unmask_tree
+from optkit.method import Method, Paper
 from optkit.variance_reduction._recursion import (
     Scope,
     full_gradients,
@@ -253,3 +254,38 @@ def spider_boost(
     scope = Scope("spider_boost", trainable, "trainable")
     estimator = only(_path_integrated_gradient(scope, anchor_every, keep_params=keep_params), trainable)
     return in_float32(optax.chain(estimator, optax.scale_by_learning_rate(learning_rate)))
+
+
+METHODS = (
+    Method(
+        name="spider",
+        factory=spider,
+        kind="optimizer",
+        summary="Steps of fixed length along a full gradient that is carried on by the batches' changes.",
+        paper=Paper(
+            "SPIDER: Near-Optimal Non-Convex Optimization via Stochastic Path Integrated Differential Estimator",
+            "Fang et al.",
+            2018,
+            "1807.01695",
+        ),
+        example={"learning_rate": 3e-3, "anchor_every": 2},
+        grid=3e-2,
+        needs=("grad_fn", "full_grad_fn"),
+    ),
+    Method(
+        name="spider_boost",
+        factory=spider_boost,
+        kind="optimizer",
+        summary="Gradient descent along SPIDER's estimator, at a constant rate.",
+        paper=Paper(
+            "SpiderBoost: A Class of Faster Variance-reduced Algorithms for Nonconvex Optimization",
+            "Wang et al.",
+            2018,
+            "1810.10690",
+        ),
+        example={"learning_rate": 2e-3, "anchor_every": 2},
+        grid=0.1,
+        needs=("grad_fn", "full_grad_fn"),
+        golden="spider",
+    ),
+)

@@ -15,6 +15,7 @@ from optkit.core.injection import refuse_arrays
 from optkit.core.non_finite import nan_for_infinite
 from optkit.core.precision import in_float32, scalar_dtype
 from optkit.core.trees import only, unmask_tree
+from optkit.method import Method
 from optkit.variance_reduction._recursion import (
     Scope,
     inside,
@@ -24,6 +25,7 @@ from optkit.variance_reduction._recursion import (
     previous_gradients,
     recursion,
 )
+from optkit.variance_reduction._recursive_momentum import STORM
 
 
 class ScaleByStormState(NamedTuple):
@@ -182,3 +184,17 @@ def storm(
     refuse_arrays(trainable=trainable)
     direction = _scale_by_storm(Scope("storm", trainable, "trainable"), learning_rate, w, c, keep_params=keep_params)
     return in_float32(optax.chain(only(direction, trainable), optax.scale(-1.0)))
+
+
+METHODS = (
+    Method(
+        name="storm",
+        factory=storm,
+        kind="optimizer",
+        summary="Recursive momentum, with rates that shrink as gradients accumulate: the paper's form.",
+        paper=STORM,
+        example={"learning_rate": 0.1},
+        grid=0.3,
+        needs=("grad_fn",),
+    ),
+)

@@ -19,6 +19,7 @@ from optkit.core.injection import refuse_arrays
 from optkit.core.non_finite import nan_for_infinite
 from optkit.core.precision import in_float32
 from optkit.core.trees import only, unmask_tree
+from optkit.method import Method
 from optkit.variance_reduction._recursion import (
     Scope,
     inside,
@@ -28,6 +29,7 @@ from optkit.variance_reduction._recursion import (
     previous_gradients,
     recursion,
 )
+from optkit.variance_reduction._recursive_momentum import STORM
 
 
 class ScaleByStormCoordinatewiseState(NamedTuple):
@@ -199,3 +201,18 @@ def storm_coordinatewise(
     scope = Scope("storm_coordinatewise", trainable, "trainable")
     direction = _scale_by_storm_coordinatewise(scope, learning_rate, g_max, momentum, w, keep_params=keep_params)
     return in_float32(optax.chain(only(direction, trainable), optax.scale(-1.0)))
+
+
+METHODS = (
+    Method(
+        name="storm_coordinatewise",
+        factory=storm_coordinatewise,
+        kind="optimizer",
+        summary="STORM as in its authors' code: a rate for every coordinate, and a clipped estimate.",
+        paper=STORM,
+        example={"learning_rate": 0.25},
+        grid=0.3,
+        needs=("grad_fn",),
+        golden="storm",
+    ),
+)

@@ -15,6 +15,7 @@ from optkit.core.injection import refuse_arrays
 from optkit.core.non_finite import nan_for_infinite
 from optkit.core.precision import in_float32, scalar_dtype
 from optkit.core.trees import only, unmask_tree
+from optkit.method import Method, Paper
 from optkit.variance_reduction._recursion import (
     Scope,
     inside,
@@ -175,3 +176,22 @@ def storm_plus(
     scope = Scope("storm_plus", trainable, "trainable")
     direction = _scale_by_storm_plus(scope, initial_accumulator_value, keep_params=keep_params)
     return in_float32(optax.chain(only(direction, trainable), optax.scale_by_learning_rate(learning_rate)))
+
+
+METHODS = (
+    Method(
+        name="storm_plus",
+        factory=storm_plus,
+        kind="optimizer",
+        summary="STORM whose weight and rate follow from the gradients so far.",
+        paper=Paper(
+            "STORM+: Fully Adaptive SGD with Momentum for Nonconvex Optimization",
+            "Levy, Kavis, Cevher",
+            2021,
+            "2111.01040",
+        ),
+        example={"learning_rate": 1.0},
+        grid=1.0,
+        needs=("grad_fn",),
+    ),
+)

@@ -16,6 +16,7 @@ from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
 from optkit.core.trees import only, unmask_tree
 from optkit.core.workers import collectives
+from optkit.method import Method, Paper
 from optkit.variance_reduction._recursion import (
     Scope,
     full_gradients,
@@ -183,3 +184,17 @@ def svrg(
     refuse_arrays(trainable=trainable)
     correction = _svrg_correction(Scope("svrg", trainable, "trainable"), anchor_every, alpha)
     return in_float32(optax.chain(only(correction, trainable), optax.scale_by_learning_rate(learning_rate)))
+
+
+METHODS = (
+    Method(
+        name="svrg",
+        factory=svrg,
+        kind="optimizer",
+        summary="The gradient less its noise at an anchor with known full gradient; with a coefficient, alpha-SVRG.",
+        paper=Paper("A Coefficient Makes SVRG Effective", "Yin et al.", 2023, "2311.05589"),
+        example={"learning_rate": 2e-3, "anchor_every": 2},
+        grid=0.1,
+        needs=("grad_fn", "full_grad_fn"),
+    ),
+)

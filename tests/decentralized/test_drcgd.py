@@ -10,7 +10,7 @@ from optkit.core.workers.on_workers import on_workers
 from optkit.decentralized import repeated_mix
 from optkit.decentralized._drcgd import drcgd
 from optkit.decentralized.topology import complete, ring
-from optkit.testing import find_violations
+from optkit.testing import check_transformation
 
 BETAS = {"FR": "fletcher_reeves", "PR+": "polak_ribiere"}
 WORKERS = 4
@@ -170,7 +170,7 @@ def test_state_holds_what_its_options_need():
 def test_matrices_keep_the_contract():
     # The catalog's entry has no matrices on the manifold: the contract's problems have their solutions off it.
     promises = "keeps_types", "allows_donation", "takes_all_shapes", "stays_finite_in_float16", "continues_from_flax"
-    violations = find_violations(
+    check_transformation(
         drcgd,
         promises=promises,
         static_args=("topology", "axis_name", "mixing", "beta", "track", "stiefel"),
@@ -181,7 +181,6 @@ def test_matrices_keep_the_contract():
         beta="polak_ribiere",
         track=True,
     )
-    assert not violations, "\n".join(map(str, violations))
 
 
 @pytest.mark.parametrize("backend", ["pmap", "shard_map"])

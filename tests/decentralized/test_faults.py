@@ -21,7 +21,7 @@ from optkit.decentralized import (
     extra,
     gossip,
     gradient_tracking,
-    links_between,
+    links_among,
     lossy_links,
     mix,
     nids,
@@ -66,7 +66,7 @@ def no_prox(tree, learning_rate):
 
 
 def diging(inner):
-    return gossip(optax.chain(track_gradients(NETWORK, **WORKERS), inner), NETWORK, combine_first=True, **WORKERS)
+    return gossip(optax.chain(track_gradients(NETWORK, **WORKERS), inner), NETWORK, order="cta", **WORKERS)
 
 
 # Methods without bias where workers' data differ, and those with one.
@@ -81,7 +81,7 @@ UNBIASED = {
 }
 BIASED = {
     "gossip": lambda: gossip(optax.sgd(RATE, 0.5), NETWORK, **WORKERS),
-    "combine_first": lambda: gossip(SGD, NETWORK, combine_first=True, **WORKERS),
+    "cta": lambda: gossip(SGD, NETWORK, order="cta", **WORKERS),
     "every third": lambda: gossip(SGD, NETWORK, every=3, **WORKERS),
     "repeated_mix": lambda: gossip(SGD, NETWORK, mixing=repeated_mix(2), **WORKERS),
     "chebyshev_mix": lambda: gossip(SGD, NETWORK, mixing=chebyshev_mix(2), **WORKERS),
@@ -108,8 +108,8 @@ def lossy(steps=STEPS):
 def silent(steps=STEPS):
     """The first two workers are silent in the second third of the run."""
     time = jnp.arange(steps)[:, None]
-    alive = (jnp.arange(SIZE) >= 2) | (3 * time < steps) | (3 * time >= 2 * steps)
-    return jax.vmap(links_between)(alive)
+    active = (jnp.arange(SIZE) >= 2) | (3 * time < steps) | (3 * time >= 2 * steps)
+    return jax.vmap(links_among)(active)
 
 
 def clean(steps=STEPS):
@@ -189,7 +189,7 @@ def test_methods_with_bias_come_as_near_to_the_minimum_as_without_faults(name, l
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", ALL)
 def test_a_worker_that_nobody_hears_may_compute_nan(name):
-    cut_off = jnp.broadcast_to(links_between(jnp.arange(SIZE) < SIZE - 1), (STEPS, SIZE, SIZE))
+    cut_off = jnp.broadcast_to(links_among(jnp.arange(SIZE) < SIZE - 1), (STEPS, SIZE, SIZE))
     expected = run(name, cut_off, noise=noise())
     found = run(name, cut_off, noise=noise().at[:, -1].set(jnp.nan))
     assert jnp.all(jnp.isnan(found[:, -1]))

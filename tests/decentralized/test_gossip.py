@@ -14,7 +14,7 @@ import optkit
 from optkit.decentralized._chebyshev import chebyshev_mix
 from optkit.decentralized._dadam import dadam
 from optkit.decentralized._gossip import gossip
-from optkit.decentralized._links import links_between, lossy_links
+from optkit.decentralized._links import links_among, lossy_links
 from optkit.decentralized.topology import complete, one_peer_exponential, ring
 from optkit.testing import golden
 
@@ -43,7 +43,7 @@ def train(tx, params, gradients, **extra_args):
     return trajectory, state
 
 
-COMBINE_FIRST = {"atc": False, "cta": True}
+ORDERS = ("atc", "cta")
 
 
 def recorded_rate(hyperparams):
@@ -64,7 +64,7 @@ def test_gossip_golden(recording):
         optax.scale_by_schedule(lambda count: jnp.where(count == 0, 1.0, 1.0 - dampening)),
         optax.sgd(recorded_rate(found), found.get("momentum", 0.0), found.get("nesterov", False)),
     )
-    tx = gossip(inner, topology_of(recording), axis_name="workers", combine_first=found.word("order", COMBINE_FIRST))
+    tx = gossip(inner, topology_of(recording), axis_name="workers", order=found.word("order", ORDERS))
     assert_replays(recording, golden.replay_workers(tx, recording))
 
 
@@ -79,35 +79,35 @@ def test_dadam_golden(recording):
         found["eps"],
         found["weight_decay"],
         axis_name="workers",
-        combine_first=found.word("order", COMBINE_FIRST),
+        order=found.word("order", ORDERS),
     )
     assert_replays(recording, golden.replay_workers(tx, recording))
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("combine_first", [False, True])
-def test_the_order_of_step_and_mixing(combine_first):
+@pytest.mark.parametrize("order", ["atc", "cta"])
+def test_the_order_of_step_and_mixing(order):
     params, gradients = numbers(3), numbers(2, 3, seed=1)
-    trajectory, _ = train(over_ring(optax.sgd(0.1), combine_first=combine_first), params, gradients)
+    trajectory, _ = train(over_ring(optax.sgd(0.1), order=order), params, gradients)
     matrix, expected = ring(WORKERS).matrices[0], np.asarray(params)
     for index in range(2):
         change = -0.1 * np.asarray(gradients[:, index])
-        expected = matrix @ expected + change if combine_first else matrix @ (expected + change)
+        expected = matrix @ expected + change if order == "cta" else matrix @ (expected + change)
         np.testing.assert_allclose(trajectory[:, index], expected, rtol=0, atol=1e-14)
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("combine_first", [False, True])
-def test_local_steps_lie_between_exchanges_that_take_a_periodic_topology_in_turn(combine_first):
+@pytest.mark.parametrize("order", ["atc", "cta"])
+def test_local_steps_lie_between_exchanges_that_take_a_periodic_topology_in_turn(order):
     topology = one_peer_exponential(WORKERS)
     params, gradients = numbers(3), numbers(6, 3, seed=1)
-    tx = gossip(optax.sgd(0.1), topology, axis_name="workers", every=3, combine_first=combine_first)
+    tx = gossip(optax.sgd(0.1), topology, axis_name="workers", every=3, order=order)
     trajectory, state = train(tx, params, gradients)
     expected = np.asarray(params)
     for index in range(6):
         matrix = topology.matrices[index // 3] if index % 3 == 2 else np.eye(WORKERS)
         change = -0.1 * np.asarray(gradients[:, index])
-        expected = matrix @ expected + change if combine_first else matrix @ (expected + change)
+        expected = matrix @ expected + change if order == "cta" else matrix @ (expected + change)
         np.testing.assert_allclose(trajectory[:, index], expected, rtol=0, atol=1e-14)
     np.testing.assert_array_equal(state.count, 6)
 
@@ -124,7 +124,7 @@ def test_the_mean_moves_as_without_exchange_where_links_are_lost():
 
 def test_a_silent_worker_trains_alone_and_its_nan_does_not_spread():
     params, gradients = numbers(5), numbers(4, 5, seed=1)
-    links = links_between(jnp.arange(WORKERS) != 1)
+    links = links_among(jnp.arange(WORKERS) != 1)
     mixed, _ = train(over_ring(optax.adam(0.1)), params, gradients, links=links)
     alone, _ = train(optax.adam(0.1), params, gradients)
     np.testing.assert_allclose(mixed[1], alone[1], rtol=0, atol=1e-6)
@@ -163,7 +163,7 @@ def test_the_inner_optimizer_and_the_mixing_get_what_gossip_got():
         return tree
 
     tx = over_ring(optax.GradientTransformationExtraArgs(optax.init_empty_state, update), mixing=mixing)
-    links = links_between(jnp.ones(WORKERS, bool))
+    links = links_among(jnp.ones(WORKERS, bool))
     train(tx, numbers(2), numbers(1, 2), links=links, value=3.0)
     assert seen["inner"] == {"links": links, "value": 3.0}
     assert seen["mixing"] == (WORKERS, "workers", jnp.int32, links)

@@ -15,7 +15,7 @@ WORKERS = {"axis_name": "workers"}
 
 
 def diging(inner, topology):
-    return gossip(optax.chain(track_gradients(topology, **WORKERS), inner), topology, combine_first=True, **WORKERS)
+    return gossip(optax.chain(track_gradients(topology, **WORKERS), inner), topology, order="cta", **WORKERS)
 
 
 @replays("gradient_tracking")

@@ -21,7 +21,7 @@ from optkit.decentralized import (
     extra,
     gossip,
     gradient_tracking,
-    links_between,
+    links_among,
     mix,
     nids,
     noise_robust_gradient_tracking,
@@ -57,11 +57,7 @@ METHODS = {
     "track_gradients": track_gradients,
 }
 MIXED = [name for name in METHODS if name not in ("choco", "compressed_proximal_tracking", "relay_sum")]
-OF_FAMILY = {
-    name: method
-    for name, method in catalog.METHODS.items()
-    if method.family == "decentralized" and method.kind != "topology"
-}
+OF_FAMILY = {name: method for name, method in catalog.METHODS.items() if method.family == "decentralized"}
 SHAPES = {"kernel": (4, 3), "bias": (3,)}
 
 
@@ -119,7 +115,7 @@ def test_missing_parameters_are_named_with_the_public_method(name):
 
 def two_steps(method, dtype):
     """Traces two updates of all workers, on abstract parameters."""
-    tx = optax.with_extra_args_support(method.factory(**method.example))
+    tx = optax.with_extra_args_support(method.optimizer_factory(**method.arguments))
 
     def train(params, gradients):
         state = tx.init(params)
@@ -144,7 +140,7 @@ def test_it_promotes_neither_ranks_nor_dtypes(name, dtype):
 def test_it_initialises_from_types(name, dtype):
     method = OF_FAMILY[name]
     types = {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape in SHAPES.items()}
-    state = method.factory(**method.example).init(types)
+    state = method.optimizer_factory(**method.arguments).init(types)
     assert not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(state))
 
 
@@ -157,7 +153,7 @@ def test_complex_parameters_are_refused_at_once_where_the_proximal_map_is_of_rea
 
 def test_functions_promote_neither_ranks_nor_dtypes():
     with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
-        links = links_between(jnp.array([True, False, True]))
+        links = links_among(jnp.array([True, False, True]))
         assert links.astype(int).tolist() == [[1, 0, 1], [0, 0, 0], [1, 0, 1]]
         ties_merge(jnp.zeros(4), jnp.ones((2, 4)))
         jax.vmap(lambda x: mix(x, ring(3), "workers", links=links), axis_name="workers")(jnp.ones((3, 2)))

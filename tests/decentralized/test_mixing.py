@@ -15,7 +15,7 @@ import optkit
 from optkit.core.cost import hlo
 from optkit.decentralized._accelerated_mix import accelerated_mix
 from optkit.decentralized._chebyshev import chebyshev_mix
-from optkit.decentralized._links import links_between, lossy_links
+from optkit.decentralized._links import links_among, lossy_links
 from optkit.decentralized._mixing import mix, repeated_mix
 from optkit.decentralized.topology import (
     Topology,
@@ -231,20 +231,20 @@ def test_half_precision_travels_as_it_is_and_is_summed_in_single():
 @of_all_topologies
 def test_a_worker_that_nobody_hears_may_send_nan(topology):
     values = numbers(topology.size, 3).at[2].set(jnp.nan)
-    alive = jnp.arange(topology.size) != 2
-    mixed = simulate(mix, topology, values, links=links_between(alive))
-    assert np.all(np.isfinite(mixed[alive]))
+    active = jnp.arange(topology.size) != 2
+    mixed = simulate(mix, topology, values, links=links_among(active))
+    assert np.all(np.isfinite(mixed[active]))
     assert np.all(np.isnan(mixed[2]))
 
 
 @of_all_mixings
 def test_the_silent_keep_their_values_and_the_others_their_mean(mixing):
-    alive = jnp.array([True, True, False, True, True, True, False, True])
+    active = jnp.array([True, True, False, True, True, True, False, True])
     values = numbers(8, 20)
-    mixed = simulate(mixing, hypercube(8).lazy(), values, links=links_between(alive))
-    np.testing.assert_allclose(mixed[~alive], values[~alive], rtol=0, atol=1e-6)
-    np.testing.assert_allclose(mixed[alive].mean(axis=0), values[alive].mean(axis=0), rtol=0, atol=1e-6)
-    assert np.abs(mixed[alive] - values[alive]).min() > 0
+    mixed = simulate(mixing, hypercube(8).lazy(), values, links=links_among(active))
+    np.testing.assert_allclose(mixed[~active], values[~active], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(mixed[active].mean(axis=0), values[active].mean(axis=0), rtol=0, atol=1e-6)
+    assert np.abs(mixed[active] - values[active]).min() > 0
 
 
 LOSSY = lossy_links(jax.random.key(3), 8, 0.3)

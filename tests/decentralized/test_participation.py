@@ -10,7 +10,7 @@ import pytest
 import optkit
 from optkit.core.cost import hlo
 from optkit.decentralized._consensus import consensus_covariance_trace, consensus_distance
-from optkit.decentralized._links import links_between, lossy_links
+from optkit.decentralized._links import links_among, lossy_links
 from optkit.decentralized._participation import participation_mix, sample_participants
 from optkit.decentralized.topology import complete, ring
 
@@ -58,13 +58,13 @@ def test_a_sample_is_the_same_for_all_and_changes_with_round_and_key():
 
 def test_who_is_not_alive_is_replaced_by_the_next_in_the_same_order():
     everyone = np.asarray(sample_participants(3, 12, 4, key=0))
-    alive = jnp.ones(12, bool).at[np.flatnonzero(everyone)[1]].set(False)
-    chosen = np.asarray(sample_participants(3, 12, 4, key=0, alive=alive))
+    active = jnp.ones(12, bool).at[np.flatnonzero(everyone)[1]].set(False)
+    chosen = np.asarray(sample_participants(3, 12, 4, key=0, active=active))
     assert chosen.sum() == 4
-    assert not np.any(chosen & ~np.asarray(alive))
+    assert not np.any(chosen & ~np.asarray(active))
     assert np.sum(chosen & everyone) == 3
-    assert sample_participants(3, 12, 4, key=0, alive=jnp.arange(12) < 2).sum() == 2
-    assert not np.any(sample_participants(3, 12, 4, key=0, alive=jnp.zeros(12, bool)))
+    assert sample_participants(3, 12, 4, key=0, active=jnp.arange(12) < 2).sum() == 2
+    assert not np.any(sample_participants(3, 12, 4, key=0, active=jnp.zeros(12, bool)))
 
 
 def test_the_mean_of_participants_goes_to_those_of_the_next_round():
@@ -77,9 +77,9 @@ def test_the_mean_of_participants_goes_to_those_of_the_next_round():
 
 
 def test_silent_workers_neither_count_nor_hear_and_their_nan_does_not_spread():
-    alive = jnp.arange(8) % 2 == 0
+    active = jnp.arange(8) % 2 == 0
     values = numbers(8, 5).at[1::2].set(jnp.nan)
-    mixed = simulate(participation_mix(8, key=0), values, links=links_between(alive))
+    mixed = simulate(participation_mix(8, key=0), values, links=links_among(active))
     np.testing.assert_allclose(mixed[::2], np.tile(values[::2].mean(axis=0), (4, 1)), rtol=0, atol=1e-6)
     assert np.all(np.isnan(mixed[1::2]))
 

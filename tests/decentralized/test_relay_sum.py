@@ -70,14 +70,14 @@ def test_all_workers_reach_the_minimum_when_a_third_of_the_messages_are_lost():
 
 def test_what_is_not_heard_may_be_nan():
     tx = relay_sum(optax.identity(), star(4), **WORKERS)
-    alive = jnp.array([True, True, True, False])
+    active = jnp.array([True, True, True, False])
     params = jnp.array([1.0, 2.0, 3.0, jnp.nan])
 
     def worker(params):
-        return tx.update(jnp.zeros_like(params), tx.init(params), params, links=alive[:, None] & alive)[0]
+        return tx.update(jnp.zeros_like(params), tx.init(params), params, links=active[:, None] & active)[0]
 
     updates = jax.jit(jax.vmap(worker, axis_name="workers"))(params)
-    np.testing.assert_array_equal(jnp.isnan(updates), ~alive)
+    np.testing.assert_array_equal(jnp.isnan(updates), ~active)
 
 
 @on_trees

@@ -136,7 +136,9 @@ def test_targets_are_held_against_medians():
 
 
 # One method for each combination of what methods ask for.
-ASKING = {(method.rows, method.needs): method.name for method in nearest.find(None) if method.rows or method.needs}
+ASKING = {
+    (method.stacked, method.needs): method.name for method in nearest.find(None) if method.stacked or method.needs
+}
 
 
 @pytest.mark.parametrize("name", ASKING.values())

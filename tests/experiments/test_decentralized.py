@@ -85,7 +85,7 @@ def test_bytes_are_those_of_the_formulas(run):
 
 
 def test_local_steps_send_nothing(run):
-    _, trained = run("gossip", "combine_first", "dfedsam", every=4, steps=8, alpha=math.inf)
+    _, trained = run("gossip", "gossip:cta", "dfedsam", every=4, steps=8, alpha=math.inf)
     for record in trained.values():
         assert record["sent"] == {"collective-permute": 2 * 4 * 12 / 4}
     assert trained["gossip"]["consensus"][-1] < 0.9 * trained["gossip"]["consensus"][-2]  # The last step exchanges.
@@ -327,7 +327,7 @@ REFUSED = [
     ({"backend": "shard_map", "workers": "9"}, "--backend shard_map needs a device for each worker"),
     (
         {"optimizers": "nids", "every": "2"},
-        "nids exchanges in every step: --every 2 is for gossip, combine_first, dfedsam",
+        "nids exchanges in every step: --every 2 is for gossip, gossip:cta, dfedsam",
     ),
     ({"backend": "pmap"}, "invalid choice: 'pmap'"),
     ({"plot-only": "/nowhere"}, "there is no results.jsonl in /nowhere"),

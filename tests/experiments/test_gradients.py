@@ -11,7 +11,7 @@ import pytest
 from experiments import gradients
 from experiments.errors import UserError
 from experiments.training import Sweep, Trainings
-from optkit.catalog import Method, Paper
+from optkit.method import Method, Paper
 
 
 @pytest.fixture

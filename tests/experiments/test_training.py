@@ -11,7 +11,7 @@ import pytest
 
 from experiments.baselines import BASELINES
 from experiments.training import Sweep, Trainings, batch_order, make_mesh, schedule
-from optkit.catalog import Method, Paper
+from optkit.method import Method, Paper
 
 SEEDS = (0, 1)
 RATES = np.float32([0.01, 0.01, 0.1, 0.1])  # two rates with two seeds each

@@ -164,7 +164,7 @@ def test_works_over_workers():
         optkit.class_normalized_sgd,
         needs=("axis_name",),
         axis_name="workers",
-        rows="classes",
+        stacked="classes",
         static_args=("rescaling", "axis_name"),
         promises=["keeps_types", "agrees_between_backends"],
         learning_rate=0.1,

@@ -1,5 +1,6 @@
 import jax
 import jax.numpy as jnp
+import optax
 from golden_files import assert_replays, replays
 
 import optkit
@@ -57,11 +58,10 @@ def test_golden_sample_median(recording):
     per_leaf = hyperparams.word("scope", {"global vector over all leaves": False})
     kinds = {"coordinate_even": "coordinate", "coordinate_odd": "coordinate", "geometric_converged": "geometric"}
     if hyperparams.word("kind", kinds) == "coordinate":
-        tx = optkit.coordinate_median_sgd(hyperparams["lr"])
+        tx = optax.chain(optkit.coordinate_median(), optax.sgd(hyperparams["lr"]))
     else:
-        tx = optkit.geometric_median_sgd(
-            hyperparams["lr"], hyperparams["iters"], hyperparams["nu"], tolerance=0, per_leaf=per_leaf
-        )
+        median = optkit.geometric_median(hyperparams["iters"], hyperparams["nu"], tolerance=0, per_leaf=per_leaf)
+        tx = optax.chain(median, optax.sgd(hyperparams["lr"]))
     assert_replays(recording, replay_gradients(tx, recording))
 
 
@@ -79,16 +79,16 @@ def aggregators(recording):
     assert hyperparams["worker_momentum"] is None
     assert hyperparams["n_byz"] < hyperparams["n_workers"] == next(iter(recording.tree("grads").values())).shape[1]
     hyperparams.match("attack", r"alie( z=| )[\d.]+|ipm [\d.]+|signflip")  # What was sent is recorded.
+    sgd = optax.sgd(hyperparams["lr"])
     if recording.meta["method"] == "coordinate_median":
-        return optkit.coordinate_median(), optkit.coordinate_median_sgd(hyperparams["lr"], axis_name="workers")
+        return optkit.coordinate_median(), optax.chain(optkit.coordinate_median(axis_name="workers"), sgd)
     options = {
         "iterations": hyperparams["n_iter"],
         "smoothing": hyperparams["nu"],
         "tolerance": 0,
         "start": hyperparams.word("z0", ("zeros",)),
     }
-    optimizer = optkit.geometric_median_sgd(hyperparams["lr"], **options, axis_name="workers")
-    return optkit.geometric_median(**options), optimizer
+    return optkit.geometric_median(**options), optax.chain(optkit.geometric_median(**options, axis_name="workers"), sgd)
 
 
 @replays("coordinate_median", "rfa")

@@ -149,7 +149,6 @@ def test_huge_tau_reaches_the_gradient(name):
         lambda step: optkit.median_tracking_sgd(1.0, 0.5, step),
         lambda step: optkit.scale_by_median_tracking(0.5, step),
         lambda step: optkit.proximal_median(0.5, step),
-        lambda step: optkit.proximal_median_sgd(1.0, 0.5, step),
         lambda step: optkit.proximal_pass(jnp.zeros(1), jnp.ones((2, 1)), 1.0, step),
     ],
 )

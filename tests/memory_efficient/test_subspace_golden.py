@@ -7,7 +7,8 @@ from optax.contrib import MuonDimensionNumbers
 from optkit.core.adam import scale_by_adam
 from optkit.core.decay import decayed_after_step
 from optkit.memory_efficient._blocks import block_projector
-from optkit.memory_efficient._frugal import frugal_adamw, frugal_along_projections, only_rest
+from optkit.memory_efficient._frugal import frugal_adamw, frugal_along_projections
+from optkit.memory_efficient._frugal_rest import only_rest
 from optkit.memory_efficient._snsm import adagrad_snsm, adam_snsm, sgd_sm
 from optkit.memory_efficient._subset_norm import scale_by_subset_norm
 from optkit.memory_efficient._subspace_momentum import momentum_along_projections

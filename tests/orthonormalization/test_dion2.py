@@ -146,7 +146,7 @@ def test_by_default_leaves_that_are_no_matrices_are_adamws_at_the_same_rate():
     ({"fraction": 0.0}, r"fraction must be in \(0, 1\], got 0.0"),
     ({"ef_decay": 1.5}, r"ef_decay must be in \[0, 1\], got 1.5"),
     ({"select": "heads"}, "select must be 'rows', 'columns' or None, got 'heads'"),
-    ({"scale": "paper_rms"}, "scale must be 'keller', 'spectral', 'rms' or None, got 'paper_rms'"),
+    ({"scale": "paper_rms"}, "scale must be 'jordan', 'spectral', 'rms' or None, got 'paper_rms'"),
     ({"weight_decay": -1.0}, r"weight_decay must be in \[0, inf\], got -1.0"),
 ])  # fmt: skip
 def test_arguments_out_of_range_are_refused(arguments, message):

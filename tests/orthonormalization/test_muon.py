@@ -34,7 +34,7 @@ def run(tx, gradients):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("scale", "wide", "tall"), [
-    ("keller", 2.0, 1.0), ("spectral", 2.0, 0.5), ("rms", 0.8, 0.8), (None, 1.0, 1.0),
+    ("jordan", 2.0, 1.0), ("spectral", 2.0, 0.5), ("rms", 0.8, 0.8), (None, 1.0, 1.0),
 ])  # fmt: skip
 def test_singular_values_of_an_update_are_about_the_scale(scale, wide, tall):
     # Kernels of Flax: inputs times outputs.
@@ -169,7 +169,7 @@ def test_sharded_matrices_take_the_same_steps(axis_type, spec):
 
 @pytest.mark.parametrize(("arguments", "message"), [
     ({"momentum": 1.0}, r"momentum must be in \[0, 1\), got 1.0"),
-    ({"scale": "frobenius"}, "scale must be 'keller', 'spectral', 'rms' or None, got 'frobenius'"),
+    ({"scale": "frobenius"}, "scale must be 'jordan', 'spectral', 'rms' or None, got 'frobenius'"),
     ({"weight_decay": -1.0}, r"weight_decay must be in \[0, inf\], got -1.0"),
 ])  # fmt: skip
 def test_arguments_out_of_range_are_refused(arguments, message):

@@ -43,14 +43,14 @@ SUMS = {"buf=mu*buf+g": False, "buf=mu*buf+g; u=buf": False, "buf=mu*buf+g; u=g+
 def arguments(recording):
     """Translates the authors' words."""
     hyperparams = recording.hyperparams
-    keller = "scale" in hyperparams
-    if keller:
+    jordan = "scale" in hyperparams
+    if jordan:
         hyperparams.word("scale", (KELLER, f"{KELLER} (conv leaf k: 2/2 -> 1)"))
         hyperparams.word("conv", ("flattened to (out, -1) for Newton-Schulz",), None)
-    scale = "keller" if keller else hyperparams.word("adjust_lr", SCALES)
+    scale = "jordan" if jordan else hyperparams.word("adjust_lr", SCALES)
     nesterov = hyperparams["nesterov"]
     assert hyperparams.word("momentum_form", SUMS, nesterov) == nesterov
-    flatten = hyperparams.get("flatten", keller)
+    flatten = hyperparams.get("flatten", jordan)
     adam = {name: f"adam.{name}" for name in ("learning_rate", "b1", "b2", "eps", "weight_decay")}
     adam = hyperparams.take_recorded(**adam)
     return {
@@ -59,7 +59,7 @@ def arguments(recording):
         "ema": "momentum_form" not in hyperparams,
         "cautious_decay": hyperparams.get("cautious_wd", False),
         "scale": scale,
-        "scale_by_last_axes": keller,
+        "scale_by_last_axes": jordan,
         "orthogonalize": orthogonalization(hyperparams),
         "weight_dimension_numbers": {
             leaf: torch_axes(x.shape, flatten=flatten) for leaf, x in recording.tree("params0").items()

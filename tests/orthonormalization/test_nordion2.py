@@ -84,7 +84,7 @@ def test_rows_that_are_not_selected_only_decay():
     ({"ef_decay": -0.5}, r"ef_decay must be in \[0, 1\], got -0.5"),
     ({"b2": 1.0}, r"b2 must be in \[0, 1\), got 1.0"),
     ({"eps": 0.0}, r"eps must be in \(0, inf\], got 0.0"),
-    ({"scale": "paper_rms"}, "scale must be 'keller', 'spectral', 'rms' or None, got 'paper_rms'"),
+    ({"scale": "paper_rms"}, "scale must be 'jordan', 'spectral', 'rms' or None, got 'paper_rms'"),
     ({"weight_decay": -1.0}, r"weight_decay must be in \[0, inf\], got -1.0"),
 ])  # fmt: skip
 def test_arguments_out_of_range_are_refused(arguments, message):

@@ -25,7 +25,7 @@ def last_update(tx, gradients):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(("scale", "nesterov"), [("spectral", False), ("rms", True), ("keller", False), (None, True)])
+@pytest.mark.parametrize(("scale", "nesterov"), [("spectral", False), ("rms", True), ("jordan", False), (None, True)])
 def test_the_norm_is_that_of_muons_update(scale, nesterov):
     gradients = normal(3, 9, 6)
     theirs = scale_by_muon(0.9, nesterov=nesterov, ema=False, orthogonalize=polar_express, scale=scale)
@@ -105,7 +105,7 @@ def test_one_number_a_row_is_kept_beside_the_momentum():
     ({"momentum": 1.0}, r"momentum must be in \[0, 1\), got 1.0"),
     ({"b2": 1.0}, r"b2 must be in \[0, 1\), got 1.0"),
     ({"eps": 0.0}, r"eps must be in \(0, inf\], got 0.0"),
-    ({"scale": "adam"}, "scale must be 'keller', 'spectral', 'rms', 'paper_rms' or None, got 'adam'"),
+    ({"scale": "adam"}, "scale must be 'jordan', 'spectral', 'rms', 'paper_rms' or None, got 'adam'"),
     ({"weight_decay": -1.0}, r"weight_decay must be in \[0, inf\], got -1.0"),
 ])  # fmt: skip
 def test_arguments_out_of_range_are_refused(arguments, message):

@@ -26,7 +26,7 @@ def test_sharded_matrices_take_the_steps_of_one_device(name):
     random = np.random.default_rng(0)
     gradients = {"tall": random.standard_normal((3, 32, 8)), "wide": random.standard_normal((3, 8, 24))}
     start = {"tall": jnp.ones((32, 8)), "wide": jnp.ones((8, 24))}
-    tx = method.factory(**method.example)
+    tx = method.optimizer_factory(**method.arguments)
 
     def run(place):
         def step(params, state, gradient):

@@ -229,20 +229,20 @@ def test_equal_rows_give_that_row(name):
 @pytest.mark.parametrize("name", [name for name in RULES if name not in ("bucketing", "centered_clip")])
 def test_absent_rows_count_as_if_they_were_not_there(name):
     rows = draw(5, 9)
-    present = jnp.arange(9) != 4
+    active = jnp.arange(9) != 4
     absent = jax.tree.map(lambda x: x.at[4].set(jnp.nan), rows)
-    others = jax.tree.map(lambda x: x[present], rows)
-    actual = aggregate(RULES[name](), absent, present=present)
+    others = jax.tree.map(lambda x: x[active], rows)
+    actual = aggregate(RULES[name](), absent, active=active)
     assert_close(actual, aggregate(RULES[name](), others), rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.usefixtures("x64")
 def test_rows_that_have_not_arrived_count_as_the_center():
     rows = draw(6)
-    present = jnp.arange(WORKERS) < 5
+    active = jnp.arange(WORKERS) < 5
     aggregator = optkit.centered_clip(1e9)
     expected = jax.tree.map(lambda x: jnp.sum(x[:5], axis=0) / WORKERS, rows)
-    assert_close(aggregate(aggregator, rows, present=present), expected, rtol=1e-12, atol=1e-15)
+    assert_close(aggregate(aggregator, rows, active=active), expected, rtol=1e-12, atol=1e-15)
 
 
 def reference_trimmed_mean(x, f):
@@ -318,7 +318,7 @@ def test_buckets_are_drawn_anew_and_equal_for_equal_keys():
 def test_bucketing_leaves_absent_rows_out():
     rows = jax.tree.map(lambda x: x.at[3].set(jnp.nan), jax.tree.map(jnp.ones_like, draw(11, 5)))
     aggregator = optkit.bucketing(optkit.trimmed_mean(0), 2, key=0)
-    ones = aggregate(aggregator, rows, present=jnp.arange(5) != 3)
+    ones = aggregate(aggregator, rows, active=jnp.arange(5) != 3)
     np.testing.assert_allclose(vector(ones), 1.0, rtol=1e-6)
 
 

@@ -45,7 +45,7 @@ def test_grams_keeps_the_size_of_the_inner_update(inner):
 
 @pytest.mark.parametrize("wrapper", [optkit.cautious, optkit.grams])
 def test_ascent_is_the_same_before_the_learning_rate(wrapper):
-    before = optax.chain(wrapper(optax.trace(0.9), ascent=True), optax.scale_by_learning_rate(0.1))
+    before = optax.chain(wrapper(optax.trace(0.9), before_learning_rate=True), optax.scale_by_learning_rate(0.1))
     np.testing.assert_allclose(trajectory(before)[1], trajectory(wrapper(optax.sgd(0.1, 0.9)))[1], rtol=1e-6)
 
 
@@ -57,7 +57,7 @@ def test_cautious_without_disagreement_changes_nothing():
 
 @pytest.mark.parametrize(("scale", "factor"), [("none", 1.0), ("mean_clamp", 4 / 3), ("numel_plus_one", 4 / 4)])
 def test_cautious_rescales_the_coordinates_that_move(scale, factor):
-    tx = optkit.cautious(optax.trace(0.9), scale=scale, ascent=True)
+    tx = optkit.cautious(optax.trace(0.9), scale=scale, before_learning_rate=True)
     params = jnp.zeros(4)
     _, state = tx.update(jnp.ones(4), tx.init(params), params)
     updates, _ = tx.update(jnp.array([1.0, 1.0, 1.0, -0.1]), state, params)
@@ -70,7 +70,7 @@ def test_cautious_rescales_sharded_leaves_as_whole_ones(scale):
 
     def cautious_update(axis_name, update, gradient):
         inner = optax.stateless(lambda _, params: params)  # proposes what it is given as parameters
-        tx = optkit.cautious(inner, scale=scale, ascent=True, axis_name=axis_name)
+        tx = optkit.cautious(inner, scale=scale, before_learning_rate=True, axis_name=axis_name)
         return tx.update(gradient, tx.init(update), update)[0]
 
     mesh = jax.make_mesh((8,), ("shards",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -87,7 +87,7 @@ def test_cautious_without_rescaling_talks_to_nobody():
 
 @pytest.mark.parametrize("scale", ["none", "mean_clamp", "numel_plus_one"])
 def test_cautious_stands_still_where_nothing_agrees(scale):
-    tx = optkit.cautious(optax.scale(-1.0), scale=scale, ascent=True)
+    tx = optkit.cautious(optax.scale(-1.0), scale=scale, before_learning_rate=True)
     params = jnp.ones(4)
     np.testing.assert_array_equal(tx.update(params, tx.init(params), params)[0], jnp.zeros(4))
 
@@ -128,12 +128,12 @@ def test_cautious_compares_directions_of_complex_numbers():
     tx = optkit.cautious(optax.sgd(1.0))
     np.testing.assert_array_equal(tx.update(COMPLEX, tx.init(COMPLEX), COMPLEX)[0], -COMPLEX)
     proposal = jnp.array([1j, 1 + 1j, -2j, -1.0])  # its real products with the gradients: 1, -1, 2, 1
-    tx = optkit.cautious(optax.stateless(lambda *_: proposal), scale="none", ascent=True)
+    tx = optkit.cautious(optax.stateless(lambda *_: proposal), scale="none", before_learning_rate=True)
     np.testing.assert_array_equal(tx.update(COMPLEX, tx.init(COMPLEX), COMPLEX)[0], proposal * jnp.array([1, 0, 1, 1]))
 
 
 def test_grams_takes_the_direction_of_complex_gradients():
-    tx = optkit.grams(optax.stateless(lambda *_: jnp.full(4, 3.0 + 4.0j)), ascent=True)
+    tx = optkit.grams(optax.stateless(lambda *_: jnp.full(4, 3.0 + 4.0j)), before_learning_rate=True)
     updates, _ = tx.update(COMPLEX, tx.init(COMPLEX), COMPLEX)
     np.testing.assert_allclose(updates, 5 * COMPLEX / jnp.abs(COMPLEX), rtol=1e-6)
 
@@ -238,8 +238,8 @@ def test_weight_decay_is_not_masked():
 def test_cautious_decay_moves_towards_zero_only_with_the_update():
     tx = optkit.add_cautious_decayed_weights(0.5, mask={"decayed": True, "free": False})
     params = {"decayed": jnp.array([2.0, -2.0, 2.0]), "free": jnp.array([2.0])}
-    ascent = {"decayed": jnp.array([1.0, 1.0, 0.0]), "free": jnp.array([1.0])}
-    updates, _ = tx.update(ascent, tx.init(params), params)
+    before_learning_rate = {"decayed": jnp.array([1.0, 1.0, 0.0]), "free": jnp.array([1.0])}
+    updates, _ = tx.update(before_learning_rate, tx.init(params), params)
     np.testing.assert_array_equal(updates["decayed"], [2.0, 1.0, 0.0])
     np.testing.assert_array_equal(updates["free"], [1.0])
 

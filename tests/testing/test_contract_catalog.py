@@ -26,8 +26,10 @@ def test_who_needs_the_parameters_is_named_as_users_know_it():
     named = {}
     for name, method in ENTRIES.items():
         case = Case(
-            factory=method.factory if method.rows is None else fed_with_rows(method.factory, method.rows),
-            example=method.example,
+            factory=method.optimizer_factory
+            if method.stacked is None
+            else fed_with_rows(method.optimizer_factory, method.stacked),
+            example=method.arguments,
             static_args=method.static,
             needs=method.needs,
             eval_params=method.eval_params,

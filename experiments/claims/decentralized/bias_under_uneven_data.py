@@ -27,12 +27,12 @@ def methods(rate):
     tracked = optax.chain(track_gradients(ring(WORKERS), axis_name="workers"), sgd)
     return (
         {
-            "D-SGD, combining first": gossip(sgd, ring(WORKERS), combine_first=True, axis_name="workers"),
+            "D-SGD, combining first": gossip(sgd, ring(WORKERS), order="cta", axis_name="workers"),
             "D-SGD, adapting first": gossip(sgd, ring(WORKERS), axis_name="workers"),
         },
         {
             "gradient tracking": gradient_tracking(sgd, ring(WORKERS), axis_name="workers"),
-            "DIGing": gossip(tracked, ring(WORKERS), combine_first=True, axis_name="workers"),
+            "DIGing": gossip(tracked, ring(WORKERS), order="cta", axis_name="workers"),
             "EXTRA": extra(sgd, ring(WORKERS), axis_name="workers"),
             "NIDS": nids(rate, ring(WORKERS), axis_name="workers"),
             "D2 on the lazy ring": exact_diffusion(sgd, ring(WORKERS).lazy(), axis_name="workers"),

@@ -2,20 +2,21 @@
 
 A rule is a function `rule(rows, near, total=total)` of stacked rows. What it sums over coordinates (norms, distances)
 it hands to `total`, so that workers can also hold a slice of the coordinates each. Aggregators of such rules take two
-extra arguments: `present`, booleans, one for each row and equal on all workers, of which rows take part; and `total`,
+extra arguments: `active`, booleans, one for each row and equal on all workers, of which rows take part; and `total`,
 from an aggregator that calls them with a slice.
 """
 
 import dataclasses
 import functools
 import math
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 from optax.experimental import aggregating
 
+from optkit.core.checks import check_option
 from optkit.core.complex_numbers import refuse_complex
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import scalar_dtype, widen
@@ -64,15 +65,15 @@ class Rule(Protocol):
         ...
 
 
-class RuleOfPresent(Protocol):
+class RuleOfActive(Protocol):
     """What `aggregator_of_rows` makes an aggregator of: a function of stacked rows, some of which may be absent."""
 
-    def __call__(self, rows: Any, /, *, present: jax.Array | None, total: Total) -> Any:
+    def __call__(self, rows: Any, /, *, active: jax.Array | None, total: Total) -> Any:
         """Makes one row of all.
 
         Args:
             rows: a tree of stacked rows, in float32 at least.
-            present: which rows take part, or None for all.
+            active: which rows take part, or None for all.
             total: sums, over all coordinates, what was summed over those that the rule sees.
 
         Returns:
@@ -97,12 +98,6 @@ class OverAllRows(Protocol):
             A tree shaped like a row, in the rows' dtypes.
         """
         ...
-
-
-def check_option(name: str, value: Any, options: Any) -> None:
-    """Raises unless an option is one of those that its type lists."""
-    if value not in get_args(options):
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, get_args(options)))}, got {value!r}")
 
 
 def check_layout(axis_name: str | None, layout: Layout) -> None:
@@ -155,7 +150,7 @@ def over_all_rows(method: str, rule: Rule, axis_name: str | None, layout: Layout
 
 
 def aggregator_of_rows(
-    method: str, rule: RuleOfPresent, axis_name: str | None, layout: Layout = "gather"
+    method: str, rule: RuleOfActive, axis_name: str | None, layout: Layout = "gather"
 ) -> aggregating.Aggregator:
     """Makes an aggregator without state of a rule.
 
@@ -166,21 +161,21 @@ def aggregator_of_rows(
         layout: as for `over_all_rows`.
 
     Returns:
-        An aggregator that takes the extra arguments `present` and `total`.
+        An aggregator that takes the extra arguments `active` and `total`.
 
     Raises:
         ValueError: if `layout` is unknown, or is "transpose" without an axis.
     """
     check_layout(axis_name, layout)
 
-    def update_fn(updates, state, params=None, *, present=None, total=None, **extra_args):
+    def update_fn(updates, state, params=None, *, active=None, total=None, **extra_args):
         del extra_args
 
-        def of_present(rows, near, *, total):
+        def of_active(rows, near, *, total):
             del near
-            return rule(rows, present=present, total=total)
+            return rule(rows, active=active, total=total)
 
-        return over_all_rows(method, of_present, axis_name, layout)(updates, params=params, total=total), state
+        return over_all_rows(method, of_active, axis_name, layout)(updates, params=params, total=total), state
 
     return aggregating.Aggregator(optax.init_empty_state, update_fn)
 

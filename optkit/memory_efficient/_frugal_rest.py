@@ -1,0 +1,38 @@
+"""What FRUGAL does outside of subspaces."""
+
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optkit.core.checks import check_range
+
+Rest = Literal["sign", "sgd"]
+
+
+def check_rest(rest: Rest | None, rest_scale: jax.typing.ArrayLike, scale: jax.typing.ArrayLike) -> None:
+    """Raises a ValueError unless the arguments of `frugal` of these names are in their ranges."""
+    check_range("rest_scale", rest_scale, 0.0)
+    check_range("scale", scale, 0.0)
+    if rest is not None and rest not in get_args(Rest):
+        raise ValueError(f"rest must be 'sign', 'sgd' or None, got {rest!r}")
+
+
+def only_rest(
+    rest: Rest | None, rest_scale: jax.typing.ArrayLike, scale: jax.typing.ArrayLike
+) -> optax.GradientTransformation:
+    """Does to whole leaves what `frugal` does outside of subspaces."""
+
+    def update(updates, params):
+        del params
+        return jax.tree.map(lambda g: (scale * rest_scale * apply_rest(rest, g)).astype(g.dtype), updates)
+
+    return optax.stateless(update)
+
+
+def apply_rest(rest: Rest | None, x: jax.Array) -> jax.Array:
+    """Gives the direction of one leaf's rest."""
+    if rest is None:
+        return jnp.zeros_like(x)
+    return jnp.sign(x) if rest == "sign" else x
