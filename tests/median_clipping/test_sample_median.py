@@ -345,14 +345,16 @@ def test_complex_rows_are_refused(build):
         aggregator.update(jnp.ones((3, 2), jnp.complex64), aggregator.init(None))
 
 
-@pytest.mark.parametrize(
-    "factory", [METHODS[name].optimizer_factory for name in ("coordinate_median", "geometric_median")]
-)
-def test_injected_bare_it_gives_the_plain_numbers(factory):
+def injected(name, **arguments):
+    return optax.inject_hyperparams(METHODS[name].optimizer_factory)(0.1, **arguments)
+
+
+@pytest.mark.parametrize("name", ["coordinate_median", "geometric_median"])
+def test_injected_bare_it_gives_the_plain_numbers(name):
     gradients, params = draw(17, 5), jax.tree.map(lambda x: x[0], draw(18, 1))
-    plain, injected = factory(0.1), optax.inject_hyperparams(factory)(0.1)
+    plain, tx = METHODS[name].optimizer(0.1), injected(name)
     assert_close(
-        injected.update(gradients, injected.init(params), params)[0],
+        tx.update(gradients, tx.init(params), params)[0],
         plain.update(gradients, plain.init(params), params)[0],
         rtol=1e-5,
         atol=1e-6,
@@ -362,14 +364,8 @@ def test_injected_bare_it_gives_the_plain_numbers(factory):
 @pytest.mark.parametrize(
     ("build", "name"),
     [
-        (
-            lambda: optax.inject_hyperparams(METHODS["geometric_median"].optimizer_factory)(0.1, iterations=3),
-            "iterations",
-        ),
-        (
-            lambda: optax.inject_hyperparams(METHODS["proximal_median"].optimizer_factory)(0.1, tau=1.0, passes=3),
-            "passes",
-        ),
+        (lambda: injected("geometric_median", iterations=3), "iterations"),
+        (lambda: injected("proximal_median", tau=1.0, passes=3), "passes"),
     ],
 )
 def test_injected_counts_are_refused(build, name):
