@@ -19,6 +19,7 @@ from optkit.core.linalg.svd import svd
 from optkit.core.precision import widen
 from optkit.core.proximal import Proximal, ProximalMap, check_proximal
 from optkit.core.trees import mask_tree, unmask_tree
+from optkit.core.types import Mask
 
 
 def l1(weight: jax.typing.ArrayLike) -> Proximal:
@@ -220,7 +221,7 @@ def constraint(projection: Callable[..., Any], *args: Any) -> Proximal:
     return Proximal("prox.constraint", prox)
 
 
-def masked(prox: ProximalMap, mask: Any) -> Proximal:
+def masked(prox: ProximalMap, mask: Mask) -> Proximal:
     """A proximal map for some leaves only: biases that are not to vanish, for example, stay out of it.
 
     Args:

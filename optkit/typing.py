@@ -2,8 +2,25 @@
 
 from optkit.compressors import Compressor
 from optkit.core.proximal import MedianStep, Proximal
+from optkit.core.types import AxisName, DTypeLike, Key, Mask, Schedule
 from optkit.decentralized._mixing import Mixing
 from optkit.decentralized.topology import Topology
 from optkit.memory_efficient._projector import Projector
+from optkit.robust_aggregation.attacks import Attack
+from optkit.sign_momentum.kappa import Kappa
 
-__all__ = ["Compressor", "MedianStep", "Mixing", "Projector", "Proximal", "Topology"]
+__all__ = [
+    "Attack",
+    "AxisName",
+    "Compressor",
+    "DTypeLike",
+    "Kappa",
+    "Key",
+    "Mask",
+    "MedianStep",
+    "Mixing",
+    "Projector",
+    "Proximal",
+    "Schedule",
+    "Topology",
+]

@@ -13,6 +13,7 @@ from optkit.core.injection import refuse_arrays
 from optkit.core.linalg.explicit_axes import replicate, shard_like
 from optkit.core.precision import scalar_dtype, widen
 from optkit.core.top_k import add, take, top_k
+from optkit.core.types import DTypeLike
 
 
 class Compressor(NamedTuple):
@@ -121,7 +122,7 @@ def decompressing(
     return Compressor(init, compress, decompress, inner_products, combine, delta, omega)
 
 
-def global_top_k(density: float | None = None, *, dtype: Any | None = None) -> Compressor:
+def global_top_k(density: float | None = None, *, dtype: DTypeLike | None = None) -> Compressor:
     """Keeps the entries of largest magnitude of all leaves together, and forgets the others.
 
     Leaves are gathered where mesh axes are explicit. Its constant of contraction is the share of entries kept; on the

@@ -10,6 +10,7 @@ from optkit.core.complex_numbers import refuse_complex
 from optkit.core.keys import key_data, split
 from optkit.core.linalg.explicit_axes import replicate, shard_like
 from optkit.core.precision import widen
+from optkit.core.types import AxisName, Key
 
 
 class Rule(NamedTuple):
@@ -31,7 +32,7 @@ class Rule(NamedTuple):
 
 
 def leafwise(
-    rule: Rule, key: int | jax.Array | None = None, axis_name: str | None = None, *, real: str | None = None
+    rule: Rule, key: Key | None = None, axis_name: AxisName | None = None, *, real: str | None = None
 ) -> Compressor:
     """Makes a compressor of a rule for one leaf.
 

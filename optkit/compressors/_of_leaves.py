@@ -8,8 +8,6 @@ Feedback Fixes SignSGD and other Gradient Compression Schemes", 2019, arXiv:1901
 
 import math
 
-import jax
-
 from optkit.compressors._compressor import Compressor
 from optkit.compressors._leafwise import Rule, leafwise
 from optkit.compressors._rules import (
@@ -24,6 +22,7 @@ from optkit.compressors._rules import (
 )
 from optkit.core.checks import check_range
 from optkit.core.injection import refuse_arrays
+from optkit.core.types import AxisName, Key
 
 
 def identity() -> Compressor:
@@ -70,9 +69,7 @@ def top_k(density: float = 0.01, *, round_up: bool = True) -> Compressor:
     return leafwise(top_k_rule(density, round_up=round_up))
 
 
-def rand_k(
-    density: float = 0.01, *, key: int | jax.Array, axis_name: str | None = None, round_up: bool = True
-) -> Compressor:
+def rand_k(density: float = 0.01, *, key: Key, axis_name: AxisName | None = None, round_up: bool = True) -> Compressor:
     """Keeps entries drawn by lot, times d/k so that the mean over draws is the vector.
 
     On the wire an entry kept is its value and a place of 4 bytes. It is far noisier than `top_k` at the same size where
@@ -123,7 +120,7 @@ def scaled_sign() -> Compressor:
     return leafwise(scaled_sign_rule(), real="scaled_sign")
 
 
-def qsgd(levels: int = 16, *, key: int | jax.Array, axis_name: str | None = None) -> Compressor:
+def qsgd(levels: int = 16, *, key: Key, axis_name: AxisName | None = None) -> Compressor:
     """Rounds each entry by lot to one of some equal parts of the leaf's l2 norm, so that the mean is the entry.
 
     On the wire an entry has `1 + ceil(log2(levels + 1))` bits, and a leaf 4 bytes more (8 in double precision). Large
@@ -150,7 +147,7 @@ def qsgd(levels: int = 16, *, key: int | jax.Array, axis_name: str | None = None
     return leafwise(dithering_rule(levels, 2), key, axis_name, real="qsgd")
 
 
-def dithering_inf(levels: int = 16, *, key: int | jax.Array, axis_name: str | None = None) -> Compressor:
+def dithering_inf(levels: int = 16, *, key: Key, axis_name: AxisName | None = None) -> Compressor:
     """Rounds like `qsgd`, to parts of the largest magnitude: with far less noise where entries are of one size.
 
     Args:
@@ -174,7 +171,7 @@ def dithering_inf(levels: int = 16, *, key: int | jax.Array, axis_name: str | No
     return leafwise(dithering_rule(levels, math.inf), key, axis_name, real="dithering_inf")
 
 
-def natural(*, key: int | jax.Array, axis_name: str | None = None) -> Compressor:
+def natural(*, key: Key, axis_name: AxisName | None = None) -> Compressor:
     """Rounds each entry by lot to one of the two powers of two around it, so that the mean is the entry.
 
     On the wire an entry is its sign and exponent, 9 bits (12 in double precision). Subnormal numbers become zero, and
@@ -198,7 +195,7 @@ def natural(*, key: int | jax.Array, axis_name: str | None = None) -> Compressor
 
 
 def natural_dithering(
-    levels: int = 8, order: float = math.inf, *, key: int | jax.Array, axis_name: str | None = None
+    levels: int = 8, order: float = math.inf, *, key: Key, axis_name: AxisName | None = None
 ) -> Compressor:
     """Rounds each entry by lot to the leaf's norm over a power of two, or to zero, so that the mean is the entry.
 
@@ -226,7 +223,7 @@ def natural_dithering(
     return leafwise(natural_dithering_rule(levels, order), key, axis_name, real="natural_dithering")
 
 
-def wangni_sparsify(density: float = 0.01, *, key: int | jax.Array, axis_name: str | None = None) -> Compressor:
+def wangni_sparsify(density: float = 0.01, *, key: Key, axis_name: AxisName | None = None) -> Compressor:
     """Keeps entries by lot, large ones more often, over the probability to be kept: mean and number are as wanted.
 
     For simulation only: the number of entries kept varies, and arrays on the wire do not, so that it sends everything,

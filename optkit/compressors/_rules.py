@@ -16,6 +16,7 @@ from optkit.core.checks import check_integer, check_range
 from optkit.core.precision import widen
 from optkit.core.top_k import add, take
 from optkit.core.top_k import top_k as find_top_k
+from optkit.core.types import DTypeLike
 
 
 class Codes(NamedTuple):
@@ -35,18 +36,18 @@ def number_kept(size: int, density: float, *, round_up: bool) -> int:
     return min(max((math.ceil if round_up else math.floor)(density * size), 1), size)
 
 
-def draw_uniform(key: jax.Array, size: int, dtype: Any) -> jax.Array:
+def draw_uniform(key: jax.Array, size: int, dtype: DTypeLike) -> jax.Array:
     """Draws a number from 0 to 1 for each entry."""
     return jax.random.uniform(key, (size,), dtype)
 
 
-def as_it_came(sent: jax.Array, size: int, dtype: Any) -> jax.Array:
+def as_it_came(sent: jax.Array, size: int, dtype: DTypeLike) -> jax.Array:
     """Gives the vector that was sent whole."""
     del size
     return sent.astype(dtype)
 
 
-def decode_entries(sent: Entries, size: int, dtype: Any) -> jax.Array:
+def decode_entries(sent: Entries, size: int, dtype: DTypeLike) -> jax.Array:
     """Puts entries back in their places."""
     return add(jnp.zeros([size], dtype), sent.places, sent.values.astype(dtype))
 
@@ -223,7 +224,7 @@ def _shares(x: jax.Array, order: float) -> tuple[jax.Array, jax.Array]:
     return largest * norm, unit / jnp.where(norm > 0, norm, 1)
 
 
-def _layout(dtype: Any) -> tuple[Any, int, int]:
+def _layout(dtype: DTypeLike) -> tuple[Any, int, int]:
     """The unsigned integers of a dtype's width, the bits of its mantissa, and the number of its exponents."""
     info = jnp.finfo(dtype)
     return {32: jnp.uint32, 64: jnp.uint64}[info.bits], info.nmant, 2**info.nexp

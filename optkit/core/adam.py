@@ -8,6 +8,7 @@ import optax
 
 from optkit.core.checks import check_range
 from optkit.core.precision import scalar_dtype
+from optkit.core.types import DTypeLike
 
 EpsPlacement = Literal["pre", "post"]
 
@@ -39,7 +40,7 @@ def scale_by_adam(
     *,
     eps_placement: EpsPlacement,
     bias_correction: bool = True,
-    mu_dtype: Any | None = None,
+    mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
     """Rescales by Adam's moments, with epsilon added before or after the bias correction of the second one.
 

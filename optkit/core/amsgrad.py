@@ -1,17 +1,16 @@
 """Adam's preconditioner over the largest second moment so far, with the bias corrected behind the maximum."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
 
 from optkit.core.adam import bias_factor
 from optkit.core.checks import check_range
+from optkit.core.types import DTypeLike
 
 
 def scale_by_amsgrad(
-    b1: jax.typing.ArrayLike, b2: jax.typing.ArrayLike, eps: jax.typing.ArrayLike, *, mu_dtype: Any | None = None
+    b1: jax.typing.ArrayLike, b2: jax.typing.ArrayLike, eps: jax.typing.ArrayLike, *, mu_dtype: DTypeLike | None = None
 ) -> optax.GradientTransformation:
     """Rescales by Adam's moments, the second one replaced by its largest value so far: PyTorch's AMSGrad.
 

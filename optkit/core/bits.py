@@ -1,9 +1,9 @@
 """Integers of few bits, packed into bytes."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+
+from optkit.core.types import DTypeLike
 
 
 def pack(codes: jax.Array, bits: int) -> jax.Array:
@@ -24,7 +24,7 @@ def pack(codes: jax.Array, bits: int) -> jax.Array:
     return jnp.packbits((codes[:, None] >> shifts[None] & 1).astype(jnp.uint8).ravel())
 
 
-def unpack(packed: jax.Array, size: int, bits: int, dtype: Any = jnp.uint32) -> jax.Array:
+def unpack(packed: jax.Array, size: int, bits: int, dtype: DTypeLike = jnp.uint32) -> jax.Array:
     """Gives the integers that `pack` has packed.
 
     Args:

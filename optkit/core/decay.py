@@ -1,7 +1,7 @@
 """Weight decay: as a part of the step, or behind it (parameters move first, and where they arrive is shrunk)."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from optkit.core.extra_args import require_params
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
 from optkit.core.trees import with_whole_tree
+from optkit.core.types import Mask
 
 
 class DecayBehindStepState(NamedTuple):
@@ -25,7 +26,7 @@ class DecayBehindStepState(NamedTuple):
 
 
 def add_decay(
-    method: str, weight_decay: optax.ScalarOrSchedule, mask: Any | None = None
+    method: str, weight_decay: optax.ScalarOrSchedule, mask: Mask | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """Adds the parameters times the strength of the decay, as `optax.add_decayed_weights`, inside a named optimizer.
 
@@ -70,7 +71,7 @@ def add_decay(
 def proximal_decay(
     learning_rate: optax.ScalarOrSchedule,
     weight_decay: jax.typing.ArrayLike,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
     method: str = "proximal_decay",
 ) -> optax.GradientTransformationExtraArgs:
@@ -103,7 +104,7 @@ def proximal_decay(
 def decay_after_step(
     learning_rate: optax.ScalarOrSchedule,
     weight_decay: jax.typing.ArrayLike,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
     method: str = "decay_after_step",
 ) -> optax.GradientTransformationExtraArgs:
@@ -139,7 +140,7 @@ def decayed_after_step(
     learning_rate: optax.ScalarOrSchedule,
     direction: optax.GradientTransformation,
     weight_decay: float | jax.Array,
-    mask: Any | None,
+    mask: Mask | None,
 ) -> optax.GradientTransformationExtraArgs:
     """Makes an optimizer of a direction: learning rate and `decay_after_step` behind it, all in float32 at least.
 
@@ -167,7 +168,7 @@ def _decay(
     shrink: Callable[..., jax.Array],
     learning_rate: optax.ScalarOrSchedule,
     weight_decay: jax.typing.ArrayLike,
-    mask: Any | None,
+    mask: Mask | None,
 ) -> optax.GradientTransformationExtraArgs:
     """Makes a decay of what it does to an update, a parameter, and the rate times the strength."""
     decays = not (isinstance(weight_decay, (int, float)) and weight_decay == 0)

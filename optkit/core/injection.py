@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
+
+from optkit.core.types import DTypeLike
 
 
 def static_arguments(function: Callable[..., Any]) -> tuple[str, ...]:
@@ -36,7 +39,7 @@ def static_arguments(function: Callable[..., Any]) -> tuple[str, ...]:
 def inject_hyperparams(
     factory: Callable[..., optax.GradientTransformation],
     static_args: str | Iterable[str] = (),
-    hyperparam_dtype: Any | None = None,
+    hyperparam_dtype: DTypeLike | None = None,
 ) -> Callable[..., optax.GradientTransformationExtraArgs]:
     """Keeps hyperparameters in the optimizer's state, as `optax.inject_hyperparams` does, and leaves static ones alone.
 
@@ -68,7 +71,8 @@ def inject_hyperparams(
         >>> state.hyperparams["learning_rate"] = 0.05  # from here on
     """
     given = {static_args} if isinstance(static_args, str) else set(static_args)
-    wrapped = optax.inject_hyperparams(factory, given.union(static_arguments(factory)), hyperparam_dtype)
+    dtype = None if hyperparam_dtype is None else jnp.dtype(hyperparam_dtype)
+    wrapped = optax.inject_hyperparams(factory, given.union(static_arguments(factory)), dtype)
     return functools.wraps(factory)(wrapped)
 
 

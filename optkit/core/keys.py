@@ -3,8 +3,10 @@
 import jax
 import jax.numpy as jnp
 
+from optkit.core.types import Key
 
-def key_data(key: int | jax.Array) -> jax.Array:
+
+def key_data(key: Key) -> jax.Array:
     """Returns the raw data of a key, for a state to keep.
 
     Args:
@@ -20,7 +22,7 @@ def key_data(key: int | jax.Array) -> jax.Array:
     return jax.random.key_data(typed(key))
 
 
-def split(data: jax.Array, key: int | jax.Array) -> tuple[jax.Array, jax.Array]:
+def split(data: jax.Array, key: Key) -> tuple[jax.Array, jax.Array]:
     """Takes a fresh key off the one that a state keeps.
 
     Args:
@@ -39,7 +41,7 @@ def split(data: jax.Array, key: int | jax.Array) -> tuple[jax.Array, jax.Array]:
     return jax.random.key_data(kept), fresh
 
 
-def typed(key: int | jax.Array) -> jax.Array:
+def typed(key: Key) -> jax.Array:
     """Returns a typed key, to draw with.
 
     Args:

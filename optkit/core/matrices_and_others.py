@@ -12,6 +12,7 @@ from optkit.core.injection import refuse_arrays
 from optkit.core.linalg.matrix_view import DENSE_KERNELS, leaf_name, matrix_view
 from optkit.core.precision import in_float32
 from optkit.core.trees import resolve, with_whole_tree
+from optkit.core.types import AxisName, DTypeLike, Mask
 from optkit.core.workers import collectives
 
 Kind = Literal["matrix", "other"]
@@ -27,8 +28,8 @@ def matrices_and_others(
     *,
     labels: Any | None,
     weight_dimension_numbers: Any | None,
-    mask: Any | None,
-    axis_name: str | tuple[str, ...] | None = None,
+    mask: Mask | None,
+    axis_name: AxisName | tuple[str, ...] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Gives matrices one optimizer and all other parameters another one, all in float32 at least.
 
@@ -93,10 +94,10 @@ def adamw(
     b1: float,
     b2: float,
     eps: float,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
     weight_decay: float | jax.Array = 0.0,
-    mu_dtype: Any | None = None,
+    mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
     """AdamW for the other parameters: `optax.adamw`, whose update needs no parameters where there is no decay.
 

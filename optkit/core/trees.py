@@ -9,6 +9,8 @@ import numpy as np
 import optax
 from optax.contrib import MuonDimensionNumbers
 
+from optkit.core.types import Mask
+
 
 def is_function(x: Any) -> bool:
     """Says whether a mask, or anything alike, is a function of the parameters or a tree.
@@ -106,7 +108,7 @@ def with_whole_tree(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def mask_tree(mask: Any, tree: Any, name: str = "mask") -> Any:
+def mask_tree(mask: Mask, tree: Any, name: str = "mask") -> Any:
     """Keeps the leaves inside a mask.
 
     Args:
@@ -148,7 +150,7 @@ def is_masked(x: Any) -> bool:
     return isinstance(x, optax.MaskedNode)
 
 
-def only(tx: optax.GradientTransformation, trainable: Any | None) -> optax.GradientTransformationExtraArgs:
+def only(tx: optax.GradientTransformation, trainable: Mask | None) -> optax.GradientTransformationExtraArgs:
     """Gives an optimizer's updates to some parameters, and updates of zero to all others.
 
     Args:

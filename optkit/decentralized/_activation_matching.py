@@ -15,6 +15,7 @@ import optax
 
 from optkit.core.precision import widen
 from optkit.core.stacking import map_equal_shapes
+from optkit.core.types import AxisName
 from optkit.decentralized._mixing import Mixing, require_size
 from optkit.decentralized.topology._topology import Round
 
@@ -178,7 +179,7 @@ def activation_matched_mix(units: Any, activations: Activations) -> Mixing:
 
 
 def _matched(
-    tree: Any, rounds: tuple[Round, ...], axis_name: str, links: jax.Array | None, aligned: Callable[[Any], Any]
+    tree: Any, rounds: tuple[Round, ...], axis_name: AxisName, links: jax.Array | None, aligned: Callable[[Any], Any]
 ) -> Any:
     """Takes the weighted mean with neighbours that were put into one's own order."""
     if not rounds:

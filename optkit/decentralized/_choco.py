@@ -13,6 +13,7 @@ from optkit.compressors import Compressor, top_k
 from optkit.core.checks import check_range
 from optkit.core.extra_args import require_params
 from optkit.core.precision import widen
+from optkit.core.types import AxisName
 from optkit.decentralized._compressed_exchange import (
     CompressedConsensusState,
     compressed_consensus,
@@ -41,7 +42,7 @@ def choco(
     topology: Topology,
     compressor: Compressor,
     *,
-    axis_name: str,
+    axis_name: AxisName,
     gamma: jax.typing.ArrayLike,
 ) -> optax.GradientTransformationExtraArgs:
     """Runs an optimizer on each worker's own gradients, and sends compressed differences of parameters to neighbours.

@@ -13,6 +13,7 @@ import optax
 
 from optkit.compressors import Compressor
 from optkit.core.precision import widen
+from optkit.core.types import AxisName
 from optkit.core.workers.on_workers import check_axis_name
 from optkit.decentralized._mixing import require_size
 from optkit.decentralized.topology import Topology
@@ -39,7 +40,7 @@ def exchange(
     like: Any,
     compressor: Compressor,
     topology: Topology,
-    axis_name: str,
+    axis_name: AxisName,
     *,
     links: jax.Array | None = None,
 ) -> tuple[Any, Any]:
@@ -87,7 +88,7 @@ def exchange(
     return own, change
 
 
-def require_constant(topology: Topology, axis_name: str, method: str) -> None:
+def require_constant(topology: Topology, axis_name: AxisName, method: str) -> None:
     """Raises for periodic topologies: running sums of messages are sums over one set of neighbours.
 
     Raises:
@@ -114,7 +115,7 @@ def compressed_consensus(
     state: CompressedConsensusState,
     compressor: Compressor,
     topology: Topology,
-    axis_name: str,
+    axis_name: AxisName,
     gamma: jax.typing.ArrayLike,
     links: jax.Array | None,
 ) -> tuple[Any, CompressedConsensusState]:

@@ -17,6 +17,7 @@ from optkit.core.extra_args import require_params
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
 from optkit.core.proximal import ProximalMap, check_proximal, check_proximal_leaves
+from optkit.core.types import AxisName
 from optkit.decentralized._compressed_exchange import (
     CompressedConsensusState,
     compressed_consensus,
@@ -55,7 +56,7 @@ def compressed_proximal_tracking(
     prox: ProximalMap,
     compressor: Compressor,
     *,
-    axis_name: str,
+    axis_name: AxisName,
     gamma_x: jax.typing.ArrayLike = 0.5,
     gamma_y: jax.typing.ArrayLike = 0.5,
 ) -> optax.GradientTransformationExtraArgs:

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import optax
 
 from optkit.core.precision import scalar_dtype, widen
+from optkit.core.types import AxisName
 
 
-def consensus_covariance_trace(tree: Any, axis_name: str) -> jax.Array:
+def consensus_covariance_trace(tree: Any, axis_name: AxisName) -> jax.Array:
     """Gives the trace of the covariance of the workers' values, the mean of `|x_i - mean|^2`.
 
     To second order, decentralized SGD descends on the loss averaged over a Gaussian of this covariance around the mean:
@@ -37,7 +38,7 @@ def consensus_covariance_trace(tree: Any, axis_name: str) -> jax.Array:
     return jax.lax.pmean(own, axis_name)
 
 
-def consensus_distance(tree: Any, axis_name: str) -> jax.Array:
+def consensus_distance(tree: Any, axis_name: AxisName) -> jax.Array:
     """Gives the distance of the workers' values from their mean, root mean square over workers.
 
     Args:

@@ -6,8 +6,6 @@ Nazari, Tarzanagh, Michailidis, "DADAM: A Consensus-based Distributed Adaptive G
 largest second moment and mixes before the step.
 """
 
-from typing import Any
-
 import jax
 import optax
 
@@ -15,6 +13,7 @@ from optkit.core.checks import check_range
 from optkit.core.decay import add_decay
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
+from optkit.core.types import AxisName, Mask
 from optkit.decentralized._gossip import Order, named_gossip
 from optkit.decentralized._mixing import Mixing
 from optkit.decentralized.topology import Topology, ring
@@ -28,9 +27,9 @@ def dadam(
     b2: jax.typing.ArrayLike = 0.999,
     eps: jax.typing.ArrayLike = 1e-8,
     weight_decay: float | jax.Array = 0.0,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
-    axis_name: str,
+    axis_name: AxisName,
     mixing: Mixing | None = None,
     order: Order = "atc",
 ) -> optax.GradientTransformationExtraArgs:

@@ -15,6 +15,7 @@ import numpy as np
 from optkit.core import keys
 from optkit.core.checks import check_integer, check_range
 from optkit.core.precision import scalar_dtype, widen
+from optkit.core.types import Key
 from optkit.decentralized._gossip_rates import GossipRates
 
 _X, _X_TILDE, _Y, _Y_TILDE, _Z, _Z_TILDE = range(6)
@@ -213,7 +214,7 @@ def dadao(
     return DadaoSimulator(init_fn, sample_fn, run_fn, params_fn)
 
 
-def _sample(rates: GossipRates, key: int | jax.Array, count: int) -> DadaoEvents:
+def _sample(rates: GossipRates, key: Key, count: int) -> DadaoEvents:
     """Draws the first events of all Poisson processes together: those of workers' gradients, and those of edges."""
     check_integer("count", count)
     wait_key, process_key, noise_key = jax.random.split(keys.typed(key), 3)

@@ -17,6 +17,7 @@ from optkit.core.extra_args import require_params, require_whole_tree, required
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
 from optkit.core.trees import mask_tree, unmask_tree, with_whole_tree
+from optkit.core.types import AxisName, Mask
 from optkit.decentralized._gossip import named_gossip
 from optkit.decentralized._mixing import Mixing, choose_mixing
 from optkit.decentralized.topology import Topology, ring
@@ -45,10 +46,10 @@ def dfedsam(
     momentum: float | jax.Array = 0.9,
     weight_decay: float | jax.Array = 0.0,
     *,
-    axis_name: str,
+    axis_name: AxisName,
     mixing: Mixing | None = None,
-    mask: Any | None = None,
-    trainable: Any | None = None,
+    mask: Mask | None = None,
+    trainable: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Takes sharpness-aware steps on each worker's own data and mixes parameters once a round (DFedSAM).
 

@@ -17,6 +17,7 @@ from optkit.core.linalg.svd import svd
 from optkit.core.precision import in_float32, scalar_dtype
 from optkit.core.stacking import map_equal_shapes
 from optkit.core.trees import mask_tree, resolve, unmask_tree
+from optkit.core.types import AxisName
 from optkit.decentralized._mixing import Mixing, choose_mixing, overwrite
 from optkit.decentralized.topology import Topology, ring
 from optkit.method import Method, Paper
@@ -46,7 +47,7 @@ def drcgd(
     learning_rate: optax.ScalarOrSchedule,
     topology: Topology,
     *,
-    axis_name: str,
+    axis_name: AxisName,
     mixing: Mixing | None = None,
     beta: Beta = "fletcher_reeves",
     track: bool = False,

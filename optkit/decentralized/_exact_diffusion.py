@@ -15,6 +15,7 @@ import optax
 
 from optkit.core.extra_args import require_params
 from optkit.core.precision import widen
+from optkit.core.types import AxisName
 from optkit.decentralized._mixing import Mixing, add_update, choose_mixing, mix, overwrite
 from optkit.decentralized._stability import require_decay
 from optkit.decentralized.topology import Topology, ring
@@ -40,7 +41,7 @@ def exact_diffusion(
     inner: optax.GradientTransformation,
     topology: Topology,
     *,
-    axis_name: str,
+    axis_name: AxisName,
     mixing: Mixing | None = None,
     learning_rate: optax.ScalarOrSchedule | None = None,
     mix_first_step: bool = True,

@@ -15,6 +15,7 @@ import optax
 from optkit.core.checks import check_range
 from optkit.core.extra_args import require_params
 from optkit.core.precision import widen
+from optkit.core.types import AxisName
 from optkit.decentralized._mixing import Mixing, add_update, choose_mixing, mix, overwrite
 from optkit.decentralized._stability import require_decay
 from optkit.decentralized.topology import Topology, ring
@@ -40,7 +41,7 @@ def extra(
     inner: optax.GradientTransformation,
     topology: Topology,
     *,
-    axis_name: str,
+    axis_name: AxisName,
     mixing: Mixing | None = None,
     w_tilde_coeff: jax.typing.ArrayLike = 0.5,
 ) -> optax.GradientTransformationExtraArgs:

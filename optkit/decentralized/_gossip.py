@@ -14,6 +14,7 @@ import optax
 from optkit.core.checks import check_option, check_period
 from optkit.core.extra_args import require_params
 from optkit.core.precision import widen
+from optkit.core.types import AxisName
 from optkit.core.workers import collectives
 from optkit.decentralized._chebyshev import chebyshev_mix
 from optkit.decentralized._mixing import Mixing, add_update, choose_mixing, overwrite
@@ -39,7 +40,7 @@ def gossip(
     inner: optax.GradientTransformation,
     topology: Topology,
     *,
-    axis_name: str,
+    axis_name: AxisName,
     mixing: Mixing | None = None,
     order: Order = "atc",
     every: int | jax.Array = 1,
@@ -90,7 +91,7 @@ def named_gossip(
     inner: optax.GradientTransformation,
     topology: Topology,
     *,
-    axis_name: str,
+    axis_name: AxisName,
     mixing: Mixing | None = None,
     order: Order = "atc",
     every: int | jax.Array = 1,

@@ -16,6 +16,7 @@ import optax
 
 from optkit.core.extra_args import require_params
 from optkit.core.precision import widen
+from optkit.core.types import AxisName
 from optkit.decentralized._gossip import gossip
 from optkit.decentralized._mixing import Mixing, choose_mixing, overwrite
 from optkit.decentralized.topology import Topology, ring
@@ -51,7 +52,7 @@ class GradientTrackingState(NamedTuple):
 
 
 def track_gradients(
-    topology: Topology, *, axis_name: str, mixing: Mixing | None = None
+    topology: Topology, *, axis_name: AxisName, mixing: Mixing | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """Replaces each worker's gradient by its estimate of the mean of all workers' gradients.
 
@@ -108,7 +109,7 @@ def track_gradients(
 
 
 def gradient_tracking(
-    inner: optax.GradientTransformation, topology: Topology, *, axis_name: str, mixing: Mixing | None = None
+    inner: optax.GradientTransformation, topology: Topology, *, axis_name: AxisName, mixing: Mixing | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """Runs an optimizer on each worker's own gradients, tracks the mean of all updates, and mixes the parameters.
 

@@ -15,6 +15,7 @@ import numpy as np
 from optkit.core.checks import check_integer
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import widen
+from optkit.core.types import AxisName
 from optkit.core.workers import collectives
 from optkit.core.workers.on_workers import check_axis_name
 from optkit.decentralized.topology import Topology
@@ -31,7 +32,7 @@ class Mixing(Protocol):
         self,
         tree: Any,
         topology: Topology,
-        axis_name: str,
+        axis_name: AxisName,
         /,
         *,
         step: int | jax.Array = 0,
@@ -55,7 +56,7 @@ class Mixing(Protocol):
 def mix(
     tree: Any,
     topology: Topology,
-    axis_name: str,
+    axis_name: AxisName,
     *,
     step: int | jax.Array = 0,
     links: jax.Array | None = None,
@@ -136,7 +137,7 @@ def repeated_mix(rounds: int) -> Mixing:
     return mixing
 
 
-def choose_mixing(mixing: Mixing | None, topology: Topology, axis_name: str) -> Mixing:
+def choose_mixing(mixing: Mixing | None, topology: Topology, axis_name: AxisName) -> Mixing:
     """Returns the mixing that a method was given, or `mix`, and checks what it is to be called with.
 
     Args:
@@ -203,7 +204,7 @@ def extrapolate(new: Any, old: Any, weight: jax.typing.ArrayLike) -> Any:
     return jax.tree.map(between, new, old)
 
 
-def require_size(topology: Topology, axis_name: str) -> None:
+def require_size(topology: Topology, axis_name: AxisName) -> None:
     """Raises unless the topology has as many workers as the axis.
 
     Raises:
@@ -261,7 +262,7 @@ def _is_small(x: jax.Array) -> bool:
 
 
 def _phase(
-    topology: Topology, index: int, axis_name: str, links: jax.Array | None
+    topology: Topology, index: int, axis_name: AxisName, links: jax.Array | None
 ) -> Callable[[list[jax.Array]], list[jax.Array]]:
     """Makes one step's exchange."""
     matrix, rounds = topology.matrices[index], topology.rounds[index]
@@ -274,11 +275,11 @@ def _phase(
     return lambda messages: [exchange(x).astype(x.dtype) for x in messages]
 
 
-def _by_reduction(axis_name: str) -> Callable[[jax.Array], jax.Array]:
+def _by_reduction(axis_name: AxisName) -> Callable[[jax.Array], jax.Array]:
     return lambda x: jax.lax.pmean(widen(x), axis_name)
 
 
-def _by_gathering(matrix: np.ndarray, links: jax.Array | None, axis_name: str) -> Callable[[jax.Array], jax.Array]:
+def _by_gathering(matrix: np.ndarray, links: jax.Array | None, axis_name: AxisName) -> Callable[[jax.Array], jax.Array]:
     def exchange(x):
         worker, own = jax.lax.axis_index(axis_name), widen(x)
         change = widen(jax.lax.all_gather(x, axis_name)) - own[None]

@@ -17,6 +17,7 @@ from optkit.core.extra_args import require_params
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
 from optkit.core.proximal import ProximalMap, check_proximal, check_proximal_leaves
+from optkit.core.types import AxisName
 from optkit.decentralized._exact_diffusion import diffusion_step
 from optkit.decentralized._mixing import Mixing, choose_mixing, mix, overwrite
 from optkit.decentralized._stability import require_decay
@@ -44,7 +45,7 @@ def nids(
     learning_rate: optax.ScalarOrSchedule,
     topology: Topology,
     *,
-    axis_name: str,
+    axis_name: AxisName,
     mixing: Mixing | None = None,
     prox: ProximalMap | None = None,
     c: jax.typing.ArrayLike = 0.5,

@@ -16,6 +16,7 @@ import optax
 from optkit.core.checks import check_range
 from optkit.core.extra_args import require_params
 from optkit.core.precision import in_float32
+from optkit.core.types import AxisName
 from optkit.decentralized._mixing import Mixing, choose_mixing, overwrite
 from optkit.decentralized.topology import Topology, ring
 from optkit.method import Method, Paper
@@ -38,7 +39,7 @@ def noise_robust_gradient_tracking(
     learning_rate: optax.ScalarOrSchedule,
     topology: Topology,
     *,
-    axis_name: str,
+    axis_name: AxisName,
     gamma: optax.ScalarOrSchedule,
     mixing: Mixing | None = None,
 ) -> optax.GradientTransformationExtraArgs:

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 from optkit.core import keys
 from optkit.core.checks import check_range
 from optkit.core.precision import widen
+from optkit.core.types import Key
 from optkit.decentralized._mixing import Mixing, mix
 from optkit.decentralized.topology import Topology
 
 
-def noisy_mix(scale: float, *, key: int | jax.Array) -> Mixing:
+def noisy_mix(scale: float, *, key: Key) -> Mixing:
     """Makes a mixing whose messages arrive with Gaussian noise: to try methods under bad channels or privacy noise.
 
     All neighbours of a worker hear the same noise. A worker's own value has none. The mean over workers is moved by the

@@ -13,11 +13,12 @@ import numpy as np
 
 from optkit.core.checks import check_integer
 from optkit.core.precision import widen
+from optkit.core.types import Key
 from optkit.decentralized._mixing import Mixing, require_size
 
 
 def sample_participants(
-    step: int | jax.Array, size: int, count: int, *, key: int | jax.Array, active: jax.Array | None = None
+    step: int | jax.Array, size: int, count: int, *, key: Key, active: jax.Array | None = None
 ) -> jax.Array:
     """Draws the workers that take part in a round, the same on every worker without a message.
 
@@ -55,7 +56,7 @@ def sample_participants(
     return jnp.zeros(size, bool).at[order].set(taken)
 
 
-def participation_mix(count: int, *, key: int | jax.Array) -> Mixing:
+def participation_mix(count: int, *, key: Key) -> Mixing:
     """Makes a mixing that hands the mean over a round's participants to those of the next round.
 
     All others keep what they have; what they compute meanwhile is lost when they are drawn, since the mean replaces it.

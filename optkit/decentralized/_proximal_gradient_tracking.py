@@ -15,6 +15,7 @@ from optkit.core.extra_args import require_params
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
 from optkit.core.proximal import ProximalMap, check_proximal, check_proximal_leaves
+from optkit.core.types import AxisName
 from optkit.decentralized._mixing import Mixing, choose_mixing, overwrite
 from optkit.decentralized.topology import Topology, ring
 from optkit.method import Method, Paper, Variant
@@ -41,7 +42,7 @@ def proximal_gradient_tracking(
     topology: Topology,
     prox: ProximalMap,
     *,
-    axis_name: str,
+    axis_name: AxisName,
     mixing: Mixing | None = None,
     mixed_step: bool = True,
 ) -> optax.GradientTransformationExtraArgs:

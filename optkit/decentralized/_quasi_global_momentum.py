@@ -17,6 +17,7 @@ from optkit.core.decay import add_decay
 from optkit.core.extra_args import require_params
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32, scalar_dtype
+from optkit.core.types import AxisName, Mask
 from optkit.decentralized._mixing import Mixing, choose_mixing, extrapolate, overwrite
 from optkit.decentralized.topology import Topology, ring
 from optkit.method import Method, Paper
@@ -61,9 +62,9 @@ def qg_dsgdm(
     topology: Topology,
     momentum: jax.typing.ArrayLike = 0.9,
     weight_decay: float | jax.Array = 0.0,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
-    axis_name: str,
+    axis_name: AxisName,
     mixing: Mixing | None = None,
     nesterov: bool = True,
     dampening: jax.typing.ArrayLike = 0.0,
@@ -163,9 +164,9 @@ def qg_dadam(
     b2: jax.typing.ArrayLike = 0.999,
     eps: jax.typing.ArrayLike = 1e-8,
     weight_decay: float | jax.Array = 0.0,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
-    axis_name: str,
+    axis_name: AxisName,
     mixing: Mixing | None = None,
     form: QgDadamForm = "v2",
 ) -> optax.GradientTransformationExtraArgs:

@@ -17,6 +17,7 @@ import optax
 from optkit.core.extra_args import require_params
 from optkit.core.precision import widen
 from optkit.core.trees import copy
+from optkit.core.types import AxisName
 from optkit.core.workers.on_workers import check_axis_name
 from optkit.decentralized._gradient_tracking import RELAY
 from optkit.decentralized._mixing import add_update, overwrite, require_size
@@ -42,7 +43,7 @@ class RelaySumState(NamedTuple):
 
 
 def relay_sum(
-    inner: optax.GradientTransformation, topology: Topology, *, axis_name: str, relay_updates: bool = False
+    inner: optax.GradientTransformation, topology: Topology, *, axis_name: AxisName, relay_updates: bool = False
 ) -> optax.GradientTransformationExtraArgs:
     """Runs an optimizer on each worker's own gradients and replaces parameters by the mean of all, relayed on a tree.
 
@@ -117,7 +118,7 @@ def relay_sum(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _exchange(message: Any, last: Any, partner: np.ndarray, axis_name: str, links: jax.Array | None) -> Any:
+def _exchange(message: Any, last: Any, partner: np.ndarray, axis_name: AxisName, links: jax.Array | None) -> Any:
     """Swaps messages between partners; who has none, or does not hear it, keeps the last message."""
     worker = jax.lax.axis_index(axis_name)
     heard = jnp.asarray(partner != np.arange(len(partner)))[worker]

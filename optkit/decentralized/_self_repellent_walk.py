@@ -16,6 +16,7 @@ import optax
 
 from optkit.core import keys
 from optkit.core.checks import check_integer, check_range
+from optkit.core.types import Key
 from optkit.decentralized.topology._weights import require_undirected
 
 
@@ -191,7 +192,7 @@ def self_repellent_step(
 
 
 def self_repellent_walk(
-    key: int | jax.Array,
+    key: Key,
     steps: int,
     chain: jax.typing.ArrayLike,
     alpha: jax.typing.ArrayLike = 10.0,

@@ -17,6 +17,7 @@ from optkit.core.complex_numbers import refuse_complex
 from optkit.core.extra_args import required
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32, widen
+from optkit.core.types import AxisName
 from optkit.core.workers.aggregation import Total, norms
 from optkit.core.workers.rows import require_reduced, require_rows, sum_rows
 from optkit.method import Method, Paper
@@ -29,7 +30,7 @@ def class_normalized(
     *,
     rescaling: Rescaling = "none",
     p_min: jax.typing.ArrayLike = 0.05,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> aggregating.Aggregator:
     """Sums the gradients of the classes after dividing each by its norm, over all leaves.
 
@@ -113,7 +114,7 @@ def class_normalized_sgd(
     *,
     rescaling: Rescaling = "none",
     p_min: jax.typing.ArrayLike = 0.05,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """SGD on the sum of the classes' unit gradients (PCNGD, PCNSGD), so that rare classes learn from the first step on.
 

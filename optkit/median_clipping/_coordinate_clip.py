@@ -20,12 +20,13 @@ from optkit.core.complex_numbers import refuse_complex
 from optkit.core.decay import add_decay
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32, widen
+from optkit.core.types import AxisName, Mask
 from optkit.method import Method, Paper
 
 _COUNTED_AT_ONCE = 2**32
 
 
-def _kth_largest(tree: Any, k: int, axis_name: str | None) -> jax.Array:
+def _kth_largest(tree: Any, k: int, axis_name: AxisName | None) -> jax.Array:
     """The k-th largest absolute value of a tree's coordinates.
 
     Nonnegative floats are ordered like the integers with the same bits. So the value is found bit by bit, by counting
@@ -62,7 +63,7 @@ def _carry(high: jax.Array, low: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def clip_by_quantile(
-    fraction: float | None = None, *, per_leaf: bool = False, axis_name: str | None = None
+    fraction: float | None = None, *, per_leaf: bool = False, axis_name: AxisName | None = None
 ) -> optax.GradientTransformation:
     """Clips the largest coordinates to the smallest absolute value among them.
 
@@ -99,10 +100,10 @@ def coordinate_clip_sgd(
     learning_rate: optax.ScalarOrSchedule,
     fraction: float | None = None,
     weight_decay: float | jax.Array = 0.0,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
     per_leaf: bool = False,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """SGD that clips the largest coordinates of each gradient, so that few steep directions do not set the rate.
 
@@ -144,7 +145,7 @@ def coordinate_clip_sgd(
 
 
 def _clip(
-    method: str, fraction: float | None, *, per_leaf: bool, axis_name: str | None
+    method: str, fraction: float | None, *, per_leaf: bool, axis_name: AxisName | None
 ) -> optax.GradientTransformation:
     """`clip_by_quantile`, with errors that name the method that a user called."""
     refuse_arrays(fraction=fraction, per_leaf=per_leaf, axis_name=axis_name)

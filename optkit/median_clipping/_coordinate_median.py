@@ -7,6 +7,7 @@ arXiv:2402.12828 (sample-median gradient descent).
 from optax.experimental import aggregating
 
 from optkit.core.checks import check_option
+from optkit.core.types import AxisName
 from optkit.core.workers.aggregation import Layout, aggregator_of_rows
 from optkit.median_clipping._median_tracking import MEDIAN
 from optkit.median_clipping._sample_median import NanPolicy, median_of_rows
@@ -14,7 +15,7 @@ from optkit.method import Method
 
 
 def coordinate_median(
-    *, nan_policy: NanPolicy = "propagate", axis_name: str | None = None, layout: Layout = "gather"
+    *, nan_policy: NanPolicy = "propagate", axis_name: AxisName | None = None, layout: Layout = "gather"
 ) -> aggregating.Aggregator:
     """Takes the median of each coordinate over the rows; of an even number, the mean of the two middle values.
 

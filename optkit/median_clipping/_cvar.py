@@ -17,6 +17,7 @@ from optkit.core.complex_numbers import refuse_complex
 from optkit.core.extra_args import required
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32, scalar_dtype
+from optkit.core.types import AxisName
 from optkit.core.workers.rows import over_rows, psum, require_reduced, require_rows
 from optkit.method import Method, Paper
 
@@ -46,7 +47,7 @@ def cvar_prox_linear(
     decay: Decay = "sqrt",
     passes: int | None = None,
     per_sample: bool = False,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Minimizes the mean of the largest losses, by steps on a model that linearizes each loss but keeps the maximum.
 
@@ -117,7 +118,7 @@ def cvar_subgradient(
     alpha0: jax.typing.ArrayLike = 0.0,
     decay: Decay = "sqrt",
     per_sample: bool = False,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Minimizes the mean of the largest losses by stochastic subgradient steps.
 
@@ -218,7 +219,7 @@ def _minimize_cvar(
     alpha0: jax.typing.ArrayLike,
     decay: Decay,
     per_sample: bool,
-    axis_name: str | None,
+    axis_name: AxisName | None,
 ) -> optax.GradientTransformationExtraArgs:
     """The steps that both methods share, given the multiplier of this worker's, or row's, sample."""
     refuse_arrays(decay=decay, per_sample=per_sample, axis_name=axis_name)
@@ -267,7 +268,7 @@ def _minimize_cvar(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _products(gradient: Any, axis_name: str) -> Any:
+def _products(gradient: Any, axis_name: AxisName) -> Any:
     """The inner products of this sample's gradient and those of all samples, over all leaves."""
     rows = jax.tree.map(lambda x: jax.lax.all_gather(x, axis_name), gradient)
     return jax.vmap(lambda row: optax.tree.sum(optax.tree.mul(row, gradient)), axis_size=jax.lax.axis_size(axis_name))(

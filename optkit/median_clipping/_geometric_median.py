@@ -17,6 +17,7 @@ from optax.experimental import aggregating
 
 from optkit.core.checks import check_count, check_option, check_range
 from optkit.core.injection import refuse_arrays
+from optkit.core.types import AxisName
 from optkit.core.workers.aggregation import (
     Layout,
     Total,
@@ -39,7 +40,7 @@ def geometric_median(
     start: Start = "median",
     per_leaf: bool = False,
     nan_policy: NanPolicy = "propagate",
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
     layout: Layout = "gather",
 ) -> aggregating.Aggregator:
     """Takes the geometric median of the rows, the point with the least mean distance, by Weiszfeld's iterations.

@@ -17,6 +17,7 @@ from optkit.core.decay import add_decay
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32, widen
 from optkit.core.proximal import StepTowardsMedian, check_step
+from optkit.core.types import DTypeLike, Mask
 from optkit.median_clipping import median_step
 from optkit.method import Method, Paper, Variant
 
@@ -40,7 +41,7 @@ def scale_by_median_tracking(
     *,
     init: Literal["zeros", "first"] = "zeros",
     memory: bool = True,
-    accumulator_dtype: Any | None = None,
+    accumulator_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
     """Replaces the gradient by an estimate of its median, which each gradient moves by one proximal step.
 
@@ -94,10 +95,10 @@ def median_tracking_sgd(
     tau: optax.ScalarOrSchedule,
     step: StepTowardsMedian | None = None,
     weight_decay: float | jax.Array = 0.0,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
     init: Literal["zeros", "first"] = "zeros",
-    accumulator_dtype: Any | None = None,
+    accumulator_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Descends along an estimate of the median gradient, tracked across iterations: for heavy-tailed noise.
 
@@ -148,7 +149,7 @@ def clipped_sgd(
     step: StepTowardsMedian | None = None,
     momentum: float | jax.Array | None = None,
     weight_decay: float | jax.Array = 0.0,
-    mask: Any | None = None,
+    mask: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Median-clipped SGD: descends along one proximal step from zero towards the gradient, which is a clipped gradient.
 
@@ -201,7 +202,7 @@ def _track(
     *,
     init: Literal["zeros", "first"] = "zeros",
     memory: bool = True,
-    accumulator_dtype: Any | None = None,
+    accumulator_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
     """`scale_by_median_tracking`, with errors that name the method that a user called."""
     refuse_arrays(step=step, init=init, memory=memory, accumulator_dtype=accumulator_dtype)

@@ -14,6 +14,7 @@ from optax.experimental import aggregating
 from optkit.core.checks import check_count, check_option, check_range
 from optkit.core.injection import refuse_arrays
 from optkit.core.proximal import StepTowardsMedian, check_step
+from optkit.core.types import AxisName
 from optkit.core.workers.aggregation import aggregator_of_rows
 from optkit.median_clipping import median_step
 from optkit.median_clipping._median_tracking import MEDIAN
@@ -63,7 +64,7 @@ def proximal_median(
     passes: int | None = None,
     *,
     start: Start = "median",
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> aggregating.Aggregator:
     """Nears the median of the rows, of any norm, by passes of stochastic proximal point steps through them.
 

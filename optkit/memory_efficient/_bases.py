@@ -16,6 +16,7 @@ from optkit.core.linalg.explicit_axes import replicate
 from optkit.core.linalg.orthonormal import cholesky_qr
 from optkit.core.linalg.svd import svd
 from optkit.core.precision import widen
+from optkit.core.types import DTypeLike
 from optkit.memory_efficient._projector import Projector, drawn, found_from_gradients, shard, spec_like
 
 BasisKind = Literal["svd", "approximate_svd", "random", "randperm"]
@@ -124,7 +125,7 @@ def _leading_columns(x: jax.Array, number: int) -> jax.Array:
     return product("...mk,...kr->...mr", basis, vectors[..., ::-1][..., :number])
 
 
-def _draw(kind: BasisKind, key: jax.Array, shape: tuple[int, ...], dtype: Any, sizes: Sizes) -> Any:
+def _draw(kind: BasisKind, key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike, sizes: Sizes) -> Any:
     def rows(key, size, whole):
         if kind == "random":
             return jax.nn.initializers.orthogonal()(key, (size, whole), dtype)

@@ -17,6 +17,7 @@ from optkit.core.checks import check_range
 from optkit.core.complex_numbers import only_real
 from optkit.core.injection import refuse_arrays
 from optkit.core.keys import typed
+from optkit.core.types import Key
 from optkit.memory_efficient._frugal_rest import Rest, check_rest, only_rest
 from optkit.memory_efficient._matrices import chosen_leaves
 from optkit.memory_efficient._projector import Projector
@@ -90,7 +91,7 @@ def choose_blocks(
     *,
     period: int,
     leaves: Any | None = None,
-    key: int | jax.Array | None = None,
+    key: Key | None = None,
 ) -> Any:
     """Chooses the leaves that have state in one of the periods, for `frugal_blocks`; call it outside `jit`.
 

@@ -19,6 +19,7 @@ from optkit.core.decay import add_decay
 from optkit.core.extra_args import required
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32, widen
+from optkit.core.types import DTypeLike, Key, Mask
 from optkit.memory_efficient._blocks import block_projector
 from optkit.memory_efficient._frugal_rest import Rest, apply_rest, check_rest, only_rest
 from optkit.memory_efficient._projector import Projector
@@ -118,7 +119,7 @@ def frugal_named(
     reset: bool,
     leaves: Any | None,
     weight_dimension_numbers: Any | None,
-    key: int | jax.Array | None,
+    key: Key | None,
 ) -> optax.GradientTransformationExtraArgs:
     """Makes `frugal`, whose arguments all but one are, a part of the method that errors name."""
     refuse_arrays(projector=projector, leaves=leaves, weight_dimension_numbers=weight_dimension_numbers)
@@ -141,7 +142,7 @@ def frugal(
     reset: bool = True,
     leaves: Any | None = None,
     weight_dimension_numbers: Any | None = None,
-    key: int | jax.Array | None = None,
+    key: Key | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Runs a transformation with state in a subspace of each matrix's entries, and one without state in the rest.
 
@@ -211,7 +212,7 @@ def frugal_adamw(
     b2: jax.typing.ArrayLike = 0.999,
     eps: jax.typing.ArrayLike = 1e-8,
     weight_decay: float | jax.Array = 0.0,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
     projector: Projector | None = None,
     update_gap: int | jax.Array = 200,
@@ -221,8 +222,8 @@ def frugal_adamw(
     reset: bool = True,
     leaves: Any | None = None,
     weight_dimension_numbers: Any | None = None,
-    key: int | jax.Array | None = None,
-    mu_dtype: Any | None = None,
+    key: Key | None = None,
+    mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """AdamW in a subspace of each matrix's entries, signs of the gradient in the rest.
 
@@ -294,7 +295,9 @@ def frugal_adamw(
     )
 
 
-def _lion(b1: jax.typing.ArrayLike, b2: jax.typing.ArrayLike, mu_dtype: Any | None) -> optax.GradientTransformation:
+def _lion(
+    b1: jax.typing.ArrayLike, b2: jax.typing.ArrayLike, mu_dtype: DTypeLike | None
+) -> optax.GradientTransformation:
     """Is Lion without steps of full length for ever after one infinite gradient: it is NaN from then on."""
     lion = optax.scale_by_lion(b1, b2, mu_dtype)
 
@@ -309,7 +312,7 @@ def frugal_lion(
     b1: jax.typing.ArrayLike = 0.9,
     b2: jax.typing.ArrayLike = 0.99,
     weight_decay: float | jax.Array = 0.0,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
     projector: Projector | None = None,
     update_gap: int | jax.Array = 200,
@@ -319,8 +322,8 @@ def frugal_lion(
     reset: bool = True,
     leaves: Any | None = None,
     weight_dimension_numbers: Any | None = None,
-    key: int | jax.Array | None = None,
-    mu_dtype: Any | None = None,
+    key: Key | None = None,
+    mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Lion in a subspace of each matrix's entries, signs of the gradient in the rest.
 

@@ -14,6 +14,7 @@ import optax
 from optkit.core.adam import scale_by_adam
 from optkit.core.decay import decayed_after_step
 from optkit.core.injection import refuse_arrays
+from optkit.core.types import DTypeLike, Key, Mask
 from optkit.memory_efficient._frugal import frugal_named
 from optkit.memory_efficient._projector import Projector
 from optkit.memory_efficient._subspaces import subspace_projector
@@ -26,15 +27,15 @@ def galore_adamw(
     b2: jax.typing.ArrayLike = 0.999,
     eps: jax.typing.ArrayLike = 1e-6,
     weight_decay: float | jax.Array = 0.0,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
     projector: Projector | None = None,
     update_gap: int | jax.Array = 200,
     scale: jax.typing.ArrayLike = 0.25,
     leaves: Any | None = None,
     weight_dimension_numbers: Any | None = None,
-    key: int | jax.Array | None = None,
-    mu_dtype: Any | None = None,
+    key: Key | None = None,
+    mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """AdamW in the subspace of each matrix's largest singular vectors; what is outside of it does not move.
 

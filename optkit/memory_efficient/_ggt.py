@@ -18,6 +18,7 @@ from optkit.core.complex_numbers import only_real
 from optkit.core.decay import add_decay
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
+from optkit.core.types import AxisName, DTypeLike, Mask
 from optkit.memory_efficient._error_feedback import error_feedback
 from optkit.memory_efficient._gradient_window import (
     GradientWindow,
@@ -177,11 +178,11 @@ def ggt(
     b2: jax.typing.ArrayLike = 1.0,
     eps: jax.typing.ArrayLike = 1e-5,
     weight_decay: float | jax.Array = 0.0,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
     jitter: jax.typing.ArrayLike = 0.0,
     undecayed_backprojection: bool = False,
-    axis_name: str | tuple[str, ...] | None = None,
+    axis_name: AxisName | tuple[str, ...] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """GGT: full-matrix AdaGrad from a window of the last gradients.
 
@@ -231,11 +232,11 @@ def sparse_ggt(
     eps: jax.typing.ArrayLike = 1e-5,
     density: float | None = None,
     weight_decay: float | jax.Array = 0.0,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
     jitter: jax.typing.ArrayLike = 0.0,
-    window_dtype: Any | None = None,
-    axis_name: str | tuple[str, ...] | None = None,
+    window_dtype: DTypeLike | None = None,
+    axis_name: AxisName | tuple[str, ...] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """GGT on a window of sparse gradients: their largest entries, the others added to the next by error feedback.
 
@@ -287,8 +288,8 @@ def _optimizer(
     learning_rate: optax.ScalarOrSchedule,
     scale: optax.GradientTransformation,
     weight_decay: float | jax.Array,
-    mask: Any | None,
-    axis_name: str | tuple[str, ...] | None,
+    mask: Mask | None,
+    axis_name: AxisName | tuple[str, ...] | None,
 ) -> optax.GradientTransformationExtraArgs:
     rate = optax.scale_by_learning_rate(learning_rate)
     tx = optax.chain(average_over(axis_name), add_decay(method, weight_decay, mask), scale, rate)

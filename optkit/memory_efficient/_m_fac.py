@@ -9,7 +9,7 @@ behind the inner products: that is `optax.add_decayed_weights(weight_decay / dam
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from optkit.core.complex_numbers import only_real
 from optkit.core.decay import add_decay
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
+from optkit.core.types import AxisName, DTypeLike, Mask
 from optkit.core.workers import collectives
 from optkit.memory_efficient._error_feedback import error_feedback
 from optkit.memory_efficient._gradient_window import GradientWindow, ages, combine, empty_window, push, unless_bad
@@ -106,7 +107,7 @@ def _column_of_inverse(window: GradientWindow, damping: jax.typing.ArrayLike) ->
     return cho_solve(cho_factor(damped), (ages(window) == 0).astype(norms.dtype))
 
 
-def average_over(axis_name: str | tuple[str, ...] | None) -> optax.GradientTransformation:
+def average_over(axis_name: AxisName | tuple[str, ...] | None) -> optax.GradientTransformation:
     """Averages gradients over workers, for what keeps a state that must be equal on all of them."""
     return optax.stateless(lambda updates, _: collectives.pmean(updates, axis_name))
 
@@ -117,9 +118,9 @@ def m_fac(
     damping: jax.typing.ArrayLike = 1e-5,
     momentum: jax.typing.ArrayLike | None = None,
     weight_decay: float | jax.Array = 0.0,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
-    axis_name: str | tuple[str, ...] | None = None,
+    axis_name: AxisName | tuple[str, ...] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """M-FAC: natural gradients from a window of the last gradients.
 
@@ -168,10 +169,10 @@ def sparse_m_fac(
     density: float | None = None,
     momentum: jax.typing.ArrayLike | None = None,
     weight_decay: float | jax.Array = 0.0,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
-    window_dtype: Any | None = None,
-    axis_name: str | tuple[str, ...] | None = None,
+    window_dtype: DTypeLike | None = None,
+    axis_name: AxisName | tuple[str, ...] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """M-FAC on a window of sparse gradients: their largest entries, the others added to the next by error feedback.
 
@@ -225,8 +226,8 @@ def _optimizer(
     scale: optax.GradientTransformation,
     momentum: jax.typing.ArrayLike | None,
     weight_decay: float | jax.Array,
-    mask: Any | None,
-    axis_name: str | tuple[str, ...] | None,
+    mask: Mask | None,
+    axis_name: AxisName | tuple[str, ...] | None,
 ) -> optax.GradientTransformationExtraArgs:
     check_range("momentum", momentum, 0.0, 1.0)
     tx = optax.chain(

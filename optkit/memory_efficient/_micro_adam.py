@@ -23,6 +23,7 @@ from optkit.core.precision import in_float32, widen
 from optkit.core.quantization import Quantized, dequantize, quantize, quantized_zeros
 from optkit.core.stacking import map_equal_shapes
 from optkit.core.top_k import add, first_in_blocks, places_in_whole, take, top_k_in_blocks
+from optkit.core.types import DTypeLike, Mask
 from optkit.method import Method, Paper
 
 Bits = int | Literal["whole"]
@@ -106,7 +107,7 @@ def _moments_of_window(places: jax.Array, values: jax.Array, weights: Any, size:
     return jax.lax.scan(add_row, (zeros, zeros), (places, values, weights))[0]
 
 
-def _codec(bits: Bits, block_size: int, dtype: Any) -> _Codec:
+def _codec(bits: Bits, block_size: int, dtype: DTypeLike | None) -> _Codec:
     if bits == "whole":
         return _Codec(
             kind=Unquantized,
@@ -139,7 +140,7 @@ def _rule(
     block_size: int | None,
     bits: Bits | None,
     quantization_block_size: int | None,
-    state_dtype: Any | None,
+    state_dtype: DTypeLike | None,
 ) -> _Rule:
     """Gives functions that initialise, and that make directions, residuals and the next state."""
     refuse_arrays(
@@ -252,7 +253,7 @@ def scale_by_micro_adam(
     block_size: int | None = None,
     bits: Bits | None = None,
     quantization_block_size: int | None = None,
-    state_dtype: Any | None = None,
+    state_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Rescales like Adam by moments of the largest entries of the last gradients, and feeds back the rest.
 
@@ -321,14 +322,14 @@ def micro_adam(
     b2: jax.typing.ArrayLike = 0.999,
     eps: jax.typing.ArrayLike = 1e-8,
     weight_decay: float | jax.Array = 0.0,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
     alpha: float | None = None,
     add_residual: bool = False,
     block_size: int | None = None,
     bits: Bits | None = None,
     quantization_block_size: int | None = None,
-    state_dtype: Any | None = None,
+    state_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """AdamW on the largest entries of the last gradients: less than one byte of state a parameter.
 

@@ -10,6 +10,7 @@ import jax
 import optax
 
 from optkit.core.decay import decayed_after_step
+from optkit.core.types import Key, Mask
 from optkit.memory_efficient._projector import Projector
 from optkit.memory_efficient._subset_norm import LEAN_AND_MEAN, SubsetSize, scale_by_subset_norm_named
 from optkit.memory_efficient._subspace_momentum import Reset, subspace_momentum_named
@@ -23,7 +24,7 @@ def adam_snsm(
     b2: jax.typing.ArrayLike = 0.999,
     eps: jax.typing.ArrayLike = 1e-6,
     weight_decay: float | jax.Array = 0.0,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
     projector: Projector | None = None,
     update_gap: int | jax.Array = 200,
@@ -32,7 +33,7 @@ def adam_snsm(
     weight_dimension_numbers: Any | None = None,
     bias_correction: bool = True,
     reset: Reset = "before",
-    key: int | jax.Array | None = None,
+    key: Key | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Adam with momentum in a subspace and one second moment for each row or column: a fifth of its state and less.
 
@@ -106,7 +107,7 @@ def adagrad_snsm(
     b1: jax.typing.ArrayLike = 0.9,
     eps: jax.typing.ArrayLike = 1e-6,
     weight_decay: float | jax.Array = 0.0,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
     projector: Projector | None = None,
     update_gap: int | jax.Array = 200,
@@ -114,7 +115,7 @@ def adagrad_snsm(
     leaves: Any | None = None,
     weight_dimension_numbers: Any | None = None,
     reset: Reset = "before",
-    key: int | jax.Array | None = None,
+    key: Key | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """AdaGrad with momentum in a subspace and one sum of squares for each row or column of a matrix.
 
@@ -184,14 +185,14 @@ def sgd_sm(
     learning_rate: optax.ScalarOrSchedule,
     b1: jax.typing.ArrayLike = 0.9,
     weight_decay: float | jax.Array = 0.0,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
     projector: Projector | None = None,
     update_gap: int | jax.Array = 200,
     leaves: Any | None = None,
     weight_dimension_numbers: Any | None = None,
     reset: Reset = "before",
-    key: int | jax.Array | None = None,
+    key: Key | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Gradient descent with momentum in a subspace only.
 

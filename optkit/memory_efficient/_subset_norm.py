@@ -20,6 +20,7 @@ from optkit.core.injection import refuse_arrays
 from optkit.core.linalg.explicit_axes import replicate, shard_like
 from optkit.core.linalg.matrix_view import MatrixView
 from optkit.core.precision import widen
+from optkit.core.types import DTypeLike, Mask
 from optkit.memory_efficient._matrices import chosen_leaves, leaf_views
 from optkit.method import Method, Paper, Variant
 
@@ -250,13 +251,13 @@ def adam_sn(
     b2: jax.typing.ArrayLike = 0.999,
     eps: jax.typing.ArrayLike = 1e-6,
     weight_decay: float | jax.Array = 0.0,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
     subset_size: SubsetSize = "heuristics",
     subset_leaves: Any | None = None,
     weight_dimension_numbers: Any | None = None,
     bias_correction: bool = True,
-    mu_dtype: Any | None = None,
+    mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Adam with one second moment for each row or column of a matrix: half of Adam's state.
 
@@ -322,7 +323,7 @@ def rmsprop_sn(
     b2: jax.typing.ArrayLike = 0.999,
     eps: jax.typing.ArrayLike = 1e-6,
     weight_decay: float | jax.Array = 0.0,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
     subset_size: SubsetSize = "heuristics",
     subset_leaves: Any | None = None,
@@ -382,12 +383,12 @@ def adagrad_sn(
     b1: jax.typing.ArrayLike | None = 0.9,
     eps: jax.typing.ArrayLike = 1e-6,
     weight_decay: float | jax.Array = 0.0,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
     subset_size: SubsetSize = "heuristics",
     subset_leaves: Any | None = None,
     weight_dimension_numbers: Any | None = None,
-    mu_dtype: Any | None = None,
+    mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """AdaGrad with one sum of squares for each row or column of a matrix, and a momentum.
 

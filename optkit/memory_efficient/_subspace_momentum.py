@@ -17,6 +17,7 @@ from optkit.core.complex_numbers import only_real
 from optkit.core.extra_args import required
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import widen
+from optkit.core.types import Key
 from optkit.memory_efficient._projector import Projector
 from optkit.memory_efficient._subspace_optimizer import along_projections, in_and_outside
 from optkit.memory_efficient._subspaces import subspace_projector
@@ -90,7 +91,7 @@ def subspace_momentum_named(
     weight_dimension_numbers: Any | None,
     debias: bool,
     reset: Reset,
-    key: int | jax.Array | None,
+    key: Key | None,
 ) -> optax.GradientTransformationExtraArgs:
     """Makes `subspace_momentum`, whose arguments all but one are, a part of the method that errors name."""
     refuse_arrays(projector=projector, leaves=leaves, weight_dimension_numbers=weight_dimension_numbers)
@@ -113,7 +114,7 @@ def subspace_momentum(
     weight_dimension_numbers: Any | None = None,
     debias: bool = False,
     reset: Reset = "before",
-    key: int | jax.Array | None = None,
+    key: Key | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Averages gradients in a subspace and leaves what is outside of it as it is; other leaves get a plain momentum.
 

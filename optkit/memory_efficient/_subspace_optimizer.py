@@ -10,6 +10,7 @@ from optkit.core.checks import check_count
 from optkit.core.keys import key_data, split
 from optkit.core.stacking import unzip
 from optkit.core.trees import copy, with_whole_tree
+from optkit.core.types import Key
 from optkit.core.workers import collectives
 from optkit.memory_efficient._matrices import chosen_leaves, leaf_views, matrix_shape, on_matrices
 from optkit.memory_efficient._projector import Projector
@@ -38,7 +39,7 @@ def along_projections(
     projector: Projector,
     update_gap: int | jax.Array,
     *,
-    key: int | jax.Array | None,
+    key: Key | None,
     short_first_period: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """Finds new projections from the gradient every `update_gap` steps, for an inner transformation to work along.

@@ -26,6 +26,7 @@ from optkit.core.matrices_and_others import adamw, matrices_and_others
 from optkit.core.precision import widen
 from optkit.core.stacking import map_equal_shapes
 from optkit.core.trees import concrete
+from optkit.core.types import AxisName, DTypeLike, Key, Mask
 from optkit.core.workers import collectives
 from optkit.method import Method, Paper, Variant
 
@@ -61,9 +62,9 @@ def scale_by_dion(
     orthonormalize: Orthonormalize | None = None,
     eps: jax.typing.ArrayLike = 1e-8,
     weight_dimension_numbers: Any | None = None,
-    axis_name: str | tuple[str, ...] | None = None,
-    key: int | jax.Array = 0,
-    mu_dtype: Any | None = None,
+    axis_name: AxisName | tuple[str, ...] | None = None,
+    key: Key = 0,
+    mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
     """Replaces the gradient of a matrix by `sqrt(fan_out / fan_in)` times its momentum's orthonormalized low-rank part.
 
@@ -197,7 +198,7 @@ def dion(
     rank_fraction: float | None = None,
     momentum: jax.typing.ArrayLike = 0.95,
     weight_decay: float | jax.Array = 0.01,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
     labels: Any | None = None,
     others: optax.GradientTransformation | None = None,
@@ -208,9 +209,9 @@ def dion(
     orthonormalize: Orthonormalize | None = None,
     eps: jax.typing.ArrayLike = 1e-8,
     weight_dimension_numbers: Any | None = None,
-    axis_name: str | tuple[str, ...] | None = None,
-    key: int | jax.Array = 0,
-    mu_dtype: Any | None = None,
+    axis_name: AxisName | tuple[str, ...] | None = None,
+    key: Key = 0,
+    mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Dion on hidden matrices, AdamW or what `others` is on all other parameters.
 
@@ -302,7 +303,7 @@ def dion(
     )
 
 
-def sync_momentum(state: Any, axis_name: str | tuple[str, ...]) -> Any:
+def sync_momentum(state: Any, axis_name: AxisName | tuple[str, ...]) -> Any:
     """Averages Dion's momenta over the workers; parameters go on as they would have.
 
     Call it inside the mapped step before a checkpoint of one worker's state and before the number of workers changes,
@@ -336,7 +337,7 @@ def _add(
     basis: jax.Array | None,
     view: MatrixView | None,
     *,
-    axis_name: str | tuple[str, ...] | None,
+    axis_name: AxisName | tuple[str, ...] | None,
 ) -> jax.Array | None:
     """Adds a leaf's gradient to its momentum, as matrices; averaged over workers where that is what they send."""
     if view is None or basis is None:
@@ -353,7 +354,7 @@ def _step(
     iterations: int,
     orthonormalize: Orthonormalize,
     eps: jax.typing.ArrayLike,
-    axis_name: str | tuple[str, ...] | None,
+    axis_name: AxisName | tuple[str, ...] | None,
 ) -> _Step:
     """The products of stacked matrices, whose first or second axis is that along which columns are orthonormalized."""
     basis = widen(basis)

@@ -21,6 +21,7 @@ from optkit.core.linalg.newton_schulz import polar_express
 from optkit.core.matrices_and_others import adamw, matrices_and_others
 from optkit.core.precision import widen
 from optkit.core.stacking import map_equal_shapes, unzip
+from optkit.core.types import DTypeLike, Mask
 from optkit.method import Method, Paper
 from optkit.orthonormalization._largest_rows import orthogonalize_largest
 from optkit.orthonormalization._update_scale import SCALES, Scale, check_scale
@@ -52,7 +53,7 @@ def scale_by_dion2(
     orthogonalize: Callable[[jax.Array], jax.Array] | None = None,
     scale: Scale | None = "spectral",
     weight_dimension_numbers: Any | None = None,
-    mu_dtype: Any | None = None,
+    mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
     """Replaces the gradient of a matrix by its momentum's largest rows or columns, orthogonalized, and zeros.
 
@@ -136,7 +137,7 @@ def dion2(
     fraction: float | None = None,
     ef_decay: jax.typing.ArrayLike = 0.95,
     weight_decay: float | jax.Array = 0.01,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
     labels: Any | None = None,
     others: optax.GradientTransformation | None = None,
@@ -144,7 +145,7 @@ def dion2(
     orthogonalize: Callable[[jax.Array], jax.Array] | None = None,
     scale: Scale | None = "spectral",
     weight_dimension_numbers: Any | None = None,
-    mu_dtype: Any | None = None,
+    mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Dion2 on hidden matrices, AdamW or what `others` is on all other parameters.
 

@@ -21,6 +21,7 @@ from optkit.core.linalg.matrix_view import from_matrices, require_views, to_matr
 from optkit.core.linalg.newton_schulz import gram_newton_schulz, polar_express
 from optkit.core.matrices_and_others import adamw, matrices_and_others
 from optkit.core.stacking import map_equal_shapes
+from optkit.core.types import DTypeLike, Mask
 from optkit.method import Method, Paper, Variant
 from optkit.orthonormalization._update_scale import SCALES, Scale, check_scale
 from optkit.sign_momentum._cautious import add_cautious_decay
@@ -36,7 +37,7 @@ def scale_by_muon(
     scale_by_last_axes: bool = False,
     row_blocks: Any | None = None,
     weight_dimension_numbers: Any | None = None,
-    mu_dtype: Any | None = None,
+    mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
     """Replaces the gradient of a matrix by its orthogonalized momentum.
 
@@ -133,7 +134,7 @@ def muon(
     learning_rate: optax.ScalarOrSchedule,
     momentum: jax.typing.ArrayLike = 0.95,
     weight_decay: float | jax.Array = 0.0,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
     labels: Any | None = None,
     others: optax.GradientTransformation | None = None,
@@ -145,7 +146,7 @@ def muon(
     row_blocks: Any | None = None,
     cautious_decay: bool = False,
     weight_dimension_numbers: Any | None = None,
-    mu_dtype: Any | None = None,
+    mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Muon on hidden matrices, AdamW or what `others` is on all other parameters.
 

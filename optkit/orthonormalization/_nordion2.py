@@ -21,6 +21,7 @@ from optkit.core.linalg.newton_schulz import polar_express
 from optkit.core.matrices_and_others import adamw, matrices_and_others
 from optkit.core.precision import widen
 from optkit.core.stacking import map_equal_shapes, unzip
+from optkit.core.types import DTypeLike, Mask
 from optkit.method import Method
 from optkit.orthonormalization._dion2 import DION2
 from optkit.orthonormalization._largest_rows import orthogonalize_largest
@@ -64,7 +65,7 @@ def scale_by_nordion2(
     eps: jax.typing.ArrayLike = 1e-8,
     scale: Scale | None = "spectral",
     weight_dimension_numbers: Any | None = None,
-    mu_dtype: Any | None = None,
+    mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
     """Replaces the gradient of a matrix by its momentum's largest rows, orthogonalized and evened out, and zeros.
 
@@ -148,7 +149,7 @@ def nordion2(
     ef_decay: jax.typing.ArrayLike = 0.95,
     b2: jax.typing.ArrayLike = 0.95,
     weight_decay: float | jax.Array = 0.01,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
     labels: Any | None = None,
     others: optax.GradientTransformation | None = None,
@@ -156,7 +157,7 @@ def nordion2(
     eps: jax.typing.ArrayLike = 1e-8,
     scale: Scale | None = "spectral",
     weight_dimension_numbers: Any | None = None,
-    mu_dtype: Any | None = None,
+    mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """NorDion2 (Dion3) on hidden matrices, AdamW or what `others` is on all other parameters.
 

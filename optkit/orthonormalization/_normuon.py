@@ -22,6 +22,7 @@ from optkit.core.linalg.newton_schulz import polar_express
 from optkit.core.matrices_and_others import adamw, matrices_and_others
 from optkit.core.precision import widen
 from optkit.core.stacking import map_equal_shapes, unzip
+from optkit.core.types import DTypeLike, Mask
 from optkit.method import Method, Paper, Variant
 from optkit.orthonormalization._row_normalization import (
     columns_axis,
@@ -65,7 +66,7 @@ def scale_by_normuon(
     eps: jax.typing.ArrayLike = 1e-8,
     scale: NormuonScale | None = "spectral",
     weight_dimension_numbers: Any | None = None,
-    mu_dtype: Any | None = None,
+    mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
     """Replaces the gradient of a matrix by its orthogonalized momentum with rows divided by their usual size.
 
@@ -146,7 +147,7 @@ def normuon(
     momentum: jax.typing.ArrayLike = 0.95,
     b2: jax.typing.ArrayLike = 0.95,
     weight_decay: float | jax.Array = 0.01,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
     labels: Any | None = None,
     others: optax.GradientTransformation | None = None,
@@ -157,7 +158,7 @@ def normuon(
     scale: NormuonScale | None = "spectral",
     cautious_decay: bool = False,
     weight_dimension_numbers: Any | None = None,
-    mu_dtype: Any | None = None,
+    mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """NorMuon on hidden matrices, AdamW or what `others` is on all other parameters.
 

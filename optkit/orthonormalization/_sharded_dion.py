@@ -32,6 +32,7 @@ from optkit.core.linalg.orthonormal import cholesky_qr
 from optkit.core.matrices_and_others import adamw, matrices_and_others
 from optkit.core.precision import widen
 from optkit.core.stacking import map_equal_shapes, unzip
+from optkit.core.types import AxisName, DTypeLike, Key, Mask
 from optkit.core.workers import collectives
 from optkit.core.workers.sharding import abstract_state
 from optkit.orthonormalization._dion import ScaleByDionState
@@ -71,11 +72,11 @@ def scale_by_sharded_dion(
     power_iterations: int | None = None,
     eps: jax.typing.ArrayLike = 1e-8,
     weight_dimension_numbers: Any | None = None,
-    axis_name: str | tuple[str, ...] | None = None,
+    axis_name: AxisName | tuple[str, ...] | None = None,
     fsdp_axis: str | None = None,
     tp_axis: str | None = None,
-    key: int | jax.Array = 0,
-    mu_dtype: Any | None = None,
+    key: Key = 0,
+    mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
     """Is `scale_by_dion` for shards of parameters, inside `jax.shard_map`.
 
@@ -197,7 +198,7 @@ def sharded_dion(
     rank_fraction: float | None = None,
     momentum: jax.typing.ArrayLike = 0.95,
     weight_decay: float | jax.Array = 0.01,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
     labels: Any | None = None,
     others: optax.GradientTransformation | None = None,
@@ -206,11 +207,11 @@ def sharded_dion(
     power_iterations: int | None = None,
     eps: jax.typing.ArrayLike = 1e-8,
     weight_dimension_numbers: Any | None = None,
-    axis_name: str | tuple[str, ...] | None = None,
+    axis_name: AxisName | tuple[str, ...] | None = None,
     fsdp_axis: str | None = None,
     tp_axis: str | None = None,
-    key: int | jax.Array = 0,
-    mu_dtype: Any | None = None,
+    key: Key = 0,
+    mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Dion on shards of hidden matrices inside `jax.shard_map`, AdamW or what `others` is on all other parameters.
 
@@ -314,7 +315,7 @@ def sharded_dion_specs(
     specs: Any,
     *,
     weight_dimension_numbers: Any | None = None,
-    axis_name: str | tuple[str, ...] | None = None,
+    axis_name: AxisName | tuple[str, ...] | None = None,
     fsdp_axis: str | None = None,
     tp_axis: str | None = None,
 ) -> Any:
@@ -400,7 +401,7 @@ def _step(
     decay: jax.typing.ArrayLike,
     iterations: int,
     eps: jax.typing.ArrayLike,
-    axis_name: str | tuple[str, ...] | None,
+    axis_name: AxisName | tuple[str, ...] | None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """One step of stacked shards: the update, the momentum and the basis."""
     gradient, momentum, basis = widen((gradient, momentum, basis))

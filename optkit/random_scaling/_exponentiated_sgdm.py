@@ -12,6 +12,7 @@ import optax
 
 from optkit.core.checks import check_range
 from optkit.core.precision import in_float32
+from optkit.core.types import Key
 from optkit.method import Method
 from optkit.random_scaling._random_scaling import RANDOM_SCALING, scale_by_exponential
 
@@ -87,7 +88,7 @@ def exponentiated_sgdm(
     beta: jax.typing.ArrayLike = 0.99,
     mu: jax.typing.ArrayLike = 100.0,
     *,
-    key: int | jax.Array,
+    key: Key,
 ) -> optax.GradientTransformationExtraArgs:
     """Momentum whose every step is scaled by an exponentially distributed number of mean one.
 

@@ -14,6 +14,7 @@ import optax
 
 from optkit.core.extra_args import required
 from optkit.core.keys import key_data, split
+from optkit.core.types import Key
 from optkit.method import Method, Paper
 from optkit.random_scaling._exponentiated_sgdm import online_gradient_descent
 from optkit.random_scaling._iterate_average import average_iterates, averaged_params
@@ -70,9 +71,7 @@ def converted_by_draws(learner: optax.GradientTransformation) -> optax.GradientT
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def online_to_nonconvex(
-    learner: optax.GradientTransformation, *, key: int | jax.Array
-) -> optax.GradientTransformationExtraArgs:
+def online_to_nonconvex(learner: optax.GradientTransformation, *, key: Key) -> optax.GradientTransformationExtraArgs:
     """Takes each gradient at a random point of the way that an online learner goes.
 
     The learner's steps lead through `x_n = x_{n-1} + D_n`; the parameters of the training loop, where gradients are

@@ -17,6 +17,7 @@ from optkit.core.extra_args import required
 from optkit.core.injection import refuse_arrays
 from optkit.core.keys import key_data, split
 from optkit.core.precision import in_float32
+from optkit.core.types import DTypeLike, Key, Mask
 from optkit.method import Method, Paper, Variant
 
 Distribution = Literal["exponential", "uniform"]
@@ -99,7 +100,7 @@ def randomly_scaled(
     inner: optax.GradientTransformation,
     distribution: Distribution = "exponential",
     *,
-    key: int | jax.Array,
+    key: Key,
 ) -> optax.GradientTransformationExtraArgs:
     """Multiplies the update of any optimizer by one random number of mean one, a fresh one each step.
 
@@ -151,7 +152,7 @@ def randomly_scaled(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def scale_by_exponential(key: int | jax.Array) -> optax.GradientTransformation:
+def scale_by_exponential(key: Key) -> optax.GradientTransformation:
     """Multiplies the whole update by one exponentially distributed number of mean one, a fresh one each step.
 
     It stands last in a chain, behind the learning rate; there it is `randomly_scaled` of what stands before it.
@@ -193,10 +194,10 @@ def exponentiated_adamw(
     b2: jax.typing.ArrayLike = 0.999,
     eps: jax.typing.ArrayLike = 1e-8,
     weight_decay: float | jax.Array = 0.0,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
-    mu_dtype: Any | None = None,
-    key: int | jax.Array,
+    mu_dtype: DTypeLike | None = None,
+    key: Key,
 ) -> optax.GradientTransformationExtraArgs:
     """AdamW whose whole update, weight decay included, is scaled by an exponentially distributed number of mean one.
 

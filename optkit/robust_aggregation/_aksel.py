@@ -7,6 +7,7 @@ that keeps half of the rows.
 import jax
 from optax.experimental import aggregating
 
+from optkit.core.types import AxisName
 from optkit.core.workers.aggregation import Layout, aggregator_of_rows
 from optkit.robust_aggregation._order_statistics import (
     count_rows,
@@ -17,7 +18,7 @@ from optkit.robust_aggregation._order_statistics import (
 )
 
 
-def aksel(*, axis_name: str | None = None, layout: Layout = "gather") -> aggregating.Aggregator:
+def aksel(*, axis_name: AxisName | None = None, layout: Layout = "gather") -> aggregating.Aggregator:
     """Averages the half of the rows that is nearest to their coordinate-wise median.
 
     It needs no number of attackers: fewer than half of the rows may be arbitrary. Rows that are not finite are never

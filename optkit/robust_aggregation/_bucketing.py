@@ -13,6 +13,7 @@ from optax.experimental import aggregating
 from optkit.core.checks import check_count
 from optkit.core.injection import refuse_arrays
 from optkit.core.keys import key_data, split
+from optkit.core.types import AxisName, Key
 from optkit.core.workers.aggregation import Layout, check_layout, over_all_rows, replace_rows
 from optkit.method import Method, Paper
 from optkit.robust_aggregation._order_statistics import require_slices
@@ -69,8 +70,8 @@ def bucketing(
     aggregator: aggregating.Aggregator,
     size: int | None = None,
     *,
-    key: int | jax.Array,
-    axis_name: str | None = None,
+    key: Key,
+    axis_name: AxisName | None = None,
     layout: Layout = "gather",
 ) -> aggregating.Aggregator:
     """Averages rows in small groups, drawn anew in each step, before another rule aggregates the means.

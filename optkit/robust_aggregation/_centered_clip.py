@@ -19,6 +19,7 @@ from optkit.core.complex_numbers import refuse_complex
 from optkit.core.extra_args import required
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import widen
+from optkit.core.types import AxisName
 from optkit.core.workers.aggregation import Layout, Total, check_layout, differences, over_all_rows, replace_rows
 from optkit.core.workers.rows import require_reduced, sum_rows
 from optkit.method import Method, Paper
@@ -62,7 +63,7 @@ def centered_clip(
     radius: jax.typing.ArrayLike,
     iterations: int | None = None,
     *,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
     layout: Layout = "gather",
 ) -> aggregating.Aggregator:
     """Adds to the last aggregate the mean of the rows' differences from it, each clipped to a radius.

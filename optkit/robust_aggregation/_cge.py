@@ -7,6 +7,7 @@ Norm-Based Comparative Gradient Elimination (CGE)", 2020, arXiv:2008.04699. The 
 import jax
 from optax.experimental import aggregating
 
+from optkit.core.types import AxisName
 from optkit.core.workers.aggregation import Layout, aggregator_of_rows
 from optkit.method import Method, Paper
 from optkit.robust_aggregation._order_statistics import (
@@ -17,7 +18,7 @@ from optkit.robust_aggregation._order_statistics import (
 )
 
 
-def cge(byzantine: int, *, axis_name: str | None = None, layout: Layout = "gather") -> aggregating.Aggregator:
+def cge(byzantine: int, *, axis_name: AxisName | None = None, layout: Layout = "gather") -> aggregating.Aggregator:
     """Averages the rows without the longest ones (comparative gradient elimination).
 
     One norm a row: the cheapest rule. An attack that keeps its length passes: reversed gradients do. Rows that are not

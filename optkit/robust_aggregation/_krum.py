@@ -12,6 +12,7 @@ from optax.experimental import aggregating
 
 from optkit.core.checks import check_count, check_range
 from optkit.core.injection import refuse_arrays
+from optkit.core.types import AxisName
 from optkit.core.workers.aggregation import Layout, aggregator_of_rows
 from optkit.method import Method, Paper
 from optkit.robust_aggregation._order_statistics import (
@@ -28,7 +29,7 @@ def krum(
     power: jax.typing.ArrayLike = 2.0,
     neighbors: int | None = None,
     *,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
     layout: Layout = "gather",
 ) -> aggregating.Aggregator:
     """Takes the row that lies nearest to its nearest others (Krum), or the mean of several such rows (multi-Krum).

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from optax.experimental import aggregating
 
+from optkit.core.types import AxisName
 from optkit.core.workers.aggregation import Layout, aggregator_of_rows
 from optkit.method import Method, Paper
 from optkit.robust_aggregation._order_statistics import (
@@ -24,7 +25,7 @@ from optkit.robust_aggregation._order_statistics import (
 
 
 def _mean_around(
-    method: str, center: Callable[..., jax.Array], byzantine: int, axis_name: str | None, layout: Layout
+    method: str, center: Callable[..., jax.Array], byzantine: int, axis_name: AxisName | None, layout: Layout
 ) -> aggregating.Aggregator:
     check_byzantine(byzantine)
 
@@ -49,7 +50,7 @@ def _mean_around(
     return aggregator_of_rows(method, rule, axis_name, layout)
 
 
-def meamed(byzantine: int, *, axis_name: str | None = None, layout: Layout = "gather") -> aggregating.Aggregator:
+def meamed(byzantine: int, *, axis_name: AxisName | None = None, layout: Layout = "gather") -> aggregating.Aggregator:
     """Averages each coordinate over the values nearest to its median (MeaMed).
 
     It keeps one value for each honest row, more than the trimmed mean, and no kept value is further from the median
@@ -86,7 +87,7 @@ def meamed(byzantine: int, *, axis_name: str | None = None, layout: Layout = "ga
     return _mean_around("meamed", lower_median, byzantine, axis_name, layout)
 
 
-def phocas(byzantine: int, *, axis_name: str | None = None, layout: Layout = "gather") -> aggregating.Aggregator:
+def phocas(byzantine: int, *, axis_name: AxisName | None = None, layout: Layout = "gather") -> aggregating.Aggregator:
     """Averages each coordinate over the values nearest to its trimmed mean (Phocas).
 
     Args:

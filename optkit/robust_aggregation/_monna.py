@@ -13,6 +13,7 @@ from optkit.core.complex_numbers import refuse_complex
 from optkit.core.extra_args import require_params
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
+from optkit.core.types import AxisName
 from optkit.decentralized._gossip import gossip
 from optkit.decentralized._mixing import Mixing
 from optkit.decentralized.topology import Topology, complete
@@ -27,7 +28,7 @@ def monna(
     byzantine: int,
     b1: jax.typing.ArrayLike = 0.99,
     *,
-    axis_name: str,
+    axis_name: AxisName,
     mixing: Mixing | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Descends along each worker's own momentum, and averages the parameters nearest to its own (MoNNA).

@@ -14,6 +14,7 @@ from optax.experimental import aggregating
 from optkit.core.extra_args import required
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import widen
+from optkit.core.types import AxisName
 from optkit.core.workers.aggregation import Layout, check_layout, over_all_rows, replace_rows
 from optkit.core.workers.rows import sum_rows
 from optkit.method import Method, Paper
@@ -34,7 +35,7 @@ def nearest_neighbor_mixing(
     aggregator: aggregating.Aggregator,
     byzantine: int,
     *,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
     layout: Layout = "gather",
 ) -> aggregating.Aggregator:
     """Replaces each row by the mean of the rows nearest to it, before another rule aggregates them.

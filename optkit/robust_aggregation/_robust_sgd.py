@@ -4,8 +4,6 @@ Karimireddy, He, Jaggi, "Learning from History for Byzantine Robust Optimization
 averages of their gradients over time. The authors' code sends sums, which are 1 / (1 - b1) times as long.
 """
 
-from typing import Any
-
 import jax
 import optax
 from optax.experimental import aggregating
@@ -14,6 +12,7 @@ from optkit.core.checks import check_count, check_range
 from optkit.core.decay import add_decay
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
+from optkit.core.types import Mask
 
 
 def per_row(inner: optax.GradientTransformation, rows: int) -> optax.GradientTransformationExtraArgs:
@@ -60,7 +59,7 @@ def robust_sgd(
     aggregator: aggregating.Aggregator,
     b1: jax.typing.ArrayLike | None = None,
     weight_decay: float | jax.Array = 0.0,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
     summed: bool = False,
     workers: int | None = None,

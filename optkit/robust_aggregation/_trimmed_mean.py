@@ -8,12 +8,15 @@ import jax
 import jax.numpy as jnp
 from optax.experimental import aggregating
 
+from optkit.core.types import AxisName
 from optkit.core.workers.aggregation import Layout, aggregator_of_rows
 from optkit.method import Method, Paper
 from optkit.robust_aggregation._order_statistics import check_byzantine, count_rows, mean_between, sort_coordinates
 
 
-def trimmed_mean(byzantine: int, *, axis_name: str | None = None, layout: Layout = "gather") -> aggregating.Aggregator:
+def trimmed_mean(
+    byzantine: int, *, axis_name: AxisName | None = None, layout: Layout = "gather"
+) -> aggregating.Aggregator:
     """Averages each coordinate over the rows, without its largest and its smallest values.
 
     Each coordinate lies between the smallest and the largest honest value, whatever as many rows as `byzantine` hold;

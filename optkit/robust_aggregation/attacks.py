@@ -18,6 +18,7 @@ from optax.experimental import aggregating
 from optkit.core.checks import check_count, check_range
 from optkit.core.injection import refuse_arrays
 from optkit.core.keys import typed
+from optkit.core.types import AxisName, Key
 from optkit.core.workers.aggregation import Total, gather_rows, mean_of_rows
 from optkit.decentralized._mixing import Mixing
 from optkit.robust_aggregation._order_statistics import lengths, smallest
@@ -180,7 +181,7 @@ def send_nan(honest: Any) -> Any:
     return jax.tree.map(lambda x: jnp.full_like(x[0], jnp.nan), honest)
 
 
-def gaussian_noise(honest: Any, scale: jax.typing.ArrayLike, key: int | jax.Array) -> Any:
+def gaussian_noise(honest: Any, scale: jax.typing.ArrayLike, key: Key) -> Any:
     """Sends normally distributed noise around zero.
 
     Args:
@@ -330,8 +331,8 @@ def under_attack(
     attack: Attack | AttackByNumber,
     byzantine: int,
     *,
-    axis_name: str | None = None,
-    key: int | jax.Array | None = None,
+    axis_name: AxisName | None = None,
+    key: Key | None = None,
 ) -> optax.GradientTransformation:
     """Lets the last workers attack: simulates them before an aggregator, in a chain.
 
@@ -369,9 +370,7 @@ def under_attack(
     return optax.GradientTransformation(init_fn, update_fn)
 
 
-def attacked_mix(
-    mixing: Mixing, attack: Attack | AttackByNumber, byzantine: int, *, key: int | jax.Array | None = None
-) -> Mixing:
+def attacked_mix(mixing: Mixing, attack: Attack | AttackByNumber, byzantine: int, *, key: Key | None = None) -> Mixing:
     """Lets the last workers attack in gossip: what they mix, and send, is what the attack makes of the others' values.
 
     Args:
@@ -402,14 +401,14 @@ def attacked_mix(
     return under
 
 
-def _drawing(attack: Any, key: int | jax.Array | None, count: jax.typing.ArrayLike) -> Attack:
+def _drawing(attack: Any, key: Key | None, count: jax.typing.ArrayLike) -> Attack:
     """Makes an attack without further arguments of one that draws with this step's key."""
     if key is None:
         return attack
     return lambda honest: attack(honest, jax.random.fold_in(typed(key), count))
 
 
-def _attacked(tree: Any, attack: Attack, byzantine: int, axis_name: str | None) -> Any:
+def _attacked(tree: Any, attack: Attack, byzantine: int, axis_name: AxisName | None) -> Any:
     """Replaces the last rows by what an attack makes of the others."""
     if not jax.tree.leaves(tree):
         return tree

@@ -19,6 +19,7 @@ from optkit.core.extra_args import require_params
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
 from optkit.core.trees import with_whole_tree
+from optkit.core.types import AxisName, DTypeLike, Mask
 from optkit.core.workers import collectives
 from optkit.method import Method, Paper
 from optkit.sign_momentum._lion_kappa import scale_by_lion_kappa
@@ -27,7 +28,7 @@ Rescaling = Literal["mean_clamp", "numel_plus_one", "none"]
 
 
 def _rescaling(
-    mask: jax.Array, scale: Rescaling, threshold: jax.typing.ArrayLike, axis_name: str | None
+    mask: jax.Array, scale: Rescaling, threshold: jax.typing.ArrayLike, axis_name: AxisName | None
 ) -> jax.typing.ArrayLike:
     """The factor that makes up for the coordinates that were stopped, those where `mask` is 0 and not 1."""
     if scale == "none":
@@ -48,7 +49,7 @@ def cautious(
     scale: Rescaling = "mean_clamp",
     threshold: jax.typing.ArrayLike = 1e-3,
     before_learning_rate: bool = False,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Stops the coordinates in which the inner update does not descend along the gradient, and rescales the others.
 
@@ -106,7 +107,7 @@ def cautious(
 
 
 def add_cautious_decayed_weights(
-    weight_decay: float | jax.Array = 0.0, mask: Any | None = None
+    weight_decay: float | jax.Array = 0.0, mask: Mask | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """Decays only the parameters that the update moves towards zero anyway.
 
@@ -138,7 +139,7 @@ def add_cautious_decayed_weights(
 
 
 def add_cautious_decay(
-    method: str, weight_decay: float | jax.Array, mask: Any | None = None
+    method: str, weight_decay: float | jax.Array, mask: Mask | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """Adds cautious decay inside a named optimizer, as `add_cautious_decayed_weights` does, and names it in errors.
 
@@ -185,9 +186,9 @@ def cautious_adamw(
     b2: jax.typing.ArrayLike = 0.999,
     eps: jax.typing.ArrayLike = 1e-6,
     weight_decay: float | jax.Array = 0.0,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
-    mu_dtype: Any | None = None,
+    mu_dtype: DTypeLike | None = None,
     bias_correction: bool = True,
     eps_placement: EpsPlacement = "pre",
 ) -> optax.GradientTransformationExtraArgs:
@@ -243,9 +244,9 @@ def cautious_lion(
     b1: jax.typing.ArrayLike = 0.95,
     b2: jax.typing.ArrayLike = 0.98,
     weight_decay: float | jax.Array = 0.0,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
-    mu_dtype: Any | None = None,
+    mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Lion that stops the coordinates in which its sign and the gradient's disagree.
 

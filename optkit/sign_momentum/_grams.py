@@ -4,8 +4,6 @@ Cao, Li, Song, "Grams: Gradient Descent with Adaptive Momentum Scaling", 2024, a
 with epsilon after the bias correction; the authors' code, whose numbers `grams_adamw` replays, adds it before.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -14,6 +12,7 @@ from optkit.core.adam import EpsPlacement, scale_by_adam
 from optkit.core.decay import add_decay
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
+from optkit.core.types import DTypeLike, Mask
 from optkit.method import Method, Paper
 
 
@@ -67,9 +66,9 @@ def grams_adamw(
     b2: jax.typing.ArrayLike = 0.999,
     eps: jax.typing.ArrayLike = 1e-6,
     weight_decay: float | jax.Array = 0.0,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
-    mu_dtype: Any | None = None,
+    mu_dtype: DTypeLike | None = None,
     bias_correction: bool = True,
     eps_placement: EpsPlacement = "pre",
 ) -> optax.GradientTransformationExtraArgs:

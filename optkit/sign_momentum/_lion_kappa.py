@@ -6,7 +6,7 @@ The lines named below are those of Lion's Algorithm 2 in Chen et al., 2023, arXi
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from optkit.core.decay import add_decay, proximal_decay
 from optkit.core.injection import refuse_arrays
 from optkit.core.non_finite import nan_for_infinite
 from optkit.core.precision import in_float32, widen
+from optkit.core.types import DTypeLike, Mask
 from optkit.method import Method, Paper, Variant
 from optkit.sign_momentum.kappa import (
     Kappa,
@@ -49,7 +50,7 @@ def scale_by_lion_kappa(
     b2: jax.typing.ArrayLike = 0.99,
     kappa: Kappa | None = None,
     *,
-    mu_dtype: Any | None = None,
+    mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
     """Replaces the gradient by a subgradient of a convex function at Lion's interpolated momentum.
 
@@ -113,9 +114,9 @@ def lion_kappa(
     b2: jax.typing.ArrayLike = 0.99,
     kappa: Kappa | None = None,
     weight_decay: float | jax.Array = 0.0,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
-    mu_dtype: Any | None = None,
+    mu_dtype: DTypeLike | None = None,
     implicit_decay: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """Lion with any convex kappa: solves `min f(x) + kappa*(weight_decay * x) / weight_decay`, kappa* the conjugate.

@@ -5,8 +5,6 @@ It is Lion with equal weights; `optax.signum` has neither decay nor 16-bit param
 and drifts for ever after one infinite gradient.
 """
 
-from typing import Any
-
 import jax
 import optax
 
@@ -14,6 +12,7 @@ from optkit.core.checks import check_range
 from optkit.core.decay import add_decay
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
+from optkit.core.types import DTypeLike, Mask
 from optkit.method import Method, Paper
 from optkit.sign_momentum._lion_kappa import scale_by_lion_kappa
 
@@ -22,9 +21,9 @@ def signum(
     learning_rate: optax.ScalarOrSchedule,
     b1: jax.typing.ArrayLike = 0.9,
     weight_decay: float | jax.Array = 0.0,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
-    mu_dtype: Any | None = None,
+    mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Moves every parameter by the learning rate, against the sign of the gradient's exponential average.
 

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from optkit.core.extra_args import EXTRA_ARGS, Moment, extra_args
+from optkit.core.types import DTypeLike
 from optkit.testing import trees
 
 STEPS = 4
@@ -173,7 +174,7 @@ class Case:
         """Gives the function from parameters, state and gradients to parameters and state."""
         return self.per_worker(self.step_of_one_worker(tx))
 
-    def params(self, shapes: Any = None, dtype: Any = "float32", seed: int = 0) -> Any:
+    def params(self, shapes: Any = None, dtype: DTypeLike = "float32", seed: int = 0) -> Any:
         """Makes parameters or gradients, by default of ordinary shapes."""
         return self.stack(trees.normal(trees.abstract(trees.ORDINARY if shapes is None else shapes, dtype), seed))
 

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optkit.core.types import DTypeLike
+
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 ORDINARY = {"kernel": (6, 4), "bias": (4,)}
 SHAPES = {"scalar": (), "vector": (5,), "matrix": (4, 6), "convolution kernel": (3, 3, 2, 4)}
@@ -22,7 +24,7 @@ class Layer:
     bias: Any
 
 
-def abstract(shapes: Any, dtype: Any = "float32") -> Any:
+def abstract(shapes: Any, dtype: DTypeLike = "float32") -> Any:
     """Turns a tree of shapes into a tree of `jax.ShapeDtypeStruct`."""
     return jax.tree.map(lambda shape: jax.ShapeDtypeStruct(shape, jnp.dtype(dtype)), shapes, is_leaf=_is_shape)
 

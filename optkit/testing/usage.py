@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from optkit.core.trees import is_function
+from optkit.core.types import Mask
 from optkit.testing import trees
 from optkit.testing.case import Case, require, rounding
 from optkit.testing.compilation import changed_types, describe
@@ -164,7 +165,7 @@ def _leaves_moving_uphill(case: Case, start: Any, end: Any) -> list[str]:
     ]
 
 
-def _after_decayed_gradients(case: Case, mask: Any | None) -> Any:
+def _after_decayed_gradients(case: Case, mask: Mask | None) -> Any:
     """Parameters after a step along gradients to which the decay of some leaves is added."""
     decay = optax.add_decayed_weights(WEIGHT_DECAY, mask)
     return case.train(optax.chain(decay, case.build(weight_decay=0.0, mask=None)), steps=1)[0]

@@ -15,6 +15,7 @@ from optkit.core.checks import check_range
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import scalar_dtype, widen
 from optkit.core.trees import resolve
+from optkit.core.types import AxisName
 from optkit.core.workers import collectives
 from optkit.core.workers.rows import count_rows, mean_over_rows, over_rows, require_reduced, require_rows
 from optkit.method import Method, Paper
@@ -51,7 +52,7 @@ def agvm(
     inner_b2: float | jax.Array | None = None,
     inner_eps: jax.typing.ArrayLike = 1e-8,
     match_release: bool = False,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Multiplies the inner optimizer's updates of each module, so that all modules are as noisy as a reference.
 
@@ -194,14 +195,14 @@ def _precondition(
     return jax.tree.map(lambda g, v: g / (jnp.sqrt(v) + eps), gradient, nu)
 
 
-def _count_even_rows(row: Any, axis_name: str) -> int:
+def _count_even_rows(row: Any, axis_name: AxisName) -> int:
     rows = count_rows(row, axis_name, "agvm")
     if rows % 2 and jax.tree.leaves(row):
         raise ValueError(f"agvm compares two halves of the batch and needs an even number of parts, got {rows}")
     return rows
 
 
-def _halves(row: Any, mean: Any, axis_name: str) -> tuple[Any, Any]:
+def _halves(row: Any, mean: Any, axis_name: AxisName) -> tuple[Any, Any]:
     """The mean of the first half of the rows and that of the second, from the mean of all and one more sum.
 
     Sums over groups of workers would do, but `vmap` has none.

@@ -22,6 +22,7 @@ from optkit.core.complex_numbers import refuse_complex
 from optkit.core.injection import refuse_arrays
 from optkit.core.linalg.explicit_axes import replicate
 from optkit.core.precision import scalar_dtype, widen
+from optkit.core.types import AxisName
 from optkit.core.workers import collectives
 from optkit.core.workers.rows import count_rows, mean_over_rows, over_rows, psum, require_reduced, require_rows
 from optkit.method import Method, Paper
@@ -232,7 +233,7 @@ def adaptive_batch_size(
     *,
     interval: int | jax.Array = 1,
     per_sample: bool = False,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Averages gradients and says in its state how many samples the next batch should have.
 
@@ -344,7 +345,7 @@ def round_up_batch_size(
     return rounded if isinstance(rounded, Tracer) or np.ndim(rounded) else int(rounded)
 
 
-def _samples_in_rows(row: Any, sample_count: Any, axis_name: str) -> GradientSamples:
+def _samples_in_rows(row: Any, sample_count: Any, axis_name: AxisName) -> GradientSamples:
     """Samples of which each row has one, or the mean of some."""
     count_rows(row, axis_name, "adaptive_batch_size")
     dtype = scalar_dtype(row)
@@ -362,7 +363,7 @@ def _samples_in_rows(row: Any, sample_count: Any, axis_name: str) -> GradientSam
     return _gradient_samples(mean, squared_deviations, to_variance)
 
 
-def _samples_in_parts(row: Any, sample_count: Any, axis_name: str) -> GradientSamples:
+def _samples_in_parts(row: Any, sample_count: Any, axis_name: AxisName) -> GradientSamples:
     """Samples of parts of the batch, whose gradients are stacked in each row."""
     if sample_count is not None:
         raise ValueError("adaptive_batch_size with per_sample sees the samples themselves and takes no sample_counts")

@@ -22,11 +22,12 @@ from optkit.core.extra_args import require_params
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32, widen
 from optkit.core.trees import with_whole_tree
+from optkit.core.types import AxisName, Mask
 from optkit.core.workers.rows import count_rows, mean_over_rows, over_rows, require_reduced, require_rows
 from optkit.method import Method, Paper
 
 
-def _mean_and_noise(row: Any, *, axis_name: str, method: str) -> tuple[Any, Any]:
+def _mean_and_noise(row: Any, *, axis_name: AxisName, method: str) -> tuple[Any, Any]:
     """The mean over rows, and each coordinate's variance over rows in units of its squared mean."""
     count_rows(row, axis_name, method)
     mean = mean_over_rows(row, axis_name)
@@ -51,7 +52,7 @@ def scale_by_gradient_snr(
     b3: float | jax.Array | None = None,
     *,
     debias: bool = True,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> optax.GradientTransformation:
     """Averages gradients and slows down the coordinates in which they disagree.
 
@@ -99,7 +100,7 @@ def _scale_by_gradient_snr(
     b3: float | jax.Array | None = None,
     *,
     debias: bool = True,
-    axis_name: str | None,
+    axis_name: AxisName | None,
 ) -> optax.GradientTransformation:
     """The rule, for `scale_by_gradient_snr` and the named optimizers."""
     refuse_arrays(axis_name=axis_name)
@@ -126,7 +127,7 @@ def _scale_by_gradient_snr(
 
 
 def vr_sgd(
-    learning_rate: optax.ScalarOrSchedule, gamma: jax.typing.ArrayLike = 0.1, *, axis_name: str | None = None
+    learning_rate: optax.ScalarOrSchedule, gamma: jax.typing.ArrayLike = 0.1, *, axis_name: AxisName | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """VR-SGD: gradient descent that slows down the coordinates in which workers or microbatches disagree.
 
@@ -167,7 +168,7 @@ def vr_momentum(
     gamma: jax.typing.ArrayLike = 0.1,
     *,
     nesterov: bool = False,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """VR-Momentum: `optax.sgd` with momentum, after `scale_by_gradient_snr`.
 
@@ -211,10 +212,10 @@ def vr_adam(
     eps: jax.typing.ArrayLike = 1e-8,
     gamma: jax.typing.ArrayLike = 0.1,
     weight_decay: float | jax.Array = 0.0,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
     debias_ratio: bool = True,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """VR-Adam: `optax.adamw`, both moments of it, after `scale_by_gradient_snr` with weights averaged over the steps.
 
@@ -269,11 +270,11 @@ def vr_lars(
     eps: jax.typing.ArrayLike = 0.0,
     gamma: jax.typing.ArrayLike = 0.1,
     weight_decay: float | jax.Array = 0.0,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
     trust_ratio_mask: Any | None = None,
     nesterov: bool = False,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """VR-LARS: `optax.lars` after `scale_by_gradient_snr`.
 
@@ -338,10 +339,10 @@ def vr_lamb(
     eps: jax.typing.ArrayLike = 1e-6,
     gamma: jax.typing.ArrayLike = 0.1,
     weight_decay: float | jax.Array = 0.0,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
     debias_ratio: bool = True,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """VR-LAMB: `optax.lamb`, both moments of it, after `scale_by_gradient_snr` with weights averaged over the steps.
 

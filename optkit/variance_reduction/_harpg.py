@@ -19,6 +19,7 @@ from optkit.core.injection import refuse_arrays
 from optkit.core.non_finite import nan_for_infinite
 from optkit.core.precision import in_float32
 from optkit.core.trees import only, unmask_tree
+from optkit.core.types import Key, Mask
 from optkit.method import Method, Paper, Variant
 from optkit.variance_reduction._recursion import Scope, inside, kept_params, no_estimate, normalization, present_params
 
@@ -115,7 +116,7 @@ def hessian_corrected_estimate(
 
 
 def _hessian_corrected_momentum(
-    scope: Scope, eta: optax.ScalarOrSchedule | None, key: int | jax.Array
+    scope: Scope, eta: optax.ScalarOrSchedule | None, key: Key
 ) -> optax.GradientTransformationExtraArgs:
     """The estimator, for `hessian_corrected_momentum` and `harpg`."""
     check_range("eta", eta, 0.0, 1.0)
@@ -149,7 +150,7 @@ def _hessian_corrected_momentum(
 
 
 def hessian_corrected_momentum(
-    eta: optax.ScalarOrSchedule | None = None, key: int | jax.Array = 0, *, applies_to: Any | None = None
+    eta: optax.ScalarOrSchedule | None = None, key: Key = 0, *, applies_to: Mask | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """Replaces the gradient by an exponential average that a Hessian-vector product corrects for the steps taken since.
 
@@ -201,10 +202,10 @@ def hessian_corrected_momentum(
 def harpg(
     learning_rate: optax.ScalarOrSchedule,
     eta: optax.ScalarOrSchedule | None = None,
-    key: int | jax.Array = 0,
+    key: Key = 0,
     *,
     normalize: bool = False,
-    trainable: Any | None = None,
+    trainable: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """HARPG and N-HARPG: descent along momentum that a Hessian-vector product corrects.
 

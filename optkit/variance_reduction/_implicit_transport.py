@@ -21,6 +21,7 @@ from optkit.core.extra_args import require_params
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32, scalar_dtype
 from optkit.core.trees import copy, unmask_tree
+from optkit.core.types import Mask
 from optkit.method import Method, Paper
 
 Averaging = Literal["full", "ata"]
@@ -191,7 +192,7 @@ def igt(
     *,
     nesterov: bool = False,
     weight_decay: float | jax.Array = 0.0,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     averaging: Averaging = "full",
     delta: jax.typing.ArrayLike = 1.0,
     interval: jax.typing.ArrayLike = 2.0,
@@ -246,7 +247,7 @@ def igt_adam(
     b2: jax.typing.ArrayLike = 0.999,
     eps: jax.typing.ArrayLike = 1e-8,
     weight_decay: float | jax.Array = 0.0,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
     averaging: Averaging = "full",
     delta: jax.typing.ArrayLike = 1.0,

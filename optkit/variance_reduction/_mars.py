@@ -18,6 +18,7 @@ from optkit.core.injection import refuse_arrays
 from optkit.core.linalg.matrix_view import matrix_view
 from optkit.core.precision import widen
 from optkit.core.trees import mask_tree, unmask_tree, with_whole_tree
+from optkit.core.types import DTypeLike, Mask
 from optkit.method import Method, Paper
 from optkit.variance_reduction._recursion import Scope, kept_params, present_params, previous_gradients
 
@@ -51,7 +52,7 @@ class MarsCorrection(NamedTuple):
     exact: bool = False
     keep_params: bool = True
     first_step: FirstStep = "zero_reference"
-    reference_dtype: Any | None = None
+    reference_dtype: DTypeLike | None = None
 
 
 class ReduceVarianceState(NamedTuple):
@@ -83,7 +84,7 @@ def reduce_variance(
     gamma: optax.ScalarOrSchedule = 0.025,
     b1: jax.typing.ArrayLike = 0.95,
     *,
-    applies_to: Any | None = None,
+    applies_to: Mask | None = None,
     correction: MarsCorrection | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Corrects the gradient by its change since the last step: MARS, for any preconditioner with momentum after it.
@@ -186,7 +187,7 @@ def correct(
     gamma: optax.ScalarOrSchedule,
     b1: jax.typing.ArrayLike,
     correction: MarsCorrection,
-    applies_to: Any,
+    applies_to: Mask,
     weight_dimension_numbers: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Builds `reduce_variance` as a part of a named optimizer.
@@ -277,7 +278,7 @@ def _norms(tree: Any, scope: ClipScope, weight_dimension_numbers: Any) -> Any:
 
 
 def scale_by_mars_momentum(
-    b1: jax.typing.ArrayLike = 0.95, gamma: float | None = None, *, mu_dtype: Any | None = None
+    b1: jax.typing.ArrayLike = 0.95, gamma: float | None = None, *, mu_dtype: DTypeLike | None = None
 ) -> optax.GradientTransformation:
     """Replaces the gradient by the momentum of its MARS correction, in one buffer.
 

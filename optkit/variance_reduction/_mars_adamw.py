@@ -12,6 +12,7 @@ import optax
 
 from optkit.core.checks import check_range
 from optkit.core.injection import refuse_arrays
+from optkit.core.types import DTypeLike, Mask
 from optkit.method import Method
 from optkit.variance_reduction._mars import MARS, MarsCorrection, checked
 from optkit.variance_reduction._mars_chain import adam, corrected_chain, corrected_or_other, step
@@ -23,16 +24,16 @@ def mars_adamw(
     b2: jax.typing.ArrayLike = 0.99,
     eps: jax.typing.ArrayLike = 1e-8,
     weight_decay: float | jax.Array = 0.0,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
     gamma: optax.ScalarOrSchedule = 0.025,
     corrected: Any | None = None,
     weight_dimension_numbers: Any | None = None,
     correction: MarsCorrection | None = None,
     others: optax.GradientTransformation | None = None,
-    trainable: Any | None = None,
+    trainable: Mask | None = None,
     amsgrad: bool = False,
-    mu_dtype: Any | None = None,
+    mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """AdamW on gradients corrected by `reduce_variance`, for matrices; plain AdamW for all other parameters.
 

@@ -15,6 +15,7 @@ from optkit.core.matrices_and_others import check_others, kinds_of_leaves, refus
 from optkit.core.precision import in_float32
 from optkit.core.stacking import map_equal_shapes
 from optkit.core.trees import mask_tree, resolve, with_whole_tree
+from optkit.core.types import DTypeLike, Mask
 from optkit.variance_reduction._mars import MarsCorrection, correct, scale_by_mars_momentum
 
 
@@ -24,7 +25,7 @@ def adam(
     eps: jax.typing.ArrayLike,
     *,
     amsgrad: bool,
-    mu_dtype: Any | None,
+    mu_dtype: DTypeLike | None,
 ) -> optax.GradientTransformation:
     """Adam's preconditioner, over the largest second moment so far if `amsgrad`."""
     if amsgrad:
@@ -37,14 +38,14 @@ def step(
     direction: optax.GradientTransformation,
     learning_rate: optax.ScalarOrSchedule,
     weight_decay: float | jax.Array,
-    mask: Any | None,
+    mask: Mask | None,
 ) -> optax.GradientTransformation:
     """Puts decoupled weight decay and the learning rate after a direction."""
     return optax.chain(direction, add_decay(method, weight_decay, mask), optax.scale_by_learning_rate(learning_rate))
 
 
 def momentum(
-    b1: jax.typing.ArrayLike, gamma: Any, *, one_buffer: bool, mu_dtype: Any | None
+    b1: jax.typing.ArrayLike, gamma: Any, *, one_buffer: bool, mu_dtype: DTypeLike | None
 ) -> optax.GradientTransformation:
     """The momentum of corrected gradients; of raw ones, which it corrects itself, with `one_buffer`."""
     if one_buffer:
@@ -95,8 +96,8 @@ def corrected_chain(
     default_others: Callable[[Any], optax.GradientTransformation],
     *,
     corrected: tuple[str, ...],
-    mask: Any | None,
-    trainable: Any | None,
+    mask: Mask | None,
+    trainable: Mask | None,
 ) -> optax.GradientTransformationExtraArgs:
     """Corrects some leaves and gives each kind of leaf its own transformation, all in float32 at least.
 

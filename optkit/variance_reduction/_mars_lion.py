@@ -14,6 +14,7 @@ from optkit.core.checks import check_range
 from optkit.core.complex_numbers import refuse_complex
 from optkit.core.injection import refuse_arrays
 from optkit.core.non_finite import nan_for_infinite
+from optkit.core.types import DTypeLike, Mask
 from optkit.method import Method
 from optkit.variance_reduction._mars import MARS, MarsCorrection, checked
 from optkit.variance_reduction._mars_chain import (
@@ -30,15 +31,15 @@ def mars_lion(
     learning_rate: optax.ScalarOrSchedule,
     b1: jax.typing.ArrayLike = 0.95,
     weight_decay: float | jax.Array = 0.0,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
     gamma: optax.ScalarOrSchedule = 0.025,
     corrected: Any | None = None,
     weight_dimension_numbers: Any | None = None,
     correction: MarsCorrection | None = None,
     others: optax.GradientTransformation | None = None,
-    trainable: Any | None = None,
-    mu_dtype: Any | None = None,
+    trainable: Mask | None = None,
+    mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The sign of the momentum of gradients corrected by `reduce_variance`, for matrices; plain AdamW for the others.
 

@@ -17,6 +17,7 @@ from optkit.core.adam import scale_by_adam
 from optkit.core.checks import check_range
 from optkit.core.injection import refuse_arrays
 from optkit.core.linalg.newton_schulz import orthogonalize
+from optkit.core.types import DTypeLike, Mask
 from optkit.method import Method, Paper
 from optkit.variance_reduction._mars import MarsCorrection, checked
 from optkit.variance_reduction._mars_chain import (
@@ -33,17 +34,17 @@ def mars_m(
     learning_rate: optax.ScalarOrSchedule,
     b1: jax.typing.ArrayLike = 0.95,
     weight_decay: float | jax.Array = 0.1,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
     gamma: optax.ScalarOrSchedule = 0.025,
     corrected: Any | None = None,
     weight_dimension_numbers: Any | None = None,
     correction: MarsCorrection | None = None,
     others: optax.GradientTransformation | None = None,
-    trainable: Any | None = None,
+    trainable: Mask | None = None,
     newton_schulz_steps: int | None = None,
-    newton_schulz_dtype: Any | None = None,
-    mu_dtype: Any | None = None,
+    newton_schulz_dtype: DTypeLike | None = None,
+    mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Muon on gradients corrected by `reduce_variance`, for matrices; AdamW for all other parameters.
 

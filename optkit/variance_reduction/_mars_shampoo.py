@@ -13,6 +13,7 @@ import optax
 from optkit.core.checks import check_range
 from optkit.core.injection import refuse_arrays
 from optkit.core.linalg.newton_schulz import orthogonalize
+from optkit.core.types import DTypeLike, Mask
 from optkit.method import Method
 from optkit.variance_reduction._mars import MARS, MarsCorrection, checked
 from optkit.variance_reduction._mars_chain import (
@@ -32,18 +33,18 @@ def mars_shampoo(
     b2: jax.typing.ArrayLike = 0.99,
     eps: jax.typing.ArrayLike = 1e-8,
     weight_decay: float | jax.Array = 0.0,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
     gamma: optax.ScalarOrSchedule = 0.025,
     corrected: Any | None = None,
     weight_dimension_numbers: Any | None = None,
     correction: MarsCorrection | None = None,
     others: optax.GradientTransformation | None = None,
-    trainable: Any | None = None,
+    trainable: Mask | None = None,
     amsgrad: bool = False,
     newton_schulz_steps: int | None = None,
-    newton_schulz_dtype: Any | None = None,
-    mu_dtype: Any | None = None,
+    newton_schulz_dtype: DTypeLike | None = None,
+    mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Orthogonalizes the momentum of gradients corrected by `reduce_variance`, for matrices; AdamW for the others.
 

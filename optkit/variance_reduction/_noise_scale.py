@@ -14,6 +14,7 @@ import optax
 
 from optkit.core.checks import check_count, check_range
 from optkit.core.precision import scalar_dtype, widen
+from optkit.core.types import AxisName
 from optkit.core.workers.rows import count_rows, mean_over_rows, over_rows, require_reduced, require_rows
 from optkit.method import Method, Paper
 
@@ -80,7 +81,7 @@ def _average(
 
 
 def gradient_noise_scale(
-    batch_size_small: jax.typing.ArrayLike, decay: jax.typing.ArrayLike = 0.99, *, axis_name: str | None = None
+    batch_size_small: jax.typing.ArrayLike, decay: jax.typing.ArrayLike = 0.99, *, axis_name: AxisName | None = None
 ) -> optax.GradientTransformation:
     """Averages gradients and measures their noise; `read_noise_scale` reads it.
 

@@ -16,6 +16,7 @@ from optkit.core.checks import check_range
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
 from optkit.core.trees import only, unmask_tree
+from optkit.core.types import Key, Mask
 from optkit.method import Method, Paper
 from optkit.variance_reduction._recursion import (
     Scope,
@@ -78,7 +79,7 @@ def page_estimate(
 
 
 def _page_gradient(
-    scope: Scope, probability: jax.typing.ArrayLike, key: int | jax.Array, *, keep_params: bool
+    scope: Scope, probability: jax.typing.ArrayLike, key: Key, *, keep_params: bool
 ) -> optax.GradientTransformationExtraArgs:
     """The estimator, for `page_gradient` and `page`."""
     check_range("probability", probability, 0.0, 1.0)
@@ -116,10 +117,10 @@ def _page_gradient(
 
 def page_gradient(
     probability: jax.typing.ArrayLike,
-    key: int | jax.Array = 0,
+    key: Key = 0,
     *,
     keep_params: bool = True,
-    applies_to: Any | None = None,
+    applies_to: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Replaces the gradient by PAGE's estimator: the full gradient by chance, else the last one plus the change.
 
@@ -170,10 +171,10 @@ def page_gradient(
 def page(
     learning_rate: optax.ScalarOrSchedule,
     probability: jax.typing.ArrayLike,
-    key: int | jax.Array = 0,
+    key: Key = 0,
     *,
     keep_params: bool = True,
-    trainable: Any | None = None,
+    trainable: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """PAGE: gradient descent along an estimate that a coin replaces by the full gradient.
 

@@ -14,6 +14,7 @@ import optax
 from optkit.core.checks import check_range
 from optkit.core.injection import refuse_arrays
 from optkit.core.trees import unmask_tree
+from optkit.core.types import Mask
 from optkit.method import Method, Paper
 from optkit.variance_reduction._recursion import (
     Scope,
@@ -42,7 +43,7 @@ class RecursiveMomentumState(NamedTuple):
 
 
 def recursive_momentum(
-    a: jax.typing.ArrayLike = 0.1, *, keep_params: bool = True, applies_to: Any | None = None
+    a: jax.typing.ArrayLike = 0.1, *, keep_params: bool = True, applies_to: Mask | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """Replaces the gradient by an exponential average that is corrected for the steps taken since.
 

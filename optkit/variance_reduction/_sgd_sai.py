@@ -15,6 +15,7 @@ from optkit.core.checks import check_range
 from optkit.core.decay import add_decay
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32, scalar_dtype, widen
+from optkit.core.types import Mask
 from optkit.core.workers import collectives
 from optkit.method import Method, Paper
 
@@ -136,7 +137,7 @@ def sgd_sai(
     momentum: jax.typing.ArrayLike = 0.9,
     eps: jax.typing.ArrayLike = 1e-8,
     weight_decay: float | jax.Array = 1e-2,
-    mask: Any | None = None,
+    mask: Mask | None = None,
     *,
     degenerate: Degenerate = "one",
     latch: Latch = "first_nonzero",

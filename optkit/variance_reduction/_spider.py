@@ -16,6 +16,7 @@ from optkit.core.injection import refuse_arrays
 from optkit.core.non_finite import nan_for_infinite
 from optkit.core.precision import in_float32
 from optkit.core.trees import only, unmask_tree
+from optkit.core.types import Mask
 from optkit.method import Method, Paper
 from optkit.variance_reduction._recursion import (
     Scope,
@@ -80,7 +81,7 @@ def _path_integrated_gradient(
 
 
 def path_integrated_gradient(
-    anchor_every: int | jax.Array, *, keep_params: bool = True, applies_to: Any | None = None
+    anchor_every: int | jax.Array, *, keep_params: bool = True, applies_to: Mask | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """Replaces the gradient by SPIDER's estimator: the last full gradient plus all changes of gradients since.
 
@@ -155,7 +156,7 @@ def spider(
     *,
     smoothness: jax.typing.ArrayLike | None = None,
     keep_params: bool = True,
-    trainable: Any | None = None,
+    trainable: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """SPIDER: steps of fixed length along a full gradient that is carried on by the batches' changes.
 
@@ -211,7 +212,7 @@ def spider_boost(
     anchor_every: int | jax.Array,
     *,
     keep_params: bool = True,
-    trainable: Any | None = None,
+    trainable: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """SpiderBoost: gradient descent along SPIDER's estimator, at a constant rate.
 

@@ -15,6 +15,7 @@ from optkit.core.injection import refuse_arrays
 from optkit.core.non_finite import nan_for_infinite
 from optkit.core.precision import in_float32, scalar_dtype
 from optkit.core.trees import only, unmask_tree
+from optkit.core.types import Mask
 from optkit.method import Method
 from optkit.variance_reduction._recursion import (
     Scope,
@@ -99,7 +100,7 @@ def scale_by_storm(
     c: jax.typing.ArrayLike = 100.0,
     *,
     keep_params: bool = True,
-    applies_to: Any | None = None,
+    applies_to: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Replaces the gradient by STORM's step: its recursive momentum times its adaptive rate.
 
@@ -143,7 +144,7 @@ def storm(
     c: jax.typing.ArrayLike = 100.0,
     *,
     keep_params: bool = True,
-    trainable: Any | None = None,
+    trainable: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """STORM as in its paper: recursive momentum, with rates that shrink as gradients accumulate.
 

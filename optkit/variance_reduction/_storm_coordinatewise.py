@@ -19,6 +19,7 @@ from optkit.core.injection import refuse_arrays
 from optkit.core.non_finite import nan_for_infinite
 from optkit.core.precision import in_float32
 from optkit.core.trees import only, unmask_tree
+from optkit.core.types import Mask
 from optkit.method import Method
 from optkit.variance_reduction._recursion import (
     Scope,
@@ -112,7 +113,7 @@ def scale_by_storm_coordinatewise(
     w: jax.typing.ArrayLike = 10.0,
     *,
     keep_params: bool = True,
-    applies_to: Any | None = None,
+    applies_to: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Replaces the gradient by the step of the STORM authors' code, with a rate for every coordinate.
 
@@ -159,7 +160,7 @@ def storm_coordinatewise(
     w: jax.typing.ArrayLike = 10.0,
     *,
     keep_params: bool = True,
-    trainable: Any | None = None,
+    trainable: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """STORM as in its authors' code: a rate for every coordinate, and an estimate that is clipped.
 

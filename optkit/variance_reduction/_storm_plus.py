@@ -15,6 +15,7 @@ from optkit.core.injection import refuse_arrays
 from optkit.core.non_finite import nan_for_infinite
 from optkit.core.precision import in_float32, scalar_dtype
 from optkit.core.trees import only, unmask_tree
+from optkit.core.types import Mask
 from optkit.method import Method, Paper
 from optkit.variance_reduction._recursion import (
     Scope,
@@ -95,7 +96,7 @@ def scale_by_storm_plus(
     initial_accumulator_value: jax.typing.ArrayLike = 0.0,
     *,
     keep_params: bool = True,
-    applies_to: Any | None = None,
+    applies_to: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Replaces the gradient by STORM+'s step: recursive momentum times a rate, both from the gradients so far.
 
@@ -136,7 +137,7 @@ def storm_plus(
     initial_accumulator_value: jax.typing.ArrayLike = 0.0,
     *,
     keep_params: bool = True,
-    trainable: Any | None = None,
+    trainable: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """STORM+: recursive momentum whose weight and rate follow from the gradients so far.
 

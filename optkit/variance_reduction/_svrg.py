@@ -5,7 +5,7 @@ coefficient alpha of Yin, Xu, Li, Darrell, Liu, "A Coefficient Makes SVRG Effect
 The rules are the papers'.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from optkit.core.checks import check_count, check_range
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
 from optkit.core.trees import only, unmask_tree
+from optkit.core.types import Mask
 from optkit.core.workers import collectives
 from optkit.method import Method, Paper
 from optkit.variance_reduction._recursion import (
@@ -87,7 +88,7 @@ def _svrg_correction(
 
 
 def svrg_correction(
-    anchor_every: int | jax.Array, alpha: optax.ScalarOrSchedule = 1.0, *, applies_to: Any | None = None
+    anchor_every: int | jax.Array, alpha: optax.ScalarOrSchedule = 1.0, *, applies_to: Mask | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """Subtracts the noise that this batch's gradient has at an anchor, a point with known gradient over all data.
 
@@ -138,7 +139,7 @@ def svrg(
     anchor_every: int | jax.Array,
     alpha: optax.ScalarOrSchedule = 1.0,
     *,
-    trainable: Any | None = None,
+    trainable: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """SVRG and alpha-SVRG: gradient descent with the gradient's noise at an anchor subtracted.
 

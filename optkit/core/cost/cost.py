@@ -13,6 +13,7 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 from optkit.core.checks import check_count
 from optkit.core.cost import hlo
 from optkit.core.extra_args import split_functions
+from optkit.core.types import AxisName
 from optkit.core.workers.on_workers import check_axis_name
 from optkit.core.workers.sharding import abstract_state
 
@@ -124,7 +125,7 @@ def cost(
     tx: optax.GradientTransformation,
     params: optax.Params,
     *,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
     axis_size: int | None = None,
     every: int = 1,
     state_only: bool = False,

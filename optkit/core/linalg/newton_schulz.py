@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from optkit.core.injection import refuse_scalar
 from optkit.core.precision import widen
+from optkit.core.types import DTypeLike
 
 Coefficients = tuple[float, float, float]
 
@@ -43,7 +43,7 @@ def orthogonalize(
     steps: int = 5,
     eps: jax.typing.ArrayLike = 1e-7,
     norm_factor: float = 1.0,
-    dtype: Any | None = None,
+    dtype: DTypeLike | None = None,
 ) -> jax.Array:
     """Moves the singular values of a matrix towards one.
 
@@ -184,7 +184,7 @@ def gram_newton_schulz(
 
 
 def polar_express(
-    x: jax.Array, *, steps: int = 5, eps: jax.typing.ArrayLike = 1e-7, dtype: Any | None = None
+    x: jax.Array, *, steps: int = 5, eps: jax.typing.ArrayLike = 1e-7, dtype: DTypeLike | None = None
 ) -> jax.Array:
     """Moves the singular values of a matrix towards one by the best polynomial for each step.
 

@@ -19,6 +19,7 @@ from optkit.core.keys import typed
 from optkit.core.linalg.contraction import einsum
 from optkit.core.linalg.explicit_axes import replicate, shard_like
 from optkit.core.precision import widen
+from optkit.core.types import AxisName, Key
 
 Orthonormalize = Callable[[jax.Array], jax.Array]
 
@@ -53,7 +54,7 @@ def householder_qr(x: jax.Array) -> jax.Array:
     return shard_like(basis, x).astype(x.dtype)
 
 
-def cholesky_qr(x: jax.Array, *, axis_name: str | tuple[str, ...] | None = None) -> jax.Array:
+def cholesky_qr(x: jax.Array, *, axis_name: AxisName | tuple[str, ...] | None = None) -> jax.Array:
     """Gives an orthonormal basis of a matrix's columns by Cholesky factorizations of their products, repeated.
 
     One pass multiplies by the inverse of the Cholesky factor of `x^T x`. It squares the matrix's condition number: two
@@ -88,7 +89,7 @@ def cholesky_qr(x: jax.Array, *, axis_name: str | tuple[str, ...] | None = None)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _cholesky_basis(x: jax.Array, axis_name: str | tuple[str, ...] | None) -> jax.Array:
+def _cholesky_basis(x: jax.Array, axis_name: AxisName | tuple[str, ...] | None) -> jax.Array:
     return _cholesky_passes(_independent(x, axis_name), axis_name)[0]
 
 
@@ -108,7 +109,7 @@ def _derivative_of_cholesky_basis(axis_name, primals, tangents):
     return basis, change + einsum("...mr,...rs->...ms", basis, rotation - inner, precision=_HIGHEST)
 
 
-def randomized_cholesky_qr(x: jax.Array, *, key: int | jax.Array = 0, oversampling: float = 1.25) -> jax.Array:
+def randomized_cholesky_qr(x: jax.Array, *, key: Key = 0, oversampling: float = 1.25) -> jax.Array:
     """Gives an orthonormal basis of a matrix's columns by the factorization of a sketch and one of Cholesky's.
 
     The triangular factor of `sketch @ x`, which has few rows, brings the columns near orthonormal whatever their
@@ -156,7 +157,7 @@ def _require_tall(x: jax.Array) -> None:
         raise ValueError(f"x must be a matrix with at least as many rows as columns, got an array of shape {x.shape}")
 
 
-def _sum(x: jax.Array, axis_name: str | tuple[str, ...] | None) -> jax.Array:
+def _sum(x: jax.Array, axis_name: AxisName | tuple[str, ...] | None) -> jax.Array:
     return jax.lax.psum(x, axis_name) if axis_name else x
 
 
@@ -170,7 +171,7 @@ def _squares(x: jax.Array) -> jax.Array:
     return jnp.real(x * x.conj())
 
 
-def _unit(x: jax.Array, axis_name: str | tuple[str, ...] | None = None) -> jax.Array:
+def _unit(x: jax.Array, axis_name: AxisName | tuple[str, ...] | None = None) -> jax.Array:
     """Divides by the Frobenius norm, without overflow or underflow; zero stays zero."""
     largest = jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True, initial=0.0)
     largest = jax.lax.pmax(largest, axis_name) if axis_name else largest
@@ -187,7 +188,7 @@ def _shard_rows(x: jax.Array, like: jax.Array) -> jax.Array:
     return jax.sharding.reshard(x, NamedSharding(sharding.mesh, PartitionSpec(sharding.spec[-2], None)))
 
 
-def _independent(x: jax.Array, axis_name: str | tuple[str, ...] | None = None) -> jax.Array:
+def _independent(x: jax.Array, axis_name: AxisName | tuple[str, ...] | None = None) -> jax.Array:
     """Adds noise of the size of rounding to a matrix of norm one."""
     count = x.shape[-2]
     all_rows = count * jax.lax.axis_size(axis_name) if axis_name else count
@@ -203,7 +204,7 @@ def _independent(x: jax.Array, axis_name: str | tuple[str, ...] | None = None) -
     return _unit(x, axis_name) + jnp.finfo(x.dtype).eps * _of_rank(noise, x.ndim)
 
 
-def _cholesky_passes(x: jax.Array, axis_name: str | tuple[str, ...] | None = None) -> tuple[jax.Array, jax.Array]:
+def _cholesky_passes(x: jax.Array, axis_name: AxisName | tuple[str, ...] | None = None) -> tuple[jax.Array, jax.Array]:
     """Makes independent columns orthonormal, and says in how many passes."""
     eye = _of_rank(jnp.eye(x.shape[-1], dtype=x.dtype), x.ndim)
     # Above the rounding of products and of their factorization, whose smallest eigenvalues may be negative.
@@ -234,7 +235,7 @@ def _cholesky_passes(x: jax.Array, axis_name: str | tuple[str, ...] | None = Non
     return columns.mT, passes
 
 
-def _lower_products(columns: jax.Array, axis_name: str | tuple[str, ...] | None = None) -> jax.Array:
+def _lower_products(columns: jax.Array, axis_name: AxisName | tuple[str, ...] | None = None) -> jax.Array:
     """Multiplies columns with each other, without most of what is symmetric to the rest: so much less is sent."""
     count = columns.shape[-2]
     size = max(math.ceil(count / 4), 16)

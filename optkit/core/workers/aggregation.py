@@ -20,6 +20,7 @@ from optkit.core.checks import check_option
 from optkit.core.complex_numbers import refuse_complex
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import scalar_dtype, widen
+from optkit.core.types import AxisName
 from optkit.core.workers.rows import require_reduced, require_rows, sum_rows
 
 Layout = Literal["gather", "transpose"]
@@ -36,7 +37,7 @@ class Total:
         axis_name: the axis over workers that hold a slice each; None (default) where all coordinates are at hand.
     """
 
-    axis_name: str | None = None
+    axis_name: AxisName | None = None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Sums over the slices."""
@@ -100,7 +101,7 @@ class OverAllRows(Protocol):
         ...
 
 
-def check_layout(axis_name: str | None, layout: Layout) -> None:
+def check_layout(axis_name: AxisName | None, layout: Layout) -> None:
     """Raises unless a layout is known, and its workers have an axis."""
     refuse_arrays(axis_name=axis_name, layout=layout)
     check_option("layout", layout, Layout)
@@ -108,7 +109,7 @@ def check_layout(axis_name: str | None, layout: Layout) -> None:
         raise ValueError("layout='transpose' is for workers: give axis_name too, or leave layout='gather'")
 
 
-def over_all_rows(method: str, rule: Rule, axis_name: str | None, layout: Layout = "gather") -> OverAllRows:
+def over_all_rows(method: str, rule: Rule, axis_name: AxisName | None, layout: Layout = "gather") -> OverAllRows:
     """Turns a rule over stacked rows into one over stacked rows or over workers, to the same numbers.
 
     Args:
@@ -150,7 +151,7 @@ def over_all_rows(method: str, rule: Rule, axis_name: str | None, layout: Layout
 
 
 def aggregator_of_rows(
-    method: str, rule: RuleOfActive, axis_name: str | None, layout: Layout = "gather"
+    method: str, rule: RuleOfActive, axis_name: AxisName | None, layout: Layout = "gather"
 ) -> aggregating.Aggregator:
     """Makes an aggregator without state of a rule.
 
@@ -180,7 +181,7 @@ def aggregator_of_rows(
     return aggregating.Aggregator(optax.init_empty_state, update_fn)
 
 
-def gather_rows(row: Any, axis_name: str) -> Any:
+def gather_rows(row: Any, axis_name: AxisName) -> Any:
     """Stacks all rows; known to be equal on all workers where JAX tracks that."""
 
     def gather(x):
@@ -271,7 +272,7 @@ def squared_distances(rows: Any, center: Any) -> jax.Array:
     return jax.vmap(lambda row: optax.tree.norm(optax.tree.sub(row, center), squared=True))(rows)
 
 
-def _transposed(rule: Rule, axis_name: str, row: Any, near: Any) -> Any:
+def _transposed(rule: Rule, axis_name: AxisName, row: Any, near: Any) -> Any:
     """Applies a rule to a slice of the coordinates of all rows, and gathers what the workers' slices give."""
     workers, worker = jax.lax.axis_size(axis_name), jax.lax.axis_index(axis_name)
     leaves, treedef = jax.tree.flatten(row)

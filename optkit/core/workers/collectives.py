@@ -6,9 +6,10 @@ from typing import Any
 import jax
 
 from optkit.core.precision import widen
+from optkit.core.types import AxisName
 
 
-def pmean(tree: Any, axis_name: str | tuple[str, ...] | None) -> Any:
+def pmean(tree: Any, axis_name: AxisName | tuple[str, ...] | None) -> Any:
     """Averages over the workers, in float32 at least.
 
     Sixteen-bit values are widened before they are summed and rounded once at the end: reduced as they are, they give

@@ -15,6 +15,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import keystr
 
 from optkit.core.extra_args import EXTRA_ARGS, split_functions
+from optkit.core.types import AxisName
 
 Backend = Literal["auto", "vmap", "pmap", "shard_map"]
 
@@ -22,7 +23,7 @@ Backend = Literal["auto", "vmap", "pmap", "shard_map"]
 def on_workers(
     step: Callable[..., Any],
     *,
-    axis_name: str,
+    axis_name: AxisName,
     in_axes: Any = 0,
     out_axes: Any = 0,
     backend: Backend = "auto",
@@ -114,7 +115,9 @@ def on_workers(
     return over_workers
 
 
-def worker_axes(tx: optax.GradientTransformation, params: optax.Params, *, axis_name: str, **extra_args: Any) -> Any:
+def worker_axes(
+    tx: optax.GradientTransformation, params: optax.Params, *, axis_name: AxisName, **extra_args: Any
+) -> Any:
     """Says which leaves of an optimizer's state differ between workers and which are equal on all; runs nothing.
 
     `update` is traced on parameters and gradients that differ between workers until nothing changes: a leaf that is
@@ -422,7 +425,7 @@ def _place(shardings: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return jax.tree.map(place, jax.tree.broadcast(shardings, args), args)
 
 
-def _mesh(axis_name: str, workers: int) -> Mesh:
+def _mesh(axis_name: AxisName, workers: int) -> Mesh:
     """Lays the first devices out along the axis of workers, in the order of the user's own mesh over all of them."""
     return jax.make_mesh((workers,), (axis_name,), axis_types=(AxisType.Auto,), devices=jax.devices()[:workers])
 
@@ -434,7 +437,7 @@ def _shardings(mesh: Mesh, axes: Any) -> Any:
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda x: isinstance(x, PartitionSpec))
 
 
-def _specs(axis_name: str, axes: Any) -> Any:
+def _specs(axis_name: AxisName, axes: Any) -> Any:
     """Translates axes into partition specs."""
     return jax.tree.map(lambda a: PartitionSpec() if a is None else PartitionSpec(axis_name), axes, is_leaf=_is_none)
 

@@ -7,10 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from optkit.core.types import AxisName
+
 _STACKED = "optkit.core.workers.rows"
 
 
-def over_rows(rule: Callable[..., Any], axis_name: str | None) -> Callable[..., Any]:
+def over_rows(rule: Callable[..., Any], axis_name: AxisName | None) -> Callable[..., Any]:
     """Turns a rule over a named axis into one over stacked rows or over workers, to the same numbers.
 
     Args:
@@ -46,7 +48,7 @@ def over_rows(rule: Callable[..., Any], axis_name: str | None) -> Callable[..., 
     return stacked
 
 
-def psum(row: Any, axis_name: str) -> Any:
+def psum(row: Any, axis_name: AxisName) -> Any:
     """Sums over the rows, inside a rule.
 
     It is `jax.lax.psum`, but for rows that are stacked: those it gathers, which is free, and sums. JAX 0.10 cannot
@@ -94,7 +96,7 @@ def sum_rows(rows: Any, weights: jax.Array) -> Any:
     return jax.tree.map(weighted_sum, rows)
 
 
-def count_rows(row: Any, axis_name: str, method: str) -> int:
+def count_rows(row: Any, axis_name: AxisName, method: str) -> int:
     """Returns how many rows there are, or says that one is not enough.
 
     Args:
@@ -117,7 +119,7 @@ def count_rows(row: Any, axis_name: str, method: str) -> int:
     return rows
 
 
-def mean_over_rows(row: Any, axis_name: str) -> Any:
+def mean_over_rows(row: Any, axis_name: AxisName) -> Any:
     """Averages over the rows, inside a rule.
 
     Args:
