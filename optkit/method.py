@@ -70,6 +70,7 @@ class Method:
         summary: one sentence.
         paper: where it was published, if anywhere.
         also_known_as: further names that people look for: acronyms, names in other papers and libraries.
+        parts: what else is public of it: the transformations that an optimizer chains, tools, states' readers.
         family: where it is listed: the module or folder below its top-level package; `methods_of` fills it in.
         example: keyword arguments with which `factory` builds something usable.
         learning_rate: with which the optimizer around a wrapper, a transformation or an aggregator solves the
@@ -96,6 +97,7 @@ class Method:
     summary: str
     paper: Paper | None = None
     also_known_as: tuple[str, ...] = ()
+    parts: tuple[Callable[..., Any], ...] = ()
     family: str = ""
     example: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     learning_rate: float = 2e-3
@@ -132,7 +134,12 @@ class Method:
         rate = inspect.Parameter(
             "learning_rate", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=optax.ScalarOrSchedule
         )
-        others = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own if p.name != "learning_rate"]
+        # What moves the leaves outside `applies_to` is the user's choice, and none is made here.
+        others = [
+            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for parameter in own
+            if parameter.name not in {"learning_rate", "applies_to"}
+        ]
         factory.__name__ = self.name
         factory.__signature__ = inspect.Signature([rate, *others])  # pyright: ignore[reportFunctionMemberAccess]
         return factory

@@ -22,7 +22,7 @@ class Quantized(NamedTuple):
     high: jax.Array
 
 
-def quantize(x: jax.Array, bits: int, block_size: int, dtype: DTypeLike) -> Quantized:
+def quantize(x: jax.Array, bits: int, block_size: int, dtype: DTypeLike | None) -> Quantized:
     """Rounds the entries of each block to one of `2**bits` numbers at equal distances, the block's range.
 
     Nothing moves by more than half that distance. A NaN or an infinity spoils its whole block.
@@ -54,7 +54,7 @@ def quantize(x: jax.Array, bits: int, block_size: int, dtype: DTypeLike) -> Quan
     return Quantized(codes=_pack(codes, bits), low=low, high=high)
 
 
-def dequantize(quantized: Quantized, size: int, bits: int, block_size: int, dtype: DTypeLike) -> jax.Array:
+def dequantize(quantized: Quantized, size: int, bits: int, block_size: int, dtype: DTypeLike | None) -> jax.Array:
     """Gives the vector that `quantize` has rounded.
 
     Args:
@@ -77,7 +77,7 @@ def dequantize(quantized: Quantized, size: int, bits: int, block_size: int, dtyp
     return _map_blocks(lambda x, low, d: x * d + low, codes, block_size, quantized.low.astype(dtype), distance)
 
 
-def quantized_zeros(size: int, bits: int, block_size: int, dtype: DTypeLike) -> Quantized:
+def quantized_zeros(size: int, bits: int, block_size: int, dtype: DTypeLike | None) -> Quantized:
     """Gives what `quantize` makes of a vector of zeros.
 
     Args:
@@ -97,11 +97,11 @@ def quantized_zeros(size: int, bits: int, block_size: int, dtype: DTypeLike) -> 
     )
 
 
-def _distance(low: jax.Array, high: jax.Array, bits: int, dtype: DTypeLike) -> jax.Array:
+def _distance(low: jax.Array, high: jax.Array, bits: int, dtype: DTypeLike | None) -> jax.Array:
     return (high.astype(dtype) - low.astype(dtype)) / (2**bits - 1)
 
 
-def _towards(direction: float, x: jax.Array, dtype: DTypeLike) -> jax.Array:
+def _towards(direction: float, x: jax.Array, dtype: DTypeLike | None) -> jax.Array:
     """Casts without ever rounding in the other direction."""
     rounded = x.astype(dtype)
     wrong = rounded.astype(x.dtype) > x if direction < 0 else rounded.astype(x.dtype) < x

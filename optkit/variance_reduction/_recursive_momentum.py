@@ -5,6 +5,7 @@ constant weight (others call it MVR). With `a = 1 - b1` it is the exact, unclipp
 by its momentum.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -128,11 +129,17 @@ def recursive_momentum(
 
 STORM = Paper("Momentum-Based Variance Reduction in Non-Convex SGD", "Cutkosky, Orabona", 2019, "1905.10018")
 
+
+def _descent(build: Callable[..., Any], learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+    return optax.chain(build(), optax.scale_by_learning_rate(learning_rate))
+
+
 METHODS = (
     Method(
         name="recursive_momentum",
         factory=recursive_momentum,
         kind="transformation",
+        compose=_descent,
         summary="STORM's estimator with a constant weight (MVR): momentum corrected for the steps taken since.",
         paper=STORM,
         grid=0.1,

@@ -1,5 +1,7 @@
 """Every method of the catalog, and every variant of one, keeps the contract."""
 
+import inspect
+
 import jax
 import optax
 import pytest
@@ -44,6 +46,19 @@ def test_who_needs_the_parameters_is_named_as_users_know_it():
         except ValueError as error:
             named[name] = str(error).split(maxsplit=1)[0]
     assert {name: who for name, who in named.items() if not hasattr(optkit, who)} == {}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name, method in ENTRIES.items()
+        if method.is_composed and "applies_to" in inspect.signature(method.factory).parameters
+    ],
+)
+def test_leaves_outside_pass_through_a_transformation(name):
+    method = ENTRIES[name]
+    check_transformation(method.factory, promises=["works_masked"], needs=method.needs, **method.example)
 
 
 # Catalog factories build their inner optimizer themselves, where nobody sees what reaches it.
