@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from experiments import gradients
 from experiments.baselines import BASELINES
 from experiments.errors import UserError
+from optkit import catalog
 from optkit.catalog import with_variants
 from optkit.method import Method
 
@@ -48,7 +49,8 @@ def look_up(names: Iterable[str], methods: Mapping[str, Method]) -> list[Method]
     """
     for name in names:
         if name not in methods:
-            close = difflib.get_close_matches(name, methods, n=3, cutoff=0.4)
+            called = [method.name for method in catalog.find(name, methods=methods.values(), most=3)]
+            close = called or difflib.get_close_matches(name, methods, n=3, cutoff=0.4)
             hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(sorted(methods))}"
             raise UserError(f"unknown optimizer {name!r}; {hint}")
     return [methods[name] for name in names]

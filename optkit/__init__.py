@@ -1,19 +1,14 @@
 """Optimizers of recent papers as pure, composable gradient transformations, in the Optax style."""
 
+import importlib
+
 from optkit import catalog as catalog
 from optkit import compressors as compressors
 from optkit import linalg as linalg
+from optkit import method as method
 from optkit import prox as prox
-from optkit import testing as testing
 from optkit import typing as typing
-from optkit.core.cost.cost import Cost as Cost
-from optkit.core.cost.cost import cost as cost
-from optkit.core.injection import inject_hyperparams as inject_hyperparams
-from optkit.core.precision import in_float32 as in_float32
-from optkit.core.preprocessing import preprocess_gradients as preprocess_gradients
-from optkit.core.workers.on_workers import on_workers as on_workers
-from optkit.core.workers.on_workers import worker_axes as worker_axes
-from optkit.core.workers.sharding import state_shardings as state_shardings
+from optkit._tools import *
 from optkit.decentralized import *
 from optkit.decentralized import topology as topology
 from optkit.median_clipping import *
@@ -26,3 +21,18 @@ from optkit.robust_aggregation import attacks as attacks
 from optkit.sign_momentum import *
 from optkit.sign_momentum import kappa as kappa
 from optkit.variance_reduction import *
+
+__version__ = "0.1.0"
+
+# What trains nothing is imported on use: it costs as much time as all the rest.
+_ON_USE = ("testing",)
+
+
+def __getattr__(name: str) -> object:
+    if name in _ON_USE:
+        return importlib.import_module(f"optkit.{name}")
+    raise AttributeError(f"module 'optkit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_ON_USE]

@@ -1,23 +1,33 @@
-"""All methods and tools by name; tests, documentation and experiments read it."""
+"""All methods and tools by name, and by what people call them; tests, documentation and experiments read it."""
 
+import collections
+import difflib
+import html
+import math
+import re
 import types
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 
 from optkit import (
+    _tools,
+    compressors,
     decentralized,
+    linalg,
     median_clipping,
     memory_efficient,
     orthonormalization,
+    prox,
     random_scaling,
     robust_aggregation,
     sign_momentum,
     variance_reduction,
 )
-from optkit.method import Method
+from optkit.method import Method, methods_of
 
-__all__ = ["METHODS", "with_variants"]
+__all__ = ["METHODS", "Found", "find", "with_variants"]
 
-_FAMILIES = (
+_LISTS = (
     variance_reduction,
     median_clipping,
     random_scaling,
@@ -26,11 +36,13 @@ _FAMILIES = (
     orthonormalization,
     decentralized,
     robust_aggregation,
+    compressors,
+    prox,
+    linalg,
+    _tools,
 )
 
-METHODS: Mapping[str, Method] = types.MappingProxyType(
-    {method.name: method for family in _FAMILIES for method in family.METHODS}
-)
+METHODS: Mapping[str, Method] = types.MappingProxyType({method.name: method for method in methods_of(*_LISTS)})
 
 
 def with_variants() -> Mapping[str, Method]:
@@ -43,3 +55,148 @@ def with_variants() -> Mapping[str, Method]:
     methods = [method for method in METHODS.values() if method.kind != "function"]
     entries = ((method, *map(method.variant, method.variants)) for method in methods)
     return {entry.name: entry for group in entries for entry in group}
+
+
+class Found(tuple[Method, ...]):
+    """Methods, the best match first; a table in a notebook and in a terminal."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        """One line for each method."""
+        if not self:
+            return "nothing found"
+        width = max(len(method.name) for method in self)
+        return "\n".join(f"{method.name:<{width}}  {method.kind:<14}  {method.summary}" for method in self)
+
+    def _repr_html_(self) -> str:
+        """Makes a table with links to the papers, which notebooks show."""
+        if not self:
+            return "<p>nothing found</p>"
+        columns = ("name", "kind", "what it does", "also known as", "paper")
+        rows = ["".join(f"<th style='text-align: left'>{column}</th>" for column in columns)]
+        for method in self:
+            cells = (
+                f"<code>optkit.{html.escape(method.name)}</code>",
+                html.escape(method.kind),
+                html.escape(method.summary),
+                html.escape(", ".join(method.also_known_as)),
+                _reference(method),
+            )
+            rows.append("".join(f"<td style='text-align: left'>{cell}</td>" for cell in cells))
+        return f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
+
+
+def find(text: str, *, most: int = 10, methods: Iterable[Method] | None = None) -> Found:
+    """Finds methods and tools by anything that people call them.
+
+    Names, acronyms and names in other papers and libraries count most, then the paper's title, its authors, its arXiv
+    id and the words of the summary. Spelling is forgiven.
+
+    Args:
+        text: what to look for, for example `"VRGD"`, `"Karimireddy"`, `"2310.05898"` or `"clip gradients median"`.
+        most: how many to return at the most; default 10.
+        methods: where to look; default all of optkit.
+
+    Returns:
+        The methods, the best match first; empty if nothing comes near.
+
+    Raises:
+        TypeError: if `text` is no string.
+
+    Example:
+        >>> find("VRGD")[0].name
+        'vr_sgd'
+        >>> find("arXiv:2310.05898")[0].name
+        'lion_kappa'
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"text must be a string, got {text!r}")
+    entries = tuple(METHODS.values() if methods is None else methods)
+    index = _index(entries)
+    score = {entry.name: _score(text, entry, index) for entry in entries}
+    ranked = sorted((entry for entry in entries if score[entry.name] >= _LEAST), key=lambda e: -score[e.name])
+    best = score[ranked[0].name] if ranked else 0.0
+    return Found([entry for entry in ranked if score[entry.name] >= best / 3][:most])
+
+
+# How much a word counts that is found in a method's names, in its paper's title, among the authors, in the summary.
+_WEIGHTS = {"names": 1.0, "title": 0.7, "authors": 0.7, "summary": 0.5, "family": 0.4}
+_LEAST = 0.3
+# Words as near as this are the same word, misspelt.
+_NEAR = 0.75
+
+
+def _plain(text: str) -> str:
+    """Lower-case letters and digits of ASCII, with spaces between words: "STORM+" is "storm plus"."""
+    text = text.replace("\N{GREEK SMALL LETTER KAPPA}", "kappa").replace("\N{GREEK SMALL LETTER ALPHA}", "alpha")
+    text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    return " ".join(re.findall(r"[a-z]+|[0-9]+", text.replace("'", "").replace("+", " plus ")))
+
+
+def _squeezed(text: str) -> str:
+    return _plain(text).replace(" ", "")
+
+
+def _names(method: Method) -> list[str]:
+    parts = [getattr(part, "__name__", "") for part in method.parts]
+    return [method.name, method.name.rpartition(".")[2], *method.also_known_as, *method.variants, *parts]
+
+
+def _fields(method: Method) -> Mapping[str, str]:
+    paper = method.paper
+    return {
+        "names": " ".join(_names(method)),
+        "title": paper.title if paper else "",
+        "authors": paper.authors if paper else "",
+        "summary": method.summary,
+        "family": method.family,
+    }
+
+
+def _index(entries: Sequence[Method]) -> Mapping[str, float]:
+    """How rare each word is, between 0 and 1."""
+    counts = collections.Counter(
+        word for entry in entries for word in set(_plain(" ".join(_fields(entry).values())).split())
+    )
+    return {word: 1 - math.log(count) / math.log(1 + len(entries)) for word, count in counts.items()}
+
+
+def _score(text: str, method: Method, rarity: Mapping[str, float]) -> float:
+    arxiv = re.search(r"\d{4}\.\d{4,5}", text)
+    if arxiv:
+        return float(method.paper is not None and method.paper.arxiv == arxiv.group())
+    squeezed, best = _squeezed(text), 0.0
+    for name in map(_squeezed, _names(method)):
+        if name == squeezed:
+            best = 3.0 if name in {_squeezed(method.name), *map(_squeezed, method.also_known_as)} else 2.0
+            break
+        near = difflib.SequenceMatcher(None, squeezed, name).ratio()
+        best = max(best, near if near >= _NEAR else 0.0)
+    if method.paper and _squeezed(method.paper.title) == squeezed:
+        best = max(best, 3.0)
+    fields = {name: _plain(field).split() for name, field in _fields(method).items()}
+    words = _plain(text).split()
+    weight = {word: rarity.get(word, 1.0) for word in words}
+    found = sum(
+        weight[word] * max(_WEIGHTS[name] * _likeness(word, field) for name, field in fields.items()) for word in words
+    )
+    return best + found / max(sum(weight.values()), 1e-9)
+
+
+def _likeness(word: str, field: Sequence[str]) -> float:
+    """How near a word comes to the nearest of a field's: 1 if it is there, 0 if nothing is like it."""
+    if word in field:
+        return 1.0
+    if len(word) >= 3 and any(other.startswith(word) for other in field):
+        return 0.8
+    near = difflib.get_close_matches(word, field, n=1, cutoff=_NEAR) if len(word) >= 4 else []
+    return 0.8 * difflib.SequenceMatcher(None, word, near[0]).ratio() if near else 0.0
+
+
+def _reference(method: Method) -> str:
+    paper = method.paper
+    if paper is None:
+        return ""
+    cited = f"{html.escape(paper.authors)} {paper.year}: {html.escape(paper.title)}"
+    return f"<a href='https://arxiv.org/abs/{paper.arxiv}'>{cited}</a>" if paper.arxiv else cited

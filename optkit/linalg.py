@@ -12,3 +12,6 @@ __all__ = [
     "polar_express",
     "randomized_cholesky_qr",
 ]
+
+
+METHODS = ()

@@ -249,3 +249,6 @@ def _of_leaves(name: str, rule: Callable[[jax.Array, Any], jax.Array]) -> Proxim
         return jax.tree.map(lambda x: rule(widen(x), step).astype(x.dtype), tree)
 
     return Proximal(name, prox)
+
+
+METHODS = ()

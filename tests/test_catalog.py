@@ -1,32 +1,29 @@
-import importlib
 import inspect
-import pathlib
 import re
-import subprocess
-import sys
 
 import pytest
 
 import optkit
+from optkit import catalog
 from optkit.catalog import METHODS, with_variants
+from optkit.method import Method, Paper, methods_of
 
 ENTRIES = with_variants()
-FAMILIES = {path.name for path in pathlib.Path(optkit.__file__).parent.iterdir() if (path / "__init__.py").exists()}
+# What papers, their code and other libraries call a method, or what somebody remembers of it, and what it is here.
+CALLED = {}
 
 
 @pytest.mark.parametrize("name", ENTRIES)
 def test_the_example_builds_something_usable(name):
     method = ENTRIES[name]
-    assert callable(method.optimizer_factory(**method.arguments).update)
+    assert callable(method.optimizer(method.arguments[method.tuned]).update)
 
 
 @pytest.mark.parametrize("name", ENTRIES)
-def test_an_entry_is_complete(name):
+def test_an_entry_of_a_method_is_complete(name):
     method = ENTRIES[name]
     arguments = inspect.signature(method.optimizer_factory).parameters
-    assert method.family in FAMILIES
-    assert method.summary.endswith(".")
-    assert re.fullmatch(r"\d{4}\.\d{4,5}", method.paper.arxiv)
+    assert method.paper is not None
     assert method.tuned in arguments
     assert method.tuned in method.arguments
     assert method.grid > 0
@@ -34,12 +31,57 @@ def test_an_entry_is_complete(name):
     assert [name for name, argument in arguments.items() if argument.annotation is argument.empty] == []
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_an_entry_says_what_it_is(name):
+    method = METHODS[name]
+    assert re.fullmatch(r"[A-Z\d].*\.", method.summary)
+    assert (
+        "optkit." + method.family in method.factory.__module__ or method.family == "_tools" or method.family == "linalg"
+    )
+    assert method.paper is None or not method.paper.arxiv or re.fullmatch(r"\d{4}\.\d{4,5}", method.paper.arxiv)
+    assert method.name not in method.also_known_as
+    assert len(set(method.also_known_as)) == len(method.also_known_as)
+
+
 def test_names_are_unique():
-    modules = (importlib.import_module(f"optkit.{name}") for name in FAMILIES)
-    entries = [method for module in modules for method in getattr(module, "ENTRIES", ())]
-    assert len(entries) == len({method.name for method in entries}) == len(METHODS)
+    listed = methods_of(*(vars(catalog)[name] for name in {method.family for method in METHODS.values()}))
+    assert len(listed) == len({method.name for method in listed}) == len(METHODS)
 
 
-def test_importing_starts_no_device():
-    code = "import optkit; from jax._src import xla_bridge; assert not xla_bridge.backends_are_initialized()"
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_a_function_is_no_optimizer():
+    with pytest.raises(TypeError, match=r"topology.ring is a function, from which no optimizer can be built"):
+        METHODS["topology.ring"].optimizer(0.1)
+
+
+@pytest.mark.parametrize("text", CALLED)
+def test_names_of_papers_and_peers_are_found(text):
+    assert catalog.find(text)[0].name == CALLED[text]
+
+
+def test_what_is_found_shows_itself():
+    found = catalog.find("Byzantine")
+    assert found
+    assert str(found).splitlines()[0].startswith(found[0].name)
+    assert f"<code>optkit.{found[0].name}</code>" in found._repr_html_()
+    assert f"https://arxiv.org/abs/{found[0].paper.arxiv}" in found._repr_html_()
+
+
+def test_nothing_is_found_where_nothing_is_near():
+    for text in ("xyzzy", "", "0000.00000"):
+        assert catalog.find(text) == ()
+        assert str(catalog.find(text)) == "nothing found"
+
+
+def test_html_is_escaped():
+    entry = Method(name="tag", factory=optkit.signum, kind="optimizer", summary="<b>", paper=Paper("<i>", "<u>", 2020))
+    assert "<b>" not in catalog.find("tag", methods=[entry])._repr_html_()
+
+
+def test_other_lists_are_searched_too():
+    entry = Method(name="my_method", factory=optkit.signum, kind="optimizer", summary="Mine.", also_known_as=("MM",))
+    assert catalog.find("mm", methods=[entry])[0] is entry
+
+
+def test_text_must_be_a_string():
+    with pytest.raises(TypeError, match="text must be a string, got 3"):
+        catalog.find(3)

@@ -1,4 +1,6 @@
-from experiments.readme import BEGIN, END, README, with_methods_table
+import re
+
+from experiments.readme import ADDRESS, BEGIN, END, README, with_links, with_methods_table
 from optkit.catalog import METHODS
 
 
@@ -12,4 +14,20 @@ def test_the_table_of_methods_is_up_to_date():
 def test_every_method_has_its_row():
     rows = README.read_text().splitlines()
     for method in METHODS.values():
-        assert sum(row.startswith(f"| `{method.name}` |") for row in rows) == 1
+        if method.kind != "function":
+            assert sum(row.startswith(f"| `{method.name}` |") for row in rows) == 1
+
+
+def test_every_tool_stands_in_one_row():
+    rows = [row for row in README.read_text().splitlines() if row.startswith("| ")]
+    for method in METHODS.values():
+        if method.kind == "function":
+            assert sum(f"`{method.name}`" in row.partition("|")[2].partition("|")[2] for row in rows) >= 1
+
+
+def test_links_lead_to_one_address():
+    text = README.read_text()
+    assert text == with_links(text), "the README is stale: run `make readme`"
+    absolute = with_links(text, "https://example.org/")
+    assert set(re.findall(r"\]\((?!https?://|#)[^)]*\)", absolute)) == set()
+    assert absolute.replace("https://example.org/", ADDRESS) == text

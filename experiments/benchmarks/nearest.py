@@ -61,7 +61,6 @@ NEAREST: Mapping[str, Nearest] = {
     "frugal_lion": LION,
     "galore_adamw": GALORE,
     "igt_adam": ADAM,
-    "lion": LION,
     "lion_kappa": LION,
     "mars_adamw": ADAMW,
     "mars_lion": LION,

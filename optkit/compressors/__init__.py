@@ -27,3 +27,5 @@ __all__ = [
     "top_k",
     "wangni_sparsify",
 ]
+
+METHODS = ()

@@ -172,7 +172,7 @@ def test_everything_in_the_catalog_that_one_loop_can_run_can_be_compared():
 
 
 def test_entries_given_take_the_place_of_names_beside_adamw():
-    entry = dataclasses.replace(METHODS["lion"], name="lion:mine")
+    entry = dataclasses.replace(METHODS["signum"], name="lion:mine")
     assert [method.name for method in optimizers.find(("signum",), [entry])] == ["adamw", "lion:mine"]
 
 

@@ -1,0 +1,66 @@
+"""The tools that belong to no family: what runs around a transformation, and what tells of it."""
+
+from optkit.core.cost.cost import Cost, cost
+from optkit.core.injection import inject_hyperparams
+from optkit.core.precision import in_float32
+from optkit.core.preprocessing import preprocess_gradients
+from optkit.core.workers.on_workers import on_workers, worker_axes
+from optkit.core.workers.sharding import state_shardings
+from optkit.method import Method
+
+__all__ = [
+    "Cost",
+    "cost",
+    "in_float32",
+    "inject_hyperparams",
+    "on_workers",
+    "preprocess_gradients",
+    "state_shardings",
+    "worker_axes",
+]
+
+METHODS = (
+    Method(
+        name="cost",
+        factory=cost,
+        kind="function",
+        summary="Counts bytes of state, temporary memory, FLOPs and bytes sent of one update, before training.",
+        also_known_as=("memory estimate", "communication volume"),
+    ),
+    Method(
+        name="in_float32",
+        factory=in_float32,
+        kind="function",
+        summary="Runs a transformation in float32 where parameters are in 16 bits.",
+        also_known_as=("mixed precision", "bfloat16 training"),
+    ),
+    Method(
+        name="inject_hyperparams",
+        factory=inject_hyperparams,
+        kind="function",
+        summary="Keeps hyperparameters in the optimizer's state, and leaves functions, trees and sizes alone.",
+        also_known_as=("optax.inject_hyperparams", "schedule any hyperparameter"),
+    ),
+    Method(
+        name="preprocess_gradients",
+        factory=preprocess_gradients,
+        kind="function",
+        summary="Clips or otherwise transforms all gradients of a method that asks for gradients itself.",
+        also_known_as=("clipping inside grad_fn",),
+    ),
+    Method(
+        name="on_workers",
+        factory=on_workers,
+        kind="function",
+        summary="Runs a step written for one worker on all of them, by vmap, pmap or shard_map.",
+        also_known_as=("data parallel", "pmap", "shard_map", "simulate workers"),
+        parts=(worker_axes,),
+    ),
+    Method(
+        name="state_shardings",
+        factory=state_shardings,
+        kind="function",
+        summary="Finds the shardings of an optimizer's state from those of its parameters.",
+        also_known_as=("out_shardings", "FSDP", "tensor parallel"),
+    ),
+)
