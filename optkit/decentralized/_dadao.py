@@ -16,7 +16,8 @@ from optkit.core import keys
 from optkit.core.checks import check_integer, check_range
 from optkit.core.precision import scalar_dtype, widen
 from optkit.core.types import Key
-from optkit.decentralized._gossip_rates import GossipRates
+from optkit.decentralized._gossip_rates import DADAO, GossipRates
+from optkit.method import Method
 
 _X, _X_TILDE, _Y, _Y_TILDE, _Z, _Z_TILDE = range(6)
 
@@ -306,3 +307,16 @@ def _make_flow(constants: DadaoConstants) -> Callable[[Any, jax.Array], Any]:
 
 def _outer(steps: np.ndarray, x: jax.Array) -> jax.Array:
     return jnp.tensordot(jnp.asarray(steps, x.dtype), x, 0)
+
+
+METHODS = (
+    Method(
+        name="dadao",
+        factory=dadao,
+        kind="function",
+        summary="Simulates asynchronous workers that minimize strongly convex functions, accelerated in every respect.",
+        paper=DADAO,
+        also_known_as=("decoupled accelerated decentralized asynchronous optimization", "asynchronous gossip"),
+        parts=(DadaoConstants, DadaoEvents, DadaoSimulator, DadaoState, dadao_constants),
+    ),
+)

@@ -9,8 +9,8 @@ import scipy.linalg
 from golden_files import replays
 
 import optkit
-from optkit.decentralized._dadao import DadaoEvents, _make_flow, dadao, dadao_constants
-from optkit.decentralized._gossip_rates import GossipRates, uniform_rates
+from optkit.decentralized import DadaoEvents, GossipRates, dadao, dadao_constants, uniform_rates
+from optkit.decentralized._dadao import _make_flow
 
 TARGETS = np.array([[0.0, 3.0], [1.0, -1.0], [4.0, 0.5], [-2.0, 2.0]])
 RATES = uniform_rates(optkit.topology.ring(4))
