@@ -42,7 +42,8 @@ from optkit.decentralized._choco import choco
 from optkit.decentralized._compressed_proximal_tracking import compressed_proximal_tracking
 from optkit.decentralized._consensus import consensus_covariance_trace, consensus_distance
 from optkit.decentralized._dadam import dadam
-from optkit.decentralized._dadao import DadaoConstants, DadaoEvents, DadaoSimulator, DadaoState, dadao, dadao_constants
+from optkit.decentralized._dadao import DadaoEvents, DadaoSimulator, DadaoState, dadao
+from optkit.decentralized._dadao_flow import DadaoConstants, dadao_constants
 from optkit.decentralized._delayed_dual_averaging import delayed_dual_averaging
 from optkit.decentralized._dfedsam import dfedsam
 from optkit.decentralized._drcgd import drcgd

@@ -242,7 +242,7 @@ METHODS = (
             2022,
             "2209.04836",
         ),
-        also_known_as=("Git Re-Basin", "activation matching", "weight matching", "permutation alignment"),
+        also_known_as=("Git Re-Basin", "activation matching", "permutation alignment"),
         parts=(permute_units,),
     ),
 )

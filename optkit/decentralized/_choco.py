@@ -114,7 +114,7 @@ METHODS = (
             2019,
             "1902.00340",
         ),
-        also_known_as=("CHOCO-SGD", "ChocoSGD", "compressed gossip"),
+        also_known_as=("CHOCO-SGD", "ChocoSGD", "CHOCO-Gossip"),
         example={"compressor": top_k(0.5), "gamma": 0.5, "topology": ring(8), "axis_name": "workers"},
         grid=0.1,
         needs=("axis_name",),

@@ -151,7 +151,7 @@ METHODS = (
         kind="optimizer",
         summary="Decentralized proximal gradient descent with tracked gradients and compressed messages.",
         paper=DPROXSGT,
-        also_known_as=("CDProxSGT",),
+        also_known_as=("CDProxSGT", "compressed decentralized proximal stochastic gradient tracking"),
         example={
             "learning_rate": 1e-3,
             "prox": box(-10.0, 10.0),

@@ -150,7 +150,7 @@ METHODS = (
             2020,
             "2012.11579",
         ),
-        also_known_as=("delayed adaptive dual averaging", "asynchronous dual averaging"),
+        also_known_as=("delayed adaptive dual averaging",),
         example={"radius": 1.0, "max_delay": 2},
         grid=1.0,
         tuned="radius",

@@ -203,7 +203,7 @@ METHODS = (
             2023,
             "2308.10547",
         ),
-        also_known_as=("decentralized Riemannian conjugate gradient", "Stiefel manifold"),
+        also_known_as=("decentralized Riemannian conjugate gradient",),
         example={
             "learning_rate": 8e-4,
             "topology": ring(8),

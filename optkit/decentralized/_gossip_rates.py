@@ -196,7 +196,7 @@ METHODS = (
         kind="function",
         summary="How often each two neighbours should talk, so that all of them together talk least.",
         paper=DADAO,
-        also_known_as=("gossip rates", "optimal gossip probabilities"),
+        also_known_as=("gossip rates",),
         parts=(GossipRates,),
     ),
     Method(

@@ -54,13 +54,13 @@ METHODS = (
         factory=lossy_links,
         kind="function",
         summary="Draws which messages are lost in a step, in both directions at once.",
-        also_known_as=("link failures", "unreliable links", "packet loss"),
+        also_known_as=("link failures", "unreliable links"),
     ),
     Method(
         name="links_among",
         factory=links_among,
         kind="function",
         summary="The links of a step in which some workers are silent.",
-        also_known_as=("stragglers", "worker failures", "partial participation"),
+        also_known_as=("partial participation",),
     ),
 )

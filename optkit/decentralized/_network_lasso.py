@@ -221,7 +221,7 @@ METHODS = (
         paper=Paper(
             "Network Lasso: Clustering and Optimization in Large Graphs", "Hallac, Leskovec, Boyd", 2015, "1507.00280"
         ),
-        also_known_as=("alternating direction method of multipliers", "ADMM on graphs", "clustered personalization"),
+        also_known_as=("ADMM", "alternating direction method of multipliers"),
         parts=(NetworkLassoState, network_lasso_start, network_lasso_sweep),
     ),
 )

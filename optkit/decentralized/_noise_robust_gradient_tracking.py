@@ -115,7 +115,7 @@ METHODS = (
             2022,
             "2210.00551",
         ),
-        also_known_as=("robust gradient tracking", "noisy information sharing"),
+        also_known_as=("robust gradient tracking",),
         example={"learning_rate": 1e-3, "gamma": 1.0, "topology": ring(8), "axis_name": "workers"},
         grid=0.1,
         needs=("axis_name",),

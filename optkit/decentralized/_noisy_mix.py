@@ -68,6 +68,6 @@ METHODS = (
         factory=noisy_mix,
         kind="function",
         summary="Mixes messages that arrive with Gaussian noise.",
-        also_known_as=("noisy channels", "noisy gossip", "communication noise"),
+        also_known_as=("noisy channels", "communication noise"),
     ),
 )

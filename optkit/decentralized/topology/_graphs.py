@@ -410,7 +410,6 @@ METHODS = (
         factory=from_graph,
         kind="function",
         summary="Makes a topology of any connected graph of networkx, with Metropolis weights or others.",
-        also_known_as=("adjacency matrix", "networkx"),
     ),
     Method(
         name="topology.ring",
@@ -451,7 +450,6 @@ METHODS = (
         factory=star,
         kind="function",
         summary="Worker 0 hears all others, and these hear it only.",
-        also_known_as=("hub",),
     ),
     Method(
         name="topology.complete",
