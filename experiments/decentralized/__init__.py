@@ -79,7 +79,8 @@ def run(options: Options, console: Console) -> None:
     Raises:
         UserError: if something is asked that cannot be done.
     """
-    methods = {name: choices.look_up("optimizer", name, choices.METHODS) for name in dict.fromkeys(options.optimizers)}
+    known = choices.methods()
+    methods = {name: choices.look_up("optimizer", name, known) for name in dict.fromkeys(options.optimizers)}
     network = _network(options)
     built = {name: _build(options, network, name, method) for name, method in methods.items()}
     header = {
@@ -158,15 +159,16 @@ def _network(options):
 def _learning_rate(options, method):
     if options.learning_rate is not None:
         return options.learning_rate
-    return method.learning_rate or choices.find_inner(options.inner).grid
+    return (method if method.kind == "optimizer" else choices.find_inner(options.inner)).grid
 
 
 def _build(options, network, name, method) -> tuple[Any, dict[str, int]]:
     """Makes a method, under the attack, and counts what it sends without it, in bytes a step."""
-    if not method.mixes and (options.mixing is not None or network.attack not in (None, choices.LABEL_FLIP)):
+    taken = choices.takes(method)
+    if "mixing" not in taken and (options.mixing is not None or network.attack not in (None, choices.LABEL_FLIP)):
         raise UserError(f"{name} has an exchange of its own: neither --mixing nor --attack act on it")
-    if options.every > 1 and not method.local_steps:
-        names = ", ".join(known for known, other in choices.METHODS.items() if other.local_steps)
+    if options.every > 1 and "every" not in taken:
+        names = ", ".join(known for known, other in choices.methods().items() if "every" in choices.takes(other))
         raise UserError(f"{name} exchanges in every step: --every {options.every} is for {names}")
     rate = _learning_rate(options, method)
     inner = choices.find_inner(options.inner)
@@ -174,17 +176,18 @@ def _build(options, network, name, method) -> tuple[Any, dict[str, int]]:
         inner=inner.optimizer_factory(**arguments(network.task, inner, 0.0, rate, network.seed)),
         learning_rate=rate,
         topology=choices.make("topology", options.topology, choices.TOPOLOGIES, network.workers),
-        mixing=choices.make("mixing", options.mixing or method.mixing, choices.MIXINGS, network.byzantine),
+        mixing=choices.make("mixing", options.mixing or choices.mixing_of(method), choices.MIXINGS, network.byzantine),
         compressor=choices.make("compressor", options.compressor, choices.COMPRESSORS),
         gamma=options.gamma,
         every=options.every,
+        byzantine=network.byzantine,
     )
     try:
-        sent = simulation.bytes_sent(network, method.build(pieces), every=options.every)
+        sent = simulation.bytes_sent(network, choices.build(method, pieces), every=options.every)
     except ValueError as error:
         # What methods refuse is the user's choice of pieces: they say so when they are built or traced.
         raise UserError(f"{name}: {' '.join(str(error).split())}") from error
-    return method.build(pieces._replace(mixing=network.attacked(pieces.mixing))), sent
+    return choices.build(method, pieces._replace(mixing=network.attacked(pieces.mixing))), sent
 
 
 def _train(training, evaluation, network, name, run_folder, show_progress):

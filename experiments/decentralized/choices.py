@@ -1,80 +1,40 @@
 """What a decentralized run can be made of, by name as on the command line; a number follows a colon: `top_k:0.1`."""
 
 import difflib
-import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import optax
 
 import optkit
 from experiments import optimizers
 from experiments.errors import UserError
 from experiments.gradients import WORKERS
-from optkit.compressors import Compressor, dithering_inf, identity, natural, qsgd, rand_k, scaled_sign, top_k
-from optkit.decentralized import (
-    accelerated_mix,
-    chebyshev_mix,
-    choco,
-    dadam,
-    dfedsam,
-    exact_diffusion,
-    extra,
-    gossip,
-    gradient_tracking,
-    mix,
-    nids,
-    noise_robust_gradient_tracking,
-    noisy_mix,
-    qg_dadam,
-    qg_dsgdm,
-    relay_sum,
-    repeated_mix,
-    track_gradients,
-)
-from optkit.decentralized.topology import (
-    Topology,
-    binary_tree,
-    complete,
-    erdos_renyi,
-    exponential,
-    grid,
-    hypercube,
-    one_peer_exponential,
-    path,
-    random_matchings,
-    ring,
-    star,
-    symmetric_exponential,
-    torus,
-)
+from optkit import attacks, compressors, topology
+from optkit.catalog import with_variants
+from optkit.compressors import Compressor
+from optkit.decentralized import accelerated_mix, chebyshev_mix, gossip, mix, noisy_mix, repeated_mix
+from optkit.decentralized.topology import Topology
 from optkit.method import Method
 from optkit.robust_aggregation import (
     krum,
     meamed,
-    monna,
     nearest_neighbor_average,
     phocas,
     robust_mix,
     self_centered_clip,
     trimmed_mean,
 )
-from optkit.robust_aggregation.attacks import (
-    a_little_is_enough,
-    gaussian_noise,
-    inner_product_manipulation,
-    long_among_kept,
-    mimic,
-    send_nan,
-    shifted_mean,
-    sign_flip,
-)
 from optkit.typing import Mixing
+
+# What a step of a decentralized run gives beside the gradients.
+_PASSED = {"axis_name", "grad_fn"}
 
 
 class Pieces(NamedTuple):
-    """What a decentralized method is built of.
+    """What a decentralized method is built of, by the names of its arguments.
 
     Attributes:
         inner: the optimizer that it wraps.
@@ -84,6 +44,7 @@ class Pieces(NamedTuple):
         compressor: for methods that compress what they send.
         gamma: how far workers move towards what they hear, for methods that have such a step.
         every: workers exchange in every so many steps only, for methods that have local steps.
+        byzantine: how many workers attack, for methods that leave out as many.
     """
 
     inner: optax.GradientTransformation
@@ -93,124 +54,79 @@ class Pieces(NamedTuple):
     compressor: Compressor
     gamma: float
     every: int = 1
+    byzantine: int = 0
 
 
-class Decentralized(NamedTuple):
-    """A decentralized method.
+def methods() -> Mapping[str, Method]:
+    """Returns the decentralized methods of the catalog, variants included, by name: those that take a topology."""
+    return {
+        name: method
+        for name, method in with_variants().items()
+        if "topology" in takes(method) and set(method.needs) <= _PASSED
+    }
 
-    Attributes:
-        build: makes the method.
-        learning_rate: where none is asked for; None for the one of the inner optimizer, which it wraps.
-        mixes: whether it takes a mixing, so that workers can aggregate by other rules, and be attacked.
-        mixing: name of the mixing where none is asked for.
-        local_steps: whether it can have steps without an exchange.
+
+def takes(method: Method) -> set[str]:
+    """Returns the names of a method's arguments."""
+    return set(inspect.signature(method.factory).parameters)
+
+
+def build(method: Method, pieces: Pieces) -> optax.GradientTransformation:
+    """Makes a method of those pieces that it takes; all else is as in its entry.
+
+    Args:
+        method: a wrapper, an optimizer, or a transformation, which stands before the inner optimizer while parameters
+            are mixed first.
+        pieces: what to make it of. A method whose entry has a lazy topology gets the lazy one.
+
+    Returns:
+        An optimizer.
     """
-
-    build: Callable[[Pieces], optax.GradientTransformation]
-    learning_rate: float | None = None
-    mixes: bool = True
-    mixing: str = "mix"
-    local_steps: bool = False
-
-
-def _wrapped(wrapper: Callable[..., optax.GradientTransformation], *, lazy: bool = False) -> Decentralized:
-    def build(pieces):
-        topology = pieces.topology.lazy() if lazy else pieces.topology
-        return wrapper(pieces.inner, topology, axis_name=WORKERS, mixing=pieces.mixing)
-
-    return Decentralized(build)
+    if _is_lazy(method.example["topology"]):
+        pieces = pieces._replace(topology=pieces.topology.lazy())
+    given = {"axis_name": WORKERS, **pieces._asdict()}
+    made = method.factory(**{**method.example, **{name: given[name] for name in takes(method) & set(given)}})
+    if method.kind != "transformation":
+        return made
+    inner = optax.chain(made, pieces.inner)
+    return gossip(inner, pieces.topology, axis_name=WORKERS, mixing=pieces.mixing, order="cta")
 
 
-def _alone(factory: Callable[..., optax.GradientTransformation], learning_rate: float) -> Decentralized:
-    def build(pieces):
-        return factory(pieces.learning_rate, pieces.topology, axis_name=WORKERS, mixing=pieces.mixing)
-
-    return Decentralized(build, learning_rate)
+def mixing_of(method: Method) -> str:
+    """Returns the name of the mixing where none is asked for: one that leaves attackers out, if the method does so."""
+    return "nearest_neighbor_average" if "byzantine" in takes(method) else "mix"
 
 
-def _gossip(pieces: Pieces, *, order: Literal["atc", "cta"] = "atc") -> optax.GradientTransformation:
-    return gossip(
-        pieces.inner,
-        pieces.topology,
-        axis_name=WORKERS,
-        mixing=pieces.mixing,
-        order=order,
-        every=pieces.every,
-    )
+def _is_lazy(topology: Topology) -> bool:
+    """Says whether every worker's own value counts for half at least, so that no eigenvalue is negative."""
+    return bool(np.all(np.diagonal(topology.matrices, axis1=1, axis2=2) >= 0.5))
 
-
-def _dfedsam(pieces: Pieces) -> optax.GradientTransformation:
-    return dfedsam(pieces.learning_rate, pieces.topology, pieces.every, axis_name=WORKERS, mixing=pieces.mixing)
-
-
-def _monna(pieces: Pieces) -> optax.GradientTransformation:
-    # Whom it leaves out is the mixing's affair.
-    return monna(pieces.learning_rate, pieces.topology, 0, axis_name=WORKERS, mixing=pieces.mixing)
-
-
-def _choco(pieces: Pieces) -> optax.GradientTransformation:
-    return choco(pieces.inner, pieces.topology, pieces.compressor, axis_name=WORKERS, gamma=pieces.gamma)
-
-
-def _diging(inner, topology, **arguments):
-    inner = optax.chain(track_gradients(topology, **arguments), inner)
-    return gossip(inner, topology, order="cta", **arguments)
-
-
-def _noise_robust(pieces: Pieces) -> optax.GradientTransformation:
-    return noise_robust_gradient_tracking(
-        pieces.learning_rate, pieces.topology, axis_name=WORKERS, gamma=pieces.gamma, mixing=pieces.mixing
-    )
-
-
-def _relay_sum(pieces: Pieces) -> optax.GradientTransformation:
-    return relay_sum(pieces.inner, pieces.topology, axis_name=WORKERS)
-
-
-METHODS: Mapping[str, Decentralized] = {
-    "gossip": Decentralized(_gossip, local_steps=True),
-    "gossip:cta": Decentralized(functools.partial(_gossip, order="cta"), local_steps=True),
-    "gradient_tracking": _wrapped(gradient_tracking),
-    "diging": _wrapped(_diging),
-    "exact_diffusion": _wrapped(exact_diffusion, lazy=True),
-    "d2": _wrapped(exact_diffusion),
-    "extra": _wrapped(extra),
-    "relay_sum": Decentralized(_relay_sum, mixes=False),
-    "choco": Decentralized(_choco, mixes=False),
-    "nids": _alone(nids, 0.1),
-    "qg_dsgdm": _alone(qg_dsgdm, 0.1),
-    "qg_dadam": _alone(qg_dadam, 1e-3),
-    "dadam": _alone(dadam, 1e-3),
-    "dfedsam": Decentralized(_dfedsam, 0.1, local_steps=True),
-    "monna": Decentralized(_monna, 0.1, mixing="nearest_neighbor_average"),
-    "noise_robust_gradient_tracking": Decentralized(_noise_robust, 0.1),
-}
 
 # Drawn topologies are drawn with a fixed seed.
 TOPOLOGIES: Mapping[str, Callable[..., Topology]] = {
-    "ring": ring,
-    "path": path,
-    "grid": grid,
-    "torus": torus,
-    "hypercube": hypercube,
-    "star": star,
-    "binary_tree": binary_tree,
-    "complete": complete,
-    "exponential": exponential,
-    "symmetric_exponential": symmetric_exponential,
-    "one_peer_exponential": one_peer_exponential,
-    "erdos_renyi": lambda size, probability=0.5: erdos_renyi(size, probability, seed=0),
-    "random_matchings": lambda size, period=16: random_matchings(size, period, seed=0),
+    "ring": topology.ring,
+    "path": topology.path,
+    "grid": topology.grid,
+    "torus": topology.torus,
+    "hypercube": topology.hypercube,
+    "star": topology.star,
+    "binary_tree": topology.binary_tree,
+    "complete": topology.complete,
+    "exponential": topology.exponential,
+    "symmetric_exponential": topology.symmetric_exponential,
+    "one_peer_exponential": topology.one_peer_exponential,
+    "erdos_renyi": lambda size, probability=0.5: topology.erdos_renyi(size, probability, seed=0),
+    "random_matchings": lambda size, period=16: topology.random_matchings(size, period, seed=0),
 }
 
 COMPRESSORS: Mapping[str, Callable[..., Compressor]] = {
-    "identity": identity,
-    "top_k": lambda density=0.1: top_k(density),
-    "rand_k": lambda density=0.1: rand_k(density, key=0),
-    "scaled_sign": scaled_sign,
-    "qsgd": lambda levels=16: qsgd(levels, key=0),
-    "dithering_inf": lambda levels=16: dithering_inf(levels, key=0),
-    "natural": lambda: natural(key=0),
+    "identity": compressors.identity,
+    "top_k": lambda density=0.1: compressors.top_k(density),
+    "rand_k": lambda density=0.1: compressors.rand_k(density, key=0),
+    "scaled_sign": compressors.scaled_sign,
+    "qsgd": lambda levels=16: compressors.qsgd(levels, key=0),
+    "dithering_inf": lambda levels=16: compressors.dithering_inf(levels, key=0),
+    "natural": lambda: compressors.natural(key=0),
 }
 
 # What robust rules leave out is a number of workers; by default, that of those that attack.
@@ -234,16 +150,16 @@ MIXINGS: Mapping[str, Callable[..., Mixing]] = {
 
 # Functions of the honest workers' values and of a key.
 ATTACKS: Mapping[str, Callable[..., Callable[[Any, Any], Any]]] = {
-    "sign_flip": lambda _: lambda honest, _: sign_flip(honest),
+    "sign_flip": lambda _: lambda honest, _: attacks.sign_flip(honest),
     "inner_product_manipulation": lambda _, strength=0.1: (
-        lambda honest, _: inner_product_manipulation(honest, strength)
+        lambda honest, _: attacks.inner_product_manipulation(honest, strength)
     ),
-    "a_little_is_enough": lambda _, deviations=1.5: lambda honest, _: a_little_is_enough(honest, deviations),
-    "shifted_mean": lambda _, shift=0.1: lambda honest, _: shifted_mean(honest, shift),
-    "mimic": lambda _, worker=0: lambda honest, _: mimic(honest, worker),
-    "gaussian_noise": lambda _, scale=1.0: lambda honest, key: gaussian_noise(honest, scale, key),
-    "long_among_kept": lambda byzantine: lambda honest, _: long_among_kept(honest, byzantine),
-    "send_nan": lambda _: lambda honest, _: send_nan(honest),
+    "a_little_is_enough": lambda _, deviations=1.5: lambda honest, _: attacks.a_little_is_enough(honest, deviations),
+    "shifted_mean": lambda _, shift=0.1: lambda honest, _: attacks.shifted_mean(honest, shift),
+    "mimic": lambda _, worker=0: lambda honest, _: attacks.mimic(honest, worker),
+    "gaussian_noise": lambda _, scale=1.0: lambda honest, key: attacks.gaussian_noise(honest, scale, key),
+    "long_among_kept": lambda byzantine: lambda honest, _: attacks.long_among_kept(honest, byzantine),
+    "send_nan": lambda _: lambda honest, _: attacks.send_nan(honest),
 }
 LABEL_FLIP = "label_flip"
 

@@ -6,9 +6,10 @@ stays it can be. The rule is Nesterov's method on x'Lx / 2, of which a gradient 
 written from the idea, and the paper's bounds are not promised.
 """
 
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
-import networkx as nx
 import numpy as np
 import optax
 
@@ -18,9 +19,13 @@ from optkit.core.workers import collectives
 from optkit.decentralized._mixing import Mixing, extrapolate, links_by_round, mix, require_size
 from optkit.decentralized.topology import Topology
 from optkit.decentralized.topology._weights import adjacency_of, require_undirected
+from optkit.method import Method, Paper
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
-def accelerated_mix(rounds: int, skeleton: nx.Graph | None = None) -> Mixing:
+def accelerated_mix(rounds: int, skeleton: "nx.Graph | None" = None) -> Mixing:
     """Makes a mixing of several rounds with Nesterov's momentum, for graphs of which a connected part stays.
 
     The mean over workers stays. Links that fail should not come back within the rounds: then the disagreement only
@@ -77,7 +82,7 @@ def accelerated_mix(rounds: int, skeleton: nx.Graph | None = None) -> Mixing:
     return mixing
 
 
-def _gap_that_stays(topology: Topology, skeleton: nx.Graph | None) -> float:
+def _gap_that_stays(topology: Topology, skeleton: "nx.Graph | None") -> float:
     """Gives the smallest positive eigenvalue of I - W over the links that never fail, or says why there is none."""
     if not topology.is_symmetric or topology.smallest_eigenvalue < -1e-9:
         found = "is directed" if not topology.is_symmetric else f"has one of {topology.smallest_eigenvalue:.3g}"
@@ -99,3 +104,20 @@ def _gap_that_stays(topology: Topology, skeleton: nx.Graph | None) -> float:
     if gap < 1e-9:
         raise ValueError("the links that never fail must join all workers, but they leave some apart")
     return float(min(gap, 1.0))
+
+
+METHODS = (
+    Method(
+        name="accelerated_mix",
+        factory=accelerated_mix,
+        kind="function",
+        summary="Mixes several times with Nesterov's momentum, on graphs that change slowly.",
+        paper=Paper(
+            "Is Consensus Acceleration Possible in Decentralized Optimization over Slowly Time-Varying Networks?",
+            "Metelev, Rogozin, Kovalev, Gasnikov",
+            2023,
+            "2301.11817",
+        ),
+        also_known_as=("accelerated gossip", "accelerated consensus"),
+    ),
+)

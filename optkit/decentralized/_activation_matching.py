@@ -18,6 +18,7 @@ from optkit.core.stacking import map_equal_shapes
 from optkit.core.types import AxisName
 from optkit.decentralized._mixing import Mixing, require_size
 from optkit.decentralized.topology._topology import Round
+from optkit.method import Method, Paper
 
 
 class Activations(Protocol):
@@ -213,3 +214,35 @@ def _standardize(activations: jax.Array) -> jax.Array:
     centered = flat - jnp.mean(flat, axis=0, keepdims=True)
     length = jnp.linalg.norm(centered, axis=0, keepdims=True)
     return centered / jnp.where(length > 0, length, 1)
+
+
+METHODS = (
+    Method(
+        name="activation_matched_mix",
+        factory=activation_matched_mix,
+        kind="function",
+        summary="Puts each neighbour's units into a worker's own order before it averages parameters.",
+        paper=Paper(
+            "DIMAT: Decentralized Iterative Merging-And-Training for Deep Learning Models",
+            "Saadati et al.",
+            2024,
+            "2404.08079",
+        ),
+        also_known_as=("DIMAT", "decentralized iterative merging and training"),
+        parts=(Activations, align_units),
+    ),
+    Method(
+        name="match_units",
+        factory=match_units,
+        kind="function",
+        summary="Finds the order of another layer's units that correlates best with one's own.",
+        paper=Paper(
+            "Git Re-Basin: Merging Models modulo Permutation Symmetries",
+            "Ainsworth, Hayase, Srinivasa",
+            2022,
+            "2209.04836",
+        ),
+        also_known_as=("Git Re-Basin", "activation matching", "permutation alignment"),
+        parts=(permute_units,),
+    ),
+)

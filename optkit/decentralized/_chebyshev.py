@@ -13,6 +13,7 @@ from optkit.core.checks import check_integer
 from optkit.core.precision import widen
 from optkit.core.workers import collectives
 from optkit.decentralized._mixing import Mixing, extrapolate, links_by_round, mix, require_size
+from optkit.method import Method, Paper
 
 
 def chebyshev_mix(rounds: int) -> Mixing:
@@ -79,3 +80,20 @@ def chebyshev_mix(rounds: int) -> Mixing:
         return optax.tree.cast_like(current, tree)
 
     return mixing
+
+
+METHODS = (
+    Method(
+        name="chebyshev_mix",
+        factory=chebyshev_mix,
+        kind="function",
+        summary="Mixes several times with the weights of Chebyshev's polynomial, which come nearest to the mean.",
+        paper=Paper(
+            "Optimal Algorithms for Smooth and Strongly Convex Distributed Optimization in Networks",
+            "Scaman et al.",
+            2017,
+            "1702.08704",
+        ),
+        also_known_as=("Chebyshev gossip", "Chebyshev acceleration", "accelerated gossip"),
+    ),
+)

@@ -149,8 +149,9 @@ METHODS = (
         name="compressed_proximal_tracking",
         factory=compressed_proximal_tracking,
         kind="optimizer",
-        summary="CDProxSGT: DProxSGT whose workers send compressed differences.",
+        summary="Decentralized proximal gradient descent with tracked gradients and compressed messages.",
         paper=DPROXSGT,
+        also_known_as=("CDProxSGT", "compressed decentralized proximal stochastic gradient tracking"),
         example={
             "learning_rate": 1e-3,
             "prox": box(-10.0, 10.0),

@@ -8,6 +8,7 @@ import optax
 
 from optkit.core.precision import scalar_dtype, widen
 from optkit.core.types import AxisName
+from optkit.method import Method, Paper
 
 
 def consensus_covariance_trace(tree: Any, axis_name: AxisName) -> jax.Array:
@@ -55,3 +56,27 @@ def consensus_distance(tree: Any, axis_name: AxisName) -> jax.Array:
         [2.0, 2.0]
     """
     return jnp.sqrt(consensus_covariance_trace(tree, axis_name))
+
+
+METHODS = (
+    Method(
+        name="consensus_distance",
+        factory=consensus_distance,
+        kind="function",
+        summary="The distance of the workers' values from their mean, root mean square.",
+        also_known_as=("consensus error", "disagreement"),
+    ),
+    Method(
+        name="consensus_covariance_trace",
+        factory=consensus_covariance_trace,
+        kind="function",
+        summary="The mean squared distance of the workers' values from their mean.",
+        paper=Paper(
+            "Decentralized SGD and Average-direction SAM are Asymptotically Equivalent",
+            "Zhu et al.",
+            2023,
+            "2306.02913",
+        ),
+        also_known_as=("average-direction SAM", "consensus variance"),
+    ),
+)

@@ -46,7 +46,7 @@ def dadam(
         b2: decay of the second moment, in [0, 1); default 0.999.
         eps: added to the root of the second moment, at least 0; default 1e-8.
         weight_decay: times the parameters, added to the gradient, so that Adam rescales it too; default 0.
-        mask: which parameters decay: a tree of booleans or a function that makes it; default all.
+        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
         axis_name: the axis over workers.
         mixing: how values are mixed, see `gossip`.
         order: `"atc"` (default) or `"cta"`, whether mixing comes after the update or before it, see `gossip`.
@@ -87,13 +87,14 @@ METHODS = (
         name="dadam",
         factory=dadam,
         kind="optimizer",
-        summary="Each worker's own Adam, and parameters mixed with its neighbours'.",
+        summary="Runs Adam on each worker's own gradients, and mixes the parameters of neighbours.",
         paper=Paper(
             "DADAM: A Consensus-based Distributed Adaptive Gradient Method for Online Optimization",
             "Nazari, Tarzanagh, Michailidis",
             2019,
             "1901.09109",
         ),
+        also_known_as=("DAdam", "decentralized Adam", "distributed adaptive moment estimation"),
         example={"learning_rate": 1e-2, "topology": ring(8), "axis_name": "workers"},
         grid=1e-3,
         needs=("axis_name",),

@@ -197,10 +197,11 @@ METHODS = (
         name="dfedsam",
         factory=dfedsam,
         kind="optimizer",
-        summary="Local steps of sharpness-aware minimization between gossip rounds.",
+        summary="Takes local steps of sharpness-aware minimization between rounds of mixing.",
         paper=Paper(
             "Improving the Model Consistency of Decentralized Federated Learning", "Shi et al.", 2023, "2302.04083"
         ),
+        also_known_as=("DFedSAM-MGS", "decentralized federated SAM"),
         example={"learning_rate": 8e-4, "topology": ring(8), "every": 2, "rho": 2e-3, "axis_name": "workers"},
         grid=0.03,
         needs=("axis_name", "grad_fn"),

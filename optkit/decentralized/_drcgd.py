@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from optkit.core.checks import check_option
 from optkit.core.extra_args import require_params
 from optkit.core.injection import refuse_arrays
 from optkit.core.linalg.svd import svd
@@ -101,8 +102,7 @@ def drcgd(
         Chen et al., "Decentralized Riemannian Conjugate Gradient Method on the Stiefel Manifold", 2023,
         arXiv:2308.10547.
     """
-    if beta not in ("fletcher_reeves", "polak_ribiere", "zero"):
-        raise ValueError(f"beta must be 'fletcher_reeves', 'polak_ribiere' or 'zero', got {beta!r}")
+    check_option("beta", beta, Beta)
     refuse_arrays(stiefel=stiefel)
     mixing = choose_mixing(mixing, topology, axis_name)
 
@@ -203,6 +203,7 @@ METHODS = (
             2023,
             "2308.10547",
         ),
+        also_known_as=("decentralized Riemannian conjugate gradient",),
         example={
             "learning_rate": 8e-4,
             "topology": ring(8),
@@ -210,7 +211,7 @@ METHODS = (
             "beta": "polak_ribiere",
             "stiefel": False,
         },
-        grid=0.1,
+        grid=0.03,
         needs=("axis_name",),
     ),
 )

@@ -3,8 +3,8 @@
 Tang, Lian, Yan, Zhang, Liu, "D2: Decentralized Training over Decentralized Data", 2018, arXiv:1803.07068; Yuan, Ying,
 Zhao, Sayed, "Exact Diffusion for Distributed Optimization and Learning", 2017, arXiv:1702.05122 (D2 on the lazy
 topology). Both are printed for gradient descent at a constant rate, `x <- W (2 x_t - x_{t-1} - lr (g_t - g_{t-1}))`.
-form here, around any optimizer, is that of Vogels et al., arXiv:2110.04175 (epfml/relaysgd); the scaling of corrections
-with the learning rate is that of Lin et al., arXiv:2102.04761 (epfml/quasi-global-momentum).
+The form here, around any optimizer, is that of Vogels et al., arXiv:2110.04175 (epfml/relaysgd); the scaling of
+corrections with the learning rate is that of Lin et al., arXiv:2102.04761 (epfml/quasi-global-momentum).
 """
 
 from typing import NamedTuple
@@ -18,8 +18,8 @@ from optkit.core.precision import widen
 from optkit.core.types import AxisName
 from optkit.decentralized._mixing import Mixing, add_update, choose_mixing, mix, overwrite
 from optkit.decentralized._stability import require_decay
-from optkit.decentralized.topology import Topology, ring
-from optkit.method import Method, Paper
+from optkit.decentralized.topology import Topology, path, ring
+from optkit.method import Method, Paper, Variant
 
 
 class ExactDiffusionState(NamedTuple):
@@ -135,11 +135,13 @@ METHODS = (
         name="exact_diffusion",
         factory=exact_diffusion,
         kind="wrapper",
-        summary="Any optimizer, with mixing corrected by the sum of what it did: D2, without bias under uneven data.",
+        summary="Runs any optimizer, and corrects mixing by the sum of what it did: it has no bias where data differ.",
         paper=Paper("D2: Decentralized Training over Decentralized Data", "Tang et al.", 2018, "1803.07068"),
+        also_known_as=("D2", "D²", "decentralized training over decentralized data"),
         example={"topology": ring(8).lazy(), "axis_name": "workers"},
         grid=1e-1,
         needs=("axis_name",),
+        variants={"d2": Variant({"topology": path(8)}, grid=1e-1)},
         golden="d2",
     ),
 )

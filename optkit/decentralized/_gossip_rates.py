@@ -13,6 +13,7 @@ import numpy as np
 from optkit.core.checks import check_integer
 from optkit.decentralized.topology import Topology
 from optkit.decentralized.topology._topology import require_topology
+from optkit.method import Method, Paper
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -182,3 +183,28 @@ def _edges(topology: Topology) -> np.ndarray:
             " undirected topology, with from_graph for example"
         )
     return np.argwhere(np.triu(heard)).astype(np.int32)
+
+
+DADAO = Paper(
+    "DADAO: Decoupled Accelerated Decentralized Asynchronous Optimization", "Nabli, Oyallon", 2022, "2208.00779"
+)
+
+METHODS = (
+    Method(
+        name="optimal_rates",
+        factory=optimal_rates,
+        kind="function",
+        summary="How often each two neighbours should talk, so that all of them together talk least.",
+        paper=DADAO,
+        also_known_as=("gossip rates",),
+        parts=(GossipRates,),
+    ),
+    Method(
+        name="uniform_rates",
+        factory=uniform_rates,
+        kind="function",
+        summary="Lets all neighbours talk equally often, as rarely as DADAO allows.",
+        paper=DADAO,
+        also_known_as=("gossip rates",),
+    ),
+)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from optkit.core.checks import check_integer, check_range
+from optkit.method import Method
 
 
 def links_among(active: jax.Array) -> jax.Array:
@@ -45,3 +46,21 @@ def lossy_links(key: jax.Array, size: int, probability: jax.typing.ArrayLike) ->
     check_range("probability", probability, 0.0, 1.0)
     lost = jnp.triu(jax.random.bernoulli(key, probability, (size, size)), 1)
     return ~(lost | lost.T)
+
+
+METHODS = (
+    Method(
+        name="lossy_links",
+        factory=lossy_links,
+        kind="function",
+        summary="Draws which messages are lost in a step, in both directions at once.",
+        also_known_as=("link failures", "unreliable links"),
+    ),
+    Method(
+        name="links_among",
+        factory=links_among,
+        kind="function",
+        summary="The links of a step in which some workers are silent.",
+        also_known_as=("partial participation",),
+    ),
+)

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optkit.core.checks import check_integer
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import widen
 from optkit.core.types import AxisName
@@ -20,6 +19,7 @@ from optkit.core.workers import collectives
 from optkit.core.workers.on_workers import check_axis_name
 from optkit.decentralized.topology import Topology
 from optkit.decentralized.topology._topology import Round, require_topology
+from optkit.method import Method
 
 # Arrays of at most so many bytes travel together: each message costs as much as some thousand numbers more.
 _SMALL = 2**14
@@ -102,39 +102,6 @@ def mix(
     if topology.period == 1:
         return unpack(phases[0](messages))
     return unpack(collectives.switch(step % topology.period, phases, messages))
-
-
-def repeated_mix(rounds: int) -> Mixing:
-    """Makes a mixing of several ones: the distance to the mean shrinks by that power, messages are as many times more.
-
-    On symmetric topologies `chebyshev_mix` comes closer with as many messages.
-
-    Args:
-        rounds: how many, at least 1.
-
-    Returns:
-        A mixing; its `links` may be of shape (rounds, workers, workers), one for each round.
-
-    Raises:
-        ValueError: if `rounds` is no positive integer.
-
-    Example:
-        >>> import jax
-        >>> from optkit.decentralized.topology import ring
-        >>> over_workers = jax.vmap(lambda x: repeated_mix(2)(x, ring(3), "workers"), axis_name="workers")
-        >>> over_workers(jnp.array([0.0, 0.0, 3.0]))
-        Array([1., 1., 1.], dtype=float32)
-    """
-    check_integer("rounds", rounds)
-
-    def mixing(tree, topology, axis_name, *, step: int | jax.Array = 0, links=None):
-        by_round = links_by_round(links, rounds)
-        for index in range(rounds):
-            heard = None if by_round is None else by_round[index]
-            tree = mix(tree, topology, axis_name, step=step * rounds + index, links=heard)
-        return tree
-
-    return mixing
 
 
 def choose_mixing(mixing: Mixing | None, topology: Topology, axis_name: AxisName) -> Mixing:
@@ -311,3 +278,21 @@ def _by_permutations(
         return own + change
 
     return exchange
+
+
+METHODS = (
+    Method(
+        name="mix",
+        factory=mix,
+        kind="function",
+        summary="Takes one weighted mean of a worker's values with its neighbours'.",
+        also_known_as=(
+            "gossip averaging",
+            "partial averaging",
+            "neighbor_allreduce",
+            "neighbor averaging",
+            "consensus step",
+        ),
+        parts=(Mixing,),
+    ),
+)

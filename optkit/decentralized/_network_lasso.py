@@ -4,17 +4,20 @@ Hallac, Leskovec, Boyd, "Network Lasso: Clustering and Optimization in Large Gra
 alternating direction method of multipliers (ADMM) of its section 3.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-import networkx as nx
 import numpy as np
 import optax
 
 from optkit.core.checks import check_integer, check_range
 from optkit.core.precision import scalar_dtype, widen
 from optkit.decentralized.topology._weights import require_undirected
+from optkit.method import Method, Paper
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 class NodesProximalMap(Protocol):
@@ -48,7 +51,7 @@ class NetworkLassoState(NamedTuple):
     duals: Any
 
 
-def network_lasso_start(params: Any, graph: nx.Graph) -> NetworkLassoState:
+def network_lasso_start(params: Any, graph: "nx.Graph") -> NetworkLassoState:
     """Gives the state before the first sweep, in float32 at least.
 
     Args:
@@ -63,6 +66,7 @@ def network_lasso_start(params: Any, graph: nx.Graph) -> NetworkLassoState:
         TypeError: if `graph` is no graph of `networkx`.
 
     Example:
+        >>> import networkx as nx
         >>> network_lasso_start(jnp.zeros((3, 5)), nx.path_graph(3)).copies.shape
         (2, 2, 5)
     """
@@ -81,7 +85,7 @@ def network_lasso_start(params: Any, graph: nx.Graph) -> NetworkLassoState:
 def network_lasso_sweep(
     proximal_map: NodesProximalMap,
     state: NetworkLassoState,
-    graph: nx.Graph,
+    graph: "nx.Graph",
     penalty: jax.typing.ArrayLike,
     rho: jax.typing.ArrayLike = 1.0,
 ) -> NetworkLassoState:
@@ -98,6 +102,7 @@ def network_lasso_sweep(
         The state after it.
 
     Example:
+        >>> import networkx as nx
         >>> to_data = lambda points, steps: (points + steps[:, None] * jnp.eye(2)) / (1 + steps[:, None])
         >>> state = network_lasso_start(jnp.zeros((2, 2)), nx.path_graph(2))
         >>> network_lasso_sweep(to_data, state, nx.path_graph(2), penalty=1.0).params
@@ -138,7 +143,7 @@ def network_lasso_sweep(
 def network_lasso(
     proximal_map: NodesProximalMap,
     params: Any,
-    graph: nx.Graph,
+    graph: "nx.Graph",
     penalty: jax.typing.ArrayLike,
     rho: jax.typing.ArrayLike = 1.0,
     *,
@@ -171,6 +176,7 @@ def network_lasso(
         TypeError: if `graph` is no graph of `networkx`.
 
     Example:
+        >>> import networkx as nx
         >>> data = jnp.array([[0.0], [2.0], [10.0]])
         >>> to_data = lambda points, steps: (points + steps[:, None] * data) / (1 + steps[:, None])
         >>> network_lasso(to_data, data, nx.path_graph(3), penalty=1.0, sweeps=200).round(3)
@@ -190,7 +196,7 @@ def network_lasso(
     return optax.tree.cast_like(state.params, params)
 
 
-def _edges(graph: nx.Graph) -> tuple[np.ndarray, np.ndarray]:
+def _edges(graph: "nx.Graph") -> tuple[np.ndarray, np.ndarray]:
     """Gives the edges' two ends as numbers of nodes, and their weights."""
     require_undirected(graph, "graph")
     number = {node: index for index, node in enumerate(graph)}
@@ -204,3 +210,18 @@ def _edges(graph: nx.Graph) -> tuple[np.ndarray, np.ndarray]:
 def _expand(values: jax.Array, like: jax.Array) -> jax.Array:
     """Adds axes behind the first one."""
     return jnp.reshape(values, (-1, *(1,) * (like.ndim - 1)))
+
+
+METHODS = (
+    Method(
+        name="network_lasso",
+        factory=network_lasso,
+        kind="function",
+        summary="Draws neighbours' parameters together until they are equal, cluster by cluster, by ADMM.",
+        paper=Paper(
+            "Network Lasso: Clustering and Optimization in Large Graphs", "Hallac, Leskovec, Boyd", 2015, "1507.00280"
+        ),
+        also_known_as=("ADMM", "alternating direction method of multipliers"),
+        parts=(NetworkLassoState, network_lasso_start, network_lasso_sweep),
+    ),
+)

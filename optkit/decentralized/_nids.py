@@ -153,6 +153,7 @@ METHODS = (
             2017,
             "1704.07807",
         ),
+        also_known_as=("network independent step-size", "decentralized proximal gradient"),
         example={"learning_rate": 1e-3, "topology": ring(8), "axis_name": "workers"},
         grid=1e-1,
         needs=("axis_name",),

@@ -2,8 +2,7 @@
 
 The rule is assembled of two known techniques, a decaying weight of what neighbours say and cumulative tracking: Pu, "A
 Robust Gradient Tracking Method for Distributed Optimization over Directed Networks", 2020, arXiv:2003.13980, and Wang,
-Başar, "Gradient-Tracking Based Distributed Optimization with Guaranteed Optimality under Noisy Information"
-            " Sharing",
+Başar, "Gradient-Tracking Based Distributed Optimization with Guaranteed Optimality under Noisy Information Sharing",
 2022, arXiv:2210.00551. It is no transcription of either.
 """
 
@@ -108,7 +107,7 @@ METHODS = (
         name="noise_robust_gradient_tracking",
         factory=noise_robust_gradient_tracking,
         kind="optimizer",
-        summary="Gradient tracking that does not add up the noise of its channels.",
+        summary="Tracks the mean gradient over channels that add noise, without adding that noise up.",
         paper=Paper(
             "Gradient-Tracking Based Distributed Optimization with Guaranteed Optimality under Noisy Information"
             " Sharing",
@@ -116,6 +115,7 @@ METHODS = (
             2022,
             "2210.00551",
         ),
+        also_known_as=("robust gradient tracking",),
         example={"learning_rate": 1e-3, "gamma": 1.0, "topology": ring(8), "axis_name": "workers"},
         grid=0.1,
         needs=("axis_name",),

@@ -11,6 +11,7 @@ from optkit.core.precision import widen
 from optkit.core.types import Key
 from optkit.decentralized._mixing import Mixing, mix
 from optkit.decentralized.topology import Topology
+from optkit.method import Method
 
 
 def noisy_mix(scale: float, *, key: Key) -> Mixing:
@@ -59,3 +60,14 @@ def _own_weight(topology: Topology, step: Any, worker: Any, links: jax.Array | N
     row = jnp.asarray(topology.matrices)[step % topology.period, worker]
     heard = jnp.arange(topology.size) != worker
     return 1 - jnp.sum(jnp.where(heard if links is None else heard & links[worker], row, 0))
+
+
+METHODS = (
+    Method(
+        name="noisy_mix",
+        factory=noisy_mix,
+        kind="function",
+        summary="Mixes messages that arrive with Gaussian noise.",
+        also_known_as=("noisy channels", "communication noise"),
+    ),
+)

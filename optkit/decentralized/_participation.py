@@ -15,6 +15,7 @@ from optkit.core.checks import check_integer
 from optkit.core.precision import widen
 from optkit.core.types import Key
 from optkit.decentralized._mixing import Mixing, require_size
+from optkit.method import Method, Paper
 
 
 def sample_participants(
@@ -111,3 +112,16 @@ def participation_mix(count: int, *, key: Key) -> Mixing:
         return jax.tree.map(mean, tree)
 
     return mixing
+
+
+METHODS = (
+    Method(
+        name="participation_mix",
+        factory=participation_mix,
+        kind="function",
+        summary="Lets a few workers, drawn in each round, train and hand their mean to those drawn next.",
+        paper=Paper("Decentralized Learning Made Practical with Client Sampling", "De Vos et al.", 2023, "2302.13837"),
+        also_known_as=("MoDeST", "client sampling", "decentralized learning with client sampling"),
+        parts=(sample_participants,),
+    ),
+)

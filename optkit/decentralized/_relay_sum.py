@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import networkx as nx
 import numpy as np
 import optax
 
@@ -134,6 +133,8 @@ def _exchange(message: Any, last: Any, partner: np.ndarray, axis_name: AxisName,
 
 def _matchings(topology: Topology) -> list[np.ndarray]:
     """Colours the edges of a tree, as few colours as there can be; gives each worker's partner, or itself, in each."""
+    import networkx as nx
+
     weights = topology.matrices[0] * (1 - np.eye(topology.size))
     graph = nx.from_numpy_array(weights != 0)
     if topology.period > 1 or not np.array_equal(weights != 0, weights.T != 0) or not nx.is_tree(graph):
@@ -157,8 +158,9 @@ METHODS = (
         name="relay_sum",
         factory=relay_sum,
         kind="wrapper",
-        summary="Any optimizer on a tree, with parameters replaced by the mean of all, relayed from edge to edge.",
+        summary="Runs any optimizer on a tree of workers, along which sums of parameters are relayed.",
         paper=RELAY,
+        also_known_as=("RelaySGD", "RelaySum", "RelaySum/Model", "RelaySum/Grad"),
         example={"topology": path(8), "axis_name": "workers"},
         grid=1e-1,
         needs=("axis_name",),

@@ -10,10 +10,14 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from optkit.core.checks import check_range
+from optkit.core.checks import check_option, check_range
 from optkit.core.complex_numbers import refuse_complex
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import widen
+from optkit.method import Method, Paper
+
+Elect = Literal["mass", "norm_mass"]
+Combine = Literal["mean", "sum", "max"]
 
 
 def ties_merge(
@@ -22,8 +26,8 @@ def ties_merge(
     density: float = 0.2,
     scale: jax.typing.ArrayLike = 1.0,
     *,
-    elect: Literal["mass", "norm_mass"] = "mass",
-    combine: Literal["mean", "sum", "max"] = "mean",
+    elect: Elect = "mass",
+    combine: Combine = "mean",
 ) -> Any:
     """Merges models that were fine-tuned from one base, each for its own task, without further training.
 
@@ -60,10 +64,8 @@ def ties_merge(
     refuse_arrays(density=density)
     check_range("density", density, 0.0, 1.0, low_open=True)
     refuse_complex((base, models), "ties_merge")
-    if elect not in ("mass", "norm_mass"):
-        raise ValueError(f"elect must be 'mass' or 'norm_mass', got {elect!r}")
-    if combine not in ("mean", "sum", "max"):
-        raise ValueError(f"combine must be 'mean', 'sum' or 'max', got {combine!r}")
+    check_option("elect", elect, Elect)
+    check_option("combine", combine, Combine)
     origin, restore = ravel_pytree(base)
     if not origin.size:
         return base
@@ -81,7 +83,7 @@ def _trim(changes: jax.Array, density: float) -> jax.Array:
     return jnp.where(magnitudes < jnp.sort(magnitudes, axis=1)[:, smallest, None], 0, changes)
 
 
-def _elect(trimmed: jax.Array, elect: str) -> jax.Array:
+def _elect(trimmed: jax.Array, elect: Elect) -> jax.Array:
     """Gives each entry the sign that wins among the models."""
     if elect == "norm_mass":
         squares = jnp.square(trimmed)
@@ -92,7 +94,7 @@ def _elect(trimmed: jax.Array, elect: str) -> jax.Array:
     return jnp.where(signs == 0, jnp.sign(jnp.sum(signs)), signs)
 
 
-def _combine(trimmed: jax.Array, signs: jax.Array, combine: str) -> jax.Array:
+def _combine(trimmed: jax.Array, signs: jax.Array, combine: Combine) -> jax.Array:
     """Brings the changes of the elected sign together."""
     elected = jnp.where(signs[None] > 0, jnp.maximum(trimmed, 0), jnp.minimum(trimmed, 0))
     elected = jnp.where(jnp.isnan(signs[None]), jnp.nan, elected)
@@ -100,3 +102,20 @@ def _combine(trimmed: jax.Array, signs: jax.Array, combine: str) -> jax.Array:
         return jnp.max(jnp.abs(elected), axis=0) * signs
     total = jnp.sum(elected, axis=0)
     return total if combine == "sum" else total / jnp.maximum(jnp.sum(elected != 0, axis=0), 1).astype(total.dtype)
+
+
+METHODS = (
+    Method(
+        name="ties_merge",
+        factory=ties_merge,
+        kind="function",
+        summary="Merges models fine-tuned from one base: trims their changes, elects signs, and averages what agrees.",
+        paper=Paper(
+            "TIES-Merging: Resolving Interference When Merging Models",
+            "Yadav, Tam, Choshen, Raffel, Bansal",
+            2023,
+            "2306.01708",
+        ),
+        also_known_as=("TIES-Merging", "TIES", "trim, elect sign and merge", "model merging"),
+    ),
+)

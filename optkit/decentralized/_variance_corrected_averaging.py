@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from optkit.core.checks import check_integer, check_range
 from optkit.core.precision import scalar_dtype, widen
 from optkit.decentralized._mixing import Mixing, require_mixing
+from optkit.method import Method, Paper
 
 
 def variance_corrected_mean(
@@ -124,3 +125,30 @@ def _stretch(x: jax.Array, target: jax.Array, max_factor: jax.typing.ArrayLike |
     factor = jnp.sqrt(jnp.where(variance > 0, target, 1) / jnp.where(variance > 0, variance, 1))
     factor = factor if max_factor is None else jnp.minimum(factor, max_factor)
     return (center + factor * (x - center)).astype(x.dtype)
+
+
+_VANISHING_VARIANCE = Paper(
+    "Vanishing Variance Problem in Fully Decentralized Neural-Network Systems",
+    "Tian, Al-Ars, Kitsak, Hofstee",
+    2024,
+    "2404.04616",
+)
+
+METHODS = (
+    Method(
+        name="variance_corrected_mean",
+        factory=variance_corrected_mean,
+        kind="function",
+        summary="Averages models, and restores in each leaf the variance that averaging takes away.",
+        paper=_VANISHING_VARIANCE,
+        also_known_as=("variance-corrected model averaging", "vanishing variance"),
+    ),
+    Method(
+        name="variance_corrected_mix",
+        factory=variance_corrected_mix,
+        kind="function",
+        summary="Mixes parameters, and restores in each leaf the variance that mixing takes away.",
+        paper=_VANISHING_VARIANCE,
+        also_known_as=("variance-corrected model averaging", "vanishing variance"),
+    ),
+)

@@ -6,8 +6,7 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 from optkit.core.workers.on_workers import on_workers
-from optkit.decentralized import gossip, mix
-from optkit.decentralized._activation_matching import activation_matched_mix, align_units, match_units, permute_units
+from optkit.decentralized import activation_matched_mix, align_units, gossip, match_units, mix, permute_units
 from optkit.decentralized.topology import complete, ring, sequence
 
 INPUTS, HIDDEN, OUTPUTS, WORKERS = 5, 8, 3, 4

@@ -9,8 +9,8 @@ import scipy.linalg
 from golden_files import replays
 
 import optkit
-from optkit.decentralized._dadao import DadaoEvents, _make_flow, dadao, dadao_constants
-from optkit.decentralized._gossip_rates import GossipRates, uniform_rates
+from optkit.decentralized import DadaoEvents, GossipRates, dadao, dadao_constants, uniform_rates
+from optkit.decentralized._dadao_flow import make_flow
 
 TARGETS = np.array([[0.0, 3.0], [1.0, -1.0], [4.0, 0.5], [-2.0, 2.0]])
 RATES = uniform_rates(optkit.topology.ring(4))
@@ -113,7 +113,7 @@ def generator(constants):
 @pytest.mark.parametrize("condition", [1.0, 20.0, 1e4])
 def test_the_flow_is_the_matrix_exponential(condition):
     constants = dadao_constants(1.0, condition, 0.5, 0.5)
-    flow = jax.jit(_make_flow(constants))
+    flow = jax.jit(make_flow(constants))
     for time in (1e-3, 0.3, 5.0, 100.0):
         expected = scipy.linalg.expm(generator(constants) * time)
         error = np.abs(flow(np.eye(6), jnp.asarray(time)) - expected).max()

@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from optkit.decentralized._delayed_dual_averaging import delayed_dual_averaging
+from optkit.decentralized import delayed_dual_averaging
 
 STEPS = 12
 

@@ -7,8 +7,7 @@ from golden_files import assert_replays, replays
 from worker_runs import topology_of
 
 from optkit.core.workers.on_workers import on_workers
-from optkit.decentralized import gossip, repeated_mix
-from optkit.decentralized._dfedsam import dfedsam
+from optkit.decentralized import dfedsam, gossip, repeated_mix
 from optkit.decentralized.topology import complete, ring
 
 WORKERS = 4

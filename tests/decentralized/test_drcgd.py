@@ -7,8 +7,7 @@ from golden_files import assert_replays, replays
 from worker_runs import topology_of
 
 from optkit.core.workers.on_workers import on_workers
-from optkit.decentralized import repeated_mix
-from optkit.decentralized._drcgd import drcgd
+from optkit.decentralized import drcgd, repeated_mix
 from optkit.decentralized.topology import complete, ring
 from optkit.testing import check_transformation
 

@@ -5,8 +5,7 @@ import pytest
 from golden_files import assert_replays, replays
 from worker_runs import bytes_sent, learning_rate_of, quadratics, sgd_of, topology_of, train
 
-from optkit.decentralized import repeated_mix
-from optkit.decentralized._exact_diffusion import exact_diffusion
+from optkit.decentralized import exact_diffusion, repeated_mix
 from optkit.decentralized._stability import require_decay
 from optkit.decentralized.topology import exponential, hypercube, one_peer_exponential, ring
 from optkit.testing.golden import replay_workers

@@ -5,8 +5,7 @@ import pytest
 from golden_files import assert_replays, replays
 from worker_runs import bytes_sent, quadratics, sgd_of, topology_of, train
 
-from optkit.decentralized import repeated_mix
-from optkit.decentralized._extra import extra
+from optkit.decentralized import extra, repeated_mix
 from optkit.decentralized.topology import hypercube, ring
 from optkit.testing.golden import replay_workers
 

@@ -11,10 +11,7 @@ from golden_files import assert_replays, replays
 from worker_runs import topology_of
 
 import optkit
-from optkit.decentralized._chebyshev import chebyshev_mix
-from optkit.decentralized._dadam import dadam
-from optkit.decentralized._gossip import gossip
-from optkit.decentralized._links import links_among, lossy_links
+from optkit.decentralized import chebyshev_mix, dadam, gossip, links_among, lossy_links
 from optkit.decentralized.topology import complete, one_peer_exponential, ring
 from optkit.testing import golden
 

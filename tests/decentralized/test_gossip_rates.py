@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import optkit
-from optkit.decentralized._gossip_rates import GossipRates, optimal_rates, uniform_rates
+from optkit.decentralized import GossipRates, optimal_rates, uniform_rates
 
 BARBELL = optkit.topology.from_graph(nx.barbell_graph(4, 0))
 

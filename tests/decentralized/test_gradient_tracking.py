@@ -6,8 +6,7 @@ import pytest
 from golden_files import assert_replays, replays
 from worker_runs import bytes_sent, learning_rate_of, quadratics, sgd_of, topology_of, train
 
-from optkit.decentralized import gossip
-from optkit.decentralized._gradient_tracking import gradient_tracking, track_gradients
+from optkit.decentralized import gossip, gradient_tracking, track_gradients
 from optkit.decentralized.topology import one_peer_exponential, ring
 from optkit.testing.golden import replay_workers
 

@@ -57,7 +57,11 @@ METHODS = {
     "track_gradients": track_gradients,
 }
 MIXED = [name for name in METHODS if name not in ("choco", "compressed_proximal_tracking", "relay_sum")]
-OF_FAMILY = {name: method for name, method in catalog.METHODS.items() if method.family == "decentralized"}
+OF_FAMILY = {
+    name: method
+    for name, method in catalog.METHODS.items()
+    if method.family == "decentralized" and method.kind != "function"
+}
 SHAPES = {"kernel": (4, 3), "bias": (3,)}
 
 

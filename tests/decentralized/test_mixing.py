@@ -13,10 +13,7 @@ from worker_runs import topology_of
 
 import optkit
 from optkit.core.cost import hlo
-from optkit.decentralized._accelerated_mix import accelerated_mix
-from optkit.decentralized._chebyshev import chebyshev_mix
-from optkit.decentralized._links import links_among, lossy_links
-from optkit.decentralized._mixing import mix, repeated_mix
+from optkit.decentralized import accelerated_mix, chebyshev_mix, links_among, lossy_links, mix, repeated_mix
 from optkit.decentralized.topology import (
     Topology,
     complete,

@@ -4,12 +4,15 @@ import optax
 import pytest
 
 from optkit.core.cost import hlo
-from optkit.decentralized import gossip, repeated_mix
-from optkit.decentralized._activation_matching import activation_matched_mix
-from optkit.decentralized._delayed_dual_averaging import delayed_dual_averaging
-from optkit.decentralized._dfedsam import dfedsam
-from optkit.decentralized._drcgd import drcgd
-from optkit.decentralized._variance_corrected_averaging import variance_corrected_mix
+from optkit.decentralized import (
+    activation_matched_mix,
+    delayed_dual_averaging,
+    dfedsam,
+    drcgd,
+    gossip,
+    repeated_mix,
+    variance_corrected_mix,
+)
 from optkit.decentralized.topology import ring
 
 WORKERS = 4

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from golden_files import assert_replays, replays
 
-from optkit.decentralized._network_lasso import network_lasso, network_lasso_start, network_lasso_sweep
+from optkit.decentralized import network_lasso, network_lasso_start, network_lasso_sweep
 
 
 def least_squares(matrices, targets):

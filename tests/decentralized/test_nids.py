@@ -6,8 +6,7 @@ import pytest
 from golden_files import assert_replays, replays
 from worker_runs import bytes_sent, learning_rate_of, quadratics, topology_of, train
 
-from optkit.decentralized._exact_diffusion import exact_diffusion
-from optkit.decentralized._nids import nids
+from optkit.decentralized import exact_diffusion, nids
 from optkit.decentralized.topology import one_peer_exponential, ring
 from optkit.testing.golden import replay_workers
 

@@ -9,9 +9,14 @@ import pytest
 
 import optkit
 from optkit.core.cost import hlo
-from optkit.decentralized._consensus import consensus_covariance_trace, consensus_distance
-from optkit.decentralized._links import links_among, lossy_links
-from optkit.decentralized._participation import participation_mix, sample_participants
+from optkit.decentralized import (
+    consensus_covariance_trace,
+    consensus_distance,
+    links_among,
+    lossy_links,
+    participation_mix,
+    sample_participants,
+)
 from optkit.decentralized.topology import complete, ring
 
 

@@ -6,11 +6,13 @@ from worker_runs import topology_of
 
 from optkit import prox
 from optkit.compressors import identity, top_k
-from optkit.decentralized._choco import choco
-from optkit.decentralized._compressed_proximal_tracking import compressed_proximal_tracking
-from optkit.decentralized._mixing import mix
-from optkit.decentralized._noise_robust_gradient_tracking import noise_robust_gradient_tracking
-from optkit.decentralized._proximal_gradient_tracking import proximal_gradient_tracking
+from optkit.decentralized import (
+    choco,
+    compressed_proximal_tracking,
+    mix,
+    noise_robust_gradient_tracking,
+    proximal_gradient_tracking,
+)
 from optkit.testing import golden
 
 

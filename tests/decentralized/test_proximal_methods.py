@@ -10,14 +10,16 @@ from optkit import prox
 from optkit.compressors import identity, nbytes, qsgd, scaled_sign, top_k
 from optkit.core.cost import hlo
 from optkit.core.workers.on_workers import on_workers
-from optkit.decentralized import gossip
-from optkit.decentralized._choco import choco
+from optkit.decentralized import (
+    choco,
+    compressed_proximal_tracking,
+    gossip,
+    mix,
+    noise_robust_gradient_tracking,
+    noisy_mix,
+    proximal_gradient_tracking,
+)
 from optkit.decentralized._compressed_exchange import exchange
-from optkit.decentralized._compressed_proximal_tracking import compressed_proximal_tracking
-from optkit.decentralized._mixing import mix
-from optkit.decentralized._noise_robust_gradient_tracking import noise_robust_gradient_tracking
-from optkit.decentralized._noisy_mix import noisy_mix
-from optkit.decentralized._proximal_gradient_tracking import proximal_gradient_tracking
 from optkit.decentralized.topology import one_peer_exponential, path, ring, torus
 
 WORKERS = 8

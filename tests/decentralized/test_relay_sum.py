@@ -9,7 +9,7 @@ import pytest
 from golden_files import assert_replays, replays
 from worker_runs import bytes_sent, quadratics, sgd_of, topology_of, train
 
-from optkit.decentralized._relay_sum import relay_sum
+from optkit.decentralized import relay_sum
 from optkit.decentralized.topology import binary_tree, complete, exponential, from_graph, path, ring, sequence, star
 from optkit.testing.golden import replay_workers
 

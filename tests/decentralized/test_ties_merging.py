@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from golden_files import assert_replays, replays
 
-from optkit.decentralized._ties_merging import ties_merge
+from optkit.decentralized import ties_merge
 
 
 def vector(*values):

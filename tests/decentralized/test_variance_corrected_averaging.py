@@ -6,8 +6,7 @@ import pytest
 from golden_files import assert_replays, replays
 
 from optkit.core.workers.on_workers import on_workers
-from optkit.decentralized import gossip, mix, repeated_mix
-from optkit.decentralized._variance_corrected_averaging import variance_corrected_mean, variance_corrected_mix
+from optkit.decentralized import gossip, mix, repeated_mix, variance_corrected_mean, variance_corrected_mix
 from optkit.decentralized.topology import complete, ring
 
 

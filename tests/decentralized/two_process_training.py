@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import optkit
-from optkit.decentralized._gradient_tracking import gradient_tracking
+from optkit.decentralized import gradient_tracking
 
 WORKERS, STEPS, CHECKPOINT_AT = 8, 12, 5
 METHODS = {

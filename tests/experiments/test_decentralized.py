@@ -13,13 +13,16 @@ from rich.console import Console
 
 from experiments import __main__ as command_line
 from experiments import compare, decentralized, tasks
-from experiments.decentralized import Options, choices, picture, simulation, split
+from experiments.decentralized import DEFAULT, Options, choices, picture, simulation, split
 from experiments.errors import UserError
 from experiments.store import read_records
 from experiments.tasks import Task
+from optkit import catalog
 from optkit.compressors import top_k
 from optkit.decentralized import mix
 from optkit.decentralized.topology import complete, path, ring
+
+METHODS = choices.methods()
 
 
 @pytest.fixture
@@ -64,16 +67,28 @@ def run(blobs, monkeypatch, tmp_path):
     return run
 
 
-@pytest.mark.parametrize("name", choices.METHODS)
-def test_every_method_of_the_table_trains(blobs, name):
-    topology = {"relay_sum": path(8), "d2": complete(8)}.get(name, ring(8))
-    rate = choices.METHODS[name].learning_rate or 0.1
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_of_the_catalog_trains(blobs, name):
+    topology = {"relay_sum": path(8), "exact_diffusion:d2": complete(8)}.get(name, ring(8))
+    rate = METHODS[name].grid
     pieces = choices.Pieces(optax.sgd(rate), rate, topology, mix, top_k(0.5), gamma=0.8)
     network = network_of(blobs)
-    training = simulation.Training(network, choices.METHODS[name].build(pieces))
+    training = simulation.Training(network, choices.build(METHODS[name], pieces))
     carry, first, _ = training.advance(training.start(), 0, 15)
     _, second, _ = training.advance(carry, 15, 30)
     assert second < 0.99 * first
+
+
+def test_a_method_is_found_by_its_entry_alone():
+    assert set(DEFAULT) <= set(METHODS)
+    assert {name for name, method in catalog.with_variants().items() if "axis_name" in method.needs} == set(METHODS)
+
+
+def test_methods_of_lazy_topologies_get_one_and_others_do_not():
+    pieces = choices.Pieces(optax.sgd(0.1), 0.1, ring(8), mix, top_k(0.5), gamma=0.8)
+    choices.build(METHODS["exact_diffusion"], pieces)
+    with pytest.raises(ValueError, match="exact_diffusion does not settle on this topology"):
+        choices.build(METHODS["exact_diffusion:d2"], pieces)
 
 
 def test_bytes_are_those_of_the_formulas(run):
@@ -95,7 +110,7 @@ def test_local_steps_send_nothing(run):
 def test_local_steps_stay_steps_without_an_exchange(blobs, name):
     pieces = choices.Pieces(optax.sgd(0.1, 0.9), 0.1, ring(8), mix, top_k(0.5), gamma=0.8, every=8)
     network = network_of(blobs)
-    training = simulation.Training(network, choices.METHODS[name].build(pieces))
+    training = simulation.Training(network, choices.build(METHODS[name], pieces))
     program = jax.make_jaxpr(training.program)(training.start(), network.rows[:, :8], jnp.arange(8), blobs.train)
     assert " cond[" in str(program)
 
@@ -311,7 +326,7 @@ REFUSED = [
     ({"mixing": "trimed_mean"}, "unknown mixing 'trimed_mean'; did you mean trimmed_mean"),
     ({"optimizers": "choco", "mixing": "trimmed_mean:1"}, "choco has an exchange of its own"),
     ({"optimizers": "choco", "topology": "one_peer_exponential"}, "choco: choco keeps running sums"),
-    ({"optimizers": "d2"}, "d2: exact_diffusion does not settle on this topology"),
+    ({"optimizers": "exact_diffusion:d2"}, "exact_diffusion:d2: exact_diffusion does not settle on this topology"),
     ({"optimizers": "relay_sum"}, "relay_sum: relay_sum needs a topology that is a tree"),
     ({"optimizers": "gossip", "mixing": "trimmed_mean:2"}, "gossip: "),
     ({"task": "diabetes-ridge"}, "the task has no classes to deal unevenly; --alpha inf"),

@@ -8,7 +8,7 @@ import numpy as np
 import optkit
 from experiments.claims import Claim, Finding
 from experiments.claims.decentralized.chebyshev_consensus import distance_left
-from optkit.decentralized._accelerated_mix import accelerated_mix
+from optkit.decentralized import accelerated_mix
 
 WORKERS, NUMBERS, ROUNDS, REQUIRED = 24, 100, 120, 100
 SKELETON = nx.cycle_graph(WORKERS)

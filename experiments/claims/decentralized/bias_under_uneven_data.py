@@ -7,13 +7,16 @@ import optax
 
 import optkit
 from experiments.claims import Claim, Finding
-from optkit.decentralized import gossip
-from optkit.decentralized._exact_diffusion import exact_diffusion
-from optkit.decentralized._extra import extra
-from optkit.decentralized._gradient_tracking import gradient_tracking, track_gradients
-from optkit.decentralized._nids import nids
-from optkit.decentralized._quasi_global_momentum import qg_dsgdm
-from optkit.decentralized._relay_sum import relay_sum
+from optkit.decentralized import (
+    exact_diffusion,
+    extra,
+    gossip,
+    gradient_tracking,
+    nids,
+    qg_dsgdm,
+    relay_sum,
+    track_gradients,
+)
 from optkit.decentralized.topology import path, ring
 
 WORKERS, DIMENSION, STEPS, SEED = 8, 5, 1500, 0

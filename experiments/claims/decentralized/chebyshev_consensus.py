@@ -6,7 +6,7 @@ import numpy as np
 
 import optkit
 from experiments.claims import Claim, Finding
-from optkit.decentralized._chebyshev import chebyshev_mix
+from optkit.decentralized import chebyshev_mix
 
 WORKERS, NUMBERS, ROUNDS, REQUIRED = 16, 200, 20, 20
 

@@ -6,8 +6,7 @@ import numpy as np
 import optax
 
 from experiments.claims import Claim, Finding
-from optkit.decentralized import mix, repeated_mix
-from optkit.decentralized._dfedsam import dfedsam
+from optkit.decentralized import dfedsam, mix, repeated_mix
 from optkit.decentralized.topology import ring
 
 WORKERS, SIZE, EVERY, GOSSIP_STEPS = 16, 20, 5, 4

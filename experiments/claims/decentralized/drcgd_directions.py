@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from experiments.claims import Claim, Finding
-from optkit.decentralized._drcgd import drcgd
+from optkit.decentralized import drcgd
 from optkit.decentralized.topology import ring
 
 WORKERS, DIMENSION, RANK, EXAMPLES, STEPS, SEEDS, RATE = 8, 10, 3, 100, 300, 3, 0.05

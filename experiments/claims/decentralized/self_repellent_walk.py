@@ -7,7 +7,7 @@ import numpy as np
 import optax
 
 from experiments.claims import Claim, Finding
-from optkit.decentralized._self_repellent_walk import metropolis_walk, self_repellent_walk, train_along_path
+from optkit.decentralized import metropolis_walk, self_repellent_walk, train_along_path
 
 WORKERS, STEPS, RUNS = 16, 4000, 100
 ALPHAS = (0.0, 5.0, 20.0)

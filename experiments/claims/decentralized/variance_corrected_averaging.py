@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.claims import Claim, Finding
-from optkit.decentralized._variance_corrected_averaging import variance_corrected_mean
+from optkit.decentralized import variance_corrected_mean
 
 MODELS, WIDTH = 16, 128
 

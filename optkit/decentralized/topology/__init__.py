@@ -1,5 +1,6 @@
 """Who hears whom: mixing matrices with the messages that realise them."""
 
+from optkit.decentralized.topology import _graphs, _plot, _topology, _weights
 from optkit.decentralized.topology._graphs import (
     binary_tree,
     circulant,
@@ -21,6 +22,7 @@ from optkit.decentralized.topology._graphs import (
 from optkit.decentralized.topology._plot import plot
 from optkit.decentralized.topology._topology import Topology
 from optkit.decentralized.topology._weights import max_degree_weights, metropolis_weights, uniform_weights
+from optkit.method import methods_of
 
 __all__ = [
     "Topology",
@@ -45,3 +47,5 @@ __all__ = [
     "torus",
     "uniform_weights",
 ]
+
+METHODS = methods_of(_topology, _graphs, _weights, _plot)

@@ -2,17 +2,26 @@
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
-import networkx as nx
 import numpy as np
 
 from optkit.core.checks import check_integer, check_range
 from optkit.decentralized.topology._topology import Topology, require_topology
-from optkit.decentralized.topology._weights import metropolis_weights, require_undirected, simple
+from optkit.decentralized.topology._weights import (
+    adjacency_of_edges,
+    metropolis_weights,
+    metropolis_weights_of,
+    require_undirected,
+)
+from optkit.method import Method, Paper
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
-def from_graph(graph: nx.Graph, weights: Callable[[nx.Graph], np.ndarray] | None = None) -> Topology:
+def from_graph(graph: "nx.Graph", weights: "Callable[[nx.Graph], np.ndarray] | None" = None) -> Topology:
     """Makes a topology of an undirected graph.
 
     Args:
@@ -32,6 +41,8 @@ def from_graph(graph: nx.Graph, weights: Callable[[nx.Graph], np.ndarray] | None
         >>> round(from_graph(networkx.petersen_graph()).spectral_gap, 3)
         0.5
     """
+    import networkx as nx
+
     require_undirected(graph, "graph")
     if weights is not None and not callable(weights):
         raise TypeError(
@@ -58,7 +69,7 @@ def ring(size: int) -> Topology:
         0.9493
     """
     check_integer("size", size)
-    return from_graph(simple(nx.cycle_graph(size)))
+    return _from_edges(size, ((k, (k + 1) % size) for k in range(size)))
 
 
 def path(size: int) -> Topology:
@@ -75,7 +86,7 @@ def path(size: int) -> Topology:
         [[1, 2, 2, 1]]
     """
     check_integer("size", size)
-    return from_graph(nx.path_graph(size))
+    return _from_edges(size, ((k, k + 1) for k in range(size - 1)))
 
 
 def grid(size: int) -> Topology:
@@ -91,7 +102,9 @@ def grid(size: int) -> Topology:
         >>> grid(6).messages.tolist()
         [[2, 3, 2, 2, 3, 2]]
     """
-    return from_graph(nx.grid_2d_graph(*_sides(size)))
+    shorter, longer = _sides(size)
+    places = np.arange(size).reshape(shorter, longer)
+    return _from_edges(size, (*_pairs(places[1:], places[:-1]), *_pairs(places[:, 1:], places[:, :-1])))
 
 
 def torus(size: int) -> Topology:
@@ -107,7 +120,9 @@ def torus(size: int) -> Topology:
         >>> torus(9).messages.tolist()
         [[4, 4, 4, 4, 4, 4, 4, 4, 4]]
     """
-    return from_graph(simple(nx.grid_2d_graph(*reversed(_sides(size)), periodic=True)))
+    shorter, longer = _sides(size)
+    places = np.arange(size).reshape(longer, shorter)
+    return _from_edges(size, (pair for axis in (0, 1) for pair in _pairs(places, np.roll(places, 1, axis))))
 
 
 def hypercube(size: int) -> Topology:
@@ -130,9 +145,7 @@ def hypercube(size: int) -> Topology:
     dimension = size.bit_length() - 1
     if size != 2**dimension:
         raise ValueError(f"size must be a power of two for a hypercube, got {size}")
-    graph = nx.empty_graph(size)
-    graph.add_edges_from((i, i ^ 2**k) for i in range(size) for k in range(dimension))
-    return from_graph(graph)
+    return _from_edges(size, ((i, i ^ 2**k) for i in range(size) for k in range(dimension)))
 
 
 def star(size: int) -> Topology:
@@ -149,7 +162,7 @@ def star(size: int) -> Topology:
         [[3, 1, 1, 1]]
     """
     check_integer("size", size)
-    return from_graph(nx.star_graph(size - 1))
+    return _from_edges(size, ((0, k) for k in range(1, size)))
 
 
 def complete(size: int) -> Topology:
@@ -183,9 +196,7 @@ def binary_tree(size: int) -> Topology:
         [[1, 3, 2, 1, 1]]
     """
     check_integer("size", size)
-    graph = nx.empty_graph(size)
-    graph.add_edges_from((k, k // 2) for k in range(1, size))
-    return from_graph(graph)
+    return _from_edges(size, ((k, k // 2) for k in range(1, size)))
 
 
 def circulant(size: int, offsets: Sequence[int]) -> Topology:
@@ -300,6 +311,8 @@ def erdos_renyi(size: int, probability: float, *, seed: int) -> Topology:
         >>> erdos_renyi(8, 0.5, seed=0).size
         8
     """
+    import networkx as nx
+
     check_integer("size", size)
     check_range("probability", probability, 0.0, 1.0, low_open=True)
     check_integer("seed", seed, least=0)
@@ -355,6 +368,8 @@ def random_matchings(size: int, period: int, *, seed: int) -> Topology:
         >>> random_matchings(6, 8, seed=0).messages.max()
         np.int64(1)
     """
+    import networkx as nx
+
     check_integer("size", size)
     check_integer("period", period)
     check_integer("seed", seed, least=0)
@@ -370,7 +385,134 @@ def random_matchings(size: int, period: int, *, seed: int) -> Topology:
     raise ValueError(f"{period} random matchings of {size} workers did not connect them in 1000 draws: raise period")
 
 
+def _from_edges(size: int, edges: Iterable[tuple[int, int]]) -> Topology:
+    """Makes a topology of edges between workers, as `from_graph` does of a graph."""
+    return Topology(metropolis_weights_of(adjacency_of_edges(size, edges))[None])
+
+
+def _pairs(first: np.ndarray, second: np.ndarray) -> Iterable[tuple[int, int]]:
+    return zip(first.ravel().tolist(), second.ravel().tolist(), strict=True)
+
+
 def _sides(size: int) -> tuple[int, int]:
     check_integer("size", size)
     shorter = max(side for side in range(1, math.isqrt(size) + 1) if size % side == 0)
     return shorter, size // shorter
+
+
+_EXPONENTIAL = Paper(
+    "Exponential Graph is Provably Efficient for Decentralized Deep Training", "Ying et al.", 2021, "2110.13363"
+)
+
+METHODS = (
+    Method(
+        name="topology.from_graph",
+        factory=from_graph,
+        kind="function",
+        summary="Makes a topology of any connected graph of networkx, with Metropolis weights or others.",
+    ),
+    Method(
+        name="topology.ring",
+        factory=ring,
+        kind="function",
+        summary="Each worker hears the next and the one before.",
+        also_known_as=("cycle graph",),
+    ),
+    Method(
+        name="topology.path",
+        factory=path,
+        kind="function",
+        summary="Workers in a row hear the ones beside them.",
+        also_known_as=("chain", "line graph"),
+    ),
+    Method(
+        name="topology.grid",
+        factory=grid,
+        kind="function",
+        summary="Workers hear their neighbours in a rectangle.",
+        also_known_as=("mesh grid", "2D grid"),
+    ),
+    Method(
+        name="topology.torus",
+        factory=torus,
+        kind="function",
+        summary="Workers hear their neighbours in a rectangle whose opposite sides meet.",
+        also_known_as=("2D torus",),
+    ),
+    Method(
+        name="topology.hypercube",
+        factory=hypercube,
+        kind="function",
+        summary="Workers hear those whose numbers differ in one binary digit.",
+    ),
+    Method(
+        name="topology.star",
+        factory=star,
+        kind="function",
+        summary="Worker 0 hears all others, and these hear it only.",
+    ),
+    Method(
+        name="topology.complete",
+        factory=complete,
+        kind="function",
+        summary="All workers hear each other: mixing is one all-reduce.",
+        also_known_as=("fully connected", "all-reduce"),
+    ),
+    Method(
+        name="topology.binary_tree",
+        factory=binary_tree,
+        kind="function",
+        summary="Workers hear their parent and their two children in a tree.",
+    ),
+    Method(
+        name="topology.circulant",
+        factory=circulant,
+        kind="function",
+        summary="Each worker hears those that stand given numbers of places before it.",
+        also_known_as=("directed ring", "unidirectional ring"),
+    ),
+    Method(
+        name="topology.exponential",
+        factory=exponential,
+        kind="function",
+        summary="Each worker hears those that stand 1, 2, 4, 8, ... places before it.",
+        paper=_EXPONENTIAL,
+        also_known_as=("static exponential graph", "ExponentialTwoGraph"),
+    ),
+    Method(
+        name="topology.symmetric_exponential",
+        factory=symmetric_exponential,
+        kind="function",
+        summary="Each worker hears those that stand a power of four places before or behind it.",
+        also_known_as=("SymmetricExponentialGraph",),
+    ),
+    Method(
+        name="topology.one_peer_exponential",
+        factory=one_peer_exponential,
+        kind="function",
+        summary="Each worker hears one other in a step, 1, 2, 4, ... places before it in turn.",
+        paper=_EXPONENTIAL,
+        also_known_as=("one-peer exponential graph", "dynamic exponential graph"),
+    ),
+    Method(
+        name="topology.erdos_renyi",
+        factory=erdos_renyi,
+        kind="function",
+        summary="Any two workers hear each other with some probability, drawn once.",
+        also_known_as=("Erdős-Rényi graph", "random graph", "G(n, p)"),
+    ),
+    Method(
+        name="topology.random_matchings",
+        factory=random_matchings,
+        kind="function",
+        summary="Workers meet in pairs, drawn anew in every step of a period.",
+        also_known_as=("random pairwise gossip", "randomized gossip"),
+    ),
+    Method(
+        name="topology.sequence",
+        factory=sequence,
+        kind="function",
+        summary="Takes topologies in turn, one a step.",
+        also_known_as=("time-varying topology", "dynamic topology"),
+    ),
+)

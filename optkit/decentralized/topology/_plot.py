@@ -2,10 +2,10 @@
 
 from typing import Any
 
-import networkx as nx
 import numpy as np
 
 from optkit.decentralized.topology._topology import Topology, without_diagonal
+from optkit.method import Method
 
 
 def plot(topology: Topology, ax: Any) -> None:
@@ -20,6 +20,8 @@ def plot(topology: Topology, ax: Any) -> None:
         >>> from optkit import topology
         >>> topology.plot(topology.ring(8), plt.figure().add_subplot())
     """
+    import networkx as nx
+
     weights = np.abs(without_diagonal(topology.matrices)).mean(axis=0)
     receivers, senders = np.nonzero(weights)
     graph = nx.DiGraph()
@@ -38,3 +40,13 @@ def plot(topology: Topology, ax: Any) -> None:
     )
     ax.set_axis_off()
     ax.set_title(f"{topology.size} workers, spectral gap {topology.spectral_gap:.3f}")
+
+
+METHODS = (
+    Method(
+        name="topology.plot",
+        factory=plot,
+        kind="function",
+        summary="Draws a topology's workers on a circle and its messages as arrows.",
+    ),
+)

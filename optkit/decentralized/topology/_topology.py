@@ -9,8 +9,9 @@ import functools
 import warnings
 from typing import Any, NamedTuple
 
-import networkx as nx
 import numpy as np
+
+from optkit.method import Method
 
 _ROUNDING = 1e-9
 
@@ -170,6 +171,8 @@ def without_diagonal(matrices: np.ndarray) -> np.ndarray:
 
 def _rounds(matrix: np.ndarray) -> tuple[Round, ...]:
     """Colours the messages of one step: all of one colour have different senders and different receivers."""
+    import networkx as nx
+
     size = len(matrix)
     offsets = np.flatnonzero([np.any(np.diag(np.roll(matrix, -k, axis=0))) for k in range(size)])
     messages = (without_diagonal(matrix) != 0).astype(int).T  # [sender, receiver]
@@ -206,3 +209,14 @@ def _fill(senders: np.ndarray, receivers: np.ndarray) -> np.ndarray:
     missing_receivers = np.repeat(np.arange(len(receivers)), receivers - kept)
     np.add.at(fill, (missing_senders, missing_receivers), 1)
     return fill
+
+
+METHODS = (
+    Method(
+        name="topology.Topology",
+        factory=Topology,
+        kind="function",
+        summary="Any doubly stochastic mixing matrix, or a sequence of them, with the messages that realise it.",
+        also_known_as=("mixing matrix", "gossip matrix", "communication graph", "time-varying topology"),
+    ),
+)

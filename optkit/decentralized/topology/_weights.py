@@ -1,9 +1,14 @@
 """Mixing matrices of graphs."""
 
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
-import networkx as nx
 import numpy as np
+
+from optkit.method import Method
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 def require_undirected(graph: Any, name: str) -> None:
@@ -18,8 +23,11 @@ def require_undirected(graph: Any, name: str) -> None:
         ValueError: if it is directed.
 
     Example:
+        >>> import networkx as nx
         >>> require_undirected(nx.path_graph(3), "graph")
     """
+    import networkx as nx
+
     if not isinstance(graph, nx.Graph):
         raise TypeError(f"{name} must be an undirected graph of networkx, got {type(graph).__name__}")
     if graph.is_directed():
@@ -29,7 +37,7 @@ def require_undirected(graph: Any, name: str) -> None:
         )
 
 
-def metropolis_weights(graph: nx.Graph) -> np.ndarray:
+def metropolis_weights(graph: "nx.Graph") -> np.ndarray:
     """Gives an edge one over one more than the larger degree of its ends, and nodes the rest.
 
     Args:
@@ -39,15 +47,20 @@ def metropolis_weights(graph: nx.Graph) -> np.ndarray:
         A symmetric, doubly stochastic matrix.
 
     Example:
+        >>> import networkx as nx
         >>> metropolis_weights(nx.path_graph(3)).round(2).tolist()
         [[0.67, 0.33, 0.0], [0.33, 0.33, 0.33], [0.0, 0.33, 0.67]]
     """
-    adjacency = adjacency_of(graph)
+    return metropolis_weights_of(adjacency_of(graph))
+
+
+def metropolis_weights_of(adjacency: np.ndarray) -> np.ndarray:
+    """Gives `metropolis_weights` of an adjacency matrix."""
     degrees = adjacency.sum(axis=1)
     return _with_rest(adjacency / (1 + np.maximum(degrees[:, None], degrees)))
 
 
-def max_degree_weights(graph: nx.Graph) -> np.ndarray:
+def max_degree_weights(graph: "nx.Graph") -> np.ndarray:
     """Gives every edge one over one more than the graph's largest degree, and nodes the rest.
 
     Args:
@@ -57,6 +70,7 @@ def max_degree_weights(graph: nx.Graph) -> np.ndarray:
         A symmetric, doubly stochastic matrix.
 
     Example:
+        >>> import networkx as nx
         >>> max_degree_weights(nx.star_graph(2)).round(2).tolist()
         [[0.33, 0.33, 0.33], [0.33, 0.67, 0.0], [0.33, 0.0, 0.67]]
     """
@@ -64,7 +78,7 @@ def max_degree_weights(graph: nx.Graph) -> np.ndarray:
     return _with_rest(adjacency / (1 + adjacency.sum(axis=1).max(initial=0)))
 
 
-def uniform_weights(graph: nx.Graph) -> np.ndarray:
+def uniform_weights(graph: "nx.Graph") -> np.ndarray:
     """Gives a node and its neighbours equal weights; doubly stochastic on regular graphs only.
 
     Args:
@@ -74,6 +88,7 @@ def uniform_weights(graph: nx.Graph) -> np.ndarray:
         A matrix whose rows sum to one.
 
     Example:
+        >>> import networkx as nx
         >>> uniform_weights(nx.cycle_graph(3)).round(2).tolist()
         [[0.33, 0.33, 0.33], [0.33, 0.33, 0.33], [0.33, 0.33, 0.33]]
     """
@@ -81,20 +96,46 @@ def uniform_weights(graph: nx.Graph) -> np.ndarray:
     return _with_rest(adjacency / (1 + adjacency.sum(axis=1, keepdims=True)))
 
 
-def adjacency_of(graph: nx.Graph) -> np.ndarray:
+def adjacency_of(graph: "nx.Graph") -> np.ndarray:
     """Gives an undirected graph's adjacency matrix, nodes in their order, without weights and loops."""
     require_undirected(graph, "graph")
-    return nx.to_numpy_array(simple(graph))
+    number = {node: index for index, node in enumerate(graph)}
+    return adjacency_of_edges(len(number), ((number[a], number[b]) for a, b in graph.edges()))
 
 
-def simple(graph: nx.Graph) -> nx.Graph:
-    """Drops loops and doubled edges, such as those of a ring of one or two."""
-    simple = nx.Graph()
-    simple.add_nodes_from(graph.nodes)
-    simple.add_edges_from((a, b) for a, b in graph.edges() if a != b)
-    return simple
+def adjacency_of_edges(size: int, edges: Iterable[tuple[int, int]]) -> np.ndarray:
+    """Gives the adjacency matrix of edges that join workers; loops do not count, and doubled edges count once."""
+    adjacency = np.zeros((size, size))
+    for a, b in edges:
+        adjacency[a, b] = adjacency[b, a] = a != b
+    return adjacency
 
 
 def _with_rest(weights: np.ndarray) -> np.ndarray:
     """Fills the diagonal so that rows sum to one."""
     return weights + np.diag(1 - weights.sum(axis=1))
+
+
+METHODS = (
+    Method(
+        name="topology.metropolis_weights",
+        factory=metropolis_weights,
+        kind="function",
+        summary="Mixing weights of any graph: one over one more than the larger degree of an edge's ends.",
+        also_known_as=("Metropolis-Hastings weights", "MH weights"),
+    ),
+    Method(
+        name="topology.max_degree_weights",
+        factory=max_degree_weights,
+        kind="function",
+        summary="Mixing weights of any graph: one over one more than the graph's largest degree, on every edge.",
+        also_known_as=("maximum-degree weights",),
+    ),
+    Method(
+        name="topology.uniform_weights",
+        factory=uniform_weights,
+        kind="function",
+        summary="Mixing weights of a regular graph: a node and its neighbours count equally.",
+        also_known_as=("uniform-neighbour weights",),
+    ),
+)

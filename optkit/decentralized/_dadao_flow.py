@@ -1,0 +1,134 @@
+"""What DADAO's variables do between events: the constants of a linear flow, and its exact solution.
+
+Nabli, Oyallon, "DADAO: Decoupled Accelerated Decentralized Asynchronous Optimization", 2022, arXiv:2208.00779.
+Constants as in the authors' code.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optkit.core.checks import check_range
+
+# Places of the variables along their axis.
+X, X_TILDE, Y, Y_TILDE, Z, Z_TILDE = range(6)
+
+
+class DadaoConstants(NamedTuple):
+    """Constants of the continuous flow and of the jumps at events, named as in the paper.
+
+    Attributes:
+        nu: half of the strong convexity.
+        eta: rate at which X and X~ approach each other.
+        alpha: rate at which Y approaches Y~, and Z approaches Z~.
+        alpha_tilde: rate at which Z~ approaches Z.
+        theta: rate of the drift of Y~.
+        gamma: step of X at a gradient.
+        gamma_tilde: step of X~ at a gradient.
+        delta: step of Y~ at a gradient, with `delta_tilde`.
+        delta_tilde: see `delta`.
+        beta: step of Z at an exchange.
+        beta_tilde: step of Z~ at an exchange.
+    """
+
+    nu: float
+    eta: float
+    alpha: float
+    alpha_tilde: float
+    theta: float
+    gamma: float
+    gamma_tilde: float
+    delta: float
+    delta_tilde: float
+    beta: float
+    beta_tilde: float
+
+
+def dadao_constants(mu: float, L: float, chi1: float, chi2: float) -> DadaoConstants:
+    """Gives the constants of `dadao`.
+
+    Args:
+        mu: strong convexity of every worker's function, positive.
+        L: smoothness of every worker's function, at least `mu`.
+        chi1: of the rates of exchanges, see `GossipRates.chi1`; at least 0.
+        chi2: of the rates of exchanges, see `GossipRates.chi2`; at least 0, and `chi1 * chi2` at most 1/2.
+
+    Returns:
+        The constants.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+
+    Example:
+        >>> constants = dadao_constants(mu=2.0, L=4.0, chi1=0.5, chi2=1.0)
+        >>> constants.nu, constants.beta_tilde, constants.gamma
+        (1.0, 2.0, 0.0625)
+    """
+    check_range("mu", mu, 0.0, low_open=True, high_open=True)
+    check_range("L", L, mu, high_open=True)
+    check_range("chi1", chi1, 0.0, high_open=True)
+    check_range("chi2", chi2, 0.0, high_open=True)
+    if chi1 * chi2 > 0.5 * (1 + 1e-9):
+        raise ValueError(
+            f"chi1 * chi2 must be at most 1/2, got {chi1 * chi2:.6g}: make all exchanges"
+            f" {np.sqrt(2 * chi1 * chi2):.6g} times as frequent"
+        )
+    nu = mu / 2
+    q = float(np.sqrt(nu / L))
+    return DadaoConstants(
+        nu=nu,
+        eta=q / 8,
+        alpha=q / 4,
+        alpha_tilde=q / 8,
+        theta=1 / (2 * q),
+        gamma=1 / (4 * L),
+        gamma_tilde=1 / (4 * float(np.sqrt(L * nu))),
+        delta=q / 4,
+        delta_tilde=1.0,
+        beta=0.5,
+        beta_tilde=2 * chi1 / q,
+    )
+
+
+def make_flow(constants: DadaoConstants) -> Callable[[Any, jax.Array], Any]:
+    """Makes the exact solution of the linear flow, of one worker's variables and a time.
+
+    X~ - X and Z~ - Z decay exponentially. The two drive Y and Y~, which oscillate. So the matrix exponential is one
+    constant matrix for each of these modes and one for all that stays, and what it adds to the variables is computed
+    without cancellation at short times.
+    """
+    nu, eta, alpha, alpha_tilde, theta = constants[:5]
+
+    def response(rate, force):
+        """What Y and Y~ do under the force `exp(rate * time)` times this."""
+        scale = -theta * force / (rate**2 + alpha * rate + alpha * theta)
+        return scale * alpha, scale * (rate + alpha)
+
+    x_rate, z_rate = -2 * eta, -(alpha + alpha_tilde)
+    z_part, z_tilde_part = alpha / z_rate, -alpha_tilde / z_rate
+    x_mode = np.outer([-1 / 2, 1 / 2, *response(x_rate, nu / 2), 0, 0], [-1, 1, 0, 0, 0, 0])
+    z_mode = np.outer([0, 0, *response(z_rate, z_part), z_part, z_tilde_part], [0, 0, 0, 0, -1, 1])
+    # What stays: the means of X and X~ and of Z and Z~, and the value of Y and Y~ at which they are in balance.
+    x_mean, z_mean = np.array([1 / 2, 1 / 2, 0, 0, 0, 0]), np.array([0, 0, 0, 0, 1 + z_part, -z_part])
+    rest = np.outer([1, 1, 0, 0, 0, 0], x_mean) + np.outer([0, 0, 0, 0, 1, 1], z_mean)
+    rest -= np.outer([0, 0, 1, 1, 0, 0], nu * x_mean + z_mean)
+    y_mode = np.eye(6) - rest - x_mode - z_mode
+    frequency = np.sqrt(alpha * theta - alpha**2 / 4)
+    y_derivative = np.zeros((6, 6))
+    y_derivative[Y] = alpha / 2 * y_mode[Y] + alpha * (y_mode[Y_TILDE] - y_mode[Y])
+    y_derivative[Y_TILDE] = alpha / 2 * y_mode[Y_TILDE] - theta * y_mode[Y]
+
+    def flow(variables, time):
+        phase = frequency * time
+        damping = jnp.expm1(-alpha * time / 2)
+        cosine = damping * jnp.cos(phase) - 2 * jnp.sin(phase / 2) ** 2
+        sine = (1 + damping) * jnp.sin(phase) / frequency
+        scales = jnp.stack([jnp.expm1(x_rate * time), jnp.expm1(z_rate * time), cosine, sine])
+        modes = jnp.asarray(np.stack([x_mode, z_mode, y_mode, y_derivative]), time.dtype)
+        change = jnp.tensordot(scales, modes, 1, precision="highest")
+        return jax.tree.map(lambda x: x + jnp.tensordot(change.astype(x.dtype), x, 1, precision="highest"), variables)
+
+    return flow
