@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import numbers
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -72,7 +73,7 @@ def takes(method: Method) -> set[str]:
 
 
 def build(method: Method, pieces: Pieces) -> optax.GradientTransformation:
-    """Makes a method of those pieces that it takes; all else is as in its entry.
+    """Makes a method of those pieces that it takes; all else is as in its entry, or the method's own default.
 
     Args:
         method: a wrapper, an optimizer, or a transformation, which stands before the inner optimizer while parameters
@@ -85,11 +86,24 @@ def build(method: Method, pieces: Pieces) -> optax.GradientTransformation:
     if _is_lazy(method.example["topology"]):
         pieces = pieces._replace(topology=pieces.topology.lazy())
     given = {"axis_name": WORKERS, **pieces._asdict()}
-    made = method.factory(**{**method.example, **{name: given[name] for name in takes(method) & set(given)}})
+    taken = {name: given[name] for name in takes(method) & set(given)}
+    made = method.factory(**{**_without_numbers(method), **taken})
     if method.kind != "transformation":
         return made
     inner = optax.chain(made, pieces.inner)
     return gossip(inner, pieces.topology, axis_name=WORKERS, mixing=pieces.mixing, order="cta")
+
+
+def _without_numbers(method: Method) -> dict[str, Any]:
+    """Returns an entry's arguments less those numbers, chosen for the contract's problems, that have a default."""
+    parameters = inspect.signature(method.factory).parameters
+    return {
+        name: value
+        for name, value in method.example.items()
+        if isinstance(value, bool)
+        or not isinstance(value, numbers.Real)
+        or parameters[name].default is inspect.Parameter.empty
+    }
 
 
 def mixing_of(method: Method) -> str:
