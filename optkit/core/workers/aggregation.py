@@ -221,6 +221,11 @@ def replace_rows(rows: Any, kept: jax.Array, value: float) -> Any:
     return jax.tree.map(lambda x: jax.vmap(lambda keep, row: jnp.where(keep, row, value))(kept, x), rows)
 
 
+def nan_unless(condition: jax.Array, tree: Any) -> Any:
+    """Makes all of a tree NaN, so that too few rows are seen, unless a condition holds."""
+    return jax.tree.map(lambda x: jnp.where(condition, x, jnp.nan), tree)
+
+
 def mean_of_rows(rows: Any, weights: jax.Array) -> Any:
     """Averages rows by weights, numbers or booleans; NaN where all are zero."""
     weights = weights.astype(scalar_dtype(rows))
