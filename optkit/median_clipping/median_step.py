@@ -26,7 +26,7 @@ from optkit.method import Method
 
 
 def _divide_by_norm(tree: Any, length: Callable[[jax.Array], jax.typing.ArrayLike]) -> Any:
-    """Gives a tree the length that its l2 norm is mapped to; zero stays zero."""
+    """Scales a tree to the length that its l2 norm is mapped to; zero stays zero."""
     norm = optax.tree.norm(tree)
     return optax.tree.scale(length(norm) / jnp.where(norm > 0, norm, 1), tree)
 

@@ -92,7 +92,7 @@ def bucketing(
         take part.
 
     Raises:
-        ValueError: if `size` is no positive integer, or with `layout="transpose"` the rule has a state or sees whole
+        ValueError: if `size` is not a positive integer, or with `layout="transpose"` the rule has a state or sees whole
             rows only.
 
     Example:

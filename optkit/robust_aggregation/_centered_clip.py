@@ -62,6 +62,7 @@ def centered_clip(
         ValueError: if an argument is out of its range.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> import optkit
         >>> aggregator = optkit.centered_clip(radius=3.0)
         >>> gradients = jnp.array([[1.0, 2.0], [2.0, 1.0], [3e6, 4e6]])

@@ -39,7 +39,7 @@ def count_active(rows: Any, active: jax.Array | None, least: int, method: str) -
 
 
 def is_stateless(aggregator: optax.GradientTransformation) -> bool:
-    """Says whether an aggregator keeps nothing between updates."""
+    """Whether an aggregator keeps nothing between updates."""
     return not jax.tree.leaves(jax.eval_shape(aggregator.init, {"x": jax.ShapeDtypeStruct((1,), jnp.float32)}))
 
 

@@ -9,7 +9,7 @@ from optkit.core.workers.aggregation import Total, distances, squared_distances
 
 
 def distances_from(rows: Any, center: Any, active: jax.Array | None, total: Total) -> jax.Array:
-    """Gives distances from a point: infinite for rows that are absent or not finite.
+    """Returns distances from a point: infinite for rows that are absent or not finite.
 
     Where workers hold slices, it sends sums of squares and no largest entries: distances beyond the square root of the
     dtype's range are then infinite, or zero.
@@ -23,12 +23,12 @@ def distances_from(rows: Any, center: Any, active: jax.Array | None, total: Tota
 
 
 def lengths(rows: Any, active: jax.Array | None, total: Total) -> jax.Array:
-    """Gives norms: infinite for rows that are absent or not finite, see `distances_from`."""
+    """Returns norms: infinite for rows that are absent or not finite, see `distances_from`."""
     return distances_from(rows, jax.tree.map(lambda x: jnp.zeros_like(x[0]), rows), active, total)
 
 
 def distances_between(rows: Any, active: jax.Array | None, total: Total) -> jax.Array:
-    """Gives distances of all pairs: infinite where one is absent or not finite, see `distances_from`."""
+    """Returns distances of all pairs: infinite where one is absent or not finite, see `distances_from`."""
     if total.axis_name is None:
         apart = jax.lax.map(lambda row: distances(rows, row, total), rows)
     else:

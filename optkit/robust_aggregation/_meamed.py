@@ -36,6 +36,7 @@ def meamed(byzantine: int, *, axis_name: AxisName | None = None, layout: Layout 
         ValueError: if an argument is out of its range; from `update`, if there are too few rows.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> import optkit
         >>> aggregator = optkit.meamed(1)
         >>> gradients = jnp.array([[1.0, 2.0], [3.0, 1.0], [100.0, 3.0], [2.0, -9.0]])

@@ -1,4 +1,4 @@
-"""Means around a center: of each coordinate, over as many of the values nearest to it as there are honest rows."""
+"""Means around a center: of each coordinate, over those of the values that are nearest to it."""
 
 from collections.abc import Callable
 

@@ -31,7 +31,7 @@ def per_row(inner: optax.GradientTransformation, rows: int) -> optax.GradientTra
         A transformation of gradients with a leading axis, which stays. Its state is that of `inner` with such an axis.
 
     Raises:
-        ValueError: if `rows` is no positive integer.
+        ValueError: if `rows` is not a positive integer.
 
     Example:
         >>> import jax.numpy as jnp

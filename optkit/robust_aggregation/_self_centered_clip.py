@@ -38,6 +38,7 @@ def self_centered_clip(radius: jax.typing.ArrayLike, iterations: int | None = No
         TypeError: from `update`, without `own`.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> import optkit
         >>> aggregator = optkit.self_centered_clip(radius=3.0)
         >>> heard = jnp.array([[0.0, 0.0], [3e6, 4e6], [0.6, 0.0]])

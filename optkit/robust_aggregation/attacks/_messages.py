@@ -76,7 +76,7 @@ def a_little_is_enough(honest: Any, deviations: jax.typing.ArrayLike) -> Any:
 
 
 def hidden_deviations(workers: int, byzantine: int) -> float:
-    """Gives the most standard deviations at which attackers are still nearer to the mean than enough honest workers.
+    """Returns the most standard deviations at which attackers are still nearer to the mean than enough honest workers.
 
     Args:
         workers: the number of all workers.

@@ -39,7 +39,7 @@ def strongest(
         The best strength found, at least 0.
 
     Raises:
-        ValueError: if a count is no positive integer.
+        ValueError: if a count is not a positive integer.
 
     Example:
         >>> import optkit

@@ -45,7 +45,7 @@ def under_attack(
         A transformation with an `UnderAttackState`. Over an axis every worker gathers all rows.
 
     Raises:
-        ValueError: if `byzantine` is no positive integer; from `update`, if no worker is left.
+        ValueError: if `byzantine` is not a positive integer; from `update`, if no worker is left.
 
     Example:
         >>> import optkit
@@ -82,7 +82,7 @@ def attacked_mix(mixing: Mixing, attack: Attack | AttackByNumber, byzantine: int
         A mixing. For simulations: every worker gathers all values.
 
     Raises:
-        ValueError: if `byzantine` is no positive integer.
+        ValueError: if `byzantine` is not a positive integer.
 
     Example:
         >>> import optkit
