@@ -9,7 +9,7 @@ from optax.experimental import aggregating
 from optkit.core.checks import check_option
 from optkit.core.types import AxisName
 from optkit.core.workers.aggregation import Layout, aggregator_of_rows
-from optkit.median_clipping._median_tracking import MEDIAN
+from optkit.median_clipping._papers import MEDIAN
 from optkit.median_clipping._sample_median import NanPolicy, median_of_rows
 from optkit.method import Method
 
@@ -64,6 +64,7 @@ METHODS = (
         kind="aggregator",
         summary="The median of each coordinate over samples, microbatches or workers, in place of the mean.",
         paper=MEDIAN,
+        also_known_as=("coordinate-wise median", "marginal median", "CWMed", "SMGD"),
         grid=0.1,
         stacked="microbatches",
     ),

@@ -24,6 +24,7 @@ from optkit.core.workers.aggregation import (
     aggregator_of_rows,
     distances,
     mean_of_rows,
+    nan_unless,
     norms,
     replace_rows,
 )
@@ -108,7 +109,7 @@ def geometric_median(
         median = _iterate(
             lambda center: _weiszfeld(rows, kept, center, smoothing, total), center, most, tolerance, total
         )
-        return jax.tree.map(lambda x: jnp.where(jnp.any(kept), x, jnp.nan), median)
+        return nan_unless(jnp.any(kept), median)
 
     def rule_per_leaf(rows, *, active, total):
         return jax.tree.map(lambda x: rule(x, active=active, total=total), rows)
@@ -175,8 +176,10 @@ METHODS = (
         name="geometric_median",
         factory=geometric_median,
         kind="aggregator",
-        summary="The geometric median over samples, microbatches or workers by Weiszfeld's iterations (RFA).",
+        summary="The geometric median over samples, microbatches or workers by Weiszfeld's iterations.",
         paper=Paper("Robust Aggregation for Federated Learning", "Pillutla, Kakade, Harchaoui", 2019, "1912.13445"),
+        also_known_as=("RFA", "GeoMed", "spatial median", "L1-median", "Weiszfeld", "SMGD"),
+        example={"iterations": 8},
         grid=0.1,
         stacked="microbatches",
         golden="rfa",

@@ -1,4 +1,4 @@
-"""Tracking the median of the gradients across iterations; clipping is the special case without memory.
+"""Tracking the median of the gradients across iterations.
 
 Schaipp, Garrigos, Simsekli, Gower, "SGD with Clipping is Secretly Estimating the Median Gradient", 2024,
 arXiv:2402.12828. No code of the authors is public; the rule was derived from the paper's model: one stochastic proximal
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optkit.core.checks import check_range
+from optkit.core.checks import check_option, check_range
 from optkit.core.complex_numbers import refuse_complex
 from optkit.core.decay import add_decay
 from optkit.core.injection import refuse_arrays
@@ -19,7 +19,10 @@ from optkit.core.precision import in_float32, widen
 from optkit.core.proximal import StepTowardsMedian, check_step
 from optkit.core.types import DTypeLike, Mask
 from optkit.median_clipping import median_step
-from optkit.method import Method, Paper, Variant
+from optkit.median_clipping._papers import MEDIAN
+from optkit.method import Method, Variant
+
+Init = Literal["zeros", "first"]
 
 
 class ScaleByMedianTrackingState(NamedTuple):
@@ -39,7 +42,7 @@ def scale_by_median_tracking(
     tau: optax.ScalarOrSchedule,
     step: StepTowardsMedian | None = None,
     *,
-    init: Literal["zeros", "first"] = "zeros",
+    init: Init = "zeros",
     memory: bool = True,
     accumulator_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
@@ -87,7 +90,7 @@ def scale_by_median_tracking(
     Reference:
         Schaipp et al., "SGD with Clipping is Secretly Estimating the Median Gradient", 2024, arXiv:2402.12828.
     """
-    return _track("scale_by_median_tracking", tau, step, init=init, memory=memory, accumulator_dtype=accumulator_dtype)
+    return track("scale_by_median_tracking", tau, step, init=init, memory=memory, accumulator_dtype=accumulator_dtype)
 
 
 def median_tracking_sgd(
@@ -97,7 +100,7 @@ def median_tracking_sgd(
     weight_decay: float | jax.Array = 0.0,
     mask: Mask | None = None,
     *,
-    init: Literal["zeros", "first"] = "zeros",
+    init: Init = "zeros",
     accumulator_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Descends along an estimate of the median gradient, tracked across iterations: for heavy-tailed noise.
@@ -136,71 +139,19 @@ def median_tracking_sgd(
     refuse_arrays(mask=mask)
     return in_float32(
         optax.chain(
-            _track("median_tracking_sgd", tau, step, init=init, accumulator_dtype=accumulator_dtype),
+            track("median_tracking_sgd", tau, step, init=init, accumulator_dtype=accumulator_dtype),
             add_decay("median_tracking_sgd", weight_decay, mask),
             optax.scale_by_learning_rate(learning_rate),  # x_{t+1} = x_t - lr m_{t+1}
         )
     )
 
 
-def clipped_sgd(
-    learning_rate: optax.ScalarOrSchedule,
-    tau: optax.ScalarOrSchedule = 1.0,
-    step: StepTowardsMedian | None = None,
-    momentum: float | jax.Array | None = None,
-    weight_decay: float | jax.Array = 0.0,
-    mask: Mask | None = None,
-) -> optax.GradientTransformationExtraArgs:
-    """Median-clipped SGD: descends along one proximal step from zero towards the gradient, which is a clipped gradient.
-
-    With the default `step` it is SGD with clipping by the global norm, with `median_step.l1()` SGD with clipping by
-    value.
-
-    Args:
-        learning_rate: a positive number or a schedule.
-        tau: for a norm the threshold of the clipping, above 0, or a schedule of it; default 1.
-        step: the norm; default `median_step.l2()`, see `scale_by_median_tracking`.
-        momentum: decay of the sum of clipped gradients along which it descends, in [0, 1), as in `optax.sgd`; None
-            (default) for the last one alone.
-        weight_decay: strength of the decoupled decay, at least 0; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-
-    Returns:
-        An optimizer; its state is counters, and with momentum one number a parameter.
-
-    Raises:
-        ValueError: if a hyperparameter is out of its range.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> import optax, optkit
-        >>> tx = optkit.clipped_sgd(0.1, tau=5.0)
-        >>> params = jnp.zeros(2)
-        >>> updates, state = tx.update(jnp.array([30.0, 40.0]), tx.init(params), params)
-        >>> updates
-        Array([-0.3, -0.4], dtype=float32)
-
-    Reference:
-        Schaipp et al., "SGD with Clipping is Secretly Estimating the Median Gradient", 2024, arXiv:2402.12828.
-    """
-    check_range("momentum", momentum, 0.0, 1.0, high_open=True)
-    refuse_arrays(mask=mask)
-    return in_float32(
-        optax.chain(
-            _track("clipped_sgd", tau, step, memory=False),
-            optax.identity() if momentum is None else optax.trace(momentum),
-            add_decay("clipped_sgd", weight_decay, mask),
-            optax.scale_by_learning_rate(learning_rate),
-        )
-    )
-
-
-def _track(
+def track(
     method: str,
     tau: optax.ScalarOrSchedule,
     step: StepTowardsMedian | None,
     *,
-    init: Literal["zeros", "first"] = "zeros",
+    init: Init = "zeros",
     memory: bool = True,
     accumulator_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
@@ -208,8 +159,7 @@ def _track(
     refuse_arrays(step=step, init=init, memory=memory, accumulator_dtype=accumulator_dtype)
     check_step(step, method)
     check_range("tau", tau, 0.0, low_open=True)
-    if init not in ("zeros", "first"):
-        raise ValueError(f"init must be 'zeros' or 'first', got {init!r}")
+    check_option("init", init, Init)
     if init == "first" and not memory:
         raise ValueError("init must be 'zeros' with memory=False, which starts every step from there, got 'first'")
     step = median_step.l2() if step is None else step
@@ -235,15 +185,19 @@ def _track(
     return optax.GradientTransformation(init_fn, update_fn)
 
 
-MEDIAN = Paper("SGD with Clipping is Secretly Estimating the Median Gradient", "Schaipp et al.", 2024, "2402.12828")
-
 METHODS = (
     Method(
         name="median_tracking_sgd",
         factory=median_tracking_sgd,
         kind="optimizer",
-        summary="Tracks the median of the gradients across iterations by proximal steps; clipping with a memory.",
+        summary="Tracks the median of the gradients over the steps by proximal steps, and descends along it.",
         paper=MEDIAN,
+        also_known_as=(
+            "Tracking the Median of Gradients with a Stochastic Proximal Point Method",
+            "median momentum",
+            "SPP",
+        ),
+        parts=(scale_by_median_tracking,),
         example={"learning_rate": 2e-3, "tau": 1.0},
         grid=1.0,
         variants={
@@ -252,15 +206,5 @@ METHODS = (
             "huber": Variant({"step": median_step.huber(1.0), "tau": 0.1}, grid=1.0),
         },
         golden="median_tracking",
-    ),
-    Method(
-        name="clipped_sgd",
-        factory=clipped_sgd,
-        kind="optimizer",
-        summary="Median-clipped SGD: one proximal step from zero towards the gradient, clipping by the global norm.",
-        paper=MEDIAN,
-        example={"learning_rate": 1e-3, "momentum": 0.9},
-        grid=0.3,
-        variants={"l1": Variant({"step": median_step.l1(), "tau": 1e-2, "learning_rate": 0.02}, grid=0.3)},
     ),
 )

@@ -17,7 +17,7 @@ from optkit.core.proximal import StepTowardsMedian, check_step
 from optkit.core.types import AxisName
 from optkit.core.workers.aggregation import aggregator_of_rows
 from optkit.median_clipping import median_step
-from optkit.median_clipping._median_tracking import MEDIAN
+from optkit.median_clipping._papers import MEDIAN
 from optkit.median_clipping._sample_median import Start, starting_point
 from optkit.method import Method
 
@@ -128,6 +128,8 @@ METHODS = (
         kind="aggregator",
         summary="The median, of any norm, over samples, microbatches or workers by stochastic proximal point steps.",
         paper=MEDIAN,
+        also_known_as=("SPP", "stochastic proximal point"),
+        parts=(proximal_pass,),
         example={"tau": 1.0},
         grid=0.1,
         stacked="microbatches",

@@ -21,10 +21,12 @@ import optax
 from optkit.core.checks import check_range
 from optkit.core.linalg.explicit_axes import replicate, shard_like
 from optkit.core.proximal import MedianStep
+from optkit.median_clipping._papers import MEDIAN
+from optkit.method import Method
 
 
 def _divide_by_norm(tree: Any, length: Callable[[jax.Array], jax.typing.ArrayLike]) -> Any:
-    """Gives a tree the length that its l2 norm is mapped to; zero stays zero."""
+    """Scales a tree to the length that its l2 norm is mapped to; zero stays zero."""
     norm = optax.tree.norm(tree)
     return optax.tree.scale(length(norm) / jnp.where(norm > 0, norm, 1), tree)
 
@@ -245,3 +247,88 @@ def subgradient_l2() -> MedianStep:
         Array([6., 8.], dtype=float32)
     """
     return MedianStep("median_step.subgradient_l2", lambda difference, tau: _divide_by_norm(difference, lambda _: tau))
+
+
+METHODS = (
+    Method(
+        name="median_step.l2",
+        factory=l2,
+        kind="function",
+        summary="The step towards the geometric median: the difference, clipped by its global norm.",
+        paper=MEDIAN,
+        also_known_as=("clip_by_global_norm",),
+    ),
+    Method(
+        name="median_step.l1",
+        factory=l1,
+        kind="function",
+        summary="The step towards the coordinate-wise median: the difference, with each coordinate clipped.",
+        paper=MEDIAN,
+        also_known_as=("clip by value",),
+    ),
+    Method(
+        name="median_step.linf",
+        factory=linf,
+        kind="function",
+        summary="The step towards the median of the linf norm: the difference, projected on an l1 ball.",
+        paper=MEDIAN,
+    ),
+    Method(
+        name="median_step.half_squared_l2",
+        factory=half_squared_l2,
+        kind="function",
+        summary="The step towards the mean: a fixed share of the difference, an exponential average.",
+        paper=MEDIAN,
+    ),
+    Method(
+        name="median_step.huber_l2",
+        factory=huber_l2,
+        kind="function",
+        summary="The step of the Huber function of the l2 norm: an average of what is near, clipping of what is far.",
+        paper=MEDIAN,
+    ),
+    Method(
+        name="median_step.huber",
+        factory=huber,
+        kind="function",
+        summary="The step of each coordinate's Huber function: an average of what is near, clipping of what is far.",
+        paper=MEDIAN,
+    ),
+    Method(
+        name="median_step.elastic_net",
+        factory=elastic_net,
+        kind="function",
+        summary="The step of the elastic net, between the mean and the coordinate-wise median.",
+        paper=MEDIAN,
+    ),
+    Method(
+        name="median_step.quantile",
+        factory=quantile,
+        kind="function",
+        summary="The step towards a quantile of each coordinate.",
+        paper=MEDIAN,
+        also_known_as=("pinball loss", "check function"),
+    ),
+    Method(
+        name="median_step.insensitive_l2",
+        factory=insensitive_l2,
+        kind="function",
+        summary="The step of the l2 norm with a dead zone, in which differences move nothing.",
+        paper=MEDIAN,
+        also_known_as=("epsilon-insensitive",),
+    ),
+    Method(
+        name="median_step.subgradient_l1",
+        factory=subgradient_l1,
+        kind="function",
+        summary="A subgradient step of the l1 norm: tau in the direction of the difference's sign.",
+        paper=MEDIAN,
+    ),
+    Method(
+        name="median_step.subgradient_l2",
+        factory=subgradient_l2,
+        kind="function",
+        summary="A subgradient step of the l2 norm: of length tau along the difference.",
+        paper=MEDIAN,
+    ),
+)

@@ -9,13 +9,10 @@ from optax.experimental import aggregating
 
 from optkit.core.types import AxisName
 from optkit.core.workers.aggregation import Layout, aggregator_of_rows
-from optkit.robust_aggregation._order_statistics import (
-    count_rows,
-    distances_from,
-    entry,
-    mean_of_smallest,
-    sort_coordinates,
-)
+from optkit.method import Method, Paper
+from optkit.robust_aggregation._checks import count_active
+from optkit.robust_aggregation._distances import distances_from
+from optkit.robust_aggregation._order_statistics import entry, mean_of_smallest, sort_coordinates
 
 
 def aksel(*, axis_name: AxisName | None = None, layout: Layout = "gather") -> aggregating.Aggregator:
@@ -52,8 +49,21 @@ def aksel(*, axis_name: AxisName | None = None, layout: Layout = "gather") -> ag
     def rule(rows, *, active, total):
         if not jax.tree.leaves(rows):
             return rows
-        count = count_rows(rows, active, 1, "aksel")
+        count = count_active(rows, active, 1, "aksel")
         median = jax.tree.map(lambda x: entry(sort_coordinates(x, active), (count - 1) // 2), rows)
         return mean_of_smallest(rows, distances_from(rows, median, active, total), (count + 1) // 2)
 
     return aggregator_of_rows("aksel", rule, axis_name, layout)
+
+
+METHODS = (
+    Method(
+        name="aksel",
+        factory=aksel,
+        kind="aggregator",
+        summary="The mean of the half of the workers' gradients that is nearest to their coordinate-wise median.",
+        paper=Paper("AKSEL: Fast Byzantine SGD", "Boussetta et al.", 2020),
+        grid=0.1,
+        stacked="microbatches",
+    ),
+)

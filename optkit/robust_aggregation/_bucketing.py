@@ -16,7 +16,7 @@ from optkit.core.keys import key_data, split
 from optkit.core.types import AxisName, Key
 from optkit.core.workers.aggregation import Layout, check_layout, over_all_rows, replace_rows
 from optkit.method import Method, Paper
-from optkit.robust_aggregation._order_statistics import require_slices
+from optkit.robust_aggregation._checks import require_slices
 from optkit.robust_aggregation._trimmed_mean import trimmed_mean
 
 
@@ -92,7 +92,7 @@ def bucketing(
         take part.
 
     Raises:
-        ValueError: if `size` is no positive integer, or with `layout="transpose"` the rule has a state or sees whole
+        ValueError: if `size` is not a positive integer, or with `layout="transpose"` the rule has a state or sees whole
             rows only.
 
     Example:
@@ -144,18 +144,18 @@ def bucketing(
     return aggregating.Aggregator(init_fn, update_fn)
 
 
+HETEROGENEOUS = Paper(
+    "Byzantine-Robust Learning on Heterogeneous Datasets via Bucketing", "Karimireddy, He, Jaggi", 2020, "2006.09365"
+)
+
 METHODS = (
     Method(
         name="bucketing",
         factory=bucketing,
         kind="aggregator",
         summary="Averages workers in small random groups before a robust rule.",
-        paper=Paper(
-            "Byzantine-Robust Learning on Heterogeneous Datasets via Bucketing",
-            "Karimireddy, He, Jaggi",
-            2020,
-            "2006.09365",
-        ),
+        paper=HETEROGENEOUS,
+        also_known_as=("resampling",),
         example={"aggregator": trimmed_mean(0), "size": 2, "key": 0},
         grid=0.1,
         stacked="microbatches",

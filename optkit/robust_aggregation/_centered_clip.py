@@ -1,29 +1,25 @@
 """Centered clipping: a mean of differences from a center, each clipped to a radius.
 
 Karimireddy, He, Jaggi, "Learning from History for Byzantine Robust Optimization", 2020, arXiv:2012.10333: the center is
-the last aggregate, and workers send momenta. Around each worker's own value: He, Karimireddy, Jaggi, "Byzantine-Robust
-Decentralized Learning via ClippedGossip", 2022, arXiv:2202.01545, in the form, with equal weights and several
-iterations, of the code of Farhadkhani et al., "Robust Collaborative Learning with Linear Gradient Overhead", 2022,
-arXiv:2209.10931.
+the last aggregate, and workers send momenta.
 """
 
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 from optax.experimental import aggregating
 
 from optkit.core.checks import check_count, check_range
 from optkit.core.complex_numbers import refuse_complex
-from optkit.core.extra_args import required
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import widen
 from optkit.core.types import AxisName
-from optkit.core.workers.aggregation import Layout, Total, check_layout, differences, over_all_rows, replace_rows
-from optkit.core.workers.rows import require_reduced, sum_rows
+from optkit.core.workers.aggregation import Layout, check_layout, over_all_rows
+from optkit.core.workers.rows import require_reduced
 from optkit.method import Method, Paper
-from optkit.robust_aggregation._order_statistics import count_rows, distances_from, nan_unless
+from optkit.robust_aggregation._checks import count_active
+from optkit.robust_aggregation._clip_around import clip_around
 
 
 class CenteredClipState(NamedTuple):
@@ -34,29 +30,6 @@ class CenteredClipState(NamedTuple):
     """
 
     center: Any
-
-
-def _clip_around(
-    rows: Any,
-    center: Any,
-    radius: jax.typing.ArrayLike,
-    iterations: int,
-    divisor: Any,
-    active: jax.Array | None,
-    total: Total,
-) -> Any:
-    """Moves a center by clipped differences; rows that are not finite do not move it, and if none is, it is NaN."""
-
-    def iteration(_, center):
-        norms = distances_from(rows, center, active, total)
-        near = jnp.isfinite(norms)
-        weights = jnp.where(near, jnp.minimum(1, radius / jnp.where(norms > 0, norms, 1)), 0)
-        moves = sum_rows(replace_rows(differences(rows, center), near, 0.0), weights / divisor)
-        moved = optax.tree.add(center, moves)  # v + (1/n) sum_i clip(x_i - v, radius)
-        nobody = False if active is None else ~jnp.any(active)
-        return nan_unless(jnp.any(near) | nobody, moved)
-
-    return jax.lax.fori_loop(0, iterations, iteration, center)
 
 
 def centered_clip(
@@ -89,6 +62,7 @@ def centered_clip(
         ValueError: if an argument is out of its range.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> import optkit
         >>> aggregator = optkit.centered_clip(radius=3.0)
         >>> gradients = jnp.array([[1.0, 2.0], [2.0, 1.0], [3e6, 4e6]])
@@ -116,8 +90,8 @@ def centered_clip(
             if not jax.tree.leaves(rows):
                 return rows
             require_reduced(jax.tree.map(lambda x: x[0], rows), center, "centered_clip")
-            divisor = count_rows(rows, None, 1, "centered_clip")  # absent rows too: they count as the center
-            return _clip_around(rows, widen(center), radius, moves, divisor, active, total)
+            divisor = count_active(rows, None, 1, "centered_clip")  # absent rows too: they count as the center
+            return clip_around(rows, widen(center), radius, moves, divisor, active, total)
 
         center = over_all_rows("centered_clip", rule, axis_name, layout)(updates, state.center, total=total)
         return center, CenteredClipState(center=optax.tree.cast_like(center, state.center))
@@ -125,53 +99,7 @@ def centered_clip(
     return aggregating.Aggregator(init_fn, update_fn)
 
 
-def self_centered_clip(radius: jax.typing.ArrayLike, iterations: int | None = None) -> aggregating.Aggregator:
-    """Adds to a worker's own value the mean of what it hears less that, each difference clipped to a radius.
-
-    A rule for gossip: `robust_mix(self_centered_clip(radius))` calls it with the worker's own value, so results differ
-    between workers. What is not finite, or not heard, does not move it, and if nothing is finite it is NaN.
-
-    Args:
-        radius: how far one neighbour may pull, above 0, in units of the parameters.
-        iterations: how often the value is moved, at least 1. None: 1.
-
-    Returns:
-        An aggregator of stacked rows without state. Its `update` needs the extra argument `own`, a tree shaped like a
-        row, and takes `active`, booleans that say which rows take part.
-
-    Raises:
-        ValueError: if an argument is out of its range.
-        TypeError: from `update`, without `own`.
-
-    Example:
-        >>> import optkit
-        >>> aggregator = optkit.self_centered_clip(radius=3.0)
-        >>> heard = jnp.array([[0.0, 0.0], [3e6, 4e6], [0.6, 0.0]])
-        >>> aggregator.update(heard, aggregator.init(None), own=heard[0])[0].round(3)
-        Array([0.8, 0.8], dtype=float32)
-
-    Reference:
-        He, Karimireddy, Jaggi, "Byzantine-Robust Decentralized Learning via ClippedGossip", 2022, arXiv:2202.01545.
-    """
-    check_range("radius", radius, 0.0, low_open=True)
-    refuse_arrays(iterations=iterations)
-    check_count("iterations", iterations)
-    moves = 1 if iterations is None else iterations
-
-    def update_fn(updates, state, params=None, *, own=None, active=None, total=None, **extra_args):
-        del extra_args
-        own = required(own, "own", "self_centered_clip", "own=value")
-
-        def rule(rows, own, *, total):
-            if not jax.tree.leaves(rows):
-                return rows
-            heard = count_rows(rows, active, 1, "self_centered_clip")
-            return _clip_around(rows, widen(own), radius, moves, heard, active, total)
-
-        return over_all_rows("self_centered_clip", rule, None)(updates, own, params=params, total=total), state
-
-    return aggregating.Aggregator(optax.init_empty_state, update_fn)
-
+HISTORY = Paper("Learning from History for Byzantine Robust Optimization", "Karimireddy, He, Jaggi", 2020, "2012.10333")
 
 METHODS = (
     Method(
@@ -179,9 +107,8 @@ METHODS = (
         factory=centered_clip,
         kind="aggregator",
         summary="Adds to the last aggregate the workers' differences from it, each clipped to a radius.",
-        paper=Paper(
-            "Learning from History for Byzantine Robust Optimization", "Karimireddy, He, Jaggi", 2020, "2012.10333"
-        ),
+        paper=HISTORY,
+        also_known_as=("centered clipping", "CClip", "CC"),
         example={"radius": 10.0},
         grid=0.1,
         stacked="microbatches",

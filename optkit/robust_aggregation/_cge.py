@@ -10,12 +10,9 @@ from optax.experimental import aggregating
 from optkit.core.types import AxisName
 from optkit.core.workers.aggregation import Layout, aggregator_of_rows
 from optkit.method import Method, Paper
-from optkit.robust_aggregation._order_statistics import (
-    check_byzantine,
-    count_rows,
-    lengths,
-    mean_of_smallest,
-)
+from optkit.robust_aggregation._checks import check_byzantine, count_active
+from optkit.robust_aggregation._distances import lengths
+from optkit.robust_aggregation._order_statistics import mean_of_smallest
 
 
 def cge(byzantine: int, *, axis_name: AxisName | None = None, layout: Layout = "gather") -> aggregating.Aggregator:
@@ -54,7 +51,7 @@ def cge(byzantine: int, *, axis_name: AxisName | None = None, layout: Layout = "
     def rule(rows, *, active, total):
         if not jax.tree.leaves(rows):
             return rows
-        count = count_rows(rows, active, 2 * byzantine + 1, f"cge with byzantine={byzantine}")
+        count = count_active(rows, active, 2 * byzantine + 1, f"cge with byzantine={byzantine}")
         return mean_of_smallest(rows, lengths(rows, active, total), count - byzantine)
 
     return aggregator_of_rows("cge", rule, axis_name, layout)
@@ -65,7 +62,7 @@ METHODS = (
         name="cge",
         factory=cge,
         kind="aggregator",
-        summary="The mean of the workers' gradients without the longest (comparative gradient elimination).",
+        summary="The mean of the workers' gradients without the longest.",
         paper=Paper(
             "Byzantine Fault-Tolerant Distributed Machine Learning Using Stochastic Gradient Descent (SGD) and"
             " Norm-Based Comparative Gradient Elimination (CGE)",
@@ -73,6 +70,7 @@ METHODS = (
             2020,
             "2008.04699",
         ),
+        also_known_as=("comparative gradient elimination",),
         example={"byzantine": 1},
         grid=0.1,
         stacked="microbatches",

@@ -15,12 +15,9 @@ from optkit.core.injection import refuse_arrays
 from optkit.core.types import AxisName
 from optkit.core.workers.aggregation import Layout, aggregator_of_rows
 from optkit.method import Method, Paper
-from optkit.robust_aggregation._order_statistics import (
-    check_byzantine,
-    count_rows,
-    distances_between,
-    mean_of_smallest,
-)
+from optkit.robust_aggregation._checks import check_byzantine, count_active
+from optkit.robust_aggregation._distances import distances_between
+from optkit.robust_aggregation._order_statistics import mean_of_smallest
 
 
 def krum(
@@ -77,7 +74,7 @@ def krum(
     def rule(rows, *, active, total):
         if not jax.tree.leaves(rows):
             return rows
-        count = count_rows(rows, active, least, f"krum with {byzantine=}, selected={taken} and {neighbors=}")
+        count = count_active(rows, active, least, f"krum with {byzantine=}, selected={taken} and {neighbors=}")
         apart = distances_between(rows, active, total)
         others = jnp.sort(jnp.where(jnp.eye(len(apart), dtype=bool), jnp.inf, apart))
         summed = jnp.maximum(count - byzantine - 2 if neighbors is None else neighbors, 1)
@@ -99,13 +96,14 @@ METHODS = (
         name="krum",
         factory=krum,
         kind="aggregator",
-        summary="The workers' gradients that lie nearest to their nearest others (multi-Krum, Krum).",
+        summary="The workers' gradients that lie nearest to their nearest others.",
         paper=Paper(
             "Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent",
             "Blanchard et al.",
             2017,
             "1703.02757",
         ),
+        also_known_as=("multi-Krum",),
         example={"byzantine": 0, "selected": 2},
         grid=0.1,
         stacked="microbatches",

@@ -17,8 +17,8 @@ from optkit.core.types import AxisName
 from optkit.decentralized._gossip import gossip
 from optkit.decentralized._mixing import Mixing
 from optkit.decentralized.topology import Topology, complete
-from optkit.method import Method, Paper
-from optkit.robust_aggregation._nearest_neighbors import nearest_neighbor_average
+from optkit.method import Method
+from optkit.robust_aggregation._nearest_neighbor_average import COLLABORATIVE, nearest_neighbor_average
 from optkit.robust_aggregation._robust_mix import robust_mix
 
 
@@ -92,9 +92,7 @@ METHODS = (
         factory=monna,
         kind="optimizer",
         summary="Local momentum, and means of the parameters nearest to a worker's own, without a server.",
-        paper=Paper(
-            "Robust Collaborative Learning with Linear Gradient Overhead", "Farhadkhani et al.", 2022, "2209.10931"
-        ),
+        paper=COLLABORATIVE,
         example={"learning_rate": 2e-3, "topology": complete(8), "byzantine": 2, "axis_name": "workers"},
         grid=1.0,
         needs=("axis_name",),

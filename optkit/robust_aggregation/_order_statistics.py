@@ -1,50 +1,12 @@
-"""What robust rules share: counting rows, ranking them, and averaging some of them."""
+"""Order statistics over rows: of their coordinates, and of numbers that rank whole rows."""
 
 import functools
-import inspect
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from optkit.core.injection import refuse_arrays
-from optkit.core.workers.aggregation import (
-    Total,
-    distances,
-    mean_of_rows,
-    replace_rows,
-    sort_rows,
-    squared_distances,
-)
-
-
-def check_byzantine(byzantine: Any) -> None:
-    """Raises unless an argument is an integer that is at least 0."""
-    refuse_arrays(byzantine=byzantine)
-    if isinstance(byzantine, bool) or not isinstance(byzantine, int) or byzantine < 0:
-        raise ValueError(f"byzantine must be an integer and at least 0, got {byzantine!r}")
-
-
-def count_rows(rows: Any, active: jax.Array | None, least: int, method: str) -> Any:
-    """Counts the rows that take part.
-
-    Args:
-        rows: a tree of stacked rows, with leaves.
-        active: which take part, all by default.
-        least: how few are enough.
-        method: the rule, for the message.
-
-    Returns:
-        An integer, or an array where `active` is given.
-
-    Raises:
-        ValueError: if there are fewer rows than that.
-    """
-    count = len(jax.tree.leaves(rows)[0])
-    if count < least:
-        raise ValueError(f"{method} needs at least {least} rows, got {count}: lower byzantine, or add rows")
-    return count if active is None else jnp.sum(active)
+from optkit.core.workers.aggregation import mean_of_rows, nan_unless, replace_rows, sort_rows
 
 
 def smallest(values: jax.Array, count: Any) -> jax.Array:
@@ -68,40 +30,6 @@ def mean_of_smallest(rows: Any, values: jax.Array, count: Any) -> Any:
     return nan_unless(jnp.all(jnp.isfinite(values) | ~marked), mean)
 
 
-def nan_unless(condition: jax.Array, tree: Any) -> Any:
-    """Makes all of a tree NaN, so that too few rows are seen, unless a condition holds."""
-    return jax.tree.map(lambda x: jnp.where(condition, x, jnp.nan), tree)
-
-
-def distances_from(rows: Any, center: Any, active: jax.Array | None, total: Total) -> jax.Array:
-    """Gives distances from a point: infinite for rows that are absent or not finite.
-
-    Where workers hold slices, it sends sums of squares and no largest entries: distances beyond the square root of the
-    dtype's range are then infinite, or zero.
-    """
-    if total.axis_name is None:
-        apart = distances(rows, center, total)
-    else:
-        apart = jnp.sqrt(total(squared_distances(rows, center)))
-    usable = jnp.isfinite(apart) if active is None else jnp.isfinite(apart) & active
-    return jnp.where(usable, apart, jnp.inf)
-
-
-def lengths(rows: Any, active: jax.Array | None, total: Total) -> jax.Array:
-    """Gives norms: infinite for rows that are absent or not finite, see `distances_from`."""
-    return distances_from(rows, jax.tree.map(lambda x: jnp.zeros_like(x[0]), rows), active, total)
-
-
-def distances_between(rows: Any, active: jax.Array | None, total: Total) -> jax.Array:
-    """Gives distances of all pairs: infinite where one is absent or not finite, see `distances_from`."""
-    if total.axis_name is None:
-        apart = jax.lax.map(lambda row: distances(rows, row, total), rows)
-    else:
-        apart = jnp.sqrt(total(jax.lax.map(lambda row: squared_distances(rows, row), rows)))
-    usable = jnp.isfinite(lengths(rows, active, total))
-    return jnp.where(jnp.outer(usable, usable), apart, jnp.inf)
-
-
 def sort_coordinates(rows: jax.Array, active: jax.Array | None) -> list[jax.Array]:
     """Sorts each coordinate over the rows; NaN, and what is absent, counts as infinite."""
     if active is not None:
@@ -122,17 +50,3 @@ def mean_between(ordered: list[jax.Array], start: Any, size: Any) -> jax.Array:
     kept = [jnp.where((k >= start) & (k < start + size), x, 0) for k, x in enumerate(ordered)]
     mean = functools.reduce(jnp.add, kept) / jnp.asarray(size, ordered[0].dtype)
     return jnp.where(jnp.isfinite(mean), mean, jnp.nan)
-
-
-def is_stateless(aggregator: optax.GradientTransformation) -> bool:
-    """Says whether an aggregator keeps nothing between updates."""
-    return not jax.tree.leaves(jax.eval_shape(aggregator.init, {"x": jax.ShapeDtypeStruct((1,), jnp.float32)}))
-
-
-def require_slices(aggregator: optax.GradientTransformationExtraArgs, method: str) -> None:
-    """Raises unless an aggregator can be called with a slice of the coordinates: without state, and taking `total`."""
-    if "total" not in inspect.signature(aggregator.update).parameters or not is_stateless(aggregator):
-        raise ValueError(
-            f"{method} with layout='transpose' needs a rule without state that takes the extra argument total, as those"
-            " of optkit do: leave layout='gather'"
-        )

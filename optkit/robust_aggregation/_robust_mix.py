@@ -14,7 +14,9 @@ from optax.experimental import aggregating
 
 from optkit.core.complex_numbers import refuse_complex
 from optkit.decentralized._mixing import Mixing, require_size
-from optkit.robust_aggregation._order_statistics import is_stateless
+from optkit.method import Method
+from optkit.robust_aggregation._checks import is_stateless
+from optkit.robust_aggregation._self_centered_clip import CLIPPED_GOSSIP
 
 
 def robust_mix(aggregator: aggregating.Aggregator) -> Mixing:
@@ -88,3 +90,14 @@ def _hear(own, topology, index, axis_name, links):
     if links is not None:
         heard = heard & links[worker, jnp.asarray(senders)[:, worker]]
     return rows, jnp.concatenate([jnp.ones(1, bool), heard])
+
+
+METHODS = (
+    Method(
+        name="robust_mix",
+        factory=robust_mix,
+        kind="function",
+        summary="A mixing for gossip in which each worker aggregates what it hears by a robust rule.",
+        paper=CLIPPED_GOSSIP,
+    ),
+)

@@ -13,6 +13,9 @@ from optkit.core.decay import add_decay
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
 from optkit.core.types import Mask
+from optkit.method import Method
+from optkit.robust_aggregation._centered_clip import HISTORY
+from optkit.robust_aggregation._trimmed_mean import trimmed_mean
 
 
 def per_row(inner: optax.GradientTransformation, rows: int) -> optax.GradientTransformationExtraArgs:
@@ -28,7 +31,7 @@ def per_row(inner: optax.GradientTransformation, rows: int) -> optax.GradientTra
         A transformation of gradients with a leading axis, which stays. Its state is that of `inner` with such an axis.
 
     Raises:
-        ValueError: if `rows` is no positive integer.
+        ValueError: if `rows` is not a positive integer.
 
     Example:
         >>> import jax.numpy as jnp
@@ -107,3 +110,20 @@ def robust_sgd(
         momentum = momentum if workers is None else per_row(momentum, workers)
     decay = add_decay("robust_sgd", weight_decay, mask)
     return in_float32(optax.chain(momentum, aggregator, decay, optax.scale_by_learning_rate(learning_rate)))
+
+
+METHODS = (
+    Method(
+        name="robust_sgd",
+        factory=robust_sgd,
+        kind="optimizer",
+        summary="SGD along a robust aggregate of the workers' gradients, or of their momenta.",
+        paper=HISTORY,
+        also_known_as=("RESAM", "Robust D-SHB", "worker momentum"),
+        parts=(per_row,),
+        example={"learning_rate": 2e-3, "aggregator": trimmed_mean(1), "b1": 0.9, "workers": 4},
+        grid=1.0,
+        stacked="microbatches",
+        golden="centered_clipping",
+    ),
+)

@@ -11,7 +11,8 @@ from optax.experimental import aggregating
 from optkit.core.types import AxisName
 from optkit.core.workers.aggregation import Layout, aggregator_of_rows
 from optkit.method import Method, Paper
-from optkit.robust_aggregation._order_statistics import check_byzantine, count_rows, mean_between, sort_coordinates
+from optkit.robust_aggregation._checks import check_byzantine, count_active
+from optkit.robust_aggregation._order_statistics import mean_between, sort_coordinates
 
 
 def trimmed_mean(
@@ -53,7 +54,7 @@ def trimmed_mean(
         del total
         if not jax.tree.leaves(rows):
             return rows
-        count = count_rows(rows, active, 2 * byzantine + 1, f"trimmed_mean with byzantine={byzantine}")
+        count = count_active(rows, active, 2 * byzantine + 1, f"trimmed_mean with byzantine={byzantine}")
         trimmed = byzantine if active is None else jnp.minimum(byzantine, (count - 1) // 2)
 
         def mean(x):
@@ -73,6 +74,7 @@ METHODS = (
         paper=Paper(
             "Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates", "Yin et al.", 2018, "1803.01498"
         ),
+        also_known_as=("coordinate-wise trimmed mean", "TrMean", "CWTM"),
         example={"byzantine": 1},
         grid=0.1,
         stacked="microbatches",

@@ -6,6 +6,7 @@ import pytest
 from golden_files import assert_replays, replays
 
 import optkit
+from optkit.catalog import METHODS
 from optkit.testing import check_transformation
 from optkit.testing.golden import replay_gradients
 
@@ -15,12 +16,8 @@ def test_golden_class_normalized(recording):
     hyperparams = recording.hyperparams
     assert hyperparams["n_classes"] == next(iter(recording.tree("grads").values())).shape[1]
     rescaled = any(name.startswith("full_grads.") for name in recording.arrays)
-    tx = optkit.class_normalized_sgd(
-        hyperparams["lr"],
-        hyperparams["eps"],
-        hyperparams["sgd_momentum"],
-        rescaling="code" if rescaled else "none",
-    )
+    aggregator = optkit.class_normalized(hyperparams["eps"], rescaling="code" if rescaled else "none")
+    tx = optax.chain(aggregator, optax.sgd(hyperparams["lr"], hyperparams["sgd_momentum"]))
     extra_args = {"full_grads": recording.tree("full_grads")} if rescaled else {}
     assert_replays(recording, replay_gradients(tx, recording, extra_args))
 
@@ -84,7 +81,7 @@ def test_the_scale_of_a_class_does_not_matter():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_step_is_at_most_the_rate_times_the_classes_long(seed):
-    tx = optkit.class_normalized_sgd(0.1)
+    tx = optax.chain(optkit.class_normalized(), optax.sgd(0.1))
     params = jax.tree.map(lambda g: jnp.zeros(g.shape[1:]), class_gradients(seed))
     for gradients in (class_gradients(seed), jax.tree.map(lambda g: 1e10 * jnp.ones_like(g), class_gradients(seed))):
         updates, _ = tx.update(gradients, tx.init(params), params)
@@ -161,7 +158,7 @@ def test_workers_sum_their_classes_before_they_normalize(backend):
 
 def test_works_over_workers():
     check_transformation(
-        optkit.class_normalized_sgd,
+        METHODS["class_normalized"].optimizer_factory,
         needs=("axis_name",),
         axis_name="workers",
         stacked="classes",
@@ -171,8 +168,9 @@ def test_works_over_workers():
     )
 
 
-def test_momentum_is_that_of_sgd():
-    tx, sgd = optkit.class_normalized_sgd(0.1, momentum=0.9), optax.sgd(0.1, 0.9)
+def test_momentum_after_it_is_that_of_sgd():
+    sgd = optax.sgd(0.1, 0.9)
+    tx = optax.chain(optkit.class_normalized(), sgd)
     gradients = jnp.array([[3.0, 4.0], [0.0, -2.0]])
     params = jnp.zeros(2)
     state, sgd_state = tx.init(params), sgd.init(params)
@@ -188,12 +186,11 @@ def test_momentum_is_that_of_sgd():
         ({"eps": -1.0}, r"eps must be in \[0, inf\], got -1.0"),
         ({"p_min": 0.0}, r"p_min must be in \(0, 1\], got 0.0"),
         ({"rescaling": "paper"}, "rescaling must be 'none', 'projection' or 'code', got 'paper'"),
-        ({"momentum": 1.0}, r"momentum must be in \[0, 1\), got 1.0"),
     ],
 )
 def test_wrong_hyperparameters_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
-        optkit.class_normalized_sgd(0.1, **arguments)
+        optkit.class_normalized(**arguments)
 
 
 @pytest.mark.parametrize("rescaling", ["projection", "code"])

@@ -9,7 +9,7 @@ import scipy.optimize
 from golden_files import assert_replays, replays
 
 import optkit
-from optkit.median_clipping._cvar import dual_coordinate_ascent
+from optkit.median_clipping._cvar_prox_linear import dual_coordinate_ascent
 from optkit.testing import check_transformation
 
 

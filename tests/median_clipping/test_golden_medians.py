@@ -69,7 +69,8 @@ def test_golden_sample_median(recording):
 def test_golden_coordinate_clip(recording):
     hyperparams = recording.hyperparams
     per_leaf = hyperparams.word("scope", {"leaf": True, "global": False})
-    tx = optkit.coordinate_clip_sgd(**hyperparams.take("learning_rate", "fraction"), per_leaf=per_leaf)
+    clip = optkit.clip_by_quantile(hyperparams["fraction"], per_leaf=per_leaf)
+    tx = optax.chain(clip, optax.sgd(hyperparams["learning_rate"]))
     assert_replays(recording, replay_gradients(tx, recording))
 
 

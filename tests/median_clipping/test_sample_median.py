@@ -352,7 +352,7 @@ def injected(name, **arguments):
 @pytest.mark.parametrize("name", ["coordinate_median", "geometric_median"])
 def test_injected_bare_it_gives_the_plain_numbers(name):
     gradients, params = draw(17, 5), jax.tree.map(lambda x: x[0], draw(18, 1))
-    plain, tx = METHODS[name].optimizer(0.1), injected(name)
+    plain, tx = METHODS[name].optimizer_factory(0.1), injected(name)
     assert_close(
         tx.update(gradients, tx.init(params), params)[0],
         plain.update(gradients, plain.init(params), params)[0],

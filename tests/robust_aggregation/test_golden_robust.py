@@ -114,6 +114,43 @@ def test_golden_aggregates(recording):
     assert_same(recording, *trajectory(aggregator, recording, sent))
 
 
+def recorded_attack(hyperparams):
+    kind, strength = hyperparams.match(
+        "attack", r"(signflip|alie|ipm)(?: (?:z|eps)=([\d.]+)(?: \(unbiased std\))?)?"
+    ).groups()
+    return {
+        "signflip": optkit.attacks.sign_flip,
+        "alie": lambda honest: optkit.attacks.a_little_is_enough(honest, float(strength)),
+        "ipm": lambda honest: optkit.attacks.inner_product_manipulation(honest, float(strength)),
+    }[kind]
+
+
+@replays("centered_clipping")
+def test_golden_robust_sgd(recording):
+    hyperparams = recording.hyperparams
+    attacked = optkit.attacks.under_attack(recorded_attack(hyperparams), hyperparams["n_byz"])
+    name, decay = hyperparams["worker_momentum"] or ("ema_zero_init", None)
+    tx = optkit.robust_sgd(
+        hyperparams["lr"],
+        optax.chain(attacked, centered_clip(hyperparams)),
+        decay,
+        summed={"ema_zero_init": False, "heavyball_first_grad": True}[name],
+        workers=hyperparams["n_workers"],
+    )
+    params = jax.tree.map(lambda x: jnp.asarray(x[0]), recording.tree("params0"))
+
+    def step(carry, rows):
+        params, state = carry
+        updates, state = tx.update(rows, state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), params
+
+    rows = jax.tree.map(jnp.asarray, recording.tree("grads"))
+    found = jax.jit(lambda carry: jax.lax.scan(step, carry, rows)[1])((params, tx.init(params)))
+    copies = jax.tree.map(lambda x, like: np.broadcast_to(x[:, None], like.shape), found, recording.tree("params"))
+    assert_replays(recording, copies)
+
+
 @replays("bucketing")
 def test_golden_bucketing(recording):
     read_setting(recording)

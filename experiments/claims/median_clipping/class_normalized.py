@@ -18,7 +18,7 @@ def measure() -> Finding:
     plain_tx = optax.chain(optax.stateless(lambda rows, _: jax.tree.map(lambda g: g.sum(axis=0), rows)), optax.sgd(0.5))
     plain, normalized = (
         np.asarray(jax.jit(jax.vmap(lambda key, tx=tx: recalls(tx, key)))(keys)).mean(axis=0)
-        for tx in (plain_tx, optkit.class_normalized_sgd(0.05))
+        for tx in (plain_tx, optax.chain(optkit.class_normalized(), optax.sgd(0.05)))
     )
 
     def draw(axes):
@@ -64,7 +64,7 @@ def _figures(recall: np.ndarray) -> str:
 
 
 CLAIM = Claim(
-    method="class_normalized_sgd",
+    method="class_normalized",
     arxiv="2207.00391",
     statement="Class imbalance delays the learning of rare classes; normalizing the gradient of each class removes it.",
     experiment=(

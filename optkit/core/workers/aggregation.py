@@ -217,8 +217,13 @@ def sort_rows(rows: jax.Array) -> list[jax.Array]:
 
 
 def replace_rows(rows: Any, kept: jax.Array, value: float) -> Any:
-    """Gives one value to all coordinates of rows that are not kept."""
+    """Sets to one value all coordinates of rows that are not kept."""
     return jax.tree.map(lambda x: jax.vmap(lambda keep, row: jnp.where(keep, row, value))(kept, x), rows)
+
+
+def nan_unless(condition: jax.Array, tree: Any) -> Any:
+    """Makes all of a tree NaN, so that too few rows are seen, unless a condition holds."""
+    return jax.tree.map(lambda x: jnp.where(condition, x, jnp.nan), tree)
 
 
 def mean_of_rows(rows: Any, weights: jax.Array) -> Any:
@@ -228,7 +233,7 @@ def mean_of_rows(rows: Any, weights: jax.Array) -> Any:
 
 
 def norms(rows: Any, total: Total) -> jax.Array:
-    """Gives each row's norm over all leaves, by way of its largest entry: squares neither overflow nor vanish.
+    """Returns each row's norm over all leaves, by way of its largest entry: squares neither overflow nor vanish.
 
     Args:
         rows: a tree of stacked rows, with leaves.
@@ -260,7 +265,7 @@ def differences(rows: Any, center: Any) -> Any:
 
 
 def distances(rows: Any, center: Any, total: Total) -> jax.Array:
-    """Gives each row's distance from a point, over all leaves.
+    """Returns each row's distance from a point, over all leaves.
 
     From differences, not from inner products, which would lose half of the digits.
     """
@@ -268,7 +273,7 @@ def distances(rows: Any, center: Any, total: Total) -> jax.Array:
 
 
 def squared_distances(rows: Any, center: Any) -> jax.Array:
-    """Gives each row's squared distance from a point, over those coordinates that are at hand."""
+    """Returns each row's squared distance from a point, over those coordinates that are at hand."""
     return jax.vmap(lambda row: optax.tree.norm(optax.tree.sub(row, center), squared=True))(rows)
 
 

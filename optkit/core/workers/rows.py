@@ -134,7 +134,7 @@ def mean_over_rows(row: Any, axis_name: AxisName) -> Any:
 
 
 def require_rows(rows: Any, method: str) -> None:
-    """Says that gradients have no leading axis, or leaves different ones.
+    """Raises if gradients have no leading axis, or leaves different ones.
 
     Args:
         rows: the gradients; a tree without leaves passes.
@@ -157,7 +157,7 @@ def require_rows(rows: Any, method: str) -> None:
 
 
 def require_reduced(gradient: Any, params: Any, method: str) -> None:
-    """Says that gradients came without the leading axis, which broadcasting would hide.
+    """Raises if gradients came without the leading axis, which broadcasting would hide.
 
     Args:
         gradient: what was left of the gradients without that axis.

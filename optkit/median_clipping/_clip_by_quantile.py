@@ -17,10 +17,9 @@ import optax
 
 from optkit.core.checks import check_range
 from optkit.core.complex_numbers import refuse_complex
-from optkit.core.decay import add_decay
 from optkit.core.injection import refuse_arrays
-from optkit.core.precision import in_float32, widen
-from optkit.core.types import AxisName, Mask
+from optkit.core.precision import widen
+from optkit.core.types import AxisName
 from optkit.method import Method, Paper
 
 _COUNTED_AT_ONCE = 2**32
@@ -67,9 +66,11 @@ def clip_by_quantile(
 ) -> optax.GradientTransformation:
     """Clips the largest coordinates to the smallest absolute value among them.
 
-    Behind `optax.trace` it clips the momentum. With a fixed threshold it is `optax.clip`. Where more than a share
-    `1 - fraction` of the coordinates is zero, so is the threshold, and nothing moves: take it per leaf, or not at all,
-    for embeddings with sparse gradients. NaN counts as the largest value and stays NaN.
+    With few steep directions it lets the others have a larger learning rate than SGD's. Do not take it where the steep
+    directions are more than `fraction` of the coordinates: it then gains nothing. After `optax.trace` it clips the
+    momentum. With a fixed threshold it is `optax.clip`. Where more than a share `1 - fraction` of the coordinates is
+    zero, so is the threshold, and nothing moves: take it per leaf, or not at all, for embeddings with sparse gradients.
+    NaN counts as the largest value and stays NaN.
 
     Args:
         fraction: which share of the coordinates is clipped, in (0, 1]. None: 0.1. Of `n` it is `ceil(fraction * n)`,
@@ -93,61 +94,6 @@ def clip_by_quantile(
     Reference:
         Pan, Li, "Toward Understanding Why Adam Converges Faster Than SGD for Transformers", 2023, arXiv:2306.00204.
     """
-    return _clip("clip_by_quantile", fraction, per_leaf=per_leaf, axis_name=axis_name)
-
-
-def coordinate_clip_sgd(
-    learning_rate: optax.ScalarOrSchedule,
-    fraction: float | None = None,
-    weight_decay: float | jax.Array = 0.0,
-    mask: Mask | None = None,
-    *,
-    per_leaf: bool = False,
-    axis_name: AxisName | None = None,
-) -> optax.GradientTransformationExtraArgs:
-    """SGD that clips the largest coordinates of each gradient, so that few steep directions do not set the rate.
-
-    Do not take it where the steep directions are more than `fraction` of the coordinates: it then gains nothing.
-
-    Args:
-        learning_rate: a positive number or a schedule; larger than SGD's.
-        fraction: which share of the coordinates is clipped, in (0, 1]. None: 0.1.
-        weight_decay: strength of the decoupled decay, at least 0; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        per_leaf: whether each leaf has its own threshold; by default there is one for all.
-        axis_name: the axis over which every leaf is sharded inside `jax.shard_map`; None (default) where leaves are
-            whole, or sharded by `jit`.
-
-    Returns:
-        An optimizer without state.
-
-    Raises:
-        ValueError: if a hyperparameter is out of its range.
-
-    Example:
-        >>> import optkit
-        >>> tx = optkit.coordinate_clip_sgd(0.5, fraction=0.5)
-        >>> params = jnp.zeros(4)
-        >>> tx.update(jnp.array([1.0, -8.0, 4.0, -2.0]), tx.init(params), params)[0]
-        Array([-0.5,  2. , -2. ,  1. ], dtype=float32)
-
-    Reference:
-        Pan, Li, "Toward Understanding Why Adam Converges Faster Than SGD for Transformers", 2023, arXiv:2306.00204.
-    """
-    refuse_arrays(mask=mask)
-    return in_float32(
-        optax.chain(
-            _clip("coordinate_clip_sgd", fraction, per_leaf=per_leaf, axis_name=axis_name),
-            add_decay("coordinate_clip_sgd", weight_decay, mask),
-            optax.scale_by_learning_rate(learning_rate),
-        )
-    )
-
-
-def _clip(
-    method: str, fraction: float | None, *, per_leaf: bool, axis_name: AxisName | None
-) -> optax.GradientTransformation:
-    """`clip_by_quantile`, with errors that name the method that a user called."""
     refuse_arrays(fraction=fraction, per_leaf=per_leaf, axis_name=axis_name)
     check_range("fraction", fraction, 0.0, 1.0, low_open=True)
     share = 0.1 if fraction is None else fraction
@@ -162,7 +108,7 @@ def _clip(
         return jax.tree.map(lambda g: jnp.clip(g, -threshold.astype(g.dtype), threshold.astype(g.dtype)), tree)
 
     def init_fn(params):
-        refuse_complex(params, method)
+        refuse_complex(params, "clip_by_quantile")
         return optax.init_empty_state(params)
 
     def update_fn(updates, state, params=None):
@@ -174,15 +120,15 @@ def _clip(
 
 METHODS = (
     Method(
-        name="coordinate_clip_sgd",
-        factory=coordinate_clip_sgd,
-        kind="optimizer",
-        summary="SGD that clips a fixed fraction of the coordinates, the largest, to the smallest of them.",
+        name="clip_by_quantile",
+        factory=clip_by_quantile,
+        kind="transformation",
+        summary="Clips a fixed fraction of the coordinates, the largest, to the smallest of them.",
         paper=Paper(
             "Toward Understanding Why Adam Converges Faster Than SGD for Transformers", "Pan, Li", 2023, "2306.00204"
         ),
-        example={"learning_rate": 2e-3},
-        grid=1.0,
+        also_known_as=("coordinate-wise clipping", "coordinate clipping"),
+        grid=0.1,
         golden="coordinate_clip",
     ),
 )

@@ -1,33 +1,21 @@
-"""Nearest neighbours: averages over the rows nearest to a row.
+"""Nearest-neighbour mixing: each row becomes the mean of the rows nearest to it, before another rule aggregates them.
 
-Before another rule (mixing): Allouah, Farhadkhani, Guerraoui, Gupta, Pinot, Stephan, "Fixing by Mixing: A Recipe for
-Optimal Byzantine ML under Heterogeneity", 2023, arXiv:2302.01772. Around a worker's own value (averaging): Farhadkhani,
-Guerraoui, Gupta, Hoang, Pinot, Stephan, "Robust Collaborative Learning with Linear Gradient Overhead", 2022,
-arXiv:2209.10931.
+Allouah, Farhadkhani, Guerraoui, Gupta, Pinot, Stephan, "Fixing by Mixing: A Recipe for Optimal Byzantine ML under
+Heterogeneity", 2023, arXiv:2302.01772.
 """
 
 import jax
 import jax.numpy as jnp
-import optax
 from optax.experimental import aggregating
 
-from optkit.core.extra_args import required
 from optkit.core.injection import refuse_arrays
-from optkit.core.precision import widen
 from optkit.core.types import AxisName
-from optkit.core.workers.aggregation import Layout, check_layout, over_all_rows, replace_rows
+from optkit.core.workers.aggregation import Layout, check_layout, nan_unless, over_all_rows, replace_rows
 from optkit.core.workers.rows import sum_rows
 from optkit.method import Method, Paper
-from optkit.robust_aggregation._order_statistics import (
-    check_byzantine,
-    count_rows,
-    distances_between,
-    distances_from,
-    mean_of_smallest,
-    nan_unless,
-    require_slices,
-    smallest,
-)
+from optkit.robust_aggregation._checks import check_byzantine, count_active, require_slices
+from optkit.robust_aggregation._distances import distances_between
+from optkit.robust_aggregation._order_statistics import smallest
 from optkit.robust_aggregation._trimmed_mean import trimmed_mean
 
 
@@ -85,7 +73,7 @@ def nearest_neighbor_mixing(
             if not jax.tree.leaves(rows):
                 return rows
             method = f"nearest_neighbor_mixing with byzantine={byzantine}"
-            count = count_rows(rows, active, 2 * byzantine + 1, method)
+            count = count_active(rows, active, 2 * byzantine + 1, method)
             apart = distances_between(rows, active, total)
             usable = jnp.any(jnp.isfinite(apart), axis=1)
             needed = jnp.maximum(count - byzantine, 1)
@@ -107,65 +95,19 @@ def nearest_neighbor_mixing(
     return aggregating.Aggregator(aggregator.init, update_fn)
 
 
-def nearest_neighbor_average(byzantine: int) -> aggregating.Aggregator:
-    """Averages what is nearest to a worker's own value among what it hears, its own included.
-
-    A rule for gossip: `robust_mix(nearest_neighbor_average(byzantine))`, the mixing of `monna`, calls it with the
-    worker's own value, so results differ between workers. What is not finite is never taken; where too little
-    is, or the own value is not, the result is NaN.
-
-    Args:
-        byzantine: how many rows are left out, at least 0; 0 gives the mean. More than twice as many rows are needed.
-
-    Returns:
-        An aggregator of stacked rows without state. Its `update` needs the extra argument `own`, a tree shaped like a
-        row, and takes `active`, booleans that say which rows take part.
-
-    Raises:
-        ValueError: if `byzantine` is out of its range; from `update`, if there are too few rows.
-        TypeError: from `update`, without `own`.
-
-    Example:
-        >>> import optkit
-        >>> aggregator = optkit.nearest_neighbor_average(1)
-        >>> heard = jnp.array([[0.0, 0.0], [3e6, 4e6], [0.6, 0.0]])
-        >>> aggregator.update(heard, aggregator.init(None), own=heard[0])[0]
-        Array([0.3, 0. ], dtype=float32)
-
-    Reference:
-        Farhadkhani et al., "Robust Collaborative Learning with Linear Gradient Overhead", 2022, arXiv:2209.10931.
-    """
-    check_byzantine(byzantine)
-
-    def update_fn(updates, state, params=None, *, own=None, active=None, total=None, **extra_args):
-        del extra_args
-        own = required(own, "own", "nearest_neighbor_average", "own=value")
-
-        def rule(rows, own, *, total):
-            if not jax.tree.leaves(rows):
-                return rows
-            method = f"nearest_neighbor_average with byzantine={byzantine}"
-            heard = count_rows(rows, active, 2 * byzantine + 1, method)
-            kept = heard - byzantine if active is None else jnp.maximum(heard - byzantine, 1)
-            return mean_of_smallest(rows, distances_from(rows, widen(own), active, total), kept)
-
-        return over_all_rows("nearest_neighbor_average", rule, None)(updates, own, params=params, total=total), state
-
-    return aggregating.Aggregator(optax.init_empty_state, update_fn)
-
-
 METHODS = (
     Method(
         name="nearest_neighbor_mixing",
         factory=nearest_neighbor_mixing,
         kind="aggregator",
-        summary="Replaces each worker's gradient by the mean of those nearest to it before a robust rule (NNM).",
+        summary="Replaces each worker's gradient by the mean of those nearest to it before a robust rule.",
         paper=Paper(
             "Fixing by Mixing: A Recipe for Optimal Byzantine ML under Heterogeneity",
             "Allouah et al.",
             2023,
             "2302.01772",
         ),
+        also_known_as=("NNM", "cenna"),
         example={"aggregator": trimmed_mean(1), "byzantine": 1},
         grid=0.1,
         stacked="microbatches",

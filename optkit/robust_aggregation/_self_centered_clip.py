@@ -1,0 +1,84 @@
+"""Self-centered clipping: a worker's value, moved by its neighbours' differences from it, each clipped to a radius.
+
+He, Karimireddy, Jaggi, "Byzantine-Robust Decentralized Learning via ClippedGossip", 2022, arXiv:2202.01545, in the
+form, with equal weights and several iterations, of the code of Farhadkhani et al., "Robust Collaborative Learning with
+Linear Gradient Overhead", 2022, arXiv:2209.10931.
+"""
+
+import jax
+import optax
+from optax.experimental import aggregating
+
+from optkit.core.checks import check_count, check_range
+from optkit.core.extra_args import required
+from optkit.core.injection import refuse_arrays
+from optkit.core.precision import widen
+from optkit.core.workers.aggregation import over_all_rows
+from optkit.method import Method, Paper
+from optkit.robust_aggregation._checks import count_active
+from optkit.robust_aggregation._clip_around import clip_around
+
+
+def self_centered_clip(radius: jax.typing.ArrayLike, iterations: int | None = None) -> aggregating.Aggregator:
+    """Adds to a worker's own value the mean of what it hears less that, each difference clipped to a radius.
+
+    A rule for gossip: `robust_mix(self_centered_clip(radius))` calls it with the worker's own value, so results differ
+    between workers. What is not finite, or not heard, does not move it, and if nothing is finite it is NaN.
+
+    Args:
+        radius: how far one neighbour may pull, above 0, in units of the parameters.
+        iterations: how often the value is moved, at least 1. None: 1.
+
+    Returns:
+        An aggregator of stacked rows without state. Its `update` needs the extra argument `own`, a tree shaped like a
+        row, and takes `active`, booleans that say which rows take part.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+        TypeError: from `update`, without `own`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optkit
+        >>> aggregator = optkit.self_centered_clip(radius=3.0)
+        >>> heard = jnp.array([[0.0, 0.0], [3e6, 4e6], [0.6, 0.0]])
+        >>> aggregator.update(heard, aggregator.init(None), own=heard[0])[0].round(3)
+        Array([0.8, 0.8], dtype=float32)
+
+    Reference:
+        He, Karimireddy, Jaggi, "Byzantine-Robust Decentralized Learning via ClippedGossip", 2022, arXiv:2202.01545.
+    """
+    check_range("radius", radius, 0.0, low_open=True)
+    refuse_arrays(iterations=iterations)
+    check_count("iterations", iterations)
+    moves = 1 if iterations is None else iterations
+
+    def update_fn(updates, state, params=None, *, own=None, active=None, total=None, **extra_args):
+        del extra_args
+        own = required(own, "own", "self_centered_clip", "own=value")
+
+        def rule(rows, own, *, total):
+            if not jax.tree.leaves(rows):
+                return rows
+            heard = count_active(rows, active, 1, "self_centered_clip")
+            return clip_around(rows, widen(own), radius, moves, heard, active, total)
+
+        return over_all_rows("self_centered_clip", rule, None)(updates, own, params=params, total=total), state
+
+    return aggregating.Aggregator(optax.init_empty_state, update_fn)
+
+
+CLIPPED_GOSSIP = Paper(
+    "Byzantine-Robust Decentralized Learning via ClippedGossip", "He, Karimireddy, Jaggi", 2022, "2202.01545"
+)
+
+METHODS = (
+    Method(
+        name="self_centered_clip",
+        factory=self_centered_clip,
+        kind="function",
+        summary="Adds to a worker's value its neighbours' clipped differences from it, for gossip with `robust_mix`.",
+        paper=CLIPPED_GOSSIP,
+        also_known_as=("ClippedGossip", "SSClip", "self-centered clipping"),
+    ),
+)
