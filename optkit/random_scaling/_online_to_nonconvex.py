@@ -16,8 +16,8 @@ from optkit.core.extra_args import required
 from optkit.core.keys import key_data, split
 from optkit.core.types import Key
 from optkit.method import Method, Paper
-from optkit.random_scaling._exponentiated_sgdm import online_gradient_descent
 from optkit.random_scaling._iterate_average import average_iterates, averaged_params
+from optkit.random_scaling._online_gradient_descent import online_gradient_descent
 from optkit.random_scaling._random_scaling import scale_leaves
 
 
@@ -134,6 +134,7 @@ METHODS = (
             2023,
             "2302.03775",
         ),
+        also_known_as=("O2NC", "online-to-non-convex conversion"),
         example={"key": 0},
         grid=0.1,
         eval_params=averaged_params,

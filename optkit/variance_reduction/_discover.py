@@ -12,8 +12,8 @@ import optax
 
 from optkit.core.checks import check_range
 from optkit.core.precision import in_float32
-from optkit.method import Method, Paper, Variant
-from optkit.variance_reduction._cluster_control_variate import Clusters
+from optkit.method import Method, Variant
+from optkit.variance_reduction._clusters import DISCOVER, Clusters
 from optkit.variance_reduction._implicit_transport import igt_eval_params, transported
 from optkit.variance_reduction._nigt import exponential_extrapolation
 
@@ -137,17 +137,14 @@ def _quasi_hyperbolic(b1: jax.typing.ArrayLike, nu: jax.typing.ArrayLike) -> opt
     return optax.GradientTransformation(average.init, update_fn)
 
 
-_DISCOVER = Paper(
-    "Variance Reduction in Deep Learning: More Momentum is All You Need", "Tondji, Kashubin, Cissé", 2021, "2111.11828"
-)
-
 METHODS = (
     Method(
         name="discover",
         factory=discover,
         kind="optimizer",
         summary="One momentum for each cluster of the data, as a control variate; momentum SGD on top.",
-        paper=_DISCOVER,
+        paper=DISCOVER,
+        also_known_as=("multi-momentum",),
         example={"learning_rate": 1e-3, "num_clusters": 4},
         grid=3e-2,
         stacked="classes",
@@ -158,7 +155,8 @@ METHODS = (
         factory=discover_igt,
         kind="optimizer",
         summary="Discover with a momentum whose gradients are taken ahead of the parameters.",
-        paper=_DISCOVER,
+        paper=DISCOVER,
+        also_known_as=("multi-momentum",),
         example={"learning_rate": 1e-3, "num_clusters": 4},
         grid=0.3,
         stacked="classes",

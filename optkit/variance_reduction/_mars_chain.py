@@ -16,7 +16,8 @@ from optkit.core.precision import in_float32
 from optkit.core.stacking import map_equal_shapes
 from optkit.core.trees import mask_tree, resolve, with_whole_tree
 from optkit.core.types import DTypeLike, Mask
-from optkit.variance_reduction._mars import MarsCorrection, correct, scale_by_mars_momentum
+from optkit.variance_reduction._mars import MarsCorrection, correct
+from optkit.variance_reduction._mars_momentum import scale_by_mars_momentum
 
 
 def adam(

@@ -135,6 +135,7 @@ METHODS = (
         kind="optimizer",
         summary="The sign of the momentum of MARS-corrected gradients; AdamW for what is no matrix.",
         paper=MARS,
+        also_known_as=("MARS-Lion",),
         example={"learning_rate": 1e-2, "weight_decay": 0.0},
         grid=1e-3,
         golden="mars",

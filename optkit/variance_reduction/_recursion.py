@@ -176,3 +176,8 @@ def is_due(count: jax.Array, every: jax.typing.ArrayLike) -> jax.Array:
 def normalization() -> optax.GradientTransformation:
     """Divides updates by their global norm; zeros stay zeros."""
     return optax.normalize_by_update_norm(eps=1e-12)
+
+
+def descent(build: Callable[..., Any], learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+    """Puts plain gradient descent after an estimator: how entries make an optimizer of it."""
+    return optax.chain(build(), optax.scale_by_learning_rate(learning_rate))

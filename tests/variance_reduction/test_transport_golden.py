@@ -30,7 +30,9 @@ def igt(recording):
     inner = hyperparams.word("inner", ("adam", "gd", "momentum"))
     if inner == "adam":
         adam = hyperparams.take("b1", "b2", "eps")
-        return optkit.igt_adam(rate, **adam, **transport, eps_placement="post" if in_wrapper else "pre")
+        if in_wrapper:
+            return optkit.implicit_gradient_transport(optax.adam(rate, **adam), **transport)
+        return optkit.igt_adam(rate, **adam, **transport)
     momentum = {"momentum": hyperparams.get("momentum"), "nesterov": hyperparams.get("nesterov", False)}
     assert inner == "momentum" or not momentum["momentum"]
     if in_wrapper:
