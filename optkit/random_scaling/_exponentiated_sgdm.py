@@ -24,7 +24,7 @@ def exponentiated_sgdm(
     """Momentum whose every step is scaled by an exponentially distributed number of mean one.
 
     For losses that are neither convex nor smooth. What the theory reports is the averaged iterate: chain
-    `average_iterates(beta)` behind it. The defaults are the authors'; with `mu=0` it is heavy-ball momentum of decay
+    `average_iterates(beta)` after it. The defaults are the authors'; with `mu=0` it is heavy-ball momentum of decay
     `beta`, randomly scaled. Do not take it where steps must not vary.
 
     Args:

@@ -66,7 +66,7 @@ def draw_scale(distribution: Distribution, key: jax.Array) -> jax.Array:
 def scaled_by_draws(
     inner: optax.GradientTransformation, distribution: Distribution
 ) -> optax.GradientTransformationExtraArgs:
-    """Is `randomly_scaled` without a key: `update` takes the draw as its extra argument `scale`.
+    """Builds `randomly_scaled` without a key: `update` takes the draw as its extra argument `scale`.
 
     So recorded runs can be replayed.
 
@@ -152,7 +152,7 @@ def randomly_scaled(
 def scale_by_exponential(key: Key) -> optax.GradientTransformation:
     """Multiplies the whole update by one exponentially distributed number of mean one, a fresh one each step.
 
-    It stands last in a chain, behind the learning rate; there it is `randomly_scaled` of what stands before it.
+    It stands last in a chain, after the learning rate; there it is `randomly_scaled` of what stands before it.
 
     Args:
         key: an integer or a JAX key, equal on all workers.

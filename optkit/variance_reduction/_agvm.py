@@ -166,7 +166,7 @@ def agvm(
 
 
 def _label_leaves(labels: Any, tree: Any) -> Any:
-    """Gives every leaf its module."""
+    """Labels every leaf with its module."""
     return resolve("labels", labels, tree)
 
 

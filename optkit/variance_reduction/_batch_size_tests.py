@@ -150,7 +150,7 @@ def augmented_inner_product_test(
     Args:
         theta: see `inner_product_test`; default 0.1.
         nu: see `orthogonality_test`; default 0.1.
-        scope: see there; `"leaf"` or `"global"`.
+        scope: `"leaf"` (default) or `"global"`, see `inner_product_test`.
 
     Returns:
         A test for `adaptive_batch_size`.

@@ -48,7 +48,7 @@ class HessianCorrectedMomentumState(NamedTuple):
 
 
 def harpg_schedule(power: jax.typing.ArrayLike = 1.0) -> optax.Schedule:
-    """Gives the weights `(2 / (t + 2)) ** power` for step t = 0, 1, ...
+    """Returns the weights `(2 / (t + 2)) ** power` for step t = 0, 1, ...
 
     Args:
         power: at least 0; default 1, the paper's.
@@ -84,7 +84,7 @@ def hessian_corrected_estimate(
     gradients: optax.Updates,
     hvp_fn: Callable[[Any, Any], Any],
 ) -> Any:
-    """Gives HARPG's estimate, for a q that was drawn.
+    """Computes HARPG's estimate, for a q that was drawn.
 
     Args:
         q: where the Hessian is taken, from 0 (the previous parameters) to 1 (the present ones), equal on all workers.

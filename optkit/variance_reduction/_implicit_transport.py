@@ -153,7 +153,7 @@ def transport(
 
 
 def igt_eval_params(state: Any, params: optax.Params) -> optax.Params:
-    """Gives the true parameters of a run with implicit gradient transport: those to evaluate and to keep.
+    """Returns the true parameters of a run with implicit gradient transport: those to evaluate and to keep.
 
     Args:
         state: the optimizer's state, whatever `implicit_gradient_transport`, `igt`, `igt_adam`, `nigt` or

@@ -102,7 +102,7 @@ def reduce_variance(
 
     Raises:
         ValueError: if an argument is out of its range.
-        TypeError: if `applies_to` is an array, or `correction` is no `MarsCorrection`.
+        TypeError: if `applies_to` is an array, or `correction` not a `MarsCorrection`.
 
     Example:
         >>> import optkit
@@ -181,9 +181,9 @@ def correct(
 
     Args:
         method: the public name of the optimizer, for messages.
-        gamma: as there.
-        b1: as there.
-        correction: as there.
+        gamma: as in `reduce_variance`.
+        b1: as in `reduce_variance`.
+        correction: as in `reduce_variance`.
         applies_to: tree of booleans, one for each parameter, or None for all.
         weight_dimension_numbers: a tree of `MuonDimensionNumbers`, with None for leaves that are no matrices: several
             matrices in one leaf are clipped each by itself. None where all leaves are clipped whole.
@@ -273,7 +273,7 @@ METHODS = (
         name="reduce_variance",
         factory=reduce_variance,
         kind="transformation",
-        summary="The MARS correction, unclipped, in front of any preconditioner.",
+        summary="Corrects the gradient by its change since the last step, in front of any preconditioner.",
         paper=MARS,
         also_known_as=("MARS", "Make vAriance Reduction Shine"),
         parts=(MarsCorrection,),

@@ -55,7 +55,7 @@ def momentum(
 
 
 def fits_one_buffer(gamma: Any, correction: MarsCorrection) -> bool:
-    """Says whether `scale_by_mars_momentum` gives the momentum of these corrections: for a constant `gamma` only.
+    """Returns whether `scale_by_mars_momentum` gives the momentum of these corrections: for a constant `gamma` only.
 
     An array may be a schedule's value of this step, as `optax.inject_hyperparams` passes it.
     """
@@ -157,7 +157,7 @@ def corrected_chain(
 def kinds_of_corrected(
     method: str, tree: Any, corrected: Any | None, weight_dimension_numbers: Any | None, *, matrices_apart: bool
 ) -> tuple[Any, Any]:
-    """Says which leaves are corrected, and which of these are matrices.
+    """Finds which leaves are corrected, and which of these are matrices.
 
     Args:
         method: the public name of the optimizer, for messages.
@@ -214,7 +214,7 @@ def corrected_or_other(
 def kinds_of_matrices(
     method: str, tree: Any, corrected: Any | None, weight_dimension_numbers: Any | None
 ) -> tuple[Any, Any]:
-    """Says which leaves are corrected, where all of these must be matrices.
+    """Finds which leaves are corrected, where all of these must be matrices.
 
     Args:
         method: the public name of the optimizer, for messages.

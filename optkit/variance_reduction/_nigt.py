@@ -18,7 +18,7 @@ from optkit.variance_reduction._recursion import normalization
 
 
 def exponential_extrapolation(b1: Any, *, init_first: bool) -> Extrapolation:
-    """Says how far ahead the gradients of an exponential average are taken.
+    """Computes how far ahead the gradients of an exponential average are taken.
 
     Args:
         b1: decay of the average, in [0, 1), or a schedule.

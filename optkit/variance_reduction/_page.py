@@ -56,7 +56,7 @@ def page_estimate(
     gradients: Any,
     previous: Callable[[], Any],
 ) -> Any:
-    """Gives PAGE's estimate, for a coin that was drawn.
+    """Computes PAGE's estimate, for a coin that was drawn.
 
     Args:
         coin: a number in [0, 1), equal on all workers.

@@ -102,7 +102,7 @@ def path_integrated_gradient(
         A transformation with a `PathIntegratedGradientState`: two numbers a parameter, one with `keep_params=False`.
 
     Raises:
-        ValueError: if `anchor_every` is no positive integer.
+        ValueError: if `anchor_every` is not a positive integer.
         TypeError: from `update` without an extra argument, and inside `optax.masked` or `optax.partition`.
 
     Example:

@@ -1,8 +1,8 @@
 """SGD-SaI: momentum whose step in each leaf is scaled once, by the signal-to-noise ratio of the first gradient.
 
 Xu, Xiang, Cai, Wen, "No More Adam: Learning Rate Scaling at Initialization is All You Need", 2024, arXiv:2412.11768.
-The rule is that of the authors' code (SGD_SaI), whose momentum begins as the first gradient. Where that code divides by
-a standard deviation of zero, or scales a leaf by zero for ever, the defaults here do not.
+The rule is that of the authors' code (SGD_SaI), whose momentum begins as the first gradient. That code divides by a
+standard deviation of zero, and scales a leaf by zero for ever; here it does so with `follow="code"` only.
 """
 
 from typing import Any, Literal, NamedTuple

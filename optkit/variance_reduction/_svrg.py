@@ -112,7 +112,7 @@ def svrg_correction(
         A transformation with a `SvrgCorrectionState`: two numbers a parameter.
 
     Raises:
-        ValueError: if `anchor_every` is no positive integer, or `alpha` negative.
+        ValueError: if `anchor_every` is not a positive integer, or `alpha` is negative.
         TypeError: from `update` without an extra argument, and inside `optax.masked` or `optax.partition`.
 
     Example:
@@ -161,7 +161,7 @@ def svrg(
         An optimizer; its state is two numbers a parameter. `update` needs `grad_fn` and `full_grad_fn`.
 
     Raises:
-        ValueError: if `anchor_every` is no positive integer, or `alpha` negative.
+        ValueError: if `anchor_every` is not a positive integer, or `alpha` is negative.
         TypeError: from `update` without an extra argument, and inside `optax.masked` or `optax.partition`.
 
     Example:

@@ -37,7 +37,7 @@ def vr_lamb(
         learning_rate: a positive number or a schedule.
         b1: decay of the first moment, in [0, 1); default 0.9.
         b2: decay of the second moment, in [0, 1); default 0.999.
-        b3: decay of the average of the weights, in [0, 1); default 0.9; None for no average.
+        b3: decay of the average of the weights, as in `vr_adam`; default 0.9.
         eps: added to the root of the second moment, at least 0; default 1e-6.
         gamma: the smallest weight of a coordinate, in [0, 1]; default 0.1.
         weight_decay: strength of the decay, inside the trust ratio, at least 0; default 0.

@@ -1,7 +1,7 @@
 """VR-LARS: LARS on gradients that `scale_by_gradient_snr` scales.
 
 Jiang, Liu, Ding, Guo, Lin, "Accelerating Large Batch Training via Gradient Signal to Noise Ratio (GSNR)", 2023,
-arXiv:2309.13681. Section 4.2.
+arXiv:2309.13681.
 """
 
 from typing import Any
@@ -89,7 +89,7 @@ def vr_lars(
 
 
 def relative_to_params(method: str, tx: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
-    """Says that a transformation needs the parameters, by the name of the whole."""
+    """Makes a transformation raise, by the name of the whole method, if `update` gets no parameters."""
 
     def update_fn(updates, state, params=None, **extra_args):
         require_params(params, method)

@@ -1,7 +1,7 @@
 """VR-Momentum: momentum of gradients that `scale_by_gradient_snr` scales.
 
 Jiang, Liu, Ding, Guo, Lin, "Accelerating Large Batch Training via Gradient Signal to Noise Ratio (GSNR)", 2023,
-arXiv:2309.13681. Section 4.2.
+arXiv:2309.13681.
 """
 
 import jax

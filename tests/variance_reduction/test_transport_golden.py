@@ -110,9 +110,9 @@ def test_golden_discover_with_one_cluster_a_batch(recording):
     estimate = optkit.scale_by_cluster_control_variate(
         hyperparams["num_clusters"], probabilities=recording.arrays.get("probs"), alpha=hyperparams["alpha"]
     )
-    # The momentum behind it: with one cluster in all, the estimate of the second part is what it is given.
-    behind = one_cluster_in_all(discover(hyperparams, num_clusters=1))
-    assert_replays(recording, replay_discover(optax.chain(estimate, behind), recording))
+    # The momentum after it: with one cluster in all, the estimate of the second part is what it is given.
+    after = one_cluster_in_all(discover(hyperparams, num_clusters=1))
+    assert_replays(recording, replay_discover(optax.chain(estimate, after), recording))
 
 
 @replays("sgd_sai")
