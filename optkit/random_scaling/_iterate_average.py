@@ -4,6 +4,7 @@ Zhang, Cutkosky, "Random Scaling and Momentum for Non-smooth Non-convex Optimiza
 output it is. It is `optax.ema(decay, debias=True)` of the parameters, kept corrected, so that it can be read any time.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +15,8 @@ from optkit.core.checks import check_range
 from optkit.core.extra_args import require_params
 from optkit.core.precision import scalar_dtype, widen
 from optkit.core.trees import copy, unmask_tree
+from optkit.method import Method
+from optkit.random_scaling._random_scaling import RANDOM_SCALING
 
 
 class AverageIteratesState(NamedTuple):
@@ -105,3 +108,25 @@ def averaged_params(state: Any, params: optax.Params) -> optax.Params:
     if len(found) != 1:
         raise ValueError(f"the optimizer must have exactly one average_iterates in it, found {len(found)}")
     return optax.tree.cast_like(unmask_tree(found[0].average, params), params)
+
+
+def _after_sgd(build: Callable[..., Any], learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+    return optax.chain(optax.sgd(learning_rate), build())
+
+
+METHODS = (
+    Method(
+        name="average_iterates",
+        factory=average_iterates,
+        kind="transformation",
+        compose=_after_sgd,
+        summary="Keeps the exponential average of the parameters beside any optimizer.",
+        paper=RANDOM_SCALING,
+        also_known_as=("EMA of the parameters", "Polyak averaging", "Polyak-Ruppert averaging", "averaged iterate"),
+        parts=(averaged_params,),
+        example={"decay": 0.9},
+        grid=0.1,
+        eval_params=averaged_params,
+        golden="random_scaling",
+    ),
+)

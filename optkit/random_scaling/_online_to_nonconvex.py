@@ -16,8 +16,8 @@ from optkit.core.extra_args import required
 from optkit.core.keys import key_data, split
 from optkit.core.types import Key
 from optkit.method import Method, Paper
-from optkit.random_scaling._exponentiated_sgdm import online_gradient_descent
 from optkit.random_scaling._iterate_average import average_iterates, averaged_params
+from optkit.random_scaling._online_gradient_descent import online_gradient_descent
 from optkit.random_scaling._random_scaling import scale_leaves
 
 
@@ -47,10 +47,10 @@ class OnlineToNonconvexState(NamedTuple):
 
 
 def converted_by_draws(learner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """Is `online_to_nonconvex` without a key: `update` takes the draw as its extra argument `fraction`.
+    """Builds `online_to_nonconvex` without a key: `update` takes the draw as its extra argument `fraction`.
 
     Args:
-        learner: as there.
+        learner: as in `online_to_nonconvex`.
 
     Returns:
         A transformation with a `ConvertedByDrawsState`.
@@ -77,7 +77,7 @@ def online_to_nonconvex(learner: optax.GradientTransformation, *, key: Key) -> o
     The learner's steps lead through `x_n = x_{n-1} + D_n`; the parameters of the training loop, where gradients are
     taken, are `w_n = x_{n-1} + u_n D_n` with `u_n` uniform between 0 and 1. So the mean of `<grad F(w_n), D_n>` is
     exactly `F(x_n) - F(x_{n-1})`, for any loss, and the learner's regret bounds the gradients. What the theory reports
-    is an average of the `w_n`: chain `average_iterates` behind it. `randomly_scaled` of the learner is the form of this
+    is an average of the `w_n`: chain `average_iterates` after it. `randomly_scaled` of the learner is the form of this
     without the second point.
 
     Do not take it where the loss is smooth: there it is the learner with more noise.
@@ -134,6 +134,7 @@ METHODS = (
             2023,
             "2302.03775",
         ),
+        also_known_as=("O2NC", "online-to-non-convex conversion"),
         example={"key": 0},
         grid=0.1,
         eval_params=averaged_params,

@@ -5,19 +5,17 @@ The rule is that of the authors' code (trainit, `wrap_random_scaling`), which sc
 weight decay included. Uniform scaling with its importance weight is in the code only.
 """
 
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from optkit.core.checks import check_range
-from optkit.core.decay import add_decay
+from optkit.core.checks import check_option
 from optkit.core.extra_args import required
 from optkit.core.injection import refuse_arrays
 from optkit.core.keys import key_data, split
-from optkit.core.precision import in_float32
-from optkit.core.types import DTypeLike, Key, Mask
+from optkit.core.types import Key
 from optkit.method import Method, Paper, Variant
 
 Distribution = Literal["exponential", "uniform"]
@@ -68,7 +66,7 @@ def draw_scale(distribution: Distribution, key: jax.Array) -> jax.Array:
 def scaled_by_draws(
     inner: optax.GradientTransformation, distribution: Distribution
 ) -> optax.GradientTransformationExtraArgs:
-    """Is `randomly_scaled` without a key: `update` takes the draw as its extra argument `scale`.
+    """Builds `randomly_scaled` without a key: `update` takes the draw as its extra argument `scale`.
 
     So recorded runs can be replayed.
 
@@ -136,8 +134,7 @@ def randomly_scaled(
         Zhang, Cutkosky, "Random Scaling and Momentum for Non-smooth Non-convex Optimization", 2024, arXiv:2405.09742.
     """
     refuse_arrays(distribution=distribution)
-    if distribution not in get_args(Distribution):
-        raise ValueError(f"distribution must be 'exponential' or 'uniform', got {distribution!r}")
+    check_option("distribution", distribution, Distribution)
     scaled = scaled_by_draws(inner, distribution)
 
     def init_fn(params):
@@ -155,7 +152,7 @@ def randomly_scaled(
 def scale_by_exponential(key: Key) -> optax.GradientTransformation:
     """Multiplies the whole update by one exponentially distributed number of mean one, a fresh one each step.
 
-    It stands last in a chain, behind the learning rate; there it is `randomly_scaled` of what stands before it.
+    It stands last in a chain, after the learning rate; there it is `randomly_scaled` of what stands before it.
 
     Args:
         key: an integer or a JAX key, equal on all workers.
@@ -188,62 +185,6 @@ def scale_by_exponential(key: Key) -> optax.GradientTransformation:
     return optax.GradientTransformation(init_fn, update_fn)
 
 
-def exponentiated_adamw(
-    learning_rate: optax.ScalarOrSchedule,
-    b1: jax.typing.ArrayLike = 0.9,
-    b2: jax.typing.ArrayLike = 0.999,
-    eps: jax.typing.ArrayLike = 1e-8,
-    weight_decay: float | jax.Array = 0.0,
-    mask: Mask | None = None,
-    *,
-    mu_dtype: DTypeLike | None = None,
-    key: Key,
-) -> optax.GradientTransformationExtraArgs:
-    """AdamW whose whole update, weight decay included, is scaled by an exponentially distributed number of mean one.
-
-    It has nothing to do with exponentiated gradients, which multiply parameters. Do not take it where steps must not
-    vary.
-
-    Args:
-        learning_rate: a positive number or a schedule; AdamW's.
-        b1: decay of the first moment, in [0, 1); default 0.9.
-        b2: decay of the second moment, in [0, 1); default 0.999.
-        eps: added to the root of the second moment, at least 0; default 1e-8.
-        weight_decay: strength of the decoupled decay, at least 0; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        mu_dtype: dtype of the first moment; default the parameters', but at least float32.
-        key: an integer or a JAX key, equal on all workers.
-
-    Returns:
-        An optimizer; its state is two numbers a parameter.
-
-    Raises:
-        ValueError: if a hyperparameter is out of its range.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> import optkit
-        >>> tx = optkit.exponentiated_adamw(0.1, key=0)
-        >>> params = jnp.array([3.0, -4.0])
-        >>> updates, state = tx.update(params, tx.init(params), params)
-        >>> bool(updates[1] == -updates[0])
-        True
-
-    Reference:
-        Zhang, Cutkosky, "Random Scaling and Momentum for Non-smooth Non-convex Optimization", 2024, arXiv:2405.09742.
-    """
-    refuse_arrays(mask=mask, mu_dtype=mu_dtype)
-    check_range("b1", b1, 0.0, 1.0, high_open=True)
-    check_range("b2", b2, 0.0, 1.0, high_open=True)
-    check_range("eps", eps, 0.0)
-    adamw = optax.chain(
-        optax.scale_by_adam(b1, b2, eps, mu_dtype=mu_dtype),
-        add_decay("exponentiated_adamw", weight_decay, mask),
-        optax.scale_by_learning_rate(learning_rate),
-    )
-    return in_float32(randomly_scaled(adamw, key=key))
-
-
 def scale_leaves(tree: Any, scale: jax.typing.ArrayLike) -> Any:
     """Multiplies by a number in the wider dtype of both, and keeps the leaves' own."""
 
@@ -265,20 +206,12 @@ METHODS = (
         kind="wrapper",
         summary="Multiplies an optimizer's update by one random number of mean one.",
         paper=RANDOM_SCALING,
+        also_known_as=("random scaling", "exponential scaling", "wrap_random_scaling", "Exponentiated O2NC"),
+        parts=(scale_by_exponential,),
         example={"key": 0},
         grid=0.1,
         variants={"uniform": Variant({"distribution": "uniform"}, grid=0.1)},
         golden="random_scaling",
         learning_rate=2e-4,
-    ),
-    Method(
-        name="exponentiated_adamw",
-        factory=exponentiated_adamw,
-        kind="optimizer",
-        summary="AdamW whose whole update is scaled by an exponentially distributed number of mean one.",
-        paper=RANDOM_SCALING,
-        example={"learning_rate": 1e-2, "key": 0},
-        grid=3e-3,
-        golden="random_scaling",
     ),
 )

@@ -135,6 +135,8 @@ METHODS = (
         paper=Paper(
             "AdaGrad stepsizes: Sharp convergence over nonconvex landscapes", "Ward, Wu, Bottou", 2018, "1806.01811"
         ),
+        also_known_as=("AdaGrad-Norm", "AdaGradNorm", "AdaGrad stepsizes"),
+        parts=(scale_by_adagrad_norm,),
         example={"learning_rate": 1.0},
         grid=1.0,
     ),

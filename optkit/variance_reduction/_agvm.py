@@ -5,13 +5,13 @@ The rule is that of the authors' code (Sense-X/AGVM, agvm_optimizer_hook.py), wh
 the paper does not. Noise is one minus the cosine between the gradients of two halves of the batch.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from optkit.core.checks import check_range
+from optkit.core.checks import check_option, check_range
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import scalar_dtype, widen
 from optkit.core.trees import resolve
@@ -51,7 +51,7 @@ def agvm(
     eps: jax.typing.ArrayLike = 1e-6,
     inner_b2: float | jax.Array | None = None,
     inner_eps: jax.typing.ArrayLike = 1e-8,
-    match_release: bool = False,
+    follow: Literal["code", "paper"] = "paper",
     axis_name: AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Multiplies the inner optimizer's updates of each module, so that all modules are as noisy as a reference.
@@ -78,8 +78,8 @@ def agvm(
         inner_b2: the inner optimizer's `b2`, if it is Adam or a relative: then the gradients that are compared are
             divided as it divides them, by the second moment `nu` in its state. Default None, plain gradients.
         inner_eps: the inner optimizer's epsilon then, at least 0; default 1e-8.
-        match_release: whether gradients are divided once more by the number of parts before they are preconditioned, as
-            the authors' code does; the moment does not fit them then.
+        follow: with `inner_b2`, `"code"` divides gradients once more by the number of parts before they are
+            preconditioned, as the authors' code does, although the moment does not fit them then; default `"paper"`.
         axis_name: the axis over workers; default None: each leaf has a leading axis, over microbatches, which `update`
             removes.
 
@@ -105,7 +105,8 @@ def agvm(
         Xue, Liang, Song, Zhuo, Chen, Liu, Luo, "Large-batch Optimization for Dense Visual Predictions", 2022,
         arXiv:2210.11078.
     """
-    refuse_arrays(labels=labels, reference=reference, axis_name=axis_name)
+    refuse_arrays(labels=labels, reference=reference, follow=follow, axis_name=axis_name)
+    check_option("follow", follow, Literal["code", "paper"])
     check_range("interval", interval, 1)
     check_range("decay", decay, 0.0, 1.0)
     check_range("min_ratio", min_ratio, 0.0, 1.0, low_open=True)
@@ -137,7 +138,7 @@ def agvm(
         def compare(scales):
             halves = _halves(row, mean, axis_name)
             if inner_b2 is not None:
-                nu, divisor = _second_moment(state.inner_state), rows if match_release else 1
+                nu, divisor = _second_moment(state.inner_state), rows if follow == "code" else 1
                 halves = tuple(_precondition(half, nu, inner_b2, inner_eps, divisor) for half in halves)
             return adapt(scales, halves)
 
@@ -165,7 +166,7 @@ def agvm(
 
 
 def _label_leaves(labels: Any, tree: Any) -> Any:
-    """Gives every leaf its module."""
+    """Labels every leaf with its module."""
     return resolve("labels", labels, tree)
 
 
@@ -245,6 +246,8 @@ METHODS = (
             2022,
             "2210.11078",
         ),
+        also_known_as=("adaptive gradient variance modulator",),
+        parts=(AGVMState,),
         example={"labels": _first_leaf_and_rest, "reference": "reference", "start": 0, "interval": 2},
         grid=0.1,
         stacked="microbatches",

@@ -3,176 +3,19 @@
 Tondji, Kashubin, Cissé, "Variance Reduction in Deep Learning: More Momentum is All You Need", 2021, arXiv:2111.11828.
 Its full text and code were not found. The rule is that of COVER (Yuan, Ying, Sayed, 2019), after which the abstract
 says that the method is built; for batches that mix clusters it is a reconstruction.
-In comments g_k is a cluster's gradient, f_k its share of the batch, p_k its probability, and m_k its momentum.
 """
 
-import operator
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from optax.experimental import aggregating
 
-from optkit.core.checks import check_count, check_range
+from optkit.core.checks import check_range
 from optkit.core.extra_args import required
-from optkit.core.injection import refuse_arrays
-from optkit.core.precision import scalar_dtype
-from optkit.core.workers.rows import require_reduced, sum_rows
-
-
-class ClusterControlVariateState(NamedTuple):
-    """State of `cluster_control_variate` and `scale_by_cluster_control_variate`.
-
-    Attributes:
-        momenta: an exponential average of each cluster's gradients, shaped like the parameters with a leading axis over
-            the clusters.
-        mean: their mean, weighted by the clusters' probabilities, shaped and sharded like the parameters.
-        frequencies: each cluster's mean share of the batches so far, beginning at equal ones, in float32 at least; None
-            if the probabilities were given. Equal on all workers, as is the next.
-        count: number of updates so far; None if the probabilities were given.
-    """
-
-    momenta: optax.Updates
-    mean: optax.Updates
-    frequencies: Any
-    count: Any
-
-
-class _Visit(NamedTuple):
-    """How a batch meets clusters: numbers for each of them, and the pace at which frequencies move, None if given."""
-
-    fractions: jax.Array
-    probabilities: jax.Array
-    rates: jax.Array
-    pace: Any
-
-
-class _Visited(NamedTuple):
-    """What a leaf's visit gives: the estimate of its gradient, the momenta of the clusters in the batch, the mean."""
-
-    estimate: jax.Array
-    momenta: jax.Array
-    mean: jax.Array
-
-
-def _visit_leaf(visit, gradients, momenta, mean):
-    """Estimates the gradient from rows of clusters' mean gradients, and moves these clusters' momenta and the mean."""
-
-    def weighted(weights, rows):
-        return jax.vmap(jnp.multiply)(weights.astype(rows.dtype), rows)
-
-    def present(fraction, row):
-        return jnp.where(fraction == 0, 0, row)
-
-    differences = jax.vmap(present)(visit.fractions, gradients - momenta)
-    estimate = mean + sum_rows(differences, visit.fractions)  # e = sum_k f_k (g_k - m_k) + mean
-    steps = weighted(visit.rates, differences)
-    moved = momenta + steps  # m_k = (1 - alpha) m_k + alpha g_k
-    # The mean is kept up without the clusters that the batch does not meet.
-    moved_mean = mean + sum_rows(steps, visit.probabilities)  # mean = sum_k p_k m_k
-    if visit.pace is not None:
-        drift = sum_rows(moved, visit.fractions) - moved_mean
-        moved_mean = moved_mean + visit.pace * drift
-    return _Visited(estimate.astype(gradients.dtype), moved.astype(momenta.dtype), moved_mean.astype(mean.dtype))
-
-
-def _visit_tree(visit, gradients, momenta, mean):
-    """Visits all leaves; gives three trees."""
-    visited = jax.tree.map(lambda *leaves: _visit_leaf(visit, *leaves), gradients, momenta, mean)
-
-    def part(index):
-        return jax.tree.map(operator.itemgetter(index), visited, is_leaf=lambda x: isinstance(x, _Visited))
-
-    return part(0), part(1), part(2)
-
-
-class Clusters(NamedTuple):
-    """What all forms of the method share, made from their arguments.
-
-    Attributes:
-        method: the public name of the form, for messages.
-        num_clusters: as in `cluster_control_variate`, and the next three.
-        alpha: share of a new gradient.
-        probabilities: each cluster's share, or None.
-        inverse_probability: whether rare clusters move faster.
-    """
-
-    method: str
-    num_clusters: int
-    alpha: jax.typing.ArrayLike
-    probabilities: Any
-    inverse_probability: bool
-
-    def check(self) -> None:
-        """Raises if an argument is out of its range."""
-        refuse_arrays(num_clusters=self.num_clusters)
-        check_range("num_clusters", self.num_clusters, 1)
-        check_count("num_clusters", self.num_clusters)
-        check_range("alpha", self.alpha, 0.0, 1.0, low_open=True)
-        if self.probabilities is None:
-            return
-        if np.shape(self.probabilities) != (self.num_clusters,):
-            raise ValueError(
-                f"probabilities must have one number for each of {self.num_clusters} clusters, "
-                f"got the shape {np.shape(self.probabilities)}"
-            )
-        if not isinstance(self.probabilities, jax.Array):
-            check_range("the sum of probabilities", float(np.sum(self.probabilities)), 1 - 1e-3, 1 + 1e-3)
-            check_range("probabilities", np.asarray(self.probabilities), 0.0, 1.0)
-
-    def init(self, params: Any) -> ClusterControlVariateState:
-        """Begins with momenta of zero."""
-        zeros = optax.tree.zeros_like(params)
-        momenta = optax.tree.batch_shape(zeros, (self.num_clusters,))
-        if self.probabilities is not None:
-            return ClusterControlVariateState(momenta, zeros, None, None)
-        frequencies = jnp.full(self.num_clusters, 1 / self.num_clusters, scalar_dtype(params))
-        return ClusterControlVariateState(momenta, zeros, frequencies, jnp.zeros([], jnp.int32))
-
-    def visit(self, state: ClusterControlVariateState, fractions: jax.Array) -> tuple[_Visit, Any, Any]:
-        """How a batch with these fractions meets all clusters, and the frequencies and the count after it."""
-        given = self.probabilities is not None
-        probabilities = jnp.asarray(self.probabilities) if given else state.frequencies
-        rates = self.alpha / probabilities if self.inverse_probability else self.alpha
-        rates = jnp.broadcast_to(jnp.minimum(rates, 1), probabilities.shape)
-        if given:
-            return _Visit(fractions, probabilities, rates, None), None, None
-        pace = 1 / (state.count + 1 + self.num_clusters).astype(probabilities.dtype)
-        frequencies = probabilities + pace * (fractions.astype(probabilities.dtype) - probabilities)
-        return _Visit(fractions, probabilities, rates, pace), frequencies, optax.safe_increment(state.count)
-
-    def aggregator(self) -> aggregating.Aggregator:
-        """Makes the form for batches that mix clusters."""
-        self.check()
-
-        def update_fn(updates, state, params=None, *, class_counts=None, **extra_args):
-            del extra_args
-            example = "class_counts=examples_of_each_class"
-            counts = jnp.asarray(required(class_counts, "class_counts", self.method, example))
-            rows = {jnp.shape(x)[:1] or (0,) for x in (counts, *jax.tree.leaves(updates))}
-            if rows != {(self.num_clusters,)}:
-                raise ValueError(
-                    f"{self.method} takes gradients with a leading axis over clusters, and"
-                    f" num_clusters is {self.num_clusters}: gradients and class_counts need as many rows, got"
-                    f" {sorted(size for (size,) in rows)}"
-                )
-            total = jnp.sum(counts)
-            dtype = scalar_dtype(state.mean)
-            fractions = counts.astype(dtype) / jnp.where(total == 0, 1, total).astype(dtype)
-            visit, frequencies, count = self.visit(state, fractions)
-
-            def mean_gradient(fraction, share):
-                return share / jnp.where(fraction == 0, 1, fraction).astype(share.dtype)
-
-            gradients = jax.tree.map(lambda shares: jax.vmap(mean_gradient)(fractions, shares), updates)
-            estimate, momenta, mean = _visit_tree(visit, gradients, state.momenta, state.mean)
-            require_reduced(estimate, params, self.method)
-            return estimate, ClusterControlVariateState(momenta, mean, frequencies, count)
-
-        return aggregating.Aggregator(self.init, update_fn)
+from optkit.method import Method
+from optkit.variance_reduction._clusters import DISCOVER, ClusterControlVariateState, Clusters, Visit, visit_tree
 
 
 def scale_by_cluster_control_variate(
@@ -234,9 +77,9 @@ def scale_by_cluster_control_variate(
             return jax.lax.dynamic_index_in_dim(x, cluster_id, keepdims=True)
 
         fraction = jnp.where(inside, 1.0, jnp.nan)[None]
-        visit = _Visit(fraction, row(visit.probabilities), row(visit.rates), visit.pace)
+        visit = Visit(fraction, row(visit.probabilities), row(visit.rates), visit.pace)
         gradients = jax.tree.map(lambda g: g[None], updates)
-        estimate, moved, mean = _visit_tree(visit, gradients, jax.tree.map(row, state.momenta), state.mean)
+        estimate, moved, mean = visit_tree(visit, gradients, jax.tree.map(row, state.momenta), state.mean)
         momenta = jax.tree.map(
             lambda x, m: jax.lax.dynamic_update_index_in_dim(x, m, cluster_id, axis=0), state.momenta, moved
         )
@@ -288,3 +131,20 @@ def cluster_control_variate(
         arXiv:2111.11828.
     """
     return Clusters("cluster_control_variate", num_clusters, alpha, probabilities, inverse_probability).aggregator()
+
+
+METHODS = (
+    Method(
+        name="cluster_control_variate",
+        factory=cluster_control_variate,
+        kind="aggregator",
+        summary="One momentum for each cluster of the data, as a control variate of a batch's gradient.",
+        paper=DISCOVER,
+        also_known_as=("Discover", "COVER", "multi-momentum", "SAGA"),
+        parts=(scale_by_cluster_control_variate,),
+        example={"num_clusters": 4},
+        grid=3e-2,
+        stacked="classes",
+        golden="discover",
+    ),
+)

@@ -12,8 +12,8 @@ import optax
 
 from optkit.core.checks import check_range
 from optkit.core.precision import in_float32
-from optkit.method import Method, Paper, Variant
-from optkit.variance_reduction._cluster_control_variate import Clusters
+from optkit.method import Method, Variant
+from optkit.variance_reduction._clusters import DISCOVER, Clusters
 from optkit.variance_reduction._implicit_transport import igt_eval_params, transported
 from optkit.variance_reduction._nigt import exponential_extrapolation
 
@@ -38,7 +38,7 @@ def discover(
         learning_rate: a positive number or a schedule; that of the optimizer that it stands on.
         num_clusters: how many clusters there are, for example the classes.
         alpha: share of a new gradient in its cluster's momentum, in (0, 1]; default 0.1.
-        momentum: decay of the momentum behind the estimate, in [0, 1); default 0.9; None for none.
+        momentum: decay of the momentum after the estimate, in [0, 1); default 0.9; None for none.
         nu: weight of the momentum against the estimate itself, in [0, 1]: quasi-hyperbolic momentum, whose average
             weighs a new estimate with `1 - momentum`. None (default) for heavy-ball momentum, which weighs it with 1.
         probabilities: each cluster's share of the data, numbers that sum to 1; by default the frequencies so far.
@@ -91,12 +91,11 @@ def discover_igt(
 
     Args:
         learning_rate: a positive number or a schedule; that of gradient descent.
-        num_clusters: how many clusters there are, for example the classes.
-        alpha: share of a new gradient in its cluster's momentum, in (0, 1]; default 0.1.
-        b1: decay of the momentum behind the estimate, which begins at zero, in [0, 1); default 0.9.
-        probabilities: each cluster's share of the data, numbers that sum to 1; by default the frequencies so far.
-        inverse_probability: whether rare clusters move faster, by `alpha` over their probability and at most 1; off by
-            default.
+        num_clusters: how many clusters there are, as in `discover`.
+        alpha: share of a new gradient in its cluster's momentum, as in `discover`.
+        b1: decay of the momentum after the estimate, which begins at zero, in [0, 1); default 0.9.
+        probabilities: each cluster's share of the data, as in `discover`.
+        inverse_probability: whether rare clusters move faster, as in `discover`.
 
     Returns:
         An optimizer; its state is `num_clusters + 3` numbers a parameter.
@@ -137,17 +136,14 @@ def _quasi_hyperbolic(b1: jax.typing.ArrayLike, nu: jax.typing.ArrayLike) -> opt
     return optax.GradientTransformation(average.init, update_fn)
 
 
-_DISCOVER = Paper(
-    "Variance Reduction in Deep Learning: More Momentum is All You Need", "Tondji, Kashubin, Cissé", 2021, "2111.11828"
-)
-
 METHODS = (
     Method(
         name="discover",
         factory=discover,
         kind="optimizer",
         summary="One momentum for each cluster of the data, as a control variate; momentum SGD on top.",
-        paper=_DISCOVER,
+        paper=DISCOVER,
+        also_known_as=("multi-momentum",),
         example={"learning_rate": 1e-3, "num_clusters": 4},
         grid=3e-2,
         stacked="classes",
@@ -157,8 +153,9 @@ METHODS = (
         name="discover_igt",
         factory=discover_igt,
         kind="optimizer",
-        summary="Discover with a momentum whose gradients are taken ahead of the parameters.",
-        paper=_DISCOVER,
+        summary="One momentum for each cluster of the data, and one whose gradients are taken ahead of the parameters.",
+        paper=DISCOVER,
+        also_known_as=("multi-momentum",),
         example={"learning_rate": 1e-3, "num_clusters": 4},
         grid=0.3,
         stacked="classes",

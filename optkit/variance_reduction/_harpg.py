@@ -5,198 +5,15 @@ degenerate Policies", 2023, arXiv:2302.01734. Algorithm 2, for minimisation and 
 for policies, with its score-function term, is the caller's `hvp_fn`.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
-
-import jax
-import jax.numpy as jnp
 import optax
 
-from optkit.core import keys
-from optkit.core.checks import check_range
-from optkit.core.hessian_products import hessian_products_at
 from optkit.core.injection import refuse_arrays
-from optkit.core.non_finite import nan_for_infinite
 from optkit.core.precision import in_float32
-from optkit.core.trees import only, unmask_tree
+from optkit.core.trees import only
 from optkit.core.types import Key, Mask
-from optkit.method import Method, Paper, Variant
-from optkit.variance_reduction._recursion import Scope, inside, kept_params, no_estimate, normalization, present_params
-
-
-class HessianCorrectedMomentumState(NamedTuple):
-    """State of `hessian_corrected_momentum`; equal on all workers.
-
-    Attributes:
-        count: number of updates so far.
-        estimate: the estimate of the gradient, shaped and sharded like the parameters that it applies to, in float32 at
-            least.
-        previous_params: the parameters of the last step.
-        key: raw data of the key that the next point between the parameters is drawn with.
-    """
-
-    count: jax.typing.ArrayLike
-    estimate: optax.Updates
-    previous_params: optax.Params
-    key: jax.Array
-
-
-def harpg_schedule(power: jax.typing.ArrayLike = 1.0) -> optax.Schedule:
-    """Gives the weights `(2 / (t + 2)) ** power` for step t = 0, 1, ...
-
-    Args:
-        power: at least 0; default 1, the paper's.
-
-    Returns:
-        A schedule that begins with 1.
-
-    Raises:
-        ValueError: if `power` is out of its range.
-
-    Example:
-        >>> harpg_schedule()(2)
-        Array(0.5, dtype=float32)
-
-    Reference:
-        Fatkhullin, Barakat, Kireeva, He, "Stochastic Policy Gradient Methods: Improved Sample Complexity for
-        Fisher-non-degenerate Policies", 2023, arXiv:2302.01734.
-    """
-    check_range("power", power, 0.0)
-
-    def schedule(count):
-        # An integer of 32 bits divides to 32 bits, in double precision too.
-        return (2 / (jnp.asarray(count, float) + 2)) ** power
-
-    return schedule
-
-
-def hessian_corrected_estimate(
-    q: jax.typing.ArrayLike,
-    state: HessianCorrectedMomentumState,
-    weight: jax.typing.ArrayLike,
-    params: optax.Params,
-    gradients: optax.Updates,
-    hvp_fn: Callable[[Any, Any], Any],
-) -> Any:
-    """Gives HARPG's estimate, for a q that was drawn.
-
-    Args:
-        q: where the Hessian is taken, from 0 (the previous parameters) to 1 (the present ones), equal on all workers.
-        state: of the last step; `key` is not read.
-        weight: of the gradient, in [0, 1].
-        params: the parameters, the whole tree.
-        gradients: this batch's gradient there, the leaves that are estimated.
-        hvp_fn: called as `hvp_fn(point, vector)`, gives those leaves of the Hessian at `point` times `vector`.
-
-    Returns:
-        The estimate; in the first step the gradient. It is NaN where it would be infinite, for it hardly forgets.
-
-    Example:
-        >>> state = HessianCorrectedMomentumState(
-        ...     count=jnp.array(1), estimate=jnp.array(1.0), previous_params=jnp.array(2.0), key=None
-        ... )
-        >>> cubic = lambda point, vector: 6 * point * vector
-        >>> hessian_corrected_estimate(0.5, state, 0.0, jnp.array(4.0), jnp.array(9.0), cubic)  # 1 + 6 * 3 * 2
-        Array(37., dtype=float32)
-    """
-
-    def between(x, y):
-        share = jnp.asarray(q, x.dtype)
-        return share * x + (1 - share) * y
-
-    point = jax.tree.map(between, params, state.previous_params)
-    change = hvp_fn(point, optax.tree.sub(params, state.previous_params))
-    weight = jnp.where(state.count == 0, 1.0, weight)
-
-    def leaf(g, d, h):
-        eta = jnp.asarray(weight, d.dtype)
-        return ((1 - eta) * (d + h) + eta * g).astype(d.dtype)  # Alg. 2, d_t
-
-    return nan_for_infinite(jax.tree.map(leaf, gradients, state.estimate, change))
-
-
-def _hessian_corrected_momentum(
-    scope: Scope, eta: optax.ScalarOrSchedule | None, key: Key
-) -> optax.GradientTransformationExtraArgs:
-    """The estimator, for `hessian_corrected_momentum` and `harpg`."""
-    check_range("eta", eta, 0.0, 1.0)
-    eta = harpg_schedule() if eta is None else eta
-
-    def init_fn(params):
-        return HessianCorrectedMomentumState(
-            count=jnp.zeros([], jnp.int32),
-            estimate=no_estimate(scope, params),
-            previous_params=kept_params(scope, params),
-            key=keys.key_data(key),
-        )
-
-    def update_fn(updates, state, params=None, *, grad_fn=None, hvp_fn=None, **extra_args):
-        del extra_args
-        params = present_params(scope, params)
-        product = hessian_products_at(scope.method, grad_fn, hvp_fn)
-        key_data, fresh = keys.split(state.key, key)
-        estimate = hessian_corrected_estimate(
-            jax.random.uniform(fresh, dtype=jnp.float32),
-            state,
-            eta(state.count) if callable(eta) else eta,
-            params,
-            inside(scope, updates),
-            lambda point, vector: inside(scope, product(point, vector)),
-        )
-        new_state = HessianCorrectedMomentumState(optax.safe_increment(state.count), estimate, params, key_data)
-        return optax.tree.cast_like(unmask_tree(estimate, updates), updates), new_state
-
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def hessian_corrected_momentum(
-    eta: optax.ScalarOrSchedule | None = None, key: Key = 0, *, applies_to: Mask | None = None
-) -> optax.GradientTransformationExtraArgs:
-    """Replaces the gradient by an exponential average that a Hessian-vector product corrects for the steps taken since.
-
-    The Hessian is taken at a random point between the last parameters and these, which makes the correction unbiased
-    for the change of the gradient. `update` is called with `grad_fn`, which is differentiated (`jax.jvp`), or with
-    `hvp_fn(vector, point)`, the caller's own product of the Hessian at `point`, on this batch or on another one. It
-    stands in front of any preconditioner. Do not take it where gradients cannot be differentiated, as with some custom
-    kernels: `recursive_momentum` costs the same and needs only gradients.
-
-    For clipping, and for batches in several parts, see `recursive_momentum`.
-
-    Args:
-        eta: weight of the gradient, a number in [0, 1] or a schedule; default `harpg_schedule()`. Numbers from 0.01 to
-            0.1 suit long runs. The first step takes the gradient itself.
-        key: an integer or a JAX key, for the points; default 0. Points are equal on all workers.
-        applies_to: tree of booleans, or a function that makes it from the parameters: the leaves that are estimated.
-            The gradients of the others pass through. All by default.
-
-    Returns:
-        A transformation with a `HessianCorrectedMomentumState`: two numbers a parameter.
-
-    Raises:
-        ValueError: if `eta` is out of its range.
-        TypeError: from `update` without the extra argument, or if JAX cannot differentiate `grad_fn`; and inside
-            `optax.masked` or `optax.partition`.
-
-    Example:
-        >>> import jax, jax.numpy as jnp
-        >>> import optax, optkit
-        >>> loss = lambda x, batch: jnp.mean((x - batch) ** 2) / 2
-        >>> tx = optax.chain(optkit.hessian_corrected_momentum(0.5), optax.scale_by_learning_rate(1.0))
-        >>> params = jnp.array(0.0)
-        >>> state = tx.init(params)
-        >>> for batch in jnp.array([1.0, 2.0]):
-        ...     grad_fn = lambda point: jax.grad(loss)(point, batch)
-        ...     updates, state = tx.update(grad_fn(params), state, params, grad_fn=grad_fn)
-        ...     params = optax.apply_updates(params, updates)
-        >>> params
-        Array(1.5, dtype=float32)
-
-    Reference:
-        Fatkhullin, Barakat, Kireeva, He, "Stochastic Policy Gradient Methods: Improved Sample Complexity for
-        Fisher-non-degenerate Policies", 2023, arXiv:2302.01734.
-    """
-    refuse_arrays(applies_to=applies_to)
-    return _hessian_corrected_momentum(Scope("hessian_corrected_momentum", applies_to), eta, key)
+from optkit.method import Method, Variant
+from optkit.variance_reduction._hessian_corrected_momentum import HARPG, corrected_by_hessian
+from optkit.variance_reduction._recursion import Scope, normalization
 
 
 def harpg(
@@ -245,7 +62,7 @@ def harpg(
         Fisher-non-degenerate Policies", 2023, arXiv:2302.01734.
     """
     refuse_arrays(trainable=trainable)
-    estimator = only(_hessian_corrected_momentum(Scope("harpg", trainable, "trainable"), eta, key), trainable)
+    estimator = only(corrected_by_hessian(Scope("harpg", trainable, "trainable"), eta, key), trainable)
     scale = optax.scale_by_learning_rate(learning_rate)
     if normalize:
         return in_float32(optax.chain(estimator, normalization(), scale))
@@ -258,12 +75,8 @@ METHODS = (
         factory=harpg,
         kind="optimizer",
         summary="Momentum that a Hessian-vector product moves along with the gradient.",
-        paper=Paper(
-            "Stochastic Policy Gradient Methods: Improved Sample Complexity for Fisher-non-degenerate Policies",
-            "Fatkhullin et al.",
-            2023,
-            "2302.01734",
-        ),
+        paper=HARPG,
+        also_known_as=("N-HARPG", "SGDHess", "Hessian-aided recursive policy gradient"),
         example={"learning_rate": 2e-3, "eta": 0.1},
         grid=0.1,
         needs=("grad_fn",),

@@ -7,13 +7,13 @@ is clipped leaf by leaf, where Algorithm 1 clips it whole; and the second moment
 where the repository's description puts the raw gradient.
 """
 
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from optkit.core.checks import check_range
+from optkit.core.checks import check_option, check_range
 from optkit.core.injection import refuse_arrays
 from optkit.core.linalg.matrix_view import matrix_view
 from optkit.core.precision import widen
@@ -69,17 +69,6 @@ class ReduceVarianceState(NamedTuple):
     reference: Any
 
 
-class ScaleByMarsMomentumState(NamedTuple):
-    """State of `scale_by_mars_momentum`.
-
-    Attributes:
-        mu: exponential average of the uncorrected gradients, times `1 - gamma`; shaped and sharded like the parameters,
-            in `mu_dtype`. Equal on all workers if the gradients are.
-    """
-
-    mu: optax.Updates
-
-
 def reduce_variance(
     gamma: optax.ScalarOrSchedule = 0.025,
     b1: jax.typing.ArrayLike = 0.95,
@@ -113,7 +102,7 @@ def reduce_variance(
 
     Raises:
         ValueError: if an argument is out of its range.
-        TypeError: if `applies_to` is an array, or `correction` is no `MarsCorrection`.
+        TypeError: if `applies_to` is an array, or `correction` not a `MarsCorrection`.
 
     Example:
         >>> import optkit
@@ -175,10 +164,8 @@ def checked(correction: MarsCorrection | None) -> MarsCorrection:
     if not isinstance(correction, MarsCorrection):
         raise TypeError(f"correction must be an optkit.MarsCorrection or None, got {correction!r}")
     check_range("max_norm", correction.max_norm, 0.0, low_open=True)
-    for field, options in (("clip_scope", ClipScope), ("first_step", FirstStep)):
-        value = getattr(correction, field)
-        if value not in get_args(options):
-            raise ValueError(f"{field} must be {' or '.join(map(repr, get_args(options)))}, got {value!r}")
+    check_option("clip_scope", correction.clip_scope, ClipScope)
+    check_option("first_step", correction.first_step, FirstStep)
     return correction
 
 
@@ -194,9 +181,9 @@ def correct(
 
     Args:
         method: the public name of the optimizer, for messages.
-        gamma: as there.
-        b1: as there.
-        correction: as there.
+        gamma: as in `reduce_variance`.
+        b1: as in `reduce_variance`.
+        correction: as in `reduce_variance`.
         applies_to: tree of booleans, one for each parameter, or None for all.
         weight_dimension_numbers: a tree of `MuonDimensionNumbers`, with None for leaves that are no matrices: several
             matrices in one leaf are clipped each by itself. None where all leaves are clipped whole.
@@ -277,63 +264,6 @@ def _norms(tree: Any, scope: ClipScope, weight_dimension_numbers: Any) -> Any:
     return jax.tree.map(norm, tree, weight_dimension_numbers)
 
 
-def scale_by_mars_momentum(
-    b1: jax.typing.ArrayLike = 0.95, gamma: float | None = None, *, mu_dtype: DTypeLike | None = None
-) -> optax.GradientTransformation:
-    """Replaces the gradient by the momentum of its MARS correction, in one buffer.
-
-    The numbers are those of `optax.ema(b1, debias=False)` after `reduce_variance(gamma, b1)` without clipping, whose
-    two buffers only ever appear in one combination. It holds for a constant `gamma`, for the approximate form without
-    clipping, and for momentum only: Adam's second moment needs the correction itself.
-
-    Args:
-        b1: decay of the momentum, in [0, 1); default 0.95.
-        gamma: strength of the correction, at least 0. A number that stays as it is: no schedule, and
-            `optax.inject_hyperparams` cannot hold it. None: 0.025.
-        mu_dtype: dtype of the buffer, that of the parameters by default.
-
-    Returns:
-        A transformation with a `ScaleByMarsMomentumState`: one number a parameter.
-
-    Raises:
-        ValueError: if a hyperparameter is out of its range.
-        TypeError: if `gamma` is a schedule or an array.
-
-    Example:
-        >>> import optkit
-        >>> tx = optkit.scale_by_mars_momentum(b1=0.5, gamma=0.5)
-        >>> params = jnp.zeros(2)
-        >>> tx.update(jnp.array([4.0, 8.0]), tx.init(params), params)[0]
-        Array([3., 6.], dtype=float32)
-
-    Reference:
-        Yuan, Liu, Wu, Zhou, Gu, "MARS: Unleashing the Power of Variance Reduction for Training Large Models", 2024,
-        arXiv:2411.10438; the form in one buffer is that of the authors' memory-efficient code.
-    """
-    refuse_arrays(gamma=gamma, mu_dtype=mu_dtype)
-    check_range("b1", b1, 0.0, 1.0, high_open=True)
-    check_range("gamma", gamma, 0.0)
-    if callable(gamma):
-        raise TypeError(
-            "scale_by_mars_momentum needs a constant gamma; for a schedule take reduce_variance and optax.ema"
-        )
-    strength = 0.025 if gamma is None else gamma
-
-    def init_fn(params):
-        return ScaleByMarsMomentumState(mu=optax.tree.zeros_like(params, dtype=mu_dtype))
-
-    def update_fn(updates, state, params=None):
-        del params
-        mu = jax.tree.map(
-            lambda g, n: b1 * n + (1 - b1) * (1 - strength) * g, widen(updates), state.mu
-        )  # n_t = m_t - gamma g_t
-        momentum = jax.tree.map(lambda g, n: strength * g + n, widen(updates), mu)  # m_t
-        new_state = ScaleByMarsMomentumState(mu=optax.tree.cast_like(mu, state.mu))
-        return optax.tree.cast_like(momentum, updates), new_state
-
-    return optax.GradientTransformation(init_fn, update_fn)
-
-
 MARS = Paper(
     "MARS: Unleashing the Power of Variance Reduction for Training Large Models", "Yuan et al.", 2024, "2411.10438"
 )
@@ -343,8 +273,10 @@ METHODS = (
         name="reduce_variance",
         factory=reduce_variance,
         kind="transformation",
-        summary="The MARS correction, unclipped, in front of any preconditioner.",
+        summary="Corrects the gradient by its change since the last step, in front of any preconditioner.",
         paper=MARS,
+        also_known_as=("MARS", "Make vAriance Reduction Shine"),
+        parts=(MarsCorrection,),
         example={"correction": MarsCorrection(max_norm=None)},
         grid=0.1,
         golden="mars",

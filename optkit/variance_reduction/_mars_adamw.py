@@ -122,6 +122,7 @@ METHODS = (
         kind="optimizer",
         summary="AdamW on gradients that are corrected by their change since the last step, and clipped leaf by leaf.",
         paper=MARS,
+        also_known_as=("MARS", "MARS-AdamW"),
         example={"learning_rate": 1e-2, "weight_decay": 0.0},
         grid=3e-3,
         golden="mars",

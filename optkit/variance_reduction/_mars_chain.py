@@ -16,7 +16,8 @@ from optkit.core.precision import in_float32
 from optkit.core.stacking import map_equal_shapes
 from optkit.core.trees import mask_tree, resolve, with_whole_tree
 from optkit.core.types import DTypeLike, Mask
-from optkit.variance_reduction._mars import MarsCorrection, correct, scale_by_mars_momentum
+from optkit.variance_reduction._mars import MarsCorrection, correct
+from optkit.variance_reduction._mars_momentum import scale_by_mars_momentum
 
 
 def adam(
@@ -54,7 +55,7 @@ def momentum(
 
 
 def fits_one_buffer(gamma: Any, correction: MarsCorrection) -> bool:
-    """Says whether `scale_by_mars_momentum` gives the momentum of these corrections: for a constant `gamma` only.
+    """Returns whether `scale_by_mars_momentum` gives the momentum of these corrections: for a constant `gamma` only.
 
     An array may be a schedule's value of this step, as `optax.inject_hyperparams` passes it.
     """
@@ -156,7 +157,7 @@ def corrected_chain(
 def kinds_of_corrected(
     method: str, tree: Any, corrected: Any | None, weight_dimension_numbers: Any | None, *, matrices_apart: bool
 ) -> tuple[Any, Any]:
-    """Says which leaves are corrected, and which of these are matrices.
+    """Finds which leaves are corrected, and which of these are matrices.
 
     Args:
         method: the public name of the optimizer, for messages.
@@ -213,7 +214,7 @@ def corrected_or_other(
 def kinds_of_matrices(
     method: str, tree: Any, corrected: Any | None, weight_dimension_numbers: Any | None
 ) -> tuple[Any, Any]:
-    """Says which leaves are corrected, where all of these must be matrices.
+    """Finds which leaves are corrected, where all of these must be matrices.
 
     Args:
         method: the public name of the optimizer, for messages.

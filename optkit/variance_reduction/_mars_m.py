@@ -3,11 +3,12 @@
 Liu, Yuan, Gu, "MARS-M: When Variance Reduction Meets Matrices", 2025, arXiv:2510.21800. Algorithm 1; the rule is that
 of the authors' code (AGI-Arena/MARS), where the correction is clipped whatever its option says, AdamW for all other
 parameters adds epsilon to the uncorrected root of the second moment, and Newton-Schulz runs in bfloat16 (here in
-float32 unless `newton_schulz_dtype` says otherwise). Where a leaf is several matrices each has a norm of its own, and
+float32 unless `orthogonalize` says otherwise). Where a leaf is several matrices each has a norm of its own, and
 not, as in that code, all together one.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ import optax
 from optkit.core.adam import scale_by_adam
 from optkit.core.checks import check_range
 from optkit.core.injection import refuse_arrays
-from optkit.core.linalg.newton_schulz import orthogonalize
+from optkit.core.linalg.newton_schulz import orthogonalize as newton_schulz
 from optkit.core.types import DTypeLike, Mask
 from optkit.method import Method, Paper
 from optkit.variance_reduction._mars import MarsCorrection, checked
@@ -42,8 +43,7 @@ def mars_m(
     correction: MarsCorrection | None = None,
     others: optax.GradientTransformation | None = None,
     trainable: Mask | None = None,
-    newton_schulz_steps: int | None = None,
-    newton_schulz_dtype: DTypeLike | None = None,
+    orthogonalize: Callable[[jax.Array], jax.Array] | None = None,
     mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Muon on gradients corrected by `reduce_variance`, for matrices; AdamW for all other parameters.
@@ -76,8 +76,8 @@ def mars_m(
             second moment, and with `weight_decay` under `mask`.
         trainable: tree of booleans, or a function that makes it from the parameters: the leaves that move. All by
             default. The others get updates of zero.
-        newton_schulz_steps: number of Newton-Schulz iterations, at least 0. None: 5.
-        newton_schulz_dtype: what they are computed in; default float32 at least; the authors' is bfloat16.
+        orthogonalize: moves the singular values of stacked matrices towards one. None: `optkit.linalg.newton_schulz`
+            with five steps, in float32 at least; the authors compute it with `dtype=jnp.bfloat16`.
         mu_dtype: dtype of the momenta; default the parameters', but at least float32.
 
     Returns:
@@ -104,26 +104,23 @@ def mars_m(
     refuse_arrays(
         corrected=corrected,
         weight_dimension_numbers=weight_dimension_numbers,
-        newton_schulz_steps=newton_schulz_steps,
-        newton_schulz_dtype=newton_schulz_dtype,
         mu_dtype=mu_dtype,
     )
     check_range("weight_decay", weight_decay, 0.0)
-    check_range("newton_schulz_steps", newton_schulz_steps, 0)
-    steps = 5 if newton_schulz_steps is None else newton_schulz_steps
+    orthogonal = newton_schulz if orthogonalize is None else orthogonalize
     shape = checked(correction)
     one_buffer = fits_one_buffer(gamma, shape)
 
     def direction(m):
         rms = 0.2 * math.sqrt(max(m.shape[-2:]))  # Alg. 1, 0.2 sqrt(max(A, B))
-        return rms * orthogonalize(m, steps=steps, dtype=newton_schulz_dtype)
+        return rms * orthogonal(m)
 
     def matrices(numbers, mask):
-        orthogonal = optax.chain(
+        orthogonalized = optax.chain(
             momentum(b1, gamma, one_buffer=one_buffer, mu_dtype=mu_dtype),  # Alg. 1, M_t
             scale_by_matrices(direction, numbers),  # Alg. 1, O_t
         )
-        return {"matrix": step("mars_m", orthogonal, learning_rate, weight_decay, mask)}
+        return {"matrix": step("mars_m", orthogonalized, learning_rate, weight_decay, mask)}
 
     def default_others(mask):
         preconditioner = scale_by_adam(0.9, 0.95, 1e-8, eps_placement="pre", mu_dtype=mu_dtype)
@@ -149,8 +146,9 @@ METHODS = (
         name="mars_m",
         factory=mars_m,
         kind="optimizer",
-        summary="MARS-M: Muon, in Moonlight's scaling, on MARS-corrected gradients; AdamW for what is no matrix.",
+        summary="Muon, in Moonlight's scaling, on MARS-corrected gradients; AdamW for other parameters.",
         paper=Paper("MARS-M: When Variance Reduction Meets Matrices", "Liu, Yuan, Gu", 2025, "2510.21800"),
+        also_known_as=("MARS-M",),
         example={"learning_rate": 1e-2, "weight_decay": 0.0},
         grid=3e-3,
     ),

@@ -2,9 +2,11 @@
 
 Yuan, Liu, Wu, Zhou, Gu, "MARS: Unleashing the Power of Variance Reduction for Training Large Models", 2024,
 arXiv:2411.10438. Algorithm 4, whose factorization the authors' code replaces by five Newton-Schulz iterations (in
-bfloat16; here in float32 unless `newton_schulz_dtype` says otherwise). See `mars` for what else parts code and paper.
+bfloat16; here in float32 unless `orthogonalize` says otherwise). See `mars` for what else parts code and paper.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,7 +14,7 @@ import optax
 
 from optkit.core.checks import check_range
 from optkit.core.injection import refuse_arrays
-from optkit.core.linalg.newton_schulz import orthogonalize
+from optkit.core.linalg.newton_schulz import orthogonalize as newton_schulz
 from optkit.core.types import DTypeLike, Mask
 from optkit.method import Method
 from optkit.variance_reduction._mars import MARS, MarsCorrection, checked
@@ -30,8 +32,6 @@ from optkit.variance_reduction._mars_chain import (
 def mars_shampoo(
     learning_rate: optax.ScalarOrSchedule,
     b1: jax.typing.ArrayLike = 0.95,
-    b2: jax.typing.ArrayLike = 0.99,
-    eps: jax.typing.ArrayLike = 1e-8,
     weight_decay: float | jax.Array = 0.0,
     mask: Mask | None = None,
     *,
@@ -41,9 +41,7 @@ def mars_shampoo(
     correction: MarsCorrection | None = None,
     others: optax.GradientTransformation | None = None,
     trainable: Mask | None = None,
-    amsgrad: bool = False,
-    newton_schulz_steps: int | None = None,
-    newton_schulz_dtype: DTypeLike | None = None,
+    orthogonalize: Callable[[jax.Array], jax.Array] | None = None,
     mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Orthogonalizes the momentum of gradients corrected by `reduce_variance`, for matrices; AdamW for the others.
@@ -60,14 +58,12 @@ def mars_shampoo(
     Args:
         learning_rate: a positive number or a schedule.
         b1: decay of the momentum, and of the correction, in [0, 1); default 0.95.
-        b2: decay of Adam's second moment for corrected leaves that are no matrices, in [0, 1); default 0.99.
-        eps: added to the root of second moments and to the Frobenius norm of the momentum over `1 - b1`, at least 0;
-            default 1e-8.
         weight_decay: strength of the decoupled decay of the corrected leaves, at least 0; default 0.
         mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
         gamma: strength of the correction, at least 0; a number or a schedule; default 0.025.
         corrected: the leaves that are corrected, given as `mask` is; None: matrices. True for all (the authors'
-            `optimize_1d`): those that are no matrices then take Adam's preconditioner after the correction.
+            `optimize_1d`): those that are no matrices then take Adam's preconditioner after the correction, with `b1`,
+            0.99 and 1e-8.
         weight_dimension_numbers: which axes of matrices are inputs and outputs, as Optax's Muon takes it: a tree with
             None for leaves that are no matrices, a function that makes it from the parameters, or one for all leaves of
             two axes or more. `flax_dimension_numbers` has those of Flax's layers. Other axes count matrices, each of
@@ -75,18 +71,18 @@ def mars_shampoo(
         correction: what else shapes the correction, a `MarsCorrection`; default None, as the authors have it.
         others: the optimizer of all other parameters, taken as it is: with its own learning rate, decay and mask, in
             float32 at least; `optax.partition` makes one of several. None: AdamW at `learning_rate` with the authors'
-            0.9, 0.95 and decay 0.1 under `mask`, with `eps` and `amsgrad`. Their GPT-2 configurations give these leaves
-            half the rate of the matrices.
+            0.9, 0.95, epsilon 1e-8, and decay 0.1 under `mask`. Their GPT-2 configurations give these leaves half the
+            rate of the matrices.
         trainable: tree of booleans, or a function that makes it from the parameters: the leaves that move. All by
             default. The others get updates of zero.
-        amsgrad: takes the largest second moment so far, where there is one. Off by default.
-        newton_schulz_steps: number of Newton-Schulz iterations, at least 0. None: 5.
-        newton_schulz_dtype: what they are computed in; default float32 at least; the authors' is bfloat16.
+        orthogonalize: moves the singular values of stacked matrices, momenta over `1 - b1`, towards one. None:
+            `optkit.linalg.newton_schulz` with five steps and epsilon 1e-8, in float32 at least; the authors compute it
+            with `dtype=jnp.bfloat16`.
         mu_dtype: dtype of the momenta; default the parameters', but at least float32.
 
     Returns:
         An optimizer; its state is two numbers an entry of a corrected matrix, one without clipping, and two for each
-        other parameter (three where it is corrected, one more with `amsgrad`).
+        other parameter (three where it is corrected).
 
     Raises:
         ValueError: if a hyperparameter is out of its range; from `init`, if no leaf is corrected although one has two
@@ -110,23 +106,20 @@ def mars_shampoo(
     refuse_arrays(
         corrected=corrected,
         weight_dimension_numbers=weight_dimension_numbers,
-        newton_schulz_steps=newton_schulz_steps,
-        newton_schulz_dtype=newton_schulz_dtype,
         mu_dtype=mu_dtype,
     )
     check_range("weight_decay", weight_decay, 0.0)
-    check_range("newton_schulz_steps", newton_schulz_steps, 0)
-    steps = 5 if newton_schulz_steps is None else newton_schulz_steps
+    orthogonal = functools.partial(newton_schulz, eps=1e-8) if orthogonalize is None else orthogonalize
     shape = checked(correction)
     one_buffer = fits_one_buffer(gamma, shape)
 
     def direction(m):
         stretch = max(1.0, m.shape[-2] / m.shape[-1]) ** 0.5
         # The authors' epsilon counts beside the norm of the momentum over 1 - b1.
-        return stretch * orthogonalize(m / (1 - b1), steps=steps, eps=eps, dtype=newton_schulz_dtype)
+        return stretch * orthogonal(m / (1 - b1))
 
     def preconditioner(b1, b2):
-        return adam(b1, b2, eps, amsgrad=amsgrad, mu_dtype=mu_dtype)
+        return adam(b1, b2, 1e-8, amsgrad=False, mu_dtype=mu_dtype)
 
     def transforms(numbers, mask):
         matrices = optax.chain(
@@ -135,7 +128,7 @@ def mars_shampoo(
         )
         return {
             "matrix": step("mars_shampoo", matrices, learning_rate, weight_decay, mask),
-            "vector": step("mars_shampoo", preconditioner(b1, b2), learning_rate, weight_decay, mask),
+            "vector": step("mars_shampoo", preconditioner(b1, 0.99), learning_rate, weight_decay, mask),
         }
 
     return corrected_chain(
@@ -158,8 +151,9 @@ METHODS = (
         name="mars_shampoo",
         factory=mars_shampoo,
         kind="optimizer",
-        summary="Orthogonalizes the momentum of MARS-corrected gradients; AdamW for what is no matrix.",
+        summary="Orthogonalizes the momentum of MARS-corrected gradients; AdamW for other parameters.",
         paper=MARS,
+        also_known_as=("MARS-Shampoo",),
         example={"learning_rate": 1e-2, "weight_decay": 0.0},
         grid=1e-2,
         golden="mars",

@@ -18,7 +18,7 @@ from optkit.variance_reduction._recursion import normalization
 
 
 def exponential_extrapolation(b1: Any, *, init_first: bool) -> Extrapolation:
-    """Says how far ahead the gradients of an exponential average are taken.
+    """Computes how far ahead the gradients of an exponential average are taken.
 
     Args:
         b1: decay of the average, in [0, 1), or a schedule.
@@ -87,6 +87,7 @@ METHODS = (
         kind="optimizer",
         summary="Normalized steps along a momentum whose gradients are taken ahead of the parameters.",
         paper=Paper("Momentum Improves Normalized SGD", "Cutkosky, Mehta", 2020, "2002.03305"),
+        also_known_as=("N-IGT", "N-PG-IGT", "normalized SGD with implicit gradient transport"),
         example={"learning_rate": 1e-2},
         grid=3e-2,
         eval_params=igt_eval_params,

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optkit.core.checks import check_count, check_range
+from optkit.core.checks import check_range
 from optkit.core.precision import scalar_dtype, widen
 from optkit.core.types import AxisName
 from optkit.core.workers.rows import count_rows, mean_over_rows, over_rows, require_reduced, require_rows
@@ -33,30 +33,14 @@ class NoiseScale(NamedTuple):
     noise_trace: jax.Array
 
 
-class GradientNoiseScaleOverStepsState(NamedTuple):
-    """State of `gradient_noise_scale_over_steps`.
-
-    Attributes:
-        step: how many gradients of the present window were seen, a scalar, equal on all workers.
-        gradient_sum: their sum, shaped and sharded like the parameters, in float32 at least.
-        squared_norm_sum: the sum of their squared norms, a scalar, equal on all workers.
-        noise_scale: the running estimates, a `NoiseScale`.
-    """
-
-    step: jax.Array
-    gradient_sum: optax.Updates
-    squared_norm_sum: jax.Array
-    noise_scale: NoiseScale
-
-
-def _init_noise_scale(params: Any) -> NoiseScale:
+def init_noise_scale(params: Any) -> NoiseScale:
     dtype = scalar_dtype(params)
     return NoiseScale(
         count=jnp.zeros([], jnp.int32), squared_norm=jnp.zeros([], dtype), noise_trace=jnp.zeros([], dtype)
     )
 
 
-def _average(
+def average_estimates(
     state: NoiseScale,
     squared_norm_of_mean: jax.Array,
     spread: jax.Array,
@@ -122,7 +106,9 @@ def gradient_noise_scale(
         rows = count_rows(row, axis_name, "gradient_noise_scale")
         mean = mean_over_rows(row, axis_name)
         spread = mean_over_rows(optax.tree.norm(optax.tree.sub(row, mean), squared=True), axis_name)
-        return mean, _average(state, optax.tree.norm(mean, squared=True), spread, rows, batch_size_small, decay)
+        return mean, average_estimates(
+            state, optax.tree.norm(mean, squared=True), spread, rows, batch_size_small, decay
+        )
 
     def update_fn(updates, state, params=None):
         if axis_name is None:
@@ -131,76 +117,7 @@ def gradient_noise_scale(
         require_reduced(mean, params, "gradient_noise_scale")
         return optax.tree.cast_like(mean, updates), state
 
-    return optax.GradientTransformation(_init_noise_scale, update_fn)
-
-
-def gradient_noise_scale_over_steps(
-    batch_size: jax.typing.ArrayLike, window: int | jax.Array = 10, decay: jax.typing.ArrayLike = 0.99
-) -> optax.GradientTransformation:
-    """Measures the noise of gradients that come one at a time, by comparing those of consecutive steps.
-
-    For one worker whose batches are not split. The parameters move within the window, so what differs between its
-    gradients is not noise only: prefer `gradient_noise_scale` where there are parts of a batch. Gradients pass
-    unchanged; they must be those of mean losses, neither summed nor clipped before.
-
-    Args:
-        batch_size: samples in each step's batch, over all workers if gradients were averaged before; at least 1.
-        window: how many consecutive gradients are compared, at least 2; default 10. An estimate is made at its end.
-        decay: decay of the averages over the windows, in [0, 1); default 0.99.
-
-    Returns:
-        A transformation with a `GradientNoiseScaleOverStepsState`: one number a parameter.
-
-    Raises:
-        ValueError: if a hyperparameter is out of its range.
-
-    Example:
-        >>> import jax
-        >>> import optkit
-        >>> tx = optkit.gradient_noise_scale_over_steps(batch_size=1, window=64)
-        >>> params = jax.numpy.zeros(1000)
-        >>> gradients = 0.1 + jax.random.normal(jax.random.key(0), (64, 1000))  # of 64 steps
-        >>> step = lambda state, gradient: (tx.update(gradient, state, params)[1], None)
-        >>> state, _ = jax.lax.scan(step, tx.init(params), gradients)
-        >>> round(float(optkit.read_noise_scale(state)), -1)
-        100.0
-
-    Reference:
-        McCandlish, Kaplan, Amodei et al., "An Empirical Model of Large-Batch Training", 2018, arXiv:1812.06162.
-    """
-    check_range("batch_size", batch_size, 1)
-    check_range("window", window, 2)
-    check_count("window", window)
-    check_range("decay", decay, 0.0, 1.0, high_open=True)
-
-    def init_fn(params):
-        return GradientNoiseScaleOverStepsState(
-            step=jnp.zeros([], jnp.int32),
-            gradient_sum=optax.tree.zeros_like(widen(params)),
-            squared_norm_sum=jnp.zeros([], scalar_dtype(params)),
-            noise_scale=_init_noise_scale(params),
-        )
-
-    def finish_window(state):
-        number = jnp.asarray(window, state.squared_norm_sum.dtype)
-        squared_norm_of_mean = optax.tree.norm(state.gradient_sum, squared=True) / number**2
-        spread = state.squared_norm_sum / number - squared_norm_of_mean
-        noise_scale = _average(state.noise_scale, squared_norm_of_mean, spread, window, batch_size, decay)
-        return optax.tree.zeros_like(state)._replace(noise_scale=noise_scale)
-
-    def update_fn(updates, state, params=None):
-        del params
-        gradient = optax.tree.cast_like(updates, state.gradient_sum)
-        squared_norm = optax.tree.norm(gradient, squared=True).astype(state.squared_norm_sum.dtype)
-        state = GradientNoiseScaleOverStepsState(
-            step=state.step + 1,
-            gradient_sum=optax.tree.add(state.gradient_sum, gradient),
-            squared_norm_sum=state.squared_norm_sum + squared_norm,
-            noise_scale=state.noise_scale,
-        )
-        return updates, jax.lax.cond(state.step == window, finish_window, lambda state: state, state)
-
-    return optax.GradientTransformation(init_fn, update_fn)
+    return optax.GradientTransformation(init_noise_scale, update_fn)
 
 
 def read_noise_scale(state: Any) -> jax.Array:
@@ -239,7 +156,7 @@ def read_noise_scale(state: Any) -> jax.Array:
     return jnp.where(noise_trace == 0, 0, jnp.minimum(noise_trace / squared_norm, limits.max))
 
 
-_NOISE_SCALE = Paper(
+NOISE_SCALE = Paper(
     "An Empirical Model of Large-Batch Training", "McCandlish, Kaplan, Amodei et al.", 2018, "1812.06162"
 )
 
@@ -249,18 +166,11 @@ METHODS = (
         factory=gradient_noise_scale,
         kind="transformation",
         summary="Averages microbatches or workers and measures the batch size at which noise equals signal.",
-        paper=_NOISE_SCALE,
+        paper=NOISE_SCALE,
+        also_known_as=("GNS", "simple noise scale", "B_simple", "critical batch size"),
+        parts=(read_noise_scale, NoiseScale),
         example={"batch_size_small": 32},
         grid=0.1,
         stacked="microbatches",
-    ),
-    Method(
-        name="gradient_noise_scale_over_steps",
-        factory=gradient_noise_scale_over_steps,
-        kind="transformation",
-        summary="Measures the batch size at which noise equals signal from consecutive gradients, for one worker.",
-        paper=_NOISE_SCALE,
-        example={"batch_size": 32, "window": 2},
-        grid=0.1,
     ),
 )

@@ -20,6 +20,7 @@ from optkit.core.types import Key, Mask
 from optkit.method import Method, Paper
 from optkit.variance_reduction._recursion import (
     Scope,
+    descent,
     full_gradients,
     inside,
     kept_params,
@@ -55,7 +56,7 @@ def page_estimate(
     gradients: Any,
     previous: Callable[[], Any],
 ) -> Any:
-    """Gives PAGE's estimate, for a coin that was drawn.
+    """Computes PAGE's estimate, for a coin that was drawn.
 
     Args:
         coin: a number in [0, 1), equal on all workers.
@@ -219,20 +220,36 @@ def page(
     return in_float32(optax.chain(only(estimator, trainable), optax.scale_by_learning_rate(learning_rate)))
 
 
+PAGE = Paper(
+    "PAGE: A Simple and Optimal Probabilistic Gradient Estimator for Nonconvex Optimization",
+    "Li et al.",
+    2020,
+    "2008.10898",
+)
+
 METHODS = (
     Method(
         name="page",
         factory=page,
         kind="optimizer",
         summary="Gradient descent along an estimate that a coin replaces by the full gradient.",
-        paper=Paper(
-            "PAGE: A Simple and Optimal Probabilistic Gradient Estimator for Nonconvex Optimization",
-            "Li et al.",
-            2020,
-            "2008.10898",
-        ),
+        paper=PAGE,
+        also_known_as=("probabilistic gradient estimator",),
         example={"learning_rate": 2e-3, "probability": 0.3},
         grid=0.1,
         needs=("grad_fn", "full_grad_fn"),
+    ),
+    Method(
+        name="page_gradient",
+        factory=page_gradient,
+        kind="transformation",
+        compose=descent,
+        summary="The full gradient by chance, else the last estimate plus the change: PAGE's estimator.",
+        paper=PAGE,
+        also_known_as=("PAGE", "probabilistic gradient estimator"),
+        example={"probability": 0.3},
+        grid=0.1,
+        needs=("grad_fn", "full_grad_fn"),
+        golden="page",
     ),
 )

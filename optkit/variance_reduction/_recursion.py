@@ -62,7 +62,7 @@ def inside(scope: Scope, tree: Any) -> Any:
 
 
 def no_estimate(scope: Scope, params: Any) -> Any:
-    """Gives the estimate before the first step: zeros in float32 at least, shaped like the leaves of a scope."""
+    """Returns the estimate before the first step: zeros in float32 at least, shaped like the leaves of a scope."""
     require_whole_tree(params, scope.method)
     return widen(optax.tree.zeros_like(mask_tree(scope.leaves, params, scope.argument)))
 
@@ -70,7 +70,7 @@ def no_estimate(scope: Scope, params: Any) -> Any:
 def previous_gradients(
     scope: Scope, previous_params: Any, grad_fn: Callable[[Any], Any] | None, prev_grads: Any
 ) -> Any:
-    """Gives this batch's gradient at the previous parameters, on the leaves of a scope and in float32 at least.
+    """Computes this batch's gradient at the previous parameters, on the leaves of a scope and in float32 at least.
 
     Args:
         scope: of the method.
@@ -96,7 +96,7 @@ def previous_gradients(
 
 
 def full_gradients(scope: Scope, params: Any, full_grad_fn: Callable[[Any], Any] | None) -> Any:
-    """Gives the gradient over all data, on the leaves of a scope and in float32 at least.
+    """Computes the gradient over all data, on the leaves of a scope and in float32 at least.
 
     Args:
         scope: of the method.
@@ -169,10 +169,15 @@ def recursion_with_refresh(
 
 
 def is_due(count: jax.Array, every: jax.typing.ArrayLike) -> jax.Array:
-    """Says whether a step is the first of a period, which may be an array in an optimizer's state."""
+    """Returns whether a step is the first of a period, which may be an array in an optimizer's state."""
     return count % jnp.asarray(every, count.dtype) == 0
 
 
 def normalization() -> optax.GradientTransformation:
     """Divides updates by their global norm; zeros stay zeros."""
     return optax.normalize_by_update_norm(eps=1e-12)
+
+
+def descent(build: Callable[..., Any], learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+    """Puts plain gradient descent after an estimator: how entries make an optimizer of it."""
+    return optax.chain(build(), optax.scale_by_learning_rate(learning_rate))

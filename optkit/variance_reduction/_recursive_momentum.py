@@ -5,7 +5,6 @@ constant weight (others call it MVR). With `a = 1 - b1` it is the exact, unclipp
 by its momentum.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +18,7 @@ from optkit.core.types import Mask
 from optkit.method import Method, Paper
 from optkit.variance_reduction._recursion import (
     Scope,
+    descent,
     inside,
     kept_params,
     no_estimate,
@@ -130,18 +130,15 @@ def recursive_momentum(
 STORM = Paper("Momentum-Based Variance Reduction in Non-Convex SGD", "Cutkosky, Orabona", 2019, "1905.10018")
 
 
-def _descent(build: Callable[..., Any], learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
-    return optax.chain(build(), optax.scale_by_learning_rate(learning_rate))
-
-
 METHODS = (
     Method(
         name="recursive_momentum",
         factory=recursive_momentum,
         kind="transformation",
-        compose=_descent,
-        summary="STORM's estimator with a constant weight (MVR): momentum corrected for the steps taken since.",
+        compose=descent,
+        summary="Momentum that is corrected for the steps taken since: STORM's estimator with a constant weight.",
         paper=STORM,
+        also_known_as=("MVR", "momentum-based variance reduction", "STORM with constant weight"),
         grid=0.1,
         needs=("grad_fn",),
         golden="storm",

@@ -1,8 +1,8 @@
 """SGD-SaI: momentum whose step in each leaf is scaled once, by the signal-to-noise ratio of the first gradient.
 
 Xu, Xiang, Cai, Wen, "No More Adam: Learning Rate Scaling at Initialization is All You Need", 2024, arXiv:2412.11768.
-The rule is that of the authors' code (SGD_SaI), whose momentum begins as the first gradient. Where that code divides by
-a standard deviation of zero, or scales a leaf by zero for ever, the defaults here do not.
+The rule is that of the authors' code (SGD_SaI), whose momentum begins as the first gradient. That code divides by a
+standard deviation of zero, and scales a leaf by zero for ever; here it does so with `follow="code"` only.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optkit.core.checks import check_range
+from optkit.core.checks import check_option, check_range
 from optkit.core.decay import add_decay
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32, scalar_dtype, widen
@@ -19,8 +19,8 @@ from optkit.core.types import Mask
 from optkit.core.workers import collectives
 from optkit.method import Method, Paper
 
-Degenerate = Literal["one", "official", "norm"]
-Latch = Literal["first_nonzero", "first"]
+Follow = Literal["code", "paper"]
+ConstantScale = Literal["one", "norm"]
 
 
 class ScaleBySaiState(NamedTuple):
@@ -38,7 +38,9 @@ class ScaleBySaiState(NamedTuple):
     gsnr: Any
 
 
-def _signal_to_noise(gradient: jax.Array, eps: jax.typing.ArrayLike, degenerate: Degenerate) -> jax.Array:
+def _signal_to_noise(
+    gradient: jax.Array, eps: jax.typing.ArrayLike, follow: Follow, constant_scale: ConstantScale
+) -> jax.Array:
     """A leaf's norm over the standard deviation of its entries; 0 for a gradient of zero."""
     if not gradient.size:
         return jnp.ones([], gradient.real.dtype)
@@ -46,19 +48,19 @@ def _signal_to_noise(gradient: jax.Array, eps: jax.typing.ArrayLike, degenerate:
     # One entry has no deviation: the authors' code makes it 0.
     deviation = jnp.std(gradient, ddof=1) if gradient.size > 1 else jnp.zeros_like(norm)
     ratio = norm / (deviation + eps)  # g-SNR
-    if degenerate == "official":
+    if follow == "code":
         return ratio
     # Rounding makes the standard deviation of equal entries a little more than zero.
     constant = jnp.max(gradient) == jnp.min(gradient)
-    return jnp.where(constant, jnp.sign(norm) if degenerate == "one" else norm, ratio)
+    return jnp.where(constant, jnp.sign(norm) if constant_scale == "one" else norm, ratio)
 
 
 def scale_by_sai(
     momentum: jax.typing.ArrayLike = 0.9,
     eps: jax.typing.ArrayLike = 1e-8,
     *,
-    degenerate: Degenerate = "one",
-    latch: Latch = "first_nonzero",
+    follow: Follow = "paper",
+    constant_scale: ConstantScale = "one",
 ) -> optax.GradientTransformation:
     """Scales a momentum, leaf by leaf, by the signal-to-noise ratio of the first gradient.
 
@@ -69,10 +71,11 @@ def scale_by_sai(
     Args:
         momentum: decay of the momentum, which begins as the first gradient, in [0, 1); default 0.9.
         eps: added to the standard deviation, at least 0; default 1e-8.
-        degenerate: the scale of a leaf whose entries are all equal, such as a scalar: `"one"` (default), 1; `"norm"`,
-            the gradient's norm; or `"official"`, the norm over `eps`, which the authors' code has and which blows up.
-        latch: which gradient is measured: `"first_nonzero"` (default), each leaf's first that is not all zeros; or
-            `"first"`, so that a leaf whose first gradient is zero never moves, as in the authors' code.
+        follow: `"paper"` (default) measures each leaf's first gradient that is not all zeros, and lets no scale blow
+            up; `"code"` does as the authors' code: a leaf whose first gradient is zero never moves, and the scale of a
+            leaf whose entries are all equal, such as a scalar, is the norm over `eps`.
+        constant_scale: the scale of such a leaf with `follow="paper"`: `"one"` (default), 1; or `"norm"`, the
+            gradient's norm.
 
     Returns:
         A transformation; its state is one number a parameter and one a leaf.
@@ -94,13 +97,11 @@ def scale_by_sai(
     Reference:
         Xu et al., "No More Adam: Learning Rate Scaling at Initialization is All You Need", 2024, arXiv:2412.11768.
     """
-    refuse_arrays(degenerate=degenerate, latch=latch)
+    refuse_arrays(follow=follow, constant_scale=constant_scale)
+    check_option("follow", follow, Follow)
+    check_option("constant_scale", constant_scale, ConstantScale)
     check_range("momentum", momentum, 0.0, 1.0, high_open=True)
     check_range("eps", eps, 0.0)
-    if degenerate not in ("one", "official", "norm"):
-        raise ValueError(f"degenerate must be 'one', 'official' or 'norm', got {degenerate!r}")
-    if latch not in ("first_nonzero", "first"):
-        raise ValueError(f"latch must be 'first_nonzero' or 'first', got {latch!r}")
 
     def init_fn(params):
         return ScaleBySaiState(
@@ -111,14 +112,14 @@ def scale_by_sai(
 
     def measure(gsnr, updates):
         def leaf_gsnr(old, g):
-            new = _signal_to_noise(g, eps, degenerate).astype(old.dtype)
+            new = _signal_to_noise(g, eps, follow, constant_scale).astype(old.dtype)
             return jnp.where(old == 0, new, old)
 
         return jax.tree.map(leaf_gsnr, gsnr, widen(updates))
 
     def update_fn(updates, state, params=None):
         del params
-        if latch == "first":
+        if follow == "code":
             missing = state.count == 0
         else:
             missing = jnp.any(jnp.array([gsnr == 0 for gsnr in jax.tree.leaves(state.gsnr)], bool))
@@ -139,8 +140,7 @@ def sgd_sai(
     weight_decay: float | jax.Array = 1e-2,
     mask: Mask | None = None,
     *,
-    degenerate: Degenerate = "one",
-    latch: Latch = "first_nonzero",
+    follow: Follow = "paper",
 ) -> optax.GradientTransformationExtraArgs:
     """Momentum with a learning rate for each leaf, set once by the signal-to-noise ratio of its first gradient.
 
@@ -150,8 +150,7 @@ def sgd_sai(
         eps: added to the standard deviation of the first gradient, at least 0; default 1e-8.
         weight_decay: strength of the decoupled decay, which is not scaled, at least 0; default 0.01.
         mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        degenerate: the scale of leaves whose entries are all equal, as in `scale_by_sai`; default `"one"`.
-        latch: which gradient is measured, as in `scale_by_sai`; default `"first_nonzero"`.
+        follow: `"paper"` (default) or `"code"`, as in `scale_by_sai`.
 
     Returns:
         An optimizer; its state is one number a parameter and one a leaf.
@@ -174,7 +173,7 @@ def sgd_sai(
     refuse_arrays(mask=mask)
     return in_float32(
         optax.chain(
-            scale_by_sai(momentum, eps, degenerate=degenerate, latch=latch),
+            scale_by_sai(momentum, eps, follow=follow),
             add_decay("sgd_sai", weight_decay, mask),
             optax.scale_by_learning_rate(learning_rate),
         )
@@ -193,6 +192,8 @@ METHODS = (
             2024,
             "2412.11768",
         ),
+        also_known_as=("SGD-SaI", "SGD with scaling at initialization", "g-SNR"),
+        parts=(scale_by_sai,),
         example={"learning_rate": 1e-3, "weight_decay": 0.0},
         grid=1e-2,
     ),

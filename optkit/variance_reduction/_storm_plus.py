@@ -191,6 +191,8 @@ METHODS = (
             2021,
             "2111.01040",
         ),
+        also_known_as=("STORM+", "STORM plus"),
+        parts=(scale_by_storm_plus,),
         example={"learning_rate": 1.0},
         grid=1.0,
         needs=("grad_fn",),

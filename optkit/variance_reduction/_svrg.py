@@ -20,6 +20,7 @@ from optkit.core.workers import collectives
 from optkit.method import Method, Paper
 from optkit.variance_reduction._recursion import (
     Scope,
+    descent,
     full_gradients,
     inside,
     is_due,
@@ -111,7 +112,7 @@ def svrg_correction(
         A transformation with a `SvrgCorrectionState`: two numbers a parameter.
 
     Raises:
-        ValueError: if `anchor_every` is no positive integer, or `alpha` negative.
+        ValueError: if `anchor_every` is not a positive integer, or `alpha` is negative.
         TypeError: from `update` without an extra argument, and inside `optax.masked` or `optax.partition`.
 
     Example:
@@ -160,7 +161,7 @@ def svrg(
         An optimizer; its state is two numbers a parameter. `update` needs `grad_fn` and `full_grad_fn`.
 
     Raises:
-        ValueError: if `anchor_every` is no positive integer, or `alpha` negative.
+        ValueError: if `anchor_every` is not a positive integer, or `alpha` is negative.
         TypeError: from `update` without an extra argument, and inside `optax.masked` or `optax.partition`.
 
     Example:
@@ -187,15 +188,32 @@ def svrg(
     return in_float32(optax.chain(only(correction, trainable), optax.scale_by_learning_rate(learning_rate)))
 
 
+ALPHA_SVRG = Paper("A Coefficient Makes SVRG Effective", "Yin et al.", 2023, "2311.05589")
+SVRG_NAMES = ("alpha-SVRG", "stochastic variance reduced gradient")
+
 METHODS = (
     Method(
         name="svrg",
         factory=svrg,
         kind="optimizer",
         summary="The gradient less its noise at an anchor with known full gradient; with a coefficient, alpha-SVRG.",
-        paper=Paper("A Coefficient Makes SVRG Effective", "Yin et al.", 2023, "2311.05589"),
+        paper=ALPHA_SVRG,
+        also_known_as=SVRG_NAMES,
         example={"learning_rate": 2e-3, "anchor_every": 2},
         grid=0.1,
         needs=("grad_fn", "full_grad_fn"),
+    ),
+    Method(
+        name="svrg_correction",
+        factory=svrg_correction,
+        kind="transformation",
+        compose=descent,
+        summary="Subtracts the gradient's noise at an anchor with known full gradient, before any preconditioner.",
+        paper=ALPHA_SVRG,
+        also_known_as=("SVRG", *SVRG_NAMES),
+        example={"anchor_every": 2},
+        grid=0.1,
+        needs=("grad_fn", "full_grad_fn"),
+        golden="svrg",
     ),
 )

@@ -58,7 +58,7 @@ def test_golden_agvm(recording):
         eps=hyperparams["eps"],
         inner_b2=hyperparams["base.betas"][1] if adam else None,
         inner_eps=hyperparams["base.eps"] if adam else 1e-8,
-        match_release=True,
+        follow="code",
     )
 
     def step(carry, gradients):

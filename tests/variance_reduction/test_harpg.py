@@ -8,7 +8,10 @@ from golden_files import assert_replays, replays
 import optkit
 from optkit.core.extra_args import Moment, extra_args
 from optkit.testing.golden import replay_oracle
-from optkit.variance_reduction._harpg import HessianCorrectedMomentumState, hessian_corrected_estimate
+from optkit.variance_reduction._hessian_corrected_momentum import (
+    HessianCorrectedMomentumState,
+    hessian_corrected_estimate,
+)
 
 
 def weights(hyperparams):

@@ -1,3 +1,5 @@
+import functools
+
 import jax.numpy as jnp
 import optax
 from golden_files import assert_replays, replays
@@ -7,6 +9,7 @@ from optkit.core.adam import scale_by_adam
 from optkit.core.amsgrad import scale_by_amsgrad
 from optkit.testing.golden import replay_gradients, replay_oracle
 
+NEWTON_SCHULZ = optkit.linalg.newton_schulz
 OPTIMIZERS = {"mars-adamw": optkit.mars_adamw, "mars-lion": optkit.mars_lion, "mars-shampoo": optkit.mars_shampoo}
 
 
@@ -20,11 +23,14 @@ def mars(recording):
     given = recording.hyperparams
     optimizer = given.word("variant", OPTIMIZERS)
     adam_of_matrices = given.take("b2", "eps", "amsgrad")
+    newton_schulz = functools.partial(NEWTON_SCHULZ, eps=given["eps"], dtype=newton_schulz_dtype(recording))
     of_matrices = {
         "mars-adamw": adam_of_matrices,
         "mars-lion": {},  # It has none of these, though its runs record them.
-        "mars-shampoo": {**adam_of_matrices, "newton_schulz_dtype": newton_schulz_dtype(recording)},
+        "mars-shampoo": {"orthogonalize": newton_schulz},  # Its Adam of vectors has the authors' numbers only.
     }
+    if optimizer is optkit.mars_shampoo:
+        assert adam_of_matrices == {"b2": 0.99, "eps": 1e-8, "amsgrad": False}
     adam = scale_by_amsgrad if given["amsgrad"] else optax.scale_by_adam
     return optimizer(
         **given.take("learning_rate", "b1", "weight_decay", "gamma"),
@@ -45,8 +51,8 @@ def mars_m(recording):
     assert not one_buffer or given["max_correction_norm"] is None
     adam = scale_by_adam(given["adamw_b1"], given["adamw_b2"], given["adamw_eps"], eps_placement="pre")
     return optkit.mars_m(
-        **given.take("learning_rate", "weight_decay", "gamma", b1="beta", newton_schulz_steps="ns_steps"),
-        newton_schulz_dtype=newton_schulz_dtype(recording),
+        **given.take("learning_rate", "weight_decay", "gamma", b1="beta"),
+        orthogonalize=functools.partial(NEWTON_SCHULZ, steps=given["ns_steps"], dtype=newton_schulz_dtype(recording)),
         correction=optkit.MarsCorrection(**given.take("exact", max_norm="max_correction_norm")),
         others=optax.chain(
             adam,

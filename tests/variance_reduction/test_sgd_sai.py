@@ -72,11 +72,11 @@ def test_leaves_of_equal_entries_are_not_scaled(gradient):
 
 
 def test_leaves_of_equal_entries_are_scaled_by_their_norm_on_request():
-    np.testing.assert_allclose(measured([3.0, 3.0], degenerate="norm"), np.sqrt(18), rtol=1e-6)
+    np.testing.assert_allclose(measured([3.0, 3.0], constant_scale="norm"), np.sqrt(18), rtol=1e-6)
 
 
 def test_leaves_of_equal_entries_blow_up_like_the_authors_on_request():
-    np.testing.assert_allclose(measured([3.0], degenerate="official", eps=1e-6), 3e6, rtol=1e-6)
+    np.testing.assert_allclose(measured([3.0], follow="code", eps=1e-6), 3e6, rtol=1e-6)
 
 
 def test_a_zero_gradient_is_not_measured():
@@ -95,7 +95,7 @@ def test_each_leaf_waits_for_its_own_gradient():
 
 def test_a_leaf_without_first_gradient_never_moves_like_the_authors_on_request():
     gradients = jnp.stack([jnp.zeros(4), jnp.arange(4.0), jnp.arange(4.0)])
-    updates, states = run(optkit.scale_by_sai(latch="first"), gradients)
+    updates, states = run(optkit.scale_by_sai(follow="code"), gradients)
     np.testing.assert_array_equal(states.gsnr, 0)
     np.testing.assert_array_equal(updates, 0)
 
@@ -114,13 +114,17 @@ def test_decay_is_not_scaled():
         ({"momentum": 1.0}, r"momentum must be in \[0, 1\), got 1.0"),
         ({"eps": -1.0}, r"eps must be in \[0, inf\], got -1.0"),
         ({"weight_decay": -1.0}, r"weight_decay must be in \[0, inf\], got -1.0"),
-        ({"degenerate": "two"}, "degenerate must be 'one', 'official' or 'norm', got 'two'"),
-        ({"latch": "last"}, "latch must be 'first_nonzero' or 'first', got 'last'"),
+        ({"follow": "release"}, "follow must be 'code' or 'paper', got 'release'"),
     ],
 )
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         optkit.sgd_sai(0.1, **arguments)
+
+
+def test_a_wrong_scale_of_constant_leaves_is_named():
+    with pytest.raises(ValueError, match="constant_scale must be 'one' or 'norm', got 'two'"):
+        optkit.scale_by_sai(constant_scale="two")
 
 
 def test_complex_gradients_count_by_their_absolute_values():

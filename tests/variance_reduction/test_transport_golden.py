@@ -30,7 +30,9 @@ def igt(recording):
     inner = hyperparams.word("inner", ("adam", "gd", "momentum"))
     if inner == "adam":
         adam = hyperparams.take("b1", "b2", "eps")
-        return optkit.igt_adam(rate, **adam, **transport, eps_placement="post" if in_wrapper else "pre")
+        if in_wrapper:
+            return optkit.implicit_gradient_transport(optax.adam(rate, **adam), **transport)
+        return optkit.igt_adam(rate, **adam, **transport)
     momentum = {"momentum": hyperparams.get("momentum"), "nesterov": hyperparams.get("nesterov", False)}
     assert inner == "momentum" or not momentum["momentum"]
     if in_wrapper:
@@ -108,9 +110,9 @@ def test_golden_discover_with_one_cluster_a_batch(recording):
     estimate = optkit.scale_by_cluster_control_variate(
         hyperparams["num_clusters"], probabilities=recording.arrays.get("probs"), alpha=hyperparams["alpha"]
     )
-    # The momentum behind it: with one cluster in all, the estimate of the second part is what it is given.
-    behind = one_cluster_in_all(discover(hyperparams, num_clusters=1))
-    assert_replays(recording, replay_discover(optax.chain(estimate, behind), recording))
+    # The momentum after it: with one cluster in all, the estimate of the second part is what it is given.
+    after = one_cluster_in_all(discover(hyperparams, num_clusters=1))
+    assert_replays(recording, replay_discover(optax.chain(estimate, after), recording))
 
 
 @replays("sgd_sai")

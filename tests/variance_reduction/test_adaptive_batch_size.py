@@ -11,7 +11,7 @@ from golden_files import replays
 import optkit
 from optkit.core.workers.rows import over_rows
 from optkit.testing import check_transformation, golden
-from optkit.variance_reduction import _batch_size as batch_size
+from optkit.variance_reduction import _adaptive_batch_size as batch_size
 
 LARGEST = 2**30
 PARAMS = {"kernel": jnp.zeros((3, 4)), "bias": jnp.zeros(5)}
