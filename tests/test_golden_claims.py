@@ -10,6 +10,7 @@ from optkit.catalog import METHODS
 
 RECORDINGS = 198
 WITHOUT_RECORDING = {
+    "aksel": "its authors publish no code, and no recording of another one is here",
     "add_cautious_decayed_weights": "its authors' runs are of muon with `cautious_wd`, and none of those is here",
     "clipped_sgd": "Optax's clipping, by the global norm or by value, which its tests compare it with",
     "delayed_dual_averaging": "its authors' code is not public",

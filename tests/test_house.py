@@ -94,7 +94,7 @@ def test_modules_of_families_are_private():
     assert public == {
         "decentralized/topology",
         "median_clipping/median_step.py",
-        "robust_aggregation/attacks.py",
+        "robust_aggregation/attacks",
         "sign_momentum/kappa.py",
     }
 
