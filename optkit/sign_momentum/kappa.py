@@ -14,10 +14,31 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from optkit.core.checks import check_range
+from optkit.core.checks import check_integer, check_range
 from optkit.core.complex_numbers import refuse_complex
 from optkit.core.linalg.explicit_axes import replicate, shard_like
 from optkit.core.linalg.svd import svd
+from optkit.method import Method, Paper
+
+__all__ = [
+    "Kappa",
+    "group",
+    "half_squared_l2",
+    "huber",
+    "l1",
+    "linf",
+    "log_cosh",
+    "log_sum_exp",
+    "lp",
+    "nuclear",
+    "relativistic",
+    "soft",
+    "top_k",
+]
+
+LION_KAPPA = Paper(
+    "Lion Secretly Solves Constrained Optimization: As Lyapunov Predicts", "Chen, Liu, Liang, Liu", 2023, "2310.05898"
+)
 
 Kappa = Callable[[jax.Array], jax.Array]
 
@@ -136,8 +157,7 @@ def top_k(k: int) -> Kappa:
         >>> top_k(2)(jnp.array([3.0, 0.5, -2.0]))
         Array([ 1.,  0., -1.], dtype=float32)
     """
-    if not isinstance(k, int) or k < 1:
-        raise ValueError(f"k must be a positive integer, got {k!r}")
+    check_integer("k", k)
 
     def subgradient(x):
         whole = replicate(x)
@@ -299,3 +319,103 @@ def log_sum_exp() -> Kappa:
         return jax.nn.softmax(x, axis=None)
 
     return subgradient
+
+
+METHODS = (
+    Method(
+        name="kappa.l1",
+        factory=l1,
+        kind="function",
+        summary="The sign of each entry, which makes Lion.",
+        paper=LION_KAPPA,
+        also_known_as=("sign",),
+    ),
+    Method(
+        name="kappa.lp",
+        factory=lp,
+        kind="function",
+        summary="The subgradient of the l_p norm of a leaf; for p = 2 the normalized momentum.",
+        paper=LION_KAPPA,
+        also_known_as=("l_p norm", "normalized momentum"),
+    ),
+    Method(
+        name="kappa.linf",
+        factory=linf,
+        kind="function",
+        summary="The sign of a leaf's largest entry alone.",
+        paper=LION_KAPPA,
+        also_known_as=("l_inf norm", "greedy coordinate descent", "Frank-Wolfe"),
+    ),
+    Method(
+        name="kappa.soft",
+        factory=soft,
+        kind="function",
+        summary="The sign of the entries above a threshold, for sparse parameters.",
+        paper=LION_KAPPA,
+        also_known_as=("soft thresholding",),
+    ),
+    Method(
+        name="kappa.top_k",
+        factory=top_k,
+        kind="function",
+        summary="The sign of the k largest entries of a leaf.",
+        paper=LION_KAPPA,
+        also_known_as=("top-k",),
+    ),
+    Method(
+        name="kappa.huber",
+        factory=huber,
+        kind="function",
+        summary="The gradient of the Huber function: linear near zero, the sign far from it.",
+        paper=LION_KAPPA,
+        also_known_as=("Huber", "refined Lion"),
+    ),
+    Method(
+        name="kappa.half_squared_l2",
+        factory=half_squared_l2,
+        kind="function",
+        summary="The momentum itself: heavy ball or Nesterov with decay.",
+        paper=LION_KAPPA,
+        also_known_as=("heavy ball", "Nesterov"),
+    ),
+    Method(
+        name="kappa.group",
+        factory=group,
+        kind="function",
+        summary="Each row divided by its norm, for parameters with few rows that are not zero.",
+        paper=LION_KAPPA,
+        also_known_as=("group norm", "row normalization"),
+    ),
+    Method(
+        name="kappa.nuclear",
+        factory=nuclear,
+        kind="function",
+        summary="The orthogonal factor of a matrix: Muon with an exact factorization.",
+        paper=LION_KAPPA,
+        also_known_as=("nuclear norm", "spectral ball"),
+    ),
+    Method(
+        name="kappa.relativistic",
+        factory=relativistic,
+        kind="function",
+        summary="The gradient of a smooth absolute value with a root, as in relativistic mechanics.",
+        paper=LION_KAPPA,
+        also_known_as=("pseudo-Huber",),
+    ),
+    Method(
+        name="kappa.log_cosh",
+        factory=log_cosh,
+        kind="function",
+        summary="The hyperbolic tangent of each entry, a smooth sign.",
+        paper=LION_KAPPA,
+        also_known_as=("log-cosh", "tanh", "smooth Lion"),
+    ),
+    Method(
+        name="kappa.log_sum_exp",
+        factory=log_sum_exp,
+        kind="function",
+        summary="The softmax of a leaf, for parameters whose negatives are a distribution.",
+        paper=LION_KAPPA,
+        also_known_as=("log-sum-exp", "softmax"),
+    ),
+)

@@ -16,7 +16,7 @@ import optax
 from optkit.core.adam import scale_by_adam
 from optkit.core.checks import check_range
 from optkit.core.injection import refuse_arrays
-from optkit.core.linalg.newton_schulz import orthogonalize
+from optkit.core.linalg.newton_schulz import newton_schulz
 from optkit.core.types import DTypeLike, Mask
 from optkit.method import Method, Paper
 from optkit.variance_reduction._mars import MarsCorrection, checked
@@ -116,7 +116,7 @@ def mars_m(
 
     def direction(m):
         rms = 0.2 * math.sqrt(max(m.shape[-2:]))  # Alg. 1, 0.2 sqrt(max(A, B))
-        return rms * orthogonalize(m, steps=steps, dtype=newton_schulz_dtype)
+        return rms * newton_schulz(m, steps=steps, dtype=newton_schulz_dtype)
 
     def matrices(numbers, mask):
         orthogonal = optax.chain(

@@ -12,7 +12,7 @@ import optax
 
 from optkit.core.checks import check_range
 from optkit.core.injection import refuse_arrays
-from optkit.core.linalg.newton_schulz import orthogonalize
+from optkit.core.linalg.newton_schulz import newton_schulz
 from optkit.core.types import DTypeLike, Mask
 from optkit.method import Method
 from optkit.variance_reduction._mars import MARS, MarsCorrection, checked
@@ -123,7 +123,7 @@ def mars_shampoo(
     def direction(m):
         stretch = max(1.0, m.shape[-2] / m.shape[-1]) ** 0.5
         # The authors' epsilon counts beside the norm of the momentum over 1 - b1.
-        return stretch * orthogonalize(m / (1 - b1), steps=steps, eps=eps, dtype=newton_schulz_dtype)
+        return stretch * newton_schulz(m / (1 - b1), steps=steps, eps=eps, dtype=newton_schulz_dtype)
 
     def preconditioner(b1, b2):
         return adam(b1, b2, eps, amsgrad=amsgrad, mu_dtype=mu_dtype)

@@ -3,7 +3,7 @@ import functools
 from golden_files import assert_replays, replays
 from optax.contrib import MuonDimensionNumbers
 
-from optkit.core.linalg.newton_schulz import orthogonalize
+from optkit.core.linalg.newton_schulz import newton_schulz
 from optkit.orthonormalization._dion2 import dion2
 from optkit.orthonormalization._nordion2 import nordion2
 from optkit.orthonormalization._normuon import normuon
@@ -16,7 +16,7 @@ PRENORMS = {"X/(1.02*||X||_F+eps)": 1.02, "X/(||X||_F+eps)": 1.0}
 def orthogonalization(hyperparams):
     triples = hyperparams["ns_coeffs"]
     return functools.partial(
-        orthogonalize,
+        newton_schulz,
         coefficients=[tuple(triple) for triple in triples],
         steps=len(triples),
         eps=hyperparams["ns_eps"],

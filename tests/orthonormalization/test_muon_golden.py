@@ -4,7 +4,7 @@ import optax
 from golden_files import assert_replays, replays
 from optax.contrib import MuonDimensionNumbers
 
-from optkit.core.linalg.newton_schulz import orthogonalize
+from optkit.core.linalg.newton_schulz import newton_schulz
 from optkit.orthonormalization import muon
 from optkit.testing.golden import replay_gradients
 
@@ -13,7 +13,7 @@ def orthogonalization(hyperparams):
     coefficients = hyperparams["ns_coeffs"]
     one = not isinstance(coefficients[0], list)
     return functools.partial(
-        orthogonalize,
+        newton_schulz,
         coefficients=tuple(coefficients) if one else [tuple(triple) for triple in coefficients],
         steps=hyperparams["ns_steps"] if one else len(coefficients),
         eps=hyperparams["ns_eps"],
