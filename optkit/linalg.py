@@ -25,7 +25,7 @@ METHODS = (
             "NS5",
             "zeropower_via_newtonschulz5",
             "orthogonalize_via_newton_schulz",
-            "orthogonalization",
+            "orthogonalize",
         ),
     ),
     Method(

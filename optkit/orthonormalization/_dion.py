@@ -36,7 +36,7 @@ class ScaleByDionState(NamedTuple):
         momentum: sum of the gradients less what updates took out of it, shaped and sharded like the parameters, in
             `mu_dtype`. With `axis_name` each worker has its own where only factors are averaged; see `sync_momentum`.
         basis: where the next power iteration begins, of the size of the parameter's shorter side (or as `transpose`
-            says) times the rank, behind the axes over separate matrices. Equal on all workers.
+            says) times the rank, after the axes over separate matrices. Equal on all workers.
     """
 
     momentum: optax.Updates
@@ -99,6 +99,7 @@ def scale_by_dion(
         ValueError: if a hyperparameter is out of its range, or a leaf is no matrix.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> import optkit
         >>> tx = optkit.scale_by_dion(rank=1)
         >>> params = jnp.zeros((2, 2))
@@ -234,6 +235,7 @@ def dion(
             `scale` has two axes or more.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> import optkit
         >>> tx = optkit.dion(0.1, rank=1, weight_decay=0.0)
         >>> params = {"kernel": jnp.array([[0.0, 3.0], [0.0, 4.0]]), "bias": jnp.array([2.0])}
@@ -284,6 +286,7 @@ def sync_momentum(state: Any, axis_name: AxisName | tuple[str, ...]) -> Any:
         The state with momenta that are equal on all workers.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> import optkit
         >>> state = jax.vmap(optkit.scale_by_dion().init)(jnp.ones((2, 3, 3)))
         >>> state = state._replace(momentum=state.momentum.at[0].set(1.0))

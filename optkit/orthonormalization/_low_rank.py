@@ -22,7 +22,8 @@ def rank_rule(rank_fraction: float | None, rank: int | None, rank_multiple_of: i
         ValueError: if an argument is out of its range.
 
     Example:
-        >>> rank_rule(0.25, None, None)(20, 30), rank_rule(0.25, None, None)(30, 20, 2), rank_rule(None, 30, None)(20, 20)
+        >>> rank_of = rank_rule(0.25, None, None)
+        >>> rank_of(20, 30), rank_of(30, 20, 2), rank_rule(None, 30, None)(20, 20)
         (5, 6, 20)
     """
     fraction = 0.25 if rank_fraction is None else rank_fraction

@@ -41,7 +41,7 @@ class ScaleByNordion2State(NamedTuple):
         momentum: sum of the gradients, where rows shrink when they are selected; shaped and sharded like the
             parameters, in `mu_dtype`. Equal on all workers.
         second_moment: averages of the mean squares of an update's rows over the steps that selected them, as many as a
-            matrix has rows, behind the axes over separate matrices, in float32 at least; None for leaves without
+            matrix has rows, after the axes over separate matrices, in float32 at least; None for leaves without
             entries. Equal on all workers.
     """
 
@@ -257,7 +257,7 @@ METHODS = (
         kind="optimizer",
         summary="Dion2 on rows, evened out as by NorMuon; AdamW on other parameters.",
         paper=DION2,
-        also_known_as=("Dion3", "NorDion"),
+        also_known_as=("Dion3",),
         parts=(scale_by_nordion2,),
         example={"learning_rate": 1e-2, "weight_decay": 0.0},
         grid=1e-2,

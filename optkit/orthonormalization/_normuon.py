@@ -41,7 +41,7 @@ class ScaleByNormuonState(NamedTuple):
     Attributes:
         momentum: an `optax.TraceState` with the sum of the gradients, shaped and sharded like the parameters, in
             `mu_dtype`. Equal on all workers.
-        second_moment: averages of the mean squares of an update's rows, as many as a matrix has rows, behind the axes
+        second_moment: averages of the mean squares of an update's rows, as many as a matrix has rows, after the axes
             over separate matrices, in float32 at least; None for leaves without entries. Equal on all workers.
     """
 

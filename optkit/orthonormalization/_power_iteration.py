@@ -30,7 +30,7 @@ class Step(NamedTuple):
 
 
 def orthonormal_sides(views: Any, transpose: Any) -> Any:
-    """Says of each leaf whether the first axis of its matrices is the one along which columns are orthonormalized."""
+    """For each leaf, whether columns are orthonormalized along the first axis of its matrices."""
 
     def first(view, transposed):
         transposed = view.row_count < view.column_count if transposed is None else transposed

@@ -43,6 +43,7 @@ def sharded_dion_specs(
         A tree of `jax.sharding.PartitionSpec` structured like the state.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> import optkit
         >>> from jax.sharding import PartitionSpec as P
         >>> axes = {"axis_name": "data", "fsdp_axis": "fsdp", "tp_axis": "tensor"}

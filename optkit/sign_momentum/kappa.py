@@ -21,7 +21,6 @@ from optkit.core.linalg.svd import svd
 from optkit.method import Method, Paper
 
 __all__ = [
-    "Kappa",
     "group",
     "half_squared_l2",
     "huber",

@@ -8,8 +8,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from optax.contrib import MuonDimensionNumbers
 
-from optkit.core.linalg.newton_schulz import newton_schulz
-from optkit.orthonormalization import muon, polar_express, scale_by_muon
+from optkit.core.linalg.newton_schulz import newton_schulz, polar_express
+from optkit.orthonormalization import muon, scale_by_muon
 
 
 def normal(*shape, seed=0):

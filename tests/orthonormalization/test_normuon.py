@@ -104,13 +104,17 @@ def test_one_number_a_row_is_kept_beside_the_momentum():
 @pytest.mark.parametrize(("arguments", "message"), [
     ({"momentum": 1.0}, r"momentum must be in \[0, 1\), got 1.0"),
     ({"b2": 1.0}, r"b2 must be in \[0, 1\), got 1.0"),
-    ({"eps": 0.0}, r"eps must be in \(0, inf\], got 0.0"),
     ({"scale": "adam"}, "scale must be 'jordan', 'spectral', 'rms', 'paper_rms' or None, got 'adam'"),
     ({"weight_decay": -1.0}, r"weight_decay must be in \[0, inf\], got -1.0"),
 ])  # fmt: skip
 def test_arguments_out_of_range_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         normuon(0.1, **arguments)
+
+
+def test_epsilon_must_be_positive():
+    with pytest.raises(ValueError, match=r"eps must be in \(0, inf\], got 0.0"):
+        scale_by_normuon(eps=0.0)
 
 
 def test_a_leaf_without_numbers_is_named():
