@@ -156,10 +156,10 @@ def decay_after_step(
     Hugging Face's AdamW decay so.
 
     Args:
-        learning_rate: a positive number or a schedule.
-        weight_decay: strength of the decay, at least 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        method: the public name of the optimizer, for messages.
+        learning_rate: as in `proximal_decay`.
+        weight_decay: as in `proximal_decay`.
+        mask: as in `proximal_decay`.
+        method: as in `proximal_decay`.
 
     Returns:
         A transformation whose `update` needs `params` if there is decay.

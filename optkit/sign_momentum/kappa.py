@@ -9,7 +9,7 @@ The absolute value of a complex number is its modulus, and its sign the number o
 Those that are not element-wise see a leaf whole: under `jit` it may be sharded, inside `shard_map` it may not.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -320,101 +320,44 @@ def log_sum_exp() -> Kappa:
     return subgradient
 
 
-METHODS = (
-    Method(
-        name="kappa.l1",
-        factory=l1,
-        kind="function",
-        summary="The sign of each entry, which makes Lion.",
-        paper=LION_KAPPA,
-        also_known_as=("sign",),
+_SUMMARIES_AND_NAMES: Mapping[Callable[..., Kappa], tuple[str, tuple[str, ...]]] = {
+    l1: ("The sign of each entry, which makes Lion.", ("sign",)),
+    lp: (
+        "The subgradient of the l_p norm of a leaf; for p = 2 the normalized momentum.",
+        ("l_p norm", "normalized momentum"),
     ),
-    Method(
-        name="kappa.lp",
-        factory=lp,
-        kind="function",
-        summary="The subgradient of the l_p norm of a leaf; for p = 2 the normalized momentum.",
-        paper=LION_KAPPA,
-        also_known_as=("l_p norm", "normalized momentum"),
+    linf: ("The sign of a leaf's largest entry alone.", ("l_inf norm", "greedy coordinate descent", "Frank-Wolfe")),
+    soft: ("The sign of the entries above a threshold, for sparse parameters.", ("soft thresholding",)),
+    top_k: ("The sign of the k largest entries of a leaf.", ("top-k",)),
+    huber: ("Proportional to each entry near zero, its sign from a threshold on.", ("Huber", "refined Lion")),
+    half_squared_l2: ("The momentum itself: heavy ball or Nesterov with decay.", ("heavy ball", "Nesterov")),
+    group: (
+        "Each row divided by its norm; with weight decay the norm of every row is bounded.",
+        ("group norm", "row normalization"),
     ),
-    Method(
-        name="kappa.linf",
-        factory=linf,
-        kind="function",
-        summary="The sign of a leaf's largest entry alone.",
-        paper=LION_KAPPA,
-        also_known_as=("l_inf norm", "greedy coordinate descent", "Frank-Wolfe"),
+    nuclear: (
+        "The orthogonal factor of a matrix: Muon with an exact factorization.",
+        ("nuclear norm", "spectral ball"),
     ),
-    Method(
-        name="kappa.soft",
-        factory=soft,
-        kind="function",
-        summary="The sign of the entries above a threshold, for sparse parameters.",
-        paper=LION_KAPPA,
-        also_known_as=("soft thresholding",),
+    relativistic: (
+        "Each entry over the root of its square plus a constant, a smooth sign.",
+        ("pseudo-Huber",),
     ),
-    Method(
-        name="kappa.top_k",
-        factory=top_k,
-        kind="function",
-        summary="The sign of the k largest entries of a leaf.",
-        paper=LION_KAPPA,
-        also_known_as=("top-k",),
+    log_cosh: ("The hyperbolic tangent of each entry, a smooth sign.", ("log-cosh", "tanh", "smooth Lion")),
+    log_sum_exp: (
+        "The softmax of a leaf, for parameters whose negatives are a distribution.",
+        ("log-sum-exp", "softmax"),
     ),
+}
+
+METHODS = tuple(
     Method(
-        name="kappa.huber",
-        factory=huber,
+        name=f"kappa.{factory.__name__}",
+        factory=factory,
         kind="function",
-        summary="The gradient of the Huber function: linear near zero, the sign far from it.",
+        summary=summary,
         paper=LION_KAPPA,
-        also_known_as=("Huber", "refined Lion"),
-    ),
-    Method(
-        name="kappa.half_squared_l2",
-        factory=half_squared_l2,
-        kind="function",
-        summary="The momentum itself: heavy ball or Nesterov with decay.",
-        paper=LION_KAPPA,
-        also_known_as=("heavy ball", "Nesterov"),
-    ),
-    Method(
-        name="kappa.group",
-        factory=group,
-        kind="function",
-        summary="Each row divided by its norm, for parameters with few rows that are not zero.",
-        paper=LION_KAPPA,
-        also_known_as=("group norm", "row normalization"),
-    ),
-    Method(
-        name="kappa.nuclear",
-        factory=nuclear,
-        kind="function",
-        summary="The orthogonal factor of a matrix: Muon with an exact factorization.",
-        paper=LION_KAPPA,
-        also_known_as=("nuclear norm", "spectral ball"),
-    ),
-    Method(
-        name="kappa.relativistic",
-        factory=relativistic,
-        kind="function",
-        summary="The gradient of a smooth absolute value with a root, as in relativistic mechanics.",
-        paper=LION_KAPPA,
-        also_known_as=("pseudo-Huber",),
-    ),
-    Method(
-        name="kappa.log_cosh",
-        factory=log_cosh,
-        kind="function",
-        summary="The hyperbolic tangent of each entry, a smooth sign.",
-        paper=LION_KAPPA,
-        also_known_as=("log-cosh", "tanh", "smooth Lion"),
-    ),
-    Method(
-        name="kappa.log_sum_exp",
-        factory=log_sum_exp,
-        kind="function",
-        summary="The softmax of a leaf, for parameters whose negatives are a distribution.",
-        paper=LION_KAPPA,
-        also_known_as=("log-sum-exp", "softmax"),
-    ),
+        also_known_as=names,
+    )
+    for factory, (summary, names) in _SUMMARIES_AND_NAMES.items()
 )
