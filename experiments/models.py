@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from optkit.core.linalg.matrix_view import flax_dimension_numbers
+from optkit.orthonormalization import flax_dimension_numbers
 
 
 def functional(build: Callable[[nnx.Rngs], Any]) -> tuple[Callable[[jax.Array], Any], Callable[..., Any]]:

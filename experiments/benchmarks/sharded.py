@@ -158,7 +158,7 @@ def _data_parallel(tx, shape):
 
 
 def _three_axes(shape: tuple[int, int], rank: int, mesh: Mesh) -> dict[str, Any]:
-    tx = optkit.sharded_dion(LEARNING_RATE, SPEC, rank=rank, fsdp_axis="fsdp", tp_axis="tensor")
+    tx = optkit.sharded_dion(LEARNING_RATE, SPEC, rank / min(shape), fsdp_axis="fsdp", tp_axis="tensor")
     params: Any = jax.ShapeDtypeStruct(shape, jnp.float32)
     states = optkit.sharded_dion_specs(tx, params, SPEC, fsdp_axis="fsdp", tp_axis="tensor")
 

@@ -1,4 +1,4 @@
-"""Weight decay: as a part of the step, or behind it (parameters move first, and where they arrive is shrunk)."""
+"""Weight decay: as a part of the step, or after it (parameters move first, and where they arrive is shrunk)."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from optkit.core.trees import with_whole_tree
 from optkit.core.types import Mask
 
 
-class DecayBehindStepState(NamedTuple):
+class DecayAfterStepState(NamedTuple):
     """State of `proximal_decay` and `decay_after_step`.
 
     Attributes:
@@ -68,6 +68,48 @@ def add_decay(
     return optax.GradientTransformationExtraArgs(decay.init, update_fn)
 
 
+def add_cautious_decay(
+    method: str, weight_decay: float | jax.Array, mask: Mask | None = None
+) -> optax.GradientTransformationExtraArgs:
+    """Adds cautious decay inside a named optimizer, as `add_cautious_decayed_weights` does, and names it in errors.
+
+    Args:
+        method: the public name of the optimizer.
+        weight_decay: strength of the decay, at least 0.
+        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
+
+    Returns:
+        A transformation without state whose `update` needs `params` if there is decay.
+
+    Raises:
+        ValueError: if `weight_decay` is out of its range; from `update`, without parameters.
+        TypeError: if `mask` is an array.
+
+    Example:
+        >>> tx = add_cautious_decay("muon", 0.5)
+        >>> params = jnp.array([2.0, -2.0])
+        >>> tx.update(jnp.ones(2), tx.init(params), params)[0]
+        Array([2., 1.], dtype=float32)
+    """
+    refuse_arrays(mask=mask)
+    check_range("weight_decay", weight_decay, 0.0)
+    if isinstance(weight_decay, (int, float)) and weight_decay == 0:
+        return optax.with_extra_args_support(optax.identity())
+
+    def leaf(update, parameter):
+        agreement = jnp.real(jnp.conj(jnp.sign(update)) * jnp.sign(parameter))
+        return update + jnp.where(agreement > 0, weight_decay * parameter, 0).astype(update.dtype)
+
+    def decay(updates, params):
+        require_params(params, method)
+        return jax.tree.map(leaf, updates, params)
+
+    def build(mask):
+        return optax.stateless(decay) if mask is None else optax.masked(optax.stateless(decay), lambda _: mask)
+
+    return with_whole_tree(build, mask=mask)
+
+
 def proximal_decay(
     learning_rate: optax.ScalarOrSchedule,
     weight_decay: jax.typing.ArrayLike,
@@ -77,7 +119,7 @@ def proximal_decay(
 ) -> optax.GradientTransformationExtraArgs:
     """Shrinks the parameters after the step, `(params + updates) / (1 + learning_rate * weight_decay)`.
 
-    It comes last in a chain, behind `optax.scale_by_learning_rate` with the same learning rate.
+    It comes last in a chain, after `optax.scale_by_learning_rate` with the same learning rate.
 
     Args:
         learning_rate: a positive number or a schedule.
@@ -110,14 +152,14 @@ def decay_after_step(
 ) -> optax.GradientTransformationExtraArgs:
     """Shrinks the parameters after the step, `(params + updates) * (1 - learning_rate * weight_decay)`.
 
-    It comes last in a chain, behind `optax.scale_by_learning_rate` with the same learning rate. Optimizers derived from
+    It comes last in a chain, after `optax.scale_by_learning_rate` with the same learning rate. Optimizers derived from
     Hugging Face's AdamW decay so.
 
     Args:
-        learning_rate: a positive number or a schedule.
-        weight_decay: strength of the decay, at least 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        method: the public name of the optimizer, for messages.
+        learning_rate: as in `proximal_decay`.
+        weight_decay: as in `proximal_decay`.
+        mask: as in `proximal_decay`.
+        method: as in `proximal_decay`.
 
     Returns:
         A transformation whose `update` needs `params` if there is decay.
@@ -142,14 +184,14 @@ def decayed_after_step(
     weight_decay: float | jax.Array,
     mask: Mask | None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Makes an optimizer of a direction: learning rate and `decay_after_step` behind it, all in float32 at least.
+    """Makes an optimizer of a direction: then the learning rate and `decay_after_step`, all in float32 at least.
 
     Args:
         method: the public name of the optimizer.
         learning_rate: a positive number or a schedule.
         direction: what the parameters move against.
         weight_decay: as in `decay_after_step`.
-        mask: as there.
+        mask: as in `decay_after_step`.
 
     Returns:
         The optimizer.
@@ -175,18 +217,18 @@ def _decay(
 
     def init_fn(params):
         del params
-        return DecayBehindStepState(count=jnp.zeros([], jnp.int32))
+        return DecayAfterStepState(count=jnp.zeros([], jnp.int32))
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         count = optax.safe_increment(state.count)
         if not decays:
-            return updates, DecayBehindStepState(count=count)
+            return updates, DecayAfterStepState(count=count)
         require_params(params, method)
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
         shrinkage = rate * weight_decay
         shrunk = jax.tree.map(lambda u, p: shrink(u, p, shrinkage).astype(u.dtype), updates, params)
-        return shrunk, DecayBehindStepState(count=count)
+        return shrunk, DecayAfterStepState(count=count)
 
     def build(mask):
         decay = optax.GradientTransformationExtraArgs(init_fn, update_fn)

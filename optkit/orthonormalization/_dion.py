@@ -11,24 +11,22 @@ import math
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
 
 from optkit.core.checks import check_count, check_range
-from optkit.core.decay import add_decay
 from optkit.core.injection import refuse_arrays
 from optkit.core.keys import key_data, split
-from optkit.core.linalg.contraction import einsum
 from optkit.core.linalg.matrix_view import MatrixView, from_matrices, require_views, to_matrices
 from optkit.core.linalg.orthonormal import Orthonormalize, cholesky_qr
-from optkit.core.matrices_and_others import adamw, matrices_and_others
 from optkit.core.precision import widen
 from optkit.core.stacking import map_equal_shapes
 from optkit.core.trees import concrete
 from optkit.core.types import AxisName, DTypeLike, Key, Mask
 from optkit.core.workers import collectives
 from optkit.method import Method, Paper, Variant
+from optkit.orthonormalization._low_rank import rank_rule, sends_factors
+from optkit.orthonormalization._matrix_optimizer import matrix_optimizer
+from optkit.orthonormalization._power_iteration import Step, draw_basis, orthonormal_sides, power_iteration
 
 
 class ScaleByDionState(NamedTuple):
@@ -38,17 +36,11 @@ class ScaleByDionState(NamedTuple):
         momentum: sum of the gradients less what updates took out of it, shaped and sharded like the parameters, in
             `mu_dtype`. With `axis_name` each worker has its own where only factors are averaged; see `sync_momentum`.
         basis: where the next power iteration begins, of the size of the parameter's shorter side (or as `transpose`
-            says) times the rank, behind the axes over separate matrices. Equal on all workers.
+            says) times the rank, after the axes over separate matrices. Equal on all workers.
     """
 
     momentum: optax.Updates
     basis: Any
-
-
-class _Step(NamedTuple):
-    direction: jax.Array
-    approximation: jax.Array
-    basis: jax.Array
 
 
 def scale_by_dion(
@@ -107,6 +99,7 @@ def scale_by_dion(
         ValueError: if a hyperparameter is out of its range, or a leaf is no matrix.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> import optkit
         >>> tx = optkit.scale_by_dion(rank=1)
         >>> params = jnp.zeros((2, 2))
@@ -127,26 +120,18 @@ def scale_by_dion(
         weight_dimension_numbers=weight_dimension_numbers,
         mu_dtype=mu_dtype,
     )
-    rank_fraction = 0.25 if rank_fraction is None else rank_fraction
-    rank_multiple_of = 1 if rank_multiple_of is None else rank_multiple_of
+    rank_of = rank_rule(rank_fraction, rank, rank_multiple_of)
     power_iterations = 1 if power_iterations is None else power_iterations
     orthonormalize = cholesky_qr if orthonormalize is None else orthonormalize
-    check_range("rank_fraction", rank_fraction, 0.0, 1.0, low_open=True)
     check_range("momentum", momentum, 0.0, 1.0)
     check_range("eps", eps, 0.0)
-    check_count("rank_multiple_of", rank_multiple_of)
     check_count("power_iterations", power_iterations)
-    if rank is not None:
-        check_count("rank", rank)
-
-    def rank_of(view):
-        shorter = min(view.row_count, view.column_count)
-        wanted = rank or rank_multiple_of * math.ceil(rank_fraction * shorter / rank_multiple_of)
-        return min(wanted, shorter)
-
     step = functools.partial(
-        _step, iterations=power_iterations, orthonormalize=orthonormalize, eps=eps, axis_name=axis_name
+        power_iteration, iterations=power_iterations, orthonormalize=orthonormalize, eps=eps, axis_name=axis_name
     )
+
+    def draw(key, x, view, side):
+        return draw_basis(key, x, view, side, rank_of(view.row_count, view.column_count))
 
     def init_fn(params):
         params = concrete(params)
@@ -154,10 +139,10 @@ def scale_by_dion(
         leaves, structure = jax.tree.flatten(params)
         data, bases = key_data(key), []
         for x, view, side in zip(
-            leaves, *map(structure.flatten_up_to, (views, _orthonormal_sides(views, transpose))), strict=True
+            leaves, *map(structure.flatten_up_to, (views, orthonormal_sides(views, transpose))), strict=True
         ):
             data, fresh = split(data, key)
-            bases.append(None if view is None else _draw_basis(fresh, x, view, side, rank_of(view)))
+            bases.append(None if view is None else draw(fresh, x, view, side))
         return ScaleByDionState(
             momentum=optax.tree.zeros_like(params, dtype=mu_dtype), basis=structure.unflatten(bases)
         )
@@ -169,7 +154,7 @@ def scale_by_dion(
         # What is done entry by entry is done leaf by leaf: a stack of all leaves in it would take long to compile.
         add = functools.partial(_add, axis_name=axis_name)
         buffers = jax.tree.map(add, updates, state.momentum, state.basis, views)  # B_t = M_{t-1} + G_t
-        steps = map_equal_shapes(step, buffers, state.basis, _orthonormal_sides(views, transpose))
+        steps = map_equal_shapes(step, buffers, state.basis, orthonormal_sides(views, transpose))
 
         def direction(x, view, step):
             if view is None:
@@ -183,7 +168,7 @@ def scale_by_dion(
             kept = buffer - (1 - momentum) * step.approximation  # M_t, the error feedback
             return from_matrices(x, view, kept)
 
-        bases = jax.tree.map(lambda step: step.basis, steps, is_leaf=_is_step)
+        bases = jax.tree.map(lambda step: step.basis, steps, is_leaf=lambda node: isinstance(node, Step))
         new_state = ScaleByDionState(
             momentum=jax.tree.map(rest, state.momentum, views, buffers, steps),
             basis=optax.tree.cast_like(bases, state.basis),
@@ -203,11 +188,6 @@ def dion(
     labels: Any | None = None,
     others: optax.GradientTransformation | None = None,
     rank: int | None = None,
-    rank_multiple_of: int | None = None,
-    power_iterations: int | None = None,
-    transpose: Any | None = None,
-    orthonormalize: Orthonormalize | None = None,
-    eps: jax.typing.ArrayLike = 1e-8,
     weight_dimension_numbers: Any | None = None,
     axis_name: AxisName | tuple[str, ...] | None = None,
     key: Key = 0,
@@ -219,7 +199,8 @@ def dion(
     leave sharded matrices where they are. The learning rate holds for layers of any width. Do not take Dion for
     embeddings, whose rows are seldom touched, nor for the last layer: name these in `labels`. With `axis_name` it takes
     each worker's own gradients and sends factors in place of matrices, see `scale_by_dion`; call `sync_momentum` before
-    checkpoints then. One NaN gradient stays in the momentum for ever: see `optax.apply_if_finite`.
+    checkpoints then. `scale_by_dion` has further arguments, such as more power iterations. One NaN gradient stays in
+    the momentum for ever: see `optax.apply_if_finite`.
 
     Args:
         learning_rate: a positive number or a schedule; 0.005 to 0.05 for networks.
@@ -235,12 +216,6 @@ def dion(
             0.9, 0.95 and epsilon 1e-8, without decay; their configurations take AdamW or Lion (0.9 and 0.95) at the
             same rate, but that over the root of the inputs for the last layer.
         rank: the rank itself, in place of `rank_fraction`; at most the shorter side.
-        rank_multiple_of: ranks by `rank_fraction` are rounded up to a multiple of it, at least 1. None: 1.
-        power_iterations: power iterations a step, at least 1. None: 1.
-        transpose: whether columns are orthonormalized in place of rows: True, False, or a tree of booleans, a prefix of
-            the parameters. By default those of the longer side are.
-        orthonormalize: gives an orthonormal basis of the columns of stacked matrices. None: `cholesky_qr`.
-        eps: added to the norms of columns, at least 0; default 1e-8.
         weight_dimension_numbers: which axes of matrices are inputs and outputs, see `scale_by_dion`; a tree with None
             for leaves that are no matrices, a function that makes it from the parameters, or one for all leaves of two
             axes or more. `flax_dimension_numbers` has those of Flax's layers; convolutions need them.
@@ -260,6 +235,7 @@ def dion(
             `scale` has two axes or more.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> import optkit
         >>> tx = optkit.dion(0.1, rank=1, weight_decay=0.0)
         >>> params = {"kernel": jnp.array([[0.0, 3.0], [0.0, 4.0]]), "bias": jnp.array([2.0])}
@@ -271,35 +247,28 @@ def dion(
         Ahn et al., "Dion: Distributed Orthonormalized Updates", 2025, arXiv:2504.05295.
     """
 
-    def matrices(numbers, mask):
-        return optax.chain(
-            scale_by_dion(
-                rank_fraction,
-                momentum,
-                rank=rank,
-                rank_multiple_of=rank_multiple_of,
-                power_iterations=power_iterations,
-                transpose=transpose,
-                orthonormalize=orthonormalize,
-                eps=eps,
-                weight_dimension_numbers=numbers,
-                axis_name=axis_name,
-                key=key,
-                mu_dtype=mu_dtype,
-            ),
-            add_decay("dion", weight_decay, mask),
-            optax.scale_by_learning_rate(learning_rate),
+    def direction(numbers):
+        return scale_by_dion(
+            rank_fraction,
+            momentum,
+            rank=rank,
+            weight_dimension_numbers=numbers,
+            axis_name=axis_name,
+            key=key,
+            mu_dtype=mu_dtype,
         )
 
-    return matrices_and_others(
+    return matrix_optimizer(
         "dion",
-        matrices,
-        others,
-        functools.partial(adamw, "dion", learning_rate, 0.9, 0.95, 1e-8, mu_dtype=mu_dtype),
+        learning_rate,
+        direction,
         labels=labels,
-        weight_dimension_numbers=weight_dimension_numbers,
+        others=others,
+        weight_decay=weight_decay,
         mask=mask,
+        weight_dimension_numbers=weight_dimension_numbers,
         axis_name=axis_name,
+        mu_dtype=mu_dtype,
     )
 
 
@@ -317,6 +286,7 @@ def sync_momentum(state: Any, axis_name: AxisName | tuple[str, ...]) -> Any:
         The state with momenta that are equal on all workers.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> import optkit
         >>> state = jax.vmap(optkit.scale_by_dion().init)(jnp.ones((2, 3, 3)))
         >>> state = state._replace(momentum=state.momentum.at[0].set(1.0))
@@ -343,85 +313,16 @@ def _add(
     if view is None or basis is None:
         return None
     gradient, momentum = widen((to_matrices(gradient, view), to_matrices(momentum, view)))
-    return momentum + collectives.pmean(gradient, None if _sends_factors(gradient, basis) else axis_name)
-
-
-def _step(
-    buffer: jax.Array,
-    basis: jax.Array,
-    first: bool,
-    *,
-    iterations: int,
-    orthonormalize: Orthonormalize,
-    eps: jax.typing.ArrayLike,
-    axis_name: AxisName | tuple[str, ...] | None,
-) -> _Step:
-    """The products of stacked matrices, whose first or second axis is that along which columns are orthonormalized."""
-    basis = widen(basis)
-    matrix = "mn" if first else "nm"
-    axis_name = axis_name if _sends_factors(buffer, basis) else None
-
-    adjoint = buffer.conj()
-
-    def iterate(right):
-        product = collectives.pmean(einsum(f"...{matrix},...nr->...mr", buffer, right), axis_name)
-        left = orthonormalize(product)  # P_t = orth(B_t Q_{t-1})
-        return left, collectives.pmean(einsum(f"...{matrix},...mr->...nr", adjoint, left), axis_name)  # R_t = B_t^T P_t
-
-    left, right = iterate(basis)
-    for _ in range(iterations - 1):
-        left, right = iterate(right)
-    # Zero for a momentum of zeros, on all workers or on none.
-    nothing = ~jnp.any(right, axis=(-2, -1), keepdims=True)
-    left, right = jnp.where(nothing, 0, left), jnp.where(nothing, basis, right)
-    new_basis = right / (jnp.linalg.norm(right, axis=-2, keepdims=True) + eps)  # Q_t
-    return _Step(
-        direction=einsum(f"...mr,...nr->...{matrix}", left, new_basis.conj()),  # P_t Q_t^T
-        approximation=einsum(f"...mr,...nr->...{matrix}", left, right.conj()),  # P_t R_t^T
-        basis=new_basis,
+    return momentum + collectives.pmean(
+        gradient, None if sends_factors(basis.shape[-1], *gradient.shape[-2:]) else axis_name
     )
-
-
-def _sends_factors(matrices: jax.Array, basis: jax.Array) -> bool:
-    """Says whether the two factors of a matrix are fewer numbers than itself."""
-    rows, columns = matrices.shape[-2:]
-    return basis.shape[-1] * (rows + columns) < rows * columns
-
-
-def _orthonormal_sides(views: Any, transpose: Any) -> Any:
-    """Says of each leaf whether the first axis of its matrices is the one along which columns are orthonormalized."""
-
-    def first(view, transposed):
-        transposed = view.row_count < view.column_count if transposed is None else transposed
-        return view.rows_first != transposed
-
-    if transpose is None:
-        return jax.tree.map(lambda view: first(view, None), views)
-    return jax.tree.map(
-        lambda transposed, part: jax.tree.map(lambda view: first(view, transposed), part), transpose, views
-    )
-
-
-def _draw_basis(key: jax.Array, x: jax.Array, view: MatrixView, first: bool, rank: int) -> jax.Array:
-    """Draws a leaf's first basis, the same for each of its matrices, sharded like the side that it belongs to."""
-    matrices = to_matrices(x, view)
-    side = -1 if first else -2
-    draw = jax.random.normal(key, (matrices.shape[side], rank), x.dtype)
-    bases = jnp.broadcast_to(draw, (*matrices.shape[:-2], *draw.shape))
-    sharding = jax.typeof(matrices).sharding
-    if all(axis is None for axis in sharding.spec):
-        return bases
-    spec = PartitionSpec(*sharding.spec[:-2], sharding.spec[side], None)
-    return jax.sharding.reshard(bases, NamedSharding(sharding.mesh, spec))
-
-
-def _is_step(node: Any) -> bool:
-    return isinstance(node, _Step)
 
 
 def _is_state(node: Any) -> bool:
     return isinstance(node, ScaleByDionState)
 
+
+DION = Paper("Dion: Distributed Orthonormalized Updates", "Ahn et al.", 2025, "2504.05295")
 
 METHODS = (
     Method(
@@ -429,7 +330,9 @@ METHODS = (
         factory=dion,
         kind="optimizer",
         summary="The orthonormalized low-rank part of the momentum, by power iteration; AdamW on other parameters.",
-        paper=Paper("Dion: Distributed Orthonormalized Updates", "Ahn et al.", 2025, "2504.05295"),
+        paper=DION,
+        also_known_as=("Distributed Orthonormalized Updates",),
+        parts=(scale_by_dion, sync_momentum),
         example={"learning_rate": 1e-2, "weight_decay": 0.0},
         grid=1e-2,
         variants={"full_rank": Variant({"rank_fraction": 1.0}, grid=1e-2)},

@@ -13,18 +13,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optkit.core.checks import check_range
-from optkit.core.decay import add_decay
+from optkit.core.checks import check_option, check_range
 from optkit.core.injection import refuse_arrays
 from optkit.core.linalg.matrix_view import from_matrices, require_views, to_matrices
 from optkit.core.linalg.newton_schulz import polar_express
-from optkit.core.matrices_and_others import adamw, matrices_and_others
 from optkit.core.precision import widen
 from optkit.core.stacking import map_equal_shapes, unzip
 from optkit.core.types import DTypeLike, Mask
 from optkit.method import Method, Paper
 from optkit.orthonormalization._largest_rows import orthogonalize_largest
-from optkit.orthonormalization._update_scale import SCALES, Scale, check_scale
+from optkit.orthonormalization._matrix_optimizer import matrix_optimizer
+from optkit.orthonormalization._update_scale import SCALES, Scale
 
 Select = Literal["rows", "columns"]
 
@@ -68,13 +67,8 @@ def scale_by_dion2(
         select: `"rows"`, that is outputs, or `"columns"`, inputs. By default those of which a matrix has fewer, rows
             where it is square, however it is sharded; the authors' code takes the sharded side where there is one.
         orthogonalize: moves the singular values of stacked matrices towards one. None: `polar_express`.
-        scale: `"spectral"` (default) multiplies by `sqrt(fan_out / fan_in)`, `"rms"` by
-            `0.2 * sqrt(max(fan_out, fan_in))`, which has the size of AdamW's updates, `"jordan"` by
-            `sqrt(max(1, fan_out / fan_in))`; None by nothing.
-        weight_dimension_numbers: which axes are inputs and outputs, as Optax's Muon takes it. By default a leaf is the
-            kernel of a dense layer in Flax, inputs first; for weights stored as PyTorch does it is
-            `optax.contrib.MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)`; `flax_dimension_numbers` has those
-            of Flax's layers. Other axes count matrices.
+        scale: `"spectral"` (default), `"rms"`, `"jordan"` or None, as in `scale_by_muon`.
+        weight_dimension_numbers: which axes are inputs and outputs, as in `scale_by_muon`.
         mu_dtype: dtype of the momentum, that of the parameters by default.
 
     Returns:
@@ -100,9 +94,8 @@ def scale_by_dion2(
     orthogonalize = polar_express if orthogonalize is None else orthogonalize
     check_range("fraction", fraction, 0.0, 1.0, low_open=True)
     check_range("ef_decay", ef_decay, 0.0, 1.0)
-    check_scale(scale)
-    if select not in {"rows", "columns", None}:
-        raise ValueError(f"select must be 'rows', 'columns' or None, got {select!r}")
+    check_option("scale", scale, Scale, or_none=True)
+    check_option("select", select, Select, or_none=True)
     step = functools.partial(_step, fraction=fraction, ef_decay=ef_decay, orthogonalize=orthogonalize)
 
     def selected_axis(view):
@@ -196,29 +189,27 @@ def dion2(
         Ahn, Amsel, Langford, "Dion2: A Simple Method to Shrink Matrix in Muon", 2025, arXiv:2512.16928.
     """
 
-    def matrices(numbers, mask):
-        return optax.chain(
-            scale_by_dion2(
-                fraction,
-                ef_decay,
-                select=select,
-                orthogonalize=orthogonalize,
-                scale=scale,
-                weight_dimension_numbers=numbers,
-                mu_dtype=mu_dtype,
-            ),
-            add_decay("dion2", weight_decay, mask),
-            optax.scale_by_learning_rate(learning_rate),
+    def direction(numbers):
+        return scale_by_dion2(
+            fraction,
+            ef_decay,
+            select=select,
+            orthogonalize=orthogonalize,
+            scale=scale,
+            weight_dimension_numbers=numbers,
+            mu_dtype=mu_dtype,
         )
 
-    return matrices_and_others(
+    return matrix_optimizer(
         "dion2",
-        matrices,
-        others,
-        functools.partial(adamw, "dion2", learning_rate, 0.9, 0.95, 1e-8, mu_dtype=mu_dtype),
+        learning_rate,
+        direction,
         labels=labels,
-        weight_dimension_numbers=weight_dimension_numbers,
+        others=others,
+        weight_decay=weight_decay,
         mask=mask,
+        weight_dimension_numbers=weight_dimension_numbers,
+        mu_dtype=mu_dtype,
     )
 
 
@@ -247,6 +238,7 @@ METHODS = (
         kind="optimizer",
         summary="Muon on the rows or columns whose momentum is largest, the rest kept; AdamW on other parameters.",
         paper=DION2,
+        parts=(scale_by_dion2,),
         example={"learning_rate": 1e-2, "weight_decay": 0.0},
         grid=1e-2,
     ),

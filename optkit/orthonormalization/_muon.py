@@ -6,7 +6,6 @@ the rule is that of the author's code (KellerJordan/Muon). The forms of Liu et a
 `optax.contrib.muon` corrects the bias of its Nesterov average, takes NAdam for other parameters, and drifts from both.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,17 +13,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optkit.core.checks import check_range
-from optkit.core.decay import add_decay
+from optkit.core.checks import check_option, check_range
 from optkit.core.injection import refuse_arrays
 from optkit.core.linalg.matrix_view import from_matrices, require_views, to_matrices
 from optkit.core.linalg.newton_schulz import gram_newton_schulz, polar_express
-from optkit.core.matrices_and_others import adamw, matrices_and_others
 from optkit.core.stacking import map_equal_shapes
 from optkit.core.types import DTypeLike, Mask
 from optkit.method import Method, Paper, Variant
-from optkit.orthonormalization._update_scale import SCALES, Scale, check_scale
-from optkit.sign_momentum._cautious import add_cautious_decay
+from optkit.orthonormalization._matrix_optimizer import matrix_optimizer
+from optkit.orthonormalization._update_scale import SCALES, Scale
 
 
 def scale_by_muon(
@@ -62,7 +59,8 @@ def scale_by_muon(
             None for matrices that are whole. None by default.
         weight_dimension_numbers: which axes are inputs and outputs, as Optax's Muon takes it. By default a leaf is the
             kernel of a dense layer in Flax, inputs first; for weights stored as PyTorch does it is
-            `optax.contrib.MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)`. Other axes count matrices.
+            `optax.contrib.MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)`; `flax_dimension_numbers` has those
+            of Flax's layers. Other axes count matrices.
         mu_dtype: dtype of the momentum, that of the parameters by default.
 
     Returns:
@@ -87,7 +85,7 @@ def scale_by_muon(
     refuse_arrays(row_blocks=row_blocks, weight_dimension_numbers=weight_dimension_numbers, mu_dtype=mu_dtype)
     orthogonalize = gram_newton_schulz if orthogonalize is None else orthogonalize
     check_range("momentum", momentum, 0.0, 1.0, high_open=True)
-    check_scale(scale)
+    check_option("scale", scale, Scale, or_none=True)
 
     def blocks_of(view, sizes):
         """The sizes of a leaf's blocks of rows."""
@@ -142,8 +140,6 @@ def muon(
     ema: bool = True,
     orthogonalize: Callable[[jax.Array], jax.Array] | None = None,
     scale: Scale | None = "jordan",
-    scale_by_last_axes: bool = False,
-    row_blocks: Any | None = None,
     cautious_decay: bool = False,
     weight_dimension_numbers: Any | None = None,
     mu_dtype: DTypeLike | None = None,
@@ -152,7 +148,8 @@ def muon(
 
     Unlike `optax.contrib.muon` it does not correct biases of the momentum, runs on parameters that are sharded over
     explicit mesh axes, and computes leaves of one shape in one stack, in float32 at least. Do not take Muon for
-    embeddings, whose rows are seldom touched, nor for the last layer: name these in `labels`.
+    embeddings, whose rows are seldom touched, nor for the last layer: name these in `labels`. Heads and fused layers
+    may be matrices of their own by `row_blocks` of `scale_by_muon`.
 
     Args:
         learning_rate: a positive number or a schedule; the author's default is 0.02.
@@ -169,8 +166,6 @@ def muon(
         ema: whether the momentum is an exponential average (default) or a sum, see `scale_by_muon`.
         orthogonalize: moves the singular values of stacked matrices towards one. None: `gram_newton_schulz`.
         scale: `"jordan"` (default), `"spectral"`, `"rms"` (Moonlight) or None, see `scale_by_muon`.
-        scale_by_last_axes: takes the last two axes of a leaf for the scale; off by default.
-        row_blocks: blocks of rows that are orthogonalized by themselves, see `scale_by_muon`.
         cautious_decay: decays only those of Muon's parameters that the update moves towards zero; off by default.
         weight_dimension_numbers: which axes of matrices are inputs and outputs, see `scale_by_muon`; a tree with None
             for leaves that are no matrices, a function that makes it from the parameters, or one for all leaves of two
@@ -199,33 +194,30 @@ def muon(
         Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; for the scale "rms" Liu et al.,
         "Muon is Scalable for LLM Training", 2025, arXiv:2502.16982.
     """
-    decay = add_cautious_decay if cautious_decay else add_decay
 
-    def matrices(numbers, mask):
-        return optax.chain(
-            scale_by_muon(
-                momentum,
-                nesterov=nesterov,
-                ema=ema,
-                orthogonalize=orthogonalize,
-                scale=scale,
-                scale_by_last_axes=scale_by_last_axes,
-                row_blocks=row_blocks,
-                weight_dimension_numbers=numbers,
-                mu_dtype=mu_dtype,
-            ),
-            decay("muon", weight_decay, mask),
-            optax.scale_by_learning_rate(learning_rate),
+    def direction(numbers):
+        return scale_by_muon(
+            momentum,
+            nesterov=nesterov,
+            ema=ema,
+            orthogonalize=orthogonalize,
+            scale=scale,
+            weight_dimension_numbers=numbers,
+            mu_dtype=mu_dtype,
         )
 
-    return matrices_and_others(
+    return matrix_optimizer(
         "muon",
-        matrices,
-        others,
-        functools.partial(adamw, "muon", learning_rate, 0.9, 0.95, 1e-10, mu_dtype=mu_dtype),
+        learning_rate,
+        direction,
         labels=labels,
-        weight_dimension_numbers=weight_dimension_numbers,
+        others=others,
+        weight_decay=weight_decay,
         mask=mask,
+        cautious_decay=cautious_decay,
+        eps_of_others=1e-10,
+        weight_dimension_numbers=weight_dimension_numbers,
+        mu_dtype=mu_dtype,
     )
 
 
@@ -240,6 +232,8 @@ METHODS = (
         kind="optimizer",
         summary="The momentum orthogonalized by Newton-Schulz steps, as published; AdamW on other parameters.",
         paper=Paper("Muon is Scalable for LLM Training", "Liu et al.", 2025, "2502.16982"),
+        also_known_as=("MomentUm Orthogonalized by Newton-Schulz", "Moonlight", "SingleDeviceMuon", "MuonWithAuxAdam"),
+        parts=(scale_by_muon,),
         example={"learning_rate": 1e-2},
         grid=2e-2,
         variants={

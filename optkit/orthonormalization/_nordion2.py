@@ -13,18 +13,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optkit.core.checks import check_range
-from optkit.core.decay import add_decay
+from optkit.core.checks import check_option, check_range
 from optkit.core.injection import refuse_arrays
 from optkit.core.linalg.matrix_view import from_matrices, require_views, to_matrices
 from optkit.core.linalg.newton_schulz import polar_express
-from optkit.core.matrices_and_others import adamw, matrices_and_others
 from optkit.core.precision import widen
 from optkit.core.stacking import map_equal_shapes, unzip
 from optkit.core.types import DTypeLike, Mask
 from optkit.method import Method
 from optkit.orthonormalization._dion2 import DION2
 from optkit.orthonormalization._largest_rows import orthogonalize_largest
+from optkit.orthonormalization._matrix_optimizer import matrix_optimizer
 from optkit.orthonormalization._row_normalization import (
     columns_axis,
     divide_by_row_sizes,
@@ -32,7 +31,7 @@ from optkit.orthonormalization._row_normalization import (
     with_norm,
     zero_second_moments,
 )
-from optkit.orthonormalization._update_scale import SCALES, Scale, check_scale
+from optkit.orthonormalization._update_scale import SCALES, Scale
 
 
 class ScaleByNordion2State(NamedTuple):
@@ -42,7 +41,7 @@ class ScaleByNordion2State(NamedTuple):
         momentum: sum of the gradients, where rows shrink when they are selected; shaped and sharded like the
             parameters, in `mu_dtype`. Equal on all workers.
         second_moment: averages of the mean squares of an update's rows over the steps that selected them, as many as a
-            matrix has rows, behind the axes over separate matrices, in float32 at least; None for leaves without
+            matrix has rows, after the axes over separate matrices, in float32 at least; None for leaves without
             entries. Equal on all workers.
     """
 
@@ -79,13 +78,8 @@ def scale_by_nordion2(
         b2: decay of the rows' second moments, in [0, 1); default 0.95. Their bias is not corrected.
         orthogonalize: moves the singular values of stacked matrices towards one. None: `polar_express`.
         eps: added to the roots of second moments, and the least norm that is divided by; above 0, default 1e-8.
-        scale: `"spectral"` (default) multiplies by `sqrt(fan_out / fan_in)`, `"rms"` by
-            `0.2 * sqrt(max(fan_out, fan_in))`, which has the size of AdamW's updates, `"jordan"` by
-            `sqrt(max(1, fan_out / fan_in))`; None by nothing.
-        weight_dimension_numbers: which axes are inputs and outputs, as Optax's Muon takes it. By default a leaf is the
-            kernel of a dense layer in Flax, inputs first; for weights stored as PyTorch does it is
-            `optax.contrib.MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)`; `flax_dimension_numbers` has those
-            of Flax's layers. Other axes count matrices.
+        scale: `"spectral"` (default), `"rms"`, `"jordan"` or None, as in `scale_by_muon`.
+        weight_dimension_numbers: which axes are inputs and outputs, as in `scale_by_muon`.
         mu_dtype: dtype of the momentum, that of the parameters by default.
 
     Returns:
@@ -114,7 +108,7 @@ def scale_by_nordion2(
     check_range("ef_decay", ef_decay, 0.0, 1.0)
     check_range("b2", b2, 0.0, 1.0, high_open=True)
     check_range("eps", eps, 0.0, low_open=True)
-    check_scale(scale)
+    check_option("scale", scale, Scale, or_none=True)
     step = functools.partial(
         _step, fraction=fraction, ef_decay=ef_decay, b2=b2, orthogonalize=orthogonalize, eps=eps, scale=scale
     )
@@ -154,7 +148,6 @@ def nordion2(
     labels: Any | None = None,
     others: optax.GradientTransformation | None = None,
     orthogonalize: Callable[[jax.Array], jax.Array] | None = None,
-    eps: jax.typing.ArrayLike = 1e-8,
     scale: Scale | None = "spectral",
     weight_dimension_numbers: Any | None = None,
     mu_dtype: DTypeLike | None = None,
@@ -180,7 +173,6 @@ def nordion2(
             0.9, 0.95 and epsilon 1e-8, without decay; their configurations take AdamW or Lion at the same rate, but
             that over the root of the inputs for the last layer.
         orthogonalize: moves the singular values of stacked matrices towards one. None: `polar_express`.
-        eps: added to the roots of second moments, and the least norm that is divided by; above 0, default 1e-8.
         scale: `"spectral"` (default), `"rms"`, `"jordan"` or None, see `scale_by_nordion2`.
         weight_dimension_numbers: which axes of matrices are inputs and outputs, see `scale_by_nordion2`; a tree with
             None for leaves that are no matrices, a function that makes it from the parameters, or one for all leaves of
@@ -210,30 +202,27 @@ def nordion2(
         "NorMuon: Making Muon more efficient and scalable", 2025, arXiv:2510.05491.
     """
 
-    def matrices(numbers, mask):
-        return optax.chain(
-            scale_by_nordion2(
-                fraction,
-                ef_decay,
-                b2,
-                orthogonalize=orthogonalize,
-                eps=eps,
-                scale=scale,
-                weight_dimension_numbers=numbers,
-                mu_dtype=mu_dtype,
-            ),
-            add_decay("nordion2", weight_decay, mask),
-            optax.scale_by_learning_rate(learning_rate),
+    def direction(numbers):
+        return scale_by_nordion2(
+            fraction,
+            ef_decay,
+            b2,
+            orthogonalize=orthogonalize,
+            scale=scale,
+            weight_dimension_numbers=numbers,
+            mu_dtype=mu_dtype,
         )
 
-    return matrices_and_others(
+    return matrix_optimizer(
         "nordion2",
-        matrices,
-        others,
-        functools.partial(adamw, "nordion2", learning_rate, 0.9, 0.95, 1e-8, mu_dtype=mu_dtype),
+        learning_rate,
+        direction,
         labels=labels,
-        weight_dimension_numbers=weight_dimension_numbers,
+        others=others,
+        weight_decay=weight_decay,
         mask=mask,
+        weight_dimension_numbers=weight_dimension_numbers,
+        mu_dtype=mu_dtype,
     )
 
 
@@ -266,8 +255,10 @@ METHODS = (
         name="nordion2",
         factory=nordion2,
         kind="optimizer",
-        summary="Dion2 on rows, evened out as by NorMuon (Dion3); AdamW on other parameters.",
+        summary="Dion2 on rows, evened out as by NorMuon; AdamW on other parameters.",
         paper=DION2,
+        also_known_as=("Dion3",),
+        parts=(scale_by_nordion2,),
         example={"learning_rate": 1e-2, "weight_decay": 0.0},
         grid=1e-2,
     ),

@@ -14,16 +14,15 @@ from typing import Any, Literal, NamedTuple
 import jax
 import optax
 
-from optkit.core.checks import check_range
-from optkit.core.decay import add_decay
+from optkit.core.checks import check_option, check_range
 from optkit.core.injection import refuse_arrays
 from optkit.core.linalg.matrix_view import from_matrices, require_views, to_matrices
 from optkit.core.linalg.newton_schulz import polar_express
-from optkit.core.matrices_and_others import adamw, matrices_and_others
 from optkit.core.precision import widen
 from optkit.core.stacking import map_equal_shapes, unzip
 from optkit.core.types import DTypeLike, Mask
 from optkit.method import Method, Paper, Variant
+from optkit.orthonormalization._matrix_optimizer import matrix_optimizer
 from optkit.orthonormalization._row_normalization import (
     columns_axis,
     divide_by_row_sizes,
@@ -31,10 +30,9 @@ from optkit.orthonormalization._row_normalization import (
     with_norm,
     zero_second_moments,
 )
-from optkit.orthonormalization._update_scale import SCALES, Scale, check_scale
-from optkit.sign_momentum._cautious import add_cautious_decay
+from optkit.orthonormalization._update_scale import SCALES, Scale
 
-NormuonScale = Scale | Literal["paper_rms"]
+NormuonScale = Literal[Scale, "paper_rms"]
 
 
 class ScaleByNormuonState(NamedTuple):
@@ -43,7 +41,7 @@ class ScaleByNormuonState(NamedTuple):
     Attributes:
         momentum: an `optax.TraceState` with the sum of the gradients, shaped and sharded like the parameters, in
             `mu_dtype`. Equal on all workers.
-        second_moment: averages of the mean squares of an update's rows, as many as a matrix has rows, behind the axes
+        second_moment: averages of the mean squares of an update's rows, as many as a matrix has rows, after the axes
             over separate matrices, in float32 at least; None for leaves without entries. Equal on all workers.
     """
 
@@ -83,14 +81,9 @@ def scale_by_normuon(
             directions but for the epsilon in `orthogonalize`.
         orthogonalize: moves the singular values of stacked matrices towards one. None: `polar_express`.
         eps: added to the roots of second moments, and the least norm that is divided by; above 0, default 1e-8.
-        scale: `"spectral"` (default) multiplies by `sqrt(fan_out / fan_in)`, `"rms"` by
-            `0.2 * sqrt(max(fan_out, fan_in))`, which has the size of AdamW's updates, `"jordan"` by
-            `sqrt(max(1, fan_out / fan_in))`; None by nothing.
-            `"paper_rms"` gives all updates a root mean square of 0.2 instead.
-        weight_dimension_numbers: which axes are inputs and outputs, as Optax's Muon takes it. By default a leaf is the
-            kernel of a dense layer in Flax, inputs first; for weights stored as PyTorch does it is
-            `optax.contrib.MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)`; `flax_dimension_numbers` has those
-            of Flax's layers. Other axes count matrices.
+        scale: `"spectral"` (default), `"rms"`, `"jordan"` or None, as in `scale_by_muon`. `"paper_rms"` gives all
+            updates a root mean square of 0.2 instead.
+        weight_dimension_numbers: which axes are inputs and outputs, as in `scale_by_muon`.
         mu_dtype: dtype of the momentum, that of the parameters by default.
 
     Returns:
@@ -118,7 +111,7 @@ def scale_by_normuon(
     check_range("momentum", momentum, 0.0, 1.0, high_open=True)
     check_range("b2", b2, 0.0, 1.0, high_open=True)
     check_range("eps", eps, 0.0, low_open=True)
-    check_scale(scale, "paper_rms")
+    check_option("scale", scale, NormuonScale, or_none=True)
     trace = optax.trace(momentum, nesterov, mu_dtype)
     step = functools.partial(_step, b2=b2, orthogonalize=orthogonalize, eps=eps, scale=scale)
 
@@ -154,7 +147,6 @@ def normuon(
     nesterov: bool = False,
     ema: bool = False,
     orthogonalize: Callable[[jax.Array], jax.Array] | None = None,
-    eps: jax.typing.ArrayLike = 1e-8,
     scale: NormuonScale | None = "spectral",
     cautious_decay: bool = False,
     weight_dimension_numbers: Any | None = None,
@@ -183,7 +175,6 @@ def normuon(
         nesterov: whether the gradient is added once more, as by Nesterov; off by default.
         ema: whether the momentum is an exponential average or a sum (default), see `scale_by_normuon`.
         orthogonalize: moves the singular values of stacked matrices towards one. None: `polar_express`.
-        eps: added to the roots of second moments, and the least norm that is divided by; above 0, default 1e-8.
         scale: `"spectral"` (default), `"rms"`, `"jordan"`, `"paper_rms"` or None, see `scale_by_normuon`.
         cautious_decay: decays only those of NorMuon's parameters that the update moves towards zero; off by default.
         weight_dimension_numbers: which axes of matrices are inputs and outputs, see `scale_by_normuon`; a tree with
@@ -213,33 +204,30 @@ def normuon(
     Reference:
         Li et al., "NorMuon: Making Muon more efficient and scalable", 2025, arXiv:2510.05491.
     """
-    decay = add_cautious_decay if cautious_decay else add_decay
 
-    def matrices(numbers, mask):
-        return optax.chain(
-            scale_by_normuon(
-                momentum,
-                b2,
-                nesterov=nesterov,
-                ema=ema,
-                orthogonalize=orthogonalize,
-                eps=eps,
-                scale=scale,
-                weight_dimension_numbers=numbers,
-                mu_dtype=mu_dtype,
-            ),
-            decay("normuon", weight_decay, mask),
-            optax.scale_by_learning_rate(learning_rate),
+    def direction(numbers):
+        return scale_by_normuon(
+            momentum,
+            b2,
+            nesterov=nesterov,
+            ema=ema,
+            orthogonalize=orthogonalize,
+            scale=scale,
+            weight_dimension_numbers=numbers,
+            mu_dtype=mu_dtype,
         )
 
-    return matrices_and_others(
+    return matrix_optimizer(
         "normuon",
-        matrices,
-        others,
-        functools.partial(adamw, "normuon", learning_rate, 0.9, 0.95, 1e-8, mu_dtype=mu_dtype),
+        learning_rate,
+        direction,
         labels=labels,
-        weight_dimension_numbers=weight_dimension_numbers,
+        others=others,
+        weight_decay=weight_decay,
         mask=mask,
+        cautious_decay=cautious_decay,
+        weight_dimension_numbers=weight_dimension_numbers,
+        mu_dtype=mu_dtype,
     )
 
 
@@ -269,6 +257,8 @@ METHODS = (
         kind="optimizer",
         summary="Muon whose updates have rows of equal size; AdamW on other parameters.",
         paper=Paper("NorMuon: Making Muon more efficient and scalable", "Li et al.", 2025, "2510.05491"),
+        also_known_as=("neuron-wise normalized Muon",),
+        parts=(scale_by_normuon,),
         example={"learning_rate": 1e-2, "weight_decay": 0.0},
         grid=2e-2,
         variants={"paper": Variant({"ema": True, "scale": "paper_rms"}, grid=3e-3)},

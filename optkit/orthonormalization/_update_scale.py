@@ -13,22 +13,3 @@ SCALES: Mapping[str | None, Callable[[int, int], float]] = {
     None: lambda rows, columns: 1.0,  # noqa: ARG005
 }
 """Of rows and columns, that is fan-out and fan-in."""
-
-
-def check_scale(scale: str | None, *others: str) -> None:
-    """Raises unless there is such a scale.
-
-    Args:
-        scale: what was given.
-        *others: scales that a method has beside those of `SCALES`.
-
-    Raises:
-        ValueError: if it is none of them.
-
-    Example:
-        >>> check_scale("rms")
-    """
-    allowed = [*SCALES, *others]
-    if scale not in allowed:
-        named = ", ".join(repr(name) for name in allowed if name is not None)
-        raise ValueError(f"scale must be {named} or None, got {scale!r}")

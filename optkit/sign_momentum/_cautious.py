@@ -5,20 +5,17 @@ The rules are those of the authors' code (C-Optim), whose AdamW and Lion rescale
 has the second way, its Algorithm 1 the first with an epsilon in place of the threshold.
 """
 
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from optkit.core.adam import EpsPlacement, scale_by_adam
-from optkit.core.checks import check_range
+from optkit.core.checks import check_option, check_range
 from optkit.core.decay import add_decay
-from optkit.core.extra_args import require_params
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
-from optkit.core.trees import with_whole_tree
 from optkit.core.types import AxisName, DTypeLike, Mask
 from optkit.core.workers import collectives
 from optkit.method import Method, Paper
@@ -88,8 +85,7 @@ def cautious(
         Liang et al., "Cautious Optimizers: Improving Training with One Line of Code", 2024, arXiv:2411.16085.
     """
     check_range("threshold", threshold, 0.0, 1.0, low_open=True)
-    if scale not in ("mean_clamp", "numel_plus_one", "none"):
-        raise ValueError(f"scale must be 'mean_clamp', 'numel_plus_one' or 'none', got {scale!r}")
+    check_option("scale", scale, Rescaling)
     inner = optax.with_extra_args_support(inner)
     direction = 1 if before_learning_rate else -1
 
@@ -104,80 +100,6 @@ def cautious(
         return jax.tree.map(stop_and_rescale, inner_updates, updates), state
 
     return optax.GradientTransformationExtraArgs(inner.init, update_fn)
-
-
-def add_cautious_decayed_weights(
-    weight_decay: float | jax.Array = 0.0, mask: Mask | None = None
-) -> optax.GradientTransformationExtraArgs:
-    """Decays only the parameters that the update moves towards zero anyway.
-
-    It stands where `optax.add_decayed_weights` would, before `optax.scale_by_learning_rate`. Of complex numbers the
-    real part of `conj(update) * parameter` decides.
-
-    Args:
-        weight_decay: strength of the decay, at least 0; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-
-    Returns:
-        A transformation without state whose `update` needs `params` if there is decay.
-
-    Raises:
-        ValueError: if `weight_decay` is out of its range.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> import optkit
-        >>> tx = optkit.add_cautious_decayed_weights(0.5)
-        >>> params = jnp.array([2.0, -2.0])
-        >>> tx.update(jnp.ones(2), tx.init(params), params)[0]
-        Array([2., 1.], dtype=float32)
-
-    Reference:
-        Chen et al., "Cautious Weight Decay", 2025, arXiv:2510.12402.
-    """
-    return add_cautious_decay("add_cautious_decayed_weights", weight_decay, mask)
-
-
-def add_cautious_decay(
-    method: str, weight_decay: float | jax.Array, mask: Mask | None = None
-) -> optax.GradientTransformationExtraArgs:
-    """Adds cautious decay inside a named optimizer, as `add_cautious_decayed_weights` does, and names it in errors.
-
-    Args:
-        method: the public name of the optimizer.
-        weight_decay: strength of the decay, at least 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-
-    Returns:
-        A transformation without state whose `update` needs `params` if there is decay.
-
-    Raises:
-        ValueError: if `weight_decay` is out of its range; from `update`, without parameters.
-        TypeError: if `mask` is an array.
-
-    Example:
-        >>> tx = add_cautious_decay("muon", 0.5)
-        >>> params = jnp.array([2.0, -2.0])
-        >>> tx.update(jnp.ones(2), tx.init(params), params)[0]
-        Array([2., 1.], dtype=float32)
-    """
-    refuse_arrays(mask=mask)
-    check_range("weight_decay", weight_decay, 0.0)
-    if isinstance(weight_decay, (int, float)) and weight_decay == 0:
-        return optax.with_extra_args_support(optax.identity())
-
-    def leaf(update, parameter):
-        agreement = jnp.real(jnp.conj(jnp.sign(update)) * jnp.sign(parameter))
-        return update + jnp.where(agreement > 0, weight_decay * parameter, 0).astype(update.dtype)
-
-    def decay(updates, params):
-        require_params(params, method)
-        return jax.tree.map(leaf, updates, params)
-
-    def build(mask):
-        return optax.stateless(decay) if mask is None else optax.masked(optax.stateless(decay), lambda _: mask)
-
-    return with_whole_tree(build, mask=mask)
 
 
 def cautious_adamw(
@@ -292,10 +214,6 @@ _CAUTIOUS = Paper(
 )
 
 
-def _after_adam(build: Callable[..., Any], learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
-    return optax.chain(optax.scale_by_adam(), build(), optax.scale_by_learning_rate(learning_rate))
-
-
 METHODS = (
     Method(
         name="cautious",
@@ -303,26 +221,17 @@ METHODS = (
         kind="wrapper",
         summary="Stops the coordinates in which an optimizer's update and the gradient disagree.",
         paper=_CAUTIOUS,
+        also_known_as=("cautious optimizers", "C-Optim"),
         grid=0.1,
         golden="c_adamw",
-    ),
-    Method(
-        name="add_cautious_decayed_weights",
-        factory=add_cautious_decayed_weights,
-        kind="transformation",
-        compose=_after_adam,
-        example={"weight_decay": 1e-4},
-        summary="Decays only the parameters that the update moves towards zero anyway.",
-        paper=Paper("Cautious Weight Decay", "Chen et al.", 2025, "2510.12402"),
-        grid=3e-3,
-        learning_rate=1e-2,
     ),
     Method(
         name="cautious_adamw",
         factory=cautious_adamw,
         kind="optimizer",
-        summary="Cautious AdamW (C-AdamW), with the authors' epsilon and mask scaling.",
+        summary="AdamW that stops the coordinates in which its update and the gradient disagree.",
         paper=_CAUTIOUS,
+        also_known_as=("C-AdamW", "C-Adam"),
         example={"learning_rate": 1e-2},
         grid=3e-3,
         golden="c_adamw",
@@ -331,8 +240,9 @@ METHODS = (
         name="cautious_lion",
         factory=cautious_lion,
         kind="optimizer",
-        summary="Cautious Lion (C-Lion), with the authors' mask scaling.",
+        summary="Lion that stops the coordinates in which its update and the gradient disagree.",
         paper=_CAUTIOUS,
+        also_known_as=("C-Lion",),
         example={"learning_rate": 1e-2},
         grid=1e-3,
         golden="c_lion",

@@ -18,8 +18,9 @@ from optkit.core.injection import refuse_arrays
 from optkit.core.non_finite import nan_for_infinite
 from optkit.core.precision import in_float32, widen
 from optkit.core.types import DTypeLike, Mask
-from optkit.method import Method, Paper, Variant
+from optkit.method import Method, Variant
 from optkit.sign_momentum.kappa import (
+    LION_KAPPA,
     Kappa,
     group,
     half_squared_l2,
@@ -175,12 +176,9 @@ METHODS = (
         factory=lion_kappa,
         kind="optimizer",
         summary="Lion with any convex kappa; weight decay keeps the iterates in the ball of kappa's dual norm.",
-        paper=Paper(
-            "Lion Secretly Solves Constrained Optimization: As Lyapunov Predicts",
-            "Chen, Liu, Liang, Liu",
-            2023,
-            "2310.05898",
-        ),
+        paper=LION_KAPPA,
+        also_known_as=("Lion", "Lion-K", "Lion-kappa", "EvoLved Sign Momentum", "generalized Lion"),
+        parts=(scale_by_lion_kappa,),
         example={"learning_rate": 1e-2, "kappa": lp(2.0)},
         grid=3e-2,
         variants={

@@ -78,6 +78,7 @@ METHODS = (
             2018,
             "1802.04434",
         ),
+        also_known_as=("signSGD", "signSGD with momentum"),
         example={"learning_rate": 1e-2},
         grid=1e-3,
     ),

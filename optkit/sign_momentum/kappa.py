@@ -9,15 +9,35 @@ The absolute value of a complex number is its modulus, and its sign the number o
 Those that are not element-wise see a leaf whole: under `jit` it may be sharded, inside `shard_map` it may not.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 
-from optkit.core.checks import check_range
+from optkit.core.checks import check_integer, check_range
 from optkit.core.complex_numbers import refuse_complex
 from optkit.core.linalg.explicit_axes import replicate, shard_like
 from optkit.core.linalg.svd import svd
+from optkit.method import Method, Paper
+
+__all__ = [
+    "group",
+    "half_squared_l2",
+    "huber",
+    "l1",
+    "linf",
+    "log_cosh",
+    "log_sum_exp",
+    "lp",
+    "nuclear",
+    "relativistic",
+    "soft",
+    "top_k",
+]
+
+LION_KAPPA = Paper(
+    "Lion Secretly Solves Constrained Optimization: As Lyapunov Predicts", "Chen, Liu, Liang, Liu", 2023, "2310.05898"
+)
 
 Kappa = Callable[[jax.Array], jax.Array]
 
@@ -136,8 +156,7 @@ def top_k(k: int) -> Kappa:
         >>> top_k(2)(jnp.array([3.0, 0.5, -2.0]))
         Array([ 1.,  0., -1.], dtype=float32)
     """
-    if not isinstance(k, int) or k < 1:
-        raise ValueError(f"k must be a positive integer, got {k!r}")
+    check_integer("k", k)
 
     def subgradient(x):
         whole = replicate(x)
@@ -299,3 +318,46 @@ def log_sum_exp() -> Kappa:
         return jax.nn.softmax(x, axis=None)
 
     return subgradient
+
+
+_SUMMARIES_AND_NAMES: Mapping[Callable[..., Kappa], tuple[str, tuple[str, ...]]] = {
+    l1: ("The sign of each entry, which makes Lion.", ("sign",)),
+    lp: (
+        "The subgradient of the l_p norm of a leaf; for p = 2 the normalized momentum.",
+        ("l_p norm", "normalized momentum"),
+    ),
+    linf: ("The sign of a leaf's largest entry alone.", ("l_inf norm", "greedy coordinate descent", "Frank-Wolfe")),
+    soft: ("The sign of the entries above a threshold, for sparse parameters.", ("soft thresholding",)),
+    top_k: ("The sign of the k largest entries of a leaf.", ("top-k",)),
+    huber: ("Proportional to each entry near zero, its sign from a threshold on.", ("Huber", "refined Lion")),
+    half_squared_l2: ("The momentum itself: heavy ball or Nesterov with decay.", ("heavy ball", "Nesterov")),
+    group: (
+        "Each row divided by its norm; with weight decay the norm of every row is bounded.",
+        ("group norm", "row normalization"),
+    ),
+    nuclear: (
+        "The orthogonal factor of a matrix: Muon with an exact factorization.",
+        ("nuclear norm", "spectral ball"),
+    ),
+    relativistic: (
+        "Each entry over the root of its square plus a constant, a smooth sign.",
+        ("pseudo-Huber",),
+    ),
+    log_cosh: ("The hyperbolic tangent of each entry, a smooth sign.", ("log-cosh", "tanh", "smooth Lion")),
+    log_sum_exp: (
+        "The softmax of a leaf, for parameters whose negatives are a distribution.",
+        ("log-sum-exp", "softmax"),
+    ),
+}
+
+METHODS = tuple(
+    Method(
+        name=f"kappa.{factory.__name__}",
+        factory=factory,
+        kind="function",
+        summary=summary,
+        paper=LION_KAPPA,
+        also_known_as=names,
+    )
+    for factory, (summary, names) in _SUMMARIES_AND_NAMES.items()
+)

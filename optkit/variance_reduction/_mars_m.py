@@ -17,7 +17,7 @@ import optax
 from optkit.core.adam import scale_by_adam
 from optkit.core.checks import check_range
 from optkit.core.injection import refuse_arrays
-from optkit.core.linalg.newton_schulz import orthogonalize as newton_schulz
+from optkit.core.linalg.newton_schulz import newton_schulz
 from optkit.core.types import DTypeLike, Mask
 from optkit.method import Method, Paper
 from optkit.variance_reduction._mars import MarsCorrection, checked

@@ -14,7 +14,7 @@ import optax
 
 from optkit.core.checks import check_range
 from optkit.core.injection import refuse_arrays
-from optkit.core.linalg.newton_schulz import orthogonalize as newton_schulz
+from optkit.core.linalg.newton_schulz import newton_schulz
 from optkit.core.types import DTypeLike, Mask
 from optkit.method import Method
 from optkit.variance_reduction._mars import MARS, MarsCorrection, checked
@@ -32,6 +32,8 @@ from optkit.variance_reduction._mars_chain import (
 def mars_shampoo(
     learning_rate: optax.ScalarOrSchedule,
     b1: jax.typing.ArrayLike = 0.95,
+    b2: jax.typing.ArrayLike = 0.99,
+    eps: jax.typing.ArrayLike = 1e-8,
     weight_decay: float | jax.Array = 0.0,
     mask: Mask | None = None,
     *,
@@ -58,12 +60,14 @@ def mars_shampoo(
     Args:
         learning_rate: a positive number or a schedule.
         b1: decay of the momentum, and of the correction, in [0, 1); default 0.95.
+        b2: decay of the second moment of corrected leaves that are no matrices, in [0, 1); default 0.99.
+        eps: added to the root of their second moment, and to the norm of a matrix before it is orthogonalized, above 0;
+            default 1e-8.
         weight_decay: strength of the decoupled decay of the corrected leaves, at least 0; default 0.
         mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
         gamma: strength of the correction, at least 0; a number or a schedule; default 0.025.
         corrected: the leaves that are corrected, given as `mask` is; None: matrices. True for all (the authors'
-            `optimize_1d`): those that are no matrices then take Adam's preconditioner after the correction, with `b1`,
-            0.99 and 1e-8.
+            `optimize_1d`): those that are no matrices then take Adam's preconditioner after the correction.
         weight_dimension_numbers: which axes of matrices are inputs and outputs, as Optax's Muon takes it: a tree with
             None for leaves that are no matrices, a function that makes it from the parameters, or one for all leaves of
             two axes or more. `flax_dimension_numbers` has those of Flax's layers. Other axes count matrices, each of
@@ -76,8 +80,8 @@ def mars_shampoo(
         trainable: tree of booleans, or a function that makes it from the parameters: the leaves that move. All by
             default. The others get updates of zero.
         orthogonalize: moves the singular values of stacked matrices, momenta over `1 - b1`, towards one. None:
-            `optkit.linalg.newton_schulz` with five steps and epsilon 1e-8, in float32 at least; the authors compute it
-            with `dtype=jnp.bfloat16`.
+            `optkit.linalg.newton_schulz` with five steps and `eps`, in float32 at least; the authors compute it with
+            `dtype=jnp.bfloat16`.
         mu_dtype: dtype of the momenta; default the parameters', but at least float32.
 
     Returns:
@@ -109,7 +113,7 @@ def mars_shampoo(
         mu_dtype=mu_dtype,
     )
     check_range("weight_decay", weight_decay, 0.0)
-    orthogonal = functools.partial(newton_schulz, eps=1e-8) if orthogonalize is None else orthogonalize
+    orthogonal = functools.partial(newton_schulz, eps=eps) if orthogonalize is None else orthogonalize
     shape = checked(correction)
     one_buffer = fits_one_buffer(gamma, shape)
 
@@ -119,7 +123,7 @@ def mars_shampoo(
         return stretch * orthogonal(m / (1 - b1))
 
     def preconditioner(b1, b2):
-        return adam(b1, b2, 1e-8, amsgrad=False, mu_dtype=mu_dtype)
+        return adam(b1, b2, eps, amsgrad=False, mu_dtype=mu_dtype)
 
     def transforms(numbers, mask):
         matrices = optax.chain(
@@ -128,7 +132,7 @@ def mars_shampoo(
         )
         return {
             "matrix": step("mars_shampoo", matrices, learning_rate, weight_decay, mask),
-            "vector": step("mars_shampoo", preconditioner(b1, 0.99), learning_rate, weight_decay, mask),
+            "vector": step("mars_shampoo", preconditioner(b1, b2), learning_rate, weight_decay, mask),
         }
 
     return corrected_chain(

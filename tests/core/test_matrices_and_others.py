@@ -11,10 +11,11 @@ from flax import nnx, traverse_util
 from optax.contrib import MuonDimensionNumbers
 
 import optkit
-from optkit.core.linalg.matrix_view import DENSE_KERNELS, flax_dimension_numbers
+from optkit.core.linalg.matrix_view import DENSE_KERNELS
 from optkit.core.linalg.newton_schulz import polar_express
 from optkit.core.linalg.orthonormal import householder_qr
 from optkit.core.matrices_and_others import adamw, kinds_of_leaves, matrices_and_others
+from optkit.orthonormalization import flax_dimension_numbers
 
 OUTPUTS_FIRST = MuonDimensionNumbers(-1, -2)
 PARAMS = {"layer": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}, "head": jnp.ones((3, 4))}
@@ -284,7 +285,7 @@ FUNCTIONS = {
 
 @pytest.mark.parametrize(("argument", "function"), FUNCTIONS.items(), ids=FUNCTIONS)
 def test_functions_say_that_a_bare_injection_calls_them(argument, function):
-    factory = optkit.dion if argument == "orthonormalize" else optkit.muon
-    tx = optax.inject_hyperparams(factory)(0.1, **{argument: function})
+    factory = optkit.scale_by_dion if argument == "orthonormalize" else optkit.scale_by_muon
+    tx = optax.inject_hyperparams(factory)(0.9, **{argument: function})
     with pytest.raises(TypeError, match=rf"given as {argument} was called with the number 0.*static_args"):
         tx.init(PARAMS)

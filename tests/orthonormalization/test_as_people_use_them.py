@@ -11,7 +11,7 @@ import optax
 import pytest
 from flax import nnx
 
-from optkit.orthonormalization import dion, dion2, flax_dimension_numbers, muon, nordion2, normuon
+from optkit.orthonormalization import dion, dion2, flax_dimension_numbers, muon, nordion2, normuon, scale_by_dion
 
 OPTIMIZERS: dict[str, Any] = {"muon": muon, "dion": dion, "dion2": dion2, "normuon": normuon, "nordion2": nordion2}
 of_each = pytest.mark.parametrize("name", OPTIMIZERS)
@@ -32,13 +32,20 @@ def assert_close(actual, expected, **tolerance):
 
 
 @pytest.mark.parametrize(("name", "argument"), [
-    ("dion", {"rank": 2}), ("dion", {"rank_fraction": 0.5}), ("dion", {"power_iterations": 2}),
-    ("dion", {"rank_multiple_of": 2}), ("dion2", {"fraction": 0.5}), ("nordion2", {"fraction": 0.5}),
-    ("normuon", {"mu_dtype": jnp.bfloat16}), ("muon", {"mask": lambda _: jnp.array(True)}),
+    ("dion", {"rank": 2}), ("dion", {"rank_fraction": 0.5}), ("dion2", {"fraction": 0.5}),
+    ("nordion2", {"fraction": 0.5}), ("normuon", {"mu_dtype": jnp.bfloat16}),
+    ("muon", {"mask": lambda _: jnp.array(True)}),
 ])  # fmt: skip
 def test_a_static_argument_is_refused_as_an_array(name, argument):
     tx = optax.inject_hyperparams(OPTIMIZERS[name])(1e-2, **argument)
     with pytest.raises(TypeError, match=rf"{next(iter(argument))} cannot be an array.*static_args"):
+        tx.init(PARAMS)
+
+
+@pytest.mark.parametrize("argument", ["power_iterations", "rank_multiple_of"])
+def test_a_static_argument_of_dions_transformation_is_refused_as_an_array(argument):
+    tx = optax.inject_hyperparams(scale_by_dion)(**{argument: 2})
+    with pytest.raises(TypeError, match=rf"{argument} cannot be an array.*static_args"):
         tx.init(PARAMS)
 
 

@@ -86,7 +86,7 @@ def test_what_the_update_did_not_take_stays_whole():
 def test_parameters_do_not_depend_on_the_orthonormal_basis(shape, rank_fraction):
     gradients = normal(10, *shape)
     runs = [
-        run(dion(0.1, rank_fraction, orthonormalize=basis), gradients)[0]
+        run(optax.chain(scale_by_dion(rank_fraction, orthonormalize=basis), optax.scale(-0.1)), gradients)[0]
         for basis in (householder_qr, cholesky_qr, randomized_cholesky_qr)
     ]
     for other in runs[1:]:
@@ -225,14 +225,21 @@ def test_masked_leaves_do_not_decay():
     ({"rank_fraction": 0.0}, r"rank_fraction must be in \(0, 1\], got 0.0"),
     ({"momentum": 1.5}, r"momentum must be in \[0, 1\], got 1.5"),
     ({"rank": 0}, "rank must be a positive integer, got 0"),
-    ({"rank_multiple_of": 0}, "rank_multiple_of must be a positive integer, got 0"),
-    ({"power_iterations": 0}, "power_iterations must be a positive integer, got 0"),
-    ({"eps": -1.0}, r"eps must be in \[0, inf\], got -1.0"),
     ({"weight_decay": -1.0}, r"weight_decay must be in \[0, inf\], got -1.0"),
 ])  # fmt: skip
 def test_arguments_out_of_range_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         dion(0.1, **arguments)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ({"rank_multiple_of": 0}, "rank_multiple_of must be a positive integer, got 0"),
+    ({"power_iterations": 0}, "power_iterations must be a positive integer, got 0"),
+    ({"eps": -1.0}, r"eps must be in \[0, inf\], got -1.0"),
+])  # fmt: skip
+def test_arguments_of_its_transformation_out_of_range_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        scale_by_dion(**arguments)
 
 
 def test_a_vector_is_refused():
@@ -359,7 +366,7 @@ def test_sharded_matrices_take_the_same_steps(axis_type, spec, shape):
 def test_a_sharded_matrix_is_not_gathered(axis_type, orthonormalize, shape, passes, most):
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(axis_type,) * 2)
     sharding = NamedSharding(mesh, PartitionSpec("data", "model"))
-    tx = dion(0.1, rank=64, orthonormalize=orthonormalize)
+    tx = optax.chain(scale_by_dion(rank=64, orthonormalize=orthonormalize), optax.scale(-0.1))
     with jax.set_mesh(mesh):
         params = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
         shardings = optkit.state_shardings(tx, params)

@@ -6,7 +6,8 @@ from golden_files import assert_replays, replays
 from optax.contrib import MuonDimensionNumbers
 
 from optkit.core.linalg.orthonormal import householder_qr, randomized_cholesky_qr
-from optkit.orthonormalization import dion
+from optkit.orthonormalization import scale_by_dion
+from optkit.orthonormalization._matrix_optimizer import matrix_optimizer
 from optkit.testing.golden import replay_gradients
 
 # The recordings' weights are PyTorch's.
@@ -30,23 +31,29 @@ def others(hyperparams, algorithms):
     return optax.partition({**kinds}, algorithms)
 
 
-def arguments(recording):
+def optimizer(recording, axis_name=None):
     """Translates the authors' words; leaves without an algorithm of their own are Dion's."""
     hyperparams = recording.hyperparams
     hyperparams.get("cqr_warmup_steps")  # Parameters do not depend on how a basis is made orthonormal.
     algorithms = dict.fromkeys(recording.tree("params0"), "dion")
     algorithms |= hyperparams.words("algorithms", ("dion", "adamw", "lion"))
     translated = {
-        **hyperparams.take("learning_rate", momentum="mu", power_iterations="power_iters"),
-        **hyperparams.take_recorded("rank", "rank_fraction", "rank_multiple_of", "weight_decay", "eps"),
+        **hyperparams.take(momentum="mu", power_iterations="power_iters"),
+        **hyperparams.take_recorded("rank", "rank_fraction", "rank_multiple_of", "eps"),
         "transpose": hyperparams.word("transpose", {"m<n": None, "never": False}),
-        "weight_dimension_numbers": OUTPUTS_FIRST,
-        "labels": {leaf: "matrix" if name == "dion" else "other" for leaf, name in algorithms.items()},
-        "others": others(hyperparams, algorithms),
     }
     if "qr_method" in hyperparams:
         translated["orthonormalize"] = hyperparams.word("qr_method", BASES)
-    return translated
+    return matrix_optimizer(
+        "dion",
+        **hyperparams.take("learning_rate"),
+        direction=lambda numbers: scale_by_dion(weight_dimension_numbers=numbers, axis_name=axis_name, **translated),
+        **{"weight_decay": 0.01, **hyperparams.take_recorded("weight_decay")},
+        labels={leaf: "matrix" if name == "dion" else "other" for leaf, name in algorithms.items()},
+        others=others(hyperparams, algorithms),
+        weight_dimension_numbers=OUTPUTS_FIRST,
+        axis_name=axis_name,
+    )
 
 
 def beginning_with(tx, bases):
@@ -64,13 +71,13 @@ def beginning_with(tx, bases):
 
 @replays("dion")
 def test_golden_dion(recording):
-    tx = beginning_with(dion(**arguments(recording)), recording.tree("draws.Q0"))
+    tx = beginning_with(optimizer(recording), recording.tree("draws.Q0"))
     assert_replays(recording, replay_gradients(tx, recording))
 
 
 @replays("dion_dp")
 def test_golden_dion_over_workers(recording):
-    tx = beginning_with(dion(**arguments(recording), axis_name="workers"), recording.tree("draws.Q0"))
+    tx = beginning_with(optimizer(recording, "workers"), recording.tree("draws.Q0"))
     workers, compressed = recording.hyperparams["n_workers"], recording.hyperparams.group("compressed_leaves")
     params = jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x), (workers, *x.shape)), recording.tree("params0"))
 

@@ -4,8 +4,9 @@ import optax
 from golden_files import assert_replays, replays
 from optax.contrib import MuonDimensionNumbers
 
-from optkit.core.linalg.newton_schulz import orthogonalize
-from optkit.orthonormalization import muon
+from optkit.core.linalg.newton_schulz import newton_schulz
+from optkit.orthonormalization import scale_by_muon
+from optkit.orthonormalization._matrix_optimizer import matrix_optimizer
 from optkit.testing.golden import replay_gradients
 
 
@@ -13,7 +14,7 @@ def orthogonalization(hyperparams):
     coefficients = hyperparams["ns_coeffs"]
     one = not isinstance(coefficients[0], list)
     return functools.partial(
-        orthogonalize,
+        newton_schulz,
         coefficients=tuple(coefficients) if one else [tuple(triple) for triple in coefficients],
         steps=hyperparams["ns_steps"] if one else len(coefficients),
         eps=hyperparams["ns_eps"],
@@ -40,7 +41,7 @@ SCALES = {
 SUMS = {"buf=mu*buf+g": False, "buf=mu*buf+g; u=buf": False, "buf=mu*buf+g; u=g+mu*buf": True}
 
 
-def arguments(recording):
+def optimizer(recording):
     """Translates the authors' words."""
     hyperparams = recording.hyperparams
     jordan = "scale" in hyperparams
@@ -53,21 +54,26 @@ def arguments(recording):
     flatten = hyperparams.get("flatten", jordan)
     adam = {name: f"adam.{name}" for name in ("learning_rate", "b1", "b2", "eps", "weight_decay")}
     adam = hyperparams.take_recorded(**adam)
-    return {
-        **hyperparams.take("learning_rate", "momentum", "weight_decay"),
+    translated = {
+        **hyperparams.take("momentum"),
         "nesterov": nesterov,
         "ema": "momentum_form" not in hyperparams,
-        "cautious_decay": hyperparams.get("cautious_wd", False),
         "scale": scale,
         "scale_by_last_axes": jordan,
         "orthogonalize": orthogonalization(hyperparams),
-        "weight_dimension_numbers": {
-            leaf: torch_axes(x.shape, flatten=flatten) for leaf, x in recording.tree("params0").items()
-        },
-        "others": optax.adamw(**adam) if adam else None,
     }
+    params = recording.tree("params0")
+    return matrix_optimizer(
+        "muon",
+        **hyperparams.take("learning_rate", "weight_decay"),
+        direction=lambda numbers: scale_by_muon(weight_dimension_numbers=numbers, **translated),
+        cautious_decay=hyperparams.get("cautious_wd", False),
+        weight_dimension_numbers={leaf: torch_axes(x.shape, flatten=flatten) for leaf, x in params.items()},
+        others=optax.adamw(**adam) if adam else None,
+        eps_of_others=1e-10,
+    )
 
 
 @replays("muon")
 def test_golden_muon(recording):
-    assert_replays(recording, replay_gradients(muon(**arguments(recording)), recording))
+    assert_replays(recording, replay_gradients(optimizer(recording), recording))

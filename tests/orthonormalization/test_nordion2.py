@@ -83,13 +83,17 @@ def test_rows_that_are_not_selected_only_decay():
     ({"fraction": 1.5}, r"fraction must be in \(0, 1\], got 1.5"),
     ({"ef_decay": -0.5}, r"ef_decay must be in \[0, 1\], got -0.5"),
     ({"b2": 1.0}, r"b2 must be in \[0, 1\), got 1.0"),
-    ({"eps": 0.0}, r"eps must be in \(0, inf\], got 0.0"),
     ({"scale": "paper_rms"}, "scale must be 'jordan', 'spectral', 'rms' or None, got 'paper_rms'"),
     ({"weight_decay": -1.0}, r"weight_decay must be in \[0, inf\], got -1.0"),
 ])  # fmt: skip
 def test_arguments_out_of_range_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         nordion2(0.1, **arguments)
+
+
+def test_epsilon_must_be_positive():
+    with pytest.raises(ValueError, match=r"eps must be in \(0, inf\], got 0.0"):
+        scale_by_nordion2(eps=0.0)
 
 
 def test_a_vector_is_refused():

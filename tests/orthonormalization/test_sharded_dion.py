@@ -15,7 +15,8 @@ from optax.contrib import MuonDimensionNumbers
 import optkit
 from optkit.core.cost import hlo
 from optkit.core.linalg.orthonormal import cholesky_qr
-from optkit.orthonormalization import dion, scale_by_dion, scale_by_sharded_dion, sharded_dion, sharded_dion_specs
+from optkit.orthonormalization import scale_by_dion, scale_by_sharded_dion, sharded_dion, sharded_dion_specs
+from optkit.orthonormalization._matrix_optimizer import matrix_optimizer
 from optkit.testing import check_transformation
 from optkit.testing.case import compiled
 
@@ -85,9 +86,15 @@ def test_golden_sharded_dion(recording):
     mesh = mesh_of(*(int(sizes[name]) for name in ("dp", "fs", "tp")))
     words = "rows over (fs|tp), cols over (fs|tp), replicated over dp"
     specs = {leaf: P(*hyperparams.match(f"sharding.{leaf}", words).groups()) for leaf in recording.tree("params0")}
-    options = hyperparams.take("learning_rate", "weight_decay", "rank_fraction", "eps", momentum="mu")
+    options = hyperparams.take("rank_fraction", "eps", momentum="mu")
     transposed = hyperparams.group("transposed")
-    tx = sharded_dion(specs=specs, weight_dimension_numbers=OUTPUTS_FIRST, **options, **AXES)
+    tx = matrix_optimizer(
+        "sharded_dion",
+        **hyperparams.take("learning_rate", "weight_decay"),
+        direction=lambda numbers: scale_by_sharded_dion(specs, weight_dimension_numbers=numbers, **options, **AXES),
+        weight_dimension_numbers=OUTPUTS_FIRST,
+        axis_name="dp",
+    )
     params, gradients = (jax.tree.map(jnp.asarray, recording.tree(name)) for name in ("params0", "grads"))
     bases = recording.tree("draws.Q0")
     trajectory, _ = run_on(mesh, tx, specs, params, gradients, bases=bases, weight_dimension_numbers=OUTPUTS_FIRST)
@@ -101,7 +108,7 @@ def test_golden_sharded_dion(recording):
 SHAPES = {"up": (12, 16), "down": (16, 8), "small": (4, 4), "bias": (8,)}
 SPECS = {"up": P("tp", "fs"), "down": P("fs", "tp"), "small": P("tp", "fs"), "bias": P("fs")}
 TRANSPOSED = {"up": True, "down": False, "small": True, "bias": False}
-OPTIONS = {"rank_fraction": 0.25, "rank_multiple_of": 4, "weight_decay": 0.1}
+OPTIONS = {"rank_fraction": 0.25, "rank_multiple_of": 4}
 
 
 def problem(workers, steps=4, shapes=SHAPES):
@@ -109,8 +116,21 @@ def problem(workers, steps=4, shapes=SHAPES):
     return {name: normal(*shape, seed=9) for name, shape in shapes.items()}, gradients
 
 
+def sharded(specs, **options):
+    """The optimizer, with options that only its transformation has."""
+
+    def direction(numbers):
+        return scale_by_sharded_dion(specs, weight_dimension_numbers=numbers, **options, **AXES)
+
+    return matrix_optimizer("sharded_dion", 0.1, direction, weight_decay=0.1, axis_name="dp")
+
+
 def on_one_device(params, gradients, transposed=TRANSPOSED, **options):
-    tx = dion(0.1, transpose={name: transposed[name] for name in params}, **options)
+    def direction(numbers):
+        transpose = {name: transposed[name] for name in params}
+        return scale_by_dion(transpose=transpose, weight_dimension_numbers=numbers, **options)
+
+    tx = matrix_optimizer("dion", 0.1, direction, weight_decay=0.1)
     return run(tx, params, jax.tree.map(lambda g: jnp.mean(g, axis=1), gradients))
 
 
@@ -122,8 +142,22 @@ def assert_close(actual, expected):
 @pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 4, 1), (1, 1, 4), (2, 2, 2), (1, 2, 4)])
 def test_every_mesh_takes_the_steps_of_one_device(sizes):
     params, gradients = problem(sizes[0])
-    trajectory, _ = run_on(mesh_of(*sizes), sharded_dion(0.1, SPECS, **OPTIONS, **AXES), SPECS, params, gradients)
+    trajectory, _ = run_on(mesh_of(*sizes), sharded(SPECS, **OPTIONS), SPECS, params, gradients)
     assert_close(trajectory, on_one_device(params, gradients, **OPTIONS))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("sizes", [(2, 1, 4), (1, 2, 2), (2, 2, 2)])
+def test_ranks_are_rounded_up_to_the_devices_of_the_tensor_axis(sizes):
+    specs = {"down": P("fs", "tp"), "small": P("tp", "fs")}  # ranks 2 and 1
+    params, gradients = problem(sizes[0], shapes={name: SHAPES[name] for name in specs})
+    tx = sharded_dion(0.1, specs, **AXES)
+    trajectory, state = run_on(mesh_of(*sizes), tx, specs, params, gradients, check_vma=True)
+    bases = optax.tree.get(state, "basis")
+    assert jax.tree.map(lambda basis: basis.shape[-1], bases) == {"down": max(sizes[2], 2), "small": sizes[2]}
+    tx = scale_by_dion(rank_multiple_of=sizes[2], transpose={name: TRANSPOSED[name] for name in specs})
+    tx = optax.chain(tx, optax.add_decayed_weights(0.01), optax.scale(-0.1))
+    assert_close(trajectory, run(tx, params, jax.tree.map(lambda g: jnp.mean(g, axis=1), gradients)))
 
 
 @pytest.mark.usefixtures("x64")
@@ -134,7 +168,7 @@ def test_every_mesh_takes_the_steps_of_one_device(sizes):
 ])  # fmt: skip
 def test_sides_may_be_whole(specs):
     params, gradients = problem(2, shapes={name: SHAPES[name] for name in specs})
-    trajectory, _ = run_on(mesh_of(2, 2, 2), sharded_dion(0.1, specs, **OPTIONS, **AXES), specs, params, gradients)
+    trajectory, _ = run_on(mesh_of(2, 2, 2), sharded(specs, **OPTIONS), specs, params, gradients)
     transposed = {**TRANSPOSED, "up": specs.get("up") != P()}  # whole ones along their longer side
     assert_close(trajectory, on_one_device(params, gradients, transposed, **OPTIONS))
 
@@ -145,7 +179,7 @@ def test_several_power_iterations_are_those_of_one_device(unit):
     params, gradients = problem(2, shapes={"up": SHAPES["up"]})
     params, gradients = jax.tree.map(lambda x: x + (unit - 1.0) * x[..., ::-1], (params, gradients))
     options = {**OPTIONS, "power_iterations": 3}
-    tx = sharded_dion(0.1, SPECS["up"], **options, **AXES)
+    tx = sharded(SPECS["up"], **options)
     trajectory, _ = run_on(mesh_of(2, 2, 2), tx, SPECS["up"], params, gradients)
     assert_close(trajectory, on_one_device(params, gradients, **options))
 
@@ -154,7 +188,7 @@ def test_several_power_iterations_are_those_of_one_device(unit):
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 def test_jax_may_check_what_varies_between_devices(axis_type):
     params, gradients = problem(2)
-    tx = sharded_dion(0.1, SPECS, **OPTIONS, **AXES)
+    tx = sharded(SPECS, **OPTIONS)
     trajectory, _ = run_on(mesh_of(2, 2, 2, axis_type), tx, SPECS, params, gradients, check_vma=True)
     assert_close(trajectory, on_one_device(params, gradients, **OPTIONS))
 
@@ -179,7 +213,7 @@ def test_zeros_on_some_devices_do_not_part_them():
         "down": gradients["down"].at[:, 1].set(0.0).at[0].set(0.0),
     }
     specs = {name: SPECS[name] for name in params}
-    trajectory, _ = run_on(mesh_of(2, 2, 2), sharded_dion(0.1, specs, **OPTIONS, **AXES), specs, params, gradients)
+    trajectory, _ = run_on(mesh_of(2, 2, 2), sharded(specs, **OPTIONS), specs, params, gradients)
     assert_close(trajectory, on_one_device(params, gradients, **OPTIONS))
 
 
@@ -211,7 +245,7 @@ def test_other_leaves_are_those_of_the_optimizer_that_is_given():
     params, gradients = problem(2, shapes={name: SHAPES[name] for name in ("up", "down", "bias")})
     specs = {"up": P("tp", "fs"), "down": P("fs", "tp"), "bias": P("tp")}
     labels = {"up": "matrix", "down": "other", "bias": "other"}
-    tx = sharded_dion(0.1, specs, labels=labels, others=optax.lion(0.2), rank_multiple_of=2, **AXES)
+    tx = sharded_dion(0.1, specs, labels=labels, others=optax.lion(0.2), **AXES)
     trajectory, _ = run_on(mesh_of(2, 2, 2), tx, specs, params, gradients)
     averaged = jax.tree.map(lambda g: jnp.mean(g, axis=1), gradients)
     expected = run(optax.lion(0.2), params, averaged)
@@ -349,16 +383,23 @@ def test_a_sharded_side_of_several_axes_is_refused():
 @pytest.mark.parametrize(("arguments", "message"), [
     ({"rank_fraction": 0.0}, r"rank_fraction must be in \(0, 1\], got 0.0"),
     ({"momentum": 1.5}, r"momentum must be in \[0, 1\], got 1.5"),
-    ({"rank": 0}, "rank must be a positive integer, got 0"),
-    ({"rank_multiple_of": 0}, "rank_multiple_of must be a positive integer, got 0"),
-    ({"power_iterations": 0}, "power_iterations must be a positive integer, got 0"),
-    ({"eps": -1.0}, r"eps must be in \[0, inf\], got -1.0"),
     ({"weight_decay": -1.0}, r"weight_decay must be in \[0, inf\], got -1.0"),
     ({"fsdp_axis": "x", "tp_axis": "x"}, "fsdp_axis and tp_axis must be different mesh axes, got 'x' for both"),
 ])  # fmt: skip
 def test_arguments_out_of_range_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         sharded_dion(0.1, P(), **arguments)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ({"rank": 0}, "rank must be a positive integer, got 0"),
+    ({"rank_multiple_of": 0}, "rank_multiple_of must be a positive integer, got 0"),
+    ({"power_iterations": 0}, "power_iterations must be a positive integer, got 0"),
+    ({"eps": -1.0}, r"eps must be in \[0, inf\], got -1.0"),
+])  # fmt: skip
+def test_arguments_of_its_transformation_out_of_range_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        scale_by_sharded_dion(P(), **arguments)
 
 
 def test_a_vector_is_refused():

@@ -27,10 +27,9 @@ def mars(recording):
     of_matrices = {
         "mars-adamw": adam_of_matrices,
         "mars-lion": {},  # It has none of these, though its runs record them.
-        "mars-shampoo": {"orthogonalize": newton_schulz},  # Its Adam of vectors has the authors' numbers only.
+        "mars-shampoo": {**given.take("b2", "eps"), "orthogonalize": newton_schulz},
     }
-    if optimizer is optkit.mars_shampoo:
-        assert adam_of_matrices == {"b2": 0.99, "eps": 1e-8, "amsgrad": False}
+    assert not (optimizer is optkit.mars_shampoo and given["amsgrad"])  # Its Adam of vectors is the plain one.
     adam = scale_by_amsgrad if given["amsgrad"] else optax.scale_by_adam
     return optimizer(
         **given.take("learning_rate", "b1", "weight_decay", "gamma"),

@@ -6,12 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.claims import Claim, Finding
-from optkit.core.linalg.newton_schulz import QUINTIC, QUINTIC_DION, orthogonalize, polar_express
+from optkit.core.linalg.newton_schulz import QUINTIC, QUINTIC_DION, newton_schulz, polar_express
 
 SIZE = 64
 ITERATIONS = {
-    "Muon's": functools.partial(orthogonalize, coefficients=QUINTIC),
-    "Dion's": functools.partial(orthogonalize, coefficients=QUINTIC_DION),
+    "Muon's": functools.partial(newton_schulz, coefficients=QUINTIC),
+    "Dion's": functools.partial(newton_schulz, coefficients=QUINTIC_DION),
     "Polar Express": polar_express,
 }
 EXPECTED = {"Muon's": (0.68, 1.20), "Dion's": (0.98, 1.14), "Polar Express": (0.86, 1.14)}

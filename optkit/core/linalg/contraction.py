@@ -8,7 +8,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 
 def einsum(subscripts: str, *operands: jax.Array, precision: Any | None = None) -> jax.Array:
-    """Is `jnp.einsum`, and says how its result is sharded where operands are sharded over explicit mesh axes.
+    """Computes `jnp.einsum`, and says how its result is sharded where operands are sharded over explicit mesh axes.
 
     Each axis of the result is sharded like the axis of that letter of an operand; sums over sharded axes are reduced.
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.tree_util import GetAttrKey, keystr
 from optax.contrib import MuonDimensionNumbers
 
-from optkit.core.injection import refuse_scalar
 from optkit.core.linalg.explicit_axes import shard_like
 from optkit.core.trees import resolve
 
@@ -134,59 +133,6 @@ def leaf_name(path: tuple[Any, ...]) -> str:
     return keystr(path[:-1] if boxed else path, simple=True, separator="/")
 
 
-def flax_dimension_numbers(
-    params: Any,
-    exclude: Callable[[str], bool] | None = None,
-    stacked: Callable[[str], bool] | None = None,
-) -> Any:
-    """Says which axes of a Flax model's kernels are inputs and outputs, by their names.
-
-    Give it as `weight_dimension_numbers` to any optimizer for matrices, `optax.contrib.muon` among them: leaves for
-    which it has None go to the optimizer for other parameters. It has numbers for leaves named `kernel`:
-
-    - those of layers `query`, `key` and `value` with three axes, as attention in Flax makes them (inputs, heads, size
-      of a head), have the first axis for inputs and two for outputs;
-    - all others have the last axis for outputs and the rest for inputs: dense layers, convolutions, and attention's
-      `out`.
-
-    Biases, scales, embeddings and other names have None. Exclude the last layer, depthwise convolutions, and kernels
-    with axes of other meanings, such as those of an einsum.
-
-    Args:
-        params: parameters of a Linen or NNX model.
-        exclude: says of a leaf's path, such as `"params/decoder/head/kernel"`, whether it has None. By default all
-            kernels have numbers.
-        stacked: says of a path whether the leaf's first axis counts layers, as `nn.scan` and `nnx.vmap` make them: each
-            of them is a matrix. By default none.
-
-    Returns:
-        A tree of `MuonDimensionNumbers` and None.
-
-    Raises:
-        TypeError: if `params` is a lone number, which is what `optax.inject_hyperparams` hands to functions.
-
-    Example:
-        >>> params = {"layer": {"kernel": jnp.ones((4, 8)), "bias": jnp.ones(8)}, "head": {"kernel": jnp.ones((8, 9))}}
-        >>> numbers = flax_dimension_numbers(params, exclude=lambda path: path.startswith("head"))
-        >>> numbers["layer"]
-        {'bias': None, 'kernel': MuonDimensionNumbers(reduction_axis=(-2,), output_axis=(-1,))}
-        >>> numbers["head"]
-        {'kernel': None}
-    """
-    refuse_scalar("weight_dimension_numbers", params)
-
-    def numbers(path, x):
-        name = leaf_name(path)
-        *_, layer, leaf = ("", *name.split("/"))
-        axes = x.ndim - (stacked is not None and stacked(name))
-        if leaf != "kernel" or axes < 2 or (exclude is not None and exclude(name)):
-            return None
-        outputs = 2 if layer in {"query", "key", "value"} and axes == 3 else 1
-        return MuonDimensionNumbers(tuple(range(-axes, -outputs)), tuple(range(-outputs, 0)))
-
-    return jax.tree.map_with_path(numbers, params)
-
-
 def require_views(tree: Any, weight_dimension_numbers: Any, method: str) -> Any:
     """Says how each leaf is seen as matrices, for methods that work on nothing else.
 
@@ -233,7 +179,7 @@ def to_matrices(x: jax.Array, view: MatrixView | None) -> Any:
     """
     if view is None:
         return None
-    apart, joined = _shardings(view, x)
+    apart, joined = _shardings_apart_and_joined(view, x)
     ordered = x.transpose([axis for axes in _in_order(view) for axis in axes])
     ordered = ordered if apart is None else jax.sharding.reshard(ordered, apart)
     sizes = [math.prod(view.shape[axis] for axis in axes) for axes in _in_order(view)]
@@ -253,7 +199,7 @@ def from_matrices(like: jax.Array, view: MatrixView | None, matrices: Any) -> ja
     """
     if view is None:
         return like
-    apart, joined = _shardings(view, like)
+    apart, joined = _shardings_apart_and_joined(view, like)
     matrices = matrices if joined is None else jax.sharding.reshard(matrices, joined)
     order = [axis for axes in _in_order(view) for axis in axes]
     leaf = jnp.reshape(matrices, [view.shape[axis] for axis in order], out_sharding=apart)
@@ -267,7 +213,9 @@ def _in_order(view: MatrixView) -> list[tuple[int, ...]]:
     return [*((axis,) for axis in view.batch), *sides]
 
 
-def _shardings(view: MatrixView, x: jax.Array) -> tuple[NamedSharding, NamedSharding] | tuple[None, None]:
+def _shardings_apart_and_joined(
+    view: MatrixView, x: jax.Array
+) -> tuple[NamedSharding, NamedSharding] | tuple[None, None]:
     """How a leaf's axes in matrix order are sharded before and after some are joined; None off explicit mesh axes."""
     sharding = jax.typeof(x).sharding
     if all(axis is None for axis in sharding.spec):

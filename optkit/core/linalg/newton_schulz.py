@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from optkit.core.checks import check_integer
 from optkit.core.injection import refuse_scalar
 from optkit.core.precision import widen
 from optkit.core.types import DTypeLike
@@ -36,7 +37,7 @@ POLAR_EXPRESS: tuple[Coefficients, ...] = (
 """The best polynomial for each of five steps, which expect a norm of at most 1 / 1.02."""
 
 
-def orthogonalize(
+def newton_schulz(
     x: jax.Array,
     *,
     coefficients: Coefficients | Sequence[Coefficients] = QUINTIC,
@@ -68,10 +69,10 @@ def orthogonalize(
 
     Raises:
         TypeError: if `x` is complex and `dtype` is not.
-        ValueError: if `x` has less than two axes.
+        ValueError: if `x` has less than two axes, or `steps` is no integer or negative.
 
     Example:
-        >>> orthogonalize(jnp.array([[3.0, 0.0], [0.0, -2.0]])).round(2)
+        >>> newton_schulz(jnp.array([[3.0, 0.0], [0.0, -2.0]])).round(2)
         Array([[ 1.12,  0.  ],
                [ 0.  , -0.68]], dtype=float32)
 
@@ -86,7 +87,7 @@ def orthogonalize(
     wide = wide / (jnp.linalg.norm(wide, axis=(-2, -1), keepdims=True) * norm_factor + eps)
     is_tall = x.shape[-2] > x.shape[-1]
     y = wide.mT if is_tall else wide
-    same, square = _shardings(y, -2)
+    same, square = _shardings_of_products(y, -2)
 
     def product(left, right, out_sharding):
         # Not `matmul`, which drops leading axes of size one before it applies the sharding.
@@ -112,18 +113,18 @@ def gram_newton_schulz(
     eps: jax.typing.ArrayLike = 1e-7,
     norm_factor: float = 1.0,
 ) -> jax.Array:
-    """Is `orthogonalize`, with the polynomials applied to the products of rows where that takes fewer operations.
+    """Takes the steps of `newton_schulz` by polynomials of the products of rows where that is fewer operations.
 
     The polynomials of `x x^T` and what they multiply `x` by are products of small square matrices; `x` itself is
     multiplied four times in five steps, and not ten. Rounding would make eigenvalues of `x x^T` that are near zero
     negative, and each step would enlarge these: so it is computed again from `x` before the third step and every third
-    one from there. Results are those of `orthogonalize` but for rounding. Matrices that are square, or nearly, take
+    one from there. Results are those of `newton_schulz` but for rounding. Matrices that are square, or nearly, take
     its steps. For all others products are computed at `jax.lax.Precision.HIGH`, since in bfloat16 small
-    eigenvalues would be noise: on TPUs, which compute in bfloat16 by default, `orthogonalize` may be faster.
+    eigenvalues would be noise: on TPUs, which compute in bfloat16 by default, `newton_schulz` may be faster.
 
     Args:
         x: a matrix, or several along leading axes, each of which has its own norm; sharded or not.
-        coefficients: see `orthogonalize`.
+        coefficients: see `newton_schulz`.
         steps: how often a polynomial is applied, at least 0.
         eps: added to the norm; a matrix of zeros stays one.
         norm_factor: the norm is taken this many times, at least 1; default 1.
@@ -132,7 +133,7 @@ def gram_newton_schulz(
         The matrix, shaped and sharded like `x`, in its dtype.
 
     Raises:
-        ValueError: if `x` has less than two axes.
+        ValueError: if `x` has less than two axes, or `steps` is no integer or negative.
 
     Example:
         >>> gram_newton_schulz(jnp.array([[3.0, 0.0, 0.0, 0.0], [0.0, -2.0, 0.0, 0.0]])).round(2)
@@ -148,11 +149,11 @@ def gram_newton_schulz(
     shorter, longer = sorted(x.shape[-2:])
     multiplications = sum(2 * longer + max(4 * len(run) - 3, 0) * shorter for run in runs)
     if multiplications >= steps * (2 * longer + shorter):
-        return orthogonalize(x, coefficients=coefficients, steps=steps, eps=eps, norm_factor=norm_factor)
+        return newton_schulz(x, coefficients=coefficients, steps=steps, eps=eps, norm_factor=norm_factor)
 
     y = widen(x)
     is_tall = x.shape[-2] > x.shape[-1]
-    same, square = _shardings(y, -1 if is_tall else -2)
+    same, square = _shardings_of_products(y, -1 if is_tall else -2)
     einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGH)
     product = functools.partial(einsum, "...ij,...jk->...ik", out_sharding=square)
     eye = jnp.reshape(jnp.eye(shorter, dtype=y.dtype), (1,) * (y.ndim - 2) + (shorter, shorter))
@@ -188,21 +189,21 @@ def polar_express(
 ) -> jax.Array:
     """Moves the singular values of a matrix towards one by the best polynomial for each step.
 
-    It reaches small ones sooner than `orthogonalize` with Muon's coefficients: of a 64 x 64 matrix of condition 100,
+    It reaches small ones sooner than `newton_schulz` with Muon's coefficients: of a 64 x 64 matrix of condition 100,
     five steps bring all between 0.86 and 1.14. They never settle at one either.
 
     Args:
         x: a matrix, or several along leading axes; sharded or not.
         steps: how many steps, at least 0; from the sixth on they repeat the fifth.
         eps: added to 1.02 times the norm; a matrix of zeros stays one.
-        dtype: what the factors of products are rounded to, see `orthogonalize`; by default `gram_newton_schulz` is what
+        dtype: what the factors of products are rounded to, see `newton_schulz`; by default `gram_newton_schulz` is what
             takes the steps.
 
     Returns:
         The matrix, shaped and sharded like `x`, in its dtype.
 
     Raises:
-        ValueError: if `x` has less than two axes.
+        ValueError: if `x` has less than two axes, or `steps` is no integer or negative.
 
     Example:
         >>> jnp.diag(polar_express(jnp.array([[3.0, 0.0], [0.0, -3.0]]))).round(2)
@@ -213,7 +214,7 @@ def polar_express(
         Algorithm", 2025, arXiv:2505.16932.
     """
     if dtype is not None:
-        return orthogonalize(x, coefficients=POLAR_EXPRESS, steps=steps, eps=eps, norm_factor=1.02, dtype=dtype)
+        return newton_schulz(x, coefficients=POLAR_EXPRESS, steps=steps, eps=eps, norm_factor=1.02, dtype=dtype)
     return gram_newton_schulz(x, coefficients=POLAR_EXPRESS, steps=steps, eps=eps, norm_factor=1.02)
 
 
@@ -225,12 +226,13 @@ def _require_matrix(x: jax.Array) -> None:
 
 def _triples(coefficients: Coefficients | Sequence[Coefficients], steps: int) -> list[list[float]]:
     """The coefficients of each step."""
+    check_integer("steps", steps, 0)
     triples = np.reshape(coefficients, (-1, 3)).tolist()
     return [triples[min(step, len(triples) - 1)] for step in range(steps)]
 
 
-def _shardings(y: jax.Array, axis: int) -> tuple[NamedSharding, NamedSharding] | tuple[None, None]:
-    """How matrices are sharded, and their square products along an axis: on explicit mesh axes products must say so."""
+def _shardings_of_products(y: jax.Array, axis: int) -> tuple[NamedSharding, NamedSharding] | tuple[None, None]:
+    """The shardings of matrices and of their square products along an axis; None off explicit mesh axes."""
     sharding = jax.typeof(y).sharding
     if all(name is None for name in sharding.spec):
         return None, None

@@ -113,9 +113,9 @@ def randomized_cholesky_qr(x: jax.Array, *, key: Key = 0, oversampling: float = 
     """Gives an orthonormal basis of a matrix's columns by the factorization of a sketch and one of Cholesky's.
 
     The triangular factor of `sketch @ x`, which has few rows, brings the columns near orthonormal whatever their
-    condition; one pass of `cholesky_qr` does the rest. Rows stay sharded as there. Worth it where matrices are
-    ill-conditioned and many times as high as they are wide; otherwise drawing the sketch takes longer than it saves. Of
-    columns that are dependent but for rounding it loses the last two digits, which `cholesky_qr` keeps.
+    condition; one pass of `cholesky_qr` does the rest. Rows stay sharded, as in `cholesky_qr`. It is worth it where
+    matrices are ill-conditioned and many times as high as they are wide; otherwise drawing the sketch takes longer than
+    it saves. Of columns that are dependent but for rounding it loses the last two digits, which `cholesky_qr` keeps.
 
     Args:
         x: a matrix with at least as many rows as columns, or several along leading axes, which share a sketch.

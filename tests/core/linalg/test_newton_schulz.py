@@ -13,7 +13,7 @@ from optkit.core.linalg.newton_schulz import (
     QUINTIC,
     QUINTIC_DION,
     gram_newton_schulz,
-    orthogonalize,
+    newton_schulz,
     polar_express,
 )
 from optkit.core.stacking import map_equal_shapes
@@ -30,7 +30,7 @@ def polar_factor(x):
 
 @pytest.mark.parametrize("shape", [(12, 16), (16, 12), (7, 7)])
 def test_singular_values_come_near_one(shape):
-    values = jnp.linalg.svd(orthogonalize(normal(200, *shape)), compute_uv=False)
+    values = jnp.linalg.svd(newton_schulz(normal(200, *shape)), compute_uv=False)
     conditioned = values if shape[0] != shape[1] else values[:, :-1]  # the smallest one of a square matrix is near zero
     assert jnp.min(conditioned) > 0.6
     assert jnp.max(values) < 1.25
@@ -39,14 +39,14 @@ def test_singular_values_come_near_one(shape):
 @pytest.mark.usefixtures("x64")
 def test_singular_vectors_stay():
     x = normal(12, 16)
-    aligned = polar_factor(x).mT @ orthogonalize(x)
+    aligned = polar_factor(x).mT @ newton_schulz(x)
     np.testing.assert_allclose(aligned, aligned.mT, atol=1e-12)
 
 
 @pytest.mark.usefixtures("x64")
 def test_converging_coefficients_give_the_polar_factor():
     x = normal(12, 16)
-    result = orthogonalize(x, coefficients=(15 / 8, -10 / 8, 3 / 8), steps=40)
+    result = newton_schulz(x, coefficients=(15 / 8, -10 / 8, 3 / 8), steps=40)
     np.testing.assert_allclose(result, polar_factor(x), atol=1e-12)
 
 
@@ -57,40 +57,40 @@ def test_it_is_the_polynomial_of_the_singular_values(shape):
     values /= jnp.linalg.norm(values)
     for _ in range(5):
         values = jnp.polyval(jnp.array([QUINTIC[2], 0, QUINTIC[1], 0, QUINTIC[0], 0]), values)
-    np.testing.assert_allclose(orthogonalize(normal(*shape), eps=0.0), (left * values) @ right, atol=1e-12)
+    np.testing.assert_allclose(newton_schulz(normal(*shape), eps=0.0), (left * values) @ right, atol=1e-12)
 
 
 def test_leading_axes_hold_separate_matrices():
     x = normal(2, 3, 4, 6) * jnp.array([1e-3, 1.0, 1e3])[:, None, None]
-    alone = [[orthogonalize(matrix) for matrix in row] for row in x]
-    np.testing.assert_allclose(orthogonalize(x), jnp.array(alone), atol=1e-5)
+    alone = [[newton_schulz(matrix) for matrix in row] for row in x]
+    np.testing.assert_allclose(newton_schulz(x), jnp.array(alone), atol=1e-5)
 
 
 def test_scale_does_not_matter_above_epsilon():
     x = normal(4, 6)
-    np.testing.assert_allclose(orthogonalize(1e10 * x), orthogonalize(x), atol=1e-5)
-    assert jnp.max(jnp.abs(orthogonalize(1e-12 * x))) < 0.02
+    np.testing.assert_allclose(newton_schulz(1e10 * x), newton_schulz(x), atol=1e-5)
+    assert jnp.max(jnp.abs(newton_schulz(1e-12 * x))) < 0.02
 
 
 def test_zeros_stay_zeros_and_nothing_stays_nothing():
-    np.testing.assert_array_equal(orthogonalize(jnp.zeros((4, 6))), 0.0)
-    assert orthogonalize(jnp.zeros((0, 3))).shape == (0, 3)
-    assert orthogonalize(jnp.zeros((3, 0))).shape == (3, 0)
+    np.testing.assert_array_equal(newton_schulz(jnp.zeros((4, 6))), 0.0)
+    assert newton_schulz(jnp.zeros((0, 3))).shape == (0, 3)
+    assert newton_schulz(jnp.zeros((3, 0))).shape == (3, 0)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_narrow_matrices_are_computed_in_float32(dtype):
     x = normal(12, 16, dtype=dtype)
-    result = orthogonalize(x)
+    result = newton_schulz(x)
     assert result.dtype == dtype
-    np.testing.assert_array_equal(result, orthogonalize(x.astype(jnp.float32)).astype(dtype))
+    np.testing.assert_array_equal(result, newton_schulz(x.astype(jnp.float32)).astype(dtype))
 
 
 def test_products_in_bfloat16_come_near_those_in_float32():
     x = normal(12, 16)
-    result = orthogonalize(x, dtype=jnp.bfloat16)
+    result = newton_schulz(x, dtype=jnp.bfloat16)
     assert result.dtype == jnp.float32
-    distance = jnp.linalg.norm(result - orthogonalize(x)) / jnp.linalg.norm(orthogonalize(x))
+    distance = jnp.linalg.norm(result - newton_schulz(x)) / jnp.linalg.norm(newton_schulz(x))
     assert 1e-4 < distance < 0.1
 
 
@@ -101,14 +101,14 @@ def test_a_matrix_on_explicit_axes_stays_sharded(spec, shape):
     x = normal(1, *shape)
     with jax.set_mesh(mesh):
         sharding = NamedSharding(mesh, PartitionSpec(None, *spec))
-        result = jax.jit(orthogonalize)(jax.device_put(x, sharding))
+        result = jax.jit(newton_schulz)(jax.device_put(x, sharding))
     assert result.sharding.is_equivalent_to(sharding, 3)
-    np.testing.assert_allclose(result, orthogonalize(x), atol=1e-5)
+    np.testing.assert_allclose(result, newton_schulz(x), atol=1e-5)
 
 
 def test_a_vector_is_refused():
     with pytest.raises(ValueError, match=r"x must be a matrix, .* got an array of shape \(3,\)"):
-        orthogonalize(jnp.ones(3))
+        newton_schulz(jnp.ones(3))
 
 
 def test_leaves_of_equal_shape_share_a_call():
@@ -143,11 +143,11 @@ def products_in(function, x):
     ((16, 16), 15, 15), ((16, 23), 15, 15), ((16, 64), 15, 18), ((64, 16), 15, 18),
 ])  # fmt: skip
 def test_products_of_rows_take_fewer_operations_or_are_not_taken(shape, plain, gram):
-    assert products_in(orthogonalize, normal(*shape)) == plain
+    assert products_in(newton_schulz, normal(*shape)) == plain
     assert products_in(gram_newton_schulz, normal(*shape)) == gram
     operations = [
         jax.jit(function).lower(normal(*shape)).compile().cost_analysis()["flops"]
-        for function in (gram_newton_schulz, orthogonalize)
+        for function in (gram_newton_schulz, newton_schulz)
     ]
     assert operations[0] <= operations[1]
 
@@ -158,13 +158,13 @@ def test_products_of_rows_take_fewer_operations_or_are_not_taken(shape, plain, g
 def test_products_of_rows_give_the_same_matrix(shape, steps):
     x = normal(*shape)
     found = gram_newton_schulz(x, coefficients=QUINTIC_DION, steps=steps, norm_factor=1.1, eps=1e-3)
-    expected = orthogonalize(x, coefficients=QUINTIC_DION, steps=steps, norm_factor=1.1, eps=1e-3)
+    expected = newton_schulz(x, coefficients=QUINTIC_DION, steps=steps, norm_factor=1.1, eps=1e-3)
     np.testing.assert_allclose(found, expected, atol=1e-11)
 
 
 @pytest.mark.parametrize(("coefficients", "norm_factor", "low", "high"), PUBLISHED)
 @pytest.mark.parametrize("shape", [(64, 64), (64, 256), (256, 64)])
-@pytest.mark.parametrize("function", [orthogonalize, gram_newton_schulz])
+@pytest.mark.parametrize("function", [newton_schulz, gram_newton_schulz])
 def test_five_steps_bring_singular_values_into_the_published_range(
     function, coefficients, norm_factor, low, high, shape
 ):
@@ -180,7 +180,7 @@ def compiled(function, coefficients, norm_factor):
 
 
 @pytest.mark.parametrize(("coefficients", "norm_factor", "low", "high"), PUBLISHED)
-@pytest.mark.parametrize("function", [orthogonalize, gram_newton_schulz])
+@pytest.mark.parametrize("function", [newton_schulz, gram_newton_schulz])
 @settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 10**6), exponent=st.floats(0, 8), rank=st.integers(1, 12), tall=st.booleans())
 def test_every_singular_value_is_that_of_the_polynomial(
@@ -229,7 +229,7 @@ def test_products_of_rows_that_leave_the_range_of_numbers_give_zeros(size):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("function", [orthogonalize, gram_newton_schulz, polar_express])
+@pytest.mark.parametrize("function", [newton_schulz, gram_newton_schulz, polar_express])
 @pytest.mark.parametrize("shape", [(4, 5), (3, 20), (20, 3)])
 def test_complex_matrices_keep_their_singular_vectors(function, shape):
     x = normal(2, *shape) + 1j * normal(2, *shape, seed=1)
@@ -242,4 +242,11 @@ def test_complex_matrices_keep_their_singular_vectors(function, shape):
 
 def test_complex_matrices_cannot_be_rounded_to_real_numbers():
     with pytest.raises(TypeError, match="dtype must be complex for complex matrices, got bfloat16"):
-        orthogonalize(normal(3, 2) + 1j, dtype=jnp.bfloat16)
+        newton_schulz(normal(3, 2) + 1j, dtype=jnp.bfloat16)
+
+
+@pytest.mark.parametrize("function", [newton_schulz, gram_newton_schulz])
+@pytest.mark.parametrize("steps", [-1, 2.5])
+def test_steps_must_be_a_number_of_steps(function, steps):
+    with pytest.raises(ValueError, match=f"steps must be an integer of at least 0, got {steps}"):
+        function(normal(3, 2), steps=steps)

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from optkit.core.linalg.newton_schulz import POLAR_EXPRESS, QUINTIC, QUINTIC_DION, orthogonalize, polar_express
+from optkit.core.linalg.newton_schulz import POLAR_EXPRESS, QUINTIC, QUINTIC_DION, newton_schulz, polar_express
 
 
 def of_condition(condition, size=64):
@@ -32,7 +32,7 @@ def test_each_step_has_its_polynomial_and_the_last_one_is_repeated(shape, steps)
 @pytest.mark.usefixtures("x64")
 def test_five_steps_bring_singular_values_into_the_published_range(coefficients, norm_factor, low, high, dtype):
     x = of_condition(100).astype(dtype)
-    result = orthogonalize(x, coefficients=coefficients, norm_factor=norm_factor)
+    result = newton_schulz(x, coefficients=coefficients, norm_factor=norm_factor)
     values = jnp.linalg.svd(result, compute_uv=False)
     assert result.dtype == dtype
     assert abs(jnp.min(values) - low) < 0.02
@@ -42,5 +42,5 @@ def test_five_steps_bring_singular_values_into_the_published_range(coefficients,
 def test_a_list_of_triples_is_a_sequence():
     x = of_condition(10).astype(jnp.float32)
     lists = [list(triple) for triple in QUINTIC_DION]
-    expected = orthogonalize(x, coefficients=QUINTIC_DION)
-    np.testing.assert_array_equal(orthogonalize(x, coefficients=lists), expected)
+    expected = newton_schulz(x, coefficients=QUINTIC_DION)
+    np.testing.assert_array_equal(newton_schulz(x, coefficients=lists), expected)

@@ -8,7 +8,8 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from optax.contrib import MuonDimensionNumbers
 
-from optkit.core.linalg.matrix_view import flax_dimension_numbers, from_matrices, matrix_view, matrix_views, to_matrices
+from optkit.core.linalg.matrix_view import from_matrices, matrix_view, matrix_views, to_matrices
+from optkit.orthonormalization import flax_dimension_numbers
 from optkit.orthonormalization._dion import dion
 from optkit.orthonormalization._muon import muon
 
