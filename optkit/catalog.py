@@ -123,6 +123,16 @@ def find(text: str, *, most: int = 10, methods: Iterable[Method] | None = None) 
 # How much a word counts that is found in a method's names, in its paper's title, among the authors, in the summary.
 _WEIGHTS = {"names": 1.0, "title": 0.7, "authors": 0.7, "summary": 0.5, "family": 0.4}
 _LEAST = 0.3
+# Of two equally good matches the one that can be used as it is comes first.
+_PREFERENCE = {
+    "optimizer": 0.04,
+    "sampler": 0.04,
+    "wrapper": 0.03,
+    "aggregator": 0.03,
+    "transformation": 0.02,
+    "function": 0.0,
+}
+_STOP_WORDS = frozenset(("a", "and", "by", "for", "in", "is", "of", "on", "the", "to", "with"))
 # Words as near as this are the same word, misspelt.
 _NEAR = 0.75
 
@@ -138,15 +148,18 @@ def _squeezed(text: str) -> str:
     return _plain(text).replace(" ", "")
 
 
-def _names(method: Method) -> list[str]:
-    parts = [getattr(part, "__name__", "") for part in method.parts]
-    return [method.name, method.name.rpartition(".")[2], *method.also_known_as, *method.variants, *parts]
+def _own_names(method: Method) -> Sequence[str]:
+    return method.name, method.name.rpartition(".")[2]
+
+
+def _inner_names(method: Method) -> Sequence[str]:
+    return *method.variants, *(getattr(part, "__name__", "") for part in method.parts)
 
 
 def _fields(method: Method) -> Mapping[str, str]:
     paper = method.paper
     return {
-        "names": " ".join(_names(method)),
+        "names": " ".join((*_own_names(method), *method.also_known_as, *_inner_names(method))),
         "title": paper.title if paper else "",
         "authors": paper.authors if paper else "",
         "summary": method.summary,
@@ -167,21 +180,24 @@ def _score(text: str, method: Method, rarity: Mapping[str, float]) -> float:
     if arxiv:
         return float(method.paper is not None and method.paper.arxiv == arxiv.group())
     squeezed, best = _squeezed(text), 0.0
-    for name in map(_squeezed, _names(method)):
-        if name == squeezed:
-            best = 3.0 if name in {_squeezed(method.name), *map(_squeezed, method.also_known_as)} else 2.0
-            break
-        near = difflib.SequenceMatcher(None, squeezed, name).ratio()
-        best = max(best, near if near >= _NEAR else 0.0)
+    for names, certainty in ((_own_names(method), 4.0), (method.also_known_as, 3.0), (_inner_names(method), 2.0)):
+        for name in map(_squeezed, names):
+            if squeezed == name:
+                return certainty + _PREFERENCE[method.kind]
+            # Of three or four letters, most are near to some acronym.
+            near = difflib.SequenceMatcher(None, squeezed, name).ratio() if len(squeezed) >= 5 else 0.0
+            best = max(best, near if near >= _NEAR else 0.0)
     if method.paper and _squeezed(method.paper.title) == squeezed:
         best = max(best, 3.0)
     fields = {name: _plain(field).split() for name, field in _fields(method).items()}
-    words = _plain(text).split()
+    words = [word for word in _plain(text).split() if word not in _STOP_WORDS]
     weight = {word: rarity.get(word, 1.0) for word in words}
     found = sum(
         weight[word] * max(_WEIGHTS[name] * _likeness(word, field) for name, field in fields.items()) for word in words
     )
-    return best + found / max(sum(weight.values()), 1e-9)
+    return (
+        best + (found / sum(weight.values()) if words else 0.0) + (_PREFERENCE[method.kind] if best or found else 0.0)
+    )
 
 
 def _likeness(word: str, field: Sequence[str]) -> float:
