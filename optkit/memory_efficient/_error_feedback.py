@@ -95,6 +95,7 @@ METHODS = (
         paper=ERROR_FEEDBACK_FIXES_SIGN_SGD,
         also_known_as=("EF", "EF14", "EF-SGD", "error compensation"),
         example={"compressor": global_top_k(0.25)},
+        learning_rate=2e-4,
         grid=1e-2,
         golden="efcp_mfac",
     ),

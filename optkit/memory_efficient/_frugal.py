@@ -253,7 +253,7 @@ METHODS = (
         summary="Runs an optimizer with state in a subspace of each matrix's entries, and sign descent in the rest.",
         paper=FRUGAL,
         example={"projector": subspace_projector("svd", density=0.5)},
-        learning_rate=1e-2,
+        learning_rate=1e-3,
         grid=1e-3,
         golden="frugal_adamw",
         # The learning rate, which holds for the rest too, stands behind it.

@@ -43,6 +43,7 @@ def subset_sum_of_squares(x: jax.Array, subset_size: SubsetSize, view: MatrixVie
         One number for each subset, shaped as `ScaleBySubsetNormState.nu` says.
 
     Example:
+        >>> from optkit.memory_efficient._matrices import leaf_views
         >>> x = jnp.array([[1.0, 2.0], [2.0, 0.0], [0.0, 3.0]])
         >>> subset_sum_of_squares(x, "heuristics", leaf_views(x)).tolist()
         [[5.0], [4.0], [9.0]]

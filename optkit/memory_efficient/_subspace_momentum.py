@@ -186,5 +186,7 @@ METHODS = (
         example={"projector": subspace_projector("svd", rank=2)},
         grid=3e-2,
         golden="sgd_sm",
+        # Plain gradient descent behind it, since one momentum is enough.
+        compose=lambda build, learning_rate: optax.chain(build(), optax.scale_by_learning_rate(learning_rate)),
     ),
 )

@@ -155,7 +155,7 @@ def test_state_is_the_window_and_its_inner_products(tx, bytes_of_state):
         (lambda: ggt(0.1, b1=1.0), r"b1 must be in \[0, 1\), got 1.0"),
         (lambda: ggt(0.1, b2=1.5), r"b2 must be in \[0, 1\], got 1.5"),
         (lambda: ggt(0.1, eps=0.0), r"eps must be in \(0, inf\], got 0.0"),
-        (lambda: ggt(0.1, jitter=-1.0), r"jitter must be in \[0, inf\], got -1.0"),
+        (lambda: scale_by_ggt(jitter=-1.0), r"jitter must be in \[0, inf\], got -1.0"),
         (lambda: ggt(0.1, weight_decay=-1.0), r"weight_decay must be in \[0, inf\], got -1.0"),
         (lambda: sparse_ggt(0.1, density=2.0), r"density must be in \(0, 1\], got 2.0"),
     ],
