@@ -100,7 +100,6 @@ METHODS = (
         summary="Rounds each entry by lot to equal parts of the leaf's l2 norm, so that the mean is the entry.",
         paper=_QSGD,
         also_known_as=("random dithering", "stochastic quantization"),
-        golden="compressor",
     ),
     Method(
         name="compressors.dithering_inf",
@@ -109,6 +108,5 @@ METHODS = (
         summary="Rounds each entry by lot to equal parts of the leaf's largest magnitude; the mean is the entry.",
         paper=_QSGD,
         also_known_as=("random dithering",),
-        golden="compressor",
     ),
 )

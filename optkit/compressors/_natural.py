@@ -139,7 +139,6 @@ METHODS = (
         summary="Rounds each entry by lot to one of the two powers of two around it, so that the mean is the entry.",
         paper=_NATURAL,
         also_known_as=("natural compression",),
-        golden="compressor",
     ),
     Method(
         name="compressors.natural_dithering",
@@ -147,6 +146,5 @@ METHODS = (
         kind="function",
         summary="Rounds each entry by lot to the leaf's norm over a power of two, so that the mean is the entry.",
         paper=_NATURAL,
-        golden="compressor",
     ),
 )

@@ -68,6 +68,5 @@ METHODS = (
         kind="function",
         summary="Keeps entries drawn by lot, scaled so that the mean over draws is the vector.",
         also_known_as=("Rand-k", "RandK", "random sparsification"),
-        golden="compressor",
     ),
 )

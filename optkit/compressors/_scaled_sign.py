@@ -58,7 +58,6 @@ METHODS = (
         kind="function",
         summary="Keeps the signs of a leaf, times its mean magnitude.",
         paper=ERROR_FEEDBACK_FIXES_SIGN_SGD,
-        also_known_as=("scaled signSGD", "EF-signSGD", "1-bit compression"),
-        golden="compressor",
+        also_known_as=("scaled signSGD", "EF-signSGD"),
     ),
 )

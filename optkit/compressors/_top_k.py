@@ -59,6 +59,5 @@ METHODS = (
         kind="function",
         summary="Keeps the entries of largest magnitude of each leaf, and forgets the others.",
         also_known_as=("Top-k", "TopK", "top-k sparsification"),
-        golden="compressor",
     ),
 )

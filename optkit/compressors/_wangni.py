@@ -88,6 +88,5 @@ METHODS = (
         summary="Keeps entries by lot, large ones more often, so that the mean over draws is the vector.",
         paper=_SPARSIFICATION,
         also_known_as=("gradient sparsification", "Wangni sparsification"),
-        golden="compressor",
     ),
 )

@@ -44,7 +44,8 @@ def adagrad_snsm(
         weight_decay: strength of the decoupled decay, which comes after the step, at least 0; default 0.
         mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
         projector: chooses the subspaces, as in `subspace_momentum`; default `subspace_projector("svd", rank=128)`.
-        update_gap: number of steps for which subspaces stay, at least 1; default 200.
+        update_gap: number of steps for which subspaces stay, at least 1; default 200. With new ones the momentum begins
+            anew; what the published code does in place of that is an option of `subspace_momentum`.
         subset_size: `"heuristics"` (default) or an integer, as in `scale_by_subset_norm`.
         leaves: those with a subspace and subsets, as in `subspace_momentum`. By default those with dimension numbers,
             and without any numbers those of exactly two axes.

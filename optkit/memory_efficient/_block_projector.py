@@ -95,6 +95,5 @@ METHODS = (
         summary="Chooses whole leaves as the subspace: some have an optimizer with state for a while, the others none.",
         paper=FRUGAL,
         also_known_as=("BlockOptimizer", "BlockAdamW"),
-        golden="frugal_adamw",
     ),
 )

@@ -37,7 +37,8 @@ def frugal_adamw(
 ) -> optax.GradientTransformationExtraArgs:
     """AdamW in a subspace of each matrix's entries, signs of the gradient in the rest.
 
-    Do not take it where the state of Adam fits into memory.
+    Do not take it where the state of Adam fits into memory. What else may be done in the rest, a factor on all updates,
+    and moments that stay when the subspace changes are options of `frugal`.
 
     Args:
         learning_rate: a positive number or a schedule.

@@ -188,6 +188,5 @@ METHODS = (
         paper=FRUGAL,
         also_known_as=("BlockOptimizer", "BlockAdamW", "BAdam"),
         parts=(choose_blocks, carry_over),
-        golden="frugal_adamw",
     ),
 )

@@ -49,6 +49,7 @@ def frugal_lion(
     """Lion in a subspace of each matrix's entries, signs of the gradient in the rest.
 
     Do not take it where gradients are mostly noise: their signs move as far as those of clear ones.
+    Further options are those of `frugal`, around `optax.scale_by_lion`.
 
     Args:
         learning_rate: a positive number or a schedule; 3 to 10 times smaller than AdamW's.

@@ -32,7 +32,8 @@ def sgd_sm(
 ) -> optax.GradientTransformationExtraArgs:
     """Gradient descent with momentum in a subspace only.
 
-    Do not take it for transformers, which need a preconditioner.
+    Do not take it for transformers, which need a preconditioner. The momentum begins anew with each subspace; what the
+    published code does in place of that is an option of `subspace_momentum`.
 
     Args:
         learning_rate: a positive number or a schedule.
