@@ -183,8 +183,8 @@ def ggt(
 ) -> optax.GradientTransformationExtraArgs:
     """GGT: full-matrix AdaGrad from a window of the last gradients.
 
-    Do not take it where `window` gradients do not fit into memory: `sparse_ggt` needs a fiftieth of it. What the published
-    code does otherwise are options of `scale_by_ggt`.
+    Do not take it where `window` gradients do not fit into memory: `sparse_ggt` needs a fiftieth of it. What the
+    published code does otherwise are options of `scale_by_ggt`.
 
     Args:
         learning_rate: a positive number or a schedule. Without momentum it is the length of a step, at most.
