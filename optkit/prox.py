@@ -20,6 +20,7 @@ from optkit.core.precision import widen
 from optkit.core.proximal import Proximal, ProximalMap, check_proximal
 from optkit.core.trees import mask_tree, unmask_tree
 from optkit.core.types import Mask
+from optkit.method import Method
 
 
 def l1(weight: jax.typing.ArrayLike) -> Proximal:
@@ -251,4 +252,67 @@ def _of_leaves(name: str, rule: Callable[[jax.Array, Any], jax.Array]) -> Proxim
     return Proximal(name, prox)
 
 
-METHODS = ()
+METHODS = (
+    Method(
+        name="prox.l1",
+        factory=l1,
+        kind="function",
+        summary="Moves every entry towards zero by the same, and stops there: the proximal map of the l1 norm.",
+        also_known_as=("soft thresholding", "soft-thresholding operator", "shrinkage", "lasso", "prox_lasso"),
+    ),
+    Method(
+        name="prox.squared_l2",
+        factory=squared_l2,
+        kind="function",
+        summary="Shrinks everything by the same factor: the proximal map of half the squared l2 norm.",
+        also_known_as=("ridge", "prox_ridge", "Tikhonov regularization"),
+    ),
+    Method(
+        name="prox.elastic_net",
+        factory=elastic_net,
+        kind="function",
+        summary="Moves every entry towards zero, then shrinks by a factor: the map of l1 and squared l2 norms.",
+        also_known_as=("prox_elastic_net",),
+    ),
+    Method(
+        name="prox.group",
+        factory=group,
+        kind="function",
+        summary="Shortens each group by the same, or removes it whole: the proximal map of a sum of l2 norms.",
+        also_known_as=("group lasso", "prox_group_lasso", "block soft thresholding"),
+    ),
+    Method(
+        name="prox.nuclear",
+        factory=nuclear,
+        kind="function",
+        summary="Moves every singular value towards zero by the same: the proximal map of the nuclear norm.",
+        also_known_as=("singular value thresholding", "trace norm"),
+    ),
+    Method(
+        name="prox.l0",
+        factory=l0,
+        kind="function",
+        summary="Keeps entries above a threshold, and drops the others: the map of the number of nonzeros.",
+        also_known_as=("hard thresholding",),
+    ),
+    Method(
+        name="prox.box",
+        factory=box,
+        kind="function",
+        summary="Clips every entry to bounds: the proximal map of a box.",
+        also_known_as=("clipping", "non-negativity", "projection_box"),
+    ),
+    Method(
+        name="prox.constraint",
+        factory=constraint,
+        kind="function",
+        summary="Projects onto a set: the proximal map of a constraint.",
+        also_known_as=("projection", "indicator function"),
+    ),
+    Method(
+        name="prox.masked",
+        factory=masked,
+        kind="function",
+        summary="Applies a proximal map to some leaves, and leaves the others as they are.",
+    ),
+)

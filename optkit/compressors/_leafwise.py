@@ -1,16 +1,22 @@
-"""Compressors out of rules for one leaf."""
+"""Compressors out of rules for one leaf, and what these rules share; codes are packed to the bit.
 
+Numbers are those of the code of the EF21-W experiments (`quant.py` of Sokolov, after Horváth's), which draws the same.
+"""
+
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from optkit.compressors._compressor import Compressor, decompressing
 from optkit.core.complex_numbers import refuse_complex
 from optkit.core.keys import key_data, split
 from optkit.core.linalg.explicit_axes import replicate, shard_like
 from optkit.core.precision import widen
-from optkit.core.types import AxisName, Key
+from optkit.core.top_k import add
+from optkit.core.types import AxisName, DTypeLike, Key
 
 
 class Rule(NamedTuple):
@@ -89,3 +95,68 @@ def _worst(
     if constant is None:
         return None
     return lambda tree: choose([best, *(constant(x.size) for x in jax.tree.leaves(tree) if x.size)])
+
+
+class Entries(NamedTuple):
+    """Some entries of a tree, all others being zero.
+
+    Attributes:
+        values: the entries.
+        places: where they stand in the flattened leaf, or in the vector of all leaves, one behind the other.
+    """
+
+    values: jax.Array
+    places: jax.Array
+
+
+class Codes(NamedTuple):
+    """A vector as integers of few bits, in units of one scale.
+
+    Attributes:
+        codes: packed bytes.
+        scale: a scalar, in float32 at least.
+    """
+
+    codes: jax.Array
+    scale: jax.Array
+
+
+def number_kept(size: int, density: float, *, round_up: bool) -> int:
+    """Says how many of some entries are kept: a share of them, at least 1 of those that there are."""
+    return min(max((math.ceil if round_up else math.floor)(density * size), 1), size)
+
+
+def draw_uniform(key: jax.Array, size: int, dtype: DTypeLike) -> jax.Array:
+    """Draws a number from 0 to 1 for each entry."""
+    return jax.random.uniform(key, (size,), dtype)
+
+
+def as_it_came(sent: jax.Array, size: int, dtype: DTypeLike) -> jax.Array:
+    """Gives the vector that was sent whole."""
+    del size
+    return sent.astype(dtype)
+
+
+def decode_entries(sent: Entries, size: int, dtype: DTypeLike) -> jax.Array:
+    """Puts entries back in their places."""
+    return add(jnp.zeros([size], dtype), sent.places, sent.values.astype(dtype))
+
+
+def require_few(size: int, method: str) -> None:
+    """Raises where the places of entries are no numbers of 32 bits.
+
+    Raises:
+        ValueError: if a leaf has more than 2**31 entries.
+    """
+    if size > 2**31:
+        raise ValueError(
+            f"{method} counts the entries of a leaf with 32 bits, and one has {size}: part it into several"
+        )
+
+
+def shares_of_norm(x: jax.Array, order: float) -> tuple[jax.Array, jax.Array]:
+    """Gives the norm, and magnitudes as shares of it, without squares that leave the range of the dtype."""
+    largest = jnp.max(jnp.abs(x), initial=0)
+    unit = jnp.abs(x) / jnp.where(largest > 0, largest, 1)
+    norm = jnp.linalg.norm(unit, order) if x.size else largest
+    return largest * norm, unit / jnp.where(norm > 0, norm, 1)

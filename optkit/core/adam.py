@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optkit.core.checks import check_range
+from optkit.core.checks import check_option, check_range
 from optkit.core.precision import scalar_dtype
 from optkit.core.types import DTypeLike
 
@@ -67,8 +67,7 @@ def scale_by_adam(
     check_range("b1", b1, 0.0, 1.0, high_open=True)
     check_range("b2", b2, 0.0, 1.0, high_open=True)
     check_range("eps", eps, 0.0)
-    if eps_placement not in ("pre", "post"):
-        raise ValueError(f"eps_placement must be 'pre' or 'post', got {eps_placement!r}")
+    check_option("eps_placement", eps_placement, EpsPlacement)
 
     def init_fn(params):
         return optax.ScaleByAdamState(

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from optkit.core.bits import pack, unpack
 from optkit.core.types import DTypeLike
 
 
@@ -51,7 +52,7 @@ def quantize(x: jax.Array, bits: int, block_size: int, dtype: DTypeLike | None) 
 
     # XLA for CPUs does either in vector registers, but not both at once.
     codes = jax.lax.optimization_barrier(_map_blocks(to_codes, x, block_size, low.astype(x.dtype), distance))
-    return Quantized(codes=_pack(codes, bits), low=low, high=high)
+    return Quantized(codes=pack(codes, bits), low=low, high=high)
 
 
 def dequantize(quantized: Quantized, size: int, bits: int, block_size: int, dtype: DTypeLike | None) -> jax.Array:
@@ -60,8 +61,8 @@ def dequantize(quantized: Quantized, size: int, bits: int, block_size: int, dtyp
     Args:
         quantized: what it gave.
         size: of the vector.
-        bits: as there.
-        block_size: as there.
+        bits: as in `quantize`.
+        block_size: as in `quantize`.
         dtype: of the vector and of the arithmetic.
 
     Returns:
@@ -72,7 +73,7 @@ def dequantize(quantized: Quantized, size: int, bits: int, block_size: int, dtyp
         >>> dequantize(quantize(x, 4, 64, jnp.bfloat16), 3, 4, 64, jnp.float32).tolist()
         [0.0, 1.0, 15.0]
     """
-    codes = _unpack(quantized.codes, size, bits).astype(dtype)
+    codes = unpack(quantized.codes, size, bits, jnp.uint8).astype(dtype)
     distance = _distance(quantized.low, quantized.high, bits, dtype)
     return _map_blocks(lambda x, low, d: x * d + low, codes, block_size, quantized.low.astype(dtype), distance)
 
@@ -82,9 +83,9 @@ def quantized_zeros(size: int, bits: int, block_size: int, dtype: DTypeLike | No
 
     Args:
         size: of the vector.
-        bits: as there.
-        block_size: as there.
-        dtype: as there.
+        bits: as in `quantize`.
+        block_size: as in `quantize`.
+        dtype: as in `quantize`.
 
     Returns:
         Codes and ranges, all zero.
@@ -125,17 +126,3 @@ def _map_blocks(function: Any, x: jax.Array, block_size: int, *values: jax.Array
     if end == x.size:
         return full
     return jnp.concatenate([full, function(x[end:], *(value[blocks:] for value in values))])
-
-
-def _pack(codes: jax.Array, bits: int) -> jax.Array:
-    each = 8 // bits
-    rows = jnp.pad(codes, (0, -codes.size % each)).reshape(-1, each)
-    packed = rows[:, 0]
-    for column in range(1, each):
-        packed = packed << bits | rows[:, column]
-    return packed
-
-
-def _unpack(packed: jax.Array, size: int, bits: int) -> jax.Array:
-    shifts = jnp.arange(8 - bits, -1, -bits, dtype=jnp.uint8)[None, :]
-    return (packed[:, None] >> shifts & jnp.uint8(2**bits - 1)).reshape(-1)[:size]

@@ -36,8 +36,8 @@ def number_in_blocks(size: int, block_size: int, density: float) -> int:
 
     Args:
         size: number of entries in all.
-        block_size: as there.
-        density: as there.
+        block_size: as in `top_k_in_blocks`.
+        density: as in `top_k_in_blocks`.
 
     Returns:
         `ceil(density * block_size)` for each block, `ceil` of that share for a shorter last one.
@@ -81,8 +81,8 @@ def first_in_blocks(size: int, block_size: int, density: float) -> jax.Array:
 
     Args:
         size: number of entries in all.
-        block_size: as there.
-        density: as there.
+        block_size: as in `top_k_in_blocks`.
+        density: as in `top_k_in_blocks`.
 
     Returns:
         Places counted from the start of each block.
@@ -102,8 +102,8 @@ def places_in_whole(places: jax.Array, size: int, block_size: int, density: floa
     Args:
         places: what it gave, perhaps stacked behind leading axes.
         size: number of entries in all.
-        block_size: as there.
-        density: as there.
+        block_size: as in `top_k_in_blocks`.
+        density: as in `top_k_in_blocks`.
 
     Returns:
         Places in the flattened array, as integers of 32 bits, without a sign where there are more than `2**31` entries.

@@ -33,7 +33,7 @@ def basis_projector(kind: BasisKind, side: Side, number: Callable[[int], int]) -
 
     Args:
         kind: as in `subspace_projector`.
-        side: as there.
+        side: as in `subspace_projector`.
         number: gives the dimension of a subspace of a space from its dimension.
 
     Returns:

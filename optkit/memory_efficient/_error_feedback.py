@@ -1,7 +1,8 @@
 """Error feedback: what a compressor forgets of one gradient is added to the next.
 
-The rule is that of Seide et al., "1-Bit Stochastic Gradient Descent and its Application to Data-Parallel Distributed
-Training of Speech DNNs", 2014, without the learning rate, as in EFCP (Modoranu et al., 2023, arXiv:2306.06098).
+Seide et al., "1-Bit Stochastic Gradient Descent and its Application to Data-Parallel Distributed Training of Speech
+DNNs", 2014; Karimireddy et al., "Error Feedback Fixes SignSGD and other Gradient Compression Schemes", 2019,
+arXiv:1901.09847. Errors are kept without the learning rate, as in EFCP (Modoranu et al., 2023, arXiv:2306.06098).
 """
 
 from typing import Any, NamedTuple
@@ -9,9 +10,12 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from optkit.compressors import Compressor
+from optkit.compressors import Compressor, global_top_k
+from optkit.compressors._scaled_sign import ERROR_FEEDBACK_FIXES_SIGN_SGD
 from optkit.core.complex_numbers import only_real
+from optkit.core.injection import refuse_arrays
 from optkit.core.precision import widen
+from optkit.method import Method
 
 
 class ErrorFeedbackState(NamedTuple):
@@ -30,7 +34,7 @@ class ErrorFeedbackState(NamedTuple):
 
 
 def error_feedback(
-    compressor: Compressor, inner: optax.GradientTransformation
+    inner: optax.GradientTransformation, compressor: Compressor
 ) -> optax.GradientTransformationExtraArgs:
     """Hands compressed gradients on to a transformation, and what they lack with the gradients after.
 
@@ -38,9 +42,9 @@ def error_feedback(
     gradients. Do not take it where the gradient's scale changes abruptly: old errors come late, at their old scale.
 
     Args:
-        compressor: what compresses, such as `global_top_k`.
         inner: gets the gradients as they are after compression. In the extra argument `compressed` it gets them in
             compressed form.
+        compressor: what compresses, such as `optkit.compressors.global_top_k`.
 
     Returns:
         A transformation; its state is one number a parameter, and those of the compressor and of `inner`.
@@ -50,8 +54,8 @@ def error_feedback(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from optkit.compressors import global_top_k
-        >>> tx = error_feedback(global_top_k(0.5), optax.identity())
+        >>> import optax, optkit
+        >>> tx = optkit.error_feedback(optax.identity(), optkit.compressors.global_top_k(0.5))
         >>> state = tx.init(jnp.zeros(2))
         >>> updates, state = tx.update(jnp.array([3.0, 2.0]), state)
         >>> updates.tolist(), state.error.tolist()
@@ -60,9 +64,10 @@ def error_feedback(
         [0.0, 4.0]
 
     Reference:
-        Seide et al., "1-Bit Stochastic Gradient Descent and its Application to Data-Parallel Distributed Training of
-        Speech DNNs", 2014.
+        Karimireddy et al., "Error Feedback Fixes SignSGD and other Gradient Compression Schemes", 2019,
+        arXiv:1901.09847.
     """
+    refuse_arrays(compressor=compressor)
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params):
@@ -79,3 +84,19 @@ def error_feedback(
         return updates, ErrorFeedbackState(error=error, compressor=compressor_state, inner=inner_state)
 
     return only_real("error_feedback", optax.GradientTransformationExtraArgs(init_fn, update_fn))
+
+
+METHODS = (
+    Method(
+        name="error_feedback",
+        factory=error_feedback,
+        kind="wrapper",
+        summary="Compresses gradients, and adds what a compressor forgets of one to the next.",
+        paper=ERROR_FEEDBACK_FIXES_SIGN_SGD,
+        also_known_as=("EF", "EF14", "EF-SGD", "error compensation"),
+        example={"compressor": global_top_k(0.25)},
+        learning_rate=2e-4,
+        grid=1e-2,
+        golden="efcp_mfac",
+    ),
+)

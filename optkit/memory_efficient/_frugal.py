@@ -13,19 +13,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optkit.core.checks import check_range
 from optkit.core.complex_numbers import only_real
 from optkit.core.decay import add_decay
 from optkit.core.extra_args import required
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32, widen
-from optkit.core.types import DTypeLike, Key, Mask
-from optkit.memory_efficient._blocks import block_projector
+from optkit.core.types import Key, Mask
 from optkit.memory_efficient._frugal_rest import Rest, apply_rest, check_rest, only_rest
 from optkit.memory_efficient._projector import Projector
 from optkit.memory_efficient._subspace_optimizer import along_projections, in_and_outside
 from optkit.memory_efficient._subspaces import subspace_projector
-from optkit.method import Method, Paper, Variant
+from optkit.method import Method, Paper
 
 # Projections leave of a matrix in its subspace less than 2.5 units of rounding of its largest entry, times the root
 # of the shorter axis (measured for matrices up to 1024 x 4096, of full and of low rank, of one scale and of many).
@@ -58,15 +56,15 @@ def frugal_along_projections(
     scale: jax.typing.ArrayLike = 1.0,
     reset: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
-    """Is `frugal` of projected leaves; `update` takes the extra arguments `projections` and `refreshed`.
+    """Makes `frugal` of projected leaves; `update` takes the extra arguments `projections` and `refreshed`.
 
     Args:
-        inner: as in `frugal`, as are all others.
+        inner: as in `frugal`.
         projector: takes leaves down into their subspaces and up again.
-        rest: as there.
-        rest_scale: as there.
-        scale: as there.
-        reset: as there.
+        rest: as in `frugal`.
+        rest_scale: as in `frugal`.
+        scale: as in `frugal`.
+        reset: as in `frugal`.
 
     Returns:
         A transformation with a `FrugalAlongProjectionsState`.
@@ -110,7 +108,7 @@ def frugal_along_projections(
 def frugal_named(
     method: str,
     inner: optax.GradientTransformation,
-    projector: Projector,
+    projector: Projector | None,
     update_gap: int | jax.Array,
     *,
     rest: Rest | None,
@@ -121,9 +119,10 @@ def frugal_named(
     weight_dimension_numbers: Any | None,
     key: Key | None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Makes `frugal`, whose arguments all but one are, a part of the method that errors name."""
+    """Makes `frugal` as a part of a method, whose name stands in its errors."""
     refuse_arrays(projector=projector, leaves=leaves, weight_dimension_numbers=weight_dimension_numbers)
     check_rest(rest, rest_scale, scale)
+    projector = subspace_projector("svd", density=0.25) if projector is None else projector
     along = frugal_along_projections(inner, projector, rest=rest, rest_scale=rest_scale, scale=scale, reset=reset)
     inside = along_projections(along, projector, update_gap, key=key)
     without_subspace = only_rest(rest, rest_scale, scale)
@@ -194,7 +193,7 @@ def frugal(
     return frugal_named(
         "frugal",
         inner,
-        subspace_projector("svd", density=0.25) if projector is None else projector,
+        projector,
         update_gap,
         rest=rest,
         rest_scale=rest_scale,
@@ -206,193 +205,40 @@ def frugal(
     )
 
 
-def frugal_adamw(
+def frugal_optimizer(
+    method: str,
     learning_rate: optax.ScalarOrSchedule,
-    b1: jax.typing.ArrayLike = 0.9,
-    b2: jax.typing.ArrayLike = 0.999,
-    eps: jax.typing.ArrayLike = 1e-8,
-    weight_decay: float | jax.Array = 0.0,
-    mask: Mask | None = None,
+    inner: optax.GradientTransformation,
+    weight_decay: float | jax.Array,
+    mask: Mask | None,
     *,
-    projector: Projector | None = None,
-    update_gap: int | jax.Array = 200,
-    rest: Rest | None = "sign",
-    rest_scale: jax.typing.ArrayLike = 1.0,
-    scale: jax.typing.ArrayLike = 1.0,
-    reset: bool = True,
-    leaves: Any | None = None,
-    weight_dimension_numbers: Any | None = None,
-    key: Key | None = None,
-    mu_dtype: DTypeLike | None = None,
+    projector: Projector | None,
+    update_gap: int | jax.Array,
+    rest_scale: jax.typing.ArrayLike,
+    leaves: Any | None,
+    weight_dimension_numbers: Any | None,
+    key: Key | None,
 ) -> optax.GradientTransformationExtraArgs:
-    """AdamW in a subspace of each matrix's entries, signs of the gradient in the rest.
-
-    Do not take it where the state of Adam fits into memory.
-
-    Args:
-        learning_rate: a positive number or a schedule.
-        b1: decay of the first moment, in [0, 1); default 0.9.
-        b2: decay of the second moment, in [0, 1); default 0.999.
-        eps: added to the root of the second moment, at least 0; default 1e-8.
-        weight_decay: strength of the decoupled decay, at least 0; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        projector: chooses the subspaces, as in `frugal`; default `subspace_projector("svd", density=0.25)`.
-        update_gap: number of steps for which subspaces stay, at least 1; default 200.
-        rest: what is done outside the subspace, `"sign"` (default), `"sgd"` or None, as in `frugal`.
-        rest_scale: factor on what is done there, at least 0; default 1.
-        scale: factor on all updates of projected leaves, at least 0; default 1.
-        reset: whether the state begins anew with each subspace. On by default.
-        leaves: those that are projected, as in `frugal`. By default those with dimension numbers, and without any
-            numbers those of exactly two axes.
-        weight_dimension_numbers: which axes are inputs and outputs, as in `frugal`.
-        key: an integer or a JAX key, equal on all workers, for a projector that draws.
-        mu_dtype: dtype of the first moment; default the parameters', but at least float32.
-
-    Returns:
-        An optimizer; for a projected matrix with a share `density` of all columns its state is twice that share of one
-        number a parameter, and indices.
-
-    Raises:
-        TypeError: from `init`, if parameters are complex.
-        ValueError: if a hyperparameter is out of its range, or a projector that draws has no key.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> import optax, optkit
-        >>> tx = optkit.frugal_adamw(1.0, projector=optkit.subspace_projector("columns", density=0.5), key=0)
-        >>> params = jnp.array([[3.0, -4.0], [0.0, 2.0]])
-        >>> updates, state = tx.update(params, tx.init(params), params)
-        >>> updates.round(2)
-        Array([[-1.,  1.],
-               [-0., -1.]], dtype=float32)
-
-    Reference:
-        Zmushko, Beznosikov, Takáč, Horváth, "FRUGAL: Memory-Efficient Optimization by Reducing State Overhead for
-        Scalable Training", 2024, arXiv:2411.07837.
-    """
-    check_range("b1", b1, 0.0, 1.0, high_open=True)
-    check_range("b2", b2, 0.0, 1.0, high_open=True)
-    check_range("eps", eps, 0.0)
-    refuse_arrays(mask=mask, mu_dtype=mu_dtype)
-    return in_float32(
-        optax.chain(
-            frugal_named(
-                "frugal_adamw",
-                optax.scale_by_adam(b1, b2, eps, mu_dtype=mu_dtype),
-                subspace_projector("svd", density=0.25) if projector is None else projector,
-                update_gap,
-                rest=rest,
-                rest_scale=rest_scale,
-                scale=scale,
-                reset=reset,
-                leaves=leaves,
-                weight_dimension_numbers=weight_dimension_numbers,
-                key=key,
-            ),
-            add_decay("frugal_adamw", weight_decay, mask),
-            optax.scale_by_learning_rate(learning_rate),
-        )
+    """Makes an optimizer of what `frugal` runs in the subspaces, with signs in the rest, decay and learning rate."""
+    refuse_arrays(mask=mask)
+    direction = frugal_named(
+        method,
+        inner,
+        projector,
+        update_gap,
+        rest="sign",
+        rest_scale=rest_scale,
+        scale=1.0,
+        reset=True,
+        leaves=leaves,
+        weight_dimension_numbers=weight_dimension_numbers,
+        key=key,
     )
+    decay = add_decay(method, weight_decay, mask)
+    return in_float32(optax.chain(direction, decay, optax.scale_by_learning_rate(learning_rate)))
 
 
-def _lion(
-    b1: jax.typing.ArrayLike, b2: jax.typing.ArrayLike, mu_dtype: DTypeLike | None
-) -> optax.GradientTransformation:
-    """Is Lion without steps of full length for ever after one infinite gradient: it is NaN from then on."""
-    lion = optax.scale_by_lion(b1, b2, mu_dtype)
-
-    def update_fn(updates, state, params=None):
-        return lion.update(jax.tree.map(lambda g: jnp.where(jnp.isinf(g), jnp.nan, g), updates), state, params)
-
-    return optax.GradientTransformation(lion.init, update_fn)
-
-
-def frugal_lion(
-    learning_rate: optax.ScalarOrSchedule,
-    b1: jax.typing.ArrayLike = 0.9,
-    b2: jax.typing.ArrayLike = 0.99,
-    weight_decay: float | jax.Array = 0.0,
-    mask: Mask | None = None,
-    *,
-    projector: Projector | None = None,
-    update_gap: int | jax.Array = 200,
-    rest: Rest | None = "sign",
-    rest_scale: jax.typing.ArrayLike = 1.0,
-    scale: jax.typing.ArrayLike = 1.0,
-    reset: bool = True,
-    leaves: Any | None = None,
-    weight_dimension_numbers: Any | None = None,
-    key: Key | None = None,
-    mu_dtype: DTypeLike | None = None,
-) -> optax.GradientTransformationExtraArgs:
-    """Lion in a subspace of each matrix's entries, signs of the gradient in the rest.
-
-    Do not take it where gradients are mostly noise: their signs move as far as those of clear ones.
-
-    Args:
-        learning_rate: a positive number or a schedule; 3 to 10 times smaller than AdamW's.
-        b1: weight of the momentum in the interpolation with the gradient, in [0, 1]; default 0.9.
-        b2: decay of the momentum, in [0, 1]; default 0.99.
-        weight_decay: strength of the decoupled decay, at least 0; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        projector: chooses the subspaces, as in `frugal`; default `subspace_projector("svd", density=0.25)`.
-        update_gap: number of steps for which subspaces stay, at least 1; default 200.
-        rest: what is done outside the subspace, `"sign"` (default), `"sgd"` or None, as in `frugal`.
-        rest_scale: factor on what is done there, at least 0; default 1.
-        scale: factor on all updates of projected leaves, at least 0; default 1.
-        reset: whether the state begins anew with each subspace. On by default.
-        leaves: those that are projected, as in `frugal`. By default those with dimension numbers, and without any
-            numbers those of exactly two axes.
-        weight_dimension_numbers: which axes are inputs and outputs, as in `frugal`.
-        key: an integer or a JAX key, equal on all workers, for a projector that draws.
-        mu_dtype: dtype of the momentum; default the parameters', but at least float32.
-
-    Returns:
-        An optimizer; its state is one number a coordinate in the subspaces, and the projections.
-
-    Raises:
-        TypeError: from `init`, if parameters are complex.
-        ValueError: if a hyperparameter is out of its range, or a projector that draws has no key.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> import optax, optkit
-        >>> tx = optkit.frugal_lion(1.0, projector=optkit.subspace_projector("columns", density=0.5), key=0)
-        >>> params = jnp.array([[3.0, -4.0], [0.0, 2.0]])
-        >>> updates, state = tx.update(params, tx.init(params), params)
-        >>> updates.round(2)
-        Array([[-1.,  1.],
-               [-0., -1.]], dtype=float32)
-
-    Reference:
-        Zmushko, Beznosikov, Takáč, Horváth, "FRUGAL: Memory-Efficient Optimization by Reducing State Overhead for
-        Scalable Training", 2024, arXiv:2411.07837.
-    """
-    check_range("b1", b1, 0.0, 1.0)
-    check_range("b2", b2, 0.0, 1.0)
-    refuse_arrays(mask=mask, mu_dtype=mu_dtype)
-    return in_float32(
-        optax.chain(
-            frugal_named(
-                "frugal_lion",
-                _lion(b1, b2, mu_dtype),
-                subspace_projector("svd", density=0.25) if projector is None else projector,
-                update_gap,
-                rest=rest,
-                rest_scale=rest_scale,
-                scale=scale,
-                reset=reset,
-                leaves=leaves,
-                weight_dimension_numbers=weight_dimension_numbers,
-                key=key,
-            ),
-            add_decay("frugal_lion", weight_decay, mask),
-            optax.scale_by_learning_rate(learning_rate),
-        )
-    )
-
-
-_FRUGAL = Paper(
+FRUGAL = Paper(
     "FRUGAL: Memory-Efficient Optimization by Reducing State Overhead for Scalable Training",
     "Zmushko, Beznosikov, Takáč, Horváth",
     2024,
@@ -401,25 +247,18 @@ _FRUGAL = Paper(
 
 METHODS = (
     Method(
-        name="frugal_adamw",
-        factory=frugal_adamw,
-        kind="optimizer",
-        summary="AdamW in a subspace of each matrix's entries, signs of the gradient in the rest.",
-        paper=_FRUGAL,
-        example={"learning_rate": 1e-2, "projector": subspace_projector("svd", density=0.5)},
+        name="frugal",
+        factory=frugal,
+        kind="wrapper",
+        summary="Runs an optimizer with state in a subspace of each matrix's entries, and sign descent in the rest.",
+        paper=FRUGAL,
+        example={"projector": subspace_projector("svd", density=0.5)},
+        learning_rate=1e-3,
         grid=1e-3,
-        variants={
-            "columns": Variant({"projector": subspace_projector("columns", density=0.5), "key": 0}, grid=1e-3),
-            "blocks": Variant({"projector": block_projector(0.5), "key": 0}, grid=1e-3),
-        },
-    ),
-    Method(
-        name="frugal_lion",
-        factory=frugal_lion,
-        kind="optimizer",
-        summary="Lion in a subspace of each matrix's entries, signs of the gradient in the rest.",
-        paper=_FRUGAL,
-        example={"learning_rate": 1e-2, "projector": subspace_projector("randk", density=0.5), "key": 0},
-        grid=3e-4,
+        golden="frugal_adamw",
+        # The learning rate, which holds for the rest too, stands behind it.
+        compose=lambda build, learning_rate: optax.chain(
+            build(optax.trace(0.9)), optax.scale_by_learning_rate(learning_rate)
+        ),
     ),
 )

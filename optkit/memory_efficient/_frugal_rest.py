@@ -1,12 +1,12 @@
 """What FRUGAL does outside of subspaces."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from optkit.core.checks import check_range
+from optkit.core.checks import check_option, check_range
 
 Rest = Literal["sign", "sgd"]
 
@@ -15,8 +15,7 @@ def check_rest(rest: Rest | None, rest_scale: jax.typing.ArrayLike, scale: jax.t
     """Raises a ValueError unless the arguments of `frugal` of these names are in their ranges."""
     check_range("rest_scale", rest_scale, 0.0)
     check_range("scale", scale, 0.0)
-    if rest is not None and rest not in get_args(Rest):
-        raise ValueError(f"rest must be 'sign', 'sgd' or None, got {rest!r}")
+    check_option("rest", rest, Rest, or_none=True)
 
 
 def only_rest(

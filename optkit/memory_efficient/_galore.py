@@ -103,6 +103,7 @@ METHODS = (
         paper=Paper(
             "GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection", "Zhao et al.", 2024, "2403.03507"
         ),
+        also_known_as=("GaLore", "GaLoreAdamW", "gradient low-rank projection"),
         example={"learning_rate": 3e-2, "projector": subspace_projector("svd", rank=2), "update_gap": 50},
         grid=1e-2,
     ),

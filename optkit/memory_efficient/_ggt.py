@@ -12,24 +12,23 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optkit.compressors import Compressor, global_top_k
+from optkit.compressors import Compressor
 from optkit.core.checks import check_count, check_range
 from optkit.core.complex_numbers import only_real
 from optkit.core.decay import add_decay
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
-from optkit.core.types import AxisName, DTypeLike, Mask
-from optkit.memory_efficient._error_feedback import error_feedback
+from optkit.core.types import AxisName, Mask
 from optkit.memory_efficient._gradient_window import (
     GradientWindow,
     ages,
+    average_over,
     combine,
     empty_window,
     inner_products,
     push,
     unless_bad,
 )
-from optkit.memory_efficient._m_fac import EFCP, average_over
 from optkit.method import Method, Paper, Variant
 
 
@@ -180,13 +179,12 @@ def ggt(
     weight_decay: float | jax.Array = 0.0,
     mask: Mask | None = None,
     *,
-    jitter: jax.typing.ArrayLike = 0.0,
-    undecayed_backprojection: bool = False,
     axis_name: AxisName | tuple[str, ...] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """GGT: full-matrix AdaGrad from a window of the last gradients.
 
-    Do not take it where `window` gradients do not fit into memory: `sparse_ggt` needs a fiftieth of it.
+    Do not take it where `window` gradients do not fit into memory: `sparse_ggt` needs a fiftieth of it. What the
+    published code does otherwise are options of `scale_by_ggt`.
 
     Args:
         learning_rate: a positive number or a schedule. Without momentum it is the length of a step, at most.
@@ -197,8 +195,6 @@ def ggt(
         weight_decay: times the parameters it is added to the gradients, before all else, as in the published code; at
             least 0; default 0.
         mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        jitter: added to the squares of the singular values, at least 0; default 0. The published code has 1e-6.
-        undecayed_backprojection: takes the window without decay for U, as the published code does. Off by default.
         axis_name: axis over data-parallel workers, or a tuple of axes, whose gradients were not averaged: they are
             first.
 
@@ -222,68 +218,11 @@ def ggt(
         Agarwal et al., "Efficient Full-Matrix Adaptive Regularization", 2018, arXiv:1806.02958.
     """
     refuse_arrays(mask=mask)
-    scale = scale_by_ggt(window, b1, b2, eps, jitter=jitter, undecayed_backprojection=undecayed_backprojection)
-    return _optimizer("ggt", learning_rate, scale, weight_decay, mask, axis_name)
+    scale = scale_by_ggt(window, b1, b2, eps)
+    return ggt_around("ggt", learning_rate, scale, weight_decay, mask, axis_name)
 
 
-def sparse_ggt(
-    learning_rate: optax.ScalarOrSchedule,
-    window: int | None = None,
-    eps: jax.typing.ArrayLike = 1e-5,
-    density: float | None = None,
-    weight_decay: float | jax.Array = 0.0,
-    mask: Mask | None = None,
-    *,
-    jitter: jax.typing.ArrayLike = 0.0,
-    window_dtype: DTypeLike | None = None,
-    axis_name: AxisName | tuple[str, ...] | None = None,
-) -> optax.GradientTransformationExtraArgs:
-    """GGT on a window of sparse gradients: their largest entries, the others added to the next by error feedback.
-
-    A step moves only parameters with an entry in the window. Where mesh axes are explicit each device gathers a whole
-    gradient to find its largest entries: do not take it where that does not fit into memory.
-
-    Args:
-        learning_rate: a positive number or a schedule: the length of a step, at most.
-        window: number of gradients m, at least 1; None: 100.
-        eps: added to the singular values, positive; default 1e-5.
-        density: share of the entries of all leaves together that are kept of a gradient, in (0, 1]; None: 0.01. Their
-            number k is rounded down.
-        weight_decay: times the parameters it is added to the gradients, before all else, as in the published code; at
-            least 0; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        jitter: added to the squares of the singular values, at least 0; default 0. The published code has 1e-6.
-        window_dtype: dtype of the window's entries, `jnp.bfloat16` to save a third of it (what is rounded off goes to
-            the error feedback); default the parameters', but at least float32.
-        axis_name: axis over data-parallel workers, or a tuple of axes, whose gradients were not averaged: they are
-            first.
-
-    Returns:
-        An optimizer; its state is one number a parameter, `m k` entries with their places, and `m**2` numbers.
-
-    Raises:
-        TypeError: from `init`, if parameters are complex.
-        ValueError: if a hyperparameter is out of its range.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> import optax, optkit
-        >>> tx = optkit.sparse_ggt(0.1, window=4, density=0.5)
-        >>> params = jnp.array([3.0, 4.0])
-        >>> updates, state = tx.update(params, tx.init(params), params)
-        >>> bool(jnp.allclose(updates, jnp.array([0.0, -0.1])))
-        True
-
-    Reference:
-        Modoranu et al., "Error Feedback Can Accurately Compress Preconditioners", 2023, arXiv:2306.06098.
-    """
-    refuse_arrays(density=density, mask=mask, window_dtype=window_dtype)
-    compressor = global_top_k(density, dtype=window_dtype)
-    scale = error_feedback(compressor, scale_by_ggt(window, None, 1.0, eps, jitter=jitter, compressor=compressor))
-    return _optimizer("sparse_ggt", learning_rate, scale, weight_decay, mask, axis_name)
-
-
-def _optimizer(
+def ggt_around(
     method: str,
     learning_rate: optax.ScalarOrSchedule,
     scale: optax.GradientTransformation,
@@ -303,18 +242,10 @@ METHODS = (
         kind="optimizer",
         summary="AdaGrad with a full matrix from a window of the last gradients.",
         paper=Paper("Efficient Full-Matrix Adaptive Regularization", "Agarwal et al.", 2018, "1806.02958"),
+        also_known_as=("full-matrix adaptive regularization", "full-matrix AdaGrad"),
+        parts=(scale_by_ggt,),
         example={"learning_rate": 0.1, "window": 4},
         grid=3e-2,
         variants={"momentum": Variant({"b1": 0.9, "b2": 0.99, "eps": 0.1, "learning_rate": 0.03}, grid=3e-3)},
-    ),
-    Method(
-        name="sparse_ggt",
-        factory=sparse_ggt,
-        kind="optimizer",
-        summary="AdaGrad with a full matrix from a window of the last gradients' largest entries, with error feedback.",
-        paper=EFCP,
-        example={"learning_rate": 0.1, "window": 4, "density": 0.25},
-        grid=3e-2,
-        golden="efcp_ggt",
     ),
 )

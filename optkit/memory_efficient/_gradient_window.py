@@ -5,11 +5,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from optkit.compressors import Compressor
 from optkit.core.extra_args import required
 from optkit.core.linalg.contraction import einsum
 from optkit.core.precision import scalar_dtype, widen
+from optkit.core.types import AxisName
+from optkit.core.workers import collectives
 
 
 class GradientWindow(NamedTuple):
@@ -26,6 +29,11 @@ class GradientWindow(NamedTuple):
     oldest: jax.Array
     rows: Any
     gram: jax.Array
+
+
+def average_over(axis_name: AxisName | tuple[str, ...] | None) -> optax.GradientTransformation:
+    """Averages gradients over workers, so that the windows on all of them are equal."""
+    return optax.stateless(lambda updates, _: collectives.pmean(updates, axis_name))
 
 
 def empty_window(params: Any, size: int, compressor: Compressor | None) -> GradientWindow:
@@ -76,7 +84,7 @@ def push(
     if compressor is None:
         row = gradient
     else:
-        example = "compressed=...), or put it inside optkit.error_feedback(compressor, ..."
+        example = "compressed=...), or put it inside optkit.error_feedback(..., compressor"
         row = required(compressed, "compressed", method, example)
     rows = jax.tree.map(
         lambda x, r: jax.lax.dynamic_update_index_in_dim(x, r.astype(x.dtype), window.oldest, 0), window.rows, row

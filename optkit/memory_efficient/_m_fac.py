@@ -16,16 +16,22 @@ import jax.numpy as jnp
 import optax
 from jax.scipy.linalg import cho_factor, cho_solve
 
-from optkit.compressors import Compressor, global_top_k
+from optkit.compressors import Compressor
 from optkit.core.checks import check_count, check_range
 from optkit.core.complex_numbers import only_real
 from optkit.core.decay import add_decay
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
-from optkit.core.types import AxisName, DTypeLike, Mask
-from optkit.core.workers import collectives
-from optkit.memory_efficient._error_feedback import error_feedback
-from optkit.memory_efficient._gradient_window import GradientWindow, ages, combine, empty_window, push, unless_bad
+from optkit.core.types import AxisName, Mask
+from optkit.memory_efficient._gradient_window import (
+    GradientWindow,
+    ages,
+    average_over,
+    combine,
+    empty_window,
+    push,
+    unless_bad,
+)
 from optkit.method import Method, Paper
 
 # A gradient is damped by at least so many units of rounding, times the root of the window, of its own square norm: with
@@ -107,11 +113,6 @@ def _column_of_inverse(window: GradientWindow, damping: jax.typing.ArrayLike) ->
     return cho_solve(cho_factor(damped), (ages(window) == 0).astype(norms.dtype))
 
 
-def average_over(axis_name: AxisName | tuple[str, ...] | None) -> optax.GradientTransformation:
-    """Averages gradients over workers, for what keeps a state that must be equal on all of them."""
-    return optax.stateless(lambda updates, _: collectives.pmean(updates, axis_name))
-
-
 def m_fac(
     learning_rate: optax.ScalarOrSchedule,
     window: int | None = None,
@@ -159,68 +160,10 @@ def m_fac(
     """
     refuse_arrays(mask=mask)
     scale = scale_by_m_fac(window, damping)
-    return _optimizer("m_fac", learning_rate, scale, momentum, weight_decay, mask, axis_name)
+    return m_fac_around("m_fac", learning_rate, scale, momentum, weight_decay, mask, axis_name)
 
 
-def sparse_m_fac(
-    learning_rate: optax.ScalarOrSchedule,
-    window: int | None = None,
-    damping: jax.typing.ArrayLike = 1e-5,
-    density: float | None = None,
-    momentum: jax.typing.ArrayLike | None = None,
-    weight_decay: float | jax.Array = 0.0,
-    mask: Mask | None = None,
-    *,
-    window_dtype: DTypeLike | None = None,
-    axis_name: AxisName | tuple[str, ...] | None = None,
-) -> optax.GradientTransformationExtraArgs:
-    """M-FAC on a window of sparse gradients: their largest entries, the others added to the next by error feedback.
-
-    A step moves only parameters with an entry in the window. Where mesh axes are explicit each device gathers a whole
-    gradient to find its largest entries: do not take it where that does not fit into memory.
-
-    Args:
-        learning_rate: a positive number or a schedule.
-        window: number of gradients m, at least 1; None: 1024.
-        damping: added to their second moment, positive; default 1e-5. See `scale_by_m_fac`.
-        density: share of the entries of all leaves together that are kept of a gradient, in (0, 1]; None: 0.01. Their
-            number k is rounded down.
-        momentum: decay of the sum of the updates, in [0, 1]; default None for no momentum.
-        weight_decay: strength of the decoupled decay, at least 0; default 0. The authors' is this times the learning
-            rate.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        window_dtype: dtype of the window's entries, `jnp.bfloat16` to save a third of it (what is rounded off goes to
-            the error feedback); default the parameters', but at least float32.
-        axis_name: axis over data-parallel workers, or a tuple of axes, whose gradients were not averaged: they are
-            first.
-
-    Returns:
-        An optimizer; its state is one number a parameter, `m k` entries with their places, and `m**2` numbers, and the
-        momentum.
-
-    Raises:
-        TypeError: from `init`, if parameters are complex.
-        ValueError: if a hyperparameter is out of its range.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> import optax, optkit
-        >>> tx = optkit.sparse_m_fac(1.0, window=4, damping=1.0, density=0.5)
-        >>> params = jnp.array([1.0, 4.0])
-        >>> updates, state = tx.update(params, tx.init(params), params)
-        >>> bool(jnp.allclose(updates, jnp.array([0.0, -0.8])))  # 4 / (1 + 4**2 / 4)
-        True
-
-    Reference:
-        Modoranu et al., "Error Feedback Can Accurately Compress Preconditioners", 2023, arXiv:2306.06098.
-    """
-    refuse_arrays(density=density, mask=mask, window_dtype=window_dtype)
-    compressor = global_top_k(density, dtype=window_dtype)
-    scale = error_feedback(compressor, scale_by_m_fac(window, damping, compressor=compressor))
-    return _optimizer("sparse_m_fac", learning_rate, scale, momentum, weight_decay, mask, axis_name)
-
-
-def _optimizer(
+def m_fac_around(
     method: str,
     learning_rate: optax.ScalarOrSchedule,
     scale: optax.GradientTransformation,
@@ -240,8 +183,6 @@ def _optimizer(
     return only_real(method, in_float32(tx))
 
 
-EFCP = Paper("Error Feedback Can Accurately Compress Preconditioners", "Modoranu et al.", 2023, "2306.06098")
-
 METHODS = (
     Method(
         name="m_fac",
@@ -254,18 +195,10 @@ METHODS = (
             2021,
             "2107.03356",
         ),
+        also_known_as=("M-FAC", "MFAC", "matrix-free approximate curvature"),
+        parts=(scale_by_m_fac,),
         example={"learning_rate": 0.1, "window": 4, "damping": 1.0},
         grid=1e-2,
         golden="mfac",
-    ),
-    Method(
-        name="sparse_m_fac",
-        factory=sparse_m_fac,
-        kind="optimizer",
-        summary="Natural gradients from a window of the last gradients' largest entries, with error feedback.",
-        paper=EFCP,
-        example={"learning_rate": 0.1, "window": 4, "damping": 1.0, "density": 0.25},
-        grid=1e-2,
-        golden="efcp_mfac",
     ),
 )

@@ -7,7 +7,7 @@ rounds off stays in the error, where theirs has gradients of that dtype.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,23 +20,11 @@ from optkit.core.decay import add_decay
 from optkit.core.injection import refuse_arrays
 from optkit.core.linalg.explicit_axes import replicate, shard_like
 from optkit.core.precision import in_float32, widen
-from optkit.core.quantization import Quantized, dequantize, quantize, quantized_zeros
 from optkit.core.stacking import map_equal_shapes
 from optkit.core.top_k import add, first_in_blocks, places_in_whole, take, top_k_in_blocks
 from optkit.core.types import DTypeLike, Mask
+from optkit.memory_efficient._kept_errors import Bits, error_codec
 from optkit.method import Method, Paper
-
-Bits = int | Literal["whole"]
-
-
-class Unquantized(NamedTuple):
-    """Errors as they are.
-
-    Attributes:
-        errors: shaped like the parameters, on explicit mesh axes also sharded like them; in float32 at least.
-    """
-
-    errors: Any
 
 
 class ScaleByMicroAdamState(NamedTuple):
@@ -86,15 +74,6 @@ class _Step(NamedTuple):
     error: Any
 
 
-class _Codec(NamedTuple):
-    """How flattened errors are kept: as what, for a parameter, from an error and its gradient, and back again."""
-
-    kind: Any
-    zeros: Callable[[jax.Array], Any]
-    encode: Callable[[jax.Array, jax.Array], Any]
-    decode: Callable[[Any, jax.Array], jax.Array]
-
-
 def _moments_of_window(places: jax.Array, values: jax.Array, weights: Any, size: int) -> tuple[jax.Array, jax.Array]:
     """Sums values and squares of values at their places, those of each row with its two weights."""
 
@@ -105,24 +84,6 @@ def _moments_of_window(places: jax.Array, values: jax.Array, weights: Any, size:
 
     zeros = jnp.zeros([size], values.dtype)
     return jax.lax.scan(add_row, (zeros, zeros), (places, values, weights))[0]
-
-
-def _codec(bits: Bits, block_size: int, dtype: DTypeLike | None) -> _Codec:
-    if bits == "whole":
-        return _Codec(
-            kind=Unquantized,
-            zeros=lambda param: Unquantized(jnp.zeros_like(param, widen(param).dtype)),
-            encode=lambda error, like: Unquantized(shard_like(error.reshape(like.shape), like)),
-            decode=lambda kept, like: replicate(kept.errors).ravel().astype(like.dtype),
-        )
-    if bits not in (1, 2, 4, 8):
-        raise ValueError(f"bits must be 1, 2, 4, 8 or 'whole', got {bits!r}")
-    return _Codec(
-        kind=Quantized,
-        zeros=lambda param: quantized_zeros(param.size, bits, block_size, dtype),
-        encode=lambda error, _: quantize(error, bits, block_size, dtype),
-        decode=lambda kept, like: dequantize(kept, like.size, bits, block_size, like.dtype),
-    )
 
 
 def _each(kind: Any, tree: Any, like: Any) -> Any:
@@ -142,7 +103,7 @@ def _rule(
     quantization_block_size: int | None,
     state_dtype: DTypeLike | None,
 ) -> _Rule:
-    """Gives functions that initialise, and that make directions, residuals and the next state."""
+    """Makes the rule of `scale_by_micro_adam`, from its arguments."""
     refuse_arrays(
         window=window,
         density=density,
@@ -167,7 +128,7 @@ def _rule(
     check_range("alpha", alpha, 0.0, 1.0, high_open=True)
     check_count("block_size", block_size)
     check_count("quantization_block_size", quantization_block_size)
-    codec = _codec(bits, quantization_block_size, state_dtype)
+    codec = error_codec(bits, quantization_block_size, state_dtype)
 
     def init_fn(params):
         places = jax.tree.map(lambda p: jnp.tile(first_in_blocks(p.size, block_size, density), (window, 1)), params)
@@ -333,9 +294,8 @@ def micro_adam(
 ) -> optax.GradientTransformationExtraArgs:
     """AdamW on the largest entries of the last gradients: less than one byte of state a parameter.
 
-    Bias is corrected as if the window of the last gradients reached back to the first step. After many more steps than
-    that, an entry that is in all of it and does not change moves by `(1 - b1**window) / sqrt(1 - b2**window)` learning
-    rates in place of Adam's one, 6.5 with the defaults. So the learning rate must be lower than Adam's.
+    An entry that is in all of the window and does not change comes to move by 6.5 learning rates with the defaults, as
+    `scale_by_micro_adam` says. So the learning rate must be lower than Adam's.
 
     Do not take it where the state of Adam fits into memory, nor for parameters that are sharded over 8 devices or more:
     it gathers them flattened, and its own state is not sharded. After a NaN in a parameter's gradient all its updates
@@ -344,25 +304,19 @@ def micro_adam(
     Args:
         learning_rate: a positive number or a schedule; the authors fine-tune language models with 1e-5 to 1e-4.
         window: number of gradients in the window, at least 1; None: 10.
-        density: share of the entries of each block that a gradient puts into the window, in (0, 1], their number
-            rounded up; None: 0.01.
+        density: share of each gradient's entries in the window, in (0, 1], as in `scale_by_micro_adam`; None: 0.01.
         b1: decay of the first moment, in [0, 1); default 0.9.
         b2: decay of the second moment, in [0, 1); default 0.999.
         eps: added to the root of the second moment, more than 0; default 1e-8.
         weight_decay: strength of the decoupled decay, at least 0; default 0.
         mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        alpha: share of the error that joins the step instead of staying, in [0, 1); None: 0. The authors pre-train
-            with 0.1: all parameters then move.
+        alpha: share of the error that joins the step, in [0, 1), as in `scale_by_micro_adam`; None: 0.
         add_residual: whether parameters move at once, without the learning rate, by what quantization takes from the
             errors, the authors' `alpha=-2`. Off by default: it is gradient descent at rate 1 on that part, and diverges
             where gradients are not far smaller than parameters.
-        block_size: number of neighbours in the flattened parameter of which the largest are taken, at least 1; None:
-            16,384. The authors take as many as fit into a GPU's shared memory, 10,000 to 20,000. A smaller parameter is
-            one block.
-        bits: of an error, 1, 2, 4 or 8; None: 4. `"whole"` keeps errors as they are, which shows what quantization
-            costs.
-        quantization_block_size: number of neighbours whose errors share a range, at least 1; None: 100,000. The
-            authors also take 32 and 64.
+        block_size: number of neighbours of which the largest are taken, as in `scale_by_micro_adam`; None: 16,384.
+        bits: of an error, 1, 2, 4, 8 or `"whole"`, as in `scale_by_micro_adam`; None: 4.
+        quantization_block_size: number of neighbours whose errors share a range, at least 1; None: 100,000.
         state_dtype: dtype of the window's values and of the ranges of errors; None: bfloat16.
 
     Returns:
@@ -404,6 +358,8 @@ METHODS = (
             2024,
             "2405.15593",
         ),
+        also_known_as=("MicroAdam",),
+        parts=(scale_by_micro_adam,),
         example={"learning_rate": 1e-2},
         grid=1e-3,
         golden="microadam",

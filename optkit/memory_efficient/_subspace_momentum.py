@@ -5,22 +5,24 @@ Nguyen, Nguyen, "Lean and Mean Adaptive Optimization via Subset-Norm and Subspac
 subspace: there the code applies the old subspace's momentum in the new one and forgets the step's gradient.
 """
 
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from optkit.core.adam import bias_factor
-from optkit.core.checks import check_range
+from optkit.core.checks import check_option, check_range
 from optkit.core.complex_numbers import only_real
 from optkit.core.extra_args import required
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import widen
 from optkit.core.types import Key
 from optkit.memory_efficient._projector import Projector
+from optkit.memory_efficient._subset_norm import LEAN_AND_MEAN
 from optkit.memory_efficient._subspace_optimizer import along_projections, in_and_outside
 from optkit.memory_efficient._subspaces import subspace_projector
+from optkit.method import Method
 
 Reset = Literal["before", "after", "never"]
 
@@ -40,13 +42,13 @@ class SubspaceMomentumState(NamedTuple):
 def momentum_along_projections(
     b1: jax.typing.ArrayLike, projector: Projector, *, debias: bool = False, reset: Reset = "before"
 ) -> optax.GradientTransformationExtraArgs:
-    """Is `subspace_momentum` of projected leaves; `update` takes the extra arguments `projections` and `refreshed`.
+    """Makes `subspace_momentum` of projected leaves; `update` takes the extra arguments `projections` and `refreshed`.
 
     Args:
-        b1: as in `subspace_momentum`, as are all others.
+        b1: as in `subspace_momentum`.
         projector: takes leaves down into their subspaces and up again.
-        debias: as there.
-        reset: as there.
+        debias: as in `subspace_momentum`.
+        reset: as in `subspace_momentum`.
 
     Returns:
         A transformation with a `SubspaceMomentumState`.
@@ -93,12 +95,11 @@ def subspace_momentum_named(
     reset: Reset,
     key: Key | None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Makes `subspace_momentum`, whose arguments all but one are, a part of the method that errors name."""
+    """Makes `subspace_momentum` as a part of a method, whose name stands in its errors."""
     refuse_arrays(projector=projector, leaves=leaves, weight_dimension_numbers=weight_dimension_numbers)
     check_range("b1", b1, 0.0, 1.0, high_open=True)
     projector = subspace_projector("svd", rank=128) if projector is None else projector
-    if reset not in get_args(Reset):
-        raise ValueError(f"reset must be 'before', 'after' or 'never', got {reset!r}")
+    check_option("reset", reset, Reset)
     along = momentum_along_projections(b1, projector, debias=debias, reset=reset)
     inside = along_projections(along, projector, update_gap, key=key, short_first_period=True)
     outside = optax.ema(b1, debias=debias)
@@ -172,3 +173,20 @@ def subspace_momentum(
         reset=reset,
         key=key,
     )
+
+
+METHODS = (
+    Method(
+        name="subspace_momentum",
+        factory=subspace_momentum,
+        kind="transformation",
+        summary="Averages gradients in a subspace of each matrix's entries, and leaves what is outside of it as it is.",
+        paper=LEAN_AND_MEAN,
+        also_known_as=("subspace-momentum", "SM"),
+        example={"projector": subspace_projector("svd", rank=2)},
+        grid=3e-2,
+        golden="sgd_sm",
+        # Plain gradient descent behind it, since one momentum is enough.
+        compose=lambda build, learning_rate: optax.chain(build(), optax.scale_by_learning_rate(learning_rate)),
+    ),
+)

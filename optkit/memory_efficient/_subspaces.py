@@ -7,15 +7,15 @@ approximate decomposition samples by that transform; `"approximate_svd"` here is
 
 from typing import Literal, get_args
 
-from optkit.core.checks import check_count, check_range
+from optkit.core.checks import check_count, check_option, check_range
 from optkit.core.injection import refuse_arrays
 from optkit.memory_efficient._bases import BasisKind, Side, basis_projector
 from optkit.memory_efficient._coordinates import entries_projector, lines_projector
 from optkit.memory_efficient._projector import Projector
+from optkit.method import Method
 
-Kind = BasisKind | Literal["columns", "rows", "uniform", "topk", "randk"]
+Kind = Literal[BasisKind, "columns", "rows", "uniform", "topk", "randk"]
 _BASES = get_args(BasisKind)
-_KINDS = (*_BASES, "columns", "rows", "uniform", "topk", "randk")
 
 
 def subspace_projector(
@@ -59,10 +59,8 @@ def subspace_projector(
         [[3.0, 4.0]]
     """
     refuse_arrays(rank=rank, density=density)
-    if kind not in _KINDS:
-        raise ValueError(f"kind must be one of {', '.join(map(repr, _KINDS))}, got {kind!r}")
-    if side not in get_args(Side):
-        raise ValueError(f"side must be one of {', '.join(map(repr, get_args(Side)))}, got {side!r}")
+    check_option("kind", kind, Kind)
+    check_option("side", side, Side)
     if (rank is None) == (density is None):
         raise ValueError(f"give one of rank and density, got rank={rank!r} and density={density!r}")
     if rank is not None:
@@ -79,3 +77,15 @@ def subspace_projector(
     if kind in ("columns", "rows", "uniform", "topk"):
         return lines_projector(kind, number)
     return basis_projector(kind, side, number)
+
+
+METHODS = (
+    Method(
+        name="subspace_projector",
+        factory=subspace_projector,
+        kind="function",
+        summary="Chooses a subspace of each matrix: singular vectors, random vectors, rows, columns or entries.",
+        also_known_as=("GaLoreProjector", "low-rank gradient projection"),
+        parts=(Projector,),
+    ),
+)

@@ -3,22 +3,27 @@ import jax.numpy as jnp
 import numpy as np
 from golden_files import assert_replays, replays
 
-from optkit.compressors import _rules as rules
+from optkit.compressors._dithering import dithering_rule
+from optkit.compressors._natural import natural_dithering_rule, natural_rule
+from optkit.compressors._rand_k import rand_k_rule
+from optkit.compressors._scaled_sign import scaled_sign_rule
+from optkit.compressors._top_k import top_k_rule
+from optkit.compressors._wangni import wangni_rule
 
 
 def rule_of(recording):
     hyperparams = recording.hyperparams
     for name, rule in {
-        "top_k": lambda: rules.top_k_rule(hyperparams["ratio"], round_up=False),
-        "rand_k": lambda: rules.rand_k_rule(hyperparams["ratio"], round_up=False),
-        "qsgd": lambda: rules.dithering_rule(hyperparams["levels"], 2),
-        "dithering_inf": lambda: rules.dithering_rule(hyperparams["levels"], np.inf),
-        "natural_dithering": lambda: rules.natural_dithering_rule(
+        "top_k": lambda: top_k_rule(hyperparams["ratio"], round_up=False),
+        "rand_k": lambda: rand_k_rule(hyperparams["ratio"], round_up=False),
+        "qsgd": lambda: dithering_rule(hyperparams["levels"], 2),
+        "dithering_inf": lambda: dithering_rule(hyperparams["levels"], np.inf),
+        "natural_dithering": lambda: natural_dithering_rule(
             hyperparams["levels"], hyperparams.word("p", {"inf": np.inf})
         ),
-        "scaled_sign": rules.scaled_sign_rule,
-        "natural": rules.natural_rule,
-        "wangni_sparsify": lambda: rules.wangni_rule(hyperparams["ratio"]),
+        "scaled_sign": scaled_sign_rule,
+        "natural": natural_rule,
+        "wangni_sparsify": lambda: wangni_rule(hyperparams["ratio"]),
     }.items():
         if recording.meta["variant"].startswith(name):
             return rule()

@@ -5,7 +5,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from optkit.compressors import global_top_k
-from optkit.compressors._compressor import Entries
+from optkit.compressors._leafwise import Entries
 
 TREE = {
     "a": jnp.array([[0.5, -7.0, 1.0], [2.0, 0.0, 4.0]]),

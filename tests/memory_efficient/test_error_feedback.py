@@ -17,7 +17,7 @@ def gradients(seed, dtype=jnp.float32):
 @pytest.mark.parametrize("values", [None, jnp.bfloat16])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_what_is_handed_on_and_the_error_are_together_the_gradient_exactly(values, dtype):
-    tx = error_feedback(global_top_k(0.2, dtype=values), optax.identity())
+    tx = error_feedback(optax.identity(), global_top_k(0.2, dtype=values))
     params = jax.tree.map(lambda x: x.astype(dtype), LIKE)
     state = tx.init(params)
     for seed in range(4):
@@ -29,7 +29,7 @@ def test_what_is_handed_on_and_the_error_are_together_the_gradient_exactly(value
 
 
 def test_no_gradient_is_lost():
-    tx = error_feedback(global_top_k(0.1), optax.identity())
+    tx = error_feedback(optax.identity(), global_top_k(0.1))
     state = tx.init(LIKE)
     total, handed_on = LIKE, LIKE
     for seed in range(20):
@@ -42,7 +42,7 @@ def test_no_gradient_is_lost():
 
 
 def test_without_loss_it_is_the_inner_transformation():
-    tx, inner = error_feedback(global_top_k(1.0), optax.scale_by_adam()), optax.scale_by_adam()
+    tx, inner = error_feedback(optax.scale_by_adam(), global_top_k(1.0)), optax.scale_by_adam()
     states = tx.init(LIKE), inner.init(LIKE)
     for seed in range(3):
         (ours, ours_state), (theirs, theirs_state) = (
@@ -61,7 +61,7 @@ def test_the_inner_transformation_gets_the_compressed_form_and_other_extra_argum
         return updates, state
 
     inner = optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
-    tx = error_feedback(global_top_k(0.1), inner)
+    tx = error_feedback(inner, global_top_k(0.1))
     updates, _ = tx.update(gradients(0), tx.init(LIKE), LIKE, value=3.0)
     assert seen["value"] == 3.0
     assert seen["params"] is LIKE
@@ -78,7 +78,7 @@ def test_a_compressor_keeps_a_state():
         raise NotImplementedError
 
     every_second = Compressor(lambda _: jnp.array(0), compress, lambda sent, _: sent, not_needed, not_needed)
-    tx = error_feedback(every_second, optax.identity())
+    tx = error_feedback(optax.identity(), every_second)
     state, sent = tx.init(jnp.zeros(2)), []
     for _ in range(4):
         updates, state = tx.update(jnp.ones(2), state)
@@ -87,7 +87,7 @@ def test_a_compressor_keeps_a_state():
 
 
 def test_errors_are_kept_in_float32_for_sixteen_bit_parameters():
-    tx = error_feedback(global_top_k(0.5), optax.identity())
+    tx = error_feedback(optax.identity(), global_top_k(0.5))
     params = jnp.ones(4, jnp.float16)
     updates, state = tx.update(params, tx.init(params), params)
     assert (updates.dtype, state.error.dtype) == (jnp.float16, jnp.float32)

@@ -8,8 +8,9 @@ import pytest
 
 from optkit import cost
 from optkit.core.precision import in_float32
-from optkit.memory_efficient._blocks import block_projector, carry_over, choose_blocks, frugal_blocks
-from optkit.memory_efficient._frugal import frugal_adamw
+from optkit.memory_efficient._block_projector import block_projector
+from optkit.memory_efficient._frugal import frugal
+from optkit.memory_efficient._frugal_blocks import carry_over, choose_blocks, frugal_blocks
 
 ORDERS = {
     "ascending": [[1, 1, 0, 0, 0], [0, 0, 1, 1, 0], [1, 0, 0, 0, 1], [0, 1, 1, 0, 0]],
@@ -61,14 +62,9 @@ def blocks_adamw(period):
 
 
 def test_choices_outside_the_program_give_what_those_inside_give():
-    inside = frugal_adamw(
-        SCHEDULE,
-        weight_decay=0.1,
-        projector=block_projector(0.34, "descending"),
-        update_gap=GAP,
-        rest_scale=0.3,
-        scale=0.7,
-    )
+    projector = block_projector(0.34, "descending")
+    direction = frugal(optax.scale_by_adam(), projector, GAP, rest_scale=0.3, scale=0.7)
+    inside = in_float32(optax.chain(direction, optax.add_decayed_weights(0.1), optax.scale_by_learning_rate(SCHEDULE)))
 
     @functools.partial(jax.jit, static_argnums=0)
     def step(update, params, state, grads):

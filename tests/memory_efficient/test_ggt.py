@@ -3,12 +3,15 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from golden_files import assert_replays, replays
 
 from optkit import cost
 from optkit.compressors import global_top_k
-from optkit.memory_efficient._ggt import ggt, scale_by_ggt, sparse_ggt
+from optkit.memory_efficient._error_feedback import error_feedback
+from optkit.memory_efficient._ggt import ggt, scale_by_ggt
+from optkit.memory_efficient._sparse_ggt import sparse_ggt
 from optkit.testing import golden
 
 
@@ -16,18 +19,14 @@ def recorded_optimizer(recording):
     recorded = recording.hyperparams
     assert recorded["flatten_order"] == sorted(recording.tree("params0"))
     rate, window, eps, decay = (recorded[name] for name in ("learning_rate", "window", "eps", "weight_decay"))
+    jitter = recorded["gram_jitter"]
     if recording.meta["method"] == "efcp_ggt":
-        return sparse_ggt(rate, window, eps, recorded["density"], decay, jitter=recorded["gram_jitter"])
-    return ggt(
-        rate,
-        window,
-        recorded["b1"],
-        recorded["b2"],
-        eps,
-        decay,
-        jitter=recorded["gram_jitter"],
-        undecayed_backprojection=True,
-    )
+        compressor = global_top_k(recorded["density"])
+        inner = scale_by_ggt(window, None, 1.0, eps, jitter=jitter, compressor=compressor)
+        scale = error_feedback(inner, compressor)
+    else:
+        scale = scale_by_ggt(window, recorded["b1"], recorded["b2"], eps, jitter=jitter, undecayed_backprojection=True)
+    return optax.chain(optax.add_decayed_weights(decay), scale, optax.scale_by_learning_rate(rate))
 
 
 @replays("ggt", "efcp_ggt")
@@ -156,7 +155,7 @@ def test_state_is_the_window_and_its_inner_products(tx, bytes_of_state):
         (lambda: ggt(0.1, b1=1.0), r"b1 must be in \[0, 1\), got 1.0"),
         (lambda: ggt(0.1, b2=1.5), r"b2 must be in \[0, 1\], got 1.5"),
         (lambda: ggt(0.1, eps=0.0), r"eps must be in \(0, inf\], got 0.0"),
-        (lambda: ggt(0.1, jitter=-1.0), r"jitter must be in \[0, inf\], got -1.0"),
+        (lambda: scale_by_ggt(jitter=-1.0), r"jitter must be in \[0, inf\], got -1.0"),
         (lambda: ggt(0.1, weight_decay=-1.0), r"weight_decay must be in \[0, inf\], got -1.0"),
         (lambda: sparse_ggt(0.1, density=2.0), r"density must be in \(0, 1\], got 2.0"),
     ],

@@ -12,7 +12,8 @@ from optkit import cost, on_workers
 from optkit.compressors import global_top_k
 from optkit.memory_efficient._error_feedback import error_feedback
 from optkit.memory_efficient._gradient_window import GradientWindow
-from optkit.memory_efficient._m_fac import ScaleByMFacState, m_fac, scale_by_m_fac, sparse_m_fac
+from optkit.memory_efficient._m_fac import ScaleByMFacState, m_fac, scale_by_m_fac
+from optkit.memory_efficient._sparse_m_fac import sparse_m_fac
 from optkit.testing import golden
 
 
@@ -32,7 +33,7 @@ def recorded_optimizer(recording):
     compressor = global_top_k(**sparse) if sparse else None
     scale = scale_by_m_fac(window, damping, compressor=compressor)
     return optax.chain(
-        scale if compressor is None else error_feedback(compressor, scale),
+        scale if compressor is None else error_feedback(scale, compressor),
         optax.add_decayed_weights(decay / damping),
         optax.trace(momentum),
         optax.add_decayed_weights(decay / rate if mode == "both" else 0.0),
@@ -100,8 +101,8 @@ def test_the_update_solves_the_damped_system(steps, damping):
 @pytest.mark.usefixtures("x64")
 def test_the_sparse_update_solves_it_for_the_sparse_window():
     window, damping, compressor = 4, 0.1, global_top_k(0.25)
-    tx = error_feedback(compressor, scale_by_m_fac(window, damping, compressor=compressor))
-    handing_on = error_feedback(compressor, optax.identity())
+    tx = error_feedback(scale_by_m_fac(window, damping, compressor=compressor), compressor)
+    handing_on = error_feedback(optax.identity(), compressor)
     gradients = [normal(seed) for seed in range(6)]
     state, rows = handing_on.init(gradients[0]), []
     for gradient in gradients:
@@ -114,7 +115,7 @@ def test_the_sparse_update_solves_it_for_the_sparse_window():
 def test_everything_kept_is_the_whole_window():
     gradients = [normal(seed) for seed in range(6)]
     compressor = global_top_k(1.0)
-    sparse, _ = run(error_feedback(compressor, scale_by_m_fac(3, 0.1, compressor=compressor)), gradients)
+    sparse, _ = run(error_feedback(scale_by_m_fac(3, 0.1, compressor=compressor), compressor), gradients)
     whole, _ = run(scale_by_m_fac(3, 0.1), gradients)
     np.testing.assert_allclose(flat(sparse), flat(whole), rtol=1e-4, atol=1e-6)
 

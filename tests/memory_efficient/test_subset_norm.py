@@ -9,15 +9,12 @@ from golden_files import assert_replays, replays
 from optax.contrib import MuonDimensionNumbers
 
 from optkit import cost, state_shardings
+from optkit.memory_efficient._adagrad_sn import adagrad_sn
+from optkit.memory_efficient._adam_sn import adam_sn
 from optkit.memory_efficient._matrices import leaf_views
-from optkit.memory_efficient._subset_norm import (
-    adagrad_sn,
-    adam_sn,
-    block_size,
-    rmsprop_sn,
-    scale_by_subset_norm,
-    subset_sum_of_squares,
-)
+from optkit.memory_efficient._rmsprop_sn import rmsprop_sn
+from optkit.memory_efficient._subset_norm import scale_by_subset_norm
+from optkit.memory_efficient._subset_sums import block_size, subset_sum_of_squares
 from optkit.testing import golden
 
 

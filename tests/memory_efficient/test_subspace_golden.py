@@ -6,12 +6,15 @@ from optax.contrib import MuonDimensionNumbers
 
 from optkit.core.adam import scale_by_adam
 from optkit.core.decay import decayed_after_step
-from optkit.memory_efficient._blocks import block_projector
-from optkit.memory_efficient._frugal import frugal_adamw, frugal_along_projections
+from optkit.memory_efficient._adagrad_snsm import adagrad_snsm
+from optkit.memory_efficient._adam_snsm import adam_snsm
+from optkit.memory_efficient._block_projector import block_projector
+from optkit.memory_efficient._frugal import frugal, frugal_along_projections
+from optkit.memory_efficient._frugal_adamw import frugal_adamw
 from optkit.memory_efficient._frugal_rest import only_rest
-from optkit.memory_efficient._snsm import adagrad_snsm, adam_snsm, sgd_sm
+from optkit.memory_efficient._sgd_sm import sgd_sm
 from optkit.memory_efficient._subset_norm import scale_by_subset_norm
-from optkit.memory_efficient._subspace_momentum import momentum_along_projections
+from optkit.memory_efficient._subspace_momentum import momentum_along_projections, subspace_momentum
 from optkit.memory_efficient._subspace_optimizer import in_and_outside
 from optkit.memory_efficient._subspaces import subspace_projector
 from optkit.testing import golden
@@ -116,24 +119,33 @@ def assert_same_where_it_follows(recording, trajectory, expected, projector, *, 
 
 
 def assert_finds_the_subspaces(recording, expected, **changes):
-    """Fails unless the named optimizer, which finds the subspaces itself, makes the expected run."""
-    used, scaled = options(recording, **changes), subsets(recording)
-    method = recording.meta["method"]
-    if method == "adam_snsm":
-        used |= scaled
-    elif method == "adagrad_snsm":
-        assert (scaled.pop("b2"), scaled.pop("bias_correction")) == (1, False)
-        used |= scaled
-    else:
-        assert not recording.hyperparams["bias_correction"]
+    """Fails unless optimizers that find the subspaces themselves make the expected run, the named one among them."""
+    used = options(recording, **changes)
     if used["projector"].draws:
         used["key"] = 0
-    tx = {"adam_snsm": adam_snsm, "adagrad_snsm": adagrad_snsm, "sgd_sm": sgd_sm}[method](**used)
+    shared = {name: value for name, value in used.items() if name not in {"learning_rate", "weight_decay"}}
+    debias = recording.hyperparams["bias_correction"]
     # A reset after the step takes old coordinates along new singular vectors once.
     kind = recording.hyperparams.word("matrix_leaves.proj_type", ("svd", "topk", "uniform"))
-    signs_matter = kind == "svd" and used["reset"] == "after"
-    trajectory = golden.replay_gradients(tx, recording)
-    assert_same_where_it_follows(recording, trajectory, expected, used["projector"], signs_matter=signs_matter)
+    reset = used.pop("reset")
+    optimizers = [preconditioned(recording, subspace_momentum(**shared, debias=debias))]
+    if reset == "before":
+        optimizers.append(named_optimizer(recording, used))
+    for tx in optimizers:
+        trajectory = golden.replay_gradients(tx, recording)
+        signs_matter = kind == "svd" and reset == "after"
+        assert_same_where_it_follows(recording, trajectory, expected, used["projector"], signs_matter=signs_matter)
+
+
+def named_optimizer(recording, used):
+    method, scaled = recording.meta["method"], subsets(recording)
+    if method == "sgd_sm":
+        assert not recording.hyperparams["bias_correction"]
+        return sgd_sm(**used)
+    if method == "adagrad_snsm":
+        assert (scaled.pop("b2"), scaled.pop("bias_correction")) == (1, False)
+        return adagrad_snsm(**used, **scaled)
+    return adam_snsm(**used, **scaled)
 
 
 @replays("adam_snsm", "adagrad_snsm", "sgd_sm")
@@ -221,22 +233,24 @@ def test_golden_frugal_whole(recording):
     """Where the state begins anew with each subspace, the signs of singular vectors do not matter."""
     recorded = recording.hyperparams
     projector, used = recorded_projector(recording), frugal_options(recorded)
-    tx = frugal_adamw(
-        recorded["learning_rate"],
-        recorded["b1"],
-        recorded["b2"],
-        recorded["eps"],
-        recorded["weight_decay"],
-        projector=projector,
-        update_gap=recorded["update_gap"],
-        **used,
-        leaves=projected_leaves(recording),
-        weight_dimension_numbers=OUTPUTS_FIRST,
-        key=0 if projector.draws else None,
-    )
-    trajectory = golden.replay_gradients(tx, recording)
-    expected = recording.tree("params")
-    assert_same_where_it_follows(recording, trajectory, expected, projector, signs_matter=not used["reset"])
+    rate, decay, moments = recorded["learning_rate"], recorded["weight_decay"], recorded.take("b1", "b2", "eps")
+    shared = {
+        "projector": projector,
+        "update_gap": recorded["update_gap"],
+        "leaves": projected_leaves(recording),
+        "weight_dimension_numbers": OUTPUTS_FIRST,
+        "key": 0 if projector.draws else None,
+    }
+    direction = frugal(optax.scale_by_adam(**moments), **used, **shared)
+    optimizers = [
+        optax.chain(direction, optax.add_decayed_weights(decay), optax.scale_by_learning_rate(rate)),
+    ]
+    if (used["rest"], used["scale"], used["reset"]) == ("sign", 1.0, True):
+        optimizers.append(frugal_adamw(rate, **moments, weight_decay=decay, rest_scale=used["rest_scale"], **shared))
+    for tx in optimizers:
+        trajectory = golden.replay_gradients(tx, recording)
+        expected = recording.tree("params")
+        assert_same_where_it_follows(recording, trajectory, expected, projector, signs_matter=not used["reset"])
 
 
 @replays("galore_adamw")

@@ -10,10 +10,15 @@ from optax.contrib import MuonDimensionNumbers
 
 from optkit import cost
 from optkit.core.adam import scale_by_adam
-from optkit.memory_efficient._blocks import block_projector, choose_blocks, frugal_blocks
-from optkit.memory_efficient._frugal import frugal, frugal_adamw, frugal_lion
+from optkit.memory_efficient._adagrad_snsm import adagrad_snsm
+from optkit.memory_efficient._adam_snsm import adam_snsm
+from optkit.memory_efficient._block_projector import block_projector
+from optkit.memory_efficient._frugal import frugal
+from optkit.memory_efficient._frugal_adamw import frugal_adamw
+from optkit.memory_efficient._frugal_blocks import choose_blocks, frugal_blocks
+from optkit.memory_efficient._frugal_lion import frugal_lion
 from optkit.memory_efficient._galore import galore_adamw
-from optkit.memory_efficient._snsm import adagrad_snsm, adam_snsm, sgd_sm
+from optkit.memory_efficient._sgd_sm import sgd_sm
 from optkit.memory_efficient._subspace_momentum import subspace_momentum
 from optkit.memory_efficient._subspaces import subspace_projector
 
@@ -506,14 +511,14 @@ def test_state_of_frugal_is_its_share_and_indices():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: subspace_projector("pca", rank=1), "kind must be one of 'svd', .*, got 'pca'"),
-        (lambda: subspace_projector("svd", rank=1, side="top"), "side must be one of 'std', .*, got 'top'"),
+        (lambda: subspace_projector("pca", rank=1), "kind must be 'svd', .*, got 'pca'"),
+        (lambda: subspace_projector("svd", rank=1, side="top"), "side must be 'std', .*, got 'top'"),
         (lambda: subspace_projector("svd"), "give one of rank and density, got rank=None and density=None"),
         (lambda: subspace_projector("svd", rank=1, density=0.5), "give one of rank and density"),
         (lambda: subspace_projector("svd", rank=0), "rank must be a positive integer, got 0"),
         (lambda: subspace_projector("svd", density=1.5), r"density must be in \[0, 1\], got 1.5"),
         (lambda: block_projector(-0.5), r"density must be in \[0, 1\], got -0.5"),
-        (lambda: block_projector(0.5, "sideways"), "order must be one of 'random', .*, got 'sideways'"),
+        (lambda: block_projector(0.5, "sideways"), "order must be 'random', .*, got 'sideways'"),
         (lambda: block_projector(0.25, "mirror").find([jnp.zeros(1)] * 4, None, 0, None), "takes pairs, .* is 1"),
         (lambda: choose_blocks([jnp.ones((1, 1))], 0.5, period=0), "order 'random' draws: give key"),
         (lambda: frugal_blocks(optax.identity(), [True], rest="signs"), "rest must be 'sign', 'sgd' or None"),
@@ -530,6 +535,7 @@ def test_state_of_frugal_is_its_share_and_indices():
         (lambda: frugal_adamw(0.1, b1=1.0), "b1 must be in"),
         (lambda: frugal_adamw(0.1, b2=1.0), "b2 must be in"),
         (lambda: frugal_adamw(0.1, eps=-1.0), "eps must be in"),
+        (lambda: frugal_adamw(0.1, rest_scale=-1.0), "rest_scale must be in"),
         (lambda: frugal_lion(0.1, b1=1.5), "b1 must be in"),
         (lambda: frugal_lion(0.1, b2=1.5), "b2 must be in"),
         (lambda: frugal_lion(0.1, weight_decay=-1.0), "weight_decay must be in"),

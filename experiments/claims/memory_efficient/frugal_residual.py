@@ -13,12 +13,12 @@ def losses(kind: Literal["svd", "columns"]) -> tuple[float, float]:
     """The final losses with and without signs outside a kind of subspace."""
     projector = optkit.subspace_projector(kind, density=DENSITY)
 
-    def train(rest):
-        return best_loss(lambda rate: optkit.frugal_adamw(rate, projector=projector, update_gap=GAP, rest=rest, key=0))[
-            0
-        ]
+    def train(rest_scale):
+        return best_loss(
+            lambda rate: optkit.frugal_adamw(rate, projector=projector, update_gap=GAP, rest_scale=rest_scale, key=0)
+        )[0]
 
-    return train("sign"), train(None)
+    return train(1.0), train(0.0)
 
 
 def measure() -> Finding:

@@ -6,23 +6,21 @@ Without a rule for the rest it is BAdam (Luo, Yu, Li, 2024, arXiv:2404.02827). `
 program, with state for all; `frugal_blocks` has state for the chosen leaves alone, and a program for each choice.
 """
 
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optkit.core.checks import check_range
 from optkit.core.complex_numbers import only_real
 from optkit.core.injection import refuse_arrays
 from optkit.core.keys import typed
 from optkit.core.types import Key
+from optkit.memory_efficient._block_projector import BlockOrder, check_blocks, chosen_blocks
+from optkit.memory_efficient._frugal import FRUGAL
 from optkit.memory_efficient._frugal_rest import Rest, check_rest, only_rest
 from optkit.memory_efficient._matrices import chosen_leaves
-from optkit.memory_efficient._projector import Projector
-
-BlockOrder = Literal["random", "ascending", "descending", "mirror"]
+from optkit.method import Method
 
 
 class FrugalBlocksState(NamedTuple):
@@ -35,53 +33,6 @@ class FrugalBlocksState(NamedTuple):
 
     chosen: optax.OptState
     other: optax.OptState
-
-
-def block_projector(density: float, order: BlockOrder = "random") -> Projector:
-    """Chooses whole leaves: some are the subspace, the others have no part in it.
-
-    All leaves keep the state that they need when they are chosen, since a compiled program has fixed shapes: this saves
-    no memory. `frugal_blocks` does.
-
-    Args:
-        density: share of the leaves that are chosen at a time, in [0, 1]; their number is rounded, to even in doubt.
-        order: which come next: `"random"` (default); `"ascending"`, in the order of the tree; `"descending"`, from its
-            last on; or `"mirror"`, half of them from the first on and half from the last on, towards the middle; one in
-            the middle of an odd number is never chosen. The last three begin anew at the end.
-
-    Returns:
-        A `Projector`, whose projections are booleans.
-
-    Raises:
-        ValueError: if an argument is out of its range; or in use, for `"mirror"` if an odd number is to be chosen.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> import optkit
-        >>> projector = optkit.block_projector(0.5, "descending")
-        >>> tree = {"a": jnp.ones(2), "b": jnp.ones(2)}
-        >>> projector.find(tree, None, jnp.array(0), None)
-        {'a': Array(False, dtype=bool), 'b': Array(True, dtype=bool)}
-    """
-    refuse_arrays(density=density)
-    _check(density, order)
-
-    def find(gradients, projections, period, key):
-        del projections
-        leaves, structure = jax.tree.flatten(gradients)
-        chosen = _chosen(len(leaves), density, order, period, key)
-        return structure.unflatten([chosen[index] for index in range(len(leaves))])
-
-    return Projector(
-        is_empty=lambda _: False,
-        is_whole=lambda _: False,
-        start=lambda _: jnp.zeros([], bool),
-        find=find,
-        down=lambda active, x: jnp.where(active, x, 0),
-        up=lambda active, low, _: jnp.where(active, low, 0),
-        draws=order == "random",
-        of_matrices=False,
-    )
 
 
 def choose_blocks(
@@ -117,13 +68,13 @@ def choose_blocks(
         >>> [optkit.choose_blocks(params, 0.5, "ascending", period=period) for period in range(2)]
         [{'bias': None, 'first': True, 'second': False}, {'bias': None, 'first': False, 'second': True}]
     """
-    _check(density, order)
+    check_blocks(density, order)
     if order == "random":
         if key is None:
             raise ValueError("order 'random' draws: give key, an integer or a JAX key")
         key = jax.random.fold_in(typed(key), period)
     candidates, structure = jax.tree.flatten(chosen_leaves("choose_blocks", "leaves", leaves, params, None))
-    chosen = iter(np.asarray(_chosen(sum(candidates), density, order, period, key)))
+    chosen = iter(np.asarray(chosen_blocks(sum(candidates), density, order, period, key)))
     return structure.unflatten([bool(next(chosen)) if candidate else None for candidate in candidates])
 
 
@@ -228,23 +179,14 @@ def carry_over(state: optax.OptState, fresh: optax.OptState) -> optax.OptState:
     return jax.tree.map(take, fresh, state, is_leaf=is_ours)
 
 
-def _check(density: float, order: BlockOrder) -> None:
-    check_range("density", density, 0.0, 1.0)
-    if order not in get_args(BlockOrder):
-        raise ValueError(f"order must be one of {', '.join(map(repr, get_args(BlockOrder)))}, got {order!r}")
-
-
-def _chosen(total: int, density: float, order: BlockOrder, period: Any, key: Any) -> jax.Array:
-    """Says of so many leaves in a row which are chosen."""
-    active = round(total * density)
-    if order == "random":
-        return jax.random.permutation(key, total) < active
-    places = jnp.arange(total)
-    if order == "mirror":
-        if active % 2:
-            raise ValueError(f"order 'mirror' takes pairs, and density {density} of {total} leaves is {active}")
-        half = total // 2
-        places = jnp.minimum(places, total - 1 - places)
-        return (places < half) & ((places - period * (active // 2)) % max(half, 1) < active // 2)
-    places = places[::-1] if order == "descending" else places
-    return (places - period * active) % max(total, 1) < active
+METHODS = (
+    Method(
+        name="frugal_blocks",
+        factory=frugal_blocks,
+        kind="function",
+        summary="Runs an optimizer with state on some leaves, and sign descent without state on the rest.",
+        paper=FRUGAL,
+        also_known_as=("BlockOptimizer", "BlockAdamW", "BAdam"),
+        parts=(choose_blocks, carry_over),
+    ),
+)

@@ -1,0 +1,30 @@
+"""No compression: everything is sent as it is."""
+
+from optkit.compressors._compressor import Compressor
+from optkit.compressors._leafwise import Rule, as_it_came, leafwise
+from optkit.method import Method
+
+
+def identity() -> Compressor:
+    """Sends everything as it is.
+
+    Returns:
+        A `Compressor` with delta 1 and omega 0.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> compressor = identity()
+        >>> compressor.compress(jnp.ones(2), None)[0].tolist()
+        [1.0, 1.0]
+    """
+    return leafwise(Rule(lambda x, _: x, as_it_came, lambda _: 1.0, lambda _: 0.0))
+
+
+METHODS = (
+    Method(
+        name="compressors.identity",
+        factory=identity,
+        kind="function",
+        summary="Sends everything as it is.",
+    ),
+)

@@ -1,0 +1,150 @@
+"""Natural compression: entries rounded by lot to powers of two.
+
+Horváth et al., "Natural Compression for Distributed Deep Learning", 2019, arXiv:1905.10988.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from optkit.compressors._compressor import Compressor
+from optkit.compressors._leafwise import Codes, Rule, draw_uniform, leafwise, shares_of_norm
+from optkit.core.bits import pack, unpack
+from optkit.core.checks import check_integer, check_range
+from optkit.core.precision import widen
+from optkit.core.types import AxisName, DTypeLike, Key
+from optkit.method import Method, Paper
+
+
+def natural_rule() -> Rule:
+    """Makes the rule of `natural`; its draws are uniform, one for each entry."""
+
+    def encode(x, uniform):
+        x = widen(x)
+        wire, mantissa_bits, exponents = _layout(x.dtype)
+        number = jax.lax.bitcast_convert_type(x, wire)
+        past_power = (number & (2**mantissa_bits - 1)).astype(x.dtype) / 2**mantissa_bits
+        exponent = number >> mantissa_bits & (exponents - 1)
+        raised = jnp.minimum(exponent + (uniform + past_power >= 1).astype(wire), exponents - 1)
+        code = jnp.where(x < 0, exponents, 0).astype(wire) | jnp.where(exponent > 0, raised, 0)
+        return pack(code.astype(jnp.uint32), exponents.bit_length())
+
+    def decode(sent, size, dtype):
+        wide = widen(jnp.zeros([], dtype)).dtype
+        wire, mantissa_bits, exponents = _layout(wide)
+        code = unpack(sent, size, exponents.bit_length()).astype(wire)
+        return jax.lax.bitcast_convert_type(code << mantissa_bits, wide).astype(dtype)
+
+    return Rule(encode, decode, omega=lambda _: 1 / 8, draw=draw_uniform)
+
+
+def natural_dithering_rule(levels: int, order: float) -> Rule:
+    """Makes the rule of `natural_dithering`; its draws are uniform, two for each entry, of shape (2, size).
+
+    The first rounds to `2**(levels - 1)` equal parts of the norm, the second a part's number to a power of two.
+    """
+    check_integer("levels", levels)
+    check_range("levels", levels, 1, 23)
+    check_range("order", order, 1.0)
+    bits = (2 * levels).bit_length()
+
+    def encode(x, uniform):
+        x = widen(x)
+        norm, shares = shares_of_norm(x, order)
+        part = jnp.minimum(jnp.floor(2 ** (levels - 1) * shares + uniform[0]), 2 ** (levels - 1))
+        half, exponent = jnp.frexp(part)  # in [1/2, 1), and one more than that of the power below
+        level = exponent + jnp.floor(uniform[1] + (2 * half - 1)).astype(exponent.dtype)
+        level = jnp.where(part > 0, level, 0)
+        return Codes(pack((jnp.where(x < 0, -level, level) + levels).astype(jnp.uint32), bits), norm)
+
+    def decode(sent, size, dtype):
+        level = unpack(sent.codes, size, bits).astype(jnp.int32) - levels
+        share = jnp.where(level == 0, 0, jnp.ldexp(jnp.ones([], sent.scale.dtype), jnp.abs(level) - levels))
+        return (jnp.sign(level).astype(share.dtype) * share * sent.scale).astype(dtype)
+
+    def omega(size):
+        rest = size ** (1 / min(order, 2)) * 2.0 ** (1 - levels)
+        return 1 / 8 + rest * min(1, rest)
+
+    return Rule(encode, decode, omega=omega, draw=lambda key, size, dtype: jax.random.uniform(key, (2, size), dtype))
+
+
+def natural(*, key: Key, axis_name: AxisName | None = None) -> Compressor:
+    """Rounds each entry by lot to one of the two powers of two around it, so that the mean is the entry.
+
+    On the wire an entry is its sign and exponent, 9 bits (12 in double precision). Subnormal numbers become zero, and
+    NaN infinite.
+
+    Args:
+        key: an integer or a JAX key.
+        axis_name: the axis over workers, each of which then draws for itself; None (default) for equal draws.
+
+    Returns:
+        A `Compressor` with omega 1/8.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> compressor = natural(key=0)
+        >>> x = jnp.array([4.0, -0.25, 0.0])
+        >>> compressor.decompress(compressor.compress(x, compressor.init(x))[0], x).tolist()
+        [4.0, -0.25, 0.0]
+    """
+    return leafwise(natural_rule(), key, axis_name, real="natural")
+
+
+def natural_dithering(
+    levels: int = 8, order: float = math.inf, *, key: Key, axis_name: AxisName | None = None
+) -> Compressor:
+    """Rounds each entry by lot to the leaf's norm over a power of two, or to zero, so that the mean is the entry.
+
+    On the wire an entry has `1 + ceil(log2(levels + 1))` bits, and a leaf 4 bytes more (8 in double precision).
+
+    Args:
+        levels: number of powers, from 1, the norm itself, to 23; default 8.
+        order: of the norm, from 1 to infinity (default).
+        key: an integer or a JAX key.
+        axis_name: the axis over workers, each of which then draws for itself; None (default) for equal draws.
+
+    Returns:
+        A `Compressor` with omega `1/8 + r min(1, r)`, where `r = d^(1 / min(order, 2)) 2^(1 - levels)`.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> compressor = natural_dithering(3, key=0)
+        >>> x = jnp.array([4.0, -2.0, 1.0, 0.0])
+        >>> compressor.decompress(compressor.compress(x, compressor.init(x))[0], x).tolist()
+        [4.0, -2.0, 1.0, 0.0]
+    """
+    return leafwise(natural_dithering_rule(levels, order), key, axis_name, real="natural_dithering")
+
+
+def _layout(dtype: DTypeLike) -> tuple[Any, int, int]:
+    """The unsigned integers of a dtype's width, the bits of its mantissa, and the number of its exponents."""
+    info = jnp.finfo(dtype)
+    return {32: jnp.uint32, 64: jnp.uint64}[info.bits], info.nmant, 2**info.nexp
+
+
+_NATURAL = Paper("Natural Compression for Distributed Deep Learning", "Horváth et al.", 2019, "1905.10988")
+
+METHODS = (
+    Method(
+        name="compressors.natural",
+        factory=natural,
+        kind="function",
+        summary="Rounds each entry by lot to one of the two powers of two around it, so that the mean is the entry.",
+        paper=_NATURAL,
+        also_known_as=("natural compression",),
+    ),
+    Method(
+        name="compressors.natural_dithering",
+        factory=natural_dithering,
+        kind="function",
+        summary="Rounds each entry by lot to the leaf's norm over a power of two, so that the mean is the entry.",
+        paper=_NATURAL,
+    ),
+)

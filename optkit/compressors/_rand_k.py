@@ -1,0 +1,72 @@
+"""Rand-k: entries drawn by lot."""
+
+import jax
+import jax.numpy as jnp
+
+from optkit.compressors._compressor import Compressor
+from optkit.compressors._leafwise import Entries, Rule, decode_entries, leafwise, number_kept, require_few
+from optkit.core.checks import check_range
+from optkit.core.injection import refuse_arrays
+from optkit.core.precision import widen
+from optkit.core.top_k import take
+from optkit.core.types import AxisName, Key
+from optkit.method import Method
+
+
+def rand_k_rule(density: float, *, round_up: bool) -> Rule:
+    """Makes the rule of `rand_k`; its draws are a permutation, whose first places are kept."""
+
+    def number(size):
+        return number_kept(size, density, round_up=round_up)
+
+    def encode(x, permutation):
+        places = permutation[: number(x.size)].astype(jnp.int32)
+        return Entries((take(widen(x), places) * (x.size / max(places.size, 1))).astype(x.dtype), places)
+
+    def draw(key, size, _):
+        require_few(size, "rand_k")
+        return jax.random.permutation(key, size)
+
+    return Rule(encode, decode_entries, omega=lambda size: size / number(size) - 1, draw=draw)
+
+
+def rand_k(density: float = 0.01, *, key: Key, axis_name: AxisName | None = None, round_up: bool = True) -> Compressor:
+    """Keeps entries drawn by lot, times d/k so that the mean over draws is the vector.
+
+    On the wire an entry kept is its value and a place of 4 bytes. It is far noisier than `top_k` at the same size where
+    few entries are large.
+
+    Args:
+        density: share of a leaf's entries that are kept, in (0, 1]; default 0.01. At least one of each leaf is.
+        key: an integer or a JAX key.
+        axis_name: the axis over workers, each of which then draws for itself; None (default) for equal draws.
+        round_up: rounds their number up (default), not down.
+
+    Returns:
+        A `Compressor` with omega d/k - 1 for k of d entries.
+
+    Raises:
+        ValueError: if `density` is out of its range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> compressor = rand_k(0.5, key=0)
+        >>> x = jnp.ones(4)
+        >>> entries, state = compressor.compress(x, compressor.init(x))
+        >>> entries.values.tolist()
+        [2.0, 2.0]
+    """
+    refuse_arrays(density=density)
+    check_range("density", density, 0.0, 1.0, low_open=True)
+    return leafwise(rand_k_rule(density, round_up=round_up), key, axis_name)
+
+
+METHODS = (
+    Method(
+        name="compressors.rand_k",
+        factory=rand_k,
+        kind="function",
+        summary="Keeps entries drawn by lot, scaled so that the mean over draws is the vector.",
+        also_known_as=("Rand-k", "RandK", "random sparsification"),
+    ),
+)

@@ -1,0 +1,63 @@
+"""The scaled sign: a bit for each entry, and one magnitude for each leaf.
+
+Karimireddy et al., "Error Feedback Fixes SignSGD and other Gradient Compression Schemes", 2019, arXiv:1901.09847. The
+rule is that of the authors' code (epfml/error-feedback-SGD).
+"""
+
+import jax.numpy as jnp
+
+from optkit.compressors._compressor import Compressor
+from optkit.compressors._leafwise import Codes, Rule, leafwise
+from optkit.core.bits import pack, unpack
+from optkit.core.precision import widen
+from optkit.method import Method, Paper
+
+
+def scaled_sign_rule() -> Rule:
+    """Makes the rule of `scaled_sign`."""
+
+    def encode(x, _):
+        x = widen(x)
+        # Divided first: the sum of many large entries is past the largest number.
+        return Codes(pack((x < 0).astype(jnp.uint32), 1), jnp.sum(jnp.abs(x) / float(max(x.size, 1))))
+
+    def decode(sent, size, dtype):
+        return (sent.scale * jnp.where(unpack(sent.codes, size, 1) == 1, -1, 1)).astype(dtype)
+
+    return Rule(encode, decode, delta=lambda size: 1 / size)
+
+
+def scaled_sign() -> Compressor:
+    """Keeps signs, times the mean magnitude of the leaf.
+
+    On the wire a leaf is a bit an entry and 4 bytes (8 in double precision). Zero counts as positive. Do not take it
+    without error feedback, or a method with its own.
+
+    Returns:
+        A `Compressor` with delta 1/d for d entries: what it is at worst, for one entry that is not zero. It is
+        `|x|_1^2 / (d |x|_2^2)`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> compressor = scaled_sign()
+        >>> x = jnp.array([3.0, -1.0, 2.0, -2.0])
+        >>> compressor.decompress(compressor.compress(x, None)[0], x).tolist()
+        [2.0, -2.0, 2.0, -2.0]
+    """
+    return leafwise(scaled_sign_rule(), real="scaled_sign")
+
+
+ERROR_FEEDBACK_FIXES_SIGN_SGD = Paper(
+    "Error Feedback Fixes SignSGD and other Gradient Compression Schemes", "Karimireddy et al.", 2019, "1901.09847"
+)
+
+METHODS = (
+    Method(
+        name="compressors.scaled_sign",
+        factory=scaled_sign,
+        kind="function",
+        summary="Keeps the signs of a leaf, times its mean magnitude.",
+        paper=ERROR_FEEDBACK_FIXES_SIGN_SGD,
+        also_known_as=("scaled signSGD", "EF-signSGD"),
+    ),
+)

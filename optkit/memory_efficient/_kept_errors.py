@@ -1,0 +1,71 @@
+"""How MicroAdam keeps what its window leaves out: in few bits, or whole."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from optkit.core.checks import check_option
+from optkit.core.linalg.explicit_axes import replicate, shard_like
+from optkit.core.precision import widen
+from optkit.core.quantization import Quantized, dequantize, quantize, quantized_zeros
+from optkit.core.types import DTypeLike
+
+Bits = Literal[1, 2, 4, 8, "whole"]
+
+
+class Unquantized(NamedTuple):
+    """Errors as they are.
+
+    Attributes:
+        errors: shaped like the parameters, on explicit mesh axes also sharded like them; in float32 at least.
+    """
+
+    errors: Any
+
+
+class ErrorCodec(NamedTuple):
+    """How flattened errors are kept.
+
+    Attributes:
+        kind: the type of what is kept, `Quantized` or `Unquantized`.
+        zeros: gives what is kept of a parameter without an error.
+        encode: gives what is kept, from an error and its gradient.
+        decode: gives the flattened error, from what is kept and a flattened gradient.
+    """
+
+    kind: Any
+    zeros: Callable[[jax.Array], Any]
+    encode: Callable[[jax.Array, jax.Array], Any]
+    decode: Callable[[Any, jax.Array], jax.Array]
+
+
+def error_codec(bits: Bits, block_size: int, dtype: DTypeLike | None) -> ErrorCodec:
+    """Makes the way in which errors are kept.
+
+    Args:
+        bits: as in `scale_by_micro_adam`.
+        block_size: number of neighbours whose errors share a range.
+        dtype: of the ranges.
+
+    Returns:
+        The codec.
+
+    Raises:
+        ValueError: if `bits` is none of its options.
+    """
+    check_option("bits", bits, Bits)
+    if bits == "whole":
+        return ErrorCodec(
+            kind=Unquantized,
+            zeros=lambda param: Unquantized(jnp.zeros_like(param, widen(param).dtype)),
+            encode=lambda error, like: Unquantized(shard_like(error.reshape(like.shape), like)),
+            decode=lambda kept, like: replicate(kept.errors).ravel().astype(like.dtype),
+        )
+    return ErrorCodec(
+        kind=Quantized,
+        zeros=lambda param: quantized_zeros(param.size, bits, block_size, dtype),
+        encode=lambda error, _: quantize(error, bits, block_size, dtype),
+        decode=lambda kept, like: dequantize(kept, like.size, bits, block_size, like.dtype),
+    )
