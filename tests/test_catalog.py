@@ -35,9 +35,7 @@ def test_an_entry_of_a_method_is_complete(name):
 def test_an_entry_says_what_it_is(name):
     method = METHODS[name]
     assert re.fullmatch(r"[A-Z\d].*\.", method.summary)
-    assert (
-        "optkit." + method.family in method.factory.__module__ or method.family == "_tools" or method.family == "linalg"
-    )
+    assert method.family in {"_tools", "linalg"} or f"optkit.{method.family}" in method.factory.__module__
     assert method.paper is None or not method.paper.arxiv or re.fullmatch(r"\d{4}\.\d{4,5}", method.paper.arxiv)
     assert method.name not in method.also_known_as
     assert len(set(method.also_known_as)) == len(method.also_known_as)

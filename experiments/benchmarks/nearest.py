@@ -16,6 +16,7 @@ LEARNING_RATE = 1e-3
 # Variants that are only measured: `compare` has no use for them.
 CAUTIOUS_ADAMW = "cautious:adamw"
 MARS_UNCLIPPED = "mars_adamw:unclipped"
+LION_KAPPA_L1 = "lion_kappa:l1"  # Lion itself
 
 
 class Nearest(NamedTuple):
@@ -159,7 +160,7 @@ def find(names: tuple[str, ...] | None) -> list[Method]:
     """
     methods = measurable()
     if names is None:
-        names = tuple(name for name in methods if name in (*METHODS, CAUTIOUS_ADAMW, MARS_UNCLIPPED))
+        names = tuple(name for name in methods if name in (*METHODS, CAUTIOUS_ADAMW, MARS_UNCLIPPED, LION_KAPPA_L1))
     return look_up(dict.fromkeys(names), methods)
 
 

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from experiments.benchmarks.nearest import CAUTIOUS_ADAMW, MARS_UNCLIPPED
+from experiments.benchmarks.nearest import CAUTIOUS_ADAMW, LION_KAPPA_L1, MARS_UNCLIPPED
 from experiments.errors import UserError
 from experiments.store import writing
 
 Quartiles = tuple[float, float, float]
 
 # How long a step may take, in steps of Optax's nearest.
-LONGEST: Mapping[str, float] = {"lion": 1.05, MARS_UNCLIPPED: 1.35, "mars_adamw": 1.7, CAUTIOUS_ADAMW: 1.5}
+LONGEST: Mapping[str, float] = {LION_KAPPA_L1: 1.05, MARS_UNCLIPPED: 1.35, "mars_adamw": 1.7, CAUTIOUS_ADAMW: 1.5}
 LEAST_SHARE_OF_COPY = 0.7
 
 EXPLANATION = """\

@@ -182,6 +182,7 @@ METHODS = (
         example={"learning_rate": 1e-2, "kappa": lp(2.0)},
         grid=3e-2,
         variants={
+            "l1": Variant({"kappa": l1()}, grid=1e-3),
             "linf": Variant({"kappa": linf()}, grid=3e-2),
             "soft": Variant({"kappa": soft(1e-4)}, grid=1e-3),
             "top_k": Variant({"kappa": top_k(64)}, grid=3e-3),
