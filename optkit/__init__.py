@@ -22,6 +22,9 @@ from optkit.sign_momentum import *
 from optkit.sign_momentum import kappa as kappa
 from optkit.variance_reduction import *
 
+# Each family's own list, and how it was made; `optkit.catalog.METHODS` has all methods.
+del METHODS, methods_of
+
 __version__ = "0.1.0"
 
 # What trains nothing is imported on use: it costs as much time as all the rest.

@@ -9,6 +9,8 @@ import optax
 from optkit.core.precision import widen
 from optkit.method import Method
 
+__all__ = ["Compressor", "nbytes"]
+
 
 class Compressor(NamedTuple):
     """A way to compress trees, as functions; what is compressed is a tree of arrays of its own.

@@ -15,6 +15,8 @@ from optkit.core.precision import widen
 from optkit.core.types import AxisName, Key
 from optkit.method import Method, Paper
 
+__all__ = ["dithering_inf", "qsgd"]
+
 
 def dithering_rule(levels: int, order: float) -> Rule:
     """Makes the rule of `qsgd` (order 2) and `dithering_inf`; its draws are uniform, one for each entry."""

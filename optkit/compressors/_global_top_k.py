@@ -16,6 +16,8 @@ from optkit.core.top_k import add, take, top_k
 from optkit.core.types import DTypeLike
 from optkit.method import Method
 
+__all__ = ["global_top_k"]
+
 
 def global_top_k(density: float | None = None, *, dtype: DTypeLike | None = None) -> Compressor:
     """Keeps the entries of largest magnitude of all leaves together, and forgets the others.

@@ -4,6 +4,8 @@ from optkit.compressors._compressor import Compressor
 from optkit.compressors._leafwise import Rule, as_it_came, leafwise
 from optkit.method import Method
 
+__all__ = ["identity"]
+
 
 def identity() -> Compressor:
     """Sends everything as it is.

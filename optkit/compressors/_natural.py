@@ -17,6 +17,8 @@ from optkit.core.precision import widen
 from optkit.core.types import AxisName, DTypeLike, Key
 from optkit.method import Method, Paper
 
+__all__ = ["natural", "natural_dithering"]
+
 
 def natural_rule() -> Rule:
     """Makes the rule of `natural`; its draws are uniform, one for each entry."""

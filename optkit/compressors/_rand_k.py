@@ -12,6 +12,8 @@ from optkit.core.top_k import take
 from optkit.core.types import AxisName, Key
 from optkit.method import Method
 
+__all__ = ["rand_k"]
+
 
 def rand_k_rule(density: float, *, round_up: bool) -> Rule:
     """Makes the rule of `rand_k`; its draws are a permutation, whose first places are kept."""

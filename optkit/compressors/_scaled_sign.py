@@ -12,6 +12,8 @@ from optkit.core.bits import pack, unpack
 from optkit.core.precision import widen
 from optkit.method import Method, Paper
 
+__all__ = ["scaled_sign"]
+
 
 def scaled_sign_rule() -> Rule:
     """Makes the rule of `scaled_sign`."""

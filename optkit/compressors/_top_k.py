@@ -8,6 +8,8 @@ from optkit.core.top_k import take
 from optkit.core.top_k import top_k as find_top_k
 from optkit.method import Method
 
+__all__ = ["top_k"]
+
 
 def top_k_rule(density: float, *, round_up: bool) -> Rule:
     """Makes the rule of `top_k`."""

@@ -14,6 +14,8 @@ from optkit.core.precision import widen
 from optkit.core.types import AxisName, Key
 from optkit.method import Method, Paper
 
+__all__ = ["wangni_sparsify"]
+
 
 def wangni_rule(density: float) -> Rule:
     """Makes the rule of `wangni_sparsify`; its draws are uniform, one for each entry."""

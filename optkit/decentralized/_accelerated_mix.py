@@ -24,6 +24,8 @@ from optkit.method import Method, Paper
 if TYPE_CHECKING:
     import networkx as nx
 
+__all__ = ["accelerated_mix"]
+
 
 def accelerated_mix(rounds: int, skeleton: "nx.Graph | None" = None) -> Mixing:
     """Makes a mixing of several rounds with Nesterov's momentum, for graphs of which a connected part stays.

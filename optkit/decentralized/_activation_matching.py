@@ -20,6 +20,8 @@ from optkit.decentralized._mixing import Mixing, require_size
 from optkit.decentralized.topology._topology import Round
 from optkit.method import Method, Paper
 
+__all__ = ["activation_matched_mix", "align_units", "match_units", "permute_units"]
+
 
 class Activations(Protocol):
     """A function that says what the units of a network do."""

@@ -15,6 +15,8 @@ from optkit.core.workers import collectives
 from optkit.decentralized._mixing import Mixing, extrapolate, links_by_round, mix, require_size
 from optkit.method import Method, Paper
 
+__all__ = ["chebyshev_mix"]
+
 
 def chebyshev_mix(rounds: int) -> Mixing:
     """Makes a mixing of several rounds with Chebyshev's polynomial, `T_K(W / rho) / T_K(1 / rho)`.

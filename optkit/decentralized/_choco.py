@@ -24,6 +24,8 @@ from optkit.decentralized._mixing import add_update, overwrite
 from optkit.decentralized.topology import Topology, ring
 from optkit.method import Method, Paper
 
+__all__ = ["choco"]
+
 
 class ChocoState(NamedTuple):
     """State of `choco`.

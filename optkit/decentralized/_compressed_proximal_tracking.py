@@ -30,6 +30,8 @@ from optkit.decentralized.topology import Topology, ring
 from optkit.method import Method
 from optkit.prox import box
 
+__all__ = ["compressed_proximal_tracking"]
+
 
 class CompressedProximalTrackingState(NamedTuple):
     """State of `compressed_proximal_tracking`.

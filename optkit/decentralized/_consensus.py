@@ -10,6 +10,8 @@ from optkit.core.precision import scalar_dtype, widen
 from optkit.core.types import AxisName
 from optkit.method import Method, Paper
 
+__all__ = ["consensus_covariance_trace", "consensus_distance"]
+
 
 def consensus_covariance_trace(tree: Any, axis_name: AxisName) -> jax.Array:
     """Gives the trace of the covariance of the workers' values, the mean of `|x_i - mean|^2`.

@@ -19,6 +19,8 @@ from optkit.decentralized._mixing import Mixing
 from optkit.decentralized.topology import Topology, ring
 from optkit.method import Method, Paper
 
+__all__ = ["dadam"]
+
 
 def dadam(
     learning_rate: optax.ScalarOrSchedule,

@@ -20,6 +20,8 @@ from optkit.decentralized._dadao_flow import Y_TILDE, DadaoConstants, X, Y, Z, d
 from optkit.decentralized._gossip_rates import DADAO, GossipRates
 from optkit.method import Method
 
+__all__ = ["DadaoEvents", "DadaoSimulator", "DadaoState", "dadao"]
+
 
 class DadaoState(NamedTuple):
     """State of `dadao`, of all workers.

@@ -13,6 +13,8 @@ import numpy as np
 
 from optkit.core.checks import check_range
 
+__all__ = ["DadaoConstants", "dadao_constants"]
+
 # Places of the variables along their axis.
 X, X_TILDE, Y, Y_TILDE, Z, Z_TILDE = range(6)
 

@@ -20,6 +20,8 @@ from optkit.core.trees import copy
 from optkit.decentralized._mixing import overwrite
 from optkit.method import Method, Paper
 
+__all__ = ["delayed_dual_averaging"]
+
 
 class DelayedDualAveragingState(NamedTuple):
     """State of `delayed_dual_averaging`.

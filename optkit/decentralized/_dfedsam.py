@@ -23,6 +23,8 @@ from optkit.decentralized._mixing import Mixing, choose_mixing
 from optkit.decentralized.topology import Topology, ring
 from optkit.method import Method, Paper
 
+__all__ = ["dfedsam"]
+
 _EXAMPLE = "grad_fn=lambda point: jax.grad(loss)(point, batch)"
 
 

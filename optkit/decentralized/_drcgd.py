@@ -23,6 +23,8 @@ from optkit.decentralized._mixing import Mixing, choose_mixing, overwrite
 from optkit.decentralized.topology import Topology, ring
 from optkit.method import Method, Paper
 
+__all__ = ["drcgd"]
+
 Beta = Literal["fletcher_reeves", "polak_ribiere", "zero"]
 
 

@@ -21,6 +21,8 @@ from optkit.decentralized._stability import require_decay
 from optkit.decentralized.topology import Topology, path, ring
 from optkit.method import Method, Paper, Variant
 
+__all__ = ["exact_diffusion"]
+
 
 class ExactDiffusionState(NamedTuple):
     """State of `exact_diffusion`.

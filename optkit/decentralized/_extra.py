@@ -21,6 +21,8 @@ from optkit.decentralized._stability import require_decay
 from optkit.decentralized.topology import Topology, ring
 from optkit.method import Method, Paper
 
+__all__ = ["extra"]
+
 
 class ExtraState(NamedTuple):
     """State of `extra`.

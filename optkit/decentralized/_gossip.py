@@ -21,6 +21,8 @@ from optkit.decentralized._mixing import Mixing, add_update, choose_mixing, over
 from optkit.decentralized.topology import Topology, ring
 from optkit.method import Method, Paper, Variant
 
+__all__ = ["gossip"]
+
 Order = Literal["atc", "cta"]
 
 

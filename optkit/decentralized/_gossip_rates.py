@@ -15,6 +15,8 @@ from optkit.decentralized.topology import Topology
 from optkit.decentralized.topology._topology import require_topology
 from optkit.method import Method, Paper
 
+__all__ = ["GossipRates", "optimal_rates", "uniform_rates"]
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GossipRates:

@@ -22,6 +22,8 @@ from optkit.decentralized._mixing import Mixing, choose_mixing, overwrite
 from optkit.decentralized.topology import Topology, ring
 from optkit.method import Method, Paper
 
+__all__ = ["gradient_tracking", "track_gradients"]
+
 
 class TrackGradientsState(NamedTuple):
     """State of `track_gradients`.

@@ -6,6 +6,8 @@ import jax.numpy as jnp
 from optkit.core.checks import check_integer, check_range
 from optkit.method import Method
 
+__all__ = ["links_among", "lossy_links"]
+
 
 def links_among(active: jax.Array) -> jax.Array:
     """Gives the links of a step in which some workers are silent.

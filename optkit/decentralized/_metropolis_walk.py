@@ -14,6 +14,8 @@ from optkit.method import Method, Paper
 if TYPE_CHECKING:
     import networkx as nx
 
+__all__ = ["metropolis_walk", "stationary_distribution"]
+
 
 def metropolis_walk(graph: "nx.Graph", target: jax.typing.ArrayLike | None = None) -> np.ndarray:
     """Makes the random walk of Metropolis and Hastings: it moves to a random neighbour, or stays.

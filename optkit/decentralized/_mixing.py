@@ -21,6 +21,8 @@ from optkit.decentralized.topology import Topology
 from optkit.decentralized.topology._topology import Round, require_topology
 from optkit.method import Method
 
+__all__ = ["mix"]
+
 # Arrays of at most so many bytes travel together: each message costs as much as some thousand numbers more.
 _SMALL = 2**14
 

@@ -19,6 +19,8 @@ from optkit.method import Method, Paper
 if TYPE_CHECKING:
     import networkx as nx
 
+__all__ = ["network_lasso", "network_lasso_start", "network_lasso_sweep"]
+
 
 class NodesProximalMap(Protocol):
     """The proximal maps of all nodes' losses."""

@@ -24,6 +24,8 @@ from optkit.decentralized._stability import require_decay
 from optkit.decentralized.topology import Topology, ring
 from optkit.method import Method, Paper
 
+__all__ = ["nids"]
+
 
 class NidsState(NamedTuple):
     """State of `nids`.

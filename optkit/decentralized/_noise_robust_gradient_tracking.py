@@ -20,6 +20,8 @@ from optkit.decentralized._mixing import Mixing, choose_mixing, overwrite
 from optkit.decentralized.topology import Topology, ring
 from optkit.method import Method, Paper
 
+__all__ = ["noise_robust_gradient_tracking"]
+
 
 class NoiseRobustGradientTrackingState(NamedTuple):
     """State of `noise_robust_gradient_tracking`.

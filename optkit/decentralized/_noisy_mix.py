@@ -13,6 +13,8 @@ from optkit.decentralized._mixing import Mixing, mix
 from optkit.decentralized.topology import Topology
 from optkit.method import Method
 
+__all__ = ["noisy_mix"]
+
 
 def noisy_mix(scale: float, *, key: Key) -> Mixing:
     """Makes a mixing whose messages arrive with Gaussian noise: to try methods under bad channels or privacy noise.

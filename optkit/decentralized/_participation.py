@@ -17,6 +17,8 @@ from optkit.core.types import Key
 from optkit.decentralized._mixing import Mixing, require_size
 from optkit.method import Method, Paper
 
+__all__ = ["participation_mix", "sample_participants"]
+
 
 def sample_participants(
     step: int | jax.Array, size: int, count: int, *, key: Key, active: jax.Array | None = None

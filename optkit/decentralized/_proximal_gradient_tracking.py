@@ -21,6 +21,8 @@ from optkit.decentralized.topology import Topology, ring
 from optkit.method import Method, Paper, Variant
 from optkit.prox import box
 
+__all__ = ["proximal_gradient_tracking"]
+
 
 class ProximalGradientTrackingState(NamedTuple):
     """State of `proximal_gradient_tracking`.

@@ -22,6 +22,8 @@ from optkit.decentralized._quasi_global_momentum import QUASI_GLOBAL
 from optkit.decentralized.topology import Topology, ring
 from optkit.method import Method
 
+__all__ = ["qg_dadam"]
+
 QgDadamForm = Literal["v0", "v1", "v2", "paper"]
 
 _NORM_EPS = 1e-8

@@ -22,6 +22,8 @@ from optkit.decentralized._mixing import Mixing, choose_mixing, extrapolate, ove
 from optkit.decentralized.topology import Topology, ring
 from optkit.method import Method, Paper
 
+__all__ = ["qg_dsgdm"]
+
 
 class QgDsgdmState(NamedTuple):
     """State of `qg_dsgdm`.

@@ -24,6 +24,8 @@ from optkit.decentralized.topology import Topology, path
 from optkit.decentralized.topology._topology import require_topology
 from optkit.method import Method
 
+__all__ = ["relay_sum"]
+
 
 class RelaySumState(NamedTuple):
     """State of `relay_sum`.

@@ -6,6 +6,8 @@ from optkit.core.checks import check_integer
 from optkit.decentralized._mixing import Mixing, links_by_round, mix
 from optkit.method import Method
 
+__all__ = ["repeated_mix"]
+
 
 def repeated_mix(rounds: int) -> Mixing:
     """Makes a mixing of several ones: the distance to the mean shrinks by that power, messages are as many times more.

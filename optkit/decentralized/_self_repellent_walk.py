@@ -18,6 +18,14 @@ from optkit.core.types import Key
 from optkit.decentralized._metropolis_walk import stationary_distribution
 from optkit.method import Method, Paper
 
+__all__ = [
+    "self_repellent_kernel",
+    "self_repellent_start",
+    "self_repellent_step",
+    "self_repellent_walk",
+    "train_along_path",
+]
+
 
 class SelfRepellentWalkState(NamedTuple):
     """State of `self_repellent_step`.

@@ -16,6 +16,8 @@ from optkit.core.injection import refuse_arrays
 from optkit.core.precision import widen
 from optkit.method import Method, Paper
 
+__all__ = ["ties_merge"]
+
 Elect = Literal["mass", "norm_mass"]
 Combine = Literal["mean", "sum", "max"]
 

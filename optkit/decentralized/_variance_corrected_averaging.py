@@ -15,6 +15,8 @@ from optkit.core.precision import scalar_dtype, widen
 from optkit.decentralized._mixing import Mixing, require_mixing
 from optkit.method import Method, Paper
 
+__all__ = ["variance_corrected_mean", "variance_corrected_mix"]
+
 
 def variance_corrected_mean(
     models: Any,

@@ -22,6 +22,8 @@ from optkit.core.workers.aggregation import Total, norms
 from optkit.core.workers.rows import require_reduced, require_rows, sum_rows
 from optkit.method import Method, Paper
 
+__all__ = ["class_normalized"]
+
 Rescaling = Literal["none", "projection", "code"]
 
 

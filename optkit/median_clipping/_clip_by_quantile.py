@@ -22,6 +22,8 @@ from optkit.core.precision import widen
 from optkit.core.types import AxisName
 from optkit.method import Method, Paper
 
+__all__ = ["clip_by_quantile"]
+
 _COUNTED_AT_ONCE = 2**32
 
 

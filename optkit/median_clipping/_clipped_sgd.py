@@ -18,6 +18,8 @@ from optkit.median_clipping._median_tracking import track
 from optkit.median_clipping._papers import MEDIAN
 from optkit.method import Method, Variant
 
+__all__ = ["clipped_sgd"]
+
 
 def clipped_sgd(
     learning_rate: optax.ScalarOrSchedule,

@@ -13,6 +13,8 @@ from optkit.median_clipping._papers import MEDIAN
 from optkit.median_clipping._sample_median import NanPolicy, median_of_rows
 from optkit.method import Method
 
+__all__ = ["coordinate_median"]
+
 
 def coordinate_median(
     *, nan_policy: NanPolicy = "propagate", axis_name: AxisName | None = None, layout: Layout = "gather"

@@ -18,6 +18,8 @@ from optkit.median_clipping._minimize_cvar import Decay, minimize_cvar
 from optkit.median_clipping._papers import CVAR
 from optkit.method import Method
 
+__all__ = ["cvar_prox_linear"]
+
 
 def cvar_prox_linear(
     learning_rate: optax.ScalarOrSchedule,

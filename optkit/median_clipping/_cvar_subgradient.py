@@ -13,6 +13,8 @@ from optkit.median_clipping._minimize_cvar import Decay, minimize_cvar
 from optkit.median_clipping._papers import CVAR
 from optkit.method import Method
 
+__all__ = ["cvar_subgradient"]
+
 
 def cvar_subgradient(
     learning_rate: optax.ScalarOrSchedule,

@@ -32,6 +32,8 @@ from optkit.core.workers.collectives import vary_like
 from optkit.median_clipping._sample_median import NanPolicy, Start, starting_point
 from optkit.method import Method, Paper
 
+__all__ = ["geometric_median"]
+
 
 def geometric_median(
     iterations: int | None = None,

@@ -22,6 +22,8 @@ from optkit.median_clipping import median_step
 from optkit.median_clipping._papers import MEDIAN
 from optkit.method import Method, Variant
 
+__all__ = ["median_tracking_sgd", "scale_by_median_tracking"]
+
 Init = Literal["zeros", "first"]
 
 

@@ -21,6 +21,8 @@ from optkit.median_clipping._papers import MEDIAN
 from optkit.median_clipping._sample_median import Start, starting_point
 from optkit.method import Method
 
+__all__ = ["proximal_median", "proximal_pass"]
+
 
 def proximal_pass(median: Any, samples: Any, tau: jax.typing.ArrayLike, step: StepTowardsMedian | None = None) -> Any:
     """Moves an estimate of a median by one proximal step for each sample, in their order.

@@ -18,6 +18,8 @@ from optkit.memory_efficient._subspace_momentum import subspace_momentum_named
 from optkit.memory_efficient._subspaces import subspace_projector
 from optkit.method import Method
 
+__all__ = ["adagrad_snsm"]
+
 
 def adagrad_snsm(
     learning_rate: optax.ScalarOrSchedule,

@@ -18,6 +18,8 @@ from optkit.memory_efficient._subspace_momentum import subspace_momentum_named
 from optkit.memory_efficient._subspaces import subspace_projector
 from optkit.method import Method, Variant
 
+__all__ = ["adam_snsm"]
+
 
 def adam_snsm(
     learning_rate: optax.ScalarOrSchedule,

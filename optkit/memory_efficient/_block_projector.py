@@ -15,6 +15,8 @@ from optkit.memory_efficient._frugal import FRUGAL
 from optkit.memory_efficient._projector import Projector
 from optkit.method import Method
 
+__all__ = ["block_projector"]
+
 BlockOrder = Literal["random", "ascending", "descending", "mirror"]
 
 

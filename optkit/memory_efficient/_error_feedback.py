@@ -17,6 +17,8 @@ from optkit.core.injection import refuse_arrays
 from optkit.core.precision import widen
 from optkit.method import Method
 
+__all__ = ["error_feedback"]
+
 
 class ErrorFeedbackState(NamedTuple):
     """State of `error_feedback`.

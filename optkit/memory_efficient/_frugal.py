@@ -25,6 +25,8 @@ from optkit.memory_efficient._subspace_optimizer import along_projections, in_an
 from optkit.memory_efficient._subspaces import subspace_projector
 from optkit.method import Method, Paper
 
+__all__ = ["frugal"]
+
 # Projections leave of a matrix in its subspace less than 2.5 units of rounding of its largest entry, times the root
 # of the shorter axis (measured for matrices up to 1024 x 4096, of full and of low rank, of one scale and of many).
 _ROUNDING = 8

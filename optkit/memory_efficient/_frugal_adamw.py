@@ -18,6 +18,8 @@ from optkit.memory_efficient._projector import Projector
 from optkit.memory_efficient._subspaces import subspace_projector
 from optkit.method import Method, Variant
 
+__all__ = ["frugal_adamw"]
+
 
 def frugal_adamw(
     learning_rate: optax.ScalarOrSchedule,

@@ -22,6 +22,8 @@ from optkit.memory_efficient._frugal_rest import Rest, check_rest, only_rest
 from optkit.memory_efficient._matrices import chosen_leaves
 from optkit.method import Method
 
+__all__ = ["carry_over", "choose_blocks", "frugal_blocks"]
+
 
 class FrugalBlocksState(NamedTuple):
     """State of `frugal_blocks`.

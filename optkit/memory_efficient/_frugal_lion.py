@@ -18,6 +18,8 @@ from optkit.memory_efficient._projector import Projector
 from optkit.memory_efficient._subspaces import subspace_projector
 from optkit.method import Method
 
+__all__ = ["frugal_lion"]
+
 
 def _lion(
     b1: jax.typing.ArrayLike, b2: jax.typing.ArrayLike, mu_dtype: DTypeLike | None

@@ -20,6 +20,8 @@ from optkit.memory_efficient._projector import Projector
 from optkit.memory_efficient._subspaces import subspace_projector
 from optkit.method import Method, Paper
 
+__all__ = ["galore_adamw"]
+
 
 def galore_adamw(
     learning_rate: optax.ScalarOrSchedule,

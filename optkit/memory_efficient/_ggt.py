@@ -31,6 +31,8 @@ from optkit.memory_efficient._gradient_window import (
 )
 from optkit.method import Method, Paper, Variant
 
+__all__ = ["ggt", "scale_by_ggt"]
+
 
 class ScaleByGGTState(NamedTuple):
     """State of `scale_by_ggt`.

@@ -34,6 +34,8 @@ from optkit.memory_efficient._gradient_window import (
 )
 from optkit.method import Method, Paper
 
+__all__ = ["m_fac", "scale_by_m_fac"]
+
 # A gradient is damped by at least so many units of rounding, times the root of the window, of its own square norm: with
 # that, rounding changes the update of a singular window by about an eighth (measured for windows of up to 1024).
 _RESOLUTION = 8

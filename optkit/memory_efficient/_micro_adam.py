@@ -26,6 +26,8 @@ from optkit.core.types import DTypeLike, Mask
 from optkit.memory_efficient._kept_errors import Bits, error_codec
 from optkit.method import Method, Paper
 
+__all__ = ["micro_adam", "scale_by_micro_adam"]
+
 
 class ScaleByMicroAdamState(NamedTuple):
     """State of `scale_by_micro_adam`: equal on all workers, and replicated over mesh axes where not said otherwise.

@@ -15,6 +15,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from optkit.core.precision import widen
 from optkit.core.stacking import map_equal_shapes
 
+__all__ = ["Projector"]
+
 Find = Callable[[Any, Any, jax.Array, Any], Any]
 
 

@@ -15,6 +15,8 @@ from optkit.memory_efficient._subset_norm import LEAN_AND_MEAN, scale_by_subset_
 from optkit.memory_efficient._subset_sums import SubsetSize
 from optkit.method import Method
 
+__all__ = ["rmsprop_sn"]
+
 
 def rmsprop_sn(
     learning_rate: optax.ScalarOrSchedule,

@@ -17,6 +17,8 @@ from optkit.memory_efficient._subspace_momentum import subspace_momentum_named
 from optkit.memory_efficient._subspaces import subspace_projector
 from optkit.method import Method
 
+__all__ = ["sgd_sm"]
+
 
 def sgd_sm(
     learning_rate: optax.ScalarOrSchedule,

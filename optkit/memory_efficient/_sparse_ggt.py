@@ -15,6 +15,8 @@ from optkit.memory_efficient._ggt import ggt_around, scale_by_ggt
 from optkit.memory_efficient._sparse_m_fac import EFCP
 from optkit.method import Method
 
+__all__ = ["sparse_ggt"]
+
 
 def sparse_ggt(
     learning_rate: optax.ScalarOrSchedule,

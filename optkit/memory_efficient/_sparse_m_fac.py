@@ -14,6 +14,8 @@ from optkit.memory_efficient._error_feedback import error_feedback
 from optkit.memory_efficient._m_fac import m_fac_around, scale_by_m_fac
 from optkit.method import Method, Paper
 
+__all__ = ["sparse_m_fac"]
+
 
 def sparse_m_fac(
     learning_rate: optax.ScalarOrSchedule,

@@ -19,6 +19,8 @@ from optkit.memory_efficient._matrices import chosen_leaves, leaf_views
 from optkit.memory_efficient._subset_sums import SubsetSize, spread, subset_sum_of_squares
 from optkit.method import Paper
 
+__all__ = ["scale_by_subset_norm"]
+
 
 class ScaleBySubsetNormState(NamedTuple):
     """State of `scale_by_subset_norm`.

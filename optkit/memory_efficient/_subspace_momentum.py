@@ -24,6 +24,8 @@ from optkit.memory_efficient._subspace_optimizer import along_projections, in_an
 from optkit.memory_efficient._subspaces import subspace_projector
 from optkit.method import Method
 
+__all__ = ["subspace_momentum"]
+
 Reset = Literal["before", "after", "never"]
 
 

@@ -14,6 +14,8 @@ from optkit.memory_efficient._coordinates import entries_projector, lines_projec
 from optkit.memory_efficient._projector import Projector
 from optkit.method import Method
 
+__all__ = ["subspace_projector"]
+
 Kind = Literal[BasisKind, "columns", "rows", "uniform", "topk", "randk"]
 _BASES = get_args(BasisKind)
 

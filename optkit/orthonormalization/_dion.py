@@ -28,6 +28,8 @@ from optkit.orthonormalization._low_rank import rank_rule, sends_factors
 from optkit.orthonormalization._matrix_optimizer import matrix_optimizer
 from optkit.orthonormalization._power_iteration import Step, draw_basis, orthonormal_sides, power_iteration
 
+__all__ = ["dion", "scale_by_dion", "sync_momentum"]
+
 
 class ScaleByDionState(NamedTuple):
     """State of `scale_by_dion`.

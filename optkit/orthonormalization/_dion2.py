@@ -25,6 +25,8 @@ from optkit.orthonormalization._largest_rows import orthogonalize_largest
 from optkit.orthonormalization._matrix_optimizer import matrix_optimizer
 from optkit.orthonormalization._update_scale import SCALES, Scale
 
+__all__ = ["dion2", "scale_by_dion2"]
+
 Select = Literal["rows", "columns"]
 
 

@@ -10,6 +10,8 @@ from optkit.core.injection import refuse_scalar
 from optkit.core.linalg.matrix_view import leaf_name
 from optkit.method import Method
 
+__all__ = ["flax_dimension_numbers"]
+
 
 def flax_dimension_numbers(
     params: Any,

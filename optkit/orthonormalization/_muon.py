@@ -23,6 +23,8 @@ from optkit.method import Method, Paper, Variant
 from optkit.orthonormalization._matrix_optimizer import matrix_optimizer
 from optkit.orthonormalization._update_scale import SCALES, Scale
 
+__all__ = ["muon", "scale_by_muon"]
+
 
 def scale_by_muon(
     momentum: jax.typing.ArrayLike = 0.95,

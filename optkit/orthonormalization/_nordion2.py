@@ -33,6 +33,8 @@ from optkit.orthonormalization._row_normalization import (
 )
 from optkit.orthonormalization._update_scale import SCALES, Scale
 
+__all__ = ["nordion2", "scale_by_nordion2"]
+
 
 class ScaleByNordion2State(NamedTuple):
     """State of `scale_by_nordion2`.

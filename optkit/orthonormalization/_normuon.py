@@ -32,6 +32,8 @@ from optkit.orthonormalization._row_normalization import (
 )
 from optkit.orthonormalization._update_scale import SCALES, Scale
 
+__all__ = ["normuon", "scale_by_normuon"]
+
 NormuonScale = Literal[Scale, "paper_rms"]
 
 

@@ -29,6 +29,8 @@ from optkit.orthonormalization._matrix_optimizer import matrix_optimizer
 from optkit.orthonormalization._sharded_dion_specs import sharded_dion_specs
 from optkit.orthonormalization._sharded_layout import Layout, is_spec, layout_on_mesh, own_part
 
+__all__ = ["scale_by_sharded_dion", "sharded_dion"]
+
 
 def scale_by_sharded_dion(
     specs: Any,

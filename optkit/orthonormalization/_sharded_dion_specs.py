@@ -13,6 +13,8 @@ from optkit.orthonormalization._dion import ScaleByDionState
 from optkit.orthonormalization._low_rank import sends_factors
 from optkit.orthonormalization._sharded_layout import axes_of, is_spec
 
+__all__ = ["sharded_dion_specs"]
+
 
 def sharded_dion_specs(
     tx: optax.GradientTransformation,

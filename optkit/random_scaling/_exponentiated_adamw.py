@@ -15,6 +15,8 @@ from optkit.core.types import DTypeLike, Key, Mask
 from optkit.method import Method
 from optkit.random_scaling._random_scaling import RANDOM_SCALING, randomly_scaled
 
+__all__ = ["exponentiated_adamw"]
+
 
 def exponentiated_adamw(
     learning_rate: optax.ScalarOrSchedule,

@@ -13,6 +13,8 @@ from optkit.method import Method
 from optkit.random_scaling._online_gradient_descent import online_gradient_descent
 from optkit.random_scaling._random_scaling import RANDOM_SCALING, scale_by_exponential
 
+__all__ = ["exponentiated_sgdm"]
+
 
 def exponentiated_sgdm(
     learning_rate: optax.ScalarOrSchedule,

@@ -18,6 +18,8 @@ from optkit.core.trees import copy, unmask_tree
 from optkit.method import Method
 from optkit.random_scaling._random_scaling import RANDOM_SCALING
 
+__all__ = ["average_iterates", "averaged_params"]
+
 
 class AverageIteratesState(NamedTuple):
     """State of `average_iterates`.

@@ -14,6 +14,8 @@ from optkit.core.checks import check_range
 from optkit.method import Method
 from optkit.random_scaling._random_scaling import RANDOM_SCALING
 
+__all__ = ["online_gradient_descent"]
+
 
 class OnlineGradientDescentState(NamedTuple):
     """State of `online_gradient_descent`.

@@ -20,6 +20,8 @@ from optkit.random_scaling._iterate_average import average_iterates, averaged_pa
 from optkit.random_scaling._online_gradient_descent import online_gradient_descent
 from optkit.random_scaling._random_scaling import scale_leaves
 
+__all__ = ["online_to_nonconvex"]
+
 
 class ConvertedByDrawsState(NamedTuple):
     """State of `converted_by_draws`.

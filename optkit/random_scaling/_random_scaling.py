@@ -18,6 +18,8 @@ from optkit.core.keys import key_data, split
 from optkit.core.types import Key
 from optkit.method import Method, Paper, Variant
 
+__all__ = ["randomly_scaled", "scale_by_exponential"]
+
 Distribution = Literal["exponential", "uniform"]
 
 

@@ -14,6 +14,8 @@ from optkit.robust_aggregation._checks import count_active
 from optkit.robust_aggregation._distances import distances_from
 from optkit.robust_aggregation._order_statistics import entry, mean_of_smallest, sort_coordinates
 
+__all__ = ["aksel"]
+
 
 def aksel(*, axis_name: AxisName | None = None, layout: Layout = "gather") -> aggregating.Aggregator:
     """Averages the half of the rows that is nearest to their coordinate-wise median.

@@ -19,6 +19,8 @@ from optkit.method import Method, Paper
 from optkit.robust_aggregation._checks import require_slices
 from optkit.robust_aggregation._trimmed_mean import trimmed_mean
 
+__all__ = ["bucketing"]
+
 
 class BucketingState(NamedTuple):
     """State of `bucketing`.

@@ -21,6 +21,8 @@ from optkit.method import Method, Paper
 from optkit.robust_aggregation._checks import count_active
 from optkit.robust_aggregation._clip_around import clip_around
 
+__all__ = ["centered_clip"]
+
 
 class CenteredClipState(NamedTuple):
     """State of `centered_clip`.

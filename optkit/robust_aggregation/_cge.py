@@ -14,6 +14,8 @@ from optkit.robust_aggregation._checks import check_byzantine, count_active
 from optkit.robust_aggregation._distances import lengths
 from optkit.robust_aggregation._order_statistics import mean_of_smallest
 
+__all__ = ["cge"]
+
 
 def cge(byzantine: int, *, axis_name: AxisName | None = None, layout: Layout = "gather") -> aggregating.Aggregator:
     """Averages the rows without the longest ones (comparative gradient elimination).

@@ -19,6 +19,8 @@ from optkit.robust_aggregation._checks import check_byzantine, count_active
 from optkit.robust_aggregation._distances import distances_between
 from optkit.robust_aggregation._order_statistics import mean_of_smallest
 
+__all__ = ["krum"]
+
 
 def krum(
     byzantine: int,

@@ -21,6 +21,8 @@ from optkit.method import Method
 from optkit.robust_aggregation._nearest_neighbor_average import COLLABORATIVE, nearest_neighbor_average
 from optkit.robust_aggregation._robust_mix import robust_mix
 
+__all__ = ["monna"]
+
 
 def monna(
     learning_rate: optax.ScalarOrSchedule,

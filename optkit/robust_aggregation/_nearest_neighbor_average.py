@@ -17,6 +17,8 @@ from optkit.robust_aggregation._checks import check_byzantine, count_active
 from optkit.robust_aggregation._distances import distances_from
 from optkit.robust_aggregation._order_statistics import mean_of_smallest
 
+__all__ = ["nearest_neighbor_average"]
+
 
 def nearest_neighbor_average(byzantine: int) -> aggregating.Aggregator:
     """Averages what is nearest to a worker's own value among what it hears, its own included.

@@ -18,6 +18,8 @@ from optkit.robust_aggregation._distances import distances_between
 from optkit.robust_aggregation._order_statistics import smallest
 from optkit.robust_aggregation._trimmed_mean import trimmed_mean
 
+__all__ = ["nearest_neighbor_mixing"]
+
 
 def nearest_neighbor_mixing(
     aggregator: aggregating.Aggregator,

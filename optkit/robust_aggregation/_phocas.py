@@ -14,6 +14,8 @@ from optkit.method import Method, Paper
 from optkit.robust_aggregation._mean_around import mean_around
 from optkit.robust_aggregation._order_statistics import mean_between
 
+__all__ = ["phocas"]
+
 
 def phocas(byzantine: int, *, axis_name: AxisName | None = None, layout: Layout = "gather") -> aggregating.Aggregator:
     """Averages each coordinate over the values nearest to its trimmed mean (Phocas).

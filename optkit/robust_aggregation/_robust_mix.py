@@ -18,6 +18,8 @@ from optkit.method import Method
 from optkit.robust_aggregation._checks import is_stateless
 from optkit.robust_aggregation._self_centered_clip import CLIPPED_GOSSIP
 
+__all__ = ["robust_mix"]
+
 
 def robust_mix(aggregator: aggregating.Aggregator) -> Mixing:
     """Makes a mixing of an aggregator: a worker aggregates its own value and those that it hears from its neighbours.

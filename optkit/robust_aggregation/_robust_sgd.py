@@ -17,6 +17,8 @@ from optkit.method import Method
 from optkit.robust_aggregation._centered_clip import HISTORY
 from optkit.robust_aggregation._trimmed_mean import trimmed_mean
 
+__all__ = ["per_row", "robust_sgd"]
+
 
 def per_row(inner: optax.GradientTransformation, rows: int) -> optax.GradientTransformationExtraArgs:
     """Runs a transformation on each of several stacked rows, with a state for each: simulates workers of a server.

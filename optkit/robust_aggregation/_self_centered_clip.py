@@ -18,6 +18,8 @@ from optkit.method import Method, Paper
 from optkit.robust_aggregation._checks import count_active
 from optkit.robust_aggregation._clip_around import clip_around
 
+__all__ = ["self_centered_clip"]
+
 
 def self_centered_clip(radius: jax.typing.ArrayLike, iterations: int | None = None) -> aggregating.Aggregator:
     """Adds to a worker's own value the mean of what it hears less that, each difference clipped to a radius.

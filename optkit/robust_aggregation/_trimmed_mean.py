@@ -14,6 +14,8 @@ from optkit.method import Method, Paper
 from optkit.robust_aggregation._checks import check_byzantine, count_active
 from optkit.robust_aggregation._order_statistics import mean_between, sort_coordinates
 
+__all__ = ["trimmed_mean"]
+
 
 def trimmed_mean(
     byzantine: int, *, axis_name: AxisName | None = None, layout: Layout = "gather"

@@ -21,6 +21,8 @@ from optkit.core.workers import collectives
 from optkit.method import Method, Paper
 from optkit.sign_momentum._lion_kappa import scale_by_lion_kappa
 
+__all__ = ["cautious", "cautious_adamw", "cautious_lion"]
+
 Rescaling = Literal["mean_clamp", "numel_plus_one", "none"]
 
 

@@ -13,6 +13,8 @@ from optkit.core.decay import add_cautious_decay
 from optkit.core.types import Mask
 from optkit.method import Method, Paper
 
+__all__ = ["add_cautious_decayed_weights"]
+
 
 def add_cautious_decayed_weights(
     weight_decay: float | jax.Array = 0.0, mask: Mask | None = None

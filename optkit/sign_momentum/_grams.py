@@ -15,6 +15,8 @@ from optkit.core.precision import in_float32
 from optkit.core.types import DTypeLike, Mask
 from optkit.method import Method, Paper
 
+__all__ = ["grams", "grams_adamw"]
+
 
 def grams(
     inner: optax.GradientTransformation, *, before_learning_rate: bool = False

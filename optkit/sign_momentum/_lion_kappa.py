@@ -35,6 +35,8 @@ from optkit.sign_momentum.kappa import (
     top_k,
 )
 
+__all__ = ["lion_kappa", "scale_by_lion_kappa"]
+
 
 class ScaleByLionKappaState(NamedTuple):
     """State of `scale_by_lion_kappa`.

@@ -16,6 +16,8 @@ from optkit.core.types import DTypeLike, Mask
 from optkit.method import Method, Paper
 from optkit.sign_momentum._lion_kappa import scale_by_lion_kappa
 
+__all__ = ["signum"]
+
 
 def signum(
     learning_rate: optax.ScalarOrSchedule,

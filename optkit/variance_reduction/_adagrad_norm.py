@@ -15,6 +15,8 @@ from optkit.core.non_finite import nan_for_infinite
 from optkit.core.precision import in_float32, scalar_dtype, widen
 from optkit.method import Method, Paper
 
+__all__ = ["adagrad_norm", "scale_by_adagrad_norm"]
+
 
 class ScaleByAdagradNormState(NamedTuple):
     """State of `scale_by_adagrad_norm`.

@@ -22,6 +22,8 @@ from optkit.core.workers.rows import count_rows, mean_over_rows, over_rows, psum
 from optkit.method import Method
 from optkit.variance_reduction._batch_size_tests import ADADAGRAD, BatchSizeTest, GradientSamples, norm_test
 
+__all__ = ["AdaptiveBatchSizeState", "adaptive_batch_size", "round_up_batch_size"]
+
 LARGEST = 2**30
 
 

@@ -20,6 +20,8 @@ from optkit.core.workers import collectives
 from optkit.core.workers.rows import count_rows, mean_over_rows, over_rows, require_reduced, require_rows
 from optkit.method import Method, Paper
 
+__all__ = ["AGVMState", "agvm"]
+
 NORM_EPS = 1e-8  # below it, a gradient has no direction: PyTorch's cosine_similarity
 
 

@@ -19,6 +19,8 @@ from optkit.core.checks import check_option, check_range
 from optkit.core.linalg.explicit_axes import replicate
 from optkit.method import Method, Paper
 
+__all__ = ["augmented_inner_product_test", "coordinate_test", "inner_product_test", "norm_test", "orthogonality_test"]
+
 Scope = Literal["leaf", "global"]
 
 

@@ -17,6 +17,8 @@ from optkit.core.extra_args import required
 from optkit.method import Method
 from optkit.variance_reduction._clusters import DISCOVER, ClusterControlVariateState, Clusters, Visit, visit_tree
 
+__all__ = ["cluster_control_variate", "scale_by_cluster_control_variate"]
+
 
 def scale_by_cluster_control_variate(
     num_clusters: int,

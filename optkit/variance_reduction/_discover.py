@@ -17,6 +17,8 @@ from optkit.variance_reduction._clusters import DISCOVER, Clusters
 from optkit.variance_reduction._implicit_transport import igt_eval_params, transported
 from optkit.variance_reduction._nigt import exponential_extrapolation
 
+__all__ = ["discover", "discover_igt"]
+
 
 def discover(
     learning_rate: optax.ScalarOrSchedule,

@@ -23,6 +23,8 @@ from optkit.core.types import AxisName
 from optkit.core.workers.rows import count_rows, mean_over_rows, over_rows, require_reduced, require_rows
 from optkit.method import Method, Paper
 
+__all__ = ["scale_by_gradient_snr"]
+
 
 def _mean_and_noise(row: Any, *, axis_name: AxisName, method: str) -> tuple[Any, Any]:
     """The mean over rows, and each coordinate's variance over rows in units of its squared mean."""

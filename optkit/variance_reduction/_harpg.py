@@ -15,6 +15,8 @@ from optkit.method import Method, Variant
 from optkit.variance_reduction._hessian_corrected_momentum import HARPG, corrected_by_hessian
 from optkit.variance_reduction._recursion import Scope, normalization
 
+__all__ = ["harpg"]
+
 
 def harpg(
     learning_rate: optax.ScalarOrSchedule,

@@ -29,6 +29,8 @@ from optkit.variance_reduction._recursion import (
     present_params,
 )
 
+__all__ = ["harpg_schedule", "hessian_corrected_momentum"]
+
 
 class HessianCorrectedMomentumState(NamedTuple):
     """State of `hessian_corrected_momentum`; equal on all workers.

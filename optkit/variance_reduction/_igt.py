@@ -16,6 +16,8 @@ from optkit.core.types import Mask
 from optkit.method import Method
 from optkit.variance_reduction._implicit_transport import IGT, Averaging, igt_eval_params, transport
 
+__all__ = ["igt"]
+
 
 def igt(
     learning_rate: optax.ScalarOrSchedule,

@@ -20,6 +20,8 @@ from optkit.core.precision import scalar_dtype
 from optkit.core.trees import copy, unmask_tree
 from optkit.method import Method, Paper
 
+__all__ = ["igt_eval_params", "implicit_gradient_transport"]
+
 Averaging = Literal["full", "ata"]
 Extrapolation = Callable[[Any], Any]
 

@@ -22,6 +22,8 @@ from optkit.core.types import DTypeLike, Mask
 from optkit.method import Method, Paper
 from optkit.variance_reduction._recursion import Scope, kept_params, present_params, previous_gradients
 
+__all__ = ["MarsCorrection", "reduce_variance"]
+
 ClipScope = Literal["leaf", "global"]
 FirstStep = Literal["zero_reference", "no_correction"]
 

@@ -17,6 +17,8 @@ from optkit.method import Method
 from optkit.variance_reduction._mars import MARS, MarsCorrection, checked
 from optkit.variance_reduction._mars_chain import adam, corrected_chain, corrected_or_other, step
 
+__all__ = ["mars_adamw"]
+
 
 def mars_adamw(
     learning_rate: optax.ScalarOrSchedule,

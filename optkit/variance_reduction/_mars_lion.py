@@ -26,6 +26,8 @@ from optkit.variance_reduction._mars_chain import (
     step,
 )
 
+__all__ = ["mars_lion"]
+
 
 def mars_lion(
     learning_rate: optax.ScalarOrSchedule,

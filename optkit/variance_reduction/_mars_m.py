@@ -30,6 +30,8 @@ from optkit.variance_reduction._mars_chain import (
     step,
 )
 
+__all__ = ["mars_m"]
+
 
 def mars_m(
     learning_rate: optax.ScalarOrSchedule,

@@ -17,6 +17,8 @@ from optkit.method import Method
 from optkit.variance_reduction._mars import MARS
 from optkit.variance_reduction._recursion import descent
 
+__all__ = ["scale_by_mars_momentum"]
+
 
 class ScaleByMarsMomentumState(NamedTuple):
     """State of `scale_by_mars_momentum`.

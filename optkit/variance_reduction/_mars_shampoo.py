@@ -28,6 +28,8 @@ from optkit.variance_reduction._mars_chain import (
     step,
 )
 
+__all__ = ["mars_shampoo"]
+
 
 def mars_shampoo(
     learning_rate: optax.ScalarOrSchedule,

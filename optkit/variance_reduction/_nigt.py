@@ -16,6 +16,8 @@ from optkit.method import Method, Paper
 from optkit.variance_reduction._implicit_transport import Extrapolation, igt_eval_params, transported
 from optkit.variance_reduction._recursion import normalization
 
+__all__ = ["nigt"]
+
 
 def exponential_extrapolation(b1: Any, *, init_first: bool) -> Extrapolation:
     """Computes how far ahead the gradients of an exponential average are taken.

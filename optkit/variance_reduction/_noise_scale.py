@@ -18,6 +18,8 @@ from optkit.core.types import AxisName
 from optkit.core.workers.rows import count_rows, mean_over_rows, over_rows, require_reduced, require_rows
 from optkit.method import Method, Paper
 
+__all__ = ["NoiseScale", "gradient_noise_scale", "read_noise_scale"]
+
 
 class NoiseScale(NamedTuple):
     """Running estimates, equal on all workers.

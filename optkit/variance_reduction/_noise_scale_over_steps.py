@@ -15,6 +15,8 @@ from optkit.core.precision import scalar_dtype, widen
 from optkit.method import Method
 from optkit.variance_reduction._noise_scale import NOISE_SCALE, NoiseScale, average_estimates, init_noise_scale
 
+__all__ = ["gradient_noise_scale_over_steps"]
+
 
 class GradientNoiseScaleOverStepsState(NamedTuple):
     """State of `gradient_noise_scale_over_steps`.

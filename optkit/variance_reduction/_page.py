@@ -30,6 +30,8 @@ from optkit.variance_reduction._recursion import (
     recursion_with_refresh,
 )
 
+__all__ = ["page", "page_gradient"]
+
 
 class PageGradientState(NamedTuple):
     """State of `page_gradient`; equal on all workers.

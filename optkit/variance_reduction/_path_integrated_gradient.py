@@ -28,6 +28,8 @@ from optkit.variance_reduction._recursion import (
     recursion_with_refresh,
 )
 
+__all__ = ["path_integrated_gradient"]
+
 
 class PathIntegratedGradientState(NamedTuple):
     """State of `path_integrated_gradient`; equal on all workers.

@@ -27,6 +27,8 @@ from optkit.variance_reduction._recursion import (
     recursion,
 )
 
+__all__ = ["recursive_momentum"]
+
 
 class RecursiveMomentumState(NamedTuple):
     """State of `recursive_momentum`; equal on all workers.

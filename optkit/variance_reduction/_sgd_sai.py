@@ -19,6 +19,8 @@ from optkit.core.types import Mask
 from optkit.core.workers import collectives
 from optkit.method import Method, Paper
 
+__all__ = ["scale_by_sai", "sgd_sai"]
+
 Follow = Literal["code", "paper"]
 ConstantScale = Literal["one", "norm"]
 

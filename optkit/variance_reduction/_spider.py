@@ -21,6 +21,8 @@ from optkit.variance_reduction._recursion import (
     normalization,
 )
 
+__all__ = ["spider"]
+
 
 def _step_of_bounded_length(
     learning_rate: optax.ScalarOrSchedule, smoothness: jax.typing.ArrayLike

@@ -17,6 +17,8 @@ from optkit.variance_reduction._recursion import (
     Scope,
 )
 
+__all__ = ["spider_boost"]
+
 
 def spider_boost(
     learning_rate: optax.ScalarOrSchedule,

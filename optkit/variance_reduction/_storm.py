@@ -28,6 +28,8 @@ from optkit.variance_reduction._recursion import (
 )
 from optkit.variance_reduction._recursive_momentum import STORM
 
+__all__ = ["scale_by_storm", "storm"]
+
 
 class ScaleByStormState(NamedTuple):
     """State of `scale_by_storm`; equal on all workers.

@@ -32,6 +32,8 @@ from optkit.variance_reduction._recursion import (
 )
 from optkit.variance_reduction._recursive_momentum import STORM
 
+__all__ = ["scale_by_storm_coordinatewise", "storm_coordinatewise"]
+
 
 class ScaleByStormCoordinatewiseState(NamedTuple):
     """State of `scale_by_storm_coordinatewise`; equal on all workers.

@@ -27,6 +27,8 @@ from optkit.variance_reduction._recursion import (
     recursion,
 )
 
+__all__ = ["scale_by_storm_plus", "storm_plus"]
+
 
 class ScaleByStormPlusState(NamedTuple):
     """State of `scale_by_storm_plus`; equal on all workers.

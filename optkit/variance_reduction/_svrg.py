@@ -30,6 +30,8 @@ from optkit.variance_reduction._recursion import (
     previous_gradients,
 )
 
+__all__ = ["svrg", "svrg_correction"]
+
 
 class SvrgCorrectionState(NamedTuple):
     """State of `svrg_correction`; equal on all workers.

@@ -15,6 +15,8 @@ from optkit.core.types import AxisName, Mask
 from optkit.method import Method
 from optkit.variance_reduction._gradient_snr import GSNR, gradient_snr
 
+__all__ = ["vr_adam"]
+
 
 def vr_adam(
     learning_rate: optax.ScalarOrSchedule,

@@ -16,6 +16,8 @@ from optkit.variance_reduction._gradient_snr import GSNR, gradient_snr
 from optkit.variance_reduction._vr_adam import check_adam
 from optkit.variance_reduction._vr_lars import relative_to_params
 
+__all__ = ["vr_lamb"]
+
 
 def vr_lamb(
     learning_rate: optax.ScalarOrSchedule,

@@ -13,6 +13,8 @@ from optkit.core.types import AxisName
 from optkit.method import Method
 from optkit.variance_reduction._gradient_snr import GSNR, gradient_snr
 
+__all__ = ["vr_momentum"]
+
 
 def vr_momentum(
     learning_rate: optax.ScalarOrSchedule,

@@ -12,6 +12,8 @@ from optkit.core.types import AxisName
 from optkit.method import Method
 from optkit.variance_reduction._gradient_snr import GSNR, gradient_snr
 
+__all__ = ["vr_sgd"]
+
 
 def vr_sgd(
     learning_rate: optax.ScalarOrSchedule, gamma: jax.typing.ArrayLike = 0.1, *, axis_name: AxisName | None = None

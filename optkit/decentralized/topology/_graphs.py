@@ -20,6 +20,25 @@ from optkit.method import Method, Paper
 if TYPE_CHECKING:
     import networkx as nx
 
+__all__ = [
+    "binary_tree",
+    "circulant",
+    "complete",
+    "erdos_renyi",
+    "exponential",
+    "from_graph",
+    "grid",
+    "hypercube",
+    "one_peer_exponential",
+    "path",
+    "random_matchings",
+    "ring",
+    "sequence",
+    "star",
+    "symmetric_exponential",
+    "torus",
+]
+
 
 def from_graph(graph: "nx.Graph", weights: "Callable[[nx.Graph], np.ndarray] | None" = None) -> Topology:
     """Makes a topology of an undirected graph.

@@ -7,6 +7,8 @@ import numpy as np
 from optkit.decentralized.topology._topology import Topology, without_diagonal
 from optkit.method import Method
 
+__all__ = ["plot"]
+
 
 def plot(topology: Topology, ax: Any) -> None:
     """Draws a topology's workers on a circle and its messages as arrows, wider for larger weights.

@@ -13,6 +13,8 @@ import numpy as np
 
 from optkit.method import Method
 
+__all__ = ["Topology"]
+
 _ROUNDING = 1e-9
 
 

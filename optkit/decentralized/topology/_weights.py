@@ -10,6 +10,8 @@ from optkit.method import Method
 if TYPE_CHECKING:
     import networkx as nx
 
+__all__ = ["max_degree_weights", "metropolis_weights", "uniform_weights"]
+
 
 def require_undirected(graph: Any, name: str) -> None:
     """Raises unless an argument is a graph whose edges go both ways.

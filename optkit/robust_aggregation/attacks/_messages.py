@@ -23,6 +23,20 @@ from optkit.robust_aggregation._bucketing import HETEROGENEOUS
 from optkit.robust_aggregation._distances import lengths
 from optkit.robust_aggregation._order_statistics import smallest
 
+__all__ = [
+    "a_little_is_enough",
+    "gaussian_noise",
+    "hidden_deviations",
+    "inner_product_manipulation",
+    "label_flip",
+    "long_among_kept",
+    "mimic",
+    "outlying_worker",
+    "send_nan",
+    "shifted_mean",
+    "sign_flip",
+]
+
 
 def sign_flip(honest: Any) -> Any:
     """Sends the honest rows' mean, reversed.

@@ -4,6 +4,8 @@ from typing import Any, Protocol
 
 import jax
 
+__all__ = ["Attack", "AttackByNumber"]
+
 
 class Attack(Protocol):
     """What attackers send: a function of what the honest workers send."""

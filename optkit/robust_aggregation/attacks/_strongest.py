@@ -12,6 +12,8 @@ from optkit.method import Method
 from optkit.robust_aggregation.attacks._messages import mean_row
 from optkit.robust_aggregation.attacks._protocols import AttackByNumber
 
+__all__ = ["strongest"]
+
 
 class Search(NamedTuple):
     """A line search: the best strength and its value, the last one probed, the step, and whether steps still grow."""

@@ -15,6 +15,8 @@ from optkit.decentralized._mixing import Mixing
 from optkit.method import Method
 from optkit.robust_aggregation.attacks._protocols import Attack, AttackByNumber
 
+__all__ = ["attacked_mix", "under_attack"]
+
 
 class UnderAttackState(NamedTuple):
     """State of `under_attack`.
