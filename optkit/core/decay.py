@@ -11,6 +11,7 @@ from optkit.core.checks import check_range
 from optkit.core.extra_args import require_params
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
+from optkit.core.schedules import value_at
 from optkit.core.trees import with_whole_tree
 from optkit.core.types import Mask
 
@@ -225,7 +226,7 @@ def _decay(
         if not decays:
             return updates, DecayAfterStepState(count=count)
         require_params(params, method)
-        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        rate = value_at(learning_rate, state.count)
         shrinkage = rate * weight_decay
         shrunk = jax.tree.map(lambda u, p: shrink(u, p, shrinkage).astype(u.dtype), updates, params)
         return shrunk, DecayAfterStepState(count=count)

@@ -17,6 +17,7 @@ from optkit.core.extra_args import require_params
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
 from optkit.core.proximal import ProximalMap, check_proximal, check_proximal_leaves
+from optkit.core.schedules import value_at
 from optkit.core.types import AxisName
 from optkit.decentralized._compressed_exchange import (
     CompressedConsensusState,
@@ -125,7 +126,7 @@ def compressed_proximal_tracking(
     def update_fn(updates, state, params=None, *, links=None, **extra_args):
         del extra_args
         require_params(params, "compressed_proximal_tracking")
-        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        rate = value_at(learning_rate, state.count)
         tracked = jax.tree.map(lambda y, g, last: y + g - last, state.tracked, updates, state.gradient)
         tracked, gradients_sent = compressed_consensus(
             tracked, state.gradients_sent, compressor, topology, axis_name, gamma_y, links

@@ -16,6 +16,7 @@ from optkit.core.extra_args import require_params
 from optkit.core.injection import refuse_arrays
 from optkit.core.linalg.svd import svd
 from optkit.core.precision import in_float32, scalar_dtype
+from optkit.core.schedules import value_at
 from optkit.core.stacking import map_equal_shapes
 from optkit.core.trees import mask_tree, resolve, unmask_tree
 from optkit.core.types import AxisName
@@ -126,7 +127,7 @@ def drcgd(
     def update_fn(updates, state, params=None, *, links=None, **extra_args):
         del extra_args
         require_params(params, "drcgd")
-        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        rate = value_at(learning_rate, state.count)
         inside = on_manifold(params)
 
         def tangent(vectors):

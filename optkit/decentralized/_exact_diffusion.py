@@ -15,6 +15,7 @@ import optax
 
 from optkit.core.extra_args import require_params
 from optkit.core.precision import widen
+from optkit.core.schedules import value_at
 from optkit.core.types import AxisName
 from optkit.decentralized._mixing import Mixing, add_update, choose_mixing, mix, overwrite
 from optkit.decentralized._stability import require_decay
@@ -105,7 +106,7 @@ def exact_diffusion(
         require_params(params, "exact_diffusion")
         updates, inner_state = inner.update(updates, state.inner, params, links=links, **extra_args)
         rate = 1.0 if learning_rate is None else learning_rate
-        rate = rate(state.count) if callable(rate) else rate
+        rate = value_at(rate, state.count)
         # At a rate of zero there is no correction to learn.
         inverse = jnp.where(rate == 0, 0, 1 / jnp.where(rate == 0, 1, rate))
 

@@ -17,6 +17,7 @@ from optkit.core.extra_args import require_params
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
 from optkit.core.proximal import ProximalMap, check_proximal, check_proximal_leaves
+from optkit.core.schedules import value_at
 from optkit.core.types import AxisName
 from optkit.decentralized._exact_diffusion import diffusion_step
 from optkit.decentralized._mixing import Mixing, choose_mixing, mix, overwrite
@@ -120,7 +121,7 @@ def nids(
     def update_fn(updates, state, params=None, *, links=None, **extra_args):
         del extra_args
         require_params(params, "nids")
-        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        rate = value_at(learning_rate, state.count)
         share = c if max_learning_rate is None else c * rate / max_learning_rate
         share = jnp.where(state.count == 0, 0, share)  # the first step is not mixed
         # 2 x_t - x_{t-1} - lr g_t + lr g_{t-1}

@@ -15,6 +15,7 @@ import optax
 from optkit.core.checks import check_range
 from optkit.core.extra_args import require_params
 from optkit.core.precision import in_float32
+from optkit.core.schedules import value_at
 from optkit.core.types import AxisName
 from optkit.decentralized._mixing import Mixing, choose_mixing, overwrite
 from optkit.decentralized.topology import Topology, ring
@@ -89,8 +90,8 @@ def noise_robust_gradient_tracking(
     def update_fn(updates, state, params=None, *, links=None, **extra_args):
         del extra_args
         require_params(params, "noise_robust_gradient_tracking")
-        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
-        share = gamma(state.count) if callable(gamma) else gamma
+        rate = value_at(learning_rate, state.count)
+        share = value_at(gamma, state.count)
         old = params, state.total
         mixed = mixing(old, topology, axis_name, step=state.count, links=links)
         towards = jax.tree.map(lambda x, m: x + jnp.asarray(share, x.dtype) * (m - x), old, mixed)

@@ -15,6 +15,7 @@ from optkit.core.extra_args import require_params
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
 from optkit.core.proximal import ProximalMap, check_proximal, check_proximal_leaves
+from optkit.core.schedules import value_at
 from optkit.core.types import AxisName
 from optkit.decentralized._mixing import Mixing, choose_mixing, overwrite
 from optkit.decentralized.topology import Topology, ring
@@ -103,7 +104,7 @@ def proximal_gradient_tracking(
     def update_fn(updates, state, params=None, *, links=None, **extra_args):
         del extra_args
         require_params(params, "proximal_gradient_tracking")
-        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        rate = value_at(learning_rate, state.count)
 
         def mixed(tree):
             return mixing(tree, topology, axis_name, step=state.count, links=links)

@@ -16,6 +16,7 @@ from optkit.core.decay import add_decay
 from optkit.core.extra_args import require_params
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32, scalar_dtype
+from optkit.core.schedules import value_at
 from optkit.core.types import AxisName, Mask
 from optkit.decentralized._mixing import Mixing, choose_mixing, overwrite
 from optkit.decentralized._quasi_global_momentum import QUASI_GLOBAL
@@ -116,7 +117,7 @@ def qg_dadam(
     def update_fn(updates, state, params=None, *, links=None, **extra_args):
         del extra_args
         require_params(params, "qg_dadam")
-        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        rate = value_at(learning_rate, state.count)
         if form == "v1":
             updates = jax.tree.map(_normalize_filters, updates)
         count = optax.safe_increment(state.count)

@@ -17,6 +17,7 @@ from optkit.core.decay import add_decay
 from optkit.core.extra_args import require_params
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
+from optkit.core.schedules import value_at
 from optkit.core.types import AxisName, Mask
 from optkit.decentralized._mixing import Mixing, choose_mixing, extrapolate, overwrite
 from optkit.decentralized.topology import Topology, ring
@@ -115,7 +116,7 @@ def qg_dsgdm(
     def update_fn(updates, state, params=None, *, links=None, **extra_args):
         del extra_args
         require_params(params, "qg_dsgdm")
-        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        rate = value_at(learning_rate, state.count)
         own = jax.tree.map(lambda m, g: momentum * m + (1 - dampening) * g, state.momentum, updates)
         direction = jax.tree.map(lambda m, g: g + momentum * m, own, updates) if nesterov else own
         half = jax.tree.map(lambda p, s: p - rate * s, params, direction)

@@ -17,6 +17,7 @@ from optkit.core.decay import add_decay
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32, widen
 from optkit.core.proximal import StepTowardsMedian, check_step
+from optkit.core.schedules import value_at
 from optkit.core.types import DTypeLike, Mask
 from optkit.median_clipping import median_step
 from optkit.median_clipping._papers import MEDIAN
@@ -173,7 +174,7 @@ def track(
 
     def update_fn(updates, state, params=None):
         del params
-        radius = tau(state.count) if callable(tau) else tau
+        radius = value_at(tau, state.count)
         gradient = widen(updates)
         start = widen(state.median) if memory else optax.tree.zeros_like(gradient)
         if init == "first":

@@ -17,6 +17,7 @@ from optkit.core.complex_numbers import refuse_complex
 from optkit.core.extra_args import required
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import scalar_dtype
+from optkit.core.schedules import value_at
 from optkit.core.types import AxisName
 from optkit.core.workers.rows import over_rows, psum, require_reduced, require_rows
 
@@ -61,7 +62,7 @@ def minimize_cvar(
 
     def rates(count, dtype):
         shared = jax.lax.rsqrt((count + 1).astype(dtype)) if decay == "sqrt" else 1.0
-        rate, alpha_rate = (r(count) if callable(r) else r for r in (learning_rate, alpha_learning_rate))
+        rate, alpha_rate = (value_at(r, count) for r in (learning_rate, alpha_learning_rate))
         return shared * rate / loss_scale, shared * alpha_rate * loss_scale
 
     def weighted(sample, alpha, rate, alpha_rate, *, axis_name):

@@ -14,6 +14,7 @@ from optax.experimental import aggregating
 from optkit.core.checks import check_count, check_option, check_range
 from optkit.core.injection import refuse_arrays
 from optkit.core.proximal import StepTowardsMedian, check_step
+from optkit.core.schedules import value_at
 from optkit.core.types import AxisName
 from optkit.core.workers.aggregation import aggregator_of_rows
 from optkit.median_clipping import median_step
@@ -116,7 +117,7 @@ def proximal_median(
             return rows
 
         def one_pass(k, median):
-            return proximal_pass(median, rows, tau(k) if callable(tau) else tau, step)
+            return proximal_pass(median, rows, value_at(tau, k), step)
 
         return jax.lax.fori_loop(0, 8 if passes is None else passes, one_pass, starting_point(start, rows, "propagate"))
 

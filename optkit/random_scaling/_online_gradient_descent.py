@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from optkit.core.checks import check_range
+from optkit.core.schedules import value_at
 from optkit.method import Method
 from optkit.random_scaling._random_scaling import RANDOM_SCALING
 
@@ -72,7 +73,7 @@ def online_gradient_descent(
 
     def update_fn(updates, state, params=None):
         del params
-        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        rate = value_at(learning_rate, state.count)
         discount = beta / (1 + rate * mu)
         delta = jax.tree.map(lambda d, g: discount * (d - rate * g), state.delta, updates)  # the learner's D_{n+1}
         new_state = OnlineGradientDescentState(

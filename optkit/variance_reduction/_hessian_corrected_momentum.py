@@ -17,6 +17,7 @@ from optkit.core.checks import check_range
 from optkit.core.hessian_products import hessian_products_at
 from optkit.core.injection import refuse_arrays
 from optkit.core.non_finite import nan_for_infinite
+from optkit.core.schedules import value_at
 from optkit.core.trees import unmask_tree
 from optkit.core.types import Key, Mask
 from optkit.method import Method, Paper
@@ -146,7 +147,7 @@ def corrected_by_hessian(
         estimate = hessian_corrected_estimate(
             jax.random.uniform(fresh, dtype=jnp.float32),
             state,
-            eta(state.count) if callable(eta) else eta,
+            value_at(eta, state.count),
             params,
             inside(scope, updates),
             lambda point, vector: inside(scope, product(point, vector)),

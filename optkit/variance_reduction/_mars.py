@@ -17,6 +17,7 @@ from optkit.core.checks import check_option, check_range
 from optkit.core.injection import refuse_arrays
 from optkit.core.linalg.matrix_view import matrix_view
 from optkit.core.precision import widen
+from optkit.core.schedules import value_at
 from optkit.core.trees import mask_tree, unmask_tree, with_whole_tree
 from optkit.core.types import DTypeLike, Mask
 from optkit.method import Method, Paper
@@ -215,7 +216,7 @@ def correct(
     def update_fn(updates, state, params=None, *, grad_fn=None, prev_grads=None, **extra_args):
         del extra_args
         gradients = mask_tree(applies_to, updates)
-        weight = (gamma(state.count) if callable(gamma) else gamma) * b1 / (1 - b1)
+        weight = (value_at(gamma, state.count)) * b1 / (1 - b1)
         is_first = state.count == 0
         known = 1.0
         if exact:

@@ -12,6 +12,7 @@ import optax
 
 from optkit.core.checks import check_range
 from optkit.core.precision import in_float32
+from optkit.core.schedules import value_at
 from optkit.method import Method, Paper
 from optkit.variance_reduction._implicit_transport import Extrapolation, igt_eval_params, transported
 from optkit.variance_reduction._recursion import normalization
@@ -31,7 +32,7 @@ def exponential_extrapolation(b1: Any, *, init_first: bool) -> Extrapolation:
     """
 
     def extrapolation(count):
-        decay: Any = b1(count) if callable(b1) else b1
+        decay: Any = value_at(b1, count)
         ahead = decay / (1 - decay)  # the factor of x_t - x_{t-1}
         return jnp.where(count == 0, 0, ahead) if init_first else ahead
 

@@ -12,6 +12,7 @@ from optkit.core.checks import check_range
 from optkit.core.injection import refuse_arrays
 from optkit.core.non_finite import nan_for_infinite
 from optkit.core.precision import in_float32
+from optkit.core.schedules import value_at
 from optkit.core.trees import only
 from optkit.core.types import Mask
 from optkit.method import Method
@@ -35,7 +36,7 @@ def _step_of_bounded_length(
 
     def update_fn(updates, state, params=None):
         del params
-        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        rate = value_at(learning_rate, state.count)
         norm = nan_for_infinite(optax.tree.norm(updates))
         bounded_by_length = jnp.asarray(rate, norm.dtype) / jnp.where(norm == 0, 1, norm)
         step_size = jnp.where(norm == 0, 0, jnp.minimum(bounded_by_length, 0.5 / smoothness))

@@ -14,6 +14,7 @@ from optkit.core.checks import check_range
 from optkit.core.injection import refuse_arrays
 from optkit.core.non_finite import nan_for_infinite
 from optkit.core.precision import in_float32, scalar_dtype
+from optkit.core.schedules import value_at
 from optkit.core.trees import only, unmask_tree
 from optkit.core.types import Mask
 from optkit.method import Method
@@ -80,7 +81,7 @@ def _scale_by_storm(
         estimate = recursion(gradients, previous, state.estimate, state.weight)  # Alg. 1, d_{t+1}
         sum_of_squares = state.sum_of_squares + optax.tree.norm(gradients, squared=True)  # Alg. 1, sum of G_i^2
         sum_of_squares = nan_for_infinite(sum_of_squares.astype(state.sum_of_squares.dtype))
-        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        rate = value_at(learning_rate, state.count)
         step_size = jnp.asarray(rate, sum_of_squares.dtype) / jnp.cbrt(w + sum_of_squares)  # Alg. 1, eta_t
         weight = jnp.minimum(1.0, c * step_size**2)  # Alg. 1, a_{t+1}; the paper assumes at most 1
         new_state = ScaleByStormState(

@@ -18,6 +18,7 @@ from optkit.core.complex_numbers import refuse_complex
 from optkit.core.injection import refuse_arrays
 from optkit.core.non_finite import nan_for_infinite
 from optkit.core.precision import in_float32
+from optkit.core.schedules import value_at
 from optkit.core.trees import only, unmask_tree
 from optkit.core.types import Mask
 from optkit.method import Method
@@ -88,7 +89,7 @@ def _scale_by_storm_coordinatewise(
             lambda largest, g: nan_for_infinite(jnp.maximum(largest, optax.tree.norm(g))), state.largest_norm, gradients
         )
         sum_of_squares = jax.tree.map(lambda s, g: s + g**2, state.sum_of_squares, gradients)
-        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        rate = value_at(learning_rate, state.count)
         step_sizes = jax.tree.map(
             lambda s: jnp.asarray(rate, s.dtype) / jnp.cbrt(w + s), sum_of_squares
         )  # eta of the code

@@ -14,6 +14,7 @@ import optax
 from optkit.core.checks import check_count, check_range
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import in_float32
+from optkit.core.schedules import value_at
 from optkit.core.trees import only, unmask_tree
 from optkit.core.types import Mask
 from optkit.core.workers import collectives
@@ -75,7 +76,7 @@ def _svrg_correction(
             is_due(state.count, anchor_every), refreshed, lambda: (state.anchor, state.anchor_gradient)
         )
         at_anchor = previous_gradients(scope, anchor, grad_fn, None)
-        coefficient = alpha(state.count) if callable(alpha) else alpha
+        coefficient = value_at(alpha, state.count)
         corrected = jax.tree.map(
             lambda g, a, mu: (
                 g - jnp.asarray(coefficient, mu.dtype) * (a - mu)
