@@ -327,7 +327,7 @@ _SUMMARIES_AND_NAMES: Mapping[Callable[..., Kappa], tuple[str, tuple[str, ...]]]
         ("l_p norm", "normalized momentum"),
     ),
     linf: ("The sign of a leaf's largest entry alone.", ("l_inf norm", "greedy coordinate descent", "Frank-Wolfe")),
-    soft: ("The sign of the entries above a threshold, for sparse parameters.", ("soft thresholding",)),
+    soft: ("The sign of the entries above a threshold, for sparse parameters.", ("l1 with a dead zone",)),
     top_k: ("The sign of the k largest entries of a leaf.", ("top-k",)),
     huber: ("Proportional to each entry near zero, its sign from a threshold on.", ("Huber", "refined Lion")),
     half_squared_l2: ("The momentum itself: heavy ball or Nesterov with decay.", ("heavy ball", "Nesterov")),
