@@ -1,6 +1,7 @@
 """How the package is built: imports run downwards, importing costs little, and what is public is listed."""
 
 import ast
+import dataclasses
 import functools
 import inspect
 import operator
@@ -14,6 +15,8 @@ import pytest
 
 import optkit
 from optkit.catalog import METHODS
+from optkit.core.extra_args import EXTRA_ARGS
+from optkit.method import Method
 
 ROOT = pathlib.Path(optkit.__file__).parents[1]
 MODULES = {
@@ -174,3 +177,22 @@ def test_names_in_documents_exist(path):
             if f"optkit{name}" not in MODULES:
                 missing.append(f"optkit{name}")
     assert missing == []
+
+
+# Words of JAX, Optax and the shell that stand in the prose of the documents like names of ours.
+FOREIGN = {"init", "jit", "make", "out_shardings", "scan", "shard_map", "update", "vmap"}
+
+
+@pytest.mark.parametrize("path", [path for path in DOCUMENTS if path.suffix == ".md"], ids=lambda path: path.name)
+def test_words_of_the_prose_that_look_like_names_exist(path):
+    prose = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
+    words = {
+        word for word in re.findall(r"`([a-z_][\w.]*)(?:\([^`]*\))?`", prose) if not word.endswith((".py", ".npz"))
+    }
+    arguments = {name for thing in public().values() for name in inspect.signature(thing).parameters}
+    fields = {field.name for field in dataclasses.fields(Method)}
+    known = FOREIGN | arguments | fields | set(EXTRA_ARGS) | set(public()) | set(METHODS) | {*dir(optkit), *dir(optkit.method)}
+    unknown = {
+        word for word in words if word not in known and word.split(".")[0] not in {"jax", "optax", "nnx", "optkit"}
+    }
+    assert unknown == set()
