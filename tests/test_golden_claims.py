@@ -8,6 +8,7 @@ from golden_files import claimed_methods, files
 
 from optkit.catalog import METHODS
 
+# As many recordings stood here once, and none of them may go.
 RECORDINGS = 198
 WITHOUT_RECORDING = {
     "aksel": "its authors publish no code, and no recording of another one is here",
@@ -41,7 +42,7 @@ def test_golden_files_of_catalogued_methods_are_all_replayed():
 @of_this_repository
 def test_golden_files_are_as_many_as_ever_and_small():
     replayed = [path for method in claimed_methods() for path in files(method)]
-    assert len(replayed) == len(files("*")) == RECORDINGS
+    assert len(replayed) == len(files("*")) >= RECORDINGS
     assert sum(path.stat().st_size for path in replayed) <= 10_000_000
 
 
