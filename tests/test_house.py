@@ -191,7 +191,7 @@ def test_words_of_the_prose_that_look_like_names_exist(path):
     }
     arguments = {name for thing in public().values() for name in inspect.signature(thing).parameters}
     fields = {field.name for field in dataclasses.fields(Method)}
-    known = FOREIGN | arguments | fields | set(EXTRA_ARGS) | set(public()) | set(METHODS) | {*dir(optkit), *dir(optkit.method)}
+    known = {*FOREIGN, *arguments, *fields, *EXTRA_ARGS, *public(), *METHODS, *dir(optkit), *dir(optkit.method)}
     unknown = {
         word for word in words if word not in known and word.split(".")[0] not in {"jax", "optax", "nnx", "optkit"}
     }

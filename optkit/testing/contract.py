@@ -196,6 +196,33 @@ def check_transformation(
         raise BrokenContract(violations) from violations[0].error
 
 
+def find_violations(factory: Callable[..., optax.GradientTransformation], **arguments: Any) -> tuple[Violation, ...]:
+    """Finds the promises of the contract that a gradient transformation breaks.
+
+    Args:
+        factory: builds the transformation, see `check_transformation`.
+        **arguments: those of `check_transformation`.
+
+    Returns:
+        What it breaks, in the order of the contract; nothing for a transformation that keeps it.
+
+    Raises:
+        ValueError: if a name in `promises` or `needs`, or `stacked`, is unknown.
+        RuntimeError: if there are fewer devices.
+
+    Example:
+        >>> import optax
+        >>> import optkit
+        >>> optkit.testing.find_violations(optax.sgd, promises=["is_deterministic"], learning_rate=0.1)
+        ()
+    """
+    try:
+        check_transformation(factory, **arguments)
+    except BrokenContract as broken:
+        return broken.violations
+    return ()
+
+
 def check_method(method: Method) -> None:
     """Checks a method of the catalog, or a variant of one, by the contract.
 
