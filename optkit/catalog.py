@@ -186,7 +186,7 @@ def _score(text: str, method: Method, rarity: Mapping[str, float]) -> float:
                 return certainty + _PREFERENCE[method.kind]
             # Of three or four letters, most are near to some acronym.
             near = difflib.SequenceMatcher(None, squeezed, name).ratio() if len(squeezed) >= 5 else 0.0
-            best = max(best, near if near >= _NEAR else 0.0)
+            best = max(best, near * certainty / 4 if near >= _NEAR else 0.0)
     if method.paper and _squeezed(method.paper.title) == squeezed:
         best = max(best, 3.0)
     fields = {name: _plain(field).split() for name, field in _fields(method).items()}

@@ -173,6 +173,7 @@ class Method:
             TypeError: if the method is a function.
 
         Example:
+            >>> import jax.numpy as jnp
             >>> import optkit
             >>> tx = optkit.catalog.METHODS["trimmed_mean"].optimizer(0.1)
             >>> state = tx.init(jnp.zeros(2))

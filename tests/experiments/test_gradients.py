@@ -25,7 +25,7 @@ def classes(line):
 def method(factory, rows):
     return Method(
         name="probe", factory=factory, family="tests", kind="optimizer", summary="", paper=Paper("", "", 2026, ""),
-        example={"learning_rate": 0.1}, grid=0.1, rows=rows,
+        example={"learning_rate": 0.1}, grid=0.1, stacked=rows,
     )  # fmt: skip
 
 
