@@ -178,7 +178,8 @@ def _index(entries: Sequence[Method]) -> Mapping[str, float]:
 def _score(text: str, method: Method, rarity: Mapping[str, float]) -> float:
     arxiv = re.search(r"\d{4}\.\d{4,5}", text)
     if arxiv:
-        return float(method.paper is not None and method.paper.arxiv == arxiv.group())
+        ids = (method.paper.arxiv if method.paper else "", *method.also_known_as)
+        return float(any(arxiv.group() in known for known in ids))
     squeezed, best = _squeezed(text), 0.0
     for names, certainty in ((_own_names(method), 4.0), (method.also_known_as, 3.0), (_inner_names(method), 2.0)):
         for name in map(_squeezed, names):

@@ -81,6 +81,7 @@ CALLED = {
     "Lion Secretly Solves Constrained Optimization: As Lyapunov Predicts": "lion_kappa",
     "arXiv:2302.14252": "proximal_gradient_tracking",
     "https://arxiv.org/abs/2504.05295": "dion",
+    "2502.16982": "muon",
     "Levy, Kavis, Cevher": "storm_plus",
     "Allouah": "nearest_neighbor_mixing",
     # misspelt
