@@ -19,7 +19,7 @@ from optkit.core.injection import refuse_arrays
 from optkit.core.non_finite import nan_for_infinite
 from optkit.core.schedules import value_at
 from optkit.core.trees import unmask_tree
-from optkit.core.types import Key, Mask
+from optkit.core.types import Key, Mask, Schedule
 from optkit.method import Method, Paper
 from optkit.variance_reduction._recursion import (
     Scope,
@@ -50,7 +50,7 @@ class HessianCorrectedMomentumState(NamedTuple):
     key: jax.Array
 
 
-def harpg_schedule(power: jax.typing.ArrayLike = 1.0) -> optax.Schedule:
+def harpg_schedule(power: jax.typing.ArrayLike = 1.0) -> Schedule:
     """Returns the weights `(2 / (t + 2)) ** power` for step t = 0, 1, ...
 
     Args:
