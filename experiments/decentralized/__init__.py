@@ -14,6 +14,7 @@ from experiments.compare import refuse_another, report_steps, short_digest
 from experiments.decentralized import choices, picture, simulation
 from experiments.decentralized.simulation import Evaluation, Training
 from experiments.errors import UserError
+from experiments.optimizers import look_up
 from experiments.progress import Progress
 from experiments.store import RunFolder, read_records, writing
 from experiments.training import arguments
@@ -80,7 +81,7 @@ def run(options: Options, console: Console) -> None:
         UserError: if something is asked that cannot be done.
     """
     known = choices.methods()
-    methods = {name: choices.look_up("optimizer", name, known) for name in dict.fromkeys(options.optimizers)}
+    methods = {method.name: method for method in look_up(dict.fromkeys(options.optimizers), known)}
     network = _network(options)
     built = {name: _build(options, network, name, method) for name, method in methods.items()}
     header = {

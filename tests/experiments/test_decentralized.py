@@ -315,6 +315,7 @@ def network_of(task, **options):
 REFUSED = [
     ({"task": "digits-mpl"}, "unknown task 'digits-mpl'; did you mean digits-mlp"),
     ({"optimizers": "gosip"}, "unknown optimizer 'gosip'; did you mean gossip"),
+    ({"optimizers": "DIGing"}, "unknown optimizer 'DIGing'; did you mean track_gradients"),
     ({"inner": "sdg"}, "unknown optimizer 'sdg'; did you mean sgd"),
     ({"topology": "rign"}, "unknown topology 'rign'; did you mean ring"),
     ({"topology": "ring:3"}, "topology 'ring' takes no number, got 'ring:3'"),
