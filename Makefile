@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help install compare test lint format readme
+.PHONY: help install compare test test-quick lint format readme
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,9 @@ compare: $(VENV)/installed  ## compare optimizers on real data: prints a table, 
 
 test: lint  ## lint, check types, run all tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q
+
+test-quick: lint  ## the same without the slow tests (about 4 minutes)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q -m "not slow"
 
 lint: $(VENV)/installed  ## lint, check formatting and types
 	$(BIN)/ruff check .

@@ -1,7 +1,8 @@
-"""Sets the devices of the tests, in this one place, and makes tests of the code blocks in the Markdown files."""
+"""Sets the devices and caches of the tests, in this one place, and makes tests of the code in the Markdown files."""
 
 import importlib.metadata
 import os
+import pathlib
 
 DEVICES = 8
 # Most of the time goes into compiling programs that run once; these, as in `optkit.testing.case`, quarter it. Where
@@ -24,7 +25,19 @@ from sybil.parsers.markdown import PythonCodeBlockParser  # noqa: E402
 
 from optkit.testing import golden  # noqa: E402
 
+# Most programs come again, in another module or in the next run, and take less time to read than to compile.
+jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(__file__).parent / ".cache" / "jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
 pytest_collect_file = Sybil(parsers=[PythonCodeBlockParser()], patterns=["*.md"]).pytest()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item, nextitem):
+    """Frees the programs of a module after its last test: a process would come to hold 5 GB of them."""
+    yield
+    if nextitem is None or nextitem.path != item.path:
+        jax.clear_caches()
 
 
 @pytest.fixture
