@@ -155,7 +155,8 @@ class Case:
 
     def init(self, tx: optax.GradientTransformation) -> Callable[[Any], Any]:
         """Gives the function from parameters to state."""
-        return self.per_worker(tx.init)
+        # Mapped over workers, small operations outside `jit` take longer than compiling them together.
+        return tx.init if self.axis_name is None else jax.jit(self.per_worker(tx.init))
 
     def update(self, tx: optax.GradientTransformationExtraArgs, **extra_args: Any) -> Callable[..., Any]:
         """Gives the function from gradients, state and parameters to updates and state; needed arguments are passed."""

@@ -24,8 +24,9 @@ def keeps_types(case: Case) -> None:
 
 def initialises_under_jit(case: Case) -> None:
     """A jitted `init` gives the same state as one outside `jit`."""
-    eager = case.reference.points[0][1]
-    jitted = compiled(case.init(case.build()))(case.reference.points[0][0])
+    tx, params = case.build(), case.params()
+    eager = case.per_worker(tx.init)(params)
+    jitted = compiled(case.per_worker(tx.init))(params)
     eager_types, jitted_types = (jax.eval_shape(lambda x: x, state) for state in (eager, jitted))
     require(
         trees.type_differences(eager_types, jitted_types, "state")
