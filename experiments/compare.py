@@ -15,7 +15,8 @@ from experiments import environment, figure, optimizers, report, tasks
 from experiments.errors import UserError
 from experiments.gradients import require_trainable
 from experiments.progress import Progress
-from experiments.store import Record, RunFolder, read_records, writing
+from experiments.records import Record, read_records
+from experiments.store import RunFolder
 from experiments.training import Sweep, Trainings, takes_weight_decay
 from optkit.method import Method
 
@@ -173,8 +174,7 @@ def show(records: Sequence[Record], folder: pathlib.Path, console: Console) -> N
     rows = report.summarize(records)
     console.print(report.table(records[0], rows))
     file = folder / "figure.png"
-    with writing(file):
-        figure.draw(records[0], rows, file)
+    figure.draw(records[0], rows, file)
     console.print(f"figure: {file}")
 
 

@@ -1,6 +1,5 @@
 """`python -m experiments claims`: measures what papers claim, and writes down what came out."""
 
-import json
 import pathlib
 import time
 from collections.abc import Mapping
@@ -12,10 +11,23 @@ from rich import progress, table
 from rich.console import Console
 
 from experiments import claims, environment
-from experiments.figure import STYLE
-from experiments.store import writing
+from experiments.figure import STYLE, save
+from experiments.records import FLAG_OR_NULL, HARDWARE, NOT_NEGATIVE, TEXT, TEXT_OR_NULL, VERSIONS, read_json
+from experiments.store import hold, write_results
 
 RESULTS = pathlib.Path(__file__).parent / "results"
+_FIELDS = {
+    **dict.fromkeys(("method", "arxiv", "statement", "experiment", "required", "measured"), TEXT),
+    "holds": FLAG_OR_NULL,
+    "figure": TEXT_OR_NULL,
+    "seconds": NOT_NEGATIVE,
+    "versions": VERSIONS,
+    "hardware": HARDWARE,
+}
+_CLAIMS = {
+    "type": "object",
+    "additionalProperties": {"type": "object", "properties": _FIELDS, "required": list(_FIELDS)},
+}
 VERDICTS = {True: "holds", False: "**fails**", None: "reported"}
 
 
@@ -35,10 +47,9 @@ def run(family: str | None, folder: pathlib.Path, console: Console) -> None:
     chosen = claims.load(family)
     known = claims.load()
     file = folder / "claims.json"
-    with writing(file):
-        folder.mkdir(parents=True, exist_ok=True)
-        records = json.loads(file.read_text()) if file.exists() else {}
-    versions, hardware = environment.versions(), environment.hardware()
+    with hold(folder, wait=True):
+        read(file)
+    versions, hardware, measured = environment.versions(), environment.hardware(), {}
     bars = progress.Progress(
         progress.TextColumn("{task.description:60}"),
         progress.BarColumn(),
@@ -57,7 +68,7 @@ def run(family: str | None, folder: pathlib.Path, console: Console) -> None:
             if not console.is_terminal:
                 console.print(f"{name}: {finding.measured} ({_plain(finding.holds)}, {seconds:.0f} s)")
             picture = folder / f"claim-{name.replace('/', '-')}.png"
-            records[name] = {
+            measured[name] = {
                 "method": claim.method,
                 "arxiv": claim.arxiv,
                 "statement": claim.statement,
@@ -70,15 +81,30 @@ def run(family: str | None, folder: pathlib.Path, console: Console) -> None:
                 "versions": versions,
                 "hardware": hardware,
             }
-            kept = {name: records[name] for name in known if name in records}
-            with writing(file):
+            with hold(folder, wait=True):
                 if finding.draw:
                     _draw(finding.draw, claim.statement, picture)
-                file.write_text(json.dumps(kept, indent=1) + "\n")
-                (folder / "claims.md").write_text(markdown(kept))
+                there = read(file) | measured
+                kept = {name: there[name] for name in known if name in there}
+                write_results(file, kept, markdown(kept))
             bars.advance(bar)
-    console.print(_table({name: records[name] for name in chosen}))
+    console.print(_table(measured))
     console.print(f"written to {folder / 'claims.md'}")
+
+
+def read(file: pathlib.Path) -> dict[str, Any]:
+    """Reads results of claims; none if there is no file.
+
+    Args:
+        file: a `claims.json`.
+
+    Returns:
+        The records by the claims' names.
+
+    Raises:
+        UserError: if it is something else.
+    """
+    return read_json(file, _CLAIMS) or {}
 
 
 def markdown(records: Mapping[str, Mapping[str, Any]]) -> str:
@@ -120,7 +146,7 @@ def _draw(draw, title, file):
         axes = picture.subplots()
         draw(axes)
         axes.set_title(title, wrap=True)
-        picture.savefig(file, dpi=150)
+        save(picture, file)
 
 
 def _table(records):

@@ -1,5 +1,6 @@
 """The figure of a comparison."""
 
+import io
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -9,8 +10,9 @@ import numpy as np
 from matplotlib import ticker
 from matplotlib.figure import Figure
 
+from experiments.records import Record
 from experiments.report import Row
-from experiments.store import Record
+from experiments.store import write
 
 # Okabe and Ito's colours, which people with any colour vision can tell apart, with Tol's wine for their yellow, which
 # is too pale for a line; markers tell apart what still looks alike, and line styles carry on where colours end.
@@ -59,7 +61,19 @@ def draw(header: Record, rows: Sequence[Row], file: pathlib.Path) -> None:
         seeds, tried = len(settings["seeds"]), settings["rates"] * settings["rounds"]
         title = f"{settings['task']}: every optimizer with {tried} learning rates x {seeds} seeds (bands: all seeds)"
         picture.suptitle(title, x=0.01, ha="left", weight="bold")
-        picture.savefig(file, dpi=150)
+        save(picture, file)
+
+
+def save(picture: Figure, file: pathlib.Path) -> None:
+    """Writes a figure, whole or not at all.
+
+    Args:
+        picture: the figure.
+        file: where to write it.
+    """
+    content = io.BytesIO()
+    picture.savefig(content, dpi=150)
+    write(file, content.getvalue())
 
 
 def look(i: int) -> dict[str, str]:

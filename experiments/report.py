@@ -9,7 +9,7 @@ from rich.table import Table
 from scipy import stats
 
 from experiments.optimizers import YARDSTICK
-from experiments.store import Record
+from experiments.records import Record
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

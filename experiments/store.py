@@ -15,33 +15,18 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from experiments.errors import UserError
+from experiments.records import Record, one_line, read_json, read_records
 
-Record = dict[str, Any]
-HEADER = {"settings", "data", "versions", "hardware"}
-
-
-def read_records(folder: pathlib.Path) -> list[Record]:
-    """Reads the results of a run.
-
-    Args:
-        folder: the run's folder.
-
-    Returns:
-        The lines of its `results.jsonl`; none where nothing has been written yet.
-
-    Raises:
-        UserError: if the file is not what a run wrote.
-    """
-    file = folder / "results.jsonl"
-    try:
-        records = [json.loads(line) for line in file.read_text().splitlines()]
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {file}: {_one_line(error)}") from error
-    if not records or not isinstance(records[0], dict) or not records[0].keys() >= HEADER:
-        raise UserError(f"{file} is not the result of a comparison")
-    return records
+_CHECKPOINT = {
+    "type": "object",
+    "properties": {
+        "unit": {"type": "string"},
+        "progress": {"type": "integer"},
+        "path": {"type": "string"},
+        "sha256": {"type": "string"},
+    },
+    "required": ["unit", "progress", "path", "sha256"],
+}
 
 
 class RunFolder:
@@ -65,6 +50,7 @@ class RunFolder:
         self._checkpoints = folder / "checkpoints"
         self._checkpointer = ocp.Checkpointer(ocp.StandardCheckpointHandler())
         self.records: list[Record] = read_records(folder)
+        self._remove_all_but(self._read_index().get("path"))
 
     @classmethod
     @contextlib.contextmanager
@@ -80,17 +66,7 @@ class RunFolder:
         Raises:
             UserError: if it cannot be written, or another run holds it.
         """
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = (folder / "lock").open("w")
-        except OSError as error:
-            raise UserError(f"cannot write to {folder}: {error.strerror}") from error
-        with lock:
-            try:
-                # The kernel lets go of it when the process ends, however it ends.
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(f"another run is writing to {folder}; wait for it, or choose another --out") from error
+        with hold(folder, wait=False):
             yield cls(folder)
 
     def append(self, records: list[Record]) -> None:
@@ -101,7 +77,7 @@ class RunFolder:
         """
         self.records += [_finite(record) for record in records]
         text = "".join(json.dumps(record, allow_nan=False) + "\n" for record in self.records)
-        self._replace(self._folder / "results.jsonl", text)
+        write(self._folder / "results.jsonl", text)
 
     def save(self, unit: str, progress: int, tree: Any) -> None:
         """Saves a checkpoint in place of the last one.
@@ -111,16 +87,14 @@ class RunFolder:
             progress: how far.
             tree: arrays.
         """
-        path = self._checkpoints / f"{unit}-{progress}".replace(":", "-")
-        with writing(path):
+        path = self._checkpoints / _name(unit, progress)
+        with writing(path, ValueError):  # TensorStore's
             # Leaves by number, since restoring needs the caller's tree anyway and Orbax knows few kinds of nodes.
             leaves = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
             self._checkpointer.save(path.absolute(), args=ocp.args.StandardSave(leaves), force=True)
         index = {"unit": unit, "progress": progress, "path": path.name, "sha256": _digest(path)}
-        self._replace(self._index, json.dumps(index))
-        for other in self._checkpoints.iterdir():
-            if other != path:
-                shutil.rmtree(other)
+        write(self._index, json.dumps(index))
+        self._remove_all_but(path.name)
 
     def progress(self, unit: str) -> int | None:
         """Returns how far the last checkpoint of `unit` got, None where there is none.
@@ -162,49 +136,115 @@ class RunFolder:
         if self._checkpoints.exists():
             shutil.rmtree(self._checkpoints)
 
+    def _remove_all_but(self, name):
+        """Removes old checkpoints, and those that were cut short."""
+        if self._checkpoints.exists():
+            for other in self._checkpoints.iterdir():
+                if other.name != name:
+                    shutil.rmtree(other)
+
     def _read_index(self):
-        try:
-            index = json.loads(self._index.read_text())
-            return {key: index[key] for key in ("unit", "progress", "path", "sha256")}
-        except FileNotFoundError:
-            return {}
-        except (ValueError, KeyError, TypeError) as error:
-            raise self._damaged(self._index) from error
+        index = read_json(self._index, _CHECKPOINT) or {}
+        if index and index["path"] != _name(index["unit"], index["progress"]):
+            raise self._damaged(self._index)
+        return index
 
     def _damaged(self, path):
         return UserError(f"the checkpoint {path} is damaged; delete {self._index} to train that part again")
 
-    def _replace(self, path, text):
-        draft = path.with_name(path.name + ".draft")
-        with writing(path):
-            with draft.open("w") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-
 
 @contextlib.contextmanager
-def writing(path: pathlib.Path) -> Iterator[None]:
-    """Reports what goes wrong with the file system as the user's to put right.
+def hold(folder: pathlib.Path, *, wait: bool) -> Iterator[None]:
+    """Makes a folder where there is none, and holds it against other processes that would write there.
 
     Args:
-        path: what is written.
+        folder: its path.
+        wait: whether to wait for another process that holds it.
 
     Yields:
         Nothing.
 
     Raises:
-        UserError: in place of an `OSError`.
+        UserError: if it cannot be written, or another process holds it and this one does not wait.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}") from error
+    with lock:
+        try:
+            # The kernel lets go of it when the process ends, however it ends.
+            fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"another run is writing to {folder}; wait for it, or choose another --out") from error
+        yield
+
+
+def write(file: pathlib.Path, content: str | bytes) -> None:
+    """Writes a file so that, killed or on a full disk, it leaves what was there before.
+
+    Args:
+        file: its path.
+        content: all of it.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    draft = file.with_name(f"{file.name}.draft")
+    with writing(file):
+        try:
+            with draft.open("wb") as stream:
+                stream.write(content.encode() if isinstance(content, str) else content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            draft.replace(file)
+        finally:
+            draft.unlink(missing_ok=True)
+        folder = os.open(file.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def write_results(file: pathlib.Path, content: Any, page: str) -> None:
+    """Writes results into a folder that the caller holds.
+
+    Args:
+        file: where they go as JSON.
+        content: what `json` can write.
+        page: the same in words, which goes into a `.md` file beside it.
+
+    Raises:
+        UserError: if a file cannot be written.
+    """
+    write(file, json.dumps(content, indent=1) + "\n")
+    write(file.with_suffix(".md"), page)
+
+
+@contextlib.contextmanager
+def writing(path: pathlib.Path, *errors: type[Exception]) -> Iterator[None]:
+    """Reports what goes wrong with the file system as the user's to put right.
+
+    Args:
+        path: what is written.
+        *errors: what may be raised beside an `OSError`.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        UserError: in place of these.
     """
     try:
         yield
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {_one_line(error)}") from error
+    except (OSError, *errors) as error:
+        raise UserError(f"cannot write {path}: {one_line(error)}") from error
 
 
-def _one_line(error):
-    return " ".join(str(error).split())
+def _name(unit, progress):
+    return f"{unit}-{progress}".replace(":", "-")
 
 
 def _digest(folder):

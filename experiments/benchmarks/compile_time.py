@@ -5,7 +5,6 @@ as there are layers; one that stacks leaves of equal shape need not.
 """
 
 import dataclasses
-import json
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +20,7 @@ import optkit
 from experiments import environment
 from experiments.benchmarks.transformer import SIZES, parameters
 from experiments.benchmarks.update import RESULTS
-from experiments.store import writing
+from experiments.store import hold, write_results
 
 LAYERS = (12, 48)
 LEARNING_RATE = 1e-3
@@ -111,10 +110,8 @@ def run(options: Options, console: Console) -> None:
         "versions": environment.versions(),
         "hardware": environment.hardware(),
     }
-    with writing(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(content, indent=1) + "\n")
-        file.with_suffix(".md").write_text(markdown(rows))
+    with hold(options.out, wait=True):
+        write_results(file, content, markdown(rows))
     table = Table(*_columns(), title="Processor seconds to compile a step", box=SIMPLE_HEAD)
     for row in rows:
         table.add_row(*_cells(row))

@@ -5,7 +5,6 @@ process, so that what else the machine does hits both alike.
 """
 
 import dataclasses
-import json
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +19,7 @@ import optkit
 from experiments import environment
 from experiments.benchmarks.transformer import SIZES, parameters
 from experiments.benchmarks.update import RESULTS
-from experiments.store import writing
+from experiments.store import hold, write_results
 from optkit.core.cost import hlo
 
 DEVICES = 8
@@ -105,8 +104,6 @@ def run(options: Options, console: Console) -> None:
         UserError: if results cannot be written.
     """
     file = options.out / "bench-gossip.json"
-    with writing(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
     rows = []
     for name, make in TOPOLOGIES.items():
         rows.append(measure(name, make(DEVICES)))
@@ -116,9 +113,8 @@ def run(options: Options, console: Console) -> None:
         "versions": environment.versions(),
         "hardware": environment.hardware(),
     }
-    with writing(file):
-        file.write_text(json.dumps(content, indent=1) + "\n")
-        file.with_suffix(".md").write_text(markdown(rows))
+    with hold(options.out, wait=True):
+        write_results(file, content, markdown(rows))
     console.print(f"written to {file.with_suffix('.md')}")
 
 

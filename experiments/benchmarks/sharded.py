@@ -5,7 +5,6 @@ Nothing is run: the numbers are read from programs that are compiled for eight C
 
 import dataclasses
 import functools
-import json
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -21,7 +20,7 @@ from rich.table import Table
 import optkit
 from experiments import environment
 from experiments.benchmarks.update import RESULTS
-from experiments.store import writing
+from experiments.store import hold, write_results
 from optkit.core.cost import hlo
 
 DEVICES = 8
@@ -106,10 +105,8 @@ def run(options: Options, console: Console) -> None:
     for row in measure():
         rows.append(row)
         console.print(row.line())
-    with writing(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(_content(rows), indent=1) + "\n")
-        file.with_suffix(".md").write_text(markdown(rows))
+    with hold(options.out, wait=True):
+        write_results(file, _content(rows), markdown(rows))
     for table in _tables(rows):
         console.print(table)
     console.print(f"written to {file.with_suffix('.md')}")

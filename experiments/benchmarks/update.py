@@ -28,7 +28,7 @@ from experiments.benchmarks.nearest import LEARNING_RATE, arrays_read_again, fin
 from experiments.benchmarks.transformer import SIZES, parameters
 from experiments.benchmarks.update_report import Row
 from experiments.errors import UserError
-from experiments.store import writing
+from experiments.store import hold
 from optkit.core.extra_args import Moment, extra_args
 from optkit.method import Method
 
@@ -79,9 +79,8 @@ def run(options: Options, console: Console) -> None:
     sizes = _choose(options.size, {**{size: (size,) for size in SIZES}, "all": tuple(SIZES)}, "size")
     dtype = _choose(options.dtype, {dtype: dtype for dtype in DTYPES}, "dtype")
     file = options.out / f"{_file_name(dtype)}.json"
-    with writing(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-    rows = update_report.read(file)
+    with hold(options.out, wait=True):
+        update_report.read(file)
     bars = progress.Progress(
         progress.TextColumn("{task.description:40}"),
         progress.BarColumn(),
@@ -98,8 +97,8 @@ def run(options: Options, console: Console) -> None:
             for method in methods:
                 bars.update(bar, description=f"{size} {method.name}")
                 measured.append(bench.measure(method))
-                rows = update_report.merge(rows, measured[-1])
-                update_report.write(rows, file)
+                with hold(options.out, wait=True):
+                    update_report.write(update_report.merge(update_report.read(file), measured[-1]), file)
                 if not console.is_terminal:
                     console.print(measured[-1].line())
                 bars.advance(bar)

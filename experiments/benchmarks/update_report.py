@@ -1,17 +1,17 @@
 """What `bench update` found: a row a method and size, their table, and which targets they meet."""
 
 import dataclasses
-import json
 import pathlib
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from experiments import records
 from experiments.benchmarks.nearest import CAUTIOUS_ADAMW, LION_KAPPA_L1, MARS_UNCLIPPED
-from experiments.errors import UserError
-from experiments.store import writing
+from experiments.store import write_results
 
 Quartiles = tuple[float, float, float]
 
@@ -95,6 +95,22 @@ class Row:
         )
 
 
+_SCHEMAS: Mapping[Any, Any] = {
+    str: records.TEXT,
+    int: {"type": "integer", "minimum": 1},
+    float: records.NUMBER,
+    float | None: records.RESULT,
+    Quartiles: {"type": "array", "items": records.NUMBER, "minItems": 3, "maxItems": 3},
+    Mapping[str, str]: records.VERSIONS,
+    Mapping[str, Any]: records.HARDWARE,
+}
+_ROW = {name: _SCHEMAS[kind] for name, kind in typing.get_type_hints(Row).items()}
+ROWS = {
+    "type": "array",
+    "items": {"type": "object", "properties": _ROW, "required": list(_ROW), "additionalProperties": False},
+}
+
+
 class Verdict(NamedTuple):
     """Whether a target is met.
 
@@ -125,16 +141,17 @@ def read(file: pathlib.Path) -> list[Row]:
     Raises:
         UserError: if it is something else.
     """
-    try:
-        return [Row(**record) for record in json.loads(file.read_text())["rows"]]
-    except FileNotFoundError:
-        return []
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{file} is not the result of `bench update`; delete it, or choose another --out") from error
+    content = records.read_json(file, {"type": "object", "properties": {"rows": ROWS}, "required": ["rows"]})
+    rows = [Row(**record) for record in content["rows"]] if content else []
+    places = [(row.size, row.optimizer) for row in rows]
+    for number, (size, optimizer) in enumerate(places):
+        if (size, optimizer) in places[:number]:
+            records.refuse(file, ["rows", number], f"rows.{number}: {optimizer} at {size} has a row before this one")
+    return rows
 
 
 def write(rows: Sequence[Row], file: pathlib.Path) -> None:
-    """Writes rows and verdicts as JSON, and beside it as Markdown.
+    """Writes rows and verdicts as JSON, and beside it as Markdown, into a folder that the caller holds.
 
     Args:
         rows: the rows.
@@ -147,9 +164,7 @@ def write(rows: Sequence[Row], file: pathlib.Path) -> None:
         "rows": [dataclasses.asdict(row) for row in rows],
         "targets": [verdict._asdict() for verdict in verdicts(rows)],
     }
-    with writing(file):
-        file.write_text(json.dumps(content, indent=1) + "\n")
-        file.with_suffix(".md").write_text(markdown(rows))
+    write_results(file, content, markdown(rows))
 
 
 def merge(rows: Sequence[Row], new: Row) -> list[Row]:

@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Console
 
 from experiments import compare, environment, report
+from experiments.records import read_records
 from experiments.report import Row
-from experiments.store import read_records
 from optkit.method import Method
 
 

@@ -16,7 +16,8 @@ from experiments.decentralized.simulation import Evaluation, Training
 from experiments.errors import UserError
 from experiments.optimizers import look_up
 from experiments.progress import Progress
-from experiments.store import RunFolder, read_records, writing
+from experiments.records import read_records
+from experiments.store import RunFolder
 from experiments.training import arguments
 from optkit.core.workers.on_workers import Backend
 
@@ -136,8 +137,7 @@ def show(folder: pathlib.Path, console: Console) -> None:
         raise UserError(f"{folder} is not the result of a decentralized run")
     console.print(picture.table(records))
     file = folder / "figure.png"
-    with writing(file):
-        picture.draw(records, file)
+    picture.draw(records, file)
     console.print(f"figure: {file}")
 
 

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from rich.filesize import decimal
 from rich.table import Table
 
-from experiments.figure import STYLE, look
-from experiments.store import Record
+from experiments.figure import STYLE, look, save
+from experiments.records import Record
 
 
 def trainings(records: Sequence[Record]) -> list[Record]:
@@ -91,7 +91,7 @@ def draw(records: Sequence[Record], file: pathlib.Path) -> None:
             axis.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
         picture.legend(handles=list(axes[0, 0].lines), loc="outside lower center", ncols=4, frameon=False)
         picture.suptitle(_title(records[0]["settings"]), x=0.01, ha="left", weight="bold")
-        picture.savefig(file, dpi=150)
+        save(picture, file)
 
 
 def _title(settings):

@@ -83,6 +83,19 @@ def test_a_second_run_replaces_its_rows_and_keeps_the_others(tmp_path):
     assert [(row["optimizer"], row["rounds"]) for row in rows] == [("signum", 1), ("lion_kappa:l1", 2), ("grams", 2)]
 
 
+def test_two_runs_into_one_folder_keep_the_rows_of_both(monkeypatch, tmp_path):
+    measure = update.Bench.measure
+
+    def meanwhile(bench, method):
+        if method.name == "signum":
+            execute("--optimizers", "grams", "--rounds", "1", "--out", str(tmp_path))
+        return measure(bench, method)
+
+    monkeypatch.setattr(update.Bench, "measure", meanwhile)
+    execute("--optimizers", "lion_kappa:l1,signum", "--rounds", "1", "--out", str(tmp_path))
+    assert [row["optimizer"] for row in read(tmp_path)["rows"]] == ["lion_kappa:l1", "grams", "signum"]
+
+
 def test_the_file_of_another_dtype_is_another_one(tmp_path):
     execute("--optimizers", "lion_kappa:l1", "--rounds", "1", "--dtype", "bfloat16", "--out", str(tmp_path))
     assert (tmp_path / "bench-update-cpu-bfloat16.md").exists()

@@ -91,6 +91,18 @@ def test_results_survive_an_interruption(three, tmp_path):
     assert len(json.loads((tmp_path / "claims.json").read_text())) == 2
 
 
+def test_two_runs_into_one_folder_keep_the_results_of_both(three, tmp_path):
+    def measure():
+        run(tmp_path, "first")
+        return Finding("4", None)
+
+    object.__setattr__(three["second/found"], "measure", measure)
+    run(tmp_path, "second")
+    records = json.loads((tmp_path / "claims.json").read_text())
+    assert list(records) == ["first/good", "first/bad", "second/found"]
+    assert "1 hold, 1 fail, 1 are reported" in (tmp_path / "claims.md").read_text()
+
+
 def test_an_unknown_family_is_named():
     with pytest.raises(UserError, match="unknown family 'sign'; there are decentralized, "):
         claims.load("sign")

@@ -15,7 +15,7 @@ from experiments import compare, optimizers, tasks
 from experiments.baselines import BASELINES
 from experiments.compare import Options, grid, next_rates, report_steps
 from experiments.errors import UserError
-from experiments.store import read_records
+from experiments.records import read_records
 from optkit.catalog import METHODS
 
 

@@ -15,7 +15,7 @@ from experiments import __main__ as command_line
 from experiments import compare, decentralized, tasks
 from experiments.decentralized import DEFAULT, Options, choices, picture, simulation, split
 from experiments.errors import UserError
-from experiments.store import read_records
+from experiments.records import read_records
 from experiments.tasks import Task
 from optkit import catalog
 from optkit.compressors import top_k

@@ -1,26 +1,36 @@
 """What a run's folder may rely on."""
 
+import errno
 import json
 import math
-import re
+import os
+import pathlib
+import subprocess
+import sys
+import textwrap
 
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
+import test_records
 
+from experiments import store
 from experiments.errors import UserError
-from experiments.store import HEADER, RunFolder, read_records
+from experiments.records import read_records
+from experiments.store import RunFolder
 
+ROOT = pathlib.Path(store.__file__).parents[1]
 TREE = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": (np.int32(3), np.ones(4))}
 
 
 def test_results_are_json_without_infinities(tmp_path):
     with RunFolder.locked(tmp_path) as folder:
-        header = {"record": "run", **dict.fromkeys(HEADER)}
-        folder.append([{**header, "x": [1.5, math.nan, math.inf]}, {"record": "round"}])
+        header, first = test_records.decentralized()[:2]
+        folder.append([header, {**first, "worst": [1.5, math.nan, math.inf]}])
     assert [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()] == read_records(
         tmp_path
     )
-    assert read_records(tmp_path)[0]["x"] == [1.5, None, None]
+    assert read_records(tmp_path)[1]["worst"] == [1.5, None, None]
 
 
 def test_a_folder_is_held_by_one_run(tmp_path):
@@ -59,9 +69,10 @@ def test_a_checkpoint_counts_once_the_index_names_it(tmp_path, monkeypatch):
 
     with RunFolder.locked(tmp_path) as folder:
         folder.save("adamw-0", 1, TREE)
-        monkeypatch.setattr(folder, "_replace", kill)
+        monkeypatch.setattr(store, "write", kill)
         with pytest.raises(KilledError):
             folder.save("adamw-0", 2, {"a": TREE["a"] * 0, "b": TREE["b"]})
+        monkeypatch.undo()
     with RunFolder.locked(tmp_path) as folder:
         assert folder.progress("adamw-0") == 1
         np.testing.assert_array_equal(folder.restore(TREE)["a"], TREE["a"])
@@ -93,21 +104,25 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, damage):
         folder.restore(TREE)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"unit": "adamw-0"}'])
+GOOD = {"unit": "adamw-0", "progress": 1, "path": "adamw-0-1", "sha256": "0"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", '{"unit": "adamw-0"}', *(json.dumps(GOOD | {key: []}) for key in GOOD)]
+    + [json.dumps(GOOD | {"progress": progress}) for progress in ("1", None, 1.0, 2, -1, True)]
+    + [json.dumps(GOOD | {"path": path}) for path in ("../adamw-0-1", "/", "", "adamw-0-2")],
+)
 def test_a_damaged_index_is_refused(tmp_path, text):
     with RunFolder.locked(tmp_path) as folder:
         folder.save("adamw-0", 1, TREE)
         (tmp_path / "checkpoint.json").write_text(text)
-        with pytest.raises(UserError, match=r"damaged; delete .*checkpoint\.json"):
+        with pytest.raises(UserError, match=r"checkpoint\.json") as error:
             folder.progress("adamw-0")
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]\n", '{"record": "round"}\n', "\x00"])
-def test_results_that_no_run_wrote_are_refused(tmp_path, text):
-    (tmp_path / "results.jsonl").write_text(text)
-    with pytest.raises(UserError, match=re.escape(str(tmp_path / "results.jsonl"))) as error:
-        read_records(tmp_path)
     assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=r"checkpoint\.json"), RunFolder.locked(tmp_path):
+        pass
+    assert (tmp_path / "checkpoints" / "adamw-0-1").exists()
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
@@ -116,8 +131,85 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
         pass
 
 
-@pytest.mark.parametrize("text", ["{}", "[1]", '{"record": "run"}', "not json", '{"record": "run", "settings": {}'])
-def test_a_file_that_no_run_wrote_is_refused(tmp_path, text):
-    (tmp_path / "results.jsonl").write_text(text + "\n")
-    with pytest.raises(UserError, match=r"results\.jsonl"):
-        read_records(tmp_path)
+def test_checkpoints_that_were_cut_short_are_removed(tmp_path):
+    for name in ("adamw-0-1", "adamw-0-2.orbax-checkpoint-tmp"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    with RunFolder.locked(tmp_path) as folder:
+        assert not list((tmp_path / "checkpoints").iterdir())
+        folder.save("adamw-0", 1, TREE)
+    (tmp_path / "checkpoints" / "adamw-0-2.orbax-checkpoint-tmp").mkdir()
+    with RunFolder.locked(tmp_path) as folder:
+        assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["adamw-0-1"]
+        assert folder.progress("adamw-0") == 1
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """The disk is full from the moment when this is called."""
+
+    def fill():
+        def refuse(*_):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(os, "fsync", refuse)
+
+    return fill
+
+
+@pytest.mark.parametrize("old", [None, "old"])
+def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, full_disk, old):
+    file = tmp_path / "results.json"
+    if old:
+        store.write(file, old)
+    full_disk()
+    with pytest.raises(UserError, match=r"cannot write .*results\.json: .*No space left on device"):
+        store.write(file, "new")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ([old] if old else [])
+
+
+def test_a_killed_writer_leaves_the_old_file_and_a_draft_that_the_next_one_takes(tmp_path):
+    file = tmp_path / "results.json"
+    store.write(file, "old")
+    killed = "import os, pathlib, sys; from experiments import store; os.fsync = lambda _: os._exit(9)\n"
+    killed += "store.write(pathlib.Path(sys.argv[1]), 'new')"
+    assert subprocess.run([sys.executable, "-c", killed, file], cwd=ROOT, check=False).returncode == 9
+    assert file.read_text() == "old"
+    store.write(file, "newer")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["newer"]
+
+
+def test_a_full_disk_at_a_checkpoint_is_said_in_one_line_and_the_last_one_stays(tmp_path, monkeypatch):
+    full = "RESOURCE_EXHAUSTED: Error writing\n: No space left on device [os_error_code='28']"
+
+    def refuse(*_, **__):
+        raise ValueError(full)
+
+    with RunFolder.locked(tmp_path) as folder:
+        folder.save("adamw-0", 1, TREE)
+        with monkeypatch.context() as patch:
+            patch.setattr(ocp.Checkpointer, "save", refuse)
+            with pytest.raises(
+                UserError, match=r"cannot write .*adamw-0-2: RESOURCE_EXHAUSTED.*No space left"
+            ) as error:
+                folder.save("adamw-0", 2, TREE)
+        assert "\n" not in str(error.value)
+        assert folder.progress("adamw-0") == 1
+        folder.save("adamw-0", 2, TREE)
+
+
+def test_writers_of_one_folder_wait_for_each_other(tmp_path):
+    file = tmp_path / "numbers"
+    store.write(file, "")
+    adding = """
+        import pathlib, sys
+        from experiments import store
+        file = pathlib.Path(sys.argv[1])
+        for _ in range(20):
+            with store.hold(file.parent, wait=True):
+                store.write(file, file.read_text() + sys.argv[2])
+    """
+    writers = [
+        subprocess.Popen([sys.executable, "-c", textwrap.dedent(adding), file, letter], cwd=ROOT) for letter in "ab"
+    ]
+    assert [writer.wait() for writer in writers] == [0, 0]
+    assert sorted(file.read_text()) == ["a"] * 20 + ["b"] * 20

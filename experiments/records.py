@@ -1,0 +1,318 @@
+"""What results files hold, checked as they are read: what is wrong is named by file and line."""
+
+import json
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
+
+import yaml
+from jsonschema.exceptions import best_match
+from jsonschema.validators import Draft202012Validator, extend
+
+from experiments.errors import UserError
+
+Record = dict[str, Any]
+Schema = Mapping[str, Any]
+
+
+def one_line(message: object) -> str:
+    """Returns a message without line breaks."""
+    return " ".join(str(message).split())
+
+
+# In Python, numbers may be larger than any array holds, and 3.0 does not count.
+_LARGEST = 1e300
+_Validator = extend(
+    Draft202012Validator,
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, x: type(x) is int),
+)
+
+
+def _integer(least: int = 0) -> Schema:
+    return {"type": "integer", "minimum": least, "maximum": 2**53}
+
+
+def _list(items: Schema, **more: Any) -> Schema:
+    return {"type": "array", "items": items, "minItems": 1, **more}
+
+
+def _mapping(values: Schema, **more: Any) -> Schema:
+    return {"type": "object", "additionalProperties": values, **more}
+
+
+def _object(**properties: Any) -> Schema:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+TEXT: Schema = {"type": "string"}
+FLAG_OR_NULL: Schema = {"type": ["boolean", "null"]}
+NUMBER: Schema = {"type": "number", "minimum": -_LARGEST, "maximum": _LARGEST}
+NOT_NEGATIVE: Schema = {**NUMBER, "minimum": 0}
+# Null stands for what is not finite.
+RESULT: Schema = {**NUMBER, "type": ["number", "null"]}
+TEXT_OR_NULL: Schema = {"type": ["string", "null"]}
+
+VERSIONS = _mapping(TEXT)
+HARDWARE = _object(devices=TEXT, processors={"type": ["integer", "null"]}, platform=TEXT)
+_CURVE = _list(RESULT)
+_CURVES = _mapping(_CURVE, required=["loss"])
+_SCORES = _mapping(RESULT, required=["loss"])
+_TIMES = _list(NOT_NEGATIVE)
+
+
+def _header(kind, **settings):
+    return _object(
+        record={"const": kind},
+        settings=_object(task=TEXT, optimizers=_list(TEXT, uniqueItems=True), steps=_integer(1), **settings),
+        data={"type": "object"},
+        versions=VERSIONS,
+        hardware=HARDWARE,
+    )
+
+
+_COMPARISON = {
+    "run": _header(
+        "run",
+        batch_size=_integer(1),
+        rates=_integer(2),
+        rounds=_integer(1),
+        seeds=_list(_integer(), uniqueItems=True),
+        weight_decay=NOT_NEGATIVE,
+        workers=_integer(1),
+    ),
+    "training": _object(
+        optimizer=TEXT,
+        round=_integer(),
+        learning_rate=NOT_NEGATIVE,
+        seed=_integer(),
+        steps=_list(_integer()),
+        train_loss=_CURVE,
+        validation=_CURVES,
+        test=_SCORES,
+    ),
+    "round": _object(
+        optimizer=TEXT, round=_integer(), state_bytes_per_parameter=NOT_NEGATIVE, milliseconds_per_step=_TIMES
+    ),
+}
+_DECENTRALIZED = {
+    "decentralized": _header(
+        "decentralized",
+        inner=TEXT,
+        learning_rate=_mapping(NOT_NEGATIVE),
+        topology=TEXT,
+        workers=_integer(1),
+        alpha={**RESULT, "minimum": 0},
+        mixing=TEXT_OR_NULL,
+        compressor=TEXT,
+        gamma=NOT_NEGATIVE,
+        every=_integer(1),
+        dropout={**NOT_NEGATIVE, "maximum": 1},
+        silent=_integer(),
+        attack=TEXT_OR_NULL,
+        byzantine=_integer(),
+        batch_size=_integer(1),
+        seed=_integer(),
+    ),
+    "training": _object(
+        optimizer=TEXT,
+        steps=_list(_integer()),
+        train_loss=_CURVE,
+        validation=_CURVES,
+        worst=_CURVE,
+        consensus=_CURVE,
+        test=_SCORES,
+        milliseconds_per_step=_TIMES,
+        sent=_mapping(NOT_NEGATIVE),
+    ),
+}
+
+
+class _Finding(NamedTuple):
+    """What is wrong with a line."""
+
+    line: int
+    message: str
+
+
+def read_records(folder: pathlib.Path) -> list[Record]:
+    """Reads the results of a run of `compare` or `decentralized`.
+
+    Args:
+        folder: the run's folder.
+
+    Returns:
+        The lines of its `results.jsonl`, the run's header first; none where nothing has been written yet.
+
+    Raises:
+        UserError: if the file is not what a run wrote.
+    """
+    file = folder / "results.jsonl"
+    text = _text(file)
+    if text is None:
+        return []
+    lines = text.removesuffix("\n").split("\n")
+    records = [_parsed(line, file, number) for number, line in enumerate(lines, 1)]
+    head = records[0].get("record") if isinstance(records[0], dict) else None
+    known = next((kinds for kinds in (_COMPARISON, _DECENTRALIZED) if head == next(iter(kinds))), None)
+    if known is None:
+        _refuse(file, 1, "is not the header of a run of `compare` or `decentralized`")
+    for number, record in enumerate(records, 1):
+        kind = record.get("record") if isinstance(record, dict) else None
+        kinds = list(known)[1:] if number > 1 else list(known)[:1]
+        if kind not in kinds:
+            _refuse(file, number, f"record is {kind!r}, not {' or '.join(map(repr, kinds))}")
+        problem = _problem(record, known[kind])
+        if problem:
+            _refuse(file, number, problem[1])
+    for finding in (_contradictions_of_comparison if "run" in known else _contradictions)(records):
+        _refuse(file, *finding)
+    return records
+
+
+def read_json(file: pathlib.Path, schema: Schema) -> Any:
+    """Reads a results file of one JSON value.
+
+    Args:
+        file: its path.
+        schema: what the value must be, as JSON Schema has it.
+
+    Returns:
+        The value; None where there is no file.
+
+    Raises:
+        UserError: if it is something else.
+    """
+    text = _text(file)
+    if text is None:
+        return None
+    value = _parsed(text, file)
+    problem = _problem(value, schema)
+    if problem:
+        refuse(file, *problem)
+    return value
+
+
+def refuse(file: pathlib.Path, path: Sequence[str | int], message: str) -> NoReturn:
+    """Says what is wrong with a value in a results file.
+
+    Args:
+        file: the file, of one JSON value.
+        path: the keys and numbers that lead to what is wrong.
+        message: what it is.
+
+    Raises:
+        UserError: always, naming the line.
+    """
+    _refuse(file, _line_of(file.read_text(encoding="utf-8"), path), message)
+
+
+def _text(file):
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {one_line(error)}") from error
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        _refuse(file, content[: error.start].count(b"\n") + 1, "is not text in UTF-8")
+
+
+def _parsed(text, file, line=1):
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        _refuse(file, line + error.lineno - 1, f"is not JSON: {error.msg} (column {error.colno})")
+    except ValueError as error:
+        _refuse(file, line, f"is not JSON: {one_line(error)}")
+    except RecursionError:
+        _refuse(file, line, "is nested too deeply")
+
+
+def _refuse_constant(name):
+    raise ValueError(f"there is no {name}")
+
+
+def _refuse(file, line, message) -> NoReturn:
+    raise UserError(f"{file}, line {line}: {message}; delete the file, or choose another --out")
+
+
+def _problem(value, schema) -> tuple[list[str | int], str] | None:
+    """Returns where a value is not what a schema asks for, and a sentence that says so."""
+    error = best_match(_Validator(schema).iter_errors(value))
+    if error is None:
+        return None
+    path = list(error.absolute_path)
+    place = ".".join(map(str, path))
+    message = error.message if len(error.message) < 120 else f"its {error.validator} must be {error.validator_value!r}"
+    return path, one_line(f"{place}: {message}" if place else message)
+
+
+def _line_of(text: str, path: Sequence[str | int]) -> int:
+    """Returns the line of a JSON text on which the value at a path begins."""
+    node = yaml.compose(text.expandtabs(1), yaml.SafeLoader)
+    for key in path:
+        if isinstance(node, yaml.MappingNode):
+            node = {name.value: value for name, value in node.value}[str(key)]
+        elif isinstance(node, yaml.SequenceNode):
+            node = node.value[int(key)]
+    return node.start_mark.line + 1 if node else 1
+
+
+def _contradictions(records: Sequence[Record], name: Callable[..., str] = "{optimizer}".format) -> Iterator[_Finding]:
+    """Finds what each line of results contradicts in the header or in a line before it."""
+    settings, lines, first = records[0]["settings"], {}, None
+    for number, record in enumerate(records[1:], 2):
+        if record["optimizer"] not in settings["optimizers"]:
+            yield _Finding(number, f"{record['optimizer']!r} is none of the run's optimizers")
+        key = (record["record"], name(**record))
+        if key in lines:
+            yield _Finding(number, f"the {key[0]} of {key[1]} stands on line {lines[key]} already")
+        lines[key] = number
+        if record["record"] != "training":
+            continue
+        first = first or record
+        steps = record["steps"]
+        if steps[0] != 0 or steps[-1] != settings["steps"] or steps != sorted(set(steps)):
+            yield _Finding(number, f"steps do not go from 0 to {settings['steps']}")
+        curves = {key: record[key] for key in ("train_loss", "worst", "consensus") if key in record}
+        curves |= {f"validation.{metric}": curve for metric, curve in record["validation"].items()}
+        for curve, values in curves.items():
+            if len(values) != len(steps):
+                yield _Finding(number, f"{curve} has {len(values)} values, not one for each of {len(steps)} steps")
+        for split in ("validation", "test"):
+            if record[split].keys() != first[split].keys():
+                yield _Finding(number, f"{split} has other metrics than that of the first training")
+
+
+def _contradictions_of_comparison(records: Sequence[Record]) -> Iterator[_Finding]:
+    settings = records[0]["settings"]
+    yield from _contradictions(records, _name_in_comparison)
+    trained = {}
+    for number, record in enumerate(records[1:], 2):
+        if record["round"] >= settings["rounds"]:
+            yield _Finding(number, f"round {record['round']} of {settings['rounds']}, counted from 0")
+        if record.get("seed", settings["seeds"][0]) not in settings["seeds"]:
+            yield _Finding(number, f"{record['seed']} is none of the run's seeds")
+        trained.setdefault((record["optimizer"], record["round"]), []).append((number, record))
+    for (optimizer, round_number), lines in trained.items():
+        trainings = [record for _, record in lines if record["record"] == "training"]
+        rates = {record["learning_rate"] for record in trainings}
+        expected = settings["rates"] * len(settings["seeds"])
+        last = lines[-1][0]
+        if len(trainings) != expected or len(rates) != settings["rates"]:
+            words = f"{len(trainings)} trainings at {len(rates)} learning rates"
+            wanted = f"{expected} at {settings['rates']}"
+            yield _Finding(last, f"round {round_number} of {optimizer} has {words}, not {wanted}")
+        if len(lines) == len(trainings):
+            yield _Finding(last, f"round {round_number} of {optimizer} has no record of its own after its trainings")
+        if round_number and (optimizer, round_number - 1) not in trained:
+            yield _Finding(last, f"{optimizer} has a round {round_number} without a round {round_number - 1}")
+
+
+def _name_in_comparison(**record):
+    words = f"{record['optimizer']} in round {record['round']}"
+    if record["record"] == "round":
+        return words
+    return f"{words} at learning rate {record['learning_rate']:g} with seed {record['seed']}"
