@@ -8,11 +8,12 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from rich import progress, table
+from rich import table
 from rich.console import Console
 
 from experiments import claims, environment
 from experiments.figure import STYLE
+from experiments.progress import counting
 from experiments.store import writing
 
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -39,22 +40,14 @@ def run(family: str | None, folder: pathlib.Path, console: Console) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         records = json.loads(file.read_text()) if file.exists() else {}
     versions, hardware = environment.versions(), environment.hardware()
-    bars = progress.Progress(
-        progress.TextColumn("{task.description:60}"),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        progress.TimeElapsedColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    with bars:
+    with counting(console, 60) as bars:
         bar = bars.add_task("", total=len(chosen))
         for name, claim in chosen.items():
             bars.update(bar, description=name)
             begin = time.perf_counter()
             finding = claim.measure()
             seconds = time.perf_counter() - begin
-            if not console.is_terminal:
+            if bars.disable:
                 console.print(f"{name}: {finding.measured} ({_plain(finding.holds)}, {seconds:.0f} s)")
             picture = folder / f"claim-{name.replace('/', '-')}.png"
             records[name] = {
@@ -75,7 +68,7 @@ def run(family: str | None, folder: pathlib.Path, console: Console) -> None:
                 if finding.draw:
                     _draw(finding.draw, claim.statement, picture)
                 file.write_text(json.dumps(kept, indent=1) + "\n")
-                (folder / "claims.md").write_text(markdown(kept))
+                (folder / "claims.md").write_text(markdown(kept), encoding="utf-8")
             bars.advance(bar)
     console.print(_table({name: records[name] for name in chosen}))
     console.print(f"written to {folder / 'claims.md'}")
