@@ -1,32 +1,95 @@
 """The command line: `python -m experiments compare`, `... decentralized`, `... claims`, `... bench`."""
 
+if __name__ == "__main__":
+    # Before all other imports, which take seconds.
+    from experiments import interruption
+
+    interruption.watch()
+
 import argparse
 import dataclasses
+import importlib
 import math
 import os
 import pathlib
 import sys
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn
 
+from experiments import claims, pieces, tasks
 from experiments.benchmarks import memory
+from experiments.benchmarks.transformer import DTYPES, SIZES
+from experiments.errors import UserError, unknown
+from experiments.terminal import Terminal, visible
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}\n")
+        self.exit(2, f"error: {visible(message)}\n")
+
+
+def _checked(check: Callable[[str], Any]) -> Callable[[str], str]:
+    """Makes an argument's type that hands on what passes a check, which raises `UserError` otherwise."""
+
+    def convert(text):
+        try:
+            check(text)
+        except UserError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+        return text
+
+    return convert
+
+
+def _one_of(kind, names):
+    def check(name):
+        if name not in names:
+            raise unknown(kind, name, names)
+
+    return _checked(check)
+
+
+def _piece(kind, table):
+    return _checked(lambda text: pieces.check(kind, text, table))
+
+
+def _folder(text):
+    """A folder that can be made or written."""
+    folder = pathlib.Path(text)
+    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not os.path.isdir(there):  # noqa: PTH112  (`is_dir` raises where it may not look)
+        raise argparse.ArgumentTypeError(f"cannot write to {folder}: {there} is not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise argparse.ArgumentTypeError(f"cannot write to {folder}: no permission to write to {there}")
+    return folder
+
+
+def _run(text):
+    """The folder of a run, which can be drawn."""
+    if not os.path.lexists(pathlib.Path(text, "results.jsonl")):
+        raise argparse.ArgumentTypeError(f"there is no results.jsonl in {text}")
+    return _folder(text)
+
+
+def _integer(text):
+    try:
+        return int(text)
+    except ValueError:
+        return -1
 
 
 def _positive(text):
-    number = int(text) if text.lstrip("+-").isdigit() else 0
+    number = _integer(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be a positive integer, got {text}")
     return number
 
 
 def _count(text):
-    if not text.isdigit():
+    number = _integer(text)
+    if number < 0:
         raise argparse.ArgumentTypeError(f"must be an integer of at least 0, got {text}")
-    return int(text)
+    return number
 
 
 def _at_least_two(text):
@@ -36,7 +99,10 @@ def _at_least_two(text):
 
 
 def _names(text):
-    return tuple(name for name in text.split(",") if name)
+    names = tuple(name for name in text.split(",") if name)
+    if not names:
+        raise argparse.ArgumentTypeError(f"must be names with commas between, got {text!r}")
+    return names
 
 
 def _not_negative(text):
@@ -69,9 +135,18 @@ def parser() -> argparse.ArgumentParser:
     """Returns the parser of the command line."""
     parser = _Parser(prog="python -m experiments", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
+    _add_compare(commands)
+    _add_bench(commands)
+    _add_decentralized(commands)
+    _add_claims(commands)
+    return parser
 
+
+def _add_compare(commands):
     compare = commands.add_parser("compare", help="compare optimizers under equal tuning")
-    compare.add_argument("--task", default="digits-mlp", help="what to train: a file of experiments/tasks")
+    compare.add_argument(
+        "--task", type=_checked(tasks.check), default="digits-mlp", help="what to train: a file of experiments/tasks"
+    )
     compare.add_argument(
         "--optimizers",
         type=_names,
@@ -85,59 +160,93 @@ def parser() -> argparse.ArgumentParser:
         "--weight-decay", type=_not_negative, default=0.0, help="for all optimizers that have it (default: 0)"
     )
     compare.add_argument("--workers", type=_positive, default=1, help="devices that share each batch (default: 1)")
-    compare.add_argument("--out", type=pathlib.Path, help="the run's folder (default: one named after all of these)")
-    compare.add_argument("--plot-only", type=pathlib.Path, metavar="RUN", help="only draw the run in this folder again")
+    compare.add_argument("--out", type=_folder, help="the run's folder (default: one named after all of these)")
+    compare.add_argument("--plot-only", type=_run, metavar="RUN", help="only draw the run in this folder again")
+    compare.set_defaults(run=_compare)
 
+
+def _add_bench(commands):
     bench = commands.add_parser("bench", help="measure what things cost")
     benches = bench.add_subparsers(dest="what", required=True, parser_class=_Parser)
-    benches.add_parser("sweep", help="a grid of trainings beside a plain loop of one")
+    sweep = benches.add_parser("sweep", help="a grid of trainings beside a plain loop of one")
+    sweep.set_defaults(run=_sweep)
     update = benches.add_parser("update", help="one update of each method beside Optax's nearest")
-    update.add_argument("--size", default="all", help="7M or 50M parameters (default: all)")
+    size = _one_of("size", (*SIZES, "all"))
+    update.add_argument("--size", type=size, default="all", help=f"{' or '.join(SIZES)} parameters (default: all)")
     update.add_argument("--optimizers", type=_names, help="names with commas between (default: all without variants)")
-    update.add_argument("--dtype", default="float32", help="of parameters and gradients (default: float32)")
+    update.add_argument(
+        "--dtype",
+        type=_one_of("dtype", DTYPES),
+        default="float32",
+        help="of parameters and gradients (default: float32)",
+    )
     update.add_argument("--rounds", type=_positive, default=20, help="measurements of each method (default: 20)")
-    update.add_argument("--out", type=pathlib.Path, help="where results go (default: experiments/results)")
-    for name, workers, text in (
-        ("sharded", 8, "what optimizers of matrices send between eight devices"),
-        ("compile", 1, "how compile time grows with the layers of a transformer"),
-        ("gossip", 8, "a round of mixing beside the messages that it sends"),
+    update.add_argument("--out", type=_folder, help="where results go (default: experiments/results)")
+    update.set_defaults(run=_update)
+    for name, module, workers, text in (
+        ("sharded", "sharded", 8, "what optimizers of matrices send between eight devices"),
+        ("compile", "compile_time", 1, "how compile time grows with the layers of a transformer"),
+        ("gossip", "gossip", 8, "a round of mixing beside the messages that it sends"),
     ):
         other = benches.add_parser(name, help=text)
-        other.add_argument("--out", type=pathlib.Path, help="where results go (default: experiments/results)")
-        other.set_defaults(workers=workers)
+        other.add_argument("--out", type=_folder, help="where results go (default: experiments/results)")
+        other.set_defaults(run=_bench, module=module, workers=workers)
 
+
+def _add_decentralized(commands):
     decentralized = commands.add_parser("decentralized", help="train on workers that talk to their neighbours")
-    decentralized.add_argument("--task", help="what to train: a file of experiments/tasks (default: digits-mlp)")
+    decentralized.add_argument(
+        "--task", type=_checked(tasks.check), help="what to train: a file of experiments/tasks (default: digits-mlp)"
+    )
     decentralized.add_argument("--optimizers", type=_names, help="decentralized methods, with commas between")
     decentralized.add_argument("--inner", help="the optimizer that they wrap (default: sgd)")
     decentralized.add_argument("--learning-rate", type=_not_negative, help="constant (default: each method's own)")
-    decentralized.add_argument("--topology", help="who hears whom, such as erdos_renyi:0.4 (default: ring)")
+    decentralized.add_argument(
+        "--topology",
+        type=_piece("topology", pieces.TOPOLOGIES),
+        help="who hears whom, such as erdos_renyi:0.4 (default: ring)",
+    )
     decentralized.add_argument("--workers", type=_positive, default=8, help="how many (default: 8)")
     decentralized.add_argument(
         "--alpha", type=_concentration, help="how evenly classes are dealt, inf for evenly (default: 0.1)"
     )
     decentralized.add_argument(
-        "--mixing", help="how values are mixed, such as trimmed_mean (default: each method's own)"
+        "--mixing",
+        type=_piece("mixing", pieces.MIXINGS),
+        help="how values are mixed, such as trimmed_mean (default: each method's own)",
     )
-    decentralized.add_argument("--compressor", help="for methods that compress (default: top_k:0.1)")
+    decentralized.add_argument(
+        "--compressor",
+        type=_piece("compressor", pieces.COMPRESSORS),
+        help="for methods that compress (default: top_k:0.1)",
+    )
     decentralized.add_argument("--gamma", type=_not_negative, help="how far these move to others (default: 0.3)")
     decentralized.add_argument("--every", type=_positive, help="exchange in every so many steps only (default: 1)")
     decentralized.add_argument("--dropout", type=_probability, help="share of links lost in a step (default: 0)")
     decentralized.add_argument("--silent", type=_count, help="workers cut off for a third of the run (default: 0)")
-    decentralized.add_argument("--attack", help="what attackers do, such as sign_flip (default: nobody attacks)")
+    decentralized.add_argument(
+        "--attack",
+        type=_piece("attack", {**pieces.ATTACKS, pieces.LABEL_FLIP: lambda: None}),
+        help="what attackers do, such as sign_flip (default: nobody attacks)",
+    )
     decentralized.add_argument("--byzantine", type=_positive, help="how many workers attack (default: 2)")
     decentralized.add_argument("--steps", type=_positive, help="length of every training (default: the task's)")
     decentralized.add_argument("--seed", type=_count, help="of parameters and draws (default: 0)")
     decentralized.add_argument(
         "--backend", choices=("vmap", "shard_map"), help="one device, or a device each (default: vmap)"
     )
-    decentralized.add_argument("--out", type=pathlib.Path, help="the run's folder (default: named after all of these)")
-    decentralized.add_argument("--plot-only", type=pathlib.Path, metavar="RUN", help="only draw this run again")
+    decentralized.add_argument("--out", type=_folder, help="the run's folder (default: named after all of these)")
+    decentralized.add_argument("--plot-only", type=_run, metavar="RUN", help="only draw this run again")
+    decentralized.set_defaults(run=_decentralized)
 
-    claims = commands.add_parser("claims", help="measure what papers claim, at toy scale")
-    claims.add_argument("family", nargs="?", help="only the claims about this family (default: all)")
-    claims.add_argument("--out", type=pathlib.Path, help="where results go (default: experiments/results)")
-    return parser
+
+def _add_claims(commands):
+    papers = commands.add_parser("claims", help="measure what papers claim, at toy scale")
+    papers.add_argument(
+        "family", nargs="?", type=_checked(claims.check), help="only the claims about this family (default: all)"
+    )
+    papers.add_argument("--out", type=_folder, help="where results go (default: experiments/results)")
+    papers.set_defaults(run=_claims)
 
 
 def start_jax(workers: int) -> None:
@@ -148,7 +257,7 @@ def start_jax(workers: int) -> None:
     """
     # So that a run that was killed ends bit for bit the same on a GPU too.
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
-    import jax  # noqa: PLC0415
+    import jax
 
     # A device for each core, over which the trainings are spread, or for each worker.
     jax.config.update("jax_num_cpu_devices", max(workers, os.cpu_count() or 1))
@@ -172,43 +281,83 @@ def execute(options: argparse.Namespace) -> int:
         options: the parsed command line.
 
     Returns:
-        The exit code: 0, 2 for what the user can put right, 130 where the user interrupted.
+        The exit code: 0, or 2 for what the user can put right.
     """
-    from rich.console import Console  # noqa: PLC0415
-
-    from experiments import compare, decentralized, evidence  # noqa: PLC0415
-    from experiments.benchmarks import compile_time, gossip, sharded, sweep, update  # noqa: PLC0415
-    from experiments.errors import UserError  # noqa: PLC0415
-
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     try:
-        if options.command == "bench" and options.what == "sweep":
-            sweep.run(console)
-        elif options.command == "bench":
-            module = {"update": update, "sharded": sharded, "compile": compile_time, "gossip": gossip}[options.what]
-            module.run(_given(options, module.Options), console)
-        elif options.command == "claims":
-            evidence.run(options.family, options.out or evidence.RESULTS, console)
-        elif options.command == "decentralized" and options.plot_only:
-            decentralized.show(options.plot_only, console)
-        elif options.command == "decentralized":
-            decentralized.run(_given(options, decentralized.Options), console)
-        elif options.plot_only:
-            compare.show_only(options.plot_only, console)
-        else:
-            compare.run(_given(options, compare.Options), console)
+        options.run(options, Terminal())
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(str(error))}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        kept = (
-            "the same command continues"
-            if options.command in ("compare", "decentralized")
-            else "what is finished is kept"
-        )
-        print(f"interrupted; {kept}", file=sys.stderr)
-        return 130
     return 0
+
+
+# Each command looks its optimizers up, which takes `import optkit`, before it imports what takes more.
+
+
+def _compare(options, console):
+    from experiments import optimizers
+
+    optimizers.find(options.optimizers or ())
+    _require_matplotlib()
+    from experiments import compare
+
+    if options.plot_only:
+        compare.show_only(options.plot_only, console)
+    else:
+        compare.run(_given(options, compare.Options), console)
+
+
+def _decentralized(options, console):
+    from experiments import optimizers
+
+    optimizers.look_up(options.optimizers or (), optimizers.decentralized())
+    if options.inner:
+        optimizers.find_inner(options.inner)
+    _require_matplotlib()
+    from experiments import decentralized
+
+    if options.plot_only:
+        decentralized.show(options.plot_only, console)
+    else:
+        decentralized.run(_given(options, decentralized.Options), console)
+
+
+def _claims(options, console):
+    _require_matplotlib()
+    from experiments import evidence
+
+    evidence.run(options.family, options.out or evidence.RESULTS, console)
+
+
+def _sweep(options, console):
+    del options
+    _require_matplotlib()
+    from experiments.benchmarks import sweep
+
+    sweep.run(console)
+
+
+def _update(options, console):
+    from experiments.benchmarks import nearest
+
+    nearest.find(options.optimizers)
+    from experiments.benchmarks import update
+
+    update.run(_given(options, update.Options), console)
+
+
+def _bench(options, console):
+    module = importlib.import_module(f"experiments.benchmarks.{options.module}")
+    module.run(_given(options, module.Options), console)
+
+
+def _require_matplotlib():
+    """Imports Matplotlib, which reads the user's settings then."""
+    try:
+        importlib.import_module("matplotlib")
+    except (ValueError, OSError) as error:
+        message = " ".join(str(error).split())
+        raise UserError(f"Matplotlib refuses MPLBACKEND or its configuration files: {message}") from error
 
 
 def _given(options, kind):
@@ -219,14 +368,24 @@ def _given(options, kind):
 
 def main() -> int:
     """Runs this process's command line."""
-    options = parser().parse_args()
-    if options.command == "bench":
-        memory.keep_freed_memory()
-    else:
-        share_out_threads()
-    start_jax(getattr(options, "workers", 1))
-    return execute(options)
+    try:
+        try:
+            options = parser().parse_args()
+            if options.command == "bench":
+                memory.keep_freed_memory()
+            else:
+                share_out_threads()
+            start_jax(getattr(options, "workers", 1))
+            return execute(options)
+        finally:
+            print(end="", flush=True)
+    except BrokenPipeError:
+        # As Python's documentation has it: the flush when the interpreter ends must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # All is written and flushed. To take the interpreter down lasts half a second, in which no signal is answered
+    # and in which threads of JAX's that still run have crashed.
+    os._exit(main())

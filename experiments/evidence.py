@@ -7,11 +7,12 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from rich import progress, table
+from rich import table
 from rich.console import Console
 
 from experiments import claims, environment
 from experiments.figure import STYLE, save
+from experiments.progress import counting
 from experiments.records import FLAG_OR_NULL, HARDWARE, NOT_NEGATIVE, TEXT, TEXT_OR_NULL, VERSIONS, read_json
 from experiments.store import hold, write_results
 
@@ -50,22 +51,14 @@ def run(family: str | None, folder: pathlib.Path, console: Console) -> None:
     with hold(folder, wait=True):
         read(file)
     versions, hardware, measured = environment.versions(), environment.hardware(), {}
-    bars = progress.Progress(
-        progress.TextColumn("{task.description:60}"),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        progress.TimeElapsedColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    with bars:
+    with counting(console, 60) as bars:
         bar = bars.add_task("", total=len(chosen))
         for name, claim in chosen.items():
             bars.update(bar, description=name)
             begin = time.perf_counter()
             finding = claim.measure()
             seconds = time.perf_counter() - begin
-            if not console.is_terminal:
+            if bars.disable:
                 console.print(f"{name}: {finding.measured} ({_plain(finding.holds)}, {seconds:.0f} s)")
             picture = folder / f"claim-{name.replace('/', '-')}.png"
             measured[name] = {

@@ -2,17 +2,19 @@
 
 import io
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib import ticker
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 from experiments.records import Record
 from experiments.report import Row
 from experiments.store import write
+from experiments.terminal import visible
 
 # Okabe and Ito's colours, which people with any colour vision can tell apart, with Tol's wine for their yellow, which
 # is too pale for a line; markers tell apart what still looks alike, and line styles carry on where colours end.
@@ -27,6 +29,7 @@ STYLE: dict[Any, Any] = {
     "grid.alpha": 0.25,
     "axes.titlelocation": "left",
     "axes.titlesize": 11,
+    "text.usetex": False,
 }
 
 
@@ -46,7 +49,7 @@ def draw(header: Record, rows: Sequence[Row], file: pathlib.Path) -> None:
         looks = [look(settings["optimizers"].index(row.optimizer)) for row in shown]
         for i, (row, style) in enumerate(zip(shown, looks, strict=True)):
             low, mean, high = row.curves.min(axis=0), row.curves.mean(axis=0), row.curves.max(axis=0)
-            learning.plot(row.steps, mean, label=row.optimizer, markersize=4, markevery=(2 * i, 10), **style)
+            learning.plot(row.steps, mean, markersize=4, markevery=(2 * i, 10), **style)
             learning.fill_between(row.steps, low, high, color=style["color"], alpha=0.12, linewidth=0)
         learning.set(xlabel="step", ylabel="validation loss", yscale="log", title="Over the training, at the best rate")
         limits = learning.get_ylim()
@@ -57,10 +60,10 @@ def draw(header: Record, rows: Sequence[Row], file: pathlib.Path) -> None:
             sensitivity.plot(best["x"], best["y"], markersize=8, markeredgecolor="white", **style)
         sensitivity.set(xlabel="learning rate", xscale="log", ylim=limits, title="At its end, by learning rate")
         learning.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
-        picture.legend(handles=list(learning.lines), loc="outside lower center", ncols=4, frameon=False)
+        add_legend(picture, learning.lines, [row.optimizer for row in shown])
         seeds, tried = len(settings["seeds"]), settings["rates"] * settings["rounds"]
         title = f"{settings['task']}: every optimizer with {tried} learning rates x {seeds} seeds (bands: all seeds)"
-        picture.suptitle(title, x=0.01, ha="left", weight="bold")
+        add_title(picture, title)
         save(picture, file)
 
 
@@ -74,6 +77,25 @@ def save(picture: Figure, file: pathlib.Path) -> None:
     content = io.BytesIO()
     picture.savefig(content, dpi=150)
     write(file, content.getvalue())
+
+
+def add_title(picture: Figure, title: str) -> None:
+    """Writes a title over a figure, as it is: a name from a results file is no formula."""
+    picture.suptitle(visible(title), x=0.01, ha="left", weight="bold", parse_math=False)
+
+
+def add_legend(picture: Figure, lines: Iterable[Artist], names: Sequence[str]) -> None:
+    """Writes the names of lines below a figure, as they are.
+
+    Args:
+        picture: the figure.
+        lines: the lines.
+        names: their names, in the same order.
+    """
+    # Matplotlib would leave out labels that begin with an underscore.
+    legend = picture.legend(list(lines), ["?"] * len(names), loc="outside lower center", ncols=4, frameon=False)
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set(text=visible(name), parse_math=False)
 
 
 def look(i: int) -> dict[str, str]:

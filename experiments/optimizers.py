@@ -1,15 +1,17 @@
-"""Which optimizers can be compared, by name."""
+"""Which optimizers the commands can run, by name."""
 
-import difflib
+import inspect
 from collections.abc import Iterable, Mapping
 
 from experiments import gradients
 from experiments.baselines import BASELINES
-from experiments.errors import UserError
+from experiments.errors import UserError, unknown
 from optkit import catalog
 from optkit.catalog import with_variants
 from optkit.method import Method
 
+# What a step of a decentralized run gives beside the gradients.
+_PASSED_DECENTRALIZED = {"axis_name", "grad_fn"}
 YARDSTICK = "adamw"
 DEFAULT = (
     "sgd",
@@ -34,6 +36,20 @@ def comparable() -> Mapping[str, Method]:
     }
 
 
+def takes(method: Method) -> set[str]:
+    """Returns the names of a method's arguments."""
+    return set(inspect.signature(method.factory).parameters)
+
+
+def decentralized() -> Mapping[str, Method]:
+    """Returns the decentralized methods of the catalog, variants included, by name: those that take a topology."""
+    return {
+        name: method
+        for name, method in with_variants().items()
+        if "topology" in takes(method) and set(method.needs) <= _PASSED_DECENTRALIZED
+    }
+
+
 def look_up(names: Iterable[str], methods: Mapping[str, Method]) -> list[Method]:
     """Looks methods up by name.
 
@@ -50,9 +66,9 @@ def look_up(names: Iterable[str], methods: Mapping[str, Method]) -> list[Method]
     for name in names:
         if name not in methods:
             called = [method.name for method in catalog.find(name, methods=methods.values(), most=3)]
-            close = called or difflib.get_close_matches(name, methods, n=3, cutoff=0.4)
-            hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(sorted(methods))}"
-            raise UserError(f"unknown optimizer {name!r}; {hint}")
+            if called:
+                raise UserError(f"unknown optimizer {name!r}; did you mean {' or '.join(called)}?")
+            raise unknown("optimizer", name, sorted(methods))
     return [methods[name] for name in names]
 
 
@@ -73,3 +89,24 @@ def find(names: Iterable[str], entries: Iterable[Method] | None = None) -> list[
     if entries is not None:
         return [methods[YARDSTICK], *entries]
     return look_up(dict.fromkeys((YARDSTICK, *names)), methods)
+
+
+def find_inner(name: str) -> Method:
+    """Looks up the optimizer that wrappers wrap: one of those that can be compared and need gradients only.
+
+    Args:
+        name: its name.
+
+    Returns:
+        Its entry.
+
+    Raises:
+        UserError: if there is none of this name.
+    """
+    plain = {
+        known: method
+        for known, method in comparable().items()
+        if not method.needs and method.stacked is None and method.tuned == "learning_rate"
+    }
+    (method,) = look_up([name], plain)
+    return method

@@ -1,4 +1,4 @@
-"""Progress of a comparison: a bar for each optimizer, or plain lines where there is no terminal."""
+"""Progress: bars, or plain lines where there is no terminal that could show them."""
 
 import contextlib
 import time
@@ -7,6 +7,31 @@ from typing import Self
 
 from rich import progress
 from rich.console import Console
+
+from experiments.terminal import visible
+
+
+def counting(console: Console, width: int) -> progress.Progress:
+    """Makes a bar that counts what is finished.
+
+    Args:
+        console: where to show it.
+        width: characters for what is being done.
+
+    Returns:
+        Rich's progress; disabled where lines must stand for it.
+    """
+    return _bars(
+        console,
+        progress.TextColumn(f"{{task.description:{width}}}", markup=False),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+    )
+
+
+def _bars(console, *columns):
+    return progress.Progress(*columns, console=console, disable=not console.is_terminal or console.is_dumb_terminal)
 
 
 class Progress(contextlib.AbstractContextManager):
@@ -21,14 +46,13 @@ class Progress(contextlib.AbstractContextManager):
         """
         self._console = console
         self._total = total
-        self._bars = progress.Progress(
-            progress.TextColumn("{task.description:20}"),
+        self._bars = _bars(
+            console,
+            progress.TextColumn("{task.description:20}", markup=False),
             progress.BarColumn(),
             progress.TaskProgressColumn(),
             progress.TextColumn("validation loss {task.fields[loss]}"),
             progress.TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
         )
 
     def __enter__(self) -> Self:
@@ -48,6 +72,7 @@ class Progress(contextlib.AbstractContextManager):
         Yields:
             What to call with the steps done and the loss.
         """
+        name = visible(name)
         begin, first, lines = time.monotonic(), None, 0
         bar = self._bars.add_task(name, total=self._total, loss="")
 
@@ -55,7 +80,7 @@ class Progress(contextlib.AbstractContextManager):
             nonlocal first, lines
             self._bars.update(bar, completed=done, loss=f"{loss:.4g}")
             first = done if first is None else first
-            if not self._console.is_terminal and done * 4 // self._total > lines:
+            if self._bars.disable and done * 4 // self._total > lines:
                 lines = done * 4 // self._total
                 left = (time.monotonic() - begin) * (self._total - done) / max(done - first, 1)
                 self._console.print(

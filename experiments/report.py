@@ -10,6 +10,7 @@ from scipy import stats
 
 from experiments.optimizers import YARDSTICK
 from experiments.records import Record
+from experiments.terminal import visible
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -167,8 +168,9 @@ def table(header: Record, rows: Sequence[Row]) -> Table:
     """
     settings = header["settings"]
     seeds, tried = len(settings["seeds"]), settings["rates"] * settings["rounds"]
+    task = visible(settings["task"])
     layout = Table(
-        title=f"{settings['task']}: {settings['steps']} steps; {tried} learning rates x {seeds} seeds for everyone",
+        title=f"{task}: {settings['steps']} steps; {tried} learning rates x {seeds} seeds for everyone",
         caption=(
             "The learning rate is chosen on validation; the test columns are means and 95% intervals over seeds at the "
             "end of training. An arrow: the best rate is the last one tried on that side. Speed-up: AdamW's steps over "
@@ -178,7 +180,8 @@ def table(header: Record, rows: Sequence[Row]) -> Table:
     )
     layout.add_column("optimizer", no_wrap=True)
     metrics = sorted(rows[0].test, key="loss".__ne__) if rows else []
-    for name in [*(f"test {metric}" for metric in metrics), "learning rate", "speed-up", "time/step", "state B/param"]:
+    test = [f"test {visible(metric)}" for metric in metrics]
+    for name in [*test, "learning rate", "speed-up", "time/step", "state B/param"]:
         layout.add_column(name, justify="right")
     for row in rows:
         if row.diverged:
@@ -188,7 +191,7 @@ def table(header: Record, rows: Sequence[Row]) -> Table:
             rate = f"{row.rates[row.best]:.2g}{_edge(row)}"
             results = [*(_plus_minus(row.test[metric]) for metric in metrics), rate, speed_up]
         cells = [*results, f"{row.relative_time:.2f}x", f"{row.state_bytes_per_parameter:.1f}"]
-        layout.add_row(row.optimizer, *cells)
+        layout.add_row(visible(row.optimizer), *cells)
     return layout
 
 

@@ -3,9 +3,6 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-
 
 class Size(NamedTuple):
     """How large a transformer is.
@@ -27,6 +24,7 @@ SIZES: Mapping[str, Size] = {
     "7M": Size(vocabulary=8192, positions=512, width=256, layers=6),
     "50M": Size(vocabulary=50304, positions=1024, width=512, layers=8),
 }
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def parameters(size: Size, dtype: Any) -> Any:
@@ -39,6 +37,10 @@ def parameters(size: Size, dtype: Any) -> Any:
     Returns:
         A tree of `jax.ShapeDtypeStruct`; every kernel is a matrix.
     """
+    # Here, since the command line reads the names above before anything else is imported.
+    import jax  # noqa: PLC0415
+    import jax.numpy as jnp  # noqa: PLC0415
+
     width = size.width
 
     def array(*shape):

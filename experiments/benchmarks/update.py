@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from rich import progress
 from rich.console import Console
 
 import optkit
@@ -27,13 +26,12 @@ from experiments.benchmarks import update_report
 from experiments.benchmarks.nearest import LEARNING_RATE, arrays_read_again, find, nearest
 from experiments.benchmarks.transformer import SIZES, parameters
 from experiments.benchmarks.update_report import Row
-from experiments.errors import UserError
+from experiments.progress import counting
 from experiments.store import hold
 from optkit.core.extra_args import Moment, extra_args
 from optkit.method import Method
 
 RESULTS = pathlib.Path(__file__).parents[1] / "results"
-DTYPES = ("float32", "bfloat16", "float16")
 # Rows of gradients for methods that take them, and of how many examples each class has.
 CLASS_COUNTS = (8, 4, 3, 1)
 ROWS = len(CLASS_COUNTS)
@@ -51,7 +49,7 @@ class Options:
     Attributes:
         size: a name of `SIZES`, or `"all"`.
         optimizers: names of methods, variants as `name:variant`; None for all methods.
-        dtype: of parameters and gradients.
+        dtype: of parameters and gradients, one of `DTYPES`.
         rounds: how many turns each program takes.
         out: the folder of the results.
     """
@@ -76,41 +74,26 @@ def run(options: Options, console: Console) -> None:
         UserError: if something is asked that cannot be done.
     """
     methods = find(options.optimizers)
-    sizes = _choose(options.size, {**{size: (size,) for size in SIZES}, "all": tuple(SIZES)}, "size")
-    dtype = _choose(options.dtype, {dtype: dtype for dtype in DTYPES}, "dtype")
-    file = options.out / f"{_file_name(dtype)}.json"
+    sizes = tuple(SIZES) if options.size == "all" else (options.size,)
+    file = options.out / f"{_file_name(options.dtype)}.json"
     with hold(options.out, wait=True):
         update_report.read(file)
-    bars = progress.Progress(
-        progress.TextColumn("{task.description:40}"),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        progress.TimeElapsedColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
     measured = []
-    with bars:
+    with counting(console, 40) as bars:
         bar = bars.add_task("", total=len(sizes) * len(methods))
         for size in sizes:
-            bench = Bench(size, dtype, options.rounds)
+            bench = Bench(size, options.dtype, options.rounds)
             for method in methods:
                 bars.update(bar, description=f"{size} {method.name}")
                 measured.append(bench.measure(method))
                 with hold(options.out, wait=True):
                     update_report.write(update_report.merge(update_report.read(file), measured[-1]), file)
-                if not console.is_terminal:
+                if bars.disable:
                     console.print(measured[-1].line())
                 bars.advance(bar)
     for shown in update_report.tables(measured):
         console.print(shown)
     console.print(f"written to {file.with_suffix('.md')}")
-
-
-def _choose(name, choices, what):
-    if name not in choices:
-        raise UserError(f"unknown {what} {name!r}; there are {', '.join(choices)}")
-    return choices[name]
 
 
 def _file_name(dtype):

@@ -1,16 +1,15 @@
 """What claims about `bytes-lm` share: optimizers under equal tuning, their figures and learning curves."""
 
 import dataclasses
-import os
+import io
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
-
 from experiments import compare, environment, report
 from experiments.records import read_records
 from experiments.report import Row
+from experiments.terminal import Terminal
 from optkit.method import Method
 
 
@@ -26,8 +25,7 @@ def compared(name: str, options: compare.Options, entries: Sequence[Method] | No
         What came out for each optimizer, AdamW among them, by name.
     """
     folder = options.out or pathlib.Path("runs", f"claim-{name}-{environment.versions()['source'][:8]}")
-    with pathlib.Path(os.devnull).open("w") as nowhere:
-        compare.run(dataclasses.replace(options, out=folder), Console(file=nowhere), entries)
+    compare.run(dataclasses.replace(options, out=folder), Terminal(io.StringIO()), entries)
     return {row.optimizer: row for row in report.summarize(read_records(folder))}
 
 

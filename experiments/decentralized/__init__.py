@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from experiments import compare, environment, tasks
+from experiments import compare, environment, optimizers, pieces, tasks
 from experiments.compare import refuse_another, report_steps, short_digest
 from experiments.decentralized import choices, picture, simulation
 from experiments.decentralized.simulation import Evaluation, Training
 from experiments.errors import UserError
-from experiments.optimizers import look_up
 from experiments.progress import Progress
 from experiments.records import read_records
 from experiments.store import RunFolder
@@ -81,8 +80,8 @@ def run(options: Options, console: Console) -> None:
     Raises:
         UserError: if something is asked that cannot be done.
     """
-    known = choices.methods()
-    methods = {method.name: method for method in look_up(dict.fromkeys(options.optimizers), known)}
+    found = optimizers.look_up(dict.fromkeys(options.optimizers), optimizers.decentralized())
+    methods = {method.name: method for method in found}
     network = _network(options)
     built = {name: _build(options, network, name, method) for name, method in methods.items()}
     header = {
@@ -160,35 +159,37 @@ def _network(options):
 def _learning_rate(options, method):
     if options.learning_rate is not None:
         return options.learning_rate
-    return (method if method.kind == "optimizer" else choices.find_inner(options.inner)).grid
+    return (method if method.kind == "optimizer" else optimizers.find_inner(options.inner)).grid
 
 
 def _build(options, network, name, method) -> tuple[Any, dict[str, int]]:
     """Makes a method, under the attack, and counts what it sends without it, in bytes a step."""
-    taken = choices.takes(method)
-    if "mixing" not in taken and (options.mixing is not None or network.attack not in (None, choices.LABEL_FLIP)):
+    taken = optimizers.takes(method)
+    if "mixing" not in taken and (options.mixing is not None or network.attack not in (None, pieces.LABEL_FLIP)):
         raise UserError(f"{name} has an exchange of its own: neither --mixing nor --attack act on it")
     if options.every > 1 and "every" not in taken:
-        names = ", ".join(known for known, other in choices.methods().items() if "every" in choices.takes(other))
+        names = ", ".join(
+            known for known, other in optimizers.decentralized().items() if "every" in optimizers.takes(other)
+        )
         raise UserError(f"{name} exchanges in every step: --every {options.every} is for {names}")
     rate = _learning_rate(options, method)
-    inner = choices.find_inner(options.inner)
-    pieces = choices.Pieces(
+    inner = optimizers.find_inner(options.inner)
+    made = choices.Pieces(
         inner=inner.optimizer_factory(**arguments(network.task, inner, 0.0, rate, network.seed)),
         learning_rate=rate,
-        topology=choices.make("topology", options.topology, choices.TOPOLOGIES, network.workers),
-        mixing=choices.make("mixing", options.mixing or choices.mixing_of(method), choices.MIXINGS, network.byzantine),
-        compressor=choices.make("compressor", options.compressor, choices.COMPRESSORS),
+        topology=pieces.make("topology", options.topology, pieces.TOPOLOGIES, network.workers),
+        mixing=pieces.make("mixing", options.mixing or choices.mixing_of(method), pieces.MIXINGS, network.byzantine),
+        compressor=pieces.make("compressor", options.compressor, pieces.COMPRESSORS),
         gamma=options.gamma,
         every=options.every,
         byzantine=network.byzantine,
     )
     try:
-        sent = simulation.bytes_sent(network, choices.build(method, pieces), every=options.every)
+        sent = simulation.bytes_sent(network, choices.build(method, made), every=options.every)
     except ValueError as error:
         # What methods refuse is the user's choice of pieces: they say so when they are built or traced.
         raise UserError(f"{name}: {' '.join(str(error).split())}") from error
-    return choices.build(method, pieces._replace(mixing=network.attacked(pieces.mixing))), sent
+    return choices.build(method, made._replace(mixing=network.attacked(made.mixing))), sent
 
 
 def _train(training, evaluation, network, name, run_folder, show_progress):

@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 from rich.filesize import decimal
 from rich.table import Table
 
-from experiments.figure import STYLE, look, save
+from experiments.figure import STYLE, add_legend, add_title, look, save
 from experiments.records import Record
+from experiments.terminal import visible
 
 
 def trainings(records: Sequence[Record]) -> list[Record]:
@@ -30,7 +31,7 @@ def table(records: Sequence[Record]) -> Table:
     """
     settings, rows = records[0]["settings"], trainings(records)
     layout = Table(
-        title=_title(settings),
+        title=visible(_title(settings)),
         caption=(
             "Sent: by each worker, lost messages included, in the compiled program. Loss, on validation, and test"
             " metrics: of the mean of the honest workers' parameters; worst: the largest loss of a worker's own."
@@ -44,7 +45,7 @@ def table(records: Sequence[Record]) -> Table:
         "sent",
         "loss",
         "worst",
-        *(f"test {metric}" for metric in metrics),
+        *(f"test {visible(metric)}" for metric in metrics),
         "consensus",
         "ms/step",
     ]
@@ -54,7 +55,7 @@ def table(records: Sequence[Record]) -> Table:
         results = [row["validation"]["loss"][-1], row["worst"][-1]]
         results += [row["test"][metric] for metric in metrics] + [row["consensus"][-1]]
         layout.add_row(
-            row["optimizer"],
+            visible(row["optimizer"]),
             decimal(round(sum(row["sent"].values()))),
             decimal(round(sum(row["sent"].values()) * settings["steps"])),
             *("diverged" if value is None else f"{value:.4g}" for value in results),
@@ -80,17 +81,15 @@ def draw(records: Sequence[Record], file: pathlib.Path) -> None:
             for line, (first, curve) in enumerate(((0, row["validation"]["loss"]), (1, row["consensus"]))):
                 values = np.array(curve, float)
                 for column, x in enumerate((steps, megabytes)):
-                    axes[line, column].plot(
-                        x[first:], values[first:], label=row["optimizer"], markersize=4, markevery=(2 * i, 10), **style
-                    )
+                    axes[line, column].plot(x[first:], values[first:], markersize=4, markevery=(2 * i, 10), **style)
         axes[0, 0].set(ylabel="validation loss of the mean parameters", yscale="log", title="Against rounds")
         axes[1, 0].set(ylabel="distance from consensus", yscale="log", xlabel="rounds")
         axes[0, 1].set(title="Against what each worker has sent")
         axes[1, 1].set(xlabel="megabytes sent by each worker")
         for axis in axes[:, 0]:
             axis.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
-        picture.legend(handles=list(axes[0, 0].lines), loc="outside lower center", ncols=4, frameon=False)
-        picture.suptitle(_title(records[0]["settings"]), x=0.01, ha="left", weight="bold")
+        add_legend(picture, axes[0, 0].lines, [row["optimizer"] for row in trainings(records)])
+        add_title(picture, _title(records[0]["settings"]))
         save(picture, file)
 
 

@@ -9,10 +9,11 @@ import numpy as np
 import optax
 
 import optkit
-from experiments.decentralized import choices, split
-from experiments.decentralized.choices import LABEL_FLIP
+from experiments import pieces
+from experiments.decentralized import split
 from experiments.errors import UserError
 from experiments.gradients import WORKERS
+from experiments.pieces import LABEL_FLIP
 from experiments.tasks import Task
 from optkit.core.workers.on_workers import Backend
 from optkit.decentralized import consensus_distance, links_among, lossy_links
@@ -64,7 +65,7 @@ class Network(NamedTuple):
         """Puts a mixing under the attack, if there is one on what is sent."""
         if self.attack in (None, LABEL_FLIP):
             return mixing
-        attack = choices.make("attack", self.attack, choices.ATTACKS, self.byzantine)
+        attack = pieces.make("attack", self.attack, pieces.ATTACKS, self.byzantine)
         return attacked_mix(mixing, attack, self.byzantine, key=self.seed)
 
     def links(self, number: jax.Array) -> dict[str, Any]:

@@ -1,15 +1,15 @@
 """The tasks, one file each: a module of this package with a function `task()`, found by its name."""
 
 import dataclasses
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
+from experiments.errors import unknown
 
-from experiments.errors import UserError
+if TYPE_CHECKING:
+    import jax
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,13 +36,13 @@ class Task:
     train: Any
     validation: Any
     test: Any
-    init: Callable[[jax.Array], Any]
-    loss: Callable[[Any, Any], jax.Array]
-    metrics: Callable[[Any, Any], Mapping[str, jax.Array]]
+    init: Callable[["jax.Array"], Any]
+    loss: Callable[[Any, Any], "jax.Array"]
+    metrics: Callable[[Any, Any], Mapping[str, "jax.Array"]]
     steps: int
     batch_size: int
     facts: Mapping[str, Any]
-    labels: Callable[[Any], jax.Array] | None = None
+    labels: Callable[[Any], "jax.Array"] | None = None
     classes: int = 0
     hidden_matrices: Callable[[Any], Any] | None = None
 
@@ -50,6 +50,17 @@ class Task:
 def names() -> list[str]:
     """Returns the names of all tasks."""
     return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
+
+
+def check(name: str) -> str:
+    """Returns a task's name if there is a task of this name.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if name not in names():
+        raise unknown("task", name, names())
+    return name
 
 
 def load(name: str) -> Task:
@@ -64,7 +75,4 @@ def load(name: str) -> Task:
     Raises:
         UserError: if there is none of this name.
     """
-    if name not in names():
-        close = difflib.get_close_matches(name, names(), n=3, cutoff=0.4) or names()
-        raise UserError(f"unknown task {name!r}; did you mean {' or '.join(close)}?")
-    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}").task()
+    return importlib.import_module(f"{__name__}.{check(name).replace('-', '_')}").task()

@@ -51,5 +51,6 @@ def test_the_median_is_held_against_the_target(ratio, met):
 
 
 def test_results_that_cannot_be_written_are_refused_in_one_line(capsys):
-    assert execute("--out", "/dev/null/results") == 2
-    assert capsys.readouterr().err.startswith("error: cannot write /dev/null/results")
+    with pytest.raises(SystemExit, match="2"):
+        execute("--out", "/dev/null/results")
+    assert capsys.readouterr().err.startswith("error: argument --out: cannot write to /dev/null/results")

@@ -104,7 +104,7 @@ def test_the_file_of_another_dtype_is_another_one(tmp_path):
     assert row["reference_state_bytes_per_parameter"] == pytest.approx(2, rel=0.01)
 
 
-def test_an_interrupted_run_keeps_what_is_finished(capsys, monkeypatch, tmp_path):
+def test_an_interrupted_run_keeps_what_is_finished(monkeypatch, tmp_path):
     measure = update.Bench.measure
 
     def interrupt(bench, method):
@@ -113,8 +113,8 @@ def test_an_interrupted_run_keeps_what_is_finished(capsys, monkeypatch, tmp_path
         return measure(bench, method)
 
     monkeypatch.setattr(update.Bench, "measure", interrupt)
-    assert execute("--optimizers", "lion_kappa:l1,signum", "--rounds", "1", "--out", str(tmp_path)) == 130
-    assert "interrupted" in capsys.readouterr().err
+    with pytest.raises(KeyboardInterrupt):
+        execute("--optimizers", "lion_kappa:l1,signum", "--rounds", "1", "--out", str(tmp_path))
     assert [row["optimizer"] for row in read(tmp_path)["rows"]] == ["lion_kappa:l1"]
 
 
@@ -123,10 +123,10 @@ def test_an_interrupted_run_keeps_what_is_finished(capsys, monkeypatch, tmp_path
     [
         (("--optimizers", "lion_kappa:l1,adamv"), "unknown optimizer 'adamv'"),
         (("--optimizers", "mars_adamw:uncliped"), "did you mean mars_adamw:unclipped"),
-        (("--size", "8M"), "unknown size '8M'; there are tiny, all"),
+        (("--size", "8M"), "unknown size '8M'; did you mean 7M or 50M?"),
         (("--dtype", "int8"), "unknown dtype 'int8'; there are float32, bfloat16, float16"),
         (("--rounds", "0"), "must be a positive integer, got 0"),
-        (("--optimizers", "lion_kappa:l1", "--out", "/dev/null/results"), "cannot write /dev/null/results"),
+        (("--optimizers", "lion_kappa:l1", "--out", "/dev/null/results"), "cannot write to /dev/null/results"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(capsys, arguments, message):
@@ -135,9 +135,8 @@ def test_bad_input_is_refused_in_one_line(capsys, arguments, message):
 
 def test_foreign_results_are_refused_in_one_line(capsys, tmp_path):
     (tmp_path / "bench-update-cpu.json").write_text("[]")
-    assert "is not the result of `bench update`" in refused(
-        capsys, "--optimizers", "lion_kappa:l1", "--out", str(tmp_path)
-    )
+    said = refused(capsys, "--optimizers", "lion_kappa:l1", "--out", str(tmp_path))
+    assert f"{tmp_path}/bench-update-cpu.json, line 1: [] is not of type 'object'" in said
 
 
 def test_targets_are_held_against_medians():

@@ -1,8 +1,11 @@
 """What the command line promises."""
 
+import contextlib
+import io
 import json
 import os
 import pathlib
+import pty
 import signal
 import subprocess
 import sys
@@ -42,11 +45,74 @@ KILLED = """
 """
 
 
-def python(*arguments):
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "PYTHONWARNINGS": "error"}
+# Saves at every report.
+OFTEN_SAVED = """
+    from experiments import interruption
+
+    interruption.watch()
+    print("watching", flush=True)
+    import os
+    from experiments import __main__, compare
+
+    compare.SECONDS_BETWEEN_CHECKPOINTS = 0.0
+    os._exit(__main__.main())
+"""
+# Runs commands in one process, and says of each how it ended, what it wrote and which of some modules it imported.
+SEVERAL = """
+    import contextlib, io, json, sys
+    from experiments import __main__
+
+    modules, commands = map(json.loads, sys.argv[1:])
+    for command in commands:
+        sys.argv[1:] = command
+        with contextlib.redirect_stderr(io.StringIO()) as error, contextlib.redirect_stdout(io.StringIO()):
+            try:
+                code = __main__.main()
+            except SystemExit as stop:
+                code = stop.code
+        print(json.dumps([code, error.getvalue(), [name for name in modules if name in sys.modules]]))
+"""
+# The C locale as it is where Python is told not to improve it.
+C_LOCALE = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+
+
+def environment(**variables):
+    return {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", **variables}
+
+
+# Measures one claim.
+CLAIM = """
+    import pathlib, sys
+    from experiments import claims, evidence
+    from experiments.claims import Claim, Finding
+    from experiments.terminal import Terminal
+
+    words = dict(method="lion", arxiv="2302.06675", statement="It is.", experiment="One step.", required="any")
+    made = {"first/one": Claim(**words, measure=lambda: Finding("0.1 \\xb1 0.2", True))}
+    claims.load = lambda family=None: made
+    evidence.run(None, pathlib.Path(sys.argv[1]), Terminal())
+"""
+
+
+def python(*arguments, **variables):
     return subprocess.run(
-        [sys.executable, *map(str, arguments)], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, *map(str, arguments)],
+        cwd=ROOT,
+        env=environment(**{"PYTHONWARNINGS": "error", **variables}),
+        capture_output=True,
+        text=True,
+        check=False,
     )
+
+
+def run_several(modules, commands, **variables):
+    """The exit code, standard error and imported modules after each of some commands."""
+    finished = python("-c", textwrap.dedent(SEVERAL), json.dumps(modules), json.dumps(commands), **variables)
+    assert finished.returncode == 0, finished.stderr
+    return {
+        " ".join(command): json.loads(line)
+        for command, line in zip(commands, finished.stdout.splitlines(), strict=True)
+    }
 
 
 def test_xla_has_threads_to_spare_and_lapack_one_unless_the_user_says_how_many(monkeypatch):
@@ -112,8 +178,7 @@ def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_the_same(referenc
 
 def test_a_run_killed_while_it_computes_continues_with_its_checkpoint(reference, tmp_path):
     arguments = [sys.executable, "-c", textwrap.dedent(KILLED), tmp_path, "0", *SMALL]
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
-    with subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(arguments, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL) as process:
         while not (tmp_path / "checkpoint.json").exists() and process.poll() is None:
             time.sleep(0.01)
         process.kill()
@@ -168,6 +233,274 @@ def test_drawing_only_trains_nothing(reference, capsys):
 )
 def test_bad_input_is_refused_in_one_line(capsys, arguments, message):
     assert message in refused(capsys, *arguments)
+
+
+EARLY = (
+    "compare --task digits-mpl",
+    "compare --steps 0",
+    "compare --optimizers ,",
+    "compare --out /dev/null/run",
+    "compare --out experiments/__main__.py",
+    "compare --plot-only /nowhere",
+    "decentralized --task digits-mpl",
+    "decentralized --topology rign",
+    "decentralized --mixing trimed_mean",
+    "decentralized --mixing trimmed_mean:few",
+    "decentralized --compressor top_q",
+    "decentralized --attack sign_flop",
+    "decentralized --backend pmap",
+    "decentralized --out /dev/null/run",
+    "decentralized --plot-only /nowhere",
+    "claims sign",
+    "claims --out /dev/null/results",
+    "bench nothing",
+    "bench update --size 8M",
+    "bench update --dtype int8",
+    *(f"bench {what} --out /dev/null/results" for what in ("update", "sharded", "compile", "gossip")),
+)
+HELP = ("--help", *(f"{name} --help" for name in ("compare", "decentralized", "claims", "bench", "bench update")))
+
+
+def test_names_and_paths_are_refused_before_jax_is_imported():
+    modules = ("jax", "numpy", "optkit", "optax", "flax", "sklearn", "scipy", "matplotlib", "orbax")
+    for command, (code, error, imported) in run_several(modules, [command.split() for command in EARLY]).items():
+        assert code == 2, command
+        assert error.startswith("error: "), command
+        assert error.count("\n") == 1, command
+        assert not imported, command
+    for command, (code, error, imported) in run_several(modules, [command.split() for command in HELP]).items():
+        assert (code, error, imported) == (0, "", []), command
+
+
+def test_optimizers_are_refused_before_more_than_optkit_is_imported():
+    commands = (
+        "compare --optimizers adamv",
+        "decentralized --optimizers gosip",
+        "decentralized --inner sdg",
+        "bench update --optimizers adamv",
+    )
+    modules = ("flax", "sklearn", "scipy", "matplotlib", "orbax")
+    for command, (code, error, imported) in run_several(modules, [command.split() for command in commands]).items():
+        assert code == 2, command
+        assert error.startswith("error: unknown optimizer"), command
+        assert error.count("\n") == 1, command
+        assert not imported, command
+
+
+def test_a_wrong_backend_of_matplotlib_is_refused_before_data_are_loaded():
+    commands = [[command] for command in ("compare", "decentralized", "claims")] + [["bench", "sweep"]]
+    for command, (code, error, imported) in run_several(("flax", "sklearn"), commands, MPLBACKEND="nonsense").items():
+        assert code == 2, command
+        assert error.startswith("error: Matplotlib refuses MPLBACKEND"), command
+        assert error.count("\n") == 1, command
+        assert not imported, command
+
+
+def test_a_folder_that_may_not_be_written_is_refused(capsys, monkeypatch, tmp_path):
+    # Whoever tests as root may write everywhere.
+    monkeypatch.setattr(os, "access", lambda path, _: path != tmp_path)
+    assert f"no permission to write to {tmp_path}" in refused(capsys, "compare", "--out", str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("command", ["compare --task", "compare --optimizers", "claims", "compare --nonsense"])
+def test_what_is_refused_is_shown_as_it_is_in_one_line(capsys, command):
+    error = refused(capsys, *command.split(), "\x1b[31m[red]\nx\u202e")
+    assert "\\x1b[31m[red]\\nx\\u202e" in error
+
+
+def test_names_of_folders_are_no_markup(reference, capsys, monkeypatch, tmp_path):
+    folder = "x[/a] [red] :smile: $\\frac{$"
+    (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / folder / "results.jsonl").write_bytes((reference[0] / "results.jsonl").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert command_line.execute(command_line.parser().parse_args(["compare", "--plot-only", folder])) == 0
+    assert f"figure: {folder}/figure.png" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("encoding", "expected"),
+    [("ascii", "+-"), ("latin-1", "±"), ("cp1252", "±"), ("utf-8", "±")],
+)
+def test_results_are_shown_in_characters_that_standard_output_has(reference, monkeypatch, encoding, expected):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert command_line.execute(command_line.parser().parse_args(["compare", "--plot-only", str(reference[0])])) == 0
+    stream.flush()
+    assert expected in stream.buffer.getvalue().decode(encoding)
+
+
+def test_the_c_locale_is_enough(reference, tmp_path):
+    drawn = python("-m", "experiments", "compare", "--plot-only", reference[0], **C_LOCALE)
+    assert (drawn.returncode, drawn.stderr) == (0, "")
+    assert "+-" in drawn.stdout
+    measured = python("-c", textwrap.dedent(CLAIM), tmp_path, **C_LOCALE)
+    assert (measured.returncode, measured.stderr) == (0, "")
+    assert "0.1 +- 0.2" in measured.stdout
+    assert "0.1 ± 0.2" in (tmp_path / "claims.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("content", [b"backend: nonsense\nno colon\nlines.linewidth: x\n", b"\xff"])
+def test_a_broken_configuration_of_matplotlib_gives_no_traceback(reference, tmp_path, content):
+    (tmp_path / "matplotlibrc").write_bytes(content)
+    variables = {"MATPLOTLIBRC": str(tmp_path / "matplotlibrc"), "MPLCONFIGDIR": "/dev/null/nowhere"}
+    drawn = python("-m", "experiments", "compare", "--plot-only", reference[0], **variables)
+    assert drawn.returncode == (2 if content == b"\xff" else 0), drawn.stderr
+    assert "Traceback" not in drawn.stderr
+
+
+@pytest.mark.parametrize("command", ["--help", "compare --help", "compare --plot-only"])
+def test_a_closed_pipe_ends_a_command_quietly(reference, command):
+    words = command.split() + ([str(reference[0])] if command.endswith("only") else [])
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as closed:
+        finished = subprocess.run(
+            [sys.executable, "-m", "experiments", *words],
+            cwd=ROOT,
+            env=environment(PYTHONUNBUFFERED=""),
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert (finished.returncode, finished.stderr) == (1, b"")
+
+
+def on_a_terminal(*arguments, **variables):
+    """Runs Python with a terminal for its output; returns the exit code and what the terminal got."""
+    ours, theirs = pty.openpty()
+    got = b""
+    with subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        cwd=ROOT,
+        env=environment(**variables),
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+    ) as process:
+        os.close(theirs)
+        with contextlib.suppress(OSError):  # how Linux says that nobody writes any more
+            while more := os.read(ours, 4096):
+                got += more
+    os.close(ours)
+    return process.returncode, got.decode()
+
+
+@pytest.mark.parametrize("terminal", ["dumb", "xterm"])
+def test_a_poor_and_narrow_terminal_is_enough(tmp_path, terminal):
+    variables = {"TERM": terminal, "NO_COLOR": "1", "COLUMNS": "20", "PYTHONIOENCODING": "ascii"}
+    command = "compare --task diabetes-ridge --optimizers lion --steps 20 --rates 2 --rounds 1 --seeds 2"
+    code, got = on_a_terminal("-m", "experiments", *command.split(), "--out", tmp_path, **variables)
+    assert code == 0, got
+    assert got.isascii()
+    assert ("\x1b" in got) == (terminal == "xterm")
+    assert ("20/20 steps" in " ".join(got.split())) == (terminal == "dumb")
+
+
+# Holds on where Python raises an exception for a signal.
+STUBBORN = """
+    import time
+    from experiments import interruption
+
+    interruption.watch()
+    print("ready", flush=True)
+    while True:
+        try:
+            time.sleep(60)
+        except BaseException:
+            pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "message"),
+    [(signal.SIGINT, 130, "interrupted; what is finished is kept\n"), (signal.SIGTERM, 143, "")],
+)
+def test_signals_end_the_process_whatever_it_does(number, code, message):
+    command = [sys.executable, "-c", textwrap.dedent(STUBBORN)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        process.send_signal(number)
+        _, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (code, message)
+
+
+def test_signals_that_whoever_starts_it_ignores_stay_ignored():
+    start = "import os, signal, sys; signal.signal(2, signal.SIG_IGN); os.execv(sys.executable, sys.argv[1:])"
+    command = [sys.executable, "-c", start, "python", "-c", textwrap.dedent(STUBBORN)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert process.returncode == 143
+
+
+BARS = """
+    import os, signal
+    from experiments import interruption
+    from experiments.progress import Progress
+    from experiments.terminal import Terminal
+
+    interruption.watch()
+    with Progress(Terminal(), 100) as progress, progress.optimizer("lion") as show:
+        show(10, 0.5)
+        os.kill(os.getpid(), signal.SIGINT)
+        signal.pause()
+"""
+
+
+def test_a_terminal_has_its_cursor_after_an_interruption():
+    code, got = on_a_terminal("-c", textwrap.dedent(BARS), TERM="xterm")
+    assert code == 130
+    assert got.endswith("\ninterrupted; what is finished is kept\r\n")
+    assert got.rindex("\x1b[?25h") > got.rindex("\x1b[?25l")
+
+
+def imports(folder, lines):
+    del folder
+    assert lines.readline() == "watching\n"
+    time.sleep(0.3)
+
+
+def training(folder, lines):
+    del folder
+    next(line for line in lines if "results go to" in line)
+
+
+def saving(folder, lines):
+    del lines
+    while not (folder / "checkpoint.json").exists():
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("moment", "number", "code", "message"),
+    [
+        (imports, signal.SIGINT, 130, "interrupted; the same command continues\n"),
+        (training, signal.SIGINT, 130, "interrupted; the same command continues\n"),
+        (saving, signal.SIGINT, 130, "interrupted; the same command continues\n"),
+        (saving, signal.SIGTERM, 143, ""),
+    ],
+)
+def test_a_signal_ends_a_run_at_any_moment_and_it_continues(reference, tmp_path, moment, number, code, message):
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(OFTEN_SAVED), *SMALL, "--out", tmp_path],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        moment(tmp_path, process.stdout)
+        process.send_signal(number)
+        process.send_signal(number)
+        _, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (code, message)
+    last = python("-m", "experiments", *SMALL, "--out", tmp_path)
+    assert last.returncode == 0, last.stderr
+    assert numbers(tmp_path) == numbers(reference[0])
 
 
 def test_a_second_run_in_the_same_folder_is_refused_in_one_line(capsys, tmp_path):

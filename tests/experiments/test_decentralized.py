@@ -1,7 +1,6 @@
 """What a decentralized run shows, deals, counts, refuses and continues."""
 
 import io
-import json
 import math
 
 import jax
@@ -9,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import test_records
 from rich.console import Console
 
 from experiments import __main__ as command_line
-from experiments import compare, decentralized, tasks
+from experiments import compare, decentralized, optimizers, pieces, tasks
 from experiments.decentralized import DEFAULT, Options, choices, picture, simulation, split
 from experiments.errors import UserError
 from experiments.records import read_records
@@ -22,7 +22,7 @@ from optkit.compressors import top_k
 from optkit.decentralized import mix
 from optkit.decentralized.topology import complete, path, ring
 
-METHODS = choices.methods()
+METHODS = optimizers.decentralized()
 
 
 @pytest.fixture
@@ -71,9 +71,9 @@ def run(blobs, monkeypatch, tmp_path):
 def test_every_method_of_the_catalog_trains(blobs, name):
     topology = {"relay_sum": path(8), "exact_diffusion:d2": complete(8)}.get(name, ring(8))
     rate = METHODS[name].grid
-    pieces = choices.Pieces(optax.sgd(rate), rate, topology, mix, top_k(0.5), gamma=0.8)
+    made = choices.Pieces(optax.sgd(rate), rate, topology, mix, top_k(0.5), gamma=0.8)
     network = network_of(blobs)
-    training = simulation.Training(network, choices.build(METHODS[name], pieces))
+    training = simulation.Training(network, choices.build(METHODS[name], made))
     carry, first, _ = training.advance(training.start(), 0, 15)
     _, second, _ = training.advance(carry, 15, 30)
     assert second < 0.99 * first
@@ -85,10 +85,10 @@ def test_a_method_is_found_by_its_entry_alone():
 
 
 def test_methods_of_lazy_topologies_get_one_and_others_do_not():
-    pieces = choices.Pieces(optax.sgd(0.1), 0.1, ring(8), mix, top_k(0.5), gamma=0.8)
-    choices.build(METHODS["exact_diffusion"], pieces)
+    made = choices.Pieces(optax.sgd(0.1), 0.1, ring(8), mix, top_k(0.5), gamma=0.8)
+    choices.build(METHODS["exact_diffusion"], made)
     with pytest.raises(ValueError, match="exact_diffusion does not settle on this topology"):
-        choices.build(METHODS["exact_diffusion:d2"], pieces)
+        choices.build(METHODS["exact_diffusion:d2"], made)
 
 
 def test_bytes_are_those_of_the_formulas(run):
@@ -108,9 +108,9 @@ def test_local_steps_send_nothing(run):
 
 @pytest.mark.parametrize("name", ["gossip", "dfedsam"])
 def test_local_steps_stay_steps_without_an_exchange(blobs, name):
-    pieces = choices.Pieces(optax.sgd(0.1, 0.9), 0.1, ring(8), mix, top_k(0.5), gamma=0.8, every=8)
+    made = choices.Pieces(optax.sgd(0.1, 0.9), 0.1, ring(8), mix, top_k(0.5), gamma=0.8, every=8)
     network = network_of(blobs)
-    training = simulation.Training(network, choices.build(METHODS[name], pieces))
+    training = simulation.Training(network, choices.build(METHODS[name], made))
     program = jax.make_jaxpr(training.program)(training.start(), network.rows[:, :8], jnp.arange(8), blobs.train)
     assert " cond[" in str(program)
 
@@ -150,9 +150,9 @@ def test_a_robust_rule_trains_under_an_attack_that_ruins_the_mean(run):
     assert robust["gossip"]["validation"]["loss"][-1] < 0.6 * mean["gossip"]["validation"]["loss"][-1]
 
 
-@pytest.mark.parametrize("name", choices.MIXINGS)
+@pytest.mark.parametrize("name", pieces.MIXINGS)
 def test_every_mixing_brings_workers_together(name):
-    mixing = choices.make("mixing", name, choices.MIXINGS, 2)
+    mixing = pieces.make("mixing", name, pieces.MIXINGS, 2)
     values = jnp.array([0.0, 1, 1, 1.5, 2, 2, 2, 3])
     topology = complete(8) if name != "accelerated_mix" else ring(8).lazy()
     mixed = jax.vmap(lambda x: mixing({"x": x}, topology, "workers")["x"], axis_name="workers")(values)
@@ -160,22 +160,22 @@ def test_every_mixing_brings_workers_together(name):
     assert jnp.std(mixed) < jnp.std(values)
 
 
-@pytest.mark.parametrize("name", choices.COMPRESSORS)
+@pytest.mark.parametrize("name", pieces.COMPRESSORS)
 def test_every_compressor_gives_something_like_what_it_got(name):
-    compressor = choices.make("compressor", name, choices.COMPRESSORS)
+    compressor = pieces.make("compressor", name, pieces.COMPRESSORS)
     tree = {"x": jnp.linspace(-1.0, 3.0, 50)}
     found = compressor.decompress(compressor.compress(tree, compressor.init(tree))[0], tree)
     assert jnp.vdot(found["x"], tree["x"]) > 0
 
 
-@pytest.mark.parametrize("name", choices.TOPOLOGIES)
+@pytest.mark.parametrize("name", pieces.TOPOLOGIES)
 def test_every_topology_joins_all_workers(name):
-    topology = choices.make("topology", name, choices.TOPOLOGIES, 8)
+    topology = pieces.make("topology", name, pieces.TOPOLOGIES, 8)
     assert topology.size == 8
     assert topology.contraction < 1
 
 
-@pytest.mark.parametrize("attack", choices.ATTACKS)
+@pytest.mark.parametrize("attack", pieces.ATTACKS)
 def test_every_attack_attacks(blobs, attack):
     network = network_of(blobs, attack=attack, byzantine=2)
     values = jnp.arange(8.0)[:, None] + jnp.arange(3.0)
@@ -186,7 +186,7 @@ def test_every_attack_attacks(blobs, attack):
 
 
 def test_flipped_labels_are_the_attackers(blobs):
-    network = network_of(blobs, attack=choices.LABEL_FLIP, byzantine=2)
+    network = network_of(blobs, attack=pieces.LABEL_FLIP, byzantine=2)
     rows = jnp.arange(8)[:, None]
     batch = jax.vmap(lambda rows: network.batch(jax.tree.map(jnp.asarray, blobs.train), rows), axis_name="workers")(
         rows
@@ -266,9 +266,7 @@ def test_results_of_the_other_command_are_refused(run, tmp_path):
     run("gossip", steps=2)
     with pytest.raises(UserError, match="is not the result of a comparison"):
         compare.show_only(tmp_path / "run", Console())
-    records = read_records(tmp_path / "run")
-    records[0]["record"] = "run"
-    (tmp_path / "run" / "results.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (tmp_path / "run" / "results.jsonl").write_text(test_records.as_text(test_records.comparison()))
     with pytest.raises(UserError, match="is not the result of a decentralized run"):
         decentralized.show(tmp_path / "run", Console())
 

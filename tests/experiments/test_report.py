@@ -1,12 +1,17 @@
 """What the table says."""
 
+import io
 import math
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from rich.console import Console
 
 from experiments import figure, report
+from experiments.decentralized import picture
+from experiments.terminal import Terminal
 
 STEPS = [0, 10, 20, 30, 40]
 
@@ -123,3 +128,61 @@ def test_the_figure_shows_every_optimizer_that_did_not_diverge(records, tmp_path
 def test_the_figure_stays_empty_where_everything_diverged(records, tmp_path):
     figure.draw(records[0], report.summarize(records)[-1:], tmp_path / "figure.png")
     assert (tmp_path / "figure.png").exists()
+
+
+# As they stand in a results file, and as they are shown.
+NAMES = {
+    "$\\frac{$": "$\\frac{$",
+    "_underscored": "_underscored",
+    "[red]x[/a]": "[red]x[/a]",
+    "\x1b[31mred\n\t\u202e": "\\x1b[31mred\\n\\t\\u202e",
+}
+
+
+def texts_of(monkeypatch, draw, *arguments):
+    """All texts that a figure shows."""
+    shown = []
+
+    def save(picture, file, **options):
+        savefig(picture, file, **options)
+        shown.extend(text.get_text() for text in picture.findobj(Text))
+
+    savefig = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", save)
+    draw(*arguments)
+    return shown
+
+
+def printed(table):
+    terminal = Terminal(io.StringIO())
+    terminal.width = 200
+    terminal.print(table)
+    return terminal.file.getvalue()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_shown_as_they_are(records, monkeypatch, tmp_path, name):
+    settings = records[0]["settings"] | {"task": name, "optimizers": ["adamw", name, "wild", "unfinished"]}
+    named = [record | ({"optimizer": name} if record.get("optimizer") == "quick" else {}) for record in records]
+    named[0] = records[0] | {"settings": settings}
+    named = [record | ({"test": {"loss": 0.5, name: 0.5}} if "test" in record else {}) for record in named]
+    rows = report.summarize(named)
+    table = printed(report.table(named[0], rows))
+    assert table.count(NAMES[name]) == 3
+    drawn = texts_of(monkeypatch, figure.draw, named[0], rows, tmp_path / "figure.png")
+    assert NAMES[name] in drawn
+    assert any(text.startswith(f"{NAMES[name]}: every optimizer") for text in drawn)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_decentralized_runs_are_shown_as_they_are(monkeypatch, tmp_path, name):
+    settings = {"task": name, "topology": name, "attack": name, "mixing": name, "alpha": None, "dropout": 0.0}
+    settings |= {"silent": 0, "byzantine": 2, "every": 1, "workers": 8, "steps": 40}
+    trained = training(name, 0.1, 0, [4.0, 3.0, 2.0, 1.0, 1.0])
+    trained |= {"worst": [4.0] * 5, "consensus": [0.0, 1.0, 1.0, 1.0, 1.0], "sent": {"collective-permute": 8}}
+    trained |= {"test": {"loss": 1.0, name: 1.0}, "milliseconds_per_step": [1.0]}
+    named = [{"record": "decentralized", "settings": settings}, trained]
+    assert printed(picture.table(named)).count(NAMES[name]) == 6
+    drawn = texts_of(monkeypatch, picture.draw, named, tmp_path / "figure.png")
+    assert NAMES[name] in drawn
+    assert any(text.count(NAMES[name]) == 4 for text in drawn)
