@@ -11,7 +11,7 @@ import jax
 
 import optkit
 
-PACKAGES = ("jax", "jaxlib", "optax", "flax", "orbax-checkpoint", "numpy", "scikit-learn")
+PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy", "scikit-learn")
 
 
 def versions() -> dict[str, str]:

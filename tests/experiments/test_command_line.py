@@ -512,11 +512,10 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(reference, tmp_path):
     # Killed in the midst of it, with checkpoints at hand.
     assert python("-c", textwrap.dedent(KILLED), tmp_path, 60, *SMALL).returncode == -signal.SIGKILL
     index = json.loads((tmp_path / "checkpoint.json").read_text())
-    files = [file for file in (tmp_path / "checkpoints" / index["path"]).rglob("*") if file.is_file()]
-    largest = max(files, key=lambda file: file.stat().st_size)
-    content = bytearray(largest.read_bytes())
+    checkpoint = tmp_path / "checkpoints" / index["path"]
+    content = bytearray(checkpoint.read_bytes())
     content[len(content) // 2] ^= 1
-    largest.write_bytes(content)
+    checkpoint.write_bytes(content)
     outcome = python("-m", "experiments", *SMALL, "--out", tmp_path)
     assert outcome.returncode == 2
     assert outcome.stderr.startswith("error: the checkpoint")
