@@ -133,5 +133,5 @@ def make(kind: str, text: str, table: Table, *given: Any) -> Any:
     name, number = check(kind, text, table)
     try:
         return table[name](optkit, *given, *number)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise UserError(f"{kind} {text!r}: {error}") from error
