@@ -98,6 +98,12 @@ def test_another_configuration_in_the_same_folder_is_refused(run):
         run("sgd", steps=12)
 
 
+def test_rounds_whose_rates_would_be_the_same_are_refused(run, monkeypatch):
+    monkeypatch.setattr(compare, "SPACING", 1 + 1e-6)
+    with pytest.raises(UserError, match="in round . the learning rates of adamw differ by less than float32"):
+        run("sgd", rounds=8)
+
+
 def test_a_batch_that_workers_cannot_share_is_refused(run):
     with pytest.raises(UserError, match="--workers 3 does not divide the batch"):
         run("sgd", workers=3)
