@@ -191,7 +191,7 @@ def _train(sweep, method, options, run_folder, progress):
             rates = next_rates(tried, options.rates) if tried else grid(method.grid, options.rates)
             if len(set(map(np.float32, rates))) < options.rates:
                 raise UserError(
-                    f"in round {number + 1} the learning rates of {method.name} differ by less than float32 tells apart; "
+                    f"in round {number + 1} learning rates of {method.name} differ by less than float32 tells apart; "
                     f"give --rounds {number}"
                 )
             records = _train_round(trainings, sweep, method.name, number, rates, run_folder, show_progress)

@@ -315,4 +315,4 @@ def _name_in_comparison(**record):
     words = f"{record['optimizer']} in round {record['round']}"
     if record["record"] == "round":
         return words
-    return f"{words} at learning rate {record['learning_rate']:g} with seed {record['seed']}"
+    return f"{words} at learning rate {record['learning_rate']!r} with seed {record['seed']}"
