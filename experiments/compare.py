@@ -189,7 +189,7 @@ def _train(sweep, method, options, run_folder, progress):
             trainings = trainings or Trainings(sweep, method, options.weight_decay)
             tried = report.losses_by_rate([record for record in own if record["record"] == "training"])
             rates = next_rates(tried, options.rates) if tried else grid(method.grid, options.rates)
-            if len(set(map(np.float32, rates))) < options.rates:
+            if len({np.float32(rate) for rate in (*tried, *rates)}) < len(tried) + options.rates:
                 raise UserError(
                     f"in round {number + 1} learning rates of {method.name} differ by less than float32 tells apart; "
                     f"give --rounds {number}"
