@@ -104,14 +104,15 @@ def started(command: Command, folder: pathlib.Path) -> Iterator[subprocess.Popen
 
 
 def changes(folder: pathlib.Path) -> int:
-    """When a file of the folder was last changed, in nanoseconds."""
+    """When checkpoints, or results that come without them, were last changed, in nanoseconds."""
+    files = (file for file in folder.rglob("*") if file.name not in ("lock", "results.jsonl"))
     with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-        return max((file.stat().st_mtime_ns for file in folder.rglob("*") if file.name != "lock"), default=0)
+        return max((file.stat().st_mtime_ns for file in files), default=0)
     return time.time_ns()
 
 
 def run_to_the_end(command: Command, folder: pathlib.Path) -> float:
-    """Runs a command without kills; returns the seconds from its first write to its end."""
+    """Runs a command without kills; returns the seconds from its first checkpoint or result to its end."""
     with started(command, folder) as process:
         before = changes(folder)
         while changes(folder) == before and process.poll() is None:
@@ -123,7 +124,7 @@ def run_to_the_end(command: Command, folder: pathlib.Path) -> float:
 
 
 def kill(command: Command, folder: pathlib.Path, delay: float) -> bool:
-    """Starts a command and kills it some seconds after it wrote its first file; says whether it was still running."""
+    """Kills a command some seconds after its first checkpoint or result; says whether it was still running."""
     with started(command, folder) as process:
         before = changes(folder)
         while changes(folder) == before and process.poll() is None:
