@@ -2,24 +2,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import normal
+from runs import trajectory
 
 import optkit
 
 
-def run(tx, gradients):
-    """Updates and states of all steps."""
-
-    def step(state, gradient):
-        updates, state = tx.update(gradient, state, gradient)
-        return state, (updates, state)
-
-    return jax.lax.scan(step, tx.init(jax.tree.map(lambda g: g[0], gradients)), gradients)[1]
-
-
 @pytest.fixture
 def gradients():
-    keys = jax.random.split(jax.random.key(0))
-    return {"a": jax.random.normal(keys[0], (6, 3)), "b": 10 * jax.random.normal(keys[1], (6, 2, 2)), "none": None}
+    return {"a": normal(6, 3), "b": 10 * normal(6, 2, 2, seed=1), "none": None}
 
 
 def norms(gradients, step):
@@ -27,40 +18,40 @@ def norms(gradients, step):
 
 
 def test_divisor_is_the_root_of_all_squared_norms(gradients):
-    squares = run(optkit.scale_by_adagrad_norm(b0=2.0), gradients)[1].squares
+    squares = trajectory(optkit.scale_by_adagrad_norm(b0=2.0), gradients).states.squares
     np.testing.assert_allclose(squares, 4 + np.cumsum([norms(gradients, t) ** 2 for t in range(6)]), rtol=1e-5)
 
 
 def test_all_leaves_share_one_step_size(gradients):
-    updates, states = run(optkit.scale_by_adagrad_norm(), gradients)
+    _, updates, states = trajectory(optkit.scale_by_adagrad_norm(), gradients)
     np.testing.assert_allclose(updates["a"], gradients["a"] / jnp.sqrt(states.squares)[:, None], rtol=1e-5)
     np.testing.assert_allclose(updates["b"], gradients["b"] / jnp.sqrt(states.squares)[:, None, None], rtol=1e-5)
     assert updates["none"] is None
 
 
 def test_no_step_is_longer_than_the_learning_rate(gradients):
-    updates, _ = run(optkit.adagrad_norm(0.5, b0=0.0), gradients)
+    _, updates, _ = trajectory(optkit.adagrad_norm(0.5, b0=0.0), gradients)
     lengths = [norms(updates, t) for t in range(6)]
     np.testing.assert_allclose(lengths[0], 0.5, rtol=1e-5)
     assert max(lengths) <= 0.5 * (1 + 1e-5)
 
 
 def test_per_leaf_treats_each_leaf_as_if_alone(gradients):
-    together, _ = run(optkit.scale_by_adagrad_norm(per_leaf=True), gradients)
+    together = trajectory(optkit.scale_by_adagrad_norm(per_leaf=True), gradients).updates
     for name in ("a", "b"):
-        alone, _ = run(optkit.scale_by_adagrad_norm(), {name: gradients[name]})
+        alone = trajectory(optkit.scale_by_adagrad_norm(), {name: gradients[name]}).updates
         np.testing.assert_allclose(together[name], alone[name], rtol=1e-6)
 
 
 def test_without_the_current_gradient_the_divisor_lags_by_one(gradients):
-    updates, states = run(optkit.scale_by_adagrad_norm(0.5, include_current=False), gradients)
+    _, updates, states = trajectory(optkit.scale_by_adagrad_norm(0.5, include_current=False), gradients)
     before = jnp.concatenate([jnp.array([0.25]), states.squares[:-1]])
     np.testing.assert_allclose(updates["a"], gradients["a"] / jnp.sqrt(before)[:, None], rtol=1e-5)
 
 
 @pytest.mark.parametrize("include_current", [True, False])
 def test_zero_over_zero_is_zero(include_current):
-    updates, _ = run(optkit.scale_by_adagrad_norm(0.0, include_current=include_current), jnp.zeros((2, 3)))
+    _, updates, _ = trajectory(optkit.scale_by_adagrad_norm(0.0, include_current=include_current), jnp.zeros((2, 3)))
     np.testing.assert_array_equal(updates, 0)
 
 
@@ -80,7 +71,7 @@ def test_bad_b0():
 @pytest.mark.parametrize("per_leaf", [False, True])
 def test_after_a_bad_gradient_updates_are_nan(bad, per_leaf):
     gradients = jnp.ones((4, 3)).at[1, 0].set(bad)
-    updates, _ = run(optkit.scale_by_adagrad_norm(per_leaf=per_leaf), gradients)
+    _, updates, _ = trajectory(optkit.scale_by_adagrad_norm(per_leaf=per_leaf), gradients)
     assert np.isfinite(updates[0]).all()
     assert np.isnan(updates[1:, 0]).all()
     assert np.isnan(updates[2:]).all()

@@ -6,7 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from draws import normal, normal_like
 from golden_files import replays
+from promises import assert_refuses_complex_parameters, assert_rows_are_workers
 
 import optkit
 from optkit.core.workers.rows import over_rows
@@ -28,8 +30,7 @@ EACH_TEST = pytest.mark.parametrize("test", [make() for make in TESTS.values()],
 
 
 def rows(seed=0, samples=8, mean=0.3):
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda p: mean + rng.standard_normal((samples, *p.shape), np.float32), PARAMS)
+    return jax.tree.map(lambda noise: mean + noise, normal_like(PARAMS, seed, rows=(samples,)))
 
 
 def ask(test, gradients, initial=1, maximum=LARGEST, sample_counts=None, **options):
@@ -218,18 +219,8 @@ def test_workers_and_microbatches_give_the_same(test, per_sample):
     gradients = rows(samples=8)
     if per_sample:
         gradients = jax.tree.map(lambda g: g.reshape(2, 4, *g.shape[1:]), gradients)
-    stacked, worker = (
-        optkit.adaptive_batch_size(test, 1, LARGEST, per_sample=per_sample, axis_name=axis_name)
-        for axis_name in (None, "workers")
-    )
-    update = optkit.on_workers(
-        worker.update, axis_name="workers", in_axes=(0, None, None), out_axes=None, backend="vmap"
-    )
-    ours, theirs = (
-        stacked.update(gradients, stacked.init(PARAMS), PARAMS),
-        update(gradients, worker.init(PARAMS), PARAMS),
-    )
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), ours, theirs)
+    build = functools.partial(optkit.adaptive_batch_size, test, 1, LARGEST, per_sample=per_sample)
+    assert_rows_are_workers(build, [gradients], PARAMS)
 
 
 def test_workers_count_their_own_samples():
@@ -318,7 +309,7 @@ def test_wrong_arguments_raise(call, message):
 
 
 def test_sizes_may_be_injected():
-    gradients = jax.random.normal(jax.random.key(0), (4, 3))
+    gradients = normal(4, 3)
     build = optkit.inject_hyperparams(optkit.adaptive_batch_size)
     tx = build(optkit.norm_test(0.5), 2, 1024, interval=2)
     plain = optkit.adaptive_batch_size(optkit.norm_test(0.5), 2, 1024, interval=2)
@@ -343,8 +334,8 @@ def test_gradients_without_rows_are_said_to_be_so(gradients):
 
 
 def test_complex_parameters_are_refused():
-    with pytest.raises(TypeError, match=r"adaptive_batch_size works on real parameters.*as two leaves"):
-        optkit.adaptive_batch_size(optkit.norm_test(0.5), 2, 1024).init(jnp.ones(3, jnp.complex64))
+    tx = optkit.adaptive_batch_size(optkit.norm_test(0.5), 2, 1024)
+    assert_refuses_complex_parameters(tx, "adaptive_batch_size", "as two leaves")
 
 
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])

@@ -7,7 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from draws import normal_like
 from golden_files import assert_replays, replays
+from promises import assert_rows_are_workers
+from runs import last, trajectory
 
 import optkit
 from optkit.testing import check_transformation
@@ -61,32 +64,21 @@ def test_golden_agvm(recording):
         follow="code",
     )
 
-    def step(carry, gradients):
-        params, state = carry
-        updates, state = tx.update(gradients, state, params)
-        params = optax.apply_updates(params, updates)
-        return (params, state), (params, state.scales)
-
-    start = jax.tree.map(jnp.asarray, recording.tree("params0"))
-    grads = jax.tree.map(jnp.asarray, recording.tree("grads"))
-    params, scales = jax.jit(lambda carry: jax.lax.scan(step, carry, grads)[1])((start, tx.init(start)))
+    params, _, states = trajectory(tx, recording.tree("grads"), recording.tree("params0"))
     assert_replays(recording, jax.tree.map(lambda x: np.stack([x] * workers, axis=1), params))
-    in_order = scales[:, np.array([sorted(modules).index(module) for module in modules])]
+    in_order = states.scales[:, np.array([sorted(modules).index(module) for module in modules])]
     assert_replays(recording, in_order, "expected.scale_factors")
 
 
 def gradients(seed=0, parts=4):
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda p: 1 + rng.standard_normal((parts, *p.shape), np.float32), PARAMS)
+    return jax.tree.map(lambda noise: 1 + noise, normal_like(PARAMS, seed, rows=(parts,)))
 
 
-def run(tx, steps, update=None):
-    update = jax.jit(tx.update) if update is None else update
-    state, history = tx.init(PARAMS), []
-    for seed in range(steps):
-        updates, state = update(gradients(seed), state, PARAMS)
-        history.append((updates, state.scales))
-    return history
+def run(tx, steps):
+    """The updates and the factors of all steps."""
+    batches = jax.tree.map(lambda *rows: jnp.stack(rows), *map(gradients, range(steps)))
+    _, updates, states = trajectory(tx, batches, PARAMS)
+    return updates, states.scales
 
 
 def cosine(a, b):
@@ -95,7 +87,7 @@ def cosine(a, b):
 
 def test_factor_is_the_root_of_the_noises_ratio():
     tx = optkit.agvm(optax.sgd(1.0), LABELS, "backbone", start=0, decay=0.0)
-    _, scales = run(tx, 1)[0]
+    scales = run(tx, 1)[1][0]
     halves = jax.tree.map(lambda g: (np.mean(g[:2], axis=0), np.mean(g[2:], axis=0)), gradients())
     noise = {name: 1 - cosine(*halves[name]) for name in LABELS}
     np.testing.assert_allclose(scales[HEAD], np.sqrt(noise["backbone"] / noise["head"]), rtol=1e-5)
@@ -116,29 +108,23 @@ def test_factor_moves_geometrically():
     for _ in range(4):
         _, state = tx.update(gradients(), state, PARAMS)
         seen.append(state.scales[HEAD])
-    _, immediate = run(optkit.agvm(optax.sgd(1.0), LABELS, "backbone", start=0, decay=0.0), 1)[0]
-    target = immediate[HEAD]
+    target = run(optkit.agvm(optax.sgd(1.0), LABELS, "backbone", start=0, decay=0.0), 1)[1][0, HEAD]
     np.testing.assert_allclose(seen, [target + 0.8**n * (1 - target) for n in range(1, 5)], rtol=1e-5)
 
 
 def test_factors_adapt_on_the_interval_between_start_and_stop():
     tx = optkit.agvm(optax.sgd(1.0), LABELS, "backbone", start=3, stop=8, interval=2)
-    scales = np.array([scales[HEAD] for _, scales in run(tx, 12)])
+    scales = run(tx, 12)[1][:, HEAD]
     changed = np.flatnonzero(np.diff(np.concatenate([[1.0], scales])))
     np.testing.assert_array_equal(changed, [4, 6, 8])
 
 
 def test_updates_are_scaled_between_start_and_stop_only():
     inner = optax.sgd(1.0, momentum=0.9)
-    factors = [
-        [jnp.mean(scaled[name] / plain[name]) for name in LABELS]
-        for (scaled, _), (plain, _) in zip(
-            run(optkit.agvm(inner, LABELS, "backbone", start=2, stop=4, interval=1), 7),
-            run(optkit.agvm(inner, LABELS, "backbone", start=100), 7),
-            strict=True,
-        )
-    ]
-    scaled = np.abs(np.array(factors) - 1) > 1e-4
+    scaled, _ = run(optkit.agvm(inner, LABELS, "backbone", start=2, stop=4, interval=1), 7)
+    plain, _ = run(optkit.agvm(inner, LABELS, "backbone", start=100), 7)
+    factors = [np.mean((scaled[name] / plain[name]).reshape(7, -1), axis=1) for name in LABELS]
+    scaled = np.abs(np.stack(factors, axis=1) - 1) > 1e-4
     np.testing.assert_array_equal(scaled, [[False, step in (2, 3, 4)] for step in range(7)])
 
 
@@ -184,11 +170,7 @@ def test_labels_may_be_a_function():
 @pytest.mark.parametrize("options", [{}, {"inner_b2": 0.999}])
 def test_workers_and_microbatches_give_the_same(options):
     make = functools.partial(optkit.agvm, optax.adamw(0.1), LABELS, "backbone", start=1, interval=2, **options)
-    worker = make(axis_name="workers")
-    update = optkit.on_workers(
-        worker.update, axis_name="workers", in_axes=(0, None, None), out_axes=None, backend="vmap"
-    )
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), run(make(), 4), run(worker, 4, update))
+    assert_rows_are_workers(make, map(gradients, range(4)), PARAMS)
 
 
 def adam_by_module(learning_rate, axis_name="workers"):
@@ -267,11 +249,8 @@ def test_steps_of_the_factors_may_be_injected():
 
     def scales(build):
         tx = build(inner, LABELS, "backbone", start=0, interval=2)
-        step = lambda state, i: (tx.update(gradients(seed=i), state, PARAMS)[1], None)  # noqa: E731
-        state = tx.init(PARAMS)
-        for i in range(3):
-            state, _ = step(state, i)
-        return optax.tree.get(state, "scales")
+        batches = jax.tree.map(lambda *rows: jnp.stack(rows), *map(gradients, range(3)))
+        return optax.tree.get(last(trajectory(tx, batches, PARAMS).states), "scales")
 
     np.testing.assert_allclose(scales(optax.inject_hyperparams(optkit.agvm)), scales(optkit.agvm), rtol=1e-6)
     assert np.any(scales(optkit.agvm) != 1)

@@ -1,8 +1,10 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from draws import normal, normal_like
 
 import optkit
 from optkit.testing import check_transformation
@@ -20,16 +22,11 @@ OPTIONS = {
 options = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 
 
-def normal(seed, like=PARAMS, rows=()):
-    keys = iter(jax.random.split(jax.random.key(seed), 4))
-    return jax.tree.map(lambda x: jax.random.normal(next(keys), (*rows, *x.shape)), like)
-
-
 def visited(tx, ids, seed=0):
     """The state after batches of one cluster each."""
     state = tx.init(PARAMS)
     for step, cluster in enumerate(ids):
-        state = tx.update(normal(seed + step), state, PARAMS, cluster_id=cluster)[1]
+        state = tx.update(normal_like(PARAMS, seed + step), state, PARAMS, cluster_id=cluster)[1]
     return state
 
 
@@ -39,7 +36,7 @@ def mixed_run(tx, steps=8, seed=0):
     for step in range(steps):
         counts = jax.random.randint(jax.random.key(seed + step), (CLUSTERS,), 0, 4).at[step % CLUSTERS].add(1)
         weights = counts / jnp.sum(counts)
-        gradients = normal(seed + step, rows=(CLUSTERS,))
+        gradients = normal_like(PARAMS, seed + step, rows=(CLUSTERS,))
         shares = jax.tree.map(lambda g, weights=weights: jax.vmap(jnp.multiply)(weights, g), gradients)
         estimate, state = tx.update(shares, state, PARAMS, class_counts=counts)
         results.append((estimate, state, shares, counts))
@@ -47,7 +44,7 @@ def mixed_run(tx, steps=8, seed=0):
 
 
 def close(actual, expected, atol=1e-5):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=atol), actual, expected)
+    chex.assert_trees_all_close(actual, expected, rtol=1e-5, atol=atol)
 
 
 @options
@@ -55,7 +52,7 @@ def test_estimate_is_unbiased(options):
     tx = optkit.scale_by_cluster_control_variate(CLUSTERS, 0.3, **options)
     state = visited(tx, [0, 1, 2, 0, 0, 1, 0])
     weights = PROBABILITIES if state.frequencies is None else state.frequencies
-    gradients = [normal(100 + cluster) for cluster in range(CLUSTERS)]
+    gradients = [normal_like(PARAMS, 100 + cluster) for cluster in range(CLUSTERS)]
     estimates = [tx.update(g, state, PARAMS, cluster_id=cluster)[0] for cluster, g in enumerate(gradients)]
     mean = lambda trees: jax.tree.map(lambda *xs: sum(w * x for w, x in zip(weights, xs, strict=True)), *trees)  # noqa: E731
     close(mean(estimates), mean(gradients))
@@ -63,7 +60,7 @@ def test_estimate_is_unbiased(options):
 
 def test_clusters_without_noise_inside_leave_none():
     tx = optkit.scale_by_cluster_control_variate(CLUSTERS, 1.0, probabilities=PROBABILITIES)
-    gradients = [normal(cluster) for cluster in range(CLUSTERS)]
+    gradients = [normal_like(PARAMS, cluster) for cluster in range(CLUSTERS)]
     state = tx.init(PARAMS)
     for cluster in (2, 0, 1):
         state = tx.update(gradients[cluster], state, PARAMS, cluster_id=cluster)[1]
@@ -78,7 +75,7 @@ def test_rows_of_one_cluster_each_are_the_same_as_its_id(options):
     by_rows = optkit.cluster_control_variate(CLUSTERS, 0.3, **options)
     state, row_state = by_id.init(PARAMS), by_rows.init(PARAMS)
     for step, cluster in enumerate([0, 2, 2, 1, 0, 1, 1]):
-        gradient = normal(step)
+        gradient = normal_like(PARAMS, step)
         counts = jnp.zeros(CLUSTERS, jnp.int32).at[cluster].set(5)
         rows = jax.tree.map(lambda g, c=cluster: jnp.zeros((CLUSTERS, *g.shape)).at[c].set(g), gradient)
         estimate, state = by_id.update(gradient, state, PARAMS, cluster_id=cluster)
@@ -113,7 +110,7 @@ def test_mixed_batches_follow_the_rule():
 def test_batches_as_mixed_as_the_data_are_left_alone():
     tx = optkit.cluster_control_variate(CLUSTERS, 0.3, PROBABILITIES)
     state = mixed_run(tx)[-1][1]
-    shares = normal(7, rows=(CLUSTERS,))
+    shares = normal_like(PARAMS, 7, rows=(CLUSTERS,))
     estimate, _ = tx.update(shares, state, PARAMS, class_counts=jnp.array([5, 3, 2]))
     close(estimate, jax.tree.map(lambda s: jnp.sum(s, 0), shares))
 
@@ -135,9 +132,9 @@ def test_frequencies_count_one_visit_of_each_cluster_before_the_first():
 def test_only_the_cluster_of_the_batch_learns():
     tx = optkit.scale_by_cluster_control_variate(CLUSTERS, 0.3)
     before = visited(tx, [0, 1, 2])
-    _, after = tx.update(normal(9), before, PARAMS, cluster_id=1)
+    _, after = tx.update(normal_like(PARAMS, 9), before, PARAMS, cluster_id=1)
     np.testing.assert_array_equal(after.momenta["a"][jnp.array([0, 2])], before.momenta["a"][jnp.array([0, 2])])
-    close(after.momenta["a"][1], 0.7 * before.momenta["a"][1] + 0.3 * normal(9)["a"])
+    close(after.momenta["a"][1], 0.7 * before.momenta["a"][1] + 0.3 * normal_like(PARAMS, 9)["a"])
 
 
 def test_rare_clusters_learn_faster_on_request():
@@ -283,7 +280,7 @@ def test_errors_name_the_optimizer(build):
 
 
 def test_complex_gradients_are_two_real_ones():
-    rows = jax.random.normal(jax.random.key(0), (3, 2, 4))
+    rows = normal(3, 2, 4)
     tx = optkit.discover(0.1, num_clusters=3)
 
     def moved(rows):

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from draws import normal_like
 from golden_files import assert_replays, replays
+from promises import assert_needs_parameters, assert_refuses_complex_parameters, assert_rows_are_workers
 
 import optkit
 from optkit.testing import check_transformation
@@ -23,8 +25,7 @@ PARAMS = {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(5), "scale": jnp.float32(
 
 
 def rows(seed=0, parts=4):
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda p: rng.standard_normal((parts, *p.shape)).astype(np.float32), PARAMS)
+    return normal_like(PARAMS, seed, rows=(parts,))
 
 
 def average(tx, gradients, params=None):
@@ -43,28 +44,9 @@ def test_golden_vr(recording):
     assert_replays(recording, replay_gradients(tx, recording))
 
 
-def trajectory(tx, update):
-    params, state = PARAMS, tx.init(PARAMS)
-    for seed in range(3):
-        updates, state = update(rows(seed), state, params)
-        params = optax.apply_updates(params, updates)
-    return params, state
-
-
 @EACH_OPTIMIZER
 def test_workers_and_microbatches_give_the_same(factory):
-    stacked = factory(0.1)
-    worker = factory(0.1, axis_name="workers")
-    # Results declared equal on all workers: vmap itself refuses states that are not.
-    update = optkit.on_workers(
-        worker.update, axis_name="workers", in_axes=(0, None, None), out_axes=None, backend="vmap"
-    )
-    for ours, theirs in zip(
-        jax.tree.leaves(trajectory(stacked, jax.jit(stacked.update))),
-        jax.tree.leaves(trajectory(worker, update)),
-        strict=True,
-    ):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    assert_rows_are_workers(functools.partial(factory, 0.1), map(rows, range(3)), PARAMS, rtol=1e-6)
 
 
 @EACH_OPTIMIZER
@@ -214,8 +196,7 @@ def test_mean_gradients_are_said_to_lack_the_rows(factory, with_params):
 
 @EACH_OPTIMIZER
 def test_complex_parameters_are_refused_by_name(factory):
-    with pytest.raises(TypeError, match=f"{factory.__name__} works on real parameters.*split_real_and_imaginary"):
-        factory(0.1).init(jnp.ones(3, jnp.complex64))
+    assert_refuses_complex_parameters(factory(0.1), factory.__name__)
 
 
 def test_averaged_weights_keep_their_dtype_with_wider_gradients():
@@ -238,9 +219,7 @@ def test_updates_need_no_parameters_unless_they_are_relative_to_them():
         ("vr_lars", optkit.vr_lars),
         ("vr_lamb", optkit.vr_lamb),
     ):
-        tx = build(0.1)
-        with pytest.raises(ValueError, match=f"{named} needs the parameters"):
-            tx.update(gradients, tx.init(params))
+        assert_needs_parameters(build(0.1), named, gradients=gradients)
 
 
 def test_which_steps_are_relative_may_depend_on_the_whole_tree():

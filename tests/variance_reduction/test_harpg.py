@@ -4,6 +4,7 @@ import numpy as np
 import optax
 import pytest
 from golden_files import assert_replays, replays
+from runs import first_update
 
 import optkit
 from optkit.core.extra_args import Moment, extra_args
@@ -137,9 +138,8 @@ def test_points_are_spread_over_the_whole_line():
 @pytest.mark.parametrize("eta", [0.1, None])
 def test_first_step_takes_the_gradient(eta):
     tx = optkit.harpg(0.5, eta)
-    params = jnp.array([1.0, -2.0])
-    updates, _ = tx.update(params, tx.init(params), params, grad_fn=lambda point: point)
-    np.testing.assert_allclose(updates, -0.5 * params, rtol=1e-6)
+    gradient = jnp.array([1.0, -2.0])
+    np.testing.assert_allclose(first_update(tx, gradient, grad_fn=lambda _: gradient), -0.5 * gradient, rtol=1e-6)
 
 
 def test_normalized_steps_are_as_long_as_the_learning_rate():
@@ -150,8 +150,7 @@ def test_normalized_steps_are_as_long_as_the_learning_rate():
 
 def test_there_is_no_step_without_gradient():
     tx = optkit.harpg(0.5, normalize=True)
-    params = jnp.ones(3)
-    updates, _ = tx.update(jnp.zeros(3), tx.init(params), params, grad_fn=jnp.zeros_like)
+    updates = first_update(tx, jnp.zeros(3), jnp.ones(3), grad_fn=jnp.zeros_like)
     np.testing.assert_array_equal(updates, np.zeros(3))
 
 
@@ -175,15 +174,9 @@ def opaque(x):
 opaque.defvjp(lambda x: (x, None), lambda _, g: (g,))
 
 
-def first_update(**extra_args):
-    tx = optkit.harpg(0.1)
-    params = jnp.ones(2)
-    return tx.update(params, tx.init(params), params, **extra_args)
-
-
 def test_a_gradient_that_jax_cannot_differentiate_asks_for_the_product():
     with pytest.raises(TypeError, match=r"harpg differentiates grad_fn .* extra argument hvp_fn: call update"):
-        first_update(grad_fn=opaque)
+        first_update(optkit.harpg(0.1), jnp.ones(2), grad_fn=opaque)
 
 
 def test_an_error_of_the_gradients_own_is_shown_as_it_is():
@@ -191,12 +184,12 @@ def test_an_error_of_the_gradients_own_is_shown_as_it_is():
         raise ValueError("no data left")
 
     with pytest.raises(ValueError, match=r"^no data left"):
-        first_update(grad_fn=broken)
+        first_update(optkit.harpg(0.1), jnp.ones(2), grad_fn=broken)
 
 
 def test_a_product_at_the_parameters_only_is_refused():
     with pytest.raises(TypeError, match=r"harpg takes the Hessian at a point of its own.* argument point"):
-        first_update(hvp_fn=lambda vector: vector)
+        first_update(optkit.harpg(0.1), jnp.ones(2), hvp_fn=lambda vector: vector)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
@@ -223,7 +216,5 @@ def test_takes_the_product_of_the_vocabulary():
 
 
 def test_a_missing_function_is_named():
-    tx = optkit.harpg(0.1)
-    params = jnp.ones(2)
     with pytest.raises(TypeError, match="harpg needs the extra argument grad_fn: call update"):
-        tx.update(params, tx.init(params), params)
+        first_update(optkit.harpg(0.1), jnp.ones(2))

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from promises import assert_initialises_from_types, assert_needs_parameters, assert_same_steps
+from runs import descend, last, trajectory
 
 import optkit
-from optkit.method import parameters_as_they_are
 from optkit.testing import check_transformation
 
 CURVATURE = jnp.array([0.1, 0.5, 1.0])
@@ -20,25 +21,19 @@ INNERS = {
 }
 
 
-def descend(tx, report, noise, start=START):
-    """The reported parameters after each step."""
+def noisy(params, noise):
+    return CURVATURE * params + noise
 
-    def step(carry, noise):
-        params, state = carry
-        updates, state = tx.update(CURVATURE * params + noise, state, params)
-        params = optax.apply_updates(params, updates)
-        return (params, state), report(state, params)
 
-    return jax.lax.scan(step, (start, tx.init(start)), noise)[1]
+def reported(tx, noise, start=START):
+    """The reported parameters after each step on a noisy quadratic."""
+    params, _, states = descend(tx, noisy, start, noise)
+    return jax.vmap(optkit.igt_eval_params)(states, params)
 
 
 def weights(tx, steps):
     """The weight of each step's gradient in the last average."""
-
-    def step(state, gradient):
-        return tx.update(gradient, state, jnp.zeros(steps))[1], None
-
-    return jax.lax.scan(step, tx.init(jnp.zeros(steps)), jnp.eye(steps))[0].average
+    return last(trajectory(tx, jnp.eye(steps)).states).average
 
 
 @pytest.mark.usefixtures("x64")
@@ -47,8 +42,8 @@ def weights(tx, steps):
 def test_on_a_quadratic_without_noise_it_is_the_inner_optimizer(inner, options):
     transported = optkit.implicit_gradient_transport(inner, **options)
     start, noise = START.astype(jnp.float64), jnp.zeros((30, 3))
-    points = descend(transported, optkit.igt_eval_params, noise, start)
-    np.testing.assert_allclose(points, descend(inner, parameters_as_they_are, noise, start), rtol=1e-9, atol=1e-12)
+    plain = descend(inner, noisy, start, noise).params
+    np.testing.assert_allclose(reported(transported, noise, start), plain, rtol=1e-9, atol=1e-12)
 
 
 def test_full_average_weighs_all_gradients_equally():
@@ -70,8 +65,8 @@ def test_tail_average_forgets_what_lies_before_the_tail():
 
 def test_full_average_halves_the_noise_of_descent():
     noise = jax.random.normal(jax.random.key(0), (500, 3))
-    plain = descend(optax.sgd(0.1), parameters_as_they_are, noise)
-    transported = descend(optkit.igt(0.1, momentum=None), optkit.igt_eval_params, noise)
+    plain = descend(optax.sgd(0.1), noisy, START, noise).params
+    transported = reported(optkit.igt(0.1, momentum=None), noise)
     assert jnp.linalg.norm(transported[-1]) < 0.5 * jnp.linalg.norm(plain[-1])
 
 
@@ -122,26 +117,16 @@ def test_true_params_of_bfloat16_stay_in_float32():
     np.testing.assert_allclose(state[1].params, 1 - 1e-4, rtol=1e-6)
 
 
-def run_three_steps(tx, gradient):
-    params, state = START, tx.init(START)
-    for _ in range(3):
-        updates, state = tx.update(gradient(params, state), state, params)
-        params = optax.apply_updates(params, updates)
-    return params
-
-
 def test_weight_decay_of_igt_is_taken_at_the_shifted_params():
-    decayed = run_three_steps(optkit.igt(0.1, weight_decay=0.5), lambda params, _: CURVATURE * params)
-    by_hand = run_three_steps(optkit.igt(0.1), lambda params, _: (CURVATURE + 0.5) * params)
+    decayed = descend(optkit.igt(0.1, weight_decay=0.5), lambda params, _: CURVATURE * params, START, steps=3).params
+    by_hand = descend(optkit.igt(0.1), lambda params, _: (CURVATURE + 0.5) * params, START, steps=3).params
     np.testing.assert_allclose(decayed, by_hand, rtol=1e-6)
 
 
 def test_weight_decay_of_igt_adam_is_taken_at_the_true_params():
-    constant = jnp.array([1.0, 1.0, -1.0])
-    decayed = run_three_steps(optkit.igt_adam(0.1, weight_decay=0.5), lambda *_: constant)
-    inner = optax.chain(optax.add_decayed_weights(0.5), optax.adam(0.1))
-    by_hand = run_three_steps(optkit.implicit_gradient_transport(inner), lambda *_: constant)
-    np.testing.assert_allclose(decayed, by_hand, rtol=1e-5)
+    constant = jnp.tile(jnp.array([1.0, 1.0, -1.0]), (3, 1))
+    by_hand = optkit.implicit_gradient_transport(optax.chain(optax.add_decayed_weights(0.5), optax.adam(0.1)))
+    assert_same_steps(optkit.igt_adam(0.1, weight_decay=0.5), by_hand, constant, START, rtol=1e-5)
 
 
 def test_decay_spares_masked_leaves():
@@ -178,9 +163,7 @@ def test_bad_weight_decay_of_igt_adam():
 
 
 def test_update_without_params():
-    tx = optkit.implicit_gradient_transport(optax.sgd(0.1))
-    with pytest.raises(ValueError, match="implicit_gradient_transport needs the parameters"):
-        tx.update(START, tx.init(START))
+    assert_needs_parameters(optkit.implicit_gradient_transport(optax.sgd(0.1)), "implicit_gradient_transport")
 
 
 TRANSPORTS = {
@@ -193,17 +176,12 @@ TRANSPORTS = {
 
 @pytest.mark.parametrize("name", TRANSPORTS)
 def test_init_takes_types(name):
-    tx = TRANSPORTS[name]()
-    state = tx.init({"kernel": jax.ShapeDtypeStruct((2, 4, 8), jnp.float32)})
-    shapes = functools.partial(jax.tree.map, lambda x: (x.shape, x.dtype))
-    assert shapes(state) == shapes(tx.init({"kernel": jnp.ones((2, 4, 8))}))
+    assert_initialises_from_types(TRANSPORTS[name](), {"kernel": jnp.ones((2, 4, 8))})
 
 
 @pytest.mark.parametrize("name", TRANSPORTS)
 def test_missing_parameters_are_said_by_name(name):
-    tx = TRANSPORTS[name]()
-    with pytest.raises(ValueError, match=f"^{name} needs the parameters"):
-        tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
+    assert_needs_parameters(TRANSPORTS[name](), name)
 
 
 @pytest.mark.parametrize("name", TRANSPORTS)

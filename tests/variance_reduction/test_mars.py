@@ -1,57 +1,42 @@
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from draws import normal_like
+from promises import assert_needs_parameters
+from runs import descend, passing_prev_grads, trajectory
 
 import optkit
 from optkit.testing import check_transformation
 
 STEPS = 12
-PARAMS = {"kernel": (6, 4), "bias": (4,), "embedding": (5, 3)}
+PARAMS = {"kernel": np.ones((6, 4)), "bias": np.ones(4), "embedding": np.ones((5, 3))}
 KERNEL_ONLY = {"kernel": True, "bias": False, "embedding": False}
 Correction = optkit.MarsCorrection
 UNCLIPPED = Correction(max_norm=None)
 PAPER = Correction(max_norm=None, first_step="no_correction")
 
 
-def normal(seed, scale=1.0):
-    keys = dict(zip(PARAMS, jax.random.split(jax.random.key(seed), len(PARAMS)), strict=True))
-    return {name: scale * jax.random.normal(keys[name], shape) for name, shape in PARAMS.items()}
-
-
 def stacked(scale=1.0):
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(normal(seed, scale) for seed in range(1, 1 + STEPS)))
+    return optax.tree.scale(scale, normal_like(PARAMS, 1, rows=(STEPS,)))
 
 
-def run(tx, gradients, params=None):
-    """Returns the updates of all steps at constant parameters."""
-    params = normal(0) if params is None else params
-    step = jax.jit(lambda state, gradient: tx.update(gradient, state, params)[::-1])
-    return jax.lax.scan(step, tx.init(params), gradients)[1]
-
-
-def descend(tx, target, steps=STEPS, **extra):
-    """Returns the iterates on noisy distances to a target; gradients at other points see the same noise."""
-    params = normal(0)
-    noise = stacked(0.5)
-
-    def step(carry, noise):
-        params, previous, state = carry
-        grad_fn = lambda point: jax.tree.map(lambda x, t, n: x - t + n, point, target, noise)  # noqa: E731
-        given = {name: {"grad_fn": grad_fn, "prev_grads": grad_fn(previous)}[name] for name in extra}
-        updates, state = tx.update(grad_fn(params), state, params, **given)
-        new = optax.apply_updates(params, updates)
-        return (new, params, state), new
-
-    noise = jax.tree.map(lambda x: x[:steps], noise)
-    return jax.jit(lambda carry: jax.lax.scan(step, carry, noise)[1])((params, params, tx.init(params)))
+def run(tx, gradients):
+    """The updates of all steps, from parameters that are not zero."""
+    return trajectory(tx, gradients, normal_like(PARAMS, 0)).updates
 
 
 def assert_same(actual, expected, rtol=1e-12):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol), actual, expected)
+    chex.assert_trees_all_close(actual, expected, rtol=rtol, atol=rtol)
+
+
+def noisy_distance(params, noise):
+    """The gradient of half the squared distance to a target, and noise."""
+    return jax.tree.map(lambda x, t, n: x - t + n, params, normal_like(PARAMS, 5), noise)
 
 
 def shifted(gradients):
@@ -81,8 +66,8 @@ def test_the_first_gradient_is_corrected_against_zero_or_not_at_all():
 def test_exact_first_steps_follow_the_same_conventions(first_step):
     correction = Correction(max_norm=None, exact=True, first_step=first_step)
     tx = optkit.reduce_variance(0.1, 0.9, correction=correction)
-    params, gradients = normal(0), normal(1)
-    corrected, _ = tx.update(gradients, tx.init(params), params, grad_fn=lambda _: normal(2))
+    params, gradients = normal_like(PARAMS, 0), normal_like(PARAMS, 1)
+    corrected, _ = tx.update(gradients, tx.init(params), params, grad_fn=lambda _: normal_like(PARAMS, 2))
     factor = 1.9 if first_step == "zero_reference" else 1.0
     assert_same(corrected, jax.tree.map(lambda g: factor * g, gradients))
 
@@ -113,7 +98,7 @@ def test_global_clipping_keeps_the_direction_of_the_whole():
 @pytest.mark.usefixtures("x64")
 def test_the_reference_is_the_raw_gradient():
     tx = optkit.reduce_variance(correction=Correction(max_norm=1e-3))
-    params, gradients = normal(0), normal(1)
+    params, gradients = normal_like(PARAMS, 0), normal_like(PARAMS, 1)
     _, state = tx.update(gradients, tx.init(params), params)
     assert_same(state.reference, gradients, rtol=0)
 
@@ -126,7 +111,7 @@ def test_leaves_outside_the_mask_pass_through_without_state():
     everywhere = run(optkit.reduce_variance(), gradients)
     assert_same({**corrected, "kernel": 0.0}, {**gradients, "kernel": 0.0}, rtol=0)
     assert_same(corrected["kernel"], everywhere["kernel"])
-    assert [leaf.shape for leaf in jax.tree.leaves(tx.init(normal(0)).reference)] == [(6, 4)]
+    assert [leaf.shape for leaf in jax.tree.leaves(tx.init(normal_like(PARAMS, 0)).reference)] == [(6, 4)]
 
 
 @pytest.mark.usefixtures("x64")
@@ -153,12 +138,12 @@ def test_exact_unclipped_with_gamma_one_is_recursive_momentum():
         optax.ema(0.5, debias=False),
         optax.sgd(0.1),
     )
-    params, gradients = normal(0), normal(1)
+    params, gradients = normal_like(PARAMS, 0), normal_like(PARAMS, 1)
     state = mars.init(params)
     _, state = mars.update(gradients, state, params, grad_fn=lambda _: gradients)
     estimate = jax.tree.map(lambda g: 0.5 * g, gradients)
     for seed in (2, 3, 4):
-        here, there = normal(seed), normal(10 * seed)
+        here, there = normal_like(PARAMS, seed), normal_like(PARAMS, 10 * seed)
         updates, state = mars.update(here, state, params, grad_fn=lambda _, there=there: there)
         estimate = jax.tree.map(lambda d, g, p: g + 0.5 * (d - p), estimate, here, there)
         assert_same(updates, jax.tree.map(lambda d: -0.1 * d, estimate))
@@ -166,12 +151,14 @@ def test_exact_unclipped_with_gamma_one_is_recursive_momentum():
 
 @pytest.mark.usefixtures("x64")
 def test_both_ways_to_pass_the_previous_gradient_agree():
-    target = normal(5)
+    def run(tx):
+        return descend(tx, noisy_distance, normal_like(PARAMS, 0), stacked(0.5)).params
+
     mars = functools.partial(optkit.mars_adamw, 0.1, gamma=0.3)
-    called = descend(mars(correction=Correction(exact=True)), target, grad_fn=True)
-    passed = descend(mars(correction=Correction(exact=True, keep_params=False)), target, prev_grads=True)
+    called = run(mars(correction=Correction(exact=True)))
+    passed = run(passing_prev_grads(mars(correction=Correction(exact=True, keep_params=False))))
     assert_same(called, passed)
-    assert not np.allclose(called["kernel"], descend(mars(), target)["kernel"])
+    assert not np.allclose(called["kernel"], run(mars())["kernel"])
 
 
 @pytest.mark.usefixtures("x64")
@@ -252,11 +239,12 @@ def test_references_of_16_bit_gradients_may_stay_so():
     gradients = {"kernel": stacked()["kernel"].astype(jnp.bfloat16)}
     narrow = optkit.mars_adamw(0.1, correction=Correction(reference_dtype=jnp.bfloat16))
     assert narrow.init(params)[0].reference["kernel"].dtype == jnp.bfloat16
-    assert_same(run(narrow, gradients, params), run(optkit.mars_adamw(0.1), gradients, params), rtol=0)
+    plain = trajectory(optkit.mars_adamw(0.1), gradients, params).updates
+    assert_same(trajectory(narrow, gradients, params).updates, plain, rtol=0)
 
 
 def test_init_copies_the_parameters_that_it_keeps():
-    params = normal(0)
+    params = normal_like(PARAMS, 0)
     state = optkit.reduce_variance(correction=Correction(exact=True)).init(params)
     jax.tree.map(lambda x: x.delete(), params)
     assert jnp.isfinite(state.reference["kernel"]).all()
@@ -375,29 +363,28 @@ def test_wrong_arguments_are_named(build, error, message):
 
 
 def test_missing_arguments_of_update_are_named():
-    params = normal(0)
+    params = normal_like(PARAMS, 0)
     for keep_params, name in ((True, "grad_fn"), (False, "prev_grads")):
         tx = optkit.reduce_variance(correction=Correction(exact=True, keep_params=keep_params))
         with pytest.raises(TypeError, match=f"reduce_variance needs the extra argument {name}"):
             tx.update(params, tx.init(params), params)
     tx = optkit.reduce_variance(correction=Correction(exact=True))
-    with pytest.raises(ValueError, match="reduce_variance needs the parameters"):
-        tx.update(params, tx.init(params), grad_fn=lambda _: params)
+    assert_needs_parameters(tx, "reduce_variance", params, grad_fn=lambda _: params)
 
 
 @pytest.mark.parametrize("keep_params", [True, False])
 def test_exact_forms_say_that_they_stand_outside(keep_params):
     tx = optax.masked(optkit.reduce_variance(correction=Correction(exact=True, keep_params=keep_params)), KERNEL_ONLY)
     with pytest.raises(TypeError, match="reduce_variance evaluates functions of all parameters"):
-        tx.init(normal(0))
+        tx.init(normal_like(PARAMS, 0))
 
 
 @pytest.mark.usefixtures("x64")
 def test_a_gradient_that_is_not_finite_is_no_reference():
     tx = optkit.reduce_variance()
-    params = normal(0)
-    _, state = tx.update({**normal(1), "bias": jnp.full(4, jnp.nan)}, tx.init(params), params)
-    assert_same(state.reference, {**normal(1), "bias": jnp.zeros(4)}, rtol=0)
+    params = normal_like(PARAMS, 0)
+    _, state = tx.update({**normal_like(PARAMS, 1), "bias": jnp.full(4, jnp.nan)}, tx.init(params), params)
+    assert_same(state.reference, {**normal_like(PARAMS, 1), "bias": jnp.zeros(4)}, rtol=0)
 
 
 def test_a_clipped_step_needs_no_memory_beside_the_state():

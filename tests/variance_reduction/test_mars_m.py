@@ -5,18 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from draws import normal
 from optax.contrib import MuonDimensionNumbers
+from promises import assert_same_steps
+from runs import first_update
 
 import optkit
-
-
-def normal(*shape, seed=0):
-    return jax.random.normal(jax.random.key(seed), shape)
-
-
-def first_update(tx, gradients):
-    params = jax.tree.map(jnp.zeros_like, gradients)
-    return tx.update(gradients, tx.init(params), params)[0]
 
 
 @pytest.mark.usefixtures("x64")
@@ -40,15 +34,10 @@ def test_shampoo_stretches_matrices_with_more_rows(shape, stretch):
 def test_one_buffer_gives_the_steps_of_two(build):
     gradients = {"kernel": normal(20, 6, 4), "bias": normal(20, 4, seed=1)}
     params = jax.tree.map(lambda g: g[0], gradients)
-
-    def run(tx):
-        step = jax.jit(lambda state, gradient: tx.update(gradient, state, params)[::-1])
-        return jax.lax.scan(step, tx.init(params), gradients)[1]
-
     unclipped = optkit.MarsCorrection(max_norm=None)
-    one = run(build(0.1, gamma=0.3, correction=unclipped))
-    two = run(build(0.1, gamma=optax.constant_schedule(0.3), correction=unclipped))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12), one, two)
+    one = build(0.1, gamma=0.3, correction=unclipped)
+    two = build(0.1, gamma=optax.constant_schedule(0.3), correction=unclipped)
+    assert_same_steps(one, two, gradients, params, rtol=0, atol=1e-12)
 
 
 @pytest.mark.usefixtures("x64")

@@ -1,8 +1,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
+from draws import normal
+from runs import descend, trajectory
 
 import optkit
 
@@ -10,21 +11,13 @@ CURVATURE = jnp.array([0.1, 0.5, 1.0])
 START = jnp.array([3.0, -4.0, 5.0])
 
 
-def reported(tx, gradients, start=START):
-    """The reported parameters after each step, with the quadratic's gradients where none are given."""
-
-    def step(carry, gradient):
-        params, state = carry
-        updates, state = tx.update(CURVATURE * params if gradient is None else gradient, state, params)
-        params = optax.apply_updates(params, updates)
-        return (params, state), optkit.igt_eval_params(state, params)
-
-    length = 20 if gradients is None else None
-    return jax.lax.scan(step, (start, tx.init(start)), gradients, length=length)[1]
+def reported(run):
+    """The parameters that are reported after each step."""
+    return jax.vmap(optkit.igt_eval_params)(run.states, run.params)
 
 
 def test_every_step_is_as_long_as_the_learning_rate():
-    points = reported(optkit.nigt(0.25), jax.random.normal(jax.random.key(0), (20, 3)))
+    points = reported(trajectory(optkit.nigt(0.25), normal(20, 3), START))
     steps = jnp.diff(points, axis=0, prepend=START[None])
     np.testing.assert_allclose(jnp.linalg.norm(steps, axis=1), 0.25, rtol=1e-4)
 
@@ -36,7 +29,8 @@ def test_on_a_quadratic_without_noise_it_is_normalized_descent():
     for _ in range(20):
         gradient = CURVATURE * expected[-1]
         expected.append(expected[-1] - 0.1 * gradient / jnp.linalg.norm(gradient))
-    np.testing.assert_allclose(reported(optkit.nigt(0.1), None, start), jnp.stack(expected[1:]), rtol=1e-9)
+    points = reported(descend(optkit.nigt(0.1), lambda params, _: CURVATURE * params, start, steps=20))
+    np.testing.assert_allclose(points, jnp.stack(expected[1:]), rtol=1e-9)
 
 
 def test_gradients_are_taken_ahead():
@@ -47,20 +41,22 @@ def test_gradients_are_taken_ahead():
 
 
 def test_a_zero_gradient_moves_nothing():
-    np.testing.assert_array_equal(reported(optkit.nigt(0.5), jnp.zeros((3, 3))), jnp.stack([START] * 3))
+    points = reported(trajectory(optkit.nigt(0.5), jnp.zeros((3, 3)), START))
+    np.testing.assert_array_equal(points, jnp.stack([START] * 3))
 
 
 @pytest.mark.parametrize(("init_first", "share"), [(True, 1.0), (False, 0.1)])
 def test_momentum_begins_as_the_first_gradient_or_at_zero(init_first, share):
     tx = optkit.nigt(1.0, b1=0.9, normalize=False, init_first=init_first)
-    points = reported(tx, START[None])
+    points = reported(trajectory(tx, START[None], START))
     np.testing.assert_allclose(points[0], (1 - share) * START, rtol=1e-5, atol=1e-6)
 
 
 def test_decay_may_be_a_schedule():
     rl_schedule = lambda count: 1 - (2 / (count + 2)) ** 0.8  # noqa: E731  (0 at first: the first gradient whole)
     gradients = jnp.stack([START, 2 * START])
-    points = reported(optkit.nigt(1.0, rl_schedule, normalize=False, init_first=False), gradients)
+    tx = optkit.nigt(1.0, rl_schedule, normalize=False, init_first=False)
+    points = reported(trajectory(tx, gradients, START))
     newest = (2 / 3) ** 0.8
     np.testing.assert_allclose(points[1] - points[0], -(1 + newest) * START, rtol=1e-5)
 

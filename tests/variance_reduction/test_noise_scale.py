@@ -5,7 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from draws import normal, normal_like
 from golden_files import replays
+from promises import assert_rows_are_workers
+from runs import last, trajectory
 
 import optkit
 from optkit.testing import check_transformation, golden
@@ -14,14 +17,12 @@ PARAMS = {"kernel": jnp.zeros((3, 40)), "bias": jnp.zeros(5)}
 
 
 def rows(seed=0, parts=4, mean=0.1):
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda p: mean + rng.standard_normal((parts, *p.shape), np.float32), PARAMS)
+    return jax.tree.map(lambda noise: mean + noise, normal_like(PARAMS, seed, rows=(parts,)))
 
 
-def measure(tx, all_gradients, params):
+def measure(tx, gradients, params):
     """The states after each step."""
-    step = lambda state, gradients: (tx.update(gradients, state, params)[1],) * 2  # noqa: E731
-    return jax.jit(lambda state: jax.lax.scan(step, state, all_gradients)[1])(tx.init(params))
+    return trajectory(tx, gradients, params).states
 
 
 @replays("gradient_noise_scale")
@@ -113,13 +114,7 @@ def test_reading_from_other_states_raises(count, tx):
 
 
 def test_workers_and_microbatches_give_the_same():
-    stacked, worker = (optkit.gradient_noise_scale(8, axis_name=axis_name) for axis_name in (None, "workers"))
-    update = optkit.on_workers(
-        worker.update, axis_name="workers", in_axes=(0, None, None), out_axes=None, backend="vmap"
-    )
-    ours = stacked.update(rows(), stacked.init(PARAMS), PARAMS)
-    theirs = update(rows(), worker.init(PARAMS), PARAMS)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), ours, theirs)
+    assert_rows_are_workers(functools.partial(optkit.gradient_noise_scale, 8), [rows()], PARAMS)
 
 
 def momentum_over_workers(learning_rate, axis_name="workers"):
@@ -207,11 +202,10 @@ def test_a_bad_gradient_is_not_read_as_no_noise(bad):
 
 
 def test_a_window_may_be_injected():
-    gradients = jax.random.normal(jax.random.key(0), (9, 3))
+    gradients = normal(9, 3)
 
     def measured(tx):
-        step = lambda state, gradient: (tx.update(gradient, state, gradients[0])[1], None)  # noqa: E731
-        return optkit.read_noise_scale(jax.lax.scan(step, tx.init(gradients[0]), gradients)[0])
+        return optkit.read_noise_scale(last(trajectory(tx, gradients).states))
 
     plain = measured(optkit.gradient_noise_scale_over_steps(8, window=3))
     injected = measured(optax.inject_hyperparams(optkit.gradient_noise_scale_over_steps)(8, window=3))
@@ -219,7 +213,7 @@ def test_a_window_may_be_injected():
 
 
 def test_complex_gradients_are_as_noisy_as_their_parts():
-    parts = jax.random.normal(jax.random.key(0), (4, 2, 5))
+    parts = normal(4, 2, 5)
     tx = optkit.gradient_noise_scale(8)
     _, apart = tx.update(parts, tx.init(parts[0]))
     whole = parts[:, 0] + 1j * parts[:, 1]

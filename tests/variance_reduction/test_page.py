@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 from golden_files import assert_replays, replays
+from runs import descend
 
 import optkit
 from optkit.testing import golden
@@ -110,18 +111,13 @@ def full_gradient(params):
 def train(tx, steps):
     """Returns the estimates and the full gradients of all steps."""
 
-    def step(carry, component):
-        params, state = carry
+    def gradient(params, component):
+        return jnp.asarray(CURVATURES)[component] * (params - jnp.asarray(TARGETS)[component])
 
-        def grad_fn(point):
-            return jnp.asarray(CURVATURES)[component] * (point - jnp.asarray(TARGETS)[component])
-
-        updates, state = tx.update(grad_fn(params), state, params, grad_fn=grad_fn, full_grad_fn=full_gradient)
-        return (optax.apply_updates(params, updates), state), (state[0].estimate, full_gradient(params))
-
-    params = jnp.ones(3)
-    components = jnp.asarray(np.random.default_rng(1).integers(4, size=steps))
-    return jax.jit(lambda carry: jax.lax.scan(step, carry, components)[1])((params, tx.init(params)))
+    start, components = jnp.ones(3), np.random.default_rng(1).integers(4, size=steps)
+    params, _, states = descend(tx, gradient, start, components, full_grad_fn=full_gradient)
+    before = jnp.concatenate([start[None], params[:-1]])
+    return states[0].estimate, jax.vmap(full_gradient)(before)
 
 
 def was_full(probability, steps, key=0):

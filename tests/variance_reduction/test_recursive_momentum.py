@@ -3,11 +3,14 @@
 import functools
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from promises import assert_needs_parameters, assert_refuses_complex_parameters
+from runs import descend, passing_prev_grads
 
 import optkit
 
@@ -37,30 +40,20 @@ def finite_sum(noise=1.0):
     return FiniteSum(jnp.asarray(0.1 + 0.01 * noise * scale), jnp.asarray(noise * shift))
 
 
-def run(tx, problem, *, pass_prev_grads=False, params=PARAMS, steps=STEPS):
-    """Returns the updates, the gradients over all data, and the parameters that they belong to, of all steps."""
-    components = jnp.asarray(np.random.default_rng(1).integers(COMPONENTS, size=steps))
-    params = jax.tree.map(jnp.asarray, params)
-
-    def step(carry, component):
-        params, previous, state = carry
-        grad_fn = problem.gradient(component)
-        extra_args = {"prev_grads": grad_fn(previous)} if pass_prev_grads else {"grad_fn": grad_fn}
-        updates, state = tx.update(
-            grad_fn(params), state, params, full_grad_fn=problem.full_gradient, unknown=None, **extra_args
-        )
-        return (optax.apply_updates(params, updates), params, state), (
-            updates,
-            problem.full_gradient(params),
-            params,
-        )
-
-    carry = params, params, tx.init(params)
-    return jax.jit(lambda carry: jax.lax.scan(step, carry, components)[1])(carry)
+def run(tx, problem, *, params=PARAMS, steps=STEPS):
+    """A run along the gradients of components that are drawn."""
+    components = np.random.default_rng(1).integers(COMPONENTS, size=steps)
+    return descend(
+        tx,
+        lambda params, component: problem.gradient(component)(params),
+        params,
+        components,
+        full_grad_fn=problem.full_gradient,
+    )
 
 
 def assert_close(actual, expected, rtol=1e-12):
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=1e-13), actual, expected)
+    chex.assert_trees_all_close(actual, expected, rtol=rtol, atol=1e-13)
 
 
 RECURSIVE = {
@@ -106,16 +99,18 @@ def each_by_name(table):
 @pytest.mark.usefixtures("x64")
 @each(ESTIMATORS)
 def test_is_the_gradient_where_there_is_no_noise(build):
-    updates, full_gradients, _ = run(optax.chain(build(), optax.scale(-0.1)), finite_sum(noise=0.0))
-    assert_close(updates, optax.tree.scale(-0.1, full_gradients))
+    problem = finite_sum(noise=0.0)
+    params, updates, _ = run(optax.chain(build(), optax.scale(-0.1)), problem)
+    before = jax.tree.map(lambda start, x: jnp.concatenate([start[None], x[:-1]]), PARAMS, params)
+    assert_close(updates, optax.tree.scale(-0.1, jax.vmap(problem.full_gradient)(before)))
 
 
 @pytest.mark.usefixtures("x64")
 @each({**RECURSIVE, **NAMED})
 def test_both_routes_to_the_previous_gradient_give_the_same_numbers(build):
     kept = run(build(), finite_sum())
-    given = run(build(keep_params=False), finite_sum(), pass_prev_grads=True)
-    assert_close(kept, given)
+    given = run(passing_prev_grads(build(keep_params=False)), finite_sum())
+    assert_close(kept.updates, given.updates)
 
 
 def two_updates(tx):
@@ -158,8 +153,8 @@ def test_a_leaf_inside_goes_its_own_way(build):
     problem = finite_sum()
     fixed = optax.masked(optax.set_to_zero(), {"w": False, "b": True})
     choice = {"applies_to" if build in TRANSFORMATIONS.values() else "trainable": only_w}
-    inside, _, _ = run(optax.chain(build(**choice), fixed, optax.scale(0.01)), problem)
-    alone, _, _ = run(optax.chain(build(), optax.scale(0.01)), problem, params={"w": PARAMS["w"]})
+    _, inside, _ = run(optax.chain(build(**choice), fixed, optax.scale(0.01)), problem)
+    _, alone, _ = run(optax.chain(build(), optax.scale(0.01)), problem, params={"w": PARAMS["w"]})
     assert_close(inside["w"], alone["w"])
 
 
@@ -172,9 +167,9 @@ def test_what_the_rest_does_is_the_users():
         optax.partition({"ours": optax.scale(-1.0), "adam": optax.adam(0.1)}, labels),
     )
     problem = finite_sum()
-    updates, _, _ = run(tx, problem)
-    storm, _, _ = run(optkit.storm(0.1), problem, params={"w": PARAMS["w"]})
-    adam, _, _ = run(optax.adam(0.1), problem, params={"b": PARAMS["b"]})
+    _, updates, _ = run(tx, problem)
+    _, storm, _ = run(optkit.storm(0.1), problem, params={"w": PARAMS["w"]})
+    _, adam, _ = run(optax.adam(0.1), problem, params={"b": PARAMS["b"]})
     assert_close(updates["w"], storm["w"])
     assert_close(updates["b"], adam["b"])
 
@@ -208,8 +203,8 @@ class Clipped(NamedTuple):
 @each({name: {**NAMED, **ANCHORED}[name] for name in ("storm", "spider_boost", "page", "svrg", "harpg")})
 def test_preprocessing_clips_the_gradients_at_all_points(build):
     clip = optax.clip_by_global_norm(0.5)
-    (right, *_), (ours, *_), (before, *_) = (
-        run(tx, problem)
+    right, ours, before = (
+        run(tx, problem).updates
         for tx, problem in (
             (build(), Clipped(finite_sum())),
             (optkit.preprocess_gradients(build(), clip), finite_sum()),
@@ -275,9 +270,7 @@ def test_complex_parameters_are_two_real_ones(build):
 
 @pytest.mark.parametrize("name", REAL_ONLY)
 def test_a_rule_for_real_numbers_says_so(name):
-    tx = getattr(optkit, name)(0.1)
-    with pytest.raises(TypeError, match=f"^{name} works on real parameters, .* real and imaginary parts as two leaves"):
-        tx.init({"w": jnp.ones(2, jnp.complex64)})
+    assert_refuses_complex_parameters(getattr(optkit, name)(0.1), name, "real and imaginary parts as two leaves")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -317,11 +310,9 @@ def test_names_the_route_that_was_not_given(build, method):
 
 @each_by_name({**NAMED, **ANCHORED, **TRANSFORMATIONS})
 def test_says_that_parameters_are_missing(build, method):
-    params = jax.tree.map(jnp.asarray, PARAMS)
-    tx = build()
-    problem = finite_sum()
-    with pytest.raises(ValueError, match=rf"^{method} needs the parameters: call update\(updates, state, params"):
-        tx.update(params, tx.init(params), grad_fn=problem.gradient(0), full_grad_fn=problem.full_gradient)
+    params, problem = jax.tree.map(jnp.asarray, PARAMS), finite_sum()
+    functions = {"grad_fn": problem.gradient(0), "full_grad_fn": problem.full_gradient}
+    assert_needs_parameters(build(), method, params, **functions)
 
 
 @each({**ESTIMATORS, **NAMED, **ANCHORED})
@@ -354,7 +345,7 @@ def test_state_is_the_estimate_and_the_previous_parameters(build, numbers, keep_
 @pytest.mark.usefixtures("x64")
 def test_stands_in_front_of_any_preconditioner():
     tx = optax.chain(optkit.recursive_momentum(1.0), optax.scale_by_adam(), optax.scale_by_learning_rate(0.1))
-    assert_close(run(tx, finite_sum())[0], run(optax.adam(0.1), finite_sum())[0])
+    assert_close(run(tx, finite_sum()).updates, run(optax.adam(0.1), finite_sum()).updates)
 
 
 @pytest.mark.usefixtures("x64")
@@ -362,7 +353,7 @@ def test_is_the_momentum_of_exact_unclipped_mars_with_gamma_one():
     correction = optkit.reduce_variance(1.0, 0.8, correction=optkit.MarsCorrection(max_norm=None, exact=True))
     mars = optax.chain(correction, optax.ema(0.8, debias=False), optax.scale(-0.1))
     ours = optax.chain(optkit.recursive_momentum(0.2), optax.scale(-0.1))
-    assert_close(run(mars, finite_sum()), run(ours, finite_sum()))
+    assert_close(run(mars, finite_sum()).params, run(ours, finite_sum()).params)
 
 
 @pytest.mark.usefixtures("x64")

@@ -3,7 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from draws import normal
 from golden_files import assert_replays, replays
+from runs import descend, first_update
 
 import optkit
 from optkit.testing import check_transformation
@@ -30,44 +32,41 @@ def test_keeps_the_contract_with_smoothness():
     )
 
 
-def run(tx, steps):
+SCALES = jnp.arange(1.0, 5.0)[:, None]
+
+
+def run(tx):
     """On 4 quadratics with one minimum each; returns the updates, the state's estimates, and the full gradients."""
-    targets = jax.random.normal(jax.random.key(0), (4, 3))
-    scales = jnp.arange(1.0, 5.0)[:, None]
+    targets, start = normal(4, 3), jnp.ones(3)
 
-    def full_grad_fn(params):
-        return jnp.mean(scales * (params - targets), axis=0)
+    def gradient(params, component):
+        return SCALES[component] * (params - targets[component])
 
-    def step(carry, component):
-        params, state = carry
+    def full_gradient(params):
+        return jnp.mean(SCALES * (params - targets), axis=0)
 
-        def grad_fn(point):
-            return scales[component] * (point - targets[component])
-
-        updates, state = tx.update(grad_fn(params), state, params, grad_fn=grad_fn, full_grad_fn=full_grad_fn)
-        return (optax.apply_updates(params, updates), state), (updates, state[0].estimate, full_grad_fn(params))
-
-    params = jnp.ones(3)
-    components = jax.random.randint(jax.random.key(1), steps, 0, 4)
-    return jax.jit(lambda carry: jax.lax.scan(step, carry, components)[1])((params, tx.init(params)))
+    components = np.random.default_rng(1).integers(4, size=10)
+    params, updates, states = descend(tx, gradient, start, components, full_grad_fn=full_gradient)
+    before = jnp.concatenate([start[None], params[:-1]])
+    return updates, states[0].estimate, jax.vmap(full_gradient)(before)
 
 
 @pytest.mark.usefixtures("x64")
 def test_estimate_is_the_full_gradient_at_every_refresh_and_there_only():
-    _, estimates, full_gradients = run(optkit.spider_boost(0.1, anchor_every=3), (10,))
+    _, estimates, full_gradients = run(optkit.spider_boost(0.1, anchor_every=3))
     right = np.all(np.isclose(estimates, full_gradients, rtol=1e-12), axis=1)
     np.testing.assert_array_equal(right, np.arange(10) % 3 == 0)
 
 
 @pytest.mark.usefixtures("x64")
 def test_every_step_is_as_long_as_the_learning_rate():
-    updates, _, _ = run(optkit.spider(0.25, anchor_every=3), (10,))
+    updates, _, _ = run(optkit.spider(0.25, anchor_every=3))
     np.testing.assert_allclose(jnp.linalg.norm(updates, axis=1), 0.25, rtol=1e-10)
 
 
 @pytest.mark.usefixtures("x64")
 def test_smoothness_bounds_steps_near_the_minimum():
-    updates, estimates, _ = run(optkit.spider(0.25, anchor_every=3, smoothness=4.0), (10,))
+    updates, estimates, _ = run(optkit.spider(0.25, anchor_every=3, smoothness=4.0))
     norms = np.linalg.norm(estimates, axis=1)
     np.testing.assert_allclose(updates, -np.minimum(0.25 / norms, 1 / 8)[:, None] * estimates, rtol=1e-12)
     assert np.any(norms > 2)
@@ -80,7 +79,7 @@ def test_there_is_no_step_without_gradient(smoothness, rate):
     tx = optkit.spider(rate, anchor_every=3, smoothness=smoothness)
     params = {"w": jnp.ones(3), "empty": jnp.ones((0, 2))}
     zeros = optax.tree.zeros_like(params)
-    updates, _ = tx.update(zeros, tx.init(params), params, grad_fn=lambda _: zeros, full_grad_fn=lambda _: zeros)
+    updates = first_update(tx, zeros, params, grad_fn=lambda _: zeros, full_grad_fn=lambda _: zeros)
     np.testing.assert_array_equal(updates["w"], np.zeros(3))
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import optax
 import pytest
 from golden_files import assert_replays, replays
+from runs import descend
 
 import optkit
 from optkit.core.workers import collectives
@@ -74,19 +75,8 @@ def test_full_gradients_are_evaluated_at_refreshes_only():
         return full_gradient(params)
 
     tx = optkit.svrg(0.01, anchor_every=4)
-    params = jnp.zeros(3)
-
-    @jax.jit
-    def train(params, state):
-        def step(carry, example):
-            params, state = carry
-            grad_fn = lambda point: gradient(point, example)  # noqa: E731
-            updates, state = tx.update(grad_fn(params), state, params, grad_fn=grad_fn, full_grad_fn=counted)
-            return (optax.apply_updates(params, updates), state), state[0].count
-
-        return jax.lax.scan(step, (params, state), jnp.tile(jnp.asarray(DATA, jnp.float32), (2, 1)))[1]
-
-    train(params, tx.init(params)).block_until_ready()
+    examples = jnp.tile(jnp.asarray(DATA, jnp.float32), (2, 1))
+    jax.block_until_ready(descend(tx, gradient, jnp.zeros(3), examples, full_grad_fn=counted))
     jax.effects_barrier()
     assert len(seen) == 3, "12 steps, one refresh in 4"
 

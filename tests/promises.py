@@ -1,0 +1,72 @@
+"""What several methods promise, as assertions that say which promise is broken."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from runs import trajectory
+
+import optkit
+
+
+def assert_same_steps(tx, other, gradients, params=None, *, rtol=1e-6, atol=0.0):
+    """One transformation is another: along the same gradients their updates are equal."""
+    steps, others = (trajectory(each, gradients, params).updates for each in (tx, other))
+    chex.assert_trees_all_close(steps, others, rtol=rtol, atol=atol)
+
+
+def assert_never_exceeds(vectors, norm, threshold, *, rtol=1e-6):
+    """No vector, time first, is longer than the threshold, and one is as long."""
+    lengths = np.asarray(jax.vmap(norm)(vectors))
+    assert np.all(lengths <= threshold * (1 + rtol)), f"{lengths} exceeds {threshold}"
+    assert np.any(lengths >= threshold * (1 - rtol)), f"{lengths} does not come near {threshold}"
+
+
+def assert_rows_are_workers(build, batches, params, *, backend="vmap", rtol=1e-5, atol=0.0):
+    """Steps along gradients that stand in rows are those of workers that have a row each, states and all.
+
+    Args:
+        build: gives the transformation; its argument `axis_name` is None for rows, or the name of the workers' axis.
+        batches: the gradients of each step, with rows first.
+        params: where all workers start.
+        backend: as for `on_workers`.
+        rtol: how near the numbers are.
+        atol: how near those about zero are.
+    """
+    batches, stacked, of_worker = list(batches), build(axis_name=None), build(axis_name="workers")
+    # What is declared equal on all workers: `vmap` itself refuses results that are not.
+    over_workers = optkit.on_workers(
+        of_worker.update, axis_name="workers", in_axes=(0, None, None), out_axes=None, backend=backend
+    )
+
+    def run(update, init):
+        state, moved = init(params), params
+        for rows in batches:
+            updates, state = update(rows, state, moved)
+            moved = optax.apply_updates(moved, updates)
+        return moved, updates, state
+
+    ours, theirs = run(jax.jit(stacked.update), stacked.init), run(over_workers, of_worker.init)
+    chex.assert_trees_all_close(theirs, ours, rtol=rtol, atol=atol)
+
+
+def assert_needs_parameters(tx, name, params=None, gradients=None, **extra_args):
+    """An update without parameters raises an error that names the method."""
+    params = jnp.ones(2) if params is None else params
+    gradients = params if gradients is None else gradients
+    with pytest.raises(ValueError, match=rf"^{name} needs the parameters: call update\(updates, state, params"):
+        tx.update(gradients, tx.init(params), **extra_args)
+
+
+def assert_refuses_complex_parameters(tx, name, advice="split_real_and_imaginary"):
+    """Complex parameters raise an error that names the method and says what to do instead."""
+    with pytest.raises(TypeError, match=f"^{name} works on real parameters.*{advice}"):
+        tx.init({"w": jnp.ones((2, 3), jnp.complex64)})
+
+
+def assert_initialises_from_types(tx, params):
+    """The state of abstract parameters has the structure, shapes and dtypes of that of real ones."""
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(tx.init(abstract), tx.init(params))
