@@ -26,7 +26,7 @@ compare: $(VENV)/installed  ## compare optimizers on real data: prints a table, 
 test: lint  ## lint, check types, run all tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q
 
-test-quick: lint  ## the same without the slow tests (about 4 minutes)
+test-quick: lint  ## the same without the tests that are marked slow
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q -m "not slow"
 
 lint: $(VENV)/installed  ## lint, check formatting and types
