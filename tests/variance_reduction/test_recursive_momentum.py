@@ -49,6 +49,7 @@ def run(tx, problem, *, params=PARAMS, steps=STEPS):
         params,
         components,
         full_grad_fn=problem.full_gradient,
+        unknown=None,
     )
 
 
@@ -110,7 +111,7 @@ def test_is_the_gradient_where_there_is_no_noise(build):
 def test_both_routes_to_the_previous_gradient_give_the_same_numbers(build):
     kept = run(build(), finite_sum())
     given = run(passing_prev_grads(build(keep_params=False)), finite_sum())
-    assert_close(kept.updates, given.updates)
+    assert_close(kept[:2], given[:2])
 
 
 def two_updates(tx):
@@ -353,7 +354,7 @@ def test_is_the_momentum_of_exact_unclipped_mars_with_gamma_one():
     correction = optkit.reduce_variance(1.0, 0.8, correction=optkit.MarsCorrection(max_norm=None, exact=True))
     mars = optax.chain(correction, optax.ema(0.8, debias=False), optax.scale(-0.1))
     ours = optax.chain(optkit.recursive_momentum(0.2), optax.scale(-0.1))
-    assert_close(run(mars, finite_sum()).params, run(ours, finite_sum()).params)
+    assert_close(run(mars, finite_sum())[:2], run(ours, finite_sum())[:2])
 
 
 @pytest.mark.usefixtures("x64")
