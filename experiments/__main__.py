@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from experiments import claims, pieces, tasks
 from experiments.benchmarks import memory
 from experiments.benchmarks.transformer import DTYPES, SIZES
-from experiments.errors import UserError, unknown
+from experiments.errors import UserError, check_name, one_line
 from experiments.terminal import Terminal, visible
 
 
@@ -42,11 +42,7 @@ def _checked(check: Callable[[str], Any]) -> Callable[[str], str]:
 
 
 def _one_of(kind, names):
-    def check(name):
-        if name not in names:
-            raise unknown(kind, name, names)
-
-    return _checked(check)
+    return _checked(lambda text: check_name(kind, text, names))
 
 
 def _piece(kind, table):
@@ -145,7 +141,10 @@ def parser() -> argparse.ArgumentParser:
 def _add_compare(commands):
     compare = commands.add_parser("compare", help="compare optimizers under equal tuning")
     compare.add_argument(
-        "--task", type=_checked(tasks.check), default="digits-mlp", help="what to train: a file of experiments/tasks"
+        "--task",
+        type=_one_of("task", tasks.names()),
+        default="digits-mlp",
+        help="what to train: a file of experiments/tasks",
     )
     compare.add_argument(
         "--optimizers",
@@ -196,7 +195,9 @@ def _add_bench(commands):
 def _add_decentralized(commands):
     decentralized = commands.add_parser("decentralized", help="train on workers that talk to their neighbours")
     decentralized.add_argument(
-        "--task", type=_checked(tasks.check), help="what to train: a file of experiments/tasks (default: digits-mlp)"
+        "--task",
+        type=_one_of("task", tasks.names()),
+        help="what to train: a file of experiments/tasks (default: digits-mlp)",
     )
     decentralized.add_argument("--optimizers", type=_names, help="decentralized methods, with commas between")
     decentralized.add_argument("--inner", help="the optimizer that they wrap (default: sgd)")
@@ -243,7 +244,10 @@ def _add_decentralized(commands):
 def _add_claims(commands):
     papers = commands.add_parser("claims", help="measure what papers claim, at toy scale")
     papers.add_argument(
-        "family", nargs="?", type=_checked(claims.check), help="only the claims about this family (default: all)"
+        "family",
+        nargs="?",
+        type=_one_of("family", claims.families()),
+        help="only the claims about this family (default: all)",
     )
     papers.add_argument("--out", type=_folder, help="where results go (default: experiments/results)")
     papers.set_defaults(run=_claims)
@@ -356,8 +360,7 @@ def _require_matplotlib():
     try:
         importlib.import_module("matplotlib")
     except (ValueError, OSError) as error:
-        message = " ".join(str(error).split())
-        raise UserError(f"Matplotlib refuses MPLBACKEND or its configuration files: {message}") from error
+        raise UserError(f"Matplotlib refuses MPLBACKEND or its configuration files: {one_line(error)}") from error
 
 
 def _given(options, kind):

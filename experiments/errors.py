@@ -8,18 +8,28 @@ class UserError(Exception):
     """What the user can put right: printed as one line, exit code 2."""
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """Makes the error for a name that does not exist.
+def one_line(message: object) -> str:
+    """Returns a message without line breaks."""
+    return " ".join(str(message).split())
+
+
+def check_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """Returns a name if it exists.
 
     Args:
-        kind: what the name should be, for example "task".
+        kind: what it should be the name of, for example "task".
         name: the name.
         known: all names that exist.
 
     Returns:
-        An error that shows the names most like it or, where none is like it, all of them.
+        The name.
+
+    Raises:
+        UserError: if it does not exist; it shows the names most like it or, where none is like it, all of them.
     """
     known = list(known)
+    if name in known:
+        return name
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}"
-    return UserError(f"unknown {kind} {name!r}; {hint}")
+    raise UserError(f"unknown {kind} {name!r}; {hint}")

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from experiments import gradients
 from experiments.baselines import BASELINES
-from experiments.errors import UserError, unknown
+from experiments.errors import UserError, check_name
 from optkit import catalog
 from optkit.catalog import with_variants
 from optkit.method import Method
@@ -68,7 +68,7 @@ def look_up(names: Iterable[str], methods: Mapping[str, Method]) -> list[Method]
             called = [method.name for method in catalog.find(name, methods=methods.values(), most=3)]
             if called:
                 raise UserError(f"unknown optimizer {name!r}; did you mean {' or '.join(called)}?")
-            raise unknown("optimizer", name, sorted(methods))
+            check_name("optimizer", name, sorted(methods))
     return [methods[name] for name in names]
 
 

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from experiments.errors import UserError, unknown
+from experiments.errors import UserError, check_name
 
 Table = Mapping[str, Callable[..., Any]]
 
@@ -101,8 +101,7 @@ def check(kind: str, text: str, table: Table) -> tuple[str, list[float]]:
         UserError: if there is none of this name, or it takes no number, or what follows the colon is none.
     """
     name, colon, number = text.partition(":")
-    if name not in table:
-        raise unknown(kind, name, table)
+    check_name(kind, name, table)
     if not colon:
         return name, []
     if all(parameter.default is parameter.empty for parameter in inspect.signature(table[name]).parameters.values()):

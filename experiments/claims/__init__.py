@@ -10,7 +10,7 @@ import pkgutil
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from experiments.errors import unknown
+from experiments.errors import check_name
 
 
 class Finding(NamedTuple):
@@ -53,17 +53,6 @@ def families() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.ispkg)
 
 
-def check(family: str) -> str:
-    """Returns a family's name if there are claims about it.
-
-    Raises:
-        UserError: if there are none.
-    """
-    if family not in families():
-        raise unknown("family", family, families())
-    return family
-
-
 def load(family: str | None = None) -> dict[str, Claim]:
     """Finds claims.
 
@@ -77,7 +66,7 @@ def load(family: str | None = None) -> dict[str, Claim]:
         UserError: if there is no such family.
     """
     claims = {}
-    for folder in families() if family is None else [check(family)]:
+    for folder in families() if family is None else [check_name("family", family, families())]:
         package = importlib.import_module(f"{__name__}.{folder}")
         for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda module: module.name):
             claims[f"{folder}/{module.name}"] = importlib.import_module(f"{package.__name__}.{module.name}").CLAIM

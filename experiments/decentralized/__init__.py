@@ -13,7 +13,7 @@ from experiments import compare, environment, optimizers, pieces, tasks
 from experiments.compare import refuse_another, report_steps, short_digest
 from experiments.decentralized import choices, picture, simulation
 from experiments.decentralized.simulation import Evaluation, Training
-from experiments.errors import UserError
+from experiments.errors import UserError, one_line
 from experiments.progress import Progress
 from experiments.records import read_records
 from experiments.store import RunFolder
@@ -188,7 +188,7 @@ def _build(options, network, name, method) -> tuple[Any, dict[str, int]]:
         sent = simulation.bytes_sent(network, choices.build(method, made), every=options.every)
     except ValueError as error:
         # What methods refuse is the user's choice of pieces: they say so when they are built or traced.
-        raise UserError(f"{name}: {' '.join(str(error).split())}") from error
+        raise UserError(f"{name}: {one_line(error)}") from error
     return choices.build(method, made._replace(mixing=network.attacked(made.mixing))), sent
 
 

@@ -6,7 +6,7 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from experiments.errors import unknown
+from experiments.errors import check_name
 
 if TYPE_CHECKING:
     import jax
@@ -52,17 +52,6 @@ def names() -> list[str]:
     return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
 
 
-def check(name: str) -> str:
-    """Returns a task's name if there is a task of this name.
-
-    Raises:
-        UserError: if there is none.
-    """
-    if name not in names():
-        raise unknown("task", name, names())
-    return name
-
-
 def load(name: str) -> Task:
     """Builds a task.
 
@@ -75,4 +64,5 @@ def load(name: str) -> Task:
     Raises:
         UserError: if there is none of this name.
     """
-    return importlib.import_module(f"{__name__}.{check(name).replace('-', '_')}").task()
+    check_name("task", name, names())
+    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}").task()
