@@ -13,22 +13,30 @@ from rich.console import Console
 from experiments import claims, environment
 from experiments.figure import STYLE, save
 from experiments.progress import counting
-from experiments.records import FLAG_OR_NULL, HARDWARE, NOT_NEGATIVE, TEXT, TEXT_OR_NULL, VERSIONS, read_json
+from experiments.records import (
+    FLAG_OR_NULL,
+    HARDWARE,
+    NOT_NEGATIVE,
+    TEXT,
+    TEXT_OR_NULL,
+    VERSIONS,
+    mapping_of,
+    object_of,
+    read_json,
+)
 from experiments.store import hold, write_results
 
 RESULTS = pathlib.Path(__file__).parent / "results"
-_FIELDS = {
-    **dict.fromkeys(("method", "arxiv", "statement", "experiment", "required", "measured"), TEXT),
-    "holds": FLAG_OR_NULL,
-    "figure": TEXT_OR_NULL,
-    "seconds": NOT_NEGATIVE,
-    "versions": VERSIONS,
-    "hardware": HARDWARE,
-}
-_CLAIMS = {
-    "type": "object",
-    "additionalProperties": {"type": "object", "properties": _FIELDS, "required": list(_FIELDS)},
-}
+_CLAIMS = mapping_of(
+    object_of(
+        **dict.fromkeys(("method", "arxiv", "statement", "experiment", "required", "measured"), TEXT),
+        holds=FLAG_OR_NULL,
+        figure=TEXT_OR_NULL,
+        seconds=NOT_NEGATIVE,
+        versions=VERSIONS,
+        hardware=HARDWARE,
+    )
+)
 VERDICTS = {True: "holds", False: "**fails**", None: "reported"}
 
 

@@ -2,46 +2,52 @@
 
 import json
 import pathlib
+import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
-import yaml
 from jsonschema.exceptions import best_match
 from jsonschema.validators import Draft202012Validator, extend
 
-from experiments.errors import UserError
+from experiments.errors import UserError, one_line
 
 Record = dict[str, Any]
 Schema = Mapping[str, Any]
 
 
-def one_line(message: object) -> str:
-    """Returns a message without line breaks."""
-    return " ".join(str(message).split())
-
-
-# In Python, numbers may be larger than any array holds, and 3.0 does not count.
-_LARGEST = 1e300
+# In Python, 3.0 is no integer, and integers may be larger than any array holds.
 _Validator = extend(
     Draft202012Validator,
     type_checker=Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, x: type(x) is int),
 )
+_LARGEST = sys.float_info.max
+_NOT_BETWEEN_VALUES = re.compile(r"[^\s,:]")
 
 
-def _integer(least: int = 0) -> Schema:
-    return {"type": "integer", "minimum": least, "maximum": 2**53}
+def integer(least: int = 0) -> Schema:
+    """Describes an integer that is at least so large."""
+    return {"type": "integer", "minimum": least, "maximum": 2**63 - 1}
 
 
-def _list(items: Schema, **more: Any) -> Schema:
+def list_of(items: Schema, **more: Any) -> Schema:
+    """Describes a list that is not empty."""
     return {"type": "array", "items": items, "minItems": 1, **more}
 
 
-def _mapping(values: Schema, **more: Any) -> Schema:
+def mapping_of(values: Schema, **more: Any) -> Schema:
+    """Describes an object with any keys."""
     return {"type": "object", "additionalProperties": values, **more}
 
 
-def _object(**properties: Any) -> Schema:
-    return {"type": "object", "properties": properties, "required": list(properties)}
+def object_of(*, additionalProperties: bool = True, **properties: Schema) -> Schema:
+    """Describes an object that has these keys, and others unless they are forbidden."""
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": additionalProperties,
+    }
 
 
 TEXT: Schema = {"type": "string"}
@@ -52,18 +58,18 @@ NOT_NEGATIVE: Schema = {**NUMBER, "minimum": 0}
 RESULT: Schema = {**NUMBER, "type": ["number", "null"]}
 TEXT_OR_NULL: Schema = {"type": ["string", "null"]}
 
-VERSIONS = _mapping(TEXT)
-HARDWARE = _object(devices=TEXT, processors={"type": ["integer", "null"]}, platform=TEXT)
-_CURVE = _list(RESULT)
-_CURVES = _mapping(_CURVE, required=["loss"])
-_SCORES = _mapping(RESULT, required=["loss"])
-_TIMES = _list(NOT_NEGATIVE)
+VERSIONS = mapping_of(TEXT)
+HARDWARE = object_of(devices=TEXT, processors={"type": ["integer", "null"]}, platform=TEXT)
+_CURVE = list_of(RESULT)
+_CURVES = mapping_of(_CURVE, required=["loss"])
+_SCORES = mapping_of(RESULT, required=["loss"])
+_TIMES = list_of(NOT_NEGATIVE)
 
 
 def _header(kind, **settings):
-    return _object(
+    return object_of(
         record={"const": kind},
-        settings=_object(task=TEXT, optimizers=_list(TEXT, uniqueItems=True), steps=_integer(1), **settings),
+        settings=object_of(task=TEXT, optimizers=list_of(TEXT, uniqueItems=True), steps=integer(1), **settings),
         data={"type": "object"},
         versions=VERSIONS,
         hardware=HARDWARE,
@@ -73,56 +79,56 @@ def _header(kind, **settings):
 _COMPARISON = {
     "run": _header(
         "run",
-        batch_size=_integer(1),
-        rates=_integer(2),
-        rounds=_integer(1),
-        seeds=_list(_integer(), uniqueItems=True),
+        batch_size=integer(1),
+        rates=integer(2),
+        rounds=integer(1),
+        seeds=list_of(integer(), uniqueItems=True),
         weight_decay=NOT_NEGATIVE,
-        workers=_integer(1),
+        workers=integer(1),
     ),
-    "training": _object(
+    "training": object_of(
         optimizer=TEXT,
-        round=_integer(),
+        round=integer(),
         learning_rate=NOT_NEGATIVE,
-        seed=_integer(),
-        steps=_list(_integer()),
+        seed=integer(),
+        steps=list_of(integer()),
         train_loss=_CURVE,
         validation=_CURVES,
         test=_SCORES,
     ),
-    "round": _object(
-        optimizer=TEXT, round=_integer(), state_bytes_per_parameter=NOT_NEGATIVE, milliseconds_per_step=_TIMES
+    "round": object_of(
+        optimizer=TEXT, round=integer(), state_bytes_per_parameter=NOT_NEGATIVE, milliseconds_per_step=_TIMES
     ),
 }
 _DECENTRALIZED = {
     "decentralized": _header(
         "decentralized",
         inner=TEXT,
-        learning_rate=_mapping(NOT_NEGATIVE),
+        learning_rate=mapping_of(NOT_NEGATIVE),
         topology=TEXT,
-        workers=_integer(1),
+        workers=integer(1),
         alpha={**RESULT, "minimum": 0},
         mixing=TEXT_OR_NULL,
         compressor=TEXT,
         gamma=NOT_NEGATIVE,
-        every=_integer(1),
+        every=integer(1),
         dropout={**NOT_NEGATIVE, "maximum": 1},
-        silent=_integer(),
+        silent=integer(),
         attack=TEXT_OR_NULL,
-        byzantine=_integer(),
-        batch_size=_integer(1),
-        seed=_integer(),
+        byzantine=integer(),
+        batch_size=integer(1),
+        seed=integer(),
     ),
-    "training": _object(
+    "training": object_of(
         optimizer=TEXT,
-        steps=_list(_integer()),
+        steps=list_of(integer()),
         train_loss=_CURVE,
         validation=_CURVES,
         worst=_CURVE,
         consensus=_CURVE,
         test=_SCORES,
         milliseconds_per_step=_TIMES,
-        sent=_mapping(NOT_NEGATIVE),
+        sent=mapping_of(NOT_NEGATIVE),
     ),
 }
 
@@ -157,11 +163,8 @@ def read_records(folder: pathlib.Path) -> list[Record]:
     if known is None:
         _refuse(file, 1, "is not the header of a run of `compare` or `decentralized`")
     for number, record in enumerate(records, 1):
-        kind = record.get("record") if isinstance(record, dict) else None
         kinds = list(known)[1:] if number > 1 else list(known)[:1]
-        if kind not in kinds:
-            _refuse(file, number, f"record is {kind!r}, not {' or '.join(map(repr, kinds))}")
-        problem = _problem(record, known[kind])
+        problem = _problem(record, object_of(record={"enum": kinds})) or _problem(record, known[record["record"]])
         if problem:
             _refuse(file, number, problem[1])
     for finding in (_contradictions_of_comparison if "run" in known else _contradictions)(records):
@@ -240,7 +243,10 @@ def _refuse(file, line, message) -> NoReturn:
 
 def _problem(value, schema) -> tuple[list[str | int], str] | None:
     """Returns where a value is not what a schema asks for, and a sentence that says so."""
-    error = best_match(_Validator(schema).iter_errors(value))
+    try:
+        error = best_match(_Validator(schema).iter_errors(value))
+    except RecursionError:  # the message shows the value
+        return [], "is nested too deeply"
     if error is None:
         return None
     path = list(error.absolute_path)
@@ -250,14 +256,25 @@ def _problem(value, schema) -> tuple[list[str | int], str] | None:
 
 
 def _line_of(text: str, path: Sequence[str | int]) -> int:
-    """Returns the line of a JSON text on which the value at a path begins."""
-    node = yaml.compose(text.expandtabs(1), yaml.SafeLoader)
-    for key in path:
-        if isinstance(node, yaml.MappingNode):
-            node = {name.value: value for name, value in node.value}[str(key)]
-        elif isinstance(node, yaml.SequenceNode):
-            node = node.value[int(key)]
-    return node.start_mark.line + 1 if node else 1
+    """Returns the line of a valid JSON text on which the value at a path begins."""
+    decode = json.JSONDecoder().raw_decode
+
+    def after(position):
+        return next(_NOT_BETWEEN_VALUES.finditer(text, position)).start()
+
+    at = after(0)
+    for step in path:
+        position, number = after(at + 1), 0
+        while text[position] not in "]}":
+            key = number
+            if isinstance(step, str):
+                key, position = decode(text, position)
+                position = after(position)
+            if key == step:  # the last one, as `json` has it
+                at = position
+            position = after(decode(text, position)[1])
+            number += 1
+    return text.count("\n", 0, at) + 1
 
 
 def _contradictions(records: Sequence[Record], name: Callable[..., str] = "{optimizer}".format) -> Iterator[_Finding]:

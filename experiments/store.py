@@ -14,19 +14,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.errors import UserError
-from experiments.records import Record, one_line, read_json, read_records
+from experiments.errors import UserError, one_line
+from experiments.records import TEXT, Record, integer, object_of, read_json, read_records
 
-_CHECKPOINT = {
-    "type": "object",
-    "properties": {
-        "unit": {"type": "string"},
-        "progress": {"type": "integer"},
-        "path": {"type": "string"},
-        "sha256": {"type": "string"},
-    },
-    "required": ["unit", "progress", "path", "sha256"],
-}
+_CHECKPOINT = object_of(unit=TEXT, progress=integer(), path=TEXT, sha256=TEXT)
 
 
 class RunFolder:
@@ -187,7 +178,7 @@ def hold(folder: pathlib.Path, *, wait: bool) -> Iterator[None]:
 
 
 def write(file: pathlib.Path, content: str | bytes) -> None:
-    """Writes a file so that, killed or on a full disk, it leaves what was there before.
+    """Writes a file, and leaves the old one as it is if the process is killed or the disk is full.
 
     Args:
         file: its path.

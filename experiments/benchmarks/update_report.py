@@ -97,18 +97,17 @@ class Row:
 
 _SCHEMAS: Mapping[Any, Any] = {
     str: records.TEXT,
-    int: {"type": "integer", "minimum": 1},
+    int: records.integer(1),
     float: records.NUMBER,
     float | None: records.RESULT,
-    Quartiles: {"type": "array", "items": records.NUMBER, "minItems": 3, "maxItems": 3},
+    Quartiles: records.list_of(records.NUMBER, minItems=3, maxItems=3),
     Mapping[str, str]: records.VERSIONS,
     Mapping[str, Any]: records.HARDWARE,
 }
-_ROW = {name: _SCHEMAS[kind] for name, kind in typing.get_type_hints(Row).items()}
-ROWS = {
-    "type": "array",
-    "items": {"type": "object", "properties": _ROW, "required": list(_ROW), "additionalProperties": False},
-}
+_ROW = records.object_of(
+    additionalProperties=False, **{name: _SCHEMAS[kind] for name, kind in typing.get_type_hints(Row).items()}
+)
+_ROWS = records.object_of(rows={"type": "array", "items": _ROW})
 
 
 class Verdict(NamedTuple):
@@ -141,7 +140,7 @@ def read(file: pathlib.Path) -> list[Row]:
     Raises:
         UserError: if it is something else.
     """
-    content = records.read_json(file, {"type": "object", "properties": {"rows": ROWS}, "required": ["rows"]})
+    content = records.read_json(file, _ROWS)
     rows = [Row(**record) for record in content["rows"]] if content else []
     places = [(row.size, row.optimizer) for row in rows]
     for number, (size, optimizer) in enumerate(places):

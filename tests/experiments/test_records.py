@@ -104,6 +104,17 @@ def said_of(folder, text):
     return str(error.value).removeprefix(start)
 
 
+def assert_named(folder, records, line, place, value, words):
+    """A value put into a place of a line is named with the line."""
+    target = records[line - 1]
+    for key in place[:-1]:
+        target = target[key]
+    target[place[-1]] = value
+    said = said_of(folder, as_text(records))
+    assert said.startswith(f"{line}: ")
+    assert words in said
+
+
 def as_text(records):
     return "".join(json.dumps(record) + "\n" for record in records)
 
@@ -147,22 +158,15 @@ def test_what_a_run_writes_is_read(tmp_path, records):
         (3, ("seed",), 0, "with seed 0 stands on line 2 already"),
         (6, ("round",), 2, "round 2 of 2"),
         (6, ("record",), "training", "is a required property"),
-        (6, ("record",), "run", "record is 'run', not 'training' or 'round'"),
-        (6, ("record",), ["round"], "record is ['round']"),
+        (6, ("record",), "run", "record: 'run' is not one of ['training', 'round']"),
+        (6, ("record",), ["round"], "record: ['round'] is not one of ['training', 'round']"),
         (6, ("milliseconds_per_step",), [], "milliseconds_per_step"),
         (6, ("milliseconds_per_step",), [-1.0], "less than the minimum"),
         (6, ("state_bytes_per_parameter",), {}, "{} is not of type 'number'"),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_named(tmp_path, line, place, value, words):
-    records = comparison()
-    target = records[line - 1]
-    for key in place[:-1]:
-        target = target[key]
-    target[place[-1]] = value
-    said = said_of(tmp_path, as_text(records))
-    assert said.startswith(f"{line}: ")
-    assert words in said
+    assert_named(tmp_path, comparison(), line, place, value, words)
 
 
 @pytest.mark.parametrize(
@@ -176,18 +180,11 @@ def test_a_value_of_the_wrong_kind_is_named(tmp_path, line, place, value, words)
         (3, ("sent",), {"all-gather": None}, "None is not of type 'number'"),
         (3, ("sent",), 128, "128 is not of type 'object'"),
         (3, ("optimizer",), "gossip", "the training of gossip stands on line 2 already"),
-        (3, ("record",), "round", "record is 'round', not 'training'"),
+        (3, ("record",), "round", "record: 'round' is not one of ['training']"),
     ],
 )
 def test_a_value_of_the_wrong_kind_in_a_decentralized_run_is_named(tmp_path, line, place, value, words):
-    records = decentralized()
-    target = records[line - 1]
-    for key in place[:-1]:
-        target = target[key]
-    target[place[-1]] = value
-    said = said_of(tmp_path, as_text(records))
-    assert said.startswith(f"{line}: ")
-    assert words in said
+    assert_named(tmp_path, decentralized(), line, place, value, words)
 
 
 def test_missing_and_doubled_lines_are_named(tmp_path):
@@ -195,7 +192,9 @@ def test_missing_and_doubled_lines_are_named(tmp_path):
     assert "3 trainings at 2 learning rates, not 4 at 2" in said_of(tmp_path, as_text([*lines[:3], *lines[4:]]))
     assert said_of(tmp_path, as_text([*lines[:5], *lines[6:]])).startswith("5: round 0 of adamw has no record")
     assert "a round 1 without a round 0" in said_of(tmp_path, as_text([lines[0], *lines[6:]]))
-    assert said_of(tmp_path, as_text([lines[0], *lines])).startswith("2: record is 'run'")
+    assert said_of(tmp_path, as_text([lines[0], *lines])).startswith(
+        "2: record: 'run' is not one of ['training', 'round']"
+    )
     assert said_of(tmp_path, as_text([*lines, lines[-1]])).startswith("17: the round of lion in round 0 stands on")
     assert said_of(tmp_path, as_text([*lines, lines[2]])).startswith("17: the training of adamw in round 0 at learning")
     assert said_of(tmp_path, as_text(lines[1:])).startswith("1: is not the header")
@@ -271,6 +270,13 @@ def test_a_claim_of_the_wrong_kind_is_named(tmp_path, change, said):
         ("[" * 100_000, "line 1: is nested too deeply"),
         ('{"a": 1}', "line 1: a: 1 is not of type 'object'"),
         ('{\n\t"a": {}}', "line 2: a: 'method' is a required property"),
+        ('{"b":\n"]}",\n"a": {}}', "line 2: b: ']}' is not of type 'object'"),
+        ('{"a": {},\n"a": 1}', "line 2: a: 1 is not of type 'object'"),
+        ('{\n"\\ud83d\\ude00": {}}', "line 2: \U0001f600: 'method' is a required property"),
+        ('{\n"\x7f": {}}', "line 2: \x7f: 'method' is a required property"),
+        ('{\n"%s": 1}' % ("k" * 2000), "line 2: kkk"),
+        ('{\n"a": %s}' % ("[" * 900 + "]" * 900), "line "),
+        ('{\n"a": {"method": %s}}' % ('{"x":' * 900 + "1" + "}" * 900), "line "),
     ],
 )
 def test_a_foreign_file_of_claims_is_refused_before_anything_is_measured(tmp_path, text, said):

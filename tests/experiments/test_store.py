@@ -107,6 +107,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, damage):
         folder.restore(TREE)
 
 
+DAMAGED = r"checkpoint\.json(, line 1: .*; delete the file| is damaged; delete .*checkpoint\.json)"
 GOOD = {"unit": "adamw-0", "progress": 1, "path": "adamw-0-1.npz", "sha256": "0"}
 
 
@@ -120,10 +121,10 @@ def test_a_damaged_index_is_refused(tmp_path, text):
     with RunFolder.locked(tmp_path) as folder:
         folder.save("adamw-0", 1, TREE)
         (tmp_path / "checkpoint.json").write_text(text)
-        with pytest.raises(UserError, match=r"checkpoint\.json") as error:
+        with pytest.raises(UserError, match=DAMAGED) as error:
             folder.progress("adamw-0")
     assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match=r"checkpoint\.json"), RunFolder.locked(tmp_path):
+    with pytest.raises(UserError, match=DAMAGED), RunFolder.locked(tmp_path):
         pass
     assert (tmp_path / "checkpoints" / "adamw-0-1.npz").exists()
 
