@@ -40,14 +40,9 @@ def mapping_of(values: Schema, **more: Any) -> Schema:
     return {"type": "object", "additionalProperties": values, **more}
 
 
-def object_of(*, additionalProperties: bool = True, **properties: Schema) -> Schema:
-    """Describes an object that has these keys, and others unless they are forbidden."""
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": additionalProperties,
-    }
+def object_of(**properties: Schema) -> Schema:
+    """Describes an object that has these keys, and perhaps others."""
+    return {"type": "object", "properties": properties, "required": list(properties)}
 
 
 TEXT: Schema = {"type": "string"}

@@ -104,9 +104,8 @@ _SCHEMAS: Mapping[Any, Any] = {
     Mapping[str, str]: records.VERSIONS,
     Mapping[str, Any]: records.HARDWARE,
 }
-_ROW = records.object_of(
-    additionalProperties=False, **{name: _SCHEMAS[kind] for name, kind in typing.get_type_hints(Row).items()}
-)
+_FIELDS = records.object_of(**{name: _SCHEMAS[kind] for name, kind in typing.get_type_hints(Row).items()})
+_ROW = {**_FIELDS, "additionalProperties": False}
 _ROWS = records.object_of(rows={"type": "array", "items": _ROW})
 
 
