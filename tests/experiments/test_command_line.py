@@ -396,6 +396,28 @@ def test_a_poor_and_narrow_terminal_is_enough(tmp_path, terminal):
     assert ("20/20 steps" in " ".join(got.split())) == (terminal == "dumb")
 
 
+@pytest.fixture
+def signals_end():
+    """Processes that a test starts do not ignore signals, even where the tests themselves run in the background."""
+    numbers = signal.SIGINT, signal.SIGTERM
+    before = [signal.signal(number, signal.SIG_DFL) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def started(*arguments, **options):
+    """Starts Python, and kills it at the end where it still runs: a test that fails must not wait for it."""
+    with subprocess.Popen(
+        [sys.executable, *map(str, arguments)], cwd=ROOT, stdout=subprocess.PIPE, text=True, **options
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 # Holds on where Python raises an exception for a signal.
 STUBBORN = """
     import time
@@ -411,13 +433,13 @@ STUBBORN = """
 """
 
 
+@pytest.mark.usefixtures("signals_end")
 @pytest.mark.parametrize(
     ("number", "code", "message"),
     [(signal.SIGINT, 130, "interrupted; what is finished is kept\n"), (signal.SIGTERM, 143, "")],
 )
 def test_signals_end_the_process_whatever_it_does(number, code, message):
-    command = [sys.executable, "-c", textwrap.dedent(STUBBORN)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with started("-c", textwrap.dedent(STUBBORN), stderr=subprocess.PIPE) as process:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(number)
         process.send_signal(number)
@@ -425,10 +447,10 @@ def test_signals_end_the_process_whatever_it_does(number, code, message):
     assert (process.returncode, error) == (code, message)
 
 
+@pytest.mark.usefixtures("signals_end")
 def test_signals_that_whoever_starts_it_ignores_stay_ignored():
     start = "import os, signal, sys; signal.signal(2, signal.SIG_IGN); os.execv(sys.executable, sys.argv[1:])"
-    command = [sys.executable, "-c", start, "python", "-c", textwrap.dedent(STUBBORN)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    with started("-c", start, "python", "-c", textwrap.dedent(STUBBORN)) as process:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGTERM)
@@ -450,6 +472,7 @@ BARS = """
 """
 
 
+@pytest.mark.usefixtures("signals_end")
 def test_a_terminal_has_its_cursor_after_an_interruption():
     code, got = on_a_terminal("-c", textwrap.dedent(BARS), TERM="xterm")
     assert code == 130
@@ -475,6 +498,7 @@ def saving(folder, lines):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("signals_end")
 @pytest.mark.parametrize(
     ("moment", "number", "code", "message"),
     [
@@ -485,14 +509,8 @@ def saving(folder, lines):
     ],
 )
 def test_a_signal_ends_a_run_at_any_moment_and_it_continues(reference, tmp_path, moment, number, code, message):
-    with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(OFTEN_SAVED), *SMALL, "--out", tmp_path],
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    command = ("-c", textwrap.dedent(OFTEN_SAVED), *SMALL, "--out", tmp_path)
+    with started(*command, env=environment(), stderr=subprocess.PIPE) as process:
         moment(tmp_path, process.stdout)
         process.send_signal(number)
         process.send_signal(number)
