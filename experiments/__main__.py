@@ -8,6 +8,7 @@ if __name__ == "__main__":
 
 import argparse
 import dataclasses
+import errno
 import importlib
 import math
 import os
@@ -382,7 +383,12 @@ def main() -> int:
             return execute(options)
         finally:
             print(end="", flush=True)
-    except BrokenPipeError:
+    except OSError as error:
+        # `store` writes files and names them: this is standard output, whose reader has gone or which is full.
+        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
+        if error.errno == errno.ENOSPC:
+            print(f"error: cannot write to standard output: {error.strerror}", file=sys.stderr)
         # As Python's documentation has it: the flush when the interpreter ends must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

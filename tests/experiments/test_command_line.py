@@ -348,21 +348,36 @@ def test_a_broken_configuration_of_matplotlib_gives_no_traceback(reference, tmp_
     assert "Traceback" not in drawn.stderr
 
 
-@pytest.mark.parametrize("command", ["--help", "compare --help", "compare --plot-only"])
-def test_a_closed_pipe_ends_a_command_quietly(reference, command):
+def write_to(stdout, command, reference):
+    """Runs a command whose standard output nobody takes; returns the exit code and what it says of that."""
     words = command.split() + ([str(reference[0])] if command.endswith("only") else [])
+    finished = subprocess.run(
+        [sys.executable, "-m", "experiments", *words],
+        cwd=ROOT,
+        env=environment(PYTHONUNBUFFERED=""),
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    return finished.returncode, finished.stderr.decode()
+
+
+COMMANDS_THAT_WRITE = pytest.mark.parametrize("command", ["--help", "compare --help", "compare --plot-only"])
+
+
+@COMMANDS_THAT_WRITE
+def test_a_closed_pipe_ends_a_command_quietly(reference, command):
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "wb") as closed:
-        finished = subprocess.run(
-            [sys.executable, "-m", "experiments", *words],
-            cwd=ROOT,
-            env=environment(PYTHONUNBUFFERED=""),
-            stdout=closed,
-            stderr=subprocess.PIPE,
-            check=False,
-        )
-    assert (finished.returncode, finished.stderr) == (1, b"")
+        assert write_to(closed, command, reference) == (1, "")
+
+
+@COMMANDS_THAT_WRITE
+def test_an_output_that_is_full_is_named(reference, command):
+    with pathlib.Path("/dev/full").open("wb") as full:
+        code, said = write_to(full, command, reference)
+    assert (code, said) == (1, "error: cannot write to standard output: No space left on device\n")
 
 
 def on_a_terminal(*arguments, **variables):
