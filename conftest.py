@@ -5,6 +5,8 @@ import os
 import pathlib
 
 DEVICES = 8
+# How many tests of one module may keep their programs: a process would come to hold 4 GB of those of the longest ones.
+TESTS_BETWEEN_CLEARINGS = 50
 # Most of the time goes into compiling programs that run once; these, as in `optkit.testing.case`, quarter it. Where
 # each of a chain of operations uses the last one twice or more, the older way to emit fusions computes all of it anew
 # each time: a test that hangs has twenty of them outside a loop.
@@ -29,15 +31,21 @@ from optkit.testing import golden  # noqa: E402
 jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(__file__).parent / ".cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
+# Tests since programs were last freed.
+_DONE = pytest.StashKey[int]()
+
 pytest_collect_file = Sybil(parsers=[PythonCodeBlockParser()], patterns=["*.md"]).pytest()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item, nextitem):
-    """Frees the programs of a module after its last test: a process would come to hold 5 GB of them."""
+    """Frees compiled programs after the last test of a module, and now and then within a long one."""
     yield
-    if nextitem is None or nextitem.path != item.path:
+    done = item.session.stash.get(_DONE, 0) + 1
+    if nextitem is None or nextitem.path != item.path or done == TESTS_BETWEEN_CLEARINGS:
         jax.clear_caches()
+        done = 0
+    item.session.stash[_DONE] = done
 
 
 @pytest.fixture
