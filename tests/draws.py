@@ -18,3 +18,10 @@ def normal_like(tree, seed=0, *, rows=()):
         return jnp.asarray(rng.standard_normal((*rows, *x.shape)), jax.dtypes.canonicalize_dtype(x.dtype))
 
     return jax.tree.map(draw, tree)
+
+
+def with_singular_values(values, rows, columns, *, seed=0):
+    """A NumPy matrix in double precision with these singular values, and with singular vectors that are drawn."""
+    rng = np.random.default_rng(seed)
+    left, right = (np.linalg.qr(rng.standard_normal((size, len(values))))[0] for size in (rows, columns))
+    return left * values @ right.T
