@@ -15,7 +15,10 @@ def normal_like(tree, seed=0, *, rows=()):
     rng = np.random.default_rng(seed)
 
     def draw(x):
-        return jnp.asarray(rng.standard_normal((*rows, *x.shape)), jax.dtypes.canonicalize_dtype(x.dtype))
+        numbers = rng.standard_normal((*rows, *x.shape))
+        if jnp.issubdtype(x.dtype, jnp.complexfloating):
+            numbers = numbers + 1j * rng.standard_normal(numbers.shape)
+        return jnp.asarray(numbers, jax.dtypes.canonicalize_dtype(x.dtype))
 
     return jax.tree.map(draw, tree)
 
