@@ -1,4 +1,4 @@
-"""Normal numbers that tests draw, by NumPy: it compiles nothing."""
+"""Numbers that tests draw, by NumPy: it compiles nothing."""
 
 import jax
 import jax.numpy as jnp
