@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from runs import trajectory
+from runs import first_update, trajectory
 
 import optkit
 
@@ -70,3 +70,19 @@ def assert_initialises_from_types(tx, params):
     """The state of abstract parameters has the structure, shapes and dtypes of that of real ones."""
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
     chex.assert_trees_all_equal_shapes_and_dtypes(tx.init(abstract), tx.init(params))
+
+
+def assert_extra_arguments_reach_the_inner_optimizer(wrap):
+    """An inner optimizer gets the loss that it needs, among arguments that nobody knows."""
+    updates = first_update(wrap(optax.polyak_sgd()), jnp.ones(2), jnp.ones(2), value=1.0, unknown=None)
+    assert jnp.all(updates < 0)
+
+
+def assert_decay_spares_masked_leaves(build, rows=()):
+    """Where the gradient, of so many rows, is zero, decay moves what the mask says, by the rate, and nothing else."""
+    params = {"decayed": jnp.array([4.0, 2.0]), "free": jnp.array([4.0, 2.0])}
+    zeros = jax.tree.map(lambda p: jnp.zeros((*rows, *p.shape)), params)
+    tx = build(0.1, weight_decay=0.5, mask={"decayed": True, "free": False})
+    updates = first_update(tx, zeros, params)
+    np.testing.assert_allclose(updates["decayed"], [-0.2, -0.1], rtol=1e-6)
+    np.testing.assert_array_equal(updates["free"], 0.0)
