@@ -56,7 +56,7 @@ def assert_needs_parameters(tx, name, params=None, gradients=None, **extra_args)
     """An update without parameters raises an error that names the method."""
     params = jnp.ones(2) if params is None else params
     gradients = params if gradients is None else gradients
-    with pytest.raises(ValueError, match=rf"^{name} needs the parameters: call update\(updates, state, params"):
+    with pytest.raises(ValueError, match=rf"^{name} needs the parameters: call update\(updates, state, params\)"):
         tx.update(gradients, tx.init(params), **extra_args)
 
 
@@ -86,3 +86,13 @@ def assert_decay_spares_masked_leaves(build, rows=()):
     updates = first_update(tx, zeros, params)
     np.testing.assert_allclose(updates["decayed"], [-0.2, -0.1], rtol=1e-6)
     np.testing.assert_array_equal(updates["free"], 0.0)
+
+
+def smallest_excess(objective, best, directions):
+    """How much larger than at `best` an objective is, at least: near it, further away, and on its ray."""
+    around = [
+        jax.vmap(lambda noise, size=size: objective(optax.tree.add_scale(best, size, noise)))(directions)
+        for size in (1e-5, 1e-2, 1.0)
+    ]
+    on_the_ray = jax.vmap(lambda share: objective(optax.tree.scale(share, best)))(jnp.array([0.0, 0.99, 1.01]))
+    return jnp.min(jnp.concatenate([*around, on_the_ray])) - objective(best)
