@@ -1,5 +1,7 @@
 """What several methods promise, as assertions that say which promise is broken."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -86,6 +88,17 @@ def assert_decay_spares_masked_leaves(build, rows=()):
     updates = first_update(tx, zeros, params)
     np.testing.assert_allclose(updates["decayed"], [-0.2, -0.1], rtol=1e-6)
     np.testing.assert_array_equal(updates["free"], 0.0)
+
+
+def assert_shard_map_sees_that_an_aggregate_is_equal(aggregator, rows, expected, *, rtol, atol):
+    """What a rule over "workers" makes of a row on each device is inferred to be equal on all, and as expected."""
+    mesh = jax.make_mesh((len(jax.tree.leaves(rows)[0]),), ("workers",), axis_types=(jax.sharding.AxisType.Auto,))
+    row_of = functools.partial(jax.tree.map, lambda x: x[0])
+    state = aggregator.init(row_of(rows))
+    mapped = jax.shard_map(
+        lambda row: aggregator.update(row_of(row), state)[0], mesh=mesh, in_specs=jax.P("workers"), out_specs=jax.P()
+    )
+    chex.assert_trees_all_close(jax.jit(mapped)(rows), expected, rtol=rtol, atol=atol)
 
 
 def smallest_excess(objective, best, directions):
