@@ -101,6 +101,11 @@ def assert_shard_map_sees_that_an_aggregate_is_equal(aggregator, rows, expected,
     chex.assert_trees_all_close(jax.jit(mapped)(rows), expected, rtol=rtol, atol=atol)
 
 
+def assert_all_workers_end_at(point, params, *, atol=1e-10):
+    """In the last step, time first and then workers, all are at one point."""
+    np.testing.assert_allclose(params[-1], jnp.broadcast_to(point, params.shape[1:]), atol=atol)
+
+
 def smallest_excess(objective, best, directions):
     """How much larger than at `best` an objective is, at least: near it, further away, and on its ray."""
     around = [
