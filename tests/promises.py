@@ -1,5 +1,7 @@
 """What several methods promise, as assertions that say which promise is broken."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ import optax
 import pytest
 from draws import normal
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from runs import trajectory
+from runs import first_update, trajectory
 
 import optkit
 
@@ -145,3 +147,45 @@ def assert_state_is_window_and_inner_products(tx, window_bytes, params, window=1
     """Beside a window the state has its inner products in float32, and a counter."""
     counter, inner_products = 4, 4 * window**2
     assert optkit.cost(tx, params, state_only=True).state_bytes == window_bytes + inner_products + counter
+
+
+def assert_extra_arguments_reach_the_inner_optimizer(wrap):
+    """An inner optimizer gets the loss that it needs, among arguments that nobody knows."""
+    updates = first_update(wrap(optax.polyak_sgd()), jnp.ones(2), jnp.ones(2), value=1.0, unknown=None)
+    assert jnp.all(updates < 0)
+
+
+def assert_decay_spares_masked_leaves(build, rows=()):
+    """Where the gradient, of so many rows, is zero, decay moves what the mask says, by the rate, and nothing else."""
+    params = {"decayed": jnp.array([4.0, 2.0]), "free": jnp.array([4.0, 2.0])}
+    zeros = jax.tree.map(lambda p: jnp.zeros((*rows, *p.shape)), params)
+    tx = build(0.1, weight_decay=0.5, mask={"decayed": True, "free": False})
+    updates = first_update(tx, zeros, params)
+    np.testing.assert_allclose(updates["decayed"], [-0.2, -0.1], rtol=1e-6)
+    np.testing.assert_array_equal(updates["free"], 0.0)
+
+
+def assert_shard_map_sees_that_an_aggregate_is_equal(aggregator, rows, expected, *, rtol, atol):
+    """What a rule over "workers" makes of a row on each device is inferred to be equal on all, and as expected."""
+    mesh = jax.make_mesh((len(jax.tree.leaves(rows)[0]),), ("workers",), axis_types=(jax.sharding.AxisType.Auto,))
+    row_of = functools.partial(jax.tree.map, lambda x: x[0])
+    state = aggregator.init(row_of(rows))
+    mapped = jax.shard_map(
+        lambda row: aggregator.update(row_of(row), state)[0], mesh=mesh, in_specs=jax.P("workers"), out_specs=jax.P()
+    )
+    chex.assert_trees_all_close(jax.jit(mapped)(rows), expected, rtol=rtol, atol=atol)
+
+
+def assert_all_workers_end_at(point, params, *, atol=1e-10):
+    """In the last step, time first and then workers, all are at one point."""
+    np.testing.assert_allclose(params[-1], jnp.broadcast_to(point, params.shape[1:]), atol=atol)
+
+
+def smallest_excess(objective, best, directions):
+    """How much larger than at `best` an objective is, at least: near it, further away, and on its ray."""
+    around = [
+        jax.vmap(lambda noise, size=size: objective(optax.tree.add_scale(best, size, noise)))(directions)
+        for size in (1e-5, 1e-2, 1.0)
+    ]
+    on_the_ray = jax.vmap(lambda share: objective(optax.tree.scale(share, best)))(jnp.array([0.0, 0.99, 1.01]))
+    return jnp.min(jnp.concatenate([*around, on_the_ray])) - objective(best)
