@@ -1,4 +1,4 @@
-"""Normal numbers that tests draw, by NumPy: it compiles nothing."""
+"""Numbers that tests draw, by NumPy: it compiles nothing."""
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,16 @@ def normal_like(tree, seed=0, *, rows=()):
     rng = np.random.default_rng(seed)
 
     def draw(x):
-        return jnp.asarray(rng.standard_normal((*rows, *x.shape)), jax.dtypes.canonicalize_dtype(x.dtype))
+        numbers = rng.standard_normal((*rows, *x.shape))
+        if jnp.issubdtype(x.dtype, jnp.complexfloating):
+            numbers = numbers + 1j * rng.standard_normal(numbers.shape)
+        return jnp.asarray(numbers, jax.dtypes.canonicalize_dtype(x.dtype))
 
     return jax.tree.map(draw, tree)
+
+
+def with_singular_values(values, rows, columns, *, seed=0):
+    """A NumPy matrix in double precision with these singular values, and with singular vectors that are drawn."""
+    rng = np.random.default_rng(seed)
+    left, right = (np.linalg.qr(rng.standard_normal((size, len(values))))[0] for size in (rows, columns))
+    return left * values @ right.T

@@ -56,6 +56,11 @@ def last(tree):
     return jax.tree.map(lambda x: x[-1], tree)
 
 
+def last_update(tx, gradients, params=None):
+    """The update of the last step of a trajectory."""
+    return last(trajectory(tx, gradients, params).updates)
+
+
 def passing_prev_grads(tx):
     """Gives `prev_grads`, found from `grad_fn` at the previous parameters, in the place of `grad_fn`."""
 

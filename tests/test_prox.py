@@ -3,17 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from draws import normal, normal_like
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from promises import smallest_excess
 
 import optkit
 from optkit import prox
 
-SHAPES = {"kernel": (4, 3), "bias": (5,), "scalar": ()}
-
-
-def draw(seed):
-    keys = jax.random.split(jax.random.key(seed), len(SHAPES))
-    return {name: jax.random.normal(key, SHAPES[name]) for name, key in zip(SHAPES, keys, strict=True)}
+PARAMS = {"kernel": np.zeros((4, 3)), "bias": np.zeros(5), "scalar": np.zeros(())}
 
 
 def total(function):
@@ -44,20 +41,13 @@ PENALTIES = {
 @pytest.mark.parametrize("name", PENALTIES)
 def test_the_map_minimises_the_penalty_plus_the_squared_distance(name):
     proximal, penalty = PENALTIES[name]
-    x, others = draw(0), jax.vmap(draw)(jnp.arange(1, 30))
+    x, others = normal_like(PARAMS), normal_like(PARAMS, 1, rows=(29,))
 
     def excess(step):
-        best = proximal(x, step)
-
         def objective(v):
             return penalty(v) + optax.tree.norm(optax.tree.sub(v, x), squared=True) / (2 * step)
 
-        around = [
-            jax.vmap(lambda noise, size=size: objective(optax.tree.add_scale(best, size, noise)))(others)
-            for size in (1e-5, 1e-2, 1.0)
-        ]
-        on_the_ray = jax.vmap(lambda share: objective(optax.tree.scale(share, best)))(jnp.array([0.0, 0.99, 1.01]))
-        return jnp.min(jnp.concatenate([*around, on_the_ray])) - objective(best)
+        return smallest_excess(objective, proximal(x, step), others)
 
     assert jnp.min(jax.jit(jax.vmap(excess))(jnp.array([0.1, 1.0, 10.0]))) >= -1e-12
 
@@ -82,7 +72,7 @@ def test_groups_of_tiny_entries_have_a_norm():
 
 
 def test_ranks_of_each_matrix_of_a_stack_fall():
-    x = jax.random.normal(jax.random.key(0), (2, 5, 4))
+    x = normal(2, 5, 4)
     values = jnp.linalg.svd(x, compute_uv=False)
     mapped = prox.nuclear(1.0)(x, 1.5)
     expected = np.maximum(values - 1.5, 0)
@@ -92,7 +82,7 @@ def test_ranks_of_each_matrix_of_a_stack_fall():
 
 def test_nuclear_norms_of_matrices_sharded_over_explicit_axes_are_the_same():
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
-    x = jax.random.normal(jax.random.key(0), (8, 4))
+    x = normal(8, 4)
     placed = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data", "model")))
     with jax.set_mesh(mesh):
         mapped = jax.jit(prox.nuclear(1.0))(placed, 0.5)
@@ -101,7 +91,7 @@ def test_nuclear_norms_of_matrices_sharded_over_explicit_axes_are_the_same():
 
 
 def test_leaves_outside_the_mask_stay():
-    tree = draw(0)
+    tree = normal_like(PARAMS)
     mapped = prox.masked(prox.l1(100.0), {"kernel": True, "bias": False, "scalar": False})(tree, 1.0)
     np.testing.assert_array_equal(mapped["kernel"], 0)
     np.testing.assert_array_equal(mapped["bias"], tree["bias"])

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import normal
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from optkit import compressors
@@ -12,7 +13,7 @@ from optkit.compressors import global_top_k, nbytes
 
 SIZE = 64
 TREE = {
-    "matrix": jnp.asarray(np.random.default_rng(0).standard_normal((8, 8)), jnp.float32),
+    "matrix": normal(8, 8),
     "scalar": jnp.array(-0.7),
     "none": None,
     "empty": jnp.zeros((0, 3)),
@@ -183,7 +184,7 @@ def test_the_worst_leaf_gives_a_trees_constant():
 @pytest.mark.parametrize("name", ["top_k", "qsgd"])
 def test_windows_of_messages_are_those_of_the_decompressed_trees(name):
     compressor = ALL[name][0]
-    trees = [jax.random.normal(jax.random.key(seed), (5, 4), float) for seed in range(4)]
+    trees = normal(4, 5, 4)
     rows = jax.tree.map(lambda *x: jnp.stack(x), *(compressor.compress(x, compressor.init(x))[0] for x in trees[:3]))
     whole = np.stack([np.ravel(round_trip(compressor, x)[0]) for x in trees[:3]])
     np.testing.assert_allclose(compressor.inner_products(rows, trees[3]), whole @ np.ravel(trees[3]), rtol=1e-12)

@@ -2,7 +2,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from draws import normal, normal_like
+from promises import assert_keeps_explicit_sharding
 
 from optkit.compressors import global_top_k
 from optkit.compressors._leafwise import Entries
@@ -47,7 +48,7 @@ def test_everything_is_kept_at_density_one():
 
 
 def test_it_contracts_by_the_share_of_entries_kept():
-    tree = {"a": jax.random.normal(jax.random.key(0), (40, 20)), "b": jax.random.normal(jax.random.key(1), (200,))}
+    tree = {"a": normal(40, 20), "b": normal(200, seed=1)}
     for density in (0.01, 0.25, 0.9):
         compressor, entries = compress(tree, density)
         rest = jax.tree.map(jnp.subtract, tree, compressor.decompress(entries, tree))
@@ -57,10 +58,8 @@ def test_it_contracts_by_the_share_of_entries_kept():
 
 @pytest.mark.usefixtures("x64")
 def test_inner_products_and_combinations_are_those_of_the_decompressed_trees():
-    trees = [
-        jax.tree.map(lambda x, seed=seed: jax.random.normal(jax.random.key(seed), x.shape, float), TREE)
-        for seed in range(4)
-    ]
+    in_double_precision = jax.tree.map(lambda x: x.astype(float), TREE)
+    trees = [normal_like(in_double_precision, seed) for seed in range(4)]
     compressor = global_top_k(0.5)
     rows = stacked(compressor, *trees[:3])
     vectors = np.stack([flat(compressor.decompress(compressor.compress(tree, None)[0], tree)) for tree in trees[:3]])
@@ -89,15 +88,10 @@ def test_what_is_decompressed_has_the_dtypes_of_the_tree():
 
 
 def test_what_is_decompressed_is_sharded_like_the_tree_on_explicit_axes():
-    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
-    sharding = NamedSharding(mesh, PartitionSpec("data", "model"))
-    x = jax.random.normal(jax.random.key(0), (8, 4))
-    placed = jax.device_put(x, sharding)
     compressor = global_top_k(0.25)
-    with jax.set_mesh(mesh):
-        kept = jax.jit(lambda x: compressor.decompress(compressor.compress(x, None)[0], x))(placed)
-    assert kept.sharding.is_equivalent_to(sharding, 2)
-    np.testing.assert_array_equal(kept, compressor.decompress(compressor.compress(x, None)[0], x))
+    assert_keeps_explicit_sharding(
+        lambda x: compressor.decompress(compressor.compress(x, None)[0], x), normal(8, 4), ("data", "model")
+    )
 
 
 @pytest.mark.parametrize("tree", [{}, {"none": None}, {"empty": jnp.zeros((0, 2))}])

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from promises import assert_needs_parameters
 
 from optkit.core.decay import add_decay
 
@@ -52,9 +53,7 @@ def test_without_decay_no_parameters_are_needed():
 
 
 def test_the_public_method_says_that_decay_needs_parameters():
-    tx = add_decay("method", 0.5)
-    with pytest.raises(ValueError, match=r"method needs the parameters: call update\(updates, state, params\)"):
-        tx.update(GRADS, tx.init(PARAMS))
+    assert_needs_parameters(add_decay("method", 0.5), "method", PARAMS, GRADS)
 
 
 def test_strengths_may_be_schedules_and_traced():

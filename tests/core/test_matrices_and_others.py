@@ -9,6 +9,7 @@ import optax
 import pytest
 from flax import nnx, traverse_util
 from optax.contrib import MuonDimensionNumbers
+from runs import first_update
 
 import optkit
 from optkit.core.linalg.matrix_view import DENSE_KERNELS
@@ -43,9 +44,8 @@ def build(labels=None, weight_dimension_numbers=None, mask=None, others=None, ax
     )
 
 
-def first_update(tx, params, gradients=None):
-    gradients = optax.tree.ones_like(params) if gradients is None else gradients
-    return tx.update(gradients, tx.init(params), params)[0]
+def update_along_ones(tx, params):
+    return first_update(tx, optax.tree.ones_like(params), params)
 
 
 def bias_of(updates: Any):
@@ -103,7 +103,7 @@ def test_leaves_without_entries_are_no_matrices():
 
 def test_an_empty_tree_has_no_kinds():
     assert kinds({}, "matrix", flax_dimension_numbers) == ({}, {})
-    assert first_update(build(labels={}), {}) == {}
+    assert update_along_ones(build(labels={}), {}) == {}
 
 
 @pytest.mark.parametrize("word", ["muon", "adam", True, None])
@@ -181,19 +181,19 @@ def test_where_no_leaf_could_be_a_matrix_none_needs_to():
 
 
 def test_each_leaf_has_its_optimizer():
-    updates = first_update(build(mask={"layer": True, "head": False}), PARAMS)
+    updates = update_along_ones(build(mask={"layer": True, "head": False}), PARAMS)
     assert firsts(updates) == {"layer": {"kernel": -2.0, "bias": -20.0}, "head": -1.0}
 
 
 def test_others_are_taken_as_they_are():
     others = optax.chain(optax.add_decayed_weights(4.0), optax.scale(-0.5))
-    updates = first_update(build(mask={"layer": False, "head": False}, others=others), PARAMS)
+    updates = update_along_ones(build(mask={"layer": False, "head": False}, others=others), PARAMS)
     assert firsts(updates) == {"layer": {"kernel": -1.0, "bias": -2.5}, "head": -1.0}
 
 
 def test_two_kinds_of_others_are_a_partition():
     others = optax.partition({"slow": optax.sgd(0.5), "fast": optax.sgd(3.0)}, {"layer": "slow", "head": "fast"})
-    updates = first_update(
+    updates = update_along_ones(
         build({"layer": {"kernel": "matrix", "bias": "other"}, "head": "other"}, others=others), PARAMS
     )
     assert firsts(updates) == {"layer": {"kernel": -2.0, "bias": -0.5}, "head": -3.0}
@@ -234,7 +234,7 @@ def labels_by_path(params):
 
 @pytest.mark.parametrize("arguments", [{}, {"weight_dimension_numbers": numbers_by_path}, {"labels": labels_by_path}])
 def test_functions_see_the_whole_tree(arguments):
-    updates = first_update(build(mask=of_many_axes, **arguments), PARAMS)
+    updates = update_along_ones(build(mask=of_many_axes, **arguments), PARAMS)
     assert firsts(updates) == {"layer": {"kernel": -2.0, "bias": -10.0}, "head": -2.0}
 
 
@@ -248,7 +248,7 @@ def test_trees_may_be_callable(as_functions):
     }
     given: dict[str, Any] = {name: (lambda _, x=x: x) if as_functions else x for name, x in trees.items()}
     for arguments in (given, {"mask": given["mask"]}):
-        assert firsts(first_update(build(**arguments), params)) == Stack(weight=-2.0, bias=-10.0)
+        assert firsts(update_along_ones(build(**arguments), params)) == Stack(weight=-2.0, bias=-10.0)
 
 
 def test_updates_are_enough():

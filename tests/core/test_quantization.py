@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import normal
 
 from optkit.core import quantization
 from optkit.core.quantization import quantized_zeros
@@ -10,15 +11,11 @@ quantize = jax.jit(quantization.quantize, static_argnums=(1, 2, 3))
 dequantize = jax.jit(quantization.dequantize, static_argnums=(1, 2, 3, 4))
 
 
-def numbers(size, offset=0.0):
-    return jnp.asarray(offset + np.random.default_rng(size).standard_normal(size), jnp.float32)
-
-
 @pytest.mark.parametrize(("bits", "size"), [(1, 37), (2, 37), (4, 37), (4, 16), (4, 7), (4, 1), (8, 37)])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("offset", [0.0, 300.0])
 def test_nothing_moves_by_more_than_half_a_step(bits, size, dtype, offset):
-    x = numbers(size, offset)
+    x = offset + normal(size, seed=size)
     kept = quantize(x, bits, 8, dtype)
     steps = np.repeat((np.float32(kept.high) - np.float32(kept.low)) / (2**bits - 1), 8)[:size]
     moved = np.abs(np.asarray(dequantize(kept, size, bits, 8, jnp.float32) - x))
@@ -28,7 +25,7 @@ def test_nothing_moves_by_more_than_half_a_step(bits, size, dtype, offset):
 
 @pytest.mark.parametrize("offset", [-300.0, 0.0, 300.0])
 def test_narrow_ranges_hold_every_entry_and_are_at_most_one_rounding_too_wide(offset):
-    x = numbers(64, offset)
+    x = offset + normal(64, seed=64)
     kept = quantize(x, 4, 64, jnp.bfloat16)
     x, low, high = np.asarray(x), float(kept.low[0]), float(kept.high[0])
     one_rounding = float(jnp.finfo(jnp.bfloat16).eps) * np.max(np.abs(x))

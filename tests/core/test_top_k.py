@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import normal
 
 from optkit.core import top_k as module
 from optkit.core.top_k import first_in_blocks, number_in_blocks, top_k
@@ -24,7 +25,7 @@ def expected_places(x, block_size, density):
 @pytest.mark.parametrize("size", [0, 5, 37, 48])
 @pytest.mark.parametrize("density", [0.01, 0.3, 1.0])
 def test_largest_of_each_block(size, density):
-    x = np.round(np.random.default_rng(size).standard_normal(size), 1).astype(np.float32)
+    x = np.round(np.asarray(normal(size, seed=size)), 1)
     places = top_k_in_blocks(jnp.asarray(x), 16, density)
     np.testing.assert_array_equal(places, expected_places(x, min(16, max(size, 1)), density))
     assert places.size == number_in_blocks(size, 16, density)
@@ -37,7 +38,7 @@ def test_of_equal_entries_the_first_is_taken():
 
 
 def test_places_in_whole_lead_to_the_same_entries():
-    x = jax.random.normal(jax.random.key(0), (37,))
+    x = normal(37)
     places = places_in_whole(top_k_in_blocks(x, 8, 0.3), 37, 8, 0.3)
     assert len(set(places.tolist())) == places.size
     blocks = np.asarray(places) // 8

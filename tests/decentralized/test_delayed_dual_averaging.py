@@ -3,29 +3,24 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from draws import normal_like
+from promises import assert_needs_parameters
+from runs import trajectory
 
 from optkit.decentralized import delayed_dual_averaging
 
 STEPS = 12
 
 
-def draw_gradients(seed=0):
-    rng = np.random.default_rng(seed)
-    return {"w": rng.standard_normal((STEPS, 3, 2)), "b": rng.standard_normal((STEPS,))}
+def draw_gradients():
+    return normal_like({"w": np.zeros((3, 2)), "b": np.zeros(())}, rows=(STEPS,))
 
 
 def run(tx, gradients, **extra_args):
     """Gives parameters and states after each gradient, from parameters of ones."""
-    params = jax.tree.map(lambda g: jnp.ones_like(g[0]), gradients)
-
-    def step(carry, inputs):
-        params, state = carry
-        gradient, extra_args = inputs
-        updates, state = tx.update(gradient, state, params, **extra_args)
-        params = optax.apply_updates(params, updates)
-        return (params, state), (params, state)
-
-    return jax.lax.scan(step, (params, tx.init(params)), (jax.tree.map(jnp.asarray, gradients), extra_args))[1]
+    ones = jax.tree.map(lambda g: jnp.ones_like(g[0]), gradients)
+    params, _, states = trajectory(tx, gradients, ones, **extra_args)
+    return params, states
 
 
 def norms_of(gradients):
@@ -149,9 +144,7 @@ def test_wrong_hyperparameters_are_named(arguments, message):
 
 
 def test_missing_parameters_are_named():
-    tx = delayed_dual_averaging(1.0)
-    with pytest.raises(ValueError, match="delayed_dual_averaging needs the parameters"):
-        tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
+    assert_needs_parameters(delayed_dual_averaging(1.0), "delayed_dual_averaging")
 
 
 def test_after_an_infinite_gradient_parameters_are_nan_and_not_at_the_start_for_ever():

@@ -3,10 +3,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from draws import normal
 from golden_files import assert_replays, replays
+from promises import assert_needs_parameters
+from runs import descend
 from worker_runs import topology_of
 
-from optkit.core.workers.on_workers import on_workers
 from optkit.decentralized import dfedsam, gossip, repeated_mix
 from optkit.decentralized.topology import complete, ring
 
@@ -37,36 +39,19 @@ def test_golden_dfedsam(recording):
         jax.tree.map(jnp.asarray, recording.tree(name)) for name in ("A", "b", "noise", "params0")
     )
 
-    def step(params, state, linear, noise):
-        grad_fn = lambda point: gradient_at(hessian, optax.tree.add(linear, noise), point)  # noqa: E731
-        updates, state = tx.update(grad_fn(params), state, params, grad_fn=grad_fn)
-        return optax.apply_updates(params, updates), state
+    def gradient(point, linear_and_noise):
+        return gradient_at(hessian, linear_and_noise, point)
 
-    def run(carry, noise):
-        carry = jax.vmap(step, axis_name="workers")(*carry, linear, noise)
-        return carry, carry[0]
-
-    start = params, jax.vmap(tx.init)(params)
-    trajectory = jax.jit(lambda: jax.lax.scan(run, start, noise)[1])()
-    assert_replays(recording, jax.tree.map(lambda x: x[every - 1 :: every], trajectory))
+    run = descend(tx, gradient, params, jax.tree.map(jnp.add, linear, noise), axis_name="workers")
+    assert_replays(recording, jax.tree.map(lambda x: x[every - 1 :: every], run.params))
 
 
-def run(tx, steps=6, rate=1.0, start=None, backend="vmap", **extra_args):
+def run(tx, steps=6, rate=1.0, start=None, **extra_args):
     """Trains on squared distances, one target a worker; gives the parameters after each step."""
-
-    def step(params, state, targets):
-        grad_fn = jax.grad(lambda x: rate * jnp.sum((x["w"] - targets) ** 2) / 2)
-        updates, state = tx.update(grad_fn(params), state, params, grad_fn=grad_fn, **extra_args)
-        return optax.apply_updates(params, updates), state
-
-    step = on_workers(step, axis_name="workers", backend=backend)
     params = {"w": jnp.zeros_like(TARGETS) if start is None else start}
-    state = on_workers(tx.init, axis_name="workers", backend=backend)(params)
-    trajectory = []
-    for _ in range(steps):
-        params, state = step(params, state, TARGETS)
-        trajectory.append(params["w"])
-    return np.stack(trajectory)
+    gradient = jax.grad(lambda x, targets: rate * jnp.sum((x["w"] - targets) ** 2) / 2)
+    targets = jnp.broadcast_to(TARGETS, (steps, *TARGETS.shape))
+    return descend(tx, gradient, params, targets, axis_name="workers", **extra_args).params["w"]
 
 
 @pytest.mark.usefixtures("x64")
@@ -147,7 +132,7 @@ def test_weight_decay_is_added_behind_the_ascent():
 def test_failed_links_carry_nothing():
     tx = dfedsam(1e-12, ring(WORKERS), 1, axis_name="workers")
     start = jnp.arange(WORKERS * 3.0).reshape(WORKERS, 3)
-    alone = run(tx, steps=1, start=start, links=jnp.zeros((WORKERS, WORKERS), bool))
+    alone = run(tx, steps=1, start=start, links=jnp.zeros((1, WORKERS, WORKERS), bool))
     np.testing.assert_allclose(alone[0], start, atol=1e-9)
 
 
@@ -208,7 +193,7 @@ def test_it_descends_along_gradients_that_what_stands_before_it_in_a_chain_has_n
 @pytest.mark.usefixtures("x64")
 def test_under_multi_steps_grad_fn_is_that_of_all_parts_together():
     method = dfedsam(0.1, complete(2), 1, rho=0.5, axis_name="workers")
-    parts = jnp.asarray(np.random.default_rng(1).standard_normal((2, 2, 3)))  # workers, parts, dimension
+    parts = normal(2, 2, 3, seed=1)  # workers, parts, dimension
 
     def gradient_of(targets):
         return lambda x: x - jnp.mean(targets, axis=0)
@@ -265,8 +250,6 @@ def test_wrong_hyperparameters_are_named(changes, message):
 
 def test_missing_parameters_and_gradients_are_named():
     tx = dfedsam(0.1, ring(2), 1, axis_name="workers")
-    state = tx.init(jnp.ones(2))
-    with pytest.raises(ValueError, match="dfedsam needs the parameters"):
-        tx.update(jnp.ones(2), state)
+    assert_needs_parameters(tx, "dfedsam")
     with pytest.raises(TypeError, match="dfedsam needs the extra argument grad_fn"):
-        tx.update(jnp.ones(2), state, jnp.ones(2))
+        tx.update(jnp.ones(2), tx.init(jnp.ones(2)), jnp.ones(2))

@@ -3,7 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from draws import normal
 from golden_files import assert_replays, replays
+from promises import assert_needs_parameters
+from runs import descend, last
 from worker_runs import topology_of
 
 from optkit.core.workers.on_workers import on_workers
@@ -16,18 +19,12 @@ WORKERS = 4
 
 
 def train(tx, problem, start, steps):
-    """Descends on -tr(x' A_i x) / 2; gives the workers' matrices after each step, and the last state."""
+    """Descends on -tr(x' A_i x) / 2; gives the workers' matrices after each step."""
 
-    def step(params, state, matrix):
-        grads = {"x": -matrix @ params["x"]}
-        updates, state = tx.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
+    def gradient(params, matrix):
+        return {"x": -matrix @ params["x"]}
 
-    def scanned(carry, _):
-        carry = jax.vmap(step, axis_name="workers")(*carry, problem)
-        return carry, carry[0]
-
-    return jax.jit(lambda: jax.lax.scan(scanned, (start, jax.vmap(tx.init)(start)), length=steps)[1])()
+    return descend(tx, gradient, start, jnp.broadcast_to(problem, (steps, *problem.shape)), axis_name="workers").params
 
 
 @replays("drcgd")
@@ -122,21 +119,14 @@ def test_free_leaves_follow_conjugate_gradients_of_flat_space():
     d, rates = r, []
     for _ in range(3):
         rates.append(r @ r / (d @ hessian @ d))
-        x, last = x + rates[-1] * d, r
+        x, before = x + rates[-1] * d, r
         r = r - rates[-1] * hessian @ d
-        d = r + (r @ r) / (last @ last) * d
+        d = r + (r @ r) / (before @ before) * d
     for beta in ("fletcher_reeves", "polak_ribiere"):
         tx = drcgd(lambda count: jnp.asarray(rates)[count], ring(1), axis_name="workers", beta=beta)
-
-        def step(carry, _, tx=tx):
-            params, state = carry
-            updates, state = tx.update(jnp.asarray(hessian) @ (params - target), state, params)
-            return (optax.apply_updates(params, updates), state), None
-
-        def run(params, step=step, tx=tx):
-            return jax.lax.scan(step, (params, tx.init(params)), length=3)[0][0]
-
-        np.testing.assert_allclose(jax.vmap(run, axis_name="workers")(jnp.ones((1, 3)))[0], target, rtol=1e-9)
+        gradient = lambda params, _: jnp.asarray(hessian) @ (params - target)  # noqa: E731
+        run = descend(tx, gradient, jnp.ones((1, 3)), steps=3, axis_name="workers")
+        np.testing.assert_allclose(last(run.params)[0], target, rtol=1e-9)
 
 
 def test_wide_matrices_and_vectors_are_free_by_default():
@@ -203,28 +193,16 @@ def test_wrong_arguments_are_named():
     tx = drcgd(0.1, ring(2), axis_name="workers", stiefel=True)
     with pytest.raises(ValueError, match=r"not wider than high, got the leaf \['x'\] of shape \(2, 3\)"):
         tx.init({"x": jnp.ones((2, 3))})
-    tx = drcgd(0.1, ring(2), axis_name="workers")
-    with pytest.raises(ValueError, match="drcgd needs the parameters"):
-        tx.update(jnp.eye(2), tx.init(jnp.eye(2)))
+    assert_needs_parameters(drcgd(0.1, ring(2), axis_name="workers"), "drcgd", jnp.eye(2))
 
 
 @pytest.mark.parametrize("beta", ["zero", "polak_ribiere"])
 def test_complex_matrices_keep_orthonormal_columns_and_reach_the_eigenvectors(beta):
-    draw = np.random.default_rng(0).standard_normal((2, 4, 4))
-    hermitian = jnp.asarray(draw[0] + 1j * draw[1] + (draw[0] + 1j * draw[1]).conj().T, jnp.complex64)
+    real, imaginary = normal(2, 4, 4)
+    hermitian = real + 1j * imaginary + (real + 1j * imaginary).conj().T
     tx = drcgd(0.02, complete(2), axis_name="workers", beta=beta)
-
-    def train(start):
-        def step(carry, _):
-            params, state = carry
-            updates, state = tx.update(-hermitian @ params, state, params)
-            params = optax.apply_updates(params, updates)
-            return (params, state), params
-
-        return jax.lax.scan(step, (start, tx.init(start)), length=600)[1]
-
     start = jnp.tile(jnp.eye(4, 2, dtype=jnp.complex64), (2, 1, 1))
-    path = jax.jit(jax.vmap(train, axis_name="workers"))(start)[0]
+    path = descend(tx, lambda params, _: -hermitian @ params, start, steps=600, axis_name="workers").params[:, 0]
     np.testing.assert_allclose(jnp.swapaxes(path, 1, 2).conj() @ path, jnp.tile(jnp.eye(2), (600, 1, 1)), atol=1e-5)
     # Fletcher and Reeves' directions, without a line search, leave the eigenvectors now and then and come back.
     traces = jnp.einsum("tmr,mn,tnr->t", path.conj(), hermitian, path).real

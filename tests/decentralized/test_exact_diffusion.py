@@ -3,6 +3,7 @@ import numpy as np
 import optax
 import pytest
 from golden_files import assert_replays, replays
+from promises import assert_all_workers_end_at, assert_needs_parameters
 from worker_runs import bytes_sent, learning_rate_of, quadratics, sgd_of, topology_of, train
 
 from optkit.decentralized import exact_diffusion, repeated_mix
@@ -39,7 +40,7 @@ def test_all_workers_reach_the_minimum_of_the_mean_loss(topology, mix_first_step
     tx = exact_diffusion(optax.sgd(0.1, 0.5), topology, mix_first_step=mix_first_step, **WORKERS)
     losses = quadratics(topology.size)
     params, _ = train(tx, losses, 1000)
-    np.testing.assert_allclose(params[-1], jnp.broadcast_to(losses.minimum(), params.shape[1:]), atol=1e-10)
+    assert_all_workers_end_at(losses.minimum(), params)
 
 
 @pytest.mark.usefixtures("x64")
@@ -64,7 +65,7 @@ def test_with_the_schedule_given_a_change_of_it_disturbs_nothing():
     rate = optax.piecewise_constant_schedule(0.2, {600: 0.5})
     safe, _ = train(exact_diffusion(optax.sgd(rate), ring(5), learning_rate=rate, **WORKERS), losses, 601)
     other, _ = train(exact_diffusion(optax.sgd(rate), ring(5), **WORKERS), losses, 601)
-    np.testing.assert_allclose(safe[-1], jnp.broadcast_to(losses.minimum(), safe.shape[1:]), atol=1e-10)
+    assert_all_workers_end_at(losses.minimum(), safe)
     assert jnp.max(jnp.abs(other[-1] - losses.minimum())) > 1e-3
 
 
@@ -74,7 +75,7 @@ def test_a_learning_rate_of_zero_at_the_start_is_survived():
     rate = optax.linear_schedule(0.0, 0.2, 5)
     params, state = train(exact_diffusion(optax.sgd(rate), ring(5), learning_rate=rate, **WORKERS), losses, 600)
     np.testing.assert_array_equal(state.correction[0], 0)
-    np.testing.assert_allclose(params[-1], jnp.broadcast_to(losses.minimum(), params.shape[1:]), atol=1e-10)
+    assert_all_workers_end_at(losses.minimum(), params)
 
 
 @pytest.mark.usefixtures("x64")
@@ -106,6 +107,4 @@ def test_the_growth_of_a_period_is_named():
 
 
 def test_missing_parameters_are_named():
-    tx = exact_diffusion(optax.sgd(0.1), ring(5), **WORKERS)
-    with pytest.raises(ValueError, match="exact_diffusion needs the parameters"):
-        tx.update(jnp.zeros(3), tx.init(jnp.zeros(3)))
+    assert_needs_parameters(exact_diffusion(optax.sgd(0.1), ring(5), **WORKERS), "exact_diffusion")

@@ -3,6 +3,7 @@ import numpy as np
 import optax
 import pytest
 from golden_files import assert_replays, replays
+from promises import assert_all_workers_end_at, assert_needs_parameters
 from worker_runs import bytes_sent, quadratics, sgd_of, topology_of, train
 
 from optkit.decentralized import extra, repeated_mix
@@ -28,7 +29,7 @@ def test_all_workers_reach_the_minimum_of_the_mean_loss(topology, coefficient):
     losses = quadratics(topology.size)
     tx = extra(optax.sgd(0.1, 0.5), topology, w_tilde_coeff=coefficient, **WORKERS)
     params, _ = train(tx, losses, 1000)
-    np.testing.assert_allclose(params[-1], jnp.broadcast_to(losses.minimum(), params.shape[1:]), atol=1e-10)
+    assert_all_workers_end_at(losses.minimum(), params)
 
 
 @pytest.mark.usefixtures("x64")
@@ -43,7 +44,7 @@ def test_the_minimum_is_reached_when_the_learning_rate_changes():
     losses = quadratics(5)
     rate = optax.piecewise_constant_schedule(0.2, {400: 0.5})
     params, _ = train(extra(optax.sgd(rate), ring(5), **WORKERS), losses, 1000)
-    np.testing.assert_allclose(params[-1], jnp.broadcast_to(losses.minimum(), params.shape[1:]), atol=1e-10)
+    assert_all_workers_end_at(losses.minimum(), params)
 
 
 @pytest.mark.usefixtures("x64")
@@ -70,6 +71,4 @@ def test_a_negative_coefficient_is_refused():
 
 
 def test_missing_parameters_are_named():
-    tx = extra(optax.sgd(0.1), ring(5), **WORKERS)
-    with pytest.raises(ValueError, match="extra needs the parameters"):
-        tx.update(jnp.zeros(3), tx.init(jnp.zeros(3)))
+    assert_needs_parameters(extra(optax.sgd(0.1), ring(5), **WORKERS), "extra")

@@ -1,9 +1,11 @@
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from draws import normal
 from golden_files import assert_replays, replays
+from promises import assert_all_workers_end_at, assert_needs_parameters
+from runs import last, trajectory
 from worker_runs import bytes_sent, learning_rate_of, quadratics, sgd_of, topology_of, train
 
 from optkit.decentralized import gossip, gradient_tracking, track_gradients
@@ -37,7 +39,7 @@ def test_golden_gradient_tracking(recording):
 def test_all_workers_reach_the_minimum_of_the_mean_loss(build, topology):
     losses = quadratics(topology.size)
     params, _ = train(build(topology), losses, 800)
-    np.testing.assert_allclose(params[-1], jnp.broadcast_to(losses.minimum(), params.shape[1:]), atol=1e-10)
+    assert_all_workers_end_at(losses.minimum(), params)
 
 
 @pytest.mark.usefixtures("x64")
@@ -60,26 +62,17 @@ def test_corrections_have_mean_zero():
 
 @pytest.mark.usefixtures("x64")
 def test_tracked_gradients_have_the_mean_of_the_gradients():
-    tx = track_gradients(ring(5), **WORKERS)
-    gradients = jnp.asarray(np.random.default_rng(0).standard_normal((5, 20, 3)))
-
-    def worker(gradients):
-        return jax.lax.scan(lambda s, g: tx.update(g, s)[::-1], tx.init(gradients[0]), gradients)[1]
-
-    tracked = jax.vmap(worker, axis_name="workers")(gradients)
-    np.testing.assert_allclose(jnp.mean(tracked, axis=0), jnp.mean(gradients, axis=0), atol=1e-14)
+    gradients = normal(20, 5, 3)
+    tracked = trajectory(track_gradients(ring(5), **WORKERS), gradients, **WORKERS).updates
+    np.testing.assert_allclose(jnp.mean(tracked, axis=1), jnp.mean(gradients, axis=1), atol=1e-14)
     assert jnp.max(jnp.abs(tracked - gradients)) > 1
 
 
 @pytest.mark.usefixtures("x64")
 def test_tracked_gradients_come_together_when_gradients_stand_still():
-    tx = track_gradients(ring(5), **WORKERS)
-    gradients = jnp.arange(5.0)
-
-    def worker(gradient):
-        return jax.lax.scan(lambda s, _: tx.update(gradient, s)[::-1], tx.init(gradient), length=80)[1][-1]
-
-    np.testing.assert_allclose(jax.vmap(worker, axis_name="workers")(gradients), jnp.full(5, 2.0), atol=1e-12)
+    gradients = jnp.tile(jnp.arange(5.0), (80, 1))
+    tracked = trajectory(track_gradients(ring(5), **WORKERS), gradients, **WORKERS).updates
+    np.testing.assert_allclose(last(tracked), jnp.full(5, 2.0), atol=1e-12)
 
 
 @pytest.mark.usefixtures("x64")
@@ -91,7 +84,7 @@ def test_links_that_fail_both_ways_leave_no_bias(build):
     lost = np.triu(rng.uniform(size=(600, 5, 5)) < 0.3, 1)
     links = jnp.asarray(~(lost | lost.swapaxes(1, 2)))
     params, _ = train(build(ring(5)), losses, 600, links=links)
-    np.testing.assert_allclose(params[-1], jnp.broadcast_to(losses.minimum(), params.shape[1:]), atol=1e-10)
+    assert_all_workers_end_at(losses.minimum(), params)
 
 
 @pytest.mark.usefixtures("x64")
@@ -99,7 +92,7 @@ def test_the_minimum_stays_when_the_learning_rate_changes():
     losses = quadratics(5)
     rate = optax.piecewise_constant_schedule(0.2, {400: 0.5})
     params, _ = train(diging(optax.sgd(rate), ring(5)), losses, 420)
-    np.testing.assert_allclose(params[-1], jnp.broadcast_to(losses.minimum(), params.shape[1:]), atol=1e-10)
+    assert_all_workers_end_at(losses.minimum(), params)
 
 
 def test_it_sends_two_numbers_a_parameter_in_each_round():
@@ -119,9 +112,7 @@ def test_corrections_of_16_bit_parameters_are_kept_in_float32(dtype):
 
 
 def test_missing_parameters_are_named():
-    tx = gradient_tracking(optax.sgd(0.1), ring(4), **WORKERS)
-    with pytest.raises(ValueError, match="gradient_tracking needs the parameters"):
-        tx.update(jnp.zeros(3), tx.init(jnp.zeros(3)))
+    assert_needs_parameters(gradient_tracking(optax.sgd(0.1), ring(4), **WORKERS), "gradient_tracking")
 
 
 def test_another_number_of_workers_is_an_error():

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import networkx as nx
 import numpy as np
 import pytest
+from draws import normal
 from golden_files import assert_replays, replays
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from worker_runs import topology_of
@@ -57,10 +58,6 @@ of_all_topologies = pytest.mark.parametrize("topology", TOPOLOGIES.values(), ids
 of_all_mixings = pytest.mark.parametrize("mixing", MIXINGS.values(), ids=MIXINGS.keys())
 
 
-def numbers(*shape, seed=0, dtype=None):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
-
-
 def simulation(mixing, topology, **arguments):
     """Mixes stacked values, on one device; the second argument is the step."""
 
@@ -109,7 +106,7 @@ def test_repeated_and_chebyshev_mix_golden(recording):
 @pytest.mark.usefixtures("x64")
 @of_all_topologies
 def test_mixing_is_the_product_with_the_matrix(topology):
-    values, mixed = numbers(topology.size, 3, 2), simulation(mix, topology)
+    values, mixed = normal(topology.size, 3, 2), simulation(mix, topology)
     for step in range(topology.period + 1):
         matrix = topology.matrices[step % topology.period]
         expected = np.einsum("ij,jkl->ikl", matrix, values)
@@ -120,7 +117,7 @@ def test_mixing_is_the_product_with_the_matrix(topology):
 @of_all_topologies
 def test_a_link_that_fails_leaves_its_weight_to_the_receiver(topology):
     links = lossy_links(jax.random.key(1), topology.size, 0.4)
-    values = numbers(topology.size, 4)
+    values = normal(topology.size, 4)
     expected = matrix_with(links, topology.matrices[0]) @ values
     np.testing.assert_allclose(simulate(mix, topology, values, links=links), expected, rtol=0, atol=1e-14)
 
@@ -129,7 +126,7 @@ def test_a_link_that_fails_leaves_its_weight_to_the_receiver(topology):
 @of_all_mixings
 def test_the_mean_stays_where_links_fail_in_both_directions(mixing):
     topology = erdos_renyi(8, 0.5, seed=0).lazy()
-    values = numbers(8, 50)
+    values = normal(8, 50)
     for seed in range(5):
         links = lossy_links(jax.random.key(seed), 8, 0.3)
         mixed = simulate(mixing, topology, values, links=links)
@@ -139,28 +136,28 @@ def test_the_mean_stays_where_links_fail_in_both_directions(mixing):
 
 @of_all_mixings
 def test_equal_values_stay_bit_for_bit(mixing):
-    values = jnp.tile(numbers(33), (8, 1))
+    values = jnp.tile(normal(33), (8, 1))
     np.testing.assert_array_equal(simulate(mixing, ring(8).lazy(), values), values)
 
 
 @of_all_mixings
 def test_one_worker_keeps_what_it_has(mixing):
-    values = {"w": numbers(1, 3), "none": None}
+    values = {"w": normal(1, 3), "none": None}
     np.testing.assert_array_equal(simulate(mixing, ring(1), values)["w"], values["w"])
 
 
 @of_all_mixings
 def test_all_kinds_of_leaves(mixing):
     tree = {
-        "matrix": numbers(8, 70, 70),
-        "scalar": numbers(8),
-        "empty": numbers(8, 0, 3),
-        "half": numbers(8, 5).astype(jnp.bfloat16),
-        "other half": numbers(8, 2, 2, seed=1).astype(jnp.bfloat16),
-        "complex": jax.lax.complex(numbers(8, 2), numbers(8, 2, seed=1)),
+        "matrix": normal(8, 70, 70),
+        "scalar": normal(8),
+        "empty": normal(8, 0, 3),
+        "half": normal(8, 5).astype(jnp.bfloat16),
+        "other half": normal(8, 2, 2, seed=1).astype(jnp.bfloat16),
+        "complex": jax.lax.complex(normal(8, 2), normal(8, 2, seed=1)),
         "count": jnp.arange(8),
         "flag": jnp.arange(8) % 2 == 0,
-        "nested": [(numbers(8, 3),), None, {}],
+        "nested": [(normal(8, 3),), None, {}],
     }
     mixed = simulate(mixing, ring(8).lazy(), tree)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), mixed) == jax.tree.map(lambda x: (x.shape, x.dtype), tree)
@@ -174,7 +171,7 @@ def test_all_kinds_of_leaves(mixing):
 
 @pytest.mark.parametrize(("name", "messages"), [("ring", 2), ("hypercube", 3), ("exponential", 3), ("star", 7)])
 def test_a_worker_sends_its_values_once_a_round(name, messages):
-    tree = {"w": numbers(8, 80, 80), "b": numbers(8, 80)}
+    tree = {"w": normal(8, 80, 80), "b": normal(8, 80)}
     work, _ = compiled_for_devices(mix, TOPOLOGIES[name], tree)
     assert work.sent == {"collective-permute": messages * 4 * (6400 + 80)}
     assert messages == max(TOPOLOGIES[name].messages[0])
@@ -182,18 +179,18 @@ def test_a_worker_sends_its_values_once_a_round(name, messages):
 
 def test_an_irregular_graph_takes_as_many_rounds_as_its_largest_degree():
     topology = from_graph(nx.barbell_graph(3, 2))
-    work, _ = compiled_for_devices(mix, topology, numbers(8, 5000))
+    work, _ = compiled_for_devices(mix, topology, normal(8, 5000))
     assert work.sent == {"collective-permute": 3 * 4 * 5000}
 
 
 def test_one_peer_sends_one_message_in_a_step():
-    work, _ = compiled_for_devices(mix, one_peer_exponential(8), numbers(8, 5000))
+    work, _ = compiled_for_devices(mix, one_peer_exponential(8), normal(8, 5000))
     assert not work.sent
     assert work.sent_when_taken == {"collective-permute": 4 * 5000}
 
 
 def test_only_dense_topologies_reduce_or_gather():
-    values = numbers(8, 5000)
+    values = normal(8, 5000)
     assert compiled_for_devices(mix, complete(8), values)[0].sent == {"all-reduce": 2 * 7 / 8 * 4 * 5000}
     assert compiled_for_devices(mix, DENSE, values)[0].sent == {"all-gather": 7 * 4 * 5000}
     failing = compiled_for_devices(mix, complete(8), values, links=lossy_links(jax.random.key(0), 8, 0.3))
@@ -201,25 +198,25 @@ def test_only_dense_topologies_reduce_or_gather():
 
 
 def test_small_arrays_travel_together():
-    small = {str(size): numbers(8, size) for size in range(5)}
-    _, program = compiled_for_devices(mix, ring(8), {"large": numbers(8, 5000), **small})
+    small = {str(size): normal(8, size) for size in range(5)}
+    _, program = compiled_for_devices(mix, ring(8), {"large": normal(8, 5000), **small})
     assert program.count("stablehlo.collective_permute") == 2 * 2
 
 
 @of_all_mixings
 def test_bytes_of_several_rounds(mixing):
     rounds = 1 if mixing is mix else 3
-    work, _ = compiled_for_devices(mixing, ring(8).lazy(), numbers(8, 5000))
+    work, _ = compiled_for_devices(mixing, ring(8).lazy(), normal(8, 5000))
     assert work.sent == {"collective-permute": rounds * 2 * 4 * 5000}
 
 
 def test_chebyshev_mix_averages_once_where_that_is_enough():
-    work, _ = compiled_for_devices(chebyshev_mix(5), complete(8), numbers(8, 5000))
+    work, _ = compiled_for_devices(chebyshev_mix(5), complete(8), normal(8, 5000))
     assert work.sent == {"all-reduce": 2 * 7 / 8 * 4 * 5000}
 
 
 def test_half_precision_travels_as_it_is_and_is_summed_in_single():
-    values = numbers(8, 5000).astype(jnp.bfloat16)
+    values = normal(8, 5000).astype(jnp.bfloat16)
     expected = simulate(mix, star(8), values.astype(jnp.float32)).astype(jnp.bfloat16)
     np.testing.assert_array_equal(simulate(mix, star(8), values), expected)
     assert compiled_for_devices(mix, ring(8), values)[0].sent == {"collective-permute": 2 * 2 * 5000}
@@ -227,7 +224,7 @@ def test_half_precision_travels_as_it_is_and_is_summed_in_single():
 
 @of_all_topologies
 def test_a_worker_that_nobody_hears_may_send_nan(topology):
-    values = numbers(topology.size, 3).at[2].set(jnp.nan)
+    values = normal(topology.size, 3).at[2].set(jnp.nan)
     active = jnp.arange(topology.size) != 2
     mixed = simulate(mix, topology, values, links=links_among(active))
     assert np.all(np.isfinite(mixed[active]))
@@ -237,7 +234,7 @@ def test_a_worker_that_nobody_hears_may_send_nan(topology):
 @of_all_mixings
 def test_the_silent_keep_their_values_and_the_others_their_mean(mixing):
     active = jnp.array([True, True, False, True, True, True, False, True])
-    values = numbers(8, 20)
+    values = normal(8, 20)
     mixed = simulate(mixing, hypercube(8).lazy(), values, links=links_among(active))
     np.testing.assert_allclose(mixed[~active], values[~active], rtol=0, atol=1e-6)
     np.testing.assert_allclose(mixed[active].mean(axis=0), values[active].mean(axis=0), rtol=0, atol=1e-6)
@@ -259,7 +256,7 @@ LOSSY = lossy_links(jax.random.key(3), 8, 0.3)
 )
 @pytest.mark.usefixtures("x64")
 def test_simulation_and_devices_give_the_same_numbers(mixing, topology, links):
-    tree = {"w": numbers(8, 3, 2), "b": numbers(8, 2)}
+    tree = {"w": normal(8, 3, 2), "b": normal(8, 2)}
 
     def step(tree, count):
         return mixing(tree, topology, "workers", step=count, links=links)
@@ -275,7 +272,7 @@ def test_simulation_and_devices_give_the_same_numbers(mixing, topology, links):
 
 
 def test_a_counter_of_each_worker_gives_the_same_as_one_for_all():
-    topology, values = one_peer_exponential(4), numbers(4, 3)
+    topology, values = one_peer_exponential(4), normal(4, 3)
 
     def step(x, count):
         return mix(x, topology, "workers", step=count)
@@ -287,7 +284,7 @@ def test_a_counter_of_each_worker_gives_the_same_as_one_for_all():
 
 def test_arrays_sharded_over_explicit_axes_are_not_joined():
     mesh = jax.make_mesh((2,), ("model",), axis_types=(AxisType.Explicit,))
-    tree = {"a": numbers(4, 6), "b": numbers(4, 5, 2, seed=1), "c": numbers(4, 3, seed=2)}
+    tree = {"a": normal(4, 6), "b": normal(4, 5, 2, seed=1), "c": normal(4, 3, seed=2)}
     expected = simulate(mix, ring(4), tree)
     with jax.set_mesh(mesh):
         specs = {"a": PartitionSpec(None, "model"), "b": PartitionSpec(None, None, "model"), "c": PartitionSpec()}
@@ -300,7 +297,7 @@ def test_arrays_sharded_over_explicit_axes_are_not_joined():
 @pytest.mark.usefixtures("x64")
 def test_chebyshev_mix_is_the_best_of_all_polynomials_on_a_ring():
     topology, rounds = ring(16), 20
-    values = numbers(16, 100)
+    values = normal(16, 100)
     plain = np.linalg.matrix_power(topology.matrices[0], rounds) @ values
     chebyshev = simulate(chebyshev_mix(rounds), topology, values)
 
@@ -313,7 +310,7 @@ def test_chebyshev_mix_is_the_best_of_all_polynomials_on_a_ring():
 
 @pytest.mark.usefixtures("x64")
 def test_chebyshev_mix_does_not_overflow():
-    values = numbers(8, 3, dtype=jnp.float32)  # c_K is 1e47 here
+    values = normal(8, 3, dtype=jnp.float32)  # c_K is 1e47 here
     mixed = simulate(chebyshev_mix(80), from_graph(nx.circulant_graph(8, [1, 2])), values)
     np.testing.assert_allclose(mixed, np.tile(values.mean(axis=0), (8, 1)), rtol=0, atol=1e-6)
 
@@ -328,7 +325,7 @@ def test_accelerated_mix_is_nesterovs_method_on_graphs_that_lose_links():
     for index, (a, b) in enumerate(chords[:rounds]):
         links[index:, a, b] = links[index:, b, a] = False
 
-    values = numbers(12, 4)
+    values = normal(12, 4)
     chi = 8 / (2 - 2 * np.cos(2 * np.pi / 12))
     momentum = (np.sqrt(chi) - 1) / (np.sqrt(chi) + 1)
     x = y = np.asarray(values)
@@ -342,7 +339,7 @@ def test_accelerated_mix_is_nesterovs_method_on_graphs_that_lose_links():
 
 def test_accelerated_mix_keeps_to_the_links_of_every_step():
     changing = Topology(np.stack([from_graph(nx.circulant_graph(8, [1, hop])).lazy().matrices[0] for hop in (2, 3)]))
-    values = numbers(8, 3)
+    values = normal(8, 3)
     by_default = simulate(accelerated_mix(4), changing, values)
     named = simulate(accelerated_mix(4, nx.cycle_graph(8)), changing, values)
     np.testing.assert_allclose(by_default, named, rtol=0, atol=1e-6)
@@ -361,7 +358,7 @@ def test_accelerated_mix_keeps_to_the_links_of_every_step():
 )
 def test_another_number_of_workers_is_refused(mixing, size, message):
     with pytest.raises(ValueError, match=message):
-        simulate(mixing, ring(8), numbers(size, 2))
+        simulate(mixing, ring(8), normal(size, 2))
 
 
 @pytest.mark.parametrize(
@@ -386,7 +383,7 @@ def test_another_number_of_workers_is_refused(mixing, size, message):
 )
 def test_what_does_not_fit_is_refused(mixing, topology, arguments, message):
     with pytest.raises(ValueError, match=message):
-        simulate(mixing, topology, numbers(topology.size, 2), **arguments)
+        simulate(mixing, topology, normal(topology.size, 2), **arguments)
 
 
 @pytest.mark.parametrize("make", [repeated_mix, chebyshev_mix, accelerated_mix])

@@ -4,6 +4,7 @@ import numpy as np
 import optax
 import pytest
 from golden_files import assert_replays, replays
+from promises import assert_all_workers_end_at, assert_needs_parameters
 from worker_runs import bytes_sent, learning_rate_of, quadratics, topology_of, train
 
 from optkit.decentralized import exact_diffusion, nids
@@ -39,7 +40,7 @@ def test_golden_nids(recording):
 def test_all_workers_reach_the_minimum_of_the_mean_loss_at_large_learning_rates():
     losses = quadratics(8)
     params, _ = train(nids(1.5, ring(8), **WORKERS), losses, 800)
-    np.testing.assert_allclose(params[-1], jnp.broadcast_to(losses.minimum(), params.shape[1:]), atol=1e-10)
+    assert_all_workers_end_at(losses.minimum(), params)
 
 
 @pytest.mark.usefixtures("x64")
@@ -49,7 +50,7 @@ def test_with_a_proximal_map_all_workers_reach_the_composite_minimum():
     expected = composite_minimum(losses)
     assert jnp.any(expected == 0)
     assert jnp.any(expected != 0)
-    np.testing.assert_allclose(params[-1], jnp.broadcast_to(expected, params.shape[1:]), atol=1e-10)
+    assert_all_workers_end_at(expected, params)
 
 
 @pytest.mark.usefixtures("x64")
@@ -59,7 +60,7 @@ def test_each_worker_may_have_its_own_learning_rate(prox):
     tx = nids(lambda _: rates[jax.lax.axis_index("workers")], ring(5), max_learning_rate=1.0, prox=prox, **WORKERS)
     params, _ = train(tx, losses, 1000)
     expected = losses.minimum() if prox is None else composite_minimum(losses)
-    np.testing.assert_allclose(params[-1], jnp.broadcast_to(expected, params.shape[1:]), atol=1e-10)
+    assert_all_workers_end_at(expected, params)
 
 
 @pytest.mark.usefixtures("x64")
@@ -116,6 +117,4 @@ def test_a_largest_learning_rate_of_zero_is_refused():
 
 
 def test_missing_parameters_are_named():
-    tx = nids(0.1, ring(5), **WORKERS)
-    with pytest.raises(ValueError, match="nids needs the parameters"):
-        tx.update(jnp.zeros(3), tx.init(jnp.zeros(3)))
+    assert_needs_parameters(nids(0.1, ring(5), **WORKERS), "nids")

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import normal
 
 import optkit
 from optkit.core.cost import hlo
@@ -18,10 +19,6 @@ from optkit.decentralized import (
     sample_participants,
 )
 from optkit.decentralized.topology import complete, ring
-
-
-def numbers(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
 
 
 def simulate(mixing, values, size=8, **arguments):
@@ -73,7 +70,7 @@ def test_who_is_not_alive_is_replaced_by_the_next_in_the_same_order():
 
 
 def test_the_mean_of_participants_goes_to_those_of_the_next_round():
-    mixing, values = participation_mix(3, key=0), {"w": numbers(8, 5), "count": jnp.arange(8)}
+    mixing, values = participation_mix(3, key=0), {"w": normal(8, 5), "count": jnp.arange(8)}
     senders, receivers = (np.asarray(sample_participants(step, 8, 3, key=0)) for step in (5, 6))
     mixed = simulate(mixing, values, step=5)
     expected = np.where(receivers[:, None], np.asarray(values["w"])[senders].mean(axis=0), values["w"])
@@ -83,19 +80,19 @@ def test_the_mean_of_participants_goes_to_those_of_the_next_round():
 
 def test_silent_workers_neither_count_nor_hear_and_their_nan_does_not_spread():
     active = jnp.arange(8) % 2 == 0
-    values = numbers(8, 5).at[1::2].set(jnp.nan)
+    values = normal(8, 5).at[1::2].set(jnp.nan)
     mixed = simulate(participation_mix(8, key=0), values, links=links_among(active))
     np.testing.assert_allclose(mixed[::2], np.tile(values[::2].mean(axis=0), (4, 1)), rtol=0, atol=1e-6)
     assert np.all(np.isnan(mixed[1::2]))
 
 
 def test_nobody_alive_leaves_everything_as_it_is():
-    values = numbers(8, 5)
+    values = normal(8, 5)
     np.testing.assert_array_equal(simulate(participation_mix(3, key=0), values, links=jnp.zeros((8, 8), bool)), values)
 
 
 def test_participation_is_one_reduction_and_the_same_on_devices():
-    mixing, values = participation_mix(3, key=0), numbers(8, 5000)
+    mixing, values = participation_mix(3, key=0), normal(8, 5000)
 
     def one_worker(x):
         return mixing(x, complete(8), "workers", step=5)
@@ -115,12 +112,12 @@ def test_participation_is_one_reduction_and_the_same_on_devices():
     (lambda: sample_participants(0, 4, 0, key=0), "count must be a positive integer, got 0"),
     (lambda: sample_participants(0, 4, 5, key=0), "count must be at most the number of workers, 4, got 5"),
     (lambda: participation_mix(0, key=0), "count must be a positive integer, got 0"),
-    (lambda: simulate(participation_mix(9, key=0), numbers(8)), "at most the number of workers, 8, got 9"),
+    (lambda: simulate(participation_mix(9, key=0), normal(8)), "at most the number of workers, 8, got 9"),
     (
-        lambda: jax.vmap(lambda x: participation_mix(2, key=0)(x, ring(8), "workers"), axis_name="workers")(numbers(8)),
+        lambda: jax.vmap(lambda x: participation_mix(2, key=0)(x, ring(8), "workers"), axis_name="workers")(normal(8)),
         r"participation_mix lets any workers meet and needs complete\(size\)",
     ),
-    (lambda: simulate(participation_mix(2, key=0), numbers(5)), "joins 8 workers, but the axis 'workers' has 5"),
+    (lambda: simulate(participation_mix(2, key=0), normal(5)), "joins 8 workers, but the axis 'workers' has 5"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
@@ -129,7 +126,7 @@ def test_what_does_not_fit_is_refused(call, message):
 
 @pytest.mark.usefixtures("x64")
 def test_the_covariance_is_that_of_all_values_in_a_row():
-    tree = {"w": numbers(8, 3, 2), "b": (numbers(8, 4, seed=1), None), "count": jnp.arange(8)}
+    tree = {"w": normal(8, 3, 2), "b": (normal(8, 4, seed=1), None), "count": jnp.arange(8)}
     rows = np.concatenate([np.asarray(tree["w"]).reshape(8, -1), np.asarray(tree["b"][0])], axis=1)
     expected = np.trace(np.cov(rows, rowvar=False, bias=True))
     trace = jax.vmap(lambda x: consensus_covariance_trace(x, "workers"), axis_name="workers")(tree)

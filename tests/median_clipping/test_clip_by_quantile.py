@@ -10,7 +10,7 @@ from optkit.median_clipping import _clip_by_quantile as clip_by_quantile
 from optkit.median_clipping._clip_by_quantile import _count
 
 
-def draw(seed, dtype=jnp.float32):
+def heavy_tailed(seed, dtype=jnp.float32):
     shapes = {"kernel": (8, 5), "bias": (24,), "scalar": ()}
     keys = jax.random.split(jax.random.key(seed), len(shapes))
     return {
@@ -32,7 +32,7 @@ def kth_largest(x, k):
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64])
 @pytest.mark.parametrize("fraction", [1e-9, 0.1, 0.5, 1.0])
 def test_threshold_is_the_kth_largest_of_all_leaves(dtype, fraction):
-    gradients = draw(0, dtype)
+    gradients = heavy_tailed(0, dtype)
     everything = np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(gradients)])
     threshold = kth_largest(everything, max(1, int(np.ceil(fraction * 65))))
     updates = clipped(gradients, fraction)
@@ -45,7 +45,7 @@ def test_threshold_is_the_kth_largest_of_all_leaves(dtype, fraction):
 
 @pytest.mark.parametrize("scale", [1e-42, 1e-20, 1.0, 1e20])
 def test_each_leaf_has_its_threshold_with_per_leaf(scale):
-    gradients = jax.tree.map(lambda g: scale * g, draw(1))
+    gradients = jax.tree.map(lambda g: scale * g, heavy_tailed(1))
     for update, gradient in zip(
         jax.tree.leaves(clipped(gradients, 0.25, per_leaf=True)), jax.tree.leaves(gradients), strict=True
     ):
@@ -71,7 +71,7 @@ def test_nan_stays_and_counts_as_largest():
 @pytest.mark.parametrize("per_leaf", [False, True])
 @pytest.mark.parametrize("check_vma", [False, True])
 def test_leaves_sharded_inside_shard_map_count_together(per_leaf, check_vma):
-    gradients = {name: leaf for name, leaf in draw(2).items() if leaf.ndim}
+    gradients = {name: leaf for name, leaf in heavy_tailed(2).items() if leaf.ndim}
     mesh = jax.make_mesh((8,), ("shards",), axis_types=(AxisType.Auto,))
     tx = optkit.clip_by_quantile(0.2, per_leaf=per_leaf, axis_name="shards")
     spec = PartitionSpec("shards")
@@ -106,7 +106,7 @@ def test_counts_of_leaves_whose_axes_are_counted_in_turn(monkeypatch):
 
 
 def test_decay_after_it_is_not_clipped():
-    gradients, params = draw(3), draw(4)
+    gradients, params = heavy_tailed(3), heavy_tailed(4)
     decay = optax.add_decayed_weights(0.5, {"kernel": True, "bias": False, "scalar": False})
     tx = optax.chain(optkit.clip_by_quantile(0.3), decay, optax.sgd(0.1))
     updates, _ = tx.update(gradients, tx.init(params), params)

@@ -7,6 +7,7 @@ import optax
 import pytest
 import scipy.optimize
 from golden_files import assert_replays, replays
+from runs import trajectory
 
 import optkit
 from optkit.median_clipping._cvar_prox_linear import dual_coordinate_ascent
@@ -28,19 +29,12 @@ def test_golden_cvar(recording):
         alpha0=hyperparams["alpha0"],
         decay=decay,
     )
-    params = jax.tree.map(jnp.asarray, recording.tree("params0"))
-
-    def step(carry, inputs):
-        params, state = carry
-        grads, value = inputs
-        updates, state = tx.update(grads, state, params, value=value)
-        params = optax.apply_updates(params, updates)
-        return (params, state), (params, state.alpha)
-
-    inputs = jax.tree.map(jnp.asarray, recording.tree("grads")), jnp.asarray(recording.arrays["values"])
-    trajectory, alpha = jax.lax.scan(step, (params, tx.init(params)), inputs)[1]
-    assert_replays(recording, trajectory)
+    params, _, states = trajectory(
+        tx, recording.tree("grads"), recording.tree("params0"), value=recording.arrays["values"]
+    )
+    assert_replays(recording, params)
     # Alpha moves by its rate times the multiplier less one.
+    alpha = states.alpha
     rates = alpha_rate / np.sqrt(1 + np.arange(len(alpha))) if decay == "sqrt" else alpha_rate
     eta = 1 + np.diff(alpha, prepend=hyperparams["alpha0"]) / rates
     for name, actual in {"alpha": alpha, "eta": eta}.items():

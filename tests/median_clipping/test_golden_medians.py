@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from golden_files import assert_replays, replays
+from runs import trajectory
 
 import optkit
 from optkit.testing.golden import replay_gradients
@@ -41,13 +42,7 @@ def test_golden_median_tracking(recording):
 def test_golden_median_estimates(recording):
     _, tracked = tracking(recording.hyperparams)
     tx = optkit.scale_by_median_tracking(**tracked)
-
-    def step(state, gradient):
-        updates, state = tx.update(gradient, state)
-        return state, updates
-
-    gradients = jax.tree.map(jnp.asarray, recording.tree("grads"))
-    _, estimates = jax.lax.scan(step, tx.init(recording.tree("params0")), gradients)
+    estimates = trajectory(tx, recording.tree("grads"), recording.tree("params0")).updates
     assert_replays(recording, estimates, "estimate")
 
 
@@ -103,13 +98,5 @@ def test_golden_aggregates_of_stacked_rows(recording):
 @replays("coordinate_median", "rfa")
 def test_golden_steps_of_workers(recording):
     _, tx = aggregators(recording)
-
-    def step(params, gradients):
-        updates, _ = tx.update(gradients, tx.init(params), params)
-        return jax.tree.map(jnp.add, params, updates)
-
-    step = optkit.on_workers(step, axis_name="workers", backend="vmap")
-    params = jax.tree.map(jnp.asarray, recording.tree("params0"))
-    gradients = jax.tree.map(jnp.asarray, recording.tree("grads"))
-    trajectory = jax.jit(lambda params: jax.lax.scan(lambda p, g: (step(p, g),) * 2, params, gradients)[1])(params)
-    assert_replays(recording, trajectory)
+    run = trajectory(tx, recording.tree("grads"), recording.tree("params0"), axis_name="workers")
+    assert_replays(recording, run.params)

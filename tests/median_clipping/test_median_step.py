@@ -3,17 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from draws import normal, normal_like
+from promises import smallest_excess
 
 import optkit
 
 SHAPES = {"kernel": (3, 2), "bias": (4,), "scalar": ()}
-
-
-def draw(seed, shapes=SHAPES, scale=1.0):
-    keys = jax.random.split(jax.random.key(seed), len(shapes))
-    return {
-        name: scale * jax.random.normal(key, shape) for key, (name, shape) in zip(keys, shapes.items(), strict=True)
-    }
+PARAMS = {name: np.zeros(shape) for name, shape in SHAPES.items()}
 
 
 def vector(tree):
@@ -58,21 +54,15 @@ ALL = {
 @pytest.mark.parametrize("name", STEPS)
 def test_step_minimises_the_proximal_objective(name):
     step, function = STEPS[name]
-    unit, others = draw(0), jax.vmap(draw)(jnp.arange(1, 30))
+    unit, others = normal_like(PARAMS), normal_like(PARAMS, 1, rows=(29,))
 
     def excess(tau, scale):
         difference = optax.tree.scale(scale, unit)
-        best = step(difference, tau)
 
         def objective(p):
             return function(optax.tree.sub(p, difference)) + optax.tree.norm(p, squared=True) / (2 * tau)
 
-        around = [
-            jax.vmap(lambda noise, size=size: objective(optax.tree.add_scale(best, size, noise)))(others)
-            for size in (1e-5, 1e-2, 1.0)
-        ]
-        on_the_ray = jax.vmap(lambda share: objective(optax.tree.scale(share, best)))(jnp.array([0.0, 0.99, 1.01]))
-        return jnp.min(jnp.concatenate([*around, on_the_ray])) - objective(best)
+        return smallest_excess(objective, step(difference, tau), others)
 
     over_all = jax.jit(jax.vmap(jax.vmap(excess, (0, None)), (None, 0)))
     assert jnp.min(over_all(jnp.array([0.1, 1.0, 10.0]), jnp.array([0.1, 1.0, 5.0]))) >= -1e-12
@@ -85,14 +75,14 @@ def test_projection_on_a_dual_ball_is_the_step_of_any_norm():
         left, values, right = jnp.linalg.svd(x, full_matrices=False)
         return (left * optax.projections.projection_l1_ball(values, radius)) @ right
 
-    gradient = 3 * jax.random.normal(jax.random.key(0), (4, 3))
+    gradient = 3 * normal(4, 3)
     tx = optkit.scale_by_median_tracking(1.5, project_on_nuclear_ball)
     best, _ = tx.update(gradient, tx.init(gradient))
 
     def objective(p):
         return jnp.linalg.norm(p - gradient, 2) + jnp.sum(p**2) / 3
 
-    for noise in jax.random.normal(jax.random.key(1), (100, 4, 3)):
+    for noise in normal(100, 4, 3, seed=1):
         assert objective(best + 0.01 * noise) >= objective(best)
 
 
@@ -107,7 +97,7 @@ def test_step_of_zero_is_zero(name, shapes):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", ALL)
 def test_tree_is_one_vector(name):
-    difference = draw(0, scale=2.0)
+    difference = optax.tree.scale(2.0, normal_like(PARAMS))
     np.testing.assert_allclose(vector(ALL[name](difference, 0.5)), ALL[name](vector(difference), 0.5), rtol=1e-12)
 
 
@@ -117,12 +107,13 @@ def test_tree_is_one_vector(name):
 )
 def test_step_is_never_longer_than_tau_in_the_dual_norm(name, order):
     for scale in (0.01, 1.0, 1e6):
-        assert jnp.linalg.norm(vector(ALL[name](draw(0, scale=scale), 0.5)), order) <= 0.5 * (1 + 1e-5)
+        step = ALL[name](optax.tree.scale(scale, normal_like(PARAMS)), 0.5)
+        assert jnp.linalg.norm(vector(step), order) <= 0.5 * (1 + 1e-5)
 
 
 @pytest.mark.usefixtures("x64")
 def test_relatives_agree_where_they_meet():
-    difference = draw(3, scale=2.0)
+    difference = optax.tree.scale(2.0, normal_like(PARAMS, 3))
 
     def assert_equal(a, b):
         np.testing.assert_allclose(vector(a), vector(b), rtol=1e-12)
@@ -138,7 +129,7 @@ def test_relatives_agree_where_they_meet():
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", [name for name in STEPS if name != "insensitive_l2"])
 def test_huge_tau_reaches_the_gradient(name):
-    difference = draw(4)
+    difference = normal_like(PARAMS, 4)
     np.testing.assert_allclose(vector(ALL[name](difference, 1e9)), vector(difference), rtol=1e-6)
 
 

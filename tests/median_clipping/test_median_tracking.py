@@ -1,36 +1,31 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from draws import normal_like
+from promises import assert_decay_spares_masked_leaves, assert_same_steps
+from runs import trajectory
 
 import optkit
 
-PARAMS = {"kernel": (3, 2), "bias": (4,), "scalar": ()}
+PARAMS = {"kernel": np.ones((3, 2)), "bias": np.ones(4), "scalar": np.ones(())}
 
 
 def draw(seed, steps=20, scale=1.0):
-    keys = jax.random.split(jax.random.key(seed), len(PARAMS))
-    return {
-        name: scale * jax.random.normal(key, (steps, *shape))
-        for key, (name, shape) in zip(keys, PARAMS.items(), strict=True)
-    }
+    return optax.tree.scale(scale, normal_like(PARAMS, seed, rows=(steps,)))
 
 
 def run(tx, gradients):
-    """Returns the updates of all steps."""
-    params = jax.tree.map(lambda g: jnp.ones_like(g[0]), gradients)
-    step = lambda state, gradient: tx.update(gradient, state, params)[::-1]  # noqa: E731
-    return jax.jit(lambda state: jax.lax.scan(step, state, gradients)[1])(tx.init(params))
+    """The updates of all steps, from parameters of ones."""
+    return trajectory(tx, gradients, jax.tree.map(lambda g: jnp.ones_like(g[0]), gradients)).updates
 
 
-def assert_equal_runs(ours, theirs, gradients=None):
-    gradients = draw(0, scale=2.0) if gradients is None else gradients
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15),
-        run(ours, gradients),
-        run(theirs, gradients),
-    )
+def assert_equal_runs(ours, theirs):
+    params = jax.tree.map(jnp.asarray, PARAMS)
+    assert_same_steps(ours, theirs, draw(0, scale=2.0), params, rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.usefixtures("x64")
@@ -173,16 +168,8 @@ def test_infinite_coordinate_is_clipped_by_l1():
 
 
 def test_decay_spares_masked_leaves():
-    params = {"decayed": jnp.array([4.0]), "free": jnp.array([4.0])}
-    mask = {"decayed": True, "free": False}
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    for tx in (
-        optkit.median_tracking_sgd(0.1, 1.0, weight_decay=0.5, mask=mask),
-        optkit.clipped_sgd(0.1, weight_decay=0.5, mask=mask),
-    ):
-        updates, _ = tx.update(zeros, tx.init(params), params)
-        np.testing.assert_allclose(updates["decayed"], -0.2, rtol=1e-6)
-        np.testing.assert_array_equal(updates["free"], 0.0)
+    assert_decay_spares_masked_leaves(functools.partial(optkit.median_tracking_sgd, tau=1.0))
+    assert_decay_spares_masked_leaves(optkit.clipped_sgd)
 
 
 @pytest.mark.parametrize(

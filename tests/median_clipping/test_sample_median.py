@@ -1,26 +1,30 @@
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType, PartitionSpec
+from draws import normal, normal_like
+from promises import assert_rows_are_workers, assert_shard_map_sees_that_an_aggregate_is_equal
 
 import optkit
 from optkit.catalog import METHODS
 from optkit.testing import check_transformation
 
-SHAPES = {"kernel": (3, 2), "bias": (4,), "scalar": (), "empty": (0, 2)}
+PARAMS = {
+    "kernel": np.zeros((3, 2)),
+    "bias": np.zeros(4),
+    "scalar": np.zeros(()),
+    "empty": np.zeros((0, 2)),
+    "none": None,
+}
 WORKERS = 8
 
 
 def draw(seed, rows=WORKERS):
-    keys = jax.random.split(jax.random.key(seed), len(SHAPES))
-    tree = {
-        name: jax.random.normal(key, (rows, *shape)) for key, (name, shape) in zip(keys, SHAPES.items(), strict=True)
-    }
-    return {**tree, "none": None}
+    return normal_like(PARAMS, seed, rows=(rows,))
 
 
 def aggregate(aggregator, rows):
@@ -33,10 +37,6 @@ def vectors(rows):
 
 def vector(tree):
     return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
-
-
-def assert_close(actual, expected, **tolerance):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), actual, expected)
 
 
 def falling(k):
@@ -59,28 +59,15 @@ AGGREGATORS = {
 @pytest.mark.parametrize("name", AGGREGATORS)
 @pytest.mark.parametrize("backend", ["vmap", "pmap", "shard_map"])
 def test_workers_and_stacked_rows_give_the_same(name, backend):
-    rows = draw(0)
-    of_workers = AGGREGATORS[name](axis_name="workers")
-    mapped = optkit.on_workers(
-        lambda row: of_workers.update(row, of_workers.init(None))[0],
-        axis_name="workers",
-        out_axes=None,
-        backend=backend,
-    )
-    assert_close(mapped(rows), aggregate(AGGREGATORS[name](), rows), rtol=1e-12, atol=1e-15)
+    params = jax.tree.map(jnp.asarray, PARAMS)
+    assert_rows_are_workers(AGGREGATORS[name], [draw(0)], params, backend=backend, rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize("name", AGGREGATORS)
 def test_shard_map_sees_that_the_result_is_equal_on_all_workers(name):
-    rows = draw(0)
-    aggregator = AGGREGATORS[name](axis_name="workers")
-    mesh = jax.make_mesh((WORKERS,), ("workers",), axis_types=(AxisType.Auto,))
-
-    def one_worker(row):
-        return aggregator.update(jax.tree.map(lambda x: x[0], row), aggregator.init(None))[0]
-
-    mapped = jax.shard_map(one_worker, mesh=mesh, in_specs=PartitionSpec("workers"), out_specs=PartitionSpec())
-    assert_close(jax.jit(mapped)(rows), aggregate(AGGREGATORS[name](), rows), rtol=1e-5, atol=1e-6)
+    rows, aggregator = draw(0), AGGREGATORS[name](axis_name="workers")
+    expected = aggregate(AGGREGATORS[name](), rows)
+    assert_shard_map_sees_that_an_aggregate_is_equal(aggregator, rows, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -105,14 +92,14 @@ def test_contract_over_workers(factory, example):
 
 @pytest.mark.parametrize("rows", [*range(1, 10), 15, 64, 65])
 def test_coordinate_median_is_numpys(rows):
-    gradients = jax.random.normal(jax.random.key(1), (rows, 200))
+    gradients = normal(rows, 200, seed=1)
     median = aggregate(optkit.coordinate_median(), gradients)
     np.testing.assert_allclose(median, np.median(gradients, axis=0), rtol=1e-6)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5, 8, 65])
 def test_coordinate_median_propagates_or_omits_nan(rows):
-    gradients = np.array(jax.random.normal(jax.random.key(2), (rows, 200)))
+    gradients = np.array(normal(rows, 200, seed=2))
     gradients[np.array(jax.random.bernoulli(jax.random.key(3), 0.3, gradients.shape))] = np.nan
     gradients[:, 0] = np.nan
     propagated = aggregate(optkit.coordinate_median(), gradients)
@@ -149,7 +136,7 @@ def test_geometric_median_per_leaf_is_that_of_each_leaf():
 def test_smoothing_above_all_distances_gives_the_mean():
     gradients = draw(4)
     mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), gradients)
-    assert_close(aggregate(optkit.geometric_median(smoothing=1e6), gradients), mean, rtol=1e-12)
+    chex.assert_trees_all_close(aggregate(optkit.geometric_median(smoothing=1e6), gradients), mean, rtol=1e-12)
 
 
 def with_rows(rows, values):
@@ -186,9 +173,9 @@ def test_median_does_not_depend_on_the_order_of_rows_and_moves_with_them(name):
     gradients = draw(6, 5)
     median = aggregate(ROBUST[name], gradients)
     permuted = jax.tree.map(lambda x: x[jnp.array([3, 0, 4, 1, 2])], gradients)
-    assert_close(aggregate(ROBUST[name], permuted), median, rtol=1e-12)
+    chex.assert_trees_all_close(aggregate(ROBUST[name], permuted), median, rtol=1e-12)
     moved = jax.tree.map(lambda x: 3 * x + 1, gradients)
-    assert_close(aggregate(ROBUST[name], moved), jax.tree.map(lambda x: 3 * x + 1, median), rtol=1e-9)
+    chex.assert_trees_all_close(aggregate(ROBUST[name], moved), jax.tree.map(lambda x: 3 * x + 1, median), rtol=1e-9)
 
 
 def bound(rows, bad):
@@ -269,7 +256,7 @@ def test_four_attackers_of_eleven_move_it_little():
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-20, 1.0, 1e30])
 def test_geometric_median_scales_with_the_rows(scale):
-    gradients = jax.random.normal(jax.random.key(12), (7, 10))
+    gradients = normal(7, 10, seed=12)
     median = aggregate(optkit.geometric_median(), gradients)
     scaled = aggregate(optkit.geometric_median(), scale * gradients)
     np.testing.assert_allclose(scaled / scale, median, rtol=1e-4, atol=1e-5)
@@ -286,7 +273,7 @@ def test_geometric_median_leaves_a_row_that_it_starts_from_and_stays_at_one_that
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_geometric_median_of_16_bits_is_that_of_32(dtype):
-    gradients = jax.random.normal(jax.random.key(13), (7, 10)).astype(dtype)
+    gradients = normal(7, 10, seed=13, dtype=dtype)
     wide = aggregate(optkit.geometric_median(), gradients.astype(jnp.float32))
     np.testing.assert_array_equal(aggregate(optkit.geometric_median(), gradients), wide.astype(dtype))
 
@@ -301,7 +288,7 @@ def weiszfeld(rows, iterations, smoothing):
 
 @pytest.mark.usefixtures("x64")
 def test_without_tolerance_all_iterations_run_and_have_a_gradient():
-    rows = jax.random.normal(jax.random.key(14), (5, 3))
+    rows = normal(5, 3, seed=14)
     for iterations in (1, 4):
         rfa = optkit.geometric_median(iterations, 0.1, tolerance=0, start="zeros")
         np.testing.assert_allclose(aggregate(rfa, rows), weiszfeld(np.asarray(rows), iterations, 0.1), rtol=1e-12)
@@ -309,14 +296,14 @@ def test_without_tolerance_all_iterations_run_and_have_a_gradient():
     for smoothing in (None, 0.1):
         aggregator = optkit.geometric_median(4, smoothing, tolerance=0)
         loss = jax.jit(lambda rows: jnp.sum(aggregator.update(rows, aggregator.init(None))[0] ** 2))  # noqa: B023
-        direction = jax.random.normal(jax.random.key(15), rows.shape)
+        direction = normal(*rows.shape, seed=15)
         slope = (loss(rows + 1e-6 * direction) - loss(rows - 1e-6 * direction)) / 2e-6
         np.testing.assert_allclose(jnp.sum(jax.grad(loss)(rows) * direction), slope, rtol=1e-6)
 
 
 @pytest.mark.usefixtures("x64")
 def test_a_smaller_tolerance_comes_nearer():
-    rows = jax.random.normal(jax.random.key(16), (9, 20))
+    rows = normal(9, 20, seed=16)
     exact = aggregate(optkit.geometric_median(3000, tolerance=0), rows)
     errors = [
         jnp.linalg.norm(aggregate(optkit.geometric_median(tolerance=tolerance), rows) - exact)
@@ -353,7 +340,7 @@ def injected(name, **arguments):
 def test_injected_bare_it_gives_the_plain_numbers(name):
     gradients, params = draw(17, 5), jax.tree.map(lambda x: x[0], draw(18, 1))
     plain, tx = METHODS[name].optimizer_factory(0.1), injected(name)
-    assert_close(
+    chex.assert_trees_all_close(
         tx.update(gradients, tx.init(params), params)[0],
         plain.update(gradients, plain.init(params), params)[0],
         rtol=1e-5,
@@ -391,7 +378,8 @@ def with_bad_row(value):
 def test_geometric_median_omits_rows_that_are_not_finite(start, value):
     good, bad = with_bad_row(value)
     build = functools.partial(optkit.geometric_median, 20, start=start)
-    assert_close(aggregate(build(nan_policy="omit"), bad), aggregate(build(), good), rtol=1e-5, atol=1e-6)
+    omitted, without = aggregate(build(nan_policy="omit"), bad), aggregate(build(), good)
+    chex.assert_trees_all_close(omitted, without, rtol=1e-5, atol=1e-6)
     assert jnp.all(jnp.isnan(vector(aggregate(build(), with_bad_row(jnp.nan)[1]))))
 
 
@@ -404,7 +392,7 @@ def test_proximal_pass_is_one_step_of_tau_over_b_for_each_sample():
     for i in range(5):
         difference = jax.tree.map(lambda x, m: x[i] - m, samples, expected)  # noqa: B023
         expected = optax.tree.add(expected, step(difference, 0.7 / 5))
-    assert_close(optkit.proximal_pass(median, samples, 0.7, step), expected, rtol=1e-12)
+    chex.assert_trees_all_close(optkit.proximal_pass(median, samples, 0.7, step), expected, rtol=1e-12)
 
 
 def test_proximal_pass_over_one_sample_is_a_step_of_tracking():
@@ -413,7 +401,7 @@ def test_proximal_pass_over_one_sample_is_a_step_of_tracking():
     tracked, _ = tx.update(gradient, tx.init(gradient))
     zeros = optax.tree.zeros_like(gradient)
     passed = optkit.proximal_pass(zeros, jax.tree.map(lambda x: x[None], gradient), 0.4)
-    assert_close(passed, tracked, rtol=1e-6)
+    chex.assert_trees_all_close(passed, tracked, rtol=1e-6)
     assert optkit.proximal_pass({}, {}, 0.4) == {}
 
 

@@ -3,15 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from draws import normal_like
+from runs import last, trajectory
 
 from optkit.compressors import Compressor, global_top_k
 from optkit.memory_efficient._error_feedback import error_feedback
 
 LIKE = {"kernel": jnp.zeros((6, 4)), "bias": jnp.zeros(5), "none": None}
-
-
-def gradients(seed, dtype=jnp.float32):
-    return jax.tree.map(lambda x: jax.random.normal(jax.random.key(seed), x.shape, dtype), LIKE)
 
 
 @pytest.mark.parametrize("values", [None, jnp.bfloat16])
@@ -21,7 +19,7 @@ def test_what_is_handed_on_and_the_error_are_together_the_gradient_exactly(value
     params = jax.tree.map(lambda x: x.astype(dtype), LIKE)
     state = tx.init(params)
     for seed in range(4):
-        gradient = gradients(seed, dtype)
+        gradient = normal_like(params, seed)
         wanted = jax.tree.map(lambda e, g: e + g.astype(e.dtype), state.error, gradient)
         updates, state = tx.update(gradient, state, params)
         together = jax.tree.map(lambda u, e: u.astype(e.dtype) + e, updates, state.error)
@@ -30,14 +28,11 @@ def test_what_is_handed_on_and_the_error_are_together_the_gradient_exactly(value
 
 def test_no_gradient_is_lost():
     tx = error_feedback(optax.identity(), global_top_k(0.1))
-    state = tx.init(LIKE)
-    total, handed_on = LIKE, LIKE
-    for seed in range(20):
-        gradient = gradients(seed)
-        updates, state = tx.update(gradient, state)
-        total, handed_on = (optax.tree.add(x, y) for x, y in ((total, gradient), (handed_on, updates)))
+    gradients = normal_like(LIKE, rows=(20,))
+    _, updates, states = trajectory(tx, gradients)
+    total, handed_on = (jax.tree.map(lambda x: jnp.sum(x, axis=0), tree) for tree in (gradients, updates))
     jax.tree.map(
-        lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), optax.tree.add(handed_on, state.error), total
+        lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), optax.tree.add(handed_on, last(states.error)), total
     )
 
 
@@ -46,7 +41,7 @@ def test_without_loss_it_is_the_inner_transformation():
     states = tx.init(LIKE), inner.init(LIKE)
     for seed in range(3):
         (ours, ours_state), (theirs, theirs_state) = (
-            t.update(gradients(seed), state, LIKE) for t, state in zip((tx, inner), states, strict=True)
+            t.update(normal_like(LIKE, seed), state, LIKE) for t, state in zip((tx, inner), states, strict=True)
         )
         states = ours_state, theirs_state
         jax.tree.map(np.testing.assert_array_equal, ours, theirs)
@@ -62,7 +57,7 @@ def test_the_inner_transformation_gets_the_compressed_form_and_other_extra_argum
 
     inner = optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
     tx = error_feedback(inner, global_top_k(0.1))
-    updates, _ = tx.update(gradients(0), tx.init(LIKE), LIKE, value=3.0)
+    updates, _ = tx.update(normal_like(LIKE), tx.init(LIKE), LIKE, value=3.0)
     assert seen["value"] == 3.0
     assert seen["params"] is LIKE
     np.testing.assert_array_equal(global_top_k(0.1).decompress(seen["compressed"], LIKE)["kernel"], updates["kernel"])

@@ -5,8 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from draws import normal_like
 from golden_files import assert_replays, replays
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from promises import assert_state_is_window_and_inner_products, assert_window_needs_compressed_gradients
+from runs import last, last_update, trajectory
 
 from optkit import cost, on_workers
 from optkit.compressors import global_top_k
@@ -48,42 +51,22 @@ def test_golden_m_fac(recording):
 
 @replays("efcp_mfac")
 def test_golden_error_of_sparse_m_fac(recording):
-    tx = recorded_optimizer(recording)
     params = jax.tree.map(jnp.asarray, recording.tree("params0"))
-
-    def step(carry, gradient):
-        params, state = carry
-        updates, state = tx.update(gradient, state, params)
-        return (optax.apply_updates(params, updates), state), None
-
-    (_, state), _ = jax.jit(lambda carry, grads: jax.lax.scan(step, carry, grads))(
-        (params, tx.init(params)), recording.tree("grads")
-    )
-    assert_replays(recording, flat(optax.tree.get(state, "error")), "final_state.error")
+    states = trajectory(recorded_optimizer(recording), recording.tree("grads"), params).states
+    assert_replays(recording, flat(last(optax.tree.get(states, "error"))), "final_state.error")
 
 
-LIKE = {"kernel": (6, 4), "convolution": (2, 3, 2, 2), "scalar": (), "bias": (5,), "empty": (0, 3), "none": None}
-
-
-def normal(seed, scale=1.0, dtype=None):
-    rng = np.random.default_rng(seed)
-    return {
-        name: None if shape is None else jnp.asarray(scale * rng.standard_normal(shape), dtype)
-        for name, shape in LIKE.items()
-    }
+SHAPES = {"kernel": (6, 4), "convolution": (2, 3, 2, 2), "scalar": (), "bias": (5,), "empty": (0, 3)}
+LIKE = {**{name: np.zeros(shape) for name, shape in SHAPES.items()}, "none": None}
 
 
 def flat(tree):
     return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
 
 
-def run(tx, gradients):
-    params = jax.tree.map(jnp.zeros_like, gradients[0])
-    state = tx.init(params)
-    update = jax.jit(tx.update)
-    for gradient in gradients:
-        updates, state = update(gradient, state, params)
-    return updates, state
+def flat_rows(tree):
+    """A row for each step."""
+    return np.concatenate([np.reshape(x, (len(x), -1)) for x in jax.tree.leaves(tree)], axis=1)
 
 
 @pytest.mark.usefixtures("x64")
@@ -91,32 +74,28 @@ def run(tx, gradients):
 @pytest.mark.parametrize("damping", [1e-6, 0.1])
 def test_the_update_solves_the_damped_system(steps, damping):
     window = 4
-    gradients = [normal(seed) for seed in range(steps)]
-    updates, _ = run(scale_by_m_fac(window, damping), gradients)
-    rows = np.stack([flat(gradient) for gradient in gradients[-window:]])
+    gradients = normal_like(LIKE, rows=(steps,))
+    updates = last_update(scale_by_m_fac(window, damping), gradients)
+    rows = flat_rows(gradients)[-window:]
     fisher = damping * np.eye(rows.shape[1]) + rows.T @ rows / window
-    np.testing.assert_allclose(fisher @ flat(updates), flat(gradients[-1]), atol=1e-10)
+    np.testing.assert_allclose(fisher @ flat(updates), rows[-1], atol=1e-10)
 
 
 @pytest.mark.usefixtures("x64")
 def test_the_sparse_update_solves_it_for_the_sparse_window():
     window, damping, compressor = 4, 0.1, global_top_k(0.25)
     tx = error_feedback(scale_by_m_fac(window, damping, compressor=compressor), compressor)
-    handing_on = error_feedback(optax.identity(), compressor)
-    gradients = [normal(seed) for seed in range(6)]
-    state, rows = handing_on.init(gradients[0]), []
-    for gradient in gradients:
-        handed_on, state = handing_on.update(gradient, state)
-        rows.append(flat(handed_on))
-    fisher = damping * np.eye(len(rows[0])) + np.stack(rows[-window:]).T @ np.stack(rows[-window:]) / window
-    np.testing.assert_allclose(fisher @ flat(run(tx, gradients)[0]), rows[-1], atol=1e-10)
+    gradients = normal_like(LIKE, rows=(6,))
+    rows = flat_rows(trajectory(error_feedback(optax.identity(), compressor), gradients).updates)[-window:]
+    fisher = damping * np.eye(rows.shape[1]) + rows.T @ rows / window
+    np.testing.assert_allclose(fisher @ flat(last_update(tx, gradients)), rows[-1], atol=1e-10)
 
 
 def test_everything_kept_is_the_whole_window():
-    gradients = [normal(seed) for seed in range(6)]
+    gradients = normal_like(LIKE, rows=(6,))
     compressor = global_top_k(1.0)
-    sparse, _ = run(error_feedback(scale_by_m_fac(3, 0.1, compressor=compressor), compressor), gradients)
-    whole, _ = run(scale_by_m_fac(3, 0.1), gradients)
+    sparse = last_update(error_feedback(scale_by_m_fac(3, 0.1, compressor=compressor), compressor), gradients)
+    whole = last_update(scale_by_m_fac(3, 0.1), gradients)
     np.testing.assert_allclose(flat(sparse), flat(whole), rtol=1e-4, atol=1e-6)
 
 
@@ -147,19 +126,20 @@ def test_a_singular_window_in_float32_gives_the_update_of_the_least_damping(wind
 
 @pytest.mark.parametrize("damping", [1e-7, 1e-4])
 def test_float32_agrees_with_float64_where_the_window_is_not_singular(damping):
-    gradients = [normal(seed, dtype=jnp.float32) for seed in range(20)]
-    narrow, _ = run(scale_by_m_fac(16, damping), gradients)
+    gradients = normal_like(LIKE, rows=(20,))
+    narrow = last_update(scale_by_m_fac(16, damping), gradients)
     with jax.enable_x64(True):
-        wide, _ = run(scale_by_m_fac(16, damping), [jax.tree.map(lambda x: x.astype(float), g) for g in gradients])
+        wide = last_update(scale_by_m_fac(16, damping), jax.tree.map(lambda x: x.astype(float), gradients))
     # The least damping adds 16 * 8 * sqrt(16) * eps = 6e-5 to the squares, whose condition is below 10.
     np.testing.assert_allclose(flat(narrow), flat(wide), atol=6e-4 * np.max(np.abs(flat(wide))))
 
 
 def test_a_gradient_far_larger_than_the_others_leaves_their_updates_alone():
-    small = [normal(seed) for seed in range(3)]
-    large = normal(9, scale=1e6)
-    expected, _ = run(scale_by_m_fac(4, 0.1), small)
-    updates, _ = run(scale_by_m_fac(4, 0.1), [large, *small])
+    small = normal_like(LIKE, rows=(3,))
+    large = optax.tree.scale(1e6, normal_like(LIKE, 9))
+    expected = last_update(scale_by_m_fac(4, 0.1), small)
+    both = jax.tree.map(lambda x, others: jnp.concatenate([x[None], others]), large, small)
+    updates = last_update(scale_by_m_fac(4, 0.1), both)
     direction = flat(large) / np.linalg.norm(flat(large))
     remaining = flat(expected) - direction * (direction @ flat(expected))
     cosine = flat(updates) @ remaining / np.linalg.norm(flat(updates)) / np.linalg.norm(remaining)
@@ -167,10 +147,9 @@ def test_a_gradient_far_larger_than_the_others_leaves_their_updates_alone():
 
 
 def test_gradients_of_zero_give_updates_of_zero():
-    zeros = jax.tree.map(jnp.zeros_like, normal(0))
+    zeros = optax.tree.zeros_like(normal_like(LIKE, rows=(2,)))
     for tx in (m_fac(0.1, 3), sparse_m_fac(0.1, 3, density=0.1)):
-        updates, _ = run(tx, [zeros, zeros])
-        np.testing.assert_array_equal(flat(updates), 0.0)
+        np.testing.assert_array_equal(flat(last_update(tx, zeros)), 0.0)
 
 
 @pytest.mark.parametrize("tx", [m_fac(0.1, 3), sparse_m_fac(0.1, 3)])
@@ -179,22 +158,22 @@ def test_empty_trees_are_left_alone(tx):
 
 
 def test_a_window_of_one_is_the_inverse_of_one_outer_product():
-    gradient = normal(0)
-    updates, _ = run(scale_by_m_fac(1, 0.5), [normal(1), gradient])
-    expected = flat(gradient) / (0.5 + np.sum(flat(gradient) ** 2))
+    gradients = normal_like(LIKE, rows=(2,))
+    updates = last_update(scale_by_m_fac(1, 0.5), gradients)
+    gradient = flat_rows(gradients)[-1]
+    expected = gradient / (0.5 + np.sum(gradient**2))
     np.testing.assert_allclose(flat(updates), expected, rtol=1e-4)
 
 
 def test_momentum_sums_the_updates():
-    gradients = [normal(0), normal(1)]
-    first, _ = run(m_fac(0.1, 3, 0.1), gradients[:1])
-    second, _ = run(m_fac(0.1, 3, 0.1), gradients)
-    both, _ = run(m_fac(0.1, 3, 0.1, momentum=0.9), gradients)
-    np.testing.assert_allclose(flat(both), 0.9 * flat(first) + flat(second), rtol=1e-4, atol=1e-7)
+    gradients = normal_like(LIKE, rows=(2,))
+    first, second = flat_rows(trajectory(m_fac(0.1, 3, 0.1), gradients).updates)
+    both = last_update(m_fac(0.1, 3, 0.1, momentum=0.9), gradients)
+    np.testing.assert_allclose(flat(both), 0.9 * first + second, rtol=1e-4, atol=1e-7)
 
 
 def test_decay_is_that_of_the_learning_rate():
-    params = normal(0)
+    params = normal_like(LIKE)
     tx = m_fac(0.1, 3, weight_decay=0.5)
     updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
     np.testing.assert_allclose(flat(updates), -0.05 * flat(params), rtol=1e-6)
@@ -214,9 +193,9 @@ def test_workers_gradients_are_averaged_first(optimizer):
         np.testing.assert_allclose(updates, jnp.stack([expected] * 2), rtol=1e-5)
 
 
-SHAPES = {"hidden": (300, 200), "output": (200, 10), "bias": (200,)}
-PARAMS = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in SHAPES.items()}
-SIZE = sum(math.prod(shape) for shape in SHAPES.values())
+LARGE = {"hidden": (300, 200), "output": (200, 10), "bias": (200,)}
+PARAMS = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in LARGE.items()}
+SIZE = sum(math.prod(shape) for shape in LARGE.values())
 
 
 @pytest.mark.parametrize(
@@ -229,8 +208,7 @@ SIZE = sum(math.prod(shape) for shape in SHAPES.values())
     ],
 )
 def test_state_is_the_window_and_its_inner_products(tx, bytes_of_state):
-    counter, inner_products = 4, 4 * 16**2
-    assert cost(tx, PARAMS, state_only=True).state_bytes == bytes_of_state + inner_products + counter
+    assert_state_is_window_and_inner_products(tx, bytes_of_state, PARAMS)
 
 
 def sharded_params(axis_type):
@@ -266,8 +244,4 @@ def test_wrong_arguments_are_named(build, message):
 
 
 def test_a_compressed_window_says_where_it_must_stand():
-    tx = scale_by_m_fac(2, compressor=global_top_k(0.5))
-    with pytest.raises(
-        TypeError, match=r"scale_by_m_fac needs the extra argument compressed: .* inside optkit\.error_feedback"
-    ):
-        tx.update(jnp.ones(4), tx.init(jnp.ones(4)))
+    assert_window_needs_compressed_gradients(scale_by_m_fac(2, compressor=global_top_k(0.5)), "scale_by_m_fac")

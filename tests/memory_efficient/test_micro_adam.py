@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from draws import normal
 from golden_files import assert_replays, replays
+from runs import trajectory
 
 from optkit import cost
 from optkit.core.quantization import dequantize
@@ -38,20 +40,6 @@ def test_golden_micro_adam(recording):
     assert_replays(recording, golden.replay_gradients(recorded_optimizer(recording), recording))
 
 
-def gradients(steps, size, dtype=np.float32):
-    return jnp.asarray(np.random.default_rng(size).standard_normal((steps, size)), dtype)
-
-
-def run(tx, grads):
-    """All updates, and all states."""
-
-    def step(state, g):
-        updates, state = tx.update(g, state, g)
-        return state, (updates, state)
-
-    return jax.jit(lambda grads: jax.lax.scan(step, tx.init(grads[0]), grads)[1])(grads)
-
-
 SIZES = {"one block": (40, 50), "several": (300, 150), "odd": (9,), "few": (3,), "scalar": ()}
 BLOCK, QUANTIZATION_BLOCK, COUNTER = 16_384, 1_000, 4
 
@@ -78,9 +66,9 @@ def test_state_is_nine_tenths_of_a_byte_a_parameter():
 @pytest.mark.usefixtures("x64")
 def test_with_everything_in_the_window_it_is_adam_until_the_window_ends():
     window = 6
-    grads = gradients(9, 20, np.float64)
-    ours, _ = run(scale_by_micro_adam(window, 1.0, bits="whole", state_dtype=jnp.float64), grads)
-    adam, _ = run(optax.scale_by_adam(), grads)
+    grads = normal(9, 20)
+    ours = trajectory(scale_by_micro_adam(window, 1.0, bits="whole", state_dtype=jnp.float64), grads).updates
+    adam = trajectory(optax.scale_by_adam(), grads).updates
     np.testing.assert_allclose(ours[:window], adam[:window], rtol=1e-10)
     assert not np.allclose(ours[window], adam[window], rtol=1e-2)
 
@@ -88,8 +76,8 @@ def test_with_everything_in_the_window_it_is_adam_until_the_window_ends():
 @pytest.mark.usefixtures("x64")
 def test_with_everything_in_the_window_moments_are_those_of_the_last_gradients():
     window, b1, b2, t = 3, 0.9, 0.99, 8
-    grads = gradients(t, 20, np.float64)
-    ours, _ = run(scale_by_micro_adam(window, 1.0, b1, b2, bits="whole", state_dtype=jnp.float64), grads)
+    grads = normal(t, 20)
+    ours = trajectory(scale_by_micro_adam(window, 1.0, b1, b2, bits="whole", state_dtype=jnp.float64), grads).updates
     last = grads[-1 : -1 - window : -1]
     mu, nu = (np.tensordot(b ** np.arange(window), last**p, 1) for b, p in ((b1, 1), (b2, 2)))
     mu, nu = mu * (1 - b1) / (1 - b1**t), nu * (1 - b2) / (1 - b2**t)
@@ -97,8 +85,8 @@ def test_with_everything_in_the_window_moments_are_those_of_the_last_gradients()
 
 
 def test_what_does_not_change_moves_up_to_six_and_a_half_times_as_far_as_with_adam():
-    updates, _ = run(scale_by_micro_adam(density=1.0, state_dtype=jnp.float32), jnp.ones((20_000, 1)))
-    updates = np.asarray(updates[:, 0])
+    tx = scale_by_micro_adam(density=1.0, state_dtype=jnp.float32)
+    updates = np.asarray(trajectory(tx, jnp.ones((20_000, 1))).updates[:, 0])
     np.testing.assert_allclose(updates[:10], 1.0, rtol=1e-3)
     assert np.all(np.diff(updates[20:]) > -1e-4)
     np.testing.assert_allclose(updates[-1], (1 - 0.9**10) / math.sqrt(1 - 0.999**10), rtol=1e-3)
@@ -108,9 +96,9 @@ def test_what_does_not_change_moves_up_to_six_and_a_half_times_as_far_as_with_ad
 @pytest.mark.usefixtures("x64")
 def test_errors_keep_what_is_not_sent_as_well_as_their_bits_can(bits):
     size, block = 50, 16
-    grads = gradients(12, size, np.float64)
+    grads = normal(12, size)
     tx = scale_by_micro_adam(4, 0.1, bits=bits, quantization_block_size=block, state_dtype=jnp.float64)
-    _, states = run(tx, grads)
+    states = trajectory(tx, grads).states
     error = np.zeros(size)
     for t, g in enumerate(grads):
         state = jax.tree.map(lambda x, t=t: x[t], states)
@@ -127,8 +115,8 @@ def test_errors_keep_what_is_not_sent_as_well_as_their_bits_can(bits):
 
 
 def test_what_the_dtype_of_the_window_rounds_off_stays_in_the_error():
-    grads = gradients(1, 20)
-    _, states = run(scale_by_micro_adam(4, 1.0, bits="whole"), grads)
+    grads = normal(1, 20)
+    states = trajectory(scale_by_micro_adam(4, 1.0, bits="whole"), grads).states
     values = jnp.zeros(20).at[states.places[0, 0]].set(states.values[0, 0].astype(jnp.float32))
     assert states.values.dtype == jnp.bfloat16
     np.testing.assert_array_equal(values + states.error.errors[0], grads[0])
@@ -149,13 +137,13 @@ def test_whole_errors_are_sharded_like_their_parameters():
 
 def test_small_gradients_are_sent_in_the_end():
     grads = jnp.tile(jnp.array([1.0, 0.3, 0.0, 0.0]), (30, 1))
-    with_feedback, _ = run(scale_by_micro_adam(4, 0.25), grads)
+    with_feedback = trajectory(scale_by_micro_adam(4, 0.25), grads).updates
     assert jnp.any(with_feedback[:, 1] != 0)
     assert jnp.all(with_feedback[0, 1:] == 0)
 
 
 def test_only_what_is_in_the_window_moves():
-    updates, states = run(scale_by_micro_adam(3, 0.05, block_size=40), gradients(10, 100))
+    _, updates, states = trajectory(scale_by_micro_adam(3, 0.05, block_size=40), normal(10, 100))
     moved = np.count_nonzero(np.asarray(updates), axis=1)
     assert moved[0] == 5  # two from each of two blocks, one from the twenty that are left
     assert np.all(moved <= 15)
@@ -164,14 +152,14 @@ def test_only_what_is_in_the_window_moves():
 
 def test_the_window_forgets():
     grads = jnp.zeros((8, 10)).at[0].set(1.0)
-    updates, _ = run(scale_by_micro_adam(4, 1.0, bits="whole"), grads)
+    updates = trajectory(scale_by_micro_adam(4, 1.0, bits="whole"), grads).updates
     assert np.all(updates[:4] != 0)
     np.testing.assert_array_equal(updates[4:], 0.0)
 
 
 @pytest.mark.parametrize("size", [1, 5, 99])
 def test_less_parameters_than_one_over_the_density_put_one_into_the_window(size):
-    updates, _ = run(scale_by_micro_adam(), gradients(1, size))
+    updates = trajectory(scale_by_micro_adam(), normal(1, size)).updates
     assert np.count_nonzero(updates) == 1
 
 
@@ -183,10 +171,10 @@ def test_places_have_sixteen_bits_where_they_suffice(block_size, dtype):
 
 @pytest.mark.usefixtures("x64")
 def test_alpha_moves_part_of_the_error_into_the_step():
-    grads = gradients(1, 50, np.float64)
+    grads = normal(1, 50)
     options = {"density": 0.1, "state_dtype": jnp.float64}
-    plain, plain_state = run(scale_by_micro_adam(**options), grads)
-    dense, dense_state = run(scale_by_micro_adam(**options, alpha=0.2), grads)
+    _, plain, plain_state = trajectory(scale_by_micro_adam(**options), grads)
+    _, dense, dense_state = trajectory(scale_by_micro_adam(**options, alpha=0.2), grads)
     error, rest = (
         dequantize(jax.tree.map(lambda x: x[0], state.error), 50, 4, 50, jnp.float64)
         for state in (plain_state, dense_state)
@@ -198,10 +186,11 @@ def test_alpha_moves_part_of_the_error_into_the_step():
 
 @pytest.mark.usefixtures("x64")
 def test_the_residual_is_added_without_the_learning_rate():
-    grads = gradients(6, 50, np.float64)
+    grads = normal(6, 50)
     options = {"density": 0.1, "weight_decay": 0.1, "state_dtype": jnp.float64}
-    plain, _ = run(micro_adam(0.1, **options), grads)
-    whole, states = run(micro_adam(0.1, **options, add_residual=True), grads)
+    params = normal(50)
+    plain = trajectory(micro_adam(0.1, **options), grads, params).updates
+    _, whole, states = trajectory(micro_adam(0.1, **options, add_residual=True), grads, params)
     parts = states.micro_adam
     error = dequantize(jax.tree.map(lambda x: x[0], parts.error), 50, 4, 50, jnp.float64)
     left = grads[0].at[parts.places[0, 0]].set(0.0)
@@ -218,10 +207,10 @@ def test_decay_comes_before_the_step():
 
 
 def test_a_nan_spoils_the_state_unless_it_is_kept_out():
-    grads = gradients(3, 20).at[1, 4].set(jnp.nan)
-    spoilt, _ = run(micro_adam(0.1, density=0.2), grads)
-    kept, _ = run(optax.apply_if_finite(micro_adam(0.1, density=0.2), 1), grads)
-    expected, _ = run(micro_adam(0.1, density=0.2), grads[np.array([0, 2])])
+    grads = normal(3, 20).at[1, 4].set(jnp.nan)
+    spoilt = trajectory(micro_adam(0.1, density=0.2), grads).updates
+    kept = trajectory(optax.apply_if_finite(micro_adam(0.1, density=0.2), 1), grads).updates
+    expected = trajectory(micro_adam(0.1, density=0.2), grads[np.array([0, 2])]).updates
     assert np.any(np.isnan(spoilt[2]))
     np.testing.assert_allclose(kept[2], expected[1], rtol=1e-6)
 

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from draws import normal, normal_like
 from golden_files import assert_replays, replays
 from optax.contrib import MuonDimensionNumbers
+from runs import first_update, last_update, trajectory
 
 from optkit import cost, state_shardings
 from optkit.memory_efficient._adagrad_sn import adagrad_sn
@@ -51,10 +53,6 @@ def test_golden_subset_norm(recording):
     assert_replays(recording, golden.replay_gradients(recorded_optimizer(recording), recording))
 
 
-def gradients(shape, seed=0):
-    return jax.random.normal(jax.random.key(seed), shape)
-
-
 @pytest.mark.parametrize(
     ("shape", "subset_size", "number"),
     [
@@ -76,7 +74,7 @@ def gradients(shape, seed=0):
     ],
 )
 def test_partition_rules(shape, subset_size, number):
-    x = gradients(shape)
+    x = normal(*shape)
     sums = subset_sum_of_squares(x, subset_size, leaf_views(x))
     assert sums.size == number
     np.testing.assert_allclose(jnp.sum(sums), jnp.sum(x**2), rtol=1e-5)
@@ -90,21 +88,21 @@ def test_partition_rules(shape, subset_size, number):
     ],
 )
 def test_a_square_matrix_has_a_subset_for_each_output(numbers, axis):
-    kernel = gradients((5, 5))
+    kernel = normal(5, 5)
     nu = scale_by_subset_norm(b2=None, weight_dimension_numbers=numbers)
     _, state = nu.update(kernel, nu.init(kernel))
     np.testing.assert_allclose(state.nu, jnp.sum(kernel**2, axis=axis, keepdims=True), rtol=1e-6)
 
 
 def test_a_convolution_is_one_matrix_if_its_numbers_say_so():
-    kernel = gradients((3, 3, 2, 4))
+    kernel = normal(3, 3, 2, 4)
     tx = scale_by_subset_norm(weight_dimension_numbers=MuonDimensionNumbers((0, 1, 2), 3))
     assert tx.init(kernel).nu.shape == (3, 3, 2, 1)
     assert scale_by_subset_norm().init(kernel).nu.shape == kernel.shape
 
 
 def test_each_of_stacked_matrices_has_subsets_of_its_own():
-    layers = gradients((3, 6, 4))
+    layers = normal(3, 6, 4)
     tx = scale_by_subset_norm(b2=None, weight_dimension_numbers=MuonDimensionNumbers(-2, -1))
     _, state = tx.update(layers, tx.init(layers))
     np.testing.assert_allclose(state.nu, jnp.sum(layers**2, axis=2, keepdims=True), rtol=1e-6)
@@ -112,7 +110,7 @@ def test_each_of_stacked_matrices_has_subsets_of_its_own():
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_each_of_stacked_matrices_has_blocks_of_its_own(axis):
-    layers = [gradients((6, 4), seed) for seed in range(3)]
+    layers = list(normal(3, 6, 4))
     alone = scale_by_subset_norm(b2=None, subset_size=-1)
     inputs, outputs = (each for each in range(3) if each != axis)
     tx = scale_by_subset_norm(
@@ -121,12 +119,12 @@ def test_each_of_stacked_matrices_has_blocks_of_its_own(axis):
     stacked = {"kernel": jnp.stack(layers, axis)}
     updates, state = tx.update(stacked, tx.init(stacked))
     assert state.nu["kernel"].shape == (3, 6)
-    expected = [alone.update(layer, alone.init(layer))[0] for layer in layers]
+    expected = [first_update(alone, layer) for layer in layers]
     np.testing.assert_allclose(updates["kernel"], jnp.stack(expected, axis), rtol=1e-6)
 
 
 def test_blocks_are_of_the_whole_leaf_unless_it_has_numbers_of_its_own():
-    kernel = gradients((3, 2, 2, 2))
+    kernel = normal(3, 2, 2, 2)
     numbers = MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)
     for tx in (
         scale_by_subset_norm(None, subset_size=4, subset_leaves=all_leaves, weight_dimension_numbers=n)
@@ -151,7 +149,7 @@ def test_blocks_divide_the_leaf(size, subset_size):
 
 @pytest.mark.parametrize("subset_size", ["heuristics", 3, -1])
 def test_entries_of_a_subset_share_one_scale(subset_size):
-    gradient = gradients((6, 4))
+    gradient = normal(6, 4)
     tx = scale_by_subset_norm(b2=None, subset_size=subset_size)
     updates, state = tx.update(gradient, tx.init(gradient))
     ratios = np.unique(np.round(np.asarray(updates / gradient), 4))
@@ -159,23 +157,19 @@ def test_entries_of_a_subset_share_one_scale(subset_size):
 
 
 def test_one_step_of_adagrad_gives_every_subset_norm_one():
-    gradient = gradients((6, 4))
+    gradient = normal(6, 4)
     tx = scale_by_subset_norm(b2=None, eps=0.0)
     updates, _ = tx.update(gradient, tx.init(gradient))
     np.testing.assert_allclose(jnp.linalg.norm(updates, axis=1), 1.0, rtol=1e-6)
 
 
 def test_leaves_without_subsets_get_adam():
-    params = {"kernel": gradients((4, 3)), "bias": gradients((3,))}
+    params = {"kernel": normal(4, 3), "bias": normal(3)}
     subset, adam = adam_sn(0.1, eps=0.0), optax.adam(0.1, eps=0.0)
-    states = subset.init(params), adam.init(params)
-    for seed in range(3):
-        grads = {"kernel": gradients((4, 3), seed), "bias": gradients((3,), seed)}
-        ours, ours_state = subset.update(grads, states[0], params)
-        theirs, theirs_state = adam.update(grads, states[1], params)
-        states = ours_state, theirs_state
-        np.testing.assert_allclose(ours["bias"], theirs["bias"], rtol=1e-5)
-        assert not np.allclose(ours["kernel"], theirs["kernel"], rtol=1e-2)
+    ours, theirs = (trajectory(tx, normal_like(params, 1, rows=(3,)), params).updates for tx in (subset, adam))
+    np.testing.assert_allclose(ours["bias"], theirs["bias"], rtol=1e-5)
+    for kernel, of_adam in zip(ours["kernel"], theirs["kernel"], strict=True):
+        assert not np.allclose(kernel, of_adam, rtol=1e-2)
 
 
 def test_a_mask_says_which_leaves_have_subsets():
@@ -186,7 +180,7 @@ def test_a_mask_says_which_leaves_have_subsets():
 
 
 def test_second_moments_are_those_of_the_gradient_and_not_of_the_numerator():
-    gradient = gradients((4, 3))
+    gradient = normal(4, 3)
     tx = scale_by_subset_norm(b2=None, eps=0.0, momentum=optax.scale(7.0))
     updates, state = tx.update(gradient, tx.init(gradient))
     np.testing.assert_allclose(state.nu[:, 0], jnp.sum(gradient**2, axis=1), rtol=1e-6)
@@ -196,11 +190,7 @@ def test_second_moments_are_those_of_the_gradient_and_not_of_the_numerator():
 def test_adagrads_steps_shrink_and_rmsprops_do_not():
     lengths = {}
     for name, b2 in (("adagrad", None), ("rmsprop", 0.5)):
-        tx = scale_by_subset_norm(b2=b2)
-        state = tx.init(jnp.ones((3, 2)))
-        for _ in range(16):
-            updates, state = tx.update(jnp.ones((3, 2)), state)
-        lengths[name] = float(jnp.linalg.norm(updates[0]))
+        lengths[name] = float(jnp.linalg.norm(last_update(scale_by_subset_norm(b2=b2), jnp.ones((16, 3, 2)))[0]))
     np.testing.assert_allclose(lengths["adagrad"], 1 / 4, rtol=1e-5)
     np.testing.assert_allclose(lengths["rmsprop"], 1.0, rtol=1e-4)
 

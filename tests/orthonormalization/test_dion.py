@@ -5,8 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from draws import normal
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from optax.contrib import MuonDimensionNumbers
+from promises import assert_names_leaf_without_numbers, assert_refuses_vectors, assert_same_parameters
+from runs import first_update, last, trajectory
 
 import optkit
 from optkit.core.cost import hlo
@@ -15,42 +18,16 @@ from optkit.orthonormalization import dion, scale_by_dion, sync_momentum
 from optkit.testing import check_transformation
 
 
-def normal(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape))
-
-
-def run(tx, gradients, params=None, axis_name=None):
-    """All parameters on the way, and the last state; with `axis_name` gradients have workers behind time."""
-    params = jax.tree.map(lambda g: jnp.zeros_like(g[0]), gradients) if params is None else params
-
-    def worker(params, gradients):
-        def step(carry, gradient):
-            params, state = carry
-            updates, state = tx.update(gradient, state, params)
-            params = optax.apply_updates(params, updates)
-            return (params, state), params
-
-        (_, state), trajectory = jax.lax.scan(step, (params, tx.init(params)), gradients)
-        return trajectory, state
-
-    if axis_name is not None:
-        worker = jax.vmap(worker, (0, 1), (1, 0), axis_name=axis_name)
-    return jax.jit(worker)(params, gradients)
-
-
 def _is_dict(node):
     return isinstance(node, dict)
-
-
-def first_update(tx, gradient):
-    return tx.update(gradient, tx.init(gradient), jnp.zeros_like(gradient))[0]
 
 
 @pytest.mark.usefixtures("x64")
 def test_at_full_rank_the_momentum_is_heavy_ball():
     gradients = normal(10, 7, 5)
-    _, state = run(scale_by_dion(1.0, momentum=0.9), gradients)
-    _, trace = run(optax.trace(0.9), gradients)
+    state, trace = (
+        last(trajectory(tx, gradients).states) for tx in (scale_by_dion(1.0, momentum=0.9), optax.trace(0.9))
+    )
     np.testing.assert_allclose(state.momentum, 0.9 * trace.trace, atol=1e-12)
 
 
@@ -86,7 +63,7 @@ def test_what_the_update_did_not_take_stays_whole():
 def test_parameters_do_not_depend_on_the_orthonormal_basis(shape, rank_fraction):
     gradients = normal(10, *shape)
     runs = [
-        run(optax.chain(scale_by_dion(rank_fraction, orthonormalize=basis), optax.scale(-0.1)), gradients)[0]
+        trajectory(optax.chain(scale_by_dion(rank_fraction, orthonormalize=basis), optax.scale(-0.1)), gradients).params
         for basis in (householder_qr, cholesky_qr, randomized_cholesky_qr)
     ]
     for other in runs[1:]:
@@ -97,18 +74,19 @@ def test_parameters_do_not_depend_on_the_orthonormal_basis(shape, rank_fraction)
 def test_a_matrix_and_its_transpose_take_the_same_steps():
     gradients = normal(10, 8, 5)
     outputs_first = MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)
-    one = run(dion(0.1, 0.4), gradients)[0]
-    other = run(dion(0.1, 0.4, weight_dimension_numbers=outputs_first), gradients.mT)[0]
+    one = trajectory(dion(0.1, 0.4), gradients).params
+    other = trajectory(dion(0.1, 0.4, weight_dimension_numbers=outputs_first), gradients.mT).params
     np.testing.assert_allclose(other.mT, one, atol=1e-12)
 
 
 @pytest.mark.usefixtures("x64")
 def test_transpose_is_given_for_each_leaf():
     gradients = {"a": normal(10, 8, 5), "b": normal(10, 8, 5)}
-    trajectory, state = run(scale_by_dion(0.4, transpose={"a": False, "b": True}), gradients)
-    assert state.basis["a"].shape == (8, 2)  # columns are inputs, the first axis of Flax's kernels
-    assert state.basis["b"].shape == (5, 2)
-    assert not jnp.allclose(trajectory["a"], trajectory["b"])
+    params, _, states = trajectory(scale_by_dion(0.4, transpose={"a": False, "b": True}), gradients)
+    basis = last(states.basis)
+    assert basis["a"].shape == (8, 2)  # columns are inputs, the first axis of Flax's kernels
+    assert basis["b"].shape == (5, 2)
+    assert not jnp.allclose(params["a"], params["b"])
 
 
 @pytest.mark.usefixtures("x64")
@@ -138,10 +116,10 @@ def test_leaves_of_equal_shape_take_the_steps_that_they_take_alone():
 def test_a_convolution_is_the_matrix_of_its_flattened_inputs():
     gradients = normal(6, 3, 2, 4, 5)
     numbers = MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
-    one, state = run(dion(0.1, weight_dimension_numbers=numbers), gradients)
-    other, _ = run(dion(0.1), gradients.reshape(6, 24, 5))
+    one, _, states = trajectory(dion(0.1, weight_dimension_numbers=numbers), gradients)
+    other = trajectory(dion(0.1), gradients.reshape(6, 24, 5)).params
     np.testing.assert_allclose(one.reshape(other.shape), other, atol=1e-12)
-    assert optax.tree.get(state, "momentum").shape == (3, 2, 4, 5)
+    assert last(optax.tree.get(states, "momentum")).shape == (3, 2, 4, 5)
 
 
 def test_zero_momentum_gives_no_update_and_normalizes_the_basis():
@@ -158,8 +136,7 @@ def test_zero_momentum_gives_no_update_and_normalizes_the_basis():
 @pytest.mark.usefixtures("x64")
 def test_gradients_of_low_rank_are_no_trouble():
     gradients = jnp.einsum("ti,tj->tij", normal(30, 12), normal(30, 8, seed=1)).at[:10, 3:].set(0.0)
-    trajectory, state = run(dion(0.1, 0.5), gradients)
-    assert all(jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves((trajectory, state)))
+    assert all(jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(trajectory(dion(0.1, 0.5), gradients)))
 
 
 @pytest.mark.parametrize(("shape", "arguments", "rank"), [
@@ -198,18 +175,15 @@ def test_other_leaves_are_of_as_many_kinds_as_others_has():
     }
     kind_of = {"hidden": "lion", "bias": "lion", "scale": "adamw", "head": "head"}
     labels = {"hidden": "matrix", "bias": "other", "scale": "other", "head": "other"}
-    trajectory, _ = run(dion(0.1, labels=labels, others=optax.partition({**kinds}, kind_of)), gradients)
+    tx = dion(0.1, labels=labels, others=optax.partition({**kinds}, kind_of))
     for name in ("bias", "scale", "head"):
-        expected = run(kinds[kind_of[name]], gradients[name])[0]
-        np.testing.assert_allclose(trajectory[name], expected, atol=1e-12)
+        assert_same_parameters(tx, kinds[kind_of[name]], gradients, leaves=(name,), atol=1e-12)
 
 
 @pytest.mark.usefixtures("x64")
 def test_by_default_leaves_that_are_no_matrices_are_adamws_at_the_same_rate():
     gradients = {"kernel": normal(8, 6, 4), "bias": normal(8, 4)}
-    trajectory, _ = run(dion(0.1), gradients)
-    expected, _ = run(optax.adam(0.1, 0.9, 0.95, 1e-8), gradients["bias"])
-    np.testing.assert_allclose(trajectory["bias"], expected, atol=1e-12)
+    assert_same_parameters(dion(0.1), optax.adam(0.1, 0.9, 0.95, 1e-8), gradients, leaves=("bias",), atol=1e-12)
 
 
 def test_masked_leaves_do_not_decay():
@@ -243,14 +217,11 @@ def test_arguments_of_its_transformation_out_of_range_are_refused(arguments, mes
 
 
 def test_a_vector_is_refused():
-    with pytest.raises(ValueError, match=r"the leaf 'bias' of shape \(3,\) is no matrix"):
-        scale_by_dion().init({"bias": jnp.ones(3)})
+    assert_refuses_vectors(scale_by_dion(), "scale_by_dion")
 
 
 def test_a_leaf_without_numbers_is_named():
-    params = {"head": jnp.ones((3, 4))}
-    with pytest.raises(ValueError, match=r"the leaf 'head' of shape \(3, 4\) is no matrix by"):
-        scale_by_dion(weight_dimension_numbers={"head": None}).init(params)
+    assert_names_leaf_without_numbers(scale_by_dion)
 
 
 # Over workers
@@ -264,15 +235,16 @@ def test_factors_of_workers_give_the_steps_of_averaged_gradients(workers):
         "square": normal(20, workers, 4, 4),
         "bias": normal(20, workers, 5),
     }
-    params = jax.tree.map(lambda g: jnp.zeros(g.shape[1:]), gradients)
-    alone, state = run(dion(0.1), jax.tree.map(lambda g: jnp.mean(g, axis=1), gradients))
-    trajectory, states = run(dion(0.1, axis_name="workers"), gradients, params, axis_name="workers")
+    alone = trajectory(dion(0.1), jax.tree.map(lambda g: jnp.mean(g, axis=1), gradients))
+    together = trajectory(dion(0.1, axis_name="workers"), gradients, axis_name="workers")
     for worker in range(workers):
         jax.tree.map(
-            lambda a, b, worker=worker: np.testing.assert_allclose(a[:, worker], b, atol=1e-12), trajectory, alone
+            lambda a, b, worker=worker: np.testing.assert_allclose(a[:, worker], b, atol=1e-12),
+            together.params,
+            alone.params,
         )
-    momenta = optax.tree.get(states, "momentum")["kernel"]
-    np.testing.assert_allclose(jnp.mean(momenta, axis=0), optax.tree.get(state, "momentum")["kernel"], atol=1e-12)
+    expected, momenta = (last(optax.tree.get(run.states, "momentum")["kernel"]) for run in (alone, together))
+    np.testing.assert_allclose(jnp.mean(momenta, axis=0), expected, atol=1e-12)
     drift = jnp.sum(gradients["kernel"] - jnp.mean(gradients["kernel"], axis=1, keepdims=True), axis=0)
     np.testing.assert_allclose(momenta - jnp.mean(momenta, axis=0), drift, atol=1e-12)
 
@@ -280,9 +252,9 @@ def test_factors_of_workers_give_the_steps_of_averaged_gradients(workers):
 @pytest.mark.usefixtures("x64")
 def test_a_worker_without_gradients_takes_the_same_steps():
     gradients = normal(6, 2, 16, 12).at[:, 0].set(0.0)
-    trajectory, _ = run(dion(0.1, axis_name="workers"), gradients, jnp.zeros((2, 16, 12)), axis_name="workers")
-    np.testing.assert_array_equal(trajectory[:, 0], trajectory[:, 1])
-    assert jnp.linalg.norm(trajectory[0, 0]) > 0.1
+    params = trajectory(dion(0.1, axis_name="workers"), gradients, axis_name="workers").params
+    np.testing.assert_array_equal(params[:, 0], params[:, 1])
+    assert jnp.linalg.norm(params[0, 0]) > 0.1
 
 
 @pytest.mark.usefixtures("x64")
@@ -344,7 +316,7 @@ def test_sharded_matrices_take_the_same_steps(axis_type, spec, shape):
     sharding = NamedSharding(mesh, PartitionSpec(*spec))
     tx = dion(0.1)
     gradients, start = normal(3, *shape), normal(*shape, seed=1)
-    expected = run(tx, gradients, start)[0][-1]
+    expected = last(trajectory(tx, gradients, start).params)
     with jax.set_mesh(mesh):
         params = jax.device_put(start, sharding)
         state = tx.init(params)

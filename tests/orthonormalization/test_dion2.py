@@ -3,6 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from draws import normal
+from promises import (
+    assert_names_leaf_without_numbers,
+    assert_other_rows_only_decay,
+    assert_refuses_vectors,
+    assert_same_parameters,
+)
+from runs import last, trajectory
 
 from optkit.core.linalg.newton_schulz import polar_express
 from optkit.orthonormalization._dion2 import dion2, scale_by_dion2
@@ -11,24 +19,13 @@ from optkit.orthonormalization._muon import muon
 TORCH = optax.contrib.MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)
 
 
-def normal(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape))
+def first_step(tx, gradients):
+    """As one program."""
+    return last(trajectory(tx, jax.tree.map(lambda g: g[None], gradients)))
 
 
-def first_update(tx, gradients):
-    params = jax.tree.map(jnp.zeros_like, gradients)
-    return jax.jit(tx.update)(gradients, tx.init(params), params)
-
-
-def run(tx, gradients):
-    def step(carry, gradient):
-        params, state = carry
-        updates, state = tx.update(gradient, state, params)
-        params = optax.apply_updates(params, updates)
-        return (params, state), params
-
-    params = jax.tree.map(lambda g: jnp.ones_like(g[0]), gradients)
-    return jax.jit(lambda carry: jax.lax.scan(step, carry, gradients)[1])((params, tx.init(params)))
+def ones_for(gradients):
+    return jax.tree.map(lambda g: jnp.ones_like(g[0]), gradients)
 
 
 def moved(direction, axis):
@@ -44,20 +41,20 @@ def test_the_slices_with_the_largest_sums_of_magnitudes_are_selected(shape, sele
     tx = scale_by_dion2(0.25, select=select, weight_dimension_numbers=TORCH)
     sums = jnp.sum(jnp.abs(gradient), axis=1 - side)
     largest = np.sort(np.argsort(-sums)[: -(-shape[side] // 4)])
-    np.testing.assert_array_equal(moved(first_update(tx, gradient)[0], 1 - side), largest)
+    np.testing.assert_array_equal(moved(first_step(tx, gradient).updates, 1 - side), largest)
 
 
 @pytest.mark.usefixtures("x64")
 def test_rows_are_outputs():
     gradient = normal(4, 6)
-    kernel = first_update(scale_by_dion2(0.5, select="rows"), gradient.T)[0]
-    torch = first_update(scale_by_dion2(0.5, select="rows", weight_dimension_numbers=TORCH), gradient)[0]
+    kernel = first_step(scale_by_dion2(0.5, select="rows"), gradient.T).updates
+    torch = first_step(scale_by_dion2(0.5, select="rows", weight_dimension_numbers=TORCH), gradient).updates
     np.testing.assert_allclose(kernel.T, torch, atol=1e-12)
 
 
 def test_of_equal_rows_the_first_are_selected():
     tx = scale_by_dion2(0.5, weight_dimension_numbers=TORCH)
-    direction = first_update(tx, jnp.ones((5, 8)).at[4].set(-1.0))[0]
+    direction = first_step(tx, jnp.ones((5, 8)).at[4].set(-1.0)).updates
     np.testing.assert_array_equal(moved(direction, 1), [0, 1, 2])
 
 
@@ -65,7 +62,7 @@ def test_of_equal_rows_the_first_are_selected():
 def test_what_is_selected_is_orthogonalized_alone():
     gradient = normal(6, 9).at[jnp.array([1, 4])].multiply(10.0)
     tx = scale_by_dion2(0.3, scale="spectral", weight_dimension_numbers=TORCH)
-    direction = first_update(tx, gradient)[0]
+    direction = first_step(tx, gradient).updates
     expected = np.sqrt(6 / 9) * polar_express(gradient[jnp.array([1, 4])])
     np.testing.assert_allclose(direction[jnp.array([1, 4])], expected, atol=1e-12)
 
@@ -74,28 +71,22 @@ def test_what_is_selected_is_orthogonalized_alone():
 def test_what_is_selected_shrinks_in_the_momentum_and_the_rest_stays():
     gradient = normal(6, 9).at[2].multiply(10.0)
     tx = scale_by_dion2(0.1, 0.7, weight_dimension_numbers=TORCH)
-    state = first_update(tx, gradient)[1]
+    state = first_step(tx, gradient).states
     np.testing.assert_allclose(state.momentum, gradient.at[2].multiply(0.7), rtol=1e-12)
 
 
 @pytest.mark.usefixtures("x64")
 def test_rows_that_are_not_selected_only_decay():
-    gradient = normal(6, 9).at[2].multiply(10.0)
-    tx = dion2(0.1, 0.1, weight_decay=0.5, weight_dimension_numbers=TORCH)
-    params = normal(6, 9, seed=1)
-    new = params + jax.jit(tx.update)(gradient, tx.init(params), params)[0]
-    rest = jnp.array([0, 1, 3, 4, 5])
-    np.testing.assert_allclose(new[rest], 0.95 * params[rest], rtol=1e-12)
-    assert jnp.min(jnp.abs(new[2] - 0.95 * params[2])) > 0
+    assert_other_rows_only_decay(dion2(0.1, 0.1, weight_decay=0.5, weight_dimension_numbers=TORCH), 0.95)
 
 
 @pytest.mark.usefixtures("x64")
 def test_small_rows_have_their_turn():
     gradients = jnp.broadcast_to(normal(6, 9).at[0].multiply(0.2), (40, 6, 9))
     tx = dion2(0.1, 0.3, 0.5, weight_decay=0.0, weight_dimension_numbers=TORCH)
-    trajectory = run(tx, gradients)
-    assert jnp.all(trajectory[0, 0] == 1)
-    assert jnp.all(trajectory[-1, 0] != 1)
+    params = trajectory(tx, gradients, jnp.ones((6, 9))).params
+    assert jnp.all(params[0, 0] == 1)
+    assert jnp.all(params[-1, 0] != 1)
 
 
 @pytest.mark.usefixtures("x64")
@@ -104,22 +95,22 @@ def test_all_rows_give_muon_without_nesterov(shape):
     gradients = normal(10, *shape)
     ours = dion2(0.1, 1.0, 0.9, weight_decay=0.1)
     theirs = muon(0.1, 0.9, weight_decay=0.1, nesterov=False, ema=False, orthogonalize=polar_express, scale="spectral")
-    np.testing.assert_allclose(run(ours, gradients), run(theirs, gradients), atol=1e-12)
+    assert_same_parameters(ours, theirs, gradients, ones_for(gradients), atol=1e-12)
 
 
 @pytest.mark.usefixtures("x64")
 def test_each_matrix_of_a_batch_selects_by_itself():
     gradients = normal(3, 8, 4)
-    batch = first_update(scale_by_dion2(), gradients)[0]
-    alone = [first_update(scale_by_dion2(), gradient)[0] for gradient in gradients]
+    batch = first_step(scale_by_dion2(), gradients).updates
+    alone = [first_step(scale_by_dion2(), gradient).updates for gradient in gradients]
     np.testing.assert_allclose(batch, jnp.stack(alone), atol=1e-12)
 
 
 @pytest.mark.usefixtures("x64")
 def test_leaves_of_equal_shape_select_by_themselves():
     gradients = {"a": normal(8, 4), "b": normal(8, 4, seed=1), "c": normal(4, 8)}
-    together = first_update(scale_by_dion2(), gradients)[0]
-    alone = {name: first_update(scale_by_dion2(), gradient)[0] for name, gradient in gradients.items()}
+    together = first_step(scale_by_dion2(), gradients).updates
+    alone = {name: first_step(scale_by_dion2(), gradient).updates for name, gradient in gradients.items()}
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), together, alone)
 
 
@@ -128,18 +119,15 @@ def test_other_leaves_are_those_of_the_optimizer_that_is_given():
     gradients = {"kernel": normal(8, 6, 4), "bias": normal(8, 4), "embedding": normal(8, 6, 4)}
     labels = {"kernel": "matrix", "bias": "other", "embedding": "other"}
     others = optax.lion(0.2, 0.9, 0.95, weight_decay=0.3)
-    trajectory = run(dion2(0.1, labels=labels, others=others), gradients)
-    expected = run(others, gradients)
-    for name in ("bias", "embedding"):
-        np.testing.assert_allclose(trajectory[name], expected[name], atol=1e-12)
+    tx, leaves = dion2(0.1, labels=labels, others=others), ("bias", "embedding")
+    assert_same_parameters(tx, others, gradients, ones_for(gradients), leaves=leaves, atol=1e-12)
 
 
 @pytest.mark.usefixtures("x64")
 def test_by_default_leaves_that_are_no_matrices_are_adamws_at_the_same_rate():
     gradients = {"kernel": normal(8, 6, 4), "bias": normal(8, 4)}
-    trajectory = run(dion2(0.1), gradients)
-    expected = run(optax.adam(0.1, 0.9, 0.95), gradients["bias"])
-    np.testing.assert_allclose(trajectory["bias"], expected, atol=1e-12)
+    adam = optax.adam(0.1, 0.9, 0.95)
+    assert_same_parameters(dion2(0.1), adam, gradients, ones_for(gradients), leaves=("bias",), atol=1e-12)
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
@@ -155,10 +143,8 @@ def test_arguments_out_of_range_are_refused(arguments, message):
 
 
 def test_a_vector_is_refused():
-    with pytest.raises(ValueError, match=r"the leaf 'bias' of shape \(3,\) is no matrix"):
-        scale_by_dion2().init({"bias": jnp.ones(3)})
+    assert_refuses_vectors(scale_by_dion2(), "scale_by_dion2")
 
 
 def test_a_leaf_without_numbers_is_named():
-    with pytest.raises(ValueError, match=r"scale_by_dion2: the leaf 'head' of shape \(3, 4\) is no matrix by"):
-        scale_by_dion2(weight_dimension_numbers={"head": None}).init({"head": jnp.ones((3, 4))})
+    assert_names_leaf_without_numbers(scale_by_dion2)

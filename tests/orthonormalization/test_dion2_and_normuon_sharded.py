@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from draws import normal
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from optkit.core.cost import hlo
@@ -27,10 +28,6 @@ TOGETHER = optax.partition({**OPTIMIZERS}, {name: name for name in OPTIMIZERS})
 
 def mesh_of(axis_type):
     return jax.make_mesh((4, 2), ("data", "model"), axis_types=(axis_type,) * 2)
-
-
-def normal(*shape):
-    return jnp.asarray(np.random.default_rng(0).standard_normal(shape))
 
 
 def steps(gradients):

@@ -4,6 +4,7 @@ import numpy as np
 import optax
 from golden_files import assert_replays, replays
 from optax.contrib import MuonDimensionNumbers
+from runs import last, trajectory
 
 from optkit.core.linalg.orthonormal import householder_qr, randomized_cholesky_qr
 from optkit.orthonormalization import scale_by_dion
@@ -80,24 +81,9 @@ def test_golden_dion_over_workers(recording):
     tx = beginning_with(optimizer(recording, "workers"), recording.tree("draws.Q0"))
     workers, compressed = recording.hyperparams["n_workers"], recording.hyperparams.group("compressed_leaves")
     params = jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x), (workers, *x.shape)), recording.tree("params0"))
-
-    @jax.jit
-    def run(params):
-        def step(carry, gradients):
-            params, state = carry
-            updates, state = tx.update(gradients, state, params)
-            params = optax.apply_updates(params, updates)
-            return (params, state), params
-
-        def worker(params, gradients):
-            (_, state), trajectory = jax.lax.scan(step, (params, tx.init(params)), gradients)
-            return optax.tree.get(state, "momentum"), trajectory
-
-        gradients = jax.tree.map(jnp.asarray, recording.tree("grads"))
-        return jax.vmap(worker, (0, 1), (0, 1), axis_name="workers")(params, gradients)
-
-    momenta, trajectory = run(params)
-    assert_replays(recording, trajectory)
+    run = trajectory(tx, jax.tree.map(jnp.asarray, recording.tree("grads")), params, axis_name="workers")
+    momenta = last(optax.tree.get(run.states, "momentum"))
+    assert_replays(recording, run.params)
     for leaf, expected in recording.tree("final_state.momentum").items():
         if compressed[leaf]:
             np.testing.assert_allclose(momenta[leaf], expected, rtol=0, atol=recording.meta["rtol"])

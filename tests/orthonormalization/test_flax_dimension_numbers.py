@@ -1,12 +1,16 @@
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from draws import normal_like
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from optax.contrib import MuonDimensionNumbers
+from runs import first_update
 
 from optkit.core.linalg.matrix_view import from_matrices, matrix_view, matrix_views, to_matrices
 from optkit.orthonormalization import flax_dimension_numbers
@@ -114,9 +118,7 @@ def test_optimizers_take_them_and_leave_the_rest_to_others(optimizer, params):
         return flax_dimension_numbers(tree, exclude=is_head)
 
     tx = optimizer(0.1, weight_decay=0.0, weight_dimension_numbers=numbers)
-    draw = np.random.default_rng(0).standard_normal
-    gradients = jax.tree.map(lambda x: jnp.asarray(draw(x.shape), x.dtype), params)
-    updates = jax.jit(lambda g, p: tx.update(g, tx.init(p), p)[0])(gradients, params)
+    updates = jax.jit(functools.partial(first_update, tx))(normal_like(params), params)
     assert jax.tree.structure(updates) == jax.tree.structure(params)
     sizes = {path: np.abs(update) for path, update in by_path(updates).items()}
     # The first step of Lion and AdamW has one size.

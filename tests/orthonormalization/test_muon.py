@@ -5,31 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from draws import normal
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from optax.contrib import MuonDimensionNumbers
+from promises import assert_cautious_decay_spares_what_moves_outward, assert_same_parameters
+from runs import first_update
 
 from optkit.core.linalg.newton_schulz import newton_schulz, polar_express
 from optkit.orthonormalization import muon, scale_by_muon
-
-
-def normal(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape))
-
-
-def first_update(tx, gradients):
-    params = jax.tree.map(jnp.zeros_like, gradients)
-    return tx.update(gradients, tx.init(params), params)[0]
-
-
-def run(tx, gradients):
-    def step(carry, gradient):
-        params, state = carry
-        updates, state = tx.update(gradient, state, params)
-        params = optax.apply_updates(params, updates)
-        return (params, state), params
-
-    params = jax.tree.map(lambda g: jnp.zeros_like(g[0]), gradients)
-    return jax.jit(lambda carry: jax.lax.scan(step, carry, gradients)[1])((params, tx.init(params)))
 
 
 @pytest.mark.usefixtures("x64")
@@ -46,9 +29,8 @@ def test_singular_values_of_an_update_are_about_the_scale(scale, wide, tall):
 @pytest.mark.usefixtures("x64")
 def test_average_and_sum_give_the_same_steps():
     exact = functools.partial(newton_schulz, eps=0.0)
-    gradients = normal(10, 6, 4)
-    one, other = (run(muon(0.1, ema=ema, orthogonalize=exact), gradients) for ema in (True, False))
-    np.testing.assert_allclose(one, other, atol=1e-12)
+    one, other = (muon(0.1, ema=ema, orthogonalize=exact) for ema in (True, False))
+    assert_same_parameters(one, other, normal(10, 6, 4), atol=1e-12)
 
 
 @pytest.mark.usefixtures("x64")
@@ -72,18 +54,17 @@ def test_the_momentum_is_as_published(nesterov):
 
 @pytest.mark.usefixtures("x64")
 def test_without_nesterov_it_is_optax_muon():
-    gradients = normal(8, 6, 4)
     theirs = optax.contrib.muon(0.1, nesterov=False, eps=1e-12, consistent_rms=None)
     exact = functools.partial(newton_schulz, eps=1e-12)
     ours = muon(0.1, nesterov=False, orthogonalize=exact)
-    np.testing.assert_allclose(run(ours, gradients), run(theirs, gradients), atol=1e-9)
+    assert_same_parameters(ours, theirs, normal(8, 6, 4), atol=1e-9)
 
 
 @pytest.mark.usefixtures("x64")
 def test_products_of_rows_give_the_steps_of_newton_schulz():
     gradients = {"wide": normal(6, 4, 20), "tall": normal(6, 20, 4), "square": normal(6, 4, 4)}
     ours, plain = muon(0.1), muon(0.1, orthogonalize=newton_schulz)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-11), run(ours, gradients), run(plain, gradients))
+    assert_same_parameters(ours, plain, gradients, atol=1e-11)
     wide = normal(4, 64)
     fewer, more = (
         jax.jit(lambda g, tx=tx: first_update(tx, g)).lower(wide).compile().cost_analysis()["flops"]
@@ -130,27 +111,15 @@ def test_a_convolution_is_the_matrix_of_its_flattened_inputs():
 
 @pytest.mark.usefixtures("x64")
 def test_cautious_decay_spares_what_the_update_moves_outward():
-    params = normal(6, 4)
-    gradients = normal(6, 4, seed=1)
-
-    def update(**arguments):
-        tx = muon(1.0, **arguments)
-        return tx.update(gradients, tx.init(params), params)[0]
-
-    step = update()
-    inward = step * params < 0
-    decayed = update(weight_decay=0.1, cautious_decay=True)
-    np.testing.assert_allclose(decayed, jnp.where(inward, step - 0.1 * params, step), atol=1e-12)
+    assert_cautious_decay_spares_what_moves_outward(muon)
 
 
 @pytest.mark.usefixtures("x64")
 def test_other_leaves_are_adamws():
     gradients = {"kernel": normal(8, 6, 4), "bias": normal(8, 4), "embedding": normal(8, 6, 4)}
     labels = {"kernel": "matrix", "bias": "other", "embedding": "other"}
-    expected = run(optax.adam(0.1, 0.9, 0.95, 1e-10), gradients)
-    trajectory = run(muon(0.1, weight_decay=0.5, labels=labels), gradients)
-    for name in ("bias", "embedding"):
-        np.testing.assert_allclose(trajectory[name], expected[name], atol=1e-12)
+    tx, adam = muon(0.1, weight_decay=0.5, labels=labels), optax.adam(0.1, 0.9, 0.95, 1e-10)
+    assert_same_parameters(tx, adam, gradients, leaves=("bias", "embedding"), atol=1e-12)
 
 
 @pytest.mark.usefixtures("x64")

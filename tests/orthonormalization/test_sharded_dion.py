@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from draws import normal, with_singular_values
 from golden_files import assert_replays, replays
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from optax.contrib import MuonDimensionNumbers
+from runs import trajectory
 
 import optkit
 from optkit.core.cost import hlo
@@ -24,10 +26,6 @@ AXES = {"axis_name": "dp", "fsdp_axis": "fs", "tp_axis": "tp"}
 OUTPUTS_FIRST = MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)
 
 
-def normal(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape))
-
-
 def mesh_of(dp, fs, tp, axis_type=AxisType.Auto):
     return jax.make_mesh((dp, fs, tp), ("dp", "fs", "tp"), axis_types=(axis_type,) * 3)
 
@@ -36,24 +34,12 @@ def placed(tree, mesh, specs):
     return jax.tree.map(lambda spec, x: jax.device_put(x, NamedSharding(mesh, spec)), specs, tree)
 
 
-def run(tx, params, gradients):
-    """All parameters on the way on one device."""
-
-    def step(carry, gradient):
-        params, state = carry
-        updates, state = tx.update(gradient, state, params)
-        params = optax.apply_updates(params, updates)
-        return (params, state), params
-
-    return compiled(lambda params: jax.lax.scan(step, (params, tx.init(params)), gradients)[1])(params)
-
-
 def run_on(mesh, tx, specs, params, gradients, *, bases=None, check_vma=False, **numbers):
     """All parameters on the way and the last state, of workers' gradients, which have an axis for them behind time."""
     states = sharded_dion_specs(tx, params, specs, **AXES, **numbers)
     full = jax.tree.broadcast(specs, params, is_leaf=lambda node: isinstance(node, P))
     of_gradients = jax.tree.map(lambda spec: P(None, "dp", *spec), full)
-    trajectory = jax.tree.map(lambda spec: P(None, *spec), full)
+    of_all = jax.tree.map(lambda spec: P(None, *spec), full)
     shard_map = functools.partial(jax.shard_map, mesh=mesh, check_vma=check_vma)
 
     def steps(params, state, gradients):
@@ -63,8 +49,8 @@ def run_on(mesh, tx, specs, params, gradients, *, bases=None, check_vma=False, *
             params = optax.apply_updates(params, updates)
             return (params, state), params
 
-        (_, state), trajectory = jax.lax.scan(step, (params, state), gradients)
-        return trajectory, state
+        (_, state), all_params = jax.lax.scan(step, (params, state), gradients)
+        return all_params, state
 
     params, gradients = placed(params, mesh, full), placed(gradients, mesh, of_gradients)
     state = compiled(shard_map(tx.init, in_specs=(full,), out_specs=states))(params)
@@ -75,7 +61,7 @@ def run_on(mesh, tx, specs, params, gradients, *, bases=None, check_vma=False, *
         state = optax.tree.set(
             state, basis=jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), recorded, drawn)
         )
-    mapped = shard_map(steps, in_specs=(full, states, of_gradients), out_specs=(trajectory, states))
+    mapped = shard_map(steps, in_specs=(full, states, of_gradients), out_specs=(of_all, states))
     return compiled(mapped)(params, state, gradients)
 
 
@@ -97,8 +83,8 @@ def test_golden_sharded_dion(recording):
     )
     params, gradients = (jax.tree.map(jnp.asarray, recording.tree(name)) for name in ("params0", "grads"))
     bases = recording.tree("draws.Q0")
-    trajectory, _ = run_on(mesh, tx, specs, params, gradients, bases=bases, weight_dimension_numbers=OUTPUTS_FIRST)
-    assert_replays(recording, trajectory)
+    all_params, _ = run_on(mesh, tx, specs, params, gradients, bases=bases, weight_dimension_numbers=OUTPUTS_FIRST)
+    assert_replays(recording, all_params)
     # What the recording says of orientations.
     for leaf, basis in bases.items():
         assert basis.shape[0] == params[leaf].shape[0 if transposed[leaf] else 1]
@@ -125,13 +111,17 @@ def sharded(specs, **options):
     return matrix_optimizer("sharded_dion", 0.1, direction, weight_decay=0.1, axis_name="dp")
 
 
+def averaged(gradients):
+    return jax.tree.map(lambda g: jnp.mean(g, axis=1), gradients)
+
+
 def on_one_device(params, gradients, transposed=TRANSPOSED, **options):
     def direction(numbers):
         transpose = {name: transposed[name] for name in params}
         return scale_by_dion(transpose=transpose, weight_dimension_numbers=numbers, **options)
 
     tx = matrix_optimizer("dion", 0.1, direction, weight_decay=0.1)
-    return run(tx, params, jax.tree.map(lambda g: jnp.mean(g, axis=1), gradients))
+    return trajectory(tx, averaged(gradients), params).params
 
 
 def assert_close(actual, expected):
@@ -142,8 +132,8 @@ def assert_close(actual, expected):
 @pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 4, 1), (1, 1, 4), (2, 2, 2), (1, 2, 4)])
 def test_every_mesh_takes_the_steps_of_one_device(sizes):
     params, gradients = problem(sizes[0])
-    trajectory, _ = run_on(mesh_of(*sizes), sharded(SPECS, **OPTIONS), SPECS, params, gradients)
-    assert_close(trajectory, on_one_device(params, gradients, **OPTIONS))
+    all_params, _ = run_on(mesh_of(*sizes), sharded(SPECS, **OPTIONS), SPECS, params, gradients)
+    assert_close(all_params, on_one_device(params, gradients, **OPTIONS))
 
 
 @pytest.mark.usefixtures("x64")
@@ -152,12 +142,12 @@ def test_ranks_are_rounded_up_to_the_devices_of_the_tensor_axis(sizes):
     specs = {"down": P("fs", "tp"), "small": P("tp", "fs")}  # ranks 2 and 1
     params, gradients = problem(sizes[0], shapes={name: SHAPES[name] for name in specs})
     tx = sharded_dion(0.1, specs, **AXES)
-    trajectory, state = run_on(mesh_of(*sizes), tx, specs, params, gradients, check_vma=True)
+    all_params, state = run_on(mesh_of(*sizes), tx, specs, params, gradients, check_vma=True)
     bases = optax.tree.get(state, "basis")
     assert jax.tree.map(lambda basis: basis.shape[-1], bases) == {"down": max(sizes[2], 2), "small": sizes[2]}
     tx = scale_by_dion(rank_multiple_of=sizes[2], transpose={name: TRANSPOSED[name] for name in specs})
     tx = optax.chain(tx, optax.add_decayed_weights(0.01), optax.scale(-0.1))
-    assert_close(trajectory, run(tx, params, jax.tree.map(lambda g: jnp.mean(g, axis=1), gradients)))
+    assert_close(all_params, trajectory(tx, averaged(gradients), params).params)
 
 
 @pytest.mark.usefixtures("x64")
@@ -168,9 +158,9 @@ def test_ranks_are_rounded_up_to_the_devices_of_the_tensor_axis(sizes):
 ])  # fmt: skip
 def test_sides_may_be_whole(specs):
     params, gradients = problem(2, shapes={name: SHAPES[name] for name in specs})
-    trajectory, _ = run_on(mesh_of(2, 2, 2), sharded(specs, **OPTIONS), specs, params, gradients)
+    all_params, _ = run_on(mesh_of(2, 2, 2), sharded(specs, **OPTIONS), specs, params, gradients)
     transposed = {**TRANSPOSED, "up": specs.get("up") != P()}  # whole ones along their longer side
-    assert_close(trajectory, on_one_device(params, gradients, transposed, **OPTIONS))
+    assert_close(all_params, on_one_device(params, gradients, transposed, **OPTIONS))
 
 
 @pytest.mark.usefixtures("x64")
@@ -180,8 +170,8 @@ def test_several_power_iterations_are_those_of_one_device(unit):
     params, gradients = jax.tree.map(lambda x: x + (unit - 1.0) * x[..., ::-1], (params, gradients))
     options = {**OPTIONS, "power_iterations": 3}
     tx = sharded(SPECS["up"], **options)
-    trajectory, _ = run_on(mesh_of(2, 2, 2), tx, SPECS["up"], params, gradients)
-    assert_close(trajectory, on_one_device(params, gradients, **options))
+    all_params, _ = run_on(mesh_of(2, 2, 2), tx, SPECS["up"], params, gradients)
+    assert_close(all_params, on_one_device(params, gradients, **options))
 
 
 @pytest.mark.usefixtures("x64")
@@ -189,8 +179,8 @@ def test_several_power_iterations_are_those_of_one_device(unit):
 def test_jax_may_check_what_varies_between_devices(axis_type):
     params, gradients = problem(2)
     tx = sharded(SPECS, **OPTIONS)
-    trajectory, _ = run_on(mesh_of(2, 2, 2, axis_type), tx, SPECS, params, gradients, check_vma=True)
-    assert_close(trajectory, on_one_device(params, gradients, **OPTIONS))
+    all_params, _ = run_on(mesh_of(2, 2, 2, axis_type), tx, SPECS, params, gradients, check_vma=True)
+    assert_close(all_params, on_one_device(params, gradients, **OPTIONS))
 
 
 @pytest.mark.usefixtures("x64")
@@ -199,9 +189,9 @@ def test_axes_over_separate_matrices_may_be_sharded(check_vma):
     specs = P("tp", "fs")
     params, gradients = {"up": normal(4, 12, 16)}, {"up": normal(4, 2, 4, 12, 16)}
     tx = scale_by_sharded_dion(specs, 0.25, **AXES)
-    trajectory, _ = run_on(mesh_of(2, 2, 2), tx, specs, params, gradients, check_vma=check_vma)
+    all_params, _ = run_on(mesh_of(2, 2, 2), tx, specs, params, gradients, check_vma=check_vma)
     whole = scale_by_dion(0.25, transpose=False)
-    assert_close(trajectory, run(whole, params, jax.tree.map(lambda g: jnp.mean(g, axis=1), gradients)))
+    assert_close(all_params, trajectory(whole, averaged(gradients), params).params)
 
 
 @pytest.mark.usefixtures("x64")
@@ -213,8 +203,8 @@ def test_zeros_on_some_devices_do_not_part_them():
         "down": gradients["down"].at[:, 1].set(0.0).at[0].set(0.0),
     }
     specs = {name: SPECS[name] for name in params}
-    trajectory, _ = run_on(mesh_of(2, 2, 2), sharded(specs, **OPTIONS), specs, params, gradients)
-    assert_close(trajectory, on_one_device(params, gradients, **OPTIONS))
+    all_params, _ = run_on(mesh_of(2, 2, 2), sharded(specs, **OPTIONS), specs, params, gradients)
+    assert_close(all_params, on_one_device(params, gradients, **OPTIONS))
 
 
 @pytest.mark.usefixtures("x64")
@@ -246,11 +236,10 @@ def test_other_leaves_are_those_of_the_optimizer_that_is_given():
     specs = {"up": P("tp", "fs"), "down": P("fs", "tp"), "bias": P("tp")}
     labels = {"up": "matrix", "down": "other", "bias": "other"}
     tx = sharded_dion(0.1, specs, labels=labels, others=optax.lion(0.2), **AXES)
-    trajectory, _ = run_on(mesh_of(2, 2, 2), tx, specs, params, gradients)
-    averaged = jax.tree.map(lambda g: jnp.mean(g, axis=1), gradients)
-    expected = run(optax.lion(0.2), params, averaged)
-    del trajectory["up"], expected["up"]
-    assert_close(trajectory, expected)
+    all_params, _ = run_on(mesh_of(2, 2, 2), tx, specs, params, gradients)
+    expected = trajectory(optax.lion(0.2), averaged(gradients), params).params
+    del all_params["up"], expected["up"]
+    assert_close(all_params, expected)
 
 
 def test_a_state_says_how_it_is_sharded():
@@ -318,14 +307,9 @@ def test_no_device_holds_a_matrix_and_factors_are_what_is_sent(shape, sizes):
 # Bases
 
 
-def conditioned(rows, columns, condition):
-    left, _, right = np.linalg.svd(normal(rows, columns), full_matrices=False)
-    return (left * np.logspace(0, -np.log10(condition), columns)) @ right
-
-
 HARD = {
     "normal": normal(48, 8),
-    "condition 1e8": conditioned(48, 8, 1e8),
+    "condition 1e8": with_singular_values(np.logspace(0, -8, 8), 48, 8),
     "rank one": np.outer(normal(48), normal(8, seed=1)),
     "zero columns": normal(48, 8) * (np.arange(8) % 2),
     "zero": np.zeros((48, 8)),

@@ -2,19 +2,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import normal
+from promises import assert_same_steps
+from runs import trajectory
 
 import optkit
 
 
-def run(tx, steps=20):
-    grads = jax.random.normal(jax.random.key(1), (steps, 4))
-    params = jnp.ones(4)
-    return jax.lax.scan(lambda state, grad: tx.update(grad, state, params)[::-1], tx.init(params), grads)[1]
+def run(tx, steps):
+    """The updates of all steps."""
+    return trajectory(tx, normal(steps, 4, seed=1), jnp.ones(4)).updates
 
 
 def test_exponentiated_sgdm_is_the_scaled_learner():
     scaled = optkit.randomly_scaled(optkit.online_gradient_descent(0.1, 0.9, 2.0), key=4)
-    np.testing.assert_allclose(run(optkit.exponentiated_sgdm(0.1, 0.9, 2.0, key=4)), run(scaled), rtol=1e-6)
+    assert_same_steps(optkit.exponentiated_sgdm(0.1, 0.9, 2.0, key=4), scaled, normal(20, 4, seed=1), jnp.ones(4))
 
 
 def test_the_mean_over_draws_is_the_learner():

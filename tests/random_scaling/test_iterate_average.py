@@ -3,29 +3,24 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from draws import normal
+from promises import assert_needs_parameters
+from runs import trajectory
 
 import optkit
 
 
 def run(tx, params, steps=12):
     """Iterates and reported averages of gradient descent on noise."""
-    grads = jax.random.normal(jax.random.key(1), (steps, *params.shape))
-
-    def step(carry, grad):
-        params, state = carry
-        updates, state = tx.update(grad, state, params)
-        params = optax.apply_updates(params, updates)
-        return (params, state), (params, optkit.averaged_params(state, params))
-
-    return jax.lax.scan(step, (params, tx.init(params)), grads)[1]
+    iterates, _, states = trajectory(tx, normal(steps, *params.shape, seed=1), params)
+    return iterates, jax.vmap(optkit.averaged_params)(states, iterates)
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.99])
 def test_it_is_the_corrected_moving_average_of_the_parameters(decay):
     iterates, averages = run(optax.chain(optax.sgd(0.1), optkit.average_iterates(decay)), jnp.ones(3))
-    ema = optax.ema(decay, debias=True)
-    expected = jax.lax.scan(lambda state, x: ema.update(x, state)[::-1], ema.init(jnp.ones(3)), iterates)[1]
+    expected = trajectory(optax.ema(decay, debias=True), iterates).updates
     np.testing.assert_allclose(averages, expected, rtol=1e-12)
 
 
@@ -36,8 +31,7 @@ def test_decay_one_averages_all_equally():
 
 def test_the_iterates_are_as_without_it():
     averaged, _ = run(optax.chain(optax.sgd(0.1), optkit.average_iterates(0.9)), jnp.ones(3))
-    steps = jax.random.normal(jax.random.key(1), (12, 3))
-    np.testing.assert_allclose(averaged, 1 - 0.1 * jnp.cumsum(steps, axis=0), rtol=1e-4)
+    np.testing.assert_allclose(averaged, 1 - 0.1 * jnp.cumsum(normal(12, 3, seed=1), axis=0), rtol=1e-4)
 
 
 def test_before_the_first_update_it_is_the_parameters():
@@ -76,9 +70,7 @@ def test_wrong_decay_is_named():
 
 
 def test_missing_parameters_are_named():
-    tx = optkit.average_iterates(0.9)
-    with pytest.raises(ValueError, match=r"update\(updates, state, params\)"):
-        tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
+    assert_needs_parameters(optkit.average_iterates(0.9), "average_iterates")
 
 
 @pytest.mark.parametrize("found", [0, 2])

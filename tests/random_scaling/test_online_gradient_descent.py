@@ -1,33 +1,28 @@
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from draws import normal
+from promises import assert_same_steps
 
 import optkit
-
-
-def run(tx, steps=20):
-    grads = jax.random.normal(jax.random.key(1), (steps, 4))
-    params = jnp.ones(4)
-    return jax.lax.scan(lambda state, grad: tx.update(grad, state, params)[::-1], tx.init(params), grads)[1]
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("mu", [0.0, 3.0])
 def test_the_learner_is_momentum(mu):
+    gradients, params = normal(20, 4, seed=1), jnp.ones(4)
     rate, beta = 0.1, 0.95
-    learner = run(optkit.online_gradient_descent(rate, beta, mu))
+    learner = optkit.online_gradient_descent(rate, beta, mu)
     momentum = beta / (1 + rate * mu)
-    np.testing.assert_allclose(learner, run(optax.sgd(momentum * rate, momentum)), rtol=1e-12)
+    assert_same_steps(learner, optax.sgd(momentum * rate, momentum), gradients, params, rtol=1e-12)
     averaged = optax.chain(optax.ema(momentum, debias=False), optax.scale(-beta * rate / (1 + rate * mu - beta)))
-    np.testing.assert_allclose(learner, run(averaged), rtol=1e-12)
+    assert_same_steps(learner, averaged, gradients, params, rtol=1e-12)
 
 
 def test_without_regularization_the_momentum_is_beta():
-    np.testing.assert_allclose(
-        run(optkit.online_gradient_descent(0.1, 0.9, mu=0.0)), run(optax.sgd(0.09, momentum=0.9)), rtol=1e-5
-    )
+    learner, momentum = optkit.online_gradient_descent(0.1, 0.9, mu=0.0), optax.sgd(0.09, momentum=0.9)
+    assert_same_steps(learner, momentum, normal(20, 4, seed=1), jnp.ones(4), rtol=1e-5)
 
 
 def test_the_regularization_bounds_the_way_of_a_gradient():

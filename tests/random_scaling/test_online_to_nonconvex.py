@@ -1,37 +1,24 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from draws import normal
+from promises import assert_extra_arguments_reach_the_inner_optimizer
+from runs import trajectory
 
 import optkit
 from optkit.random_scaling._online_to_nonconvex import converted_by_draws
 
-STEPS = 15
-
-
-def gradients():
-    return jax.random.normal(jax.random.key(1), (STEPS, 3))
-
-
-def run(tx):
-    """The points where gradients are taken, and the ends of the learner's steps."""
-    params = jnp.ones(3)
-
-    def step(carry, grad):
-        params, state = carry
-        updates, state = tx.update(grad, state, params)
-        params = optax.apply_updates(params, updates)
-        return (params, state), (params, params + state.converted.offset)
-
-    return jax.lax.scan(step, (params, tx.init(params)), gradients())[1]
-
 
 @pytest.mark.usefixtures("x64")
 def test_every_point_lies_on_the_way_of_the_learner():
-    learner = optkit.online_gradient_descent(0.1, 0.9, 1.0)
-    points, ends = run(optkit.online_to_nonconvex(learner, key=0))
-    deltas = jax.lax.scan(lambda s, g: learner.update(g, s)[::-1], learner.init(jnp.ones(3)), gradients())[1]
+    learner, gradients = optkit.online_gradient_descent(0.1, 0.9, 1.0), normal(15, 3, seed=1)
+    points, _, states = trajectory(optkit.online_to_nonconvex(learner, key=0), gradients, jnp.ones(3))
+    ends = points + states.converted.offset
+    deltas = trajectory(learner, gradients).updates
     np.testing.assert_allclose(ends, 1 + jnp.cumsum(deltas, axis=0), rtol=1e-12)
     starts = jnp.concatenate([jnp.ones((1, 3)), ends[:-1]])
     fractions = np.asarray((points - starts) / deltas)
@@ -71,10 +58,7 @@ def test_the_parts_of_two_steps():
 
 
 def test_extra_arguments_reach_the_learner():
-    tx = optkit.online_to_nonconvex(optax.polyak_sgd(), key=0)
-    params = jnp.ones(2)
-    updates, _ = tx.update(params, tx.init(params), params, value=1.0, unknown=None)
-    assert jnp.all(updates < 0)
+    assert_extra_arguments_reach_the_inner_optimizer(functools.partial(optkit.online_to_nonconvex, key=0))
 
 
 def test_a_missing_draw_is_named():

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import normal
 
 import optkit
 
@@ -27,13 +28,13 @@ def test_noise_is_drawn_anew_each_step():
 
 
 def test_scaled_inner_product_cancels_the_mean():
-    honest = jax.random.normal(jax.random.key(1), (6, 4))
+    honest = normal(6, 4, seed=1)
     sent = optkit.attacks.inner_product_manipulation(honest, 6 / 2)
     np.testing.assert_allclose(jnp.sum(honest, axis=0) + 2 * sent, 0.0, atol=1e-5)
 
 
 def test_long_among_kept_passes_cge():
-    honest = jax.random.normal(jax.random.key(2), (6, 4))
+    honest = normal(6, 4, seed=2)
     sent = optkit.attacks.long_among_kept(honest, 2)
     norms = np.sort(np.linalg.norm(honest, axis=1))
     np.testing.assert_allclose(np.linalg.norm(sent), norms[4], rtol=1e-6)

@@ -1,8 +1,9 @@
-import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
+from draws import normal
+from promises import assert_needs_parameters, assert_refuses_complex_parameters
+from runs import descend, last
 
 import optkit
 
@@ -28,28 +29,18 @@ def test_monna_hears_enough_or_says_so():
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_monna_trains_under_attack(attack):
-    targets = jax.random.normal(jax.random.key(0), (WORKERS, 5))
+    targets = normal(WORKERS, 5)
     best = jnp.mean(targets[:-2], axis=0)
     mixing = optkit.attacks.attacked_mix(optkit.robust_mix(optkit.nearest_neighbor_average(2)), ATTACKS[attack], 2)
     tx = optkit.monna(0.1, optkit.topology.complete(WORKERS), 2, 0.9, axis_name="workers", mixing=mixing)
-
-    def train(target):
-        def step(carry, _):
-            params, state = carry
-            updates, state = tx.update(params - target, state, params)
-            return (optax.apply_updates(params, updates), state), None
-
-        params = jnp.zeros_like(target)
-        return jax.lax.scan(step, (params, tx.init(params)), None, 200)[0][0]
-
-    found = optkit.on_workers(train, axis_name="workers", backend="vmap")(targets)[:-2]
+    pull = jnp.broadcast_to(targets, (200, *targets.shape))
+    run = descend(tx, lambda params, target: params - target, jnp.zeros_like(targets), pull, axis_name="workers")
+    found = last(run.params)[:-2]
     spread = jnp.std(targets[:-2])
     np.testing.assert_array_less(np.linalg.norm(found - best, axis=1), 2.5 * spread)
 
 
 def test_monna_names_itself_without_parameters_and_for_complex_ones():
     tx = optkit.monna(0.1, optkit.topology.complete(4), byzantine=1, axis_name="workers")
-    with pytest.raises(ValueError, match="monna needs the parameters"):
-        tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
-    with pytest.raises(TypeError, match="monna works on real parameters"):
-        tx.init(jnp.ones(2, jnp.complex64))
+    assert_needs_parameters(tx, "monna")
+    assert_refuses_complex_parameters(tx, "monna", "as two leaves")

@@ -1,27 +1,36 @@
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from draws import normal, normal_like
 from jax.sharding import AxisType, PartitionSpec
+from promises import (
+    assert_decay_spares_masked_leaves,
+    assert_rows_are_workers,
+    assert_shard_map_sees_that_an_aggregate_is_equal,
+)
 
 import optkit
 from optkit.core.cost.hlo import read
 from optkit.testing import check_transformation
 
-SHAPES = {"kernel": (3, 2), "bias": (4,), "scalar": (), "empty": (0, 2)}
+PARAMS = {
+    "kernel": np.zeros((3, 2)),
+    "bias": np.zeros(4),
+    "scalar": np.zeros(()),
+    "empty": np.zeros((0, 2)),
+    "none": None,
+}
 WORKERS = 8
 BYZANTINE = 2
 
 
 def draw(seed, rows=WORKERS):
-    keys = jax.random.split(jax.random.key(seed), len(SHAPES))
-    tree = {
-        name: jax.random.normal(key, (rows, *shape)) for key, (name, shape) in zip(keys, SHAPES.items(), strict=True)
-    }
-    return {**tree, "none": None}
+    return normal_like(PARAMS, seed, rows=(rows,))
 
 
 def row_of(rows):
@@ -39,10 +48,6 @@ def vectors(rows):
 
 def vector(tree):
     return np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(tree)])
-
-
-def assert_close(actual, expected, **tolerance):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), actual, expected)
 
 
 # Each a factory that takes an axis name and a layout.
@@ -69,43 +74,25 @@ RULES = {
 }
 
 
-def over_workers(rule, rows, backend):
-    aggregator = rule(axis_name="workers")
-    mapped = optkit.on_workers(
-        lambda row: aggregator.update(row, aggregator.init(row))[0],
-        axis_name="workers",
-        out_axes=None,
-        backend=backend,
-    )
-    return mapped(rows)
-
-
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("layout", ["gather", "transpose"])
 def test_workers_and_stacked_rows_give_the_same(name, layout):
-    rows = draw(0)
-    rule = functools.partial(RULES[name], layout=layout)
-    expected = aggregate(RULES[name](), rows)
+    def build(axis_name):
+        return RULES[name]() if axis_name is None else RULES[name](axis_name=axis_name, layout=layout)
+
+    params = jax.tree.map(jnp.asarray, PARAMS)
     for backend in ("vmap", "pmap"):
-        assert_close(over_workers(rule, rows, backend), expected, rtol=1e-12, atol=1e-15)
+        assert_rows_are_workers(build, [draw(0)], params, backend=backend, rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("layout", ["gather", "transpose"])
 def test_shard_map_sees_that_the_result_is_equal_on_all_workers(name, layout):
-    rows = draw(0)
-    aggregator = RULES[name](axis_name="workers", layout=layout)
-    mesh = jax.make_mesh((WORKERS,), ("workers",), axis_types=(AxisType.Auto,))
-
-    state = aggregator.init(row_of(rows))
-
-    def one_worker(row):
-        return aggregator.update(row_of(row), state)[0]
-
-    mapped = jax.shard_map(one_worker, mesh=mesh, in_specs=PartitionSpec("workers"), out_specs=PartitionSpec())
-    assert_close(jax.jit(mapped)(rows), aggregate(RULES[name](), rows), rtol=1e-12, atol=1e-15)
+    rows, aggregator = draw(0), RULES[name](axis_name="workers", layout=layout)
+    expected = aggregate(RULES[name](), rows)
+    assert_shard_map_sees_that_an_aggregate_is_equal(aggregator, rows, expected, rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -215,14 +202,15 @@ def test_a_bad_row_spoils_one_bucket_only(value):
 def test_order_of_rows_does_not_count(name):
     rows = draw(3)
     permuted = jax.tree.map(lambda x: x[jnp.array([5, 3, 0, 7, 4, 1, 6, 2])], rows)
-    assert_close(aggregate(RULES[name](), permuted), aggregate(RULES[name](), rows), rtol=1e-12, atol=1e-15)
+    found, expected = aggregate(RULES[name](), permuted), aggregate(RULES[name](), rows)
+    chex.assert_trees_all_close(found, expected, rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", [name for name in RULES if name != "centered_clip"])
 def test_equal_rows_give_that_row(name):
     rows = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape), draw(4))
-    assert_close(aggregate(RULES[name](), rows), row_of(rows), rtol=1e-12)
+    chex.assert_trees_all_close(aggregate(RULES[name](), rows), row_of(rows), rtol=1e-12)
 
 
 @pytest.mark.usefixtures("x64")
@@ -233,7 +221,7 @@ def test_absent_rows_count_as_if_they_were_not_there(name):
     absent = jax.tree.map(lambda x: x.at[4].set(jnp.nan), rows)
     others = jax.tree.map(lambda x: x[active], rows)
     actual = aggregate(RULES[name](), absent, active=active)
-    assert_close(actual, aggregate(RULES[name](), others), rtol=1e-12, atol=1e-15)
+    chex.assert_trees_all_close(actual, aggregate(RULES[name](), others), rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.usefixtures("x64")
@@ -242,7 +230,7 @@ def test_rows_that_have_not_arrived_count_as_the_center():
     active = jnp.arange(WORKERS) < 5
     aggregator = optkit.centered_clip(1e9)
     expected = jax.tree.map(lambda x: jnp.sum(x[:5], axis=0) / WORKERS, rows)
-    assert_close(aggregate(aggregator, rows, active=active), expected, rtol=1e-12, atol=1e-15)
+    chex.assert_trees_all_close(aggregate(aggregator, rows, active=active), expected, rtol=1e-12, atol=1e-15)
 
 
 def reference_trimmed_mean(x, f):
@@ -257,7 +245,7 @@ def reference_around(x, center, f):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("rows", "f"), [(1, 0), (3, 1), (6, 2), (9, 4), (65, 20)])
 def test_coordinate_rules_are_numpys(rows, f):
-    x = np.array(jax.random.normal(jax.random.key(7), (rows, 100)))
+    x = np.array(normal(rows, 100, seed=7))
     x[:f] = x[0]  # attackers send the same
     trimmed = reference_trimmed_mean(x, f)
     lower_median = np.sort(x, axis=0)[(rows - 1) // 2]
@@ -267,7 +255,7 @@ def test_coordinate_rules_are_numpys(rows, f):
 
 
 def test_krum_separates_rows_that_lie_far_from_zero():
-    cluster = 1e4 + 1e-2 * jax.random.normal(jax.random.key(8), (6, 50))
+    cluster = 1e4 + 1e-2 * normal(6, 50, seed=8)
     rows = jnp.concatenate([cluster, cluster[:2] + 1.0])
     chosen = aggregate(optkit.krum(2, 4), rows)
     np.testing.assert_allclose(chosen, np.mean(cluster, axis=0), atol=0.05)
@@ -312,7 +300,7 @@ def test_buckets_are_drawn_anew_and_equal_for_equal_keys():
     second, _ = aggregator.update(rows, state)
     assert not np.allclose(vector(first), vector(second))
     again = optkit.bucketing(optkit.coordinate_median(), 2, key=jax.random.key(1))
-    assert_close(aggregate(again, rows), first, rtol=1e-6)
+    chex.assert_trees_all_close(aggregate(again, rows), first, rtol=1e-6)
 
 
 def test_bucketing_leaves_absent_rows_out():
@@ -337,16 +325,12 @@ def test_workers_and_stacked_rows_have_the_same_momenta(summed):
         return params
 
     mapped = optkit.on_workers(lambda g: run(own, g), axis_name="workers", out_axes=None, backend="shard_map")
-    assert_close(mapped(rows), run(stacked, rows), rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(mapped(rows), run(stacked, rows), rtol=1e-5, atol=1e-6)
 
 
 def test_decay_spares_masked_leaves():
-    params = {"decayed": jnp.array([4.0]), "free": jnp.array([4.0])}
-    zeros = jax.tree.map(lambda p: jnp.zeros((3, *p.shape)), params)
-    tx = optkit.robust_sgd(0.1, optkit.trimmed_mean(1), weight_decay=0.5, mask={"decayed": True, "free": False})
-    updates, _ = tx.update(zeros, tx.init(params), params)
-    np.testing.assert_allclose(updates["decayed"], -0.2, rtol=1e-6)
-    np.testing.assert_array_equal(updates["free"], 0.0)
+    build = functools.partial(optkit.robust_sgd, aggregator=optkit.trimmed_mean(1))
+    assert_decay_spares_masked_leaves(build, rows=(3,))
 
 
 @pytest.mark.parametrize("layout", ["gather", "transpose"])

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from draws import normal
 
 import optkit
 
@@ -22,7 +23,7 @@ def test_cautious_rescales_the_coordinates_that_move(scale, factor):
 
 @pytest.mark.parametrize("scale", ["mean_clamp", "numel_plus_one"])
 def test_cautious_rescales_sharded_leaves_as_whole_ones(scale):
-    gradient, update = jax.random.normal(jax.random.key(0), (2, 16, 3))
+    gradient, update = normal(2, 16, 3)
 
     def cautious_update(axis_name, update, gradient):
         inner = optax.stateless(lambda _, params: params)  # proposes what it is given as parameters

@@ -5,6 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from draws import normal
+from promises import assert_needs_parameters, assert_refuses_complex_parameters, assert_same_steps
+from runs import descend, last
 
 import optkit
 
@@ -26,16 +29,9 @@ NORMS = {
 }
 
 
-def minimize(tx, gradient, params, steps):
-    """Returns all iterates."""
-
-    def step(carry, _):
-        params, state = carry
-        updates, state = tx.update(gradient(params), state, params)
-        params = optax.apply_updates(params, updates)
-        return (params, state), params
-
-    return jax.jit(lambda carry: jax.lax.scan(step, carry, length=steps)[1])((params, tx.init(params)))
+def approach(tx, target, start, steps):
+    """All iterates of a descent towards a target, along the difference from it."""
+    return descend(tx, lambda params, _: params - target, start, steps=steps).params
 
 
 @pytest.mark.usefixtures("x64")
@@ -45,10 +41,9 @@ def minimize(tx, gradient, params, steps):
 def test_iterates_enter_the_dual_ball_and_stay(kappa_name, weight_decay, implicit_decay):
     kappa, dual_norm = NORMS[kappa_name]
     learning_rate, steps = 0.02, 1500
-    target, start = 10 * jax.random.normal(jax.random.key(0), (2, *MATRIX))
+    target, start = 10 * normal(2, *MATRIX)
     tx = optkit.lion_kappa(learning_rate, kappa=kappa, weight_decay=weight_decay, implicit_decay=implicit_decay)
-    iterates = minimize(tx, lambda x: x - target, start, steps)
-    norms = jax.vmap(dual_norm)(iterates)
+    norms = jax.vmap(dual_norm)(approach(tx, target, start, steps))
     radius = 1 / weight_decay
     rate = 1 / (1 + learning_rate * weight_decay) if implicit_decay else 1 - learning_rate * weight_decay
     distance_bound = (dual_norm(start) - radius) * rate ** jnp.arange(1, steps + 1)
@@ -61,8 +56,7 @@ def test_iterates_enter_the_dual_ball_and_stay(kappa_name, weight_decay, implici
 def test_iterates_that_start_inside_never_leave(kappa_name):
     kappa, dual_norm = NORMS[kappa_name]
     tx = optkit.lion_kappa(0.05, kappa=kappa, weight_decay=0.5)
-    target = 10 * jax.random.normal(jax.random.key(0), MATRIX)
-    norms = jax.vmap(dual_norm)(minimize(tx, lambda x: x - target, jnp.zeros(MATRIX), 300))
+    norms = jax.vmap(dual_norm)(approach(tx, 10 * normal(*MATRIX), jnp.zeros(MATRIX), 300))
     assert jnp.max(norms) <= 2.0 * (1 + 1e-12)
 
 
@@ -80,39 +74,28 @@ def test_iterates_that_start_inside_never_leave(kappa_name):
 )
 def test_solves_the_implied_composite_problem(kappa, solution):
     # min |x - c|^2 / 2 + kappa*(x): the proximal operator of the conjugate, in closed form.
-    target = 3 * jax.random.normal(jax.random.key(1), (50,))
+    target = 3 * normal(50, seed=1)
     learning_rate = 1e-3
     tx = optkit.lion_kappa(learning_rate, kappa=kappa, weight_decay=1.0)
-    last = minimize(tx, lambda x: x - target, jnp.zeros(50), 20_000)[-1]
-    np.testing.assert_allclose(last, solution(target), atol=1.1 * learning_rate)
+    found = last(approach(tx, target, jnp.zeros(50), 20_000))
+    np.testing.assert_allclose(found, solution(target), atol=1.1 * learning_rate)
 
 
 @pytest.mark.usefixtures("x64")
 def test_log_sum_exp_moves_on_the_simplex():
-    target = jax.random.normal(jax.random.key(2), (8,))
     tx = optkit.lion_kappa(0.01, kappa=optkit.kappa.log_sum_exp(), weight_decay=1.0)
-    last = -minimize(tx, lambda x: x - target, jnp.zeros(8), 3000)[-1]
-    assert jnp.all(last > 0)
-    np.testing.assert_allclose(jnp.sum(last), 1.0, rtol=1e-9)
+    shares = -last(approach(tx, normal(8, seed=2), jnp.zeros(8), 3000))
+    assert jnp.all(shares > 0)
+    np.testing.assert_allclose(jnp.sum(shares), 1.0, rtol=1e-9)
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])
 def test_equals_optax_lion_with_the_l1_kappa(weight_decay):
-    grads = jax.random.normal(jax.random.key(3), (20, *MATRIX))
     schedule = optax.cosine_decay_schedule(0.1, 20)
-
-    def run(tx):
-        params = jnp.ones(MATRIX)
-
-        def step(carry, grad):
-            updates, state = tx.update(grad, carry[1], carry[0])
-            return (optax.apply_updates(carry[0], updates), state), updates
-
-        return jax.lax.scan(step, (params, tx.init(params)), grads)[1]
-
     ours = optkit.lion_kappa(schedule, kappa=optkit.kappa.l1(), weight_decay=weight_decay)
-    np.testing.assert_allclose(run(ours), run(optax.lion(schedule, weight_decay=weight_decay)), rtol=1e-12)
+    theirs = optax.lion(schedule, weight_decay=weight_decay)
+    assert_same_steps(ours, theirs, normal(20, *MATRIX, seed=3), jnp.ones(MATRIX), rtol=1e-12)
 
 
 @pytest.mark.usefixtures("x64")
@@ -163,7 +146,7 @@ VALUES = {
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", KAPPAS)
 def test_kappa_is_a_subgradient_of_its_convex_function(name):
-    x, *others = jax.random.normal(jax.random.key(4), (21, *MATRIX))
+    x, *others = normal(21, *MATRIX, seed=4)
     slope = KAPPAS[name](x)
     for y in others:
         assert VALUES[name](y) >= VALUES[name](x) + jnp.vdot(slope, y - x) - 1e-12
@@ -194,17 +177,14 @@ def test_kappa_shows_what_is_not_a_number(name):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", KAPPAS)
 def test_kappa_of_complex_numbers_takes_their_moduli(name):
-    x = jax.random.normal(jax.random.key(5), MATRIX)
+    x = normal(*MATRIX, seed=5)
     turn = jnp.exp(0.7j)
     np.testing.assert_allclose(KAPPAS[name](turn * x), turn * KAPPAS[name](x), rtol=1e-10, atol=1e-14)
 
 
 def test_a_kappa_for_real_numbers_says_so_from_the_start():
     tx = optkit.lion_kappa(0.1, kappa=optkit.kappa.log_sum_exp())
-    with pytest.raises(
-        TypeError, match=r"kappa.log_sum_exp works on real parameters.* optax.contrib.split_real_and_imaginary"
-    ):
-        tx.init(jnp.ones(2, jnp.complex64))
+    assert_refuses_complex_parameters(tx, "kappa.log_sum_exp", " optax.contrib.split_real_and_imaginary")
     tx = optax.contrib.split_real_and_imaginary(tx)
     params = jnp.ones(2, jnp.complex64)
     np.testing.assert_allclose(tx.update(params, tx.init(params), params)[0], -0.05 - 0.05j, rtol=1e-6)
@@ -242,16 +222,11 @@ BUILDS = {
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf, -jnp.inf, 1e8])
 @pytest.mark.parametrize("build", BUILDS.values(), ids=list(BUILDS))
 def test_one_bad_gradient_does_not_let_it_drift_for_ever(build, bad):
-    tx = build(0.01)
-    params = jnp.array([1.0, -1.0])
+    def gradient(params, index):
+        return jnp.where(index == 3, bad, params)
 
-    def step(carry, index):
-        params, state = carry
-        updates, state = tx.update(jnp.where(index == 3, bad, params), state, params)
-        return (optax.apply_updates(params, updates), state), None
-
-    last = jax.lax.scan(step, (params, tx.init(params)), jnp.arange(3000))[0][0]
-    assert jnp.all(jnp.isnan(last) | (jnp.abs(last) < 0.1))
+    end = last(descend(build(0.01), gradient, jnp.array([1.0, -1.0]), jnp.arange(3000)).params)
+    assert jnp.all(jnp.isnan(end) | (jnp.abs(end) < 0.1))
 
 
 def test_nuclear_keeps_the_null_space():
@@ -294,7 +269,4 @@ def test_wrong_hyperparameters_are_named(build, message):
 
 
 def test_implicit_decay_without_parameters_says_how_to_call():
-    tx = optkit.lion_kappa(0.1, weight_decay=0.1, implicit_decay=True)
-    params = jnp.ones(2)
-    with pytest.raises(ValueError, match=r"^lion_kappa needs the parameters: call update\(updates, state, params\)"):
-        tx.update(params, tx.init(params))
+    assert_needs_parameters(optkit.lion_kappa(0.1, weight_decay=0.1, implicit_decay=True), "lion_kappa")

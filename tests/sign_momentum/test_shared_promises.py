@@ -5,6 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from draws import normal
+from promises import assert_extra_arguments_reach_the_inner_optimizer, assert_needs_parameters, assert_same_steps
+from runs import descend, last, trajectory
 
 import optkit
 
@@ -15,59 +18,44 @@ INNER = {
 }
 
 
-def trajectory(tx, steps=30):
+def run(tx):
     """Noisy gradients, and the updates that `tx` made of them."""
-    grads = jax.random.normal(jax.random.key(0), (steps, 5, 4))
-    params = jnp.ones((5, 4))
-
-    def step(state, grad):
-        updates, state = tx.update(grad, state, params)
-        return state, updates
-
-    return grads, jax.lax.scan(step, tx.init(params), grads)[1]
+    gradients = normal(30, 5, 4)
+    return gradients, trajectory(tx, gradients, jnp.ones((5, 4))).updates
 
 
 @pytest.mark.parametrize("inner", INNER)
 @pytest.mark.parametrize("wrapper", [optkit.cautious, optkit.grams])
 def test_never_moves_against_the_gradient(inner, wrapper):
-    grads, updates = trajectory(wrapper(INNER[inner]()))
-    assert jnp.all(updates * grads <= 0)
-    _, plain_updates = trajectory(INNER[inner]())
-    assert jnp.any(plain_updates * grads > 0), "the inner optimizer does"
+    gradients, updates = run(wrapper(INNER[inner]()))
+    assert jnp.all(updates * gradients <= 0)
+    _, plain_updates = run(INNER[inner]())
+    assert jnp.any(plain_updates * gradients > 0), "the inner optimizer does"
 
 
 @pytest.mark.parametrize("inner", INNER)
 def test_grams_keeps_the_size_of_the_inner_update(inner):
-    _, updates = trajectory(optkit.grams(INNER[inner]()))
-    _, plain_updates = trajectory(INNER[inner]())
+    _, updates = run(optkit.grams(INNER[inner]()))
+    _, plain_updates = run(INNER[inner]())
     np.testing.assert_array_equal(jnp.abs(updates), jnp.abs(plain_updates))
 
 
 @pytest.mark.parametrize("wrapper", [optkit.cautious, optkit.grams])
 def test_ascent_is_the_same_before_the_learning_rate(wrapper):
     before = optax.chain(wrapper(optax.trace(0.9), before_learning_rate=True), optax.scale_by_learning_rate(0.1))
-    np.testing.assert_allclose(trajectory(before)[1], trajectory(wrapper(optax.sgd(0.1, 0.9)))[1], rtol=1e-6)
+    assert_same_steps(before, wrapper(optax.sgd(0.1, 0.9)), normal(30, 5, 4), jnp.ones((5, 4)))
 
 
 def test_cautious_without_disagreement_changes_nothing():
-    _, plain = trajectory(optax.sgd(0.1))
-    _, masked = trajectory(optkit.cautious(optax.sgd(0.1)))
-    np.testing.assert_array_equal(plain, masked)
+    sgd = optax.sgd(0.1)
+    assert_same_steps(sgd, optkit.cautious(sgd), normal(30, 5, 4), jnp.ones((5, 4)), rtol=0)
 
 
 def quadratic_loss(tx, learning_rate):
     """Loss after 300 steps on a quadratic with eigenvalues from 0.01 to 10 in a random basis."""
-    rotation = jnp.linalg.qr(jax.random.normal(jax.random.key(1), (100, 100)))[0]
+    rotation = jnp.linalg.qr(normal(100, 100, seed=1))[0]
     hessian = (rotation * jnp.logspace(-2, 1, 100)) @ rotation.T
-    start = jax.random.normal(jax.random.key(0), (100,))
-    optimizer = tx(learning_rate)
-
-    def step(carry, _):
-        params, state = carry
-        updates, state = optimizer.update(hessian @ params, state, params)
-        return (optax.apply_updates(params, updates), state), None
-
-    params, _ = jax.lax.scan(step, (start, optimizer.init(start)), length=300)[0]
+    params = last(descend(tx(learning_rate), lambda params, _: hessian @ params, normal(100), steps=300).params)
     return params @ hessian @ params / 2
 
 
@@ -82,14 +70,15 @@ def test_beats_adam_on_a_quadratic_at_small_rates(tx, learning_rate):
     "build", [optkit.cautious_adamw, optkit.cautious_lion, optkit.grams_adamw, optkit.lion_kappa, optkit.signum]
 )
 def test_turning_complex_gradients_turns_the_updates(build):
-    grads = jax.random.normal(jax.random.key(0), (5, 4), complex)
+    gradients = normal(5, 4) + 1j * normal(5, 4, seed=1)
 
-    def run(grads):
+    def run_without_parameters(gradients):
         tx = build(0.1)
-        return jax.lax.scan(lambda state, grad: tx.update(grad, state)[::-1], tx.init(grads[0]), grads)[1]
+        return jax.lax.scan(lambda state, g: tx.update(g, state)[::-1], tx.init(gradients[0]), gradients)[1]
 
     turn = jnp.exp(0.7j)
-    np.testing.assert_allclose(run(turn * grads), turn * run(grads), rtol=1e-10)
+    turned = run_without_parameters(turn * gradients)
+    np.testing.assert_allclose(turned, turn * run_without_parameters(gradients), rtol=1e-10)
 
 
 NEEDS_NO_PARAMETERS = {
@@ -117,9 +106,7 @@ def test_without_decay_parameters_are_not_needed(build):
 )
 def test_decay_without_parameters_names_the_method(name):
     rate = {} if name.startswith("add_") else {"learning_rate": 0.1}
-    tx = getattr(optkit, name)(**rate, weight_decay=0.1)
-    with pytest.raises(ValueError, match=rf"^{name} needs the parameters: call update\(updates, state, params\)"):
-        tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
+    assert_needs_parameters(getattr(optkit, name)(**rate, weight_decay=0.1), name)
 
 
 def test_decay_masks_may_be_functions_of_the_whole_tree():
@@ -149,10 +136,7 @@ def test_weight_decay_is_not_masked():
 
 @pytest.mark.parametrize("wrapper", [optkit.cautious, optkit.grams])
 def test_extra_arguments_reach_the_inner_optimizer(wrapper):
-    tx = wrapper(optax.polyak_sgd())
-    params = jnp.ones(2)
-    updates, _ = tx.update(params, tx.init(params), params, value=1.0, unknown=None)
-    assert jnp.all(updates < 0)
+    assert_extra_arguments_reach_the_inner_optimizer(wrapper)
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from draws import normal
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from optax.contrib import MuonDimensionNumbers
+from runs import first_update
 
 from optkit.core.linalg.matrix_view import from_matrices, matrix_view, matrix_views, to_matrices
 
@@ -48,14 +50,12 @@ def test_each_head_is_a_matrix():
 
 
 def test_views_agree_with_optax():
-    kernel = jax.random.normal(jax.random.key(0), (4, 3, 2))
+    kernel = normal(4, 3, 2)
     numbers = MuonDimensionNumbers(0, 2)
     tx = optax.contrib.scale_by_muon(weight_dimension_numbers=numbers, nesterov=False)
-    update = tx.update(kernel, tx.init(kernel), kernel)[0]
+    update = first_update(tx, kernel)
     for head in range(3):
-        matrix = kernel[:, head]
-        alone = optax.contrib.scale_by_muon(nesterov=False)
-        expected = alone.update(matrix, alone.init(matrix), matrix)[0]
+        expected = first_update(optax.contrib.scale_by_muon(nesterov=False), kernel[:, head])
         seen = to_matrices(update, matrix_view(kernel.shape, numbers))[head]
         np.testing.assert_allclose(seen, expected, atol=1e-6)
 

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import normal, with_singular_values
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from promises import assert_computes_in_float32, assert_keeps_explicit_sharding
 
 from optkit.core.linalg.newton_schulz import (
     POLAR_EXPRESS,
@@ -17,10 +18,6 @@ from optkit.core.linalg.newton_schulz import (
     polar_express,
 )
 from optkit.core.stacking import map_equal_shapes
-
-
-def normal(*shape, seed=0, dtype=None):
-    return jax.random.normal(jax.random.key(seed), shape, dtype)
 
 
 def polar_factor(x):
@@ -80,10 +77,7 @@ def test_zeros_stay_zeros_and_nothing_stays_nothing():
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_narrow_matrices_are_computed_in_float32(dtype):
-    x = normal(12, 16, dtype=dtype)
-    result = newton_schulz(x)
-    assert result.dtype == dtype
-    np.testing.assert_array_equal(result, newton_schulz(x.astype(jnp.float32)).astype(dtype))
+    assert_computes_in_float32(newton_schulz, normal(12, 16, dtype=dtype))
 
 
 def test_products_in_bfloat16_come_near_those_in_float32():
@@ -97,13 +91,7 @@ def test_products_in_bfloat16_come_near_those_in_float32():
 @pytest.mark.parametrize("spec", [("data", "model"), ("model", "data"), ("data", None), (None, "data")])
 @pytest.mark.parametrize("shape", [(8, 16), (16, 8)])
 def test_a_matrix_on_explicit_axes_stays_sharded(spec, shape):
-    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
-    x = normal(1, *shape)
-    with jax.set_mesh(mesh):
-        sharding = NamedSharding(mesh, PartitionSpec(None, *spec))
-        result = jax.jit(newton_schulz)(jax.device_put(x, sharding))
-    assert result.sharding.is_equivalent_to(sharding, 3)
-    np.testing.assert_allclose(result, newton_schulz(x), atol=1e-5)
+    assert_keeps_explicit_sharding(newton_schulz, normal(1, *shape), (None, *spec), rtol=1e-7, atol=1e-5)
 
 
 def test_a_vector_is_refused():
@@ -127,12 +115,6 @@ def test_leaves_of_equal_shape_share_a_call():
 # On products of rows
 
 PUBLISHED = ((QUINTIC, 1.0, 0.68, 1.20), (QUINTIC_DION, 1.0, 0.98, 1.14), (POLAR_EXPRESS, 1.02, 0.86, 1.14))
-
-
-def of_spectrum(values, rows, columns, seed=0):
-    rng = np.random.default_rng(seed)
-    left, right = (np.linalg.qr(rng.standard_normal((size, len(values))))[0] for size in (rows, columns))
-    return jnp.asarray(left * values @ right.T)
 
 
 def products_in(function, x):
@@ -168,7 +150,7 @@ def test_products_of_rows_give_the_same_matrix(shape, steps):
 def test_five_steps_bring_singular_values_into_the_published_range(
     function, coefficients, norm_factor, low, high, shape
 ):
-    x = of_spectrum(np.logspace(0, -2, 64), *shape).astype(jnp.float32)
+    x = jnp.asarray(with_singular_values(np.logspace(0, -2, 64), *shape), jnp.float32)
     values = jnp.linalg.svd(function(x, coefficients=coefficients, norm_factor=norm_factor), compute_uv=False)
     assert abs(jnp.min(values) - low) < 0.02
     assert abs(jnp.max(values) - high) < 0.02
@@ -187,7 +169,7 @@ def test_every_singular_value_is_that_of_the_polynomial(
     function, coefficients, norm_factor, low, high, seed, exponent, rank, tall
 ):
     values = 10 ** -np.random.default_rng(seed).uniform(0, exponent, 12) * (np.arange(12) < rank)
-    x = of_spectrum(values, *((48, 12) if tall else (12, 48)), seed).astype(jnp.float32)
+    x = jnp.asarray(with_singular_values(values, *((48, 12) if tall else (12, 48)), seed=seed), jnp.float32)
     found = np.asarray(compiled(function, coefficients, norm_factor)(x), np.float64)
     scaled = values / (np.linalg.norm(values) * norm_factor + 1e-7)
     expected, triples = scaled, np.reshape(coefficients, (-1, 3))
@@ -203,23 +185,15 @@ def test_every_singular_value_is_that_of_the_polynomial(
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("function", [gram_newton_schulz, polar_express])
 def test_products_of_rows_are_of_float32(function, dtype):
-    x = normal(12, 48, dtype=dtype)
-    result = function(x)
-    assert result.dtype == dtype
-    np.testing.assert_array_equal(result, function(x.astype(jnp.float32)).astype(dtype))
+    assert_computes_in_float32(function, normal(12, 48, dtype=dtype))
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("spec", [("data", "model"), ("model", "data"), ("data", None), (None, "data")])
 @pytest.mark.parametrize("shape", [(8, 32), (32, 8)])
 def test_products_of_rows_on_explicit_axes_stay_sharded(spec, shape):
-    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
     x = normal(1, *shape, dtype=jnp.float64)
-    with jax.set_mesh(mesh):
-        sharding = NamedSharding(mesh, PartitionSpec(None, *spec))
-        result = jax.jit(gram_newton_schulz)(jax.device_put(x, sharding))
-    assert result.sharding.is_equivalent_to(sharding, 3)
-    np.testing.assert_allclose(result, gram_newton_schulz(x), rtol=0, atol=1e-13)
+    assert_keeps_explicit_sharding(gram_newton_schulz, x, (None, *spec), atol=1e-13)
 
 
 @pytest.mark.parametrize("size", [0.0, 1e-30, 1e25])

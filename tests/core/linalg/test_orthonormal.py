@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import with_singular_values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from promises import assert_computes_in_float32
 
 from optkit.core.cost import hlo
 from optkit.core.linalg.orthonormal import (
@@ -23,35 +25,34 @@ BASES = (householder_qr, cholesky_qr, randomized_cholesky_qr)
 SHAPES = ((1, 1), (7, 7), (40, 1), (300, 24), (300, 67))
 
 
-def normal(*shape, seed=0):
+def numpy_normal(*shape, seed=0):
+    """In double precision, whatever JAX's is."""
     return np.random.default_rng(seed).standard_normal(shape)
 
 
 def conditioned(rows, columns, condition, seed=0):
-    left = np.linalg.qr(normal(rows, columns, seed=seed))[0]
-    right = np.linalg.qr(normal(columns, columns, seed=seed + 1))[0]
-    return left * np.logspace(0, -np.log10(condition), columns) @ right.T
+    return with_singular_values(np.logspace(0, -np.log10(condition), columns), rows, columns, seed=seed)
 
 
 HARD = {
-    "normal": normal,
+    "normal": numpy_normal,
     "condition 1e4": lambda m, n: conditioned(m, n, 1e4),
     "condition 1e8": lambda m, n: conditioned(m, n, 1e8),
     "condition 1e20": lambda m, n: conditioned(m, n, 1e20),
-    "rank one": lambda m, n: np.outer(normal(m), normal(n, seed=1)),
-    "half rank": lambda m, n: normal(m, n // 2) @ normal(n // 2, n, seed=1),
+    "rank one": lambda m, n: np.outer(numpy_normal(m), numpy_normal(n, seed=1)),
+    "half rank": lambda m, n: numpy_normal(m, n // 2) @ numpy_normal(n // 2, n, seed=1),
     "equal columns": lambda m, n: np.ones((m, n)),
-    "zero columns": lambda m, n: normal(m, n) * (np.arange(n) % 2),
+    "zero columns": lambda m, n: numpy_normal(m, n) * (np.arange(n) % 2),
     "one entry": lambda m, n: np.eye(m, n) * (np.arange(n) < 1),
     "zero": lambda m, n: np.zeros((m, n)),
-    "columns of all scales": lambda m, n: normal(m, n) * np.logspace(0, -30, n),
-    "graded columns": lambda m, n: normal(m, n) * np.logspace(0, -4, n),
+    "columns of all scales": lambda m, n: numpy_normal(m, n) * np.logspace(0, -30, n),
+    "graded columns": lambda m, n: numpy_normal(m, n) * np.logspace(0, -4, n),
     "simplex": lambda m, n: np.eye(m, n) - (np.arange(m) < n)[:, None] / n,
     "Hilbert": lambda m, n: 1 / (1 + np.arange(m)[:, None] + np.arange(n)),
     "smooth columns": lambda m, n: np.cos(np.pi * (np.arange(m)[:, None] + 0.5) * np.arange(n) / m),
     "one column among zeros": lambda m, n: np.ones((m, n)) * (np.arange(n) == n - 1),
-    "large": lambda m, n: 1e36 * normal(m, n),
-    "small": lambda m, n: 1e-30 * normal(m, n),
+    "large": lambda m, n: 1e36 * numpy_normal(m, n),
+    "small": lambda m, n: 1e-30 * numpy_normal(m, n),
 }
 
 
@@ -98,15 +99,15 @@ def test_the_columns_are_spanned(basis, name):
 
 @pytest.mark.parametrize("shape", [(300, 24), (1024, 64)])
 def test_two_passes_do_for_a_well_conditioned_matrix(shape):
-    passes = jax.jit(lambda x: _cholesky_passes(_independent(x))[1])(normal(*shape).astype(np.float32))
+    passes = jax.jit(lambda x: _cholesky_passes(_independent(x))[1])(numpy_normal(*shape).astype(np.float32))
     assert passes == 2
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("size", [1, 2, 16, 17, 50, 67])
 def test_triangular_matrices_are_inverted_by_products(size):
-    factor = np.linalg.cholesky(np.cov(normal(3, size, 3 * size)[0]).reshape(size, size))
-    factor = np.stack([factor, np.tril(normal(size, size)) / size + np.eye(size)])
+    factor = np.linalg.cholesky(np.cov(numpy_normal(3, size, 3 * size)[0]).reshape(size, size))
+    factor = np.stack([factor, np.tril(numpy_normal(size, size)) / size + np.eye(size)])
     inverse = _inverse_of_lower(jnp.asarray(factor))
     np.testing.assert_allclose(inverse @ factor, np.stack([np.eye(size)] * 2), atol=1e-12)
     np.testing.assert_array_equal(inverse, jnp.tril(inverse))
@@ -125,7 +126,7 @@ def test_rows_may_be_spread_over_devices(devices):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("basis", BASES)
 def test_bases_are_equal_but_for_signs(basis):
-    x = normal(3, 300, 24)
+    x = numpy_normal(3, 300, 24)
     expected, found = np.linalg.qr(x)[0], np.asarray(basis(x))
     signs = np.sign(np.sum(expected * found, axis=-2, keepdims=True))
     np.testing.assert_allclose(found, signs * expected, atol=1e-12)
@@ -135,10 +136,7 @@ def test_bases_are_equal_but_for_signs(basis):
 @pytest.mark.parametrize("basis", BASES)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_narrow_matrices_are_computed_in_float32(basis, dtype):
-    x = jnp.asarray(normal(150, 8), dtype)
-    found = basis(x)
-    assert found.dtype == dtype
-    np.testing.assert_array_equal(found, basis(x.astype(jnp.float32)).astype(dtype))
+    assert_computes_in_float32(basis, jnp.asarray(numpy_normal(150, 8), dtype))
 
 
 @pytest.mark.parametrize("basis", BASES)
@@ -156,7 +154,7 @@ def test_wide_matrices_are_refused(basis):
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 def test_sharded_matrices_have_the_same_basis(basis, axis_type):
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(axis_type,) * 2)
-    x = jnp.asarray(normal(2, 304, 24), jnp.float32)
+    x = jnp.asarray(numpy_normal(2, 304, 24), jnp.float32)
     sharding = NamedSharding(mesh, PartitionSpec(None, "data", None))
     with jax.set_mesh(mesh):
         found = jax.jit(basis)(jax.device_put(x, sharding))
@@ -180,7 +178,7 @@ def test_rows_are_not_gathered(basis, axis_type):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("basis", BASES)
 def test_complex_columns_are_orthonormal_and_spanned(basis):
-    x = normal(2, 300, 24) + 1j * normal(2, 300, 24, seed=1)
+    x = numpy_normal(2, 300, 24) + 1j * numpy_normal(2, 300, 24, seed=1)
     q = np.asarray(compiled(basis)(x))
     adjoint = q.conj().swapaxes(-2, -1)
     np.testing.assert_allclose(adjoint @ q, np.broadcast_to(np.eye(24), (2, 24, 24)), atol=1e-12)
@@ -190,7 +188,7 @@ def test_complex_columns_are_orthonormal_and_spanned(basis):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("imaginary", [0, 1j])
 def test_the_derivative_of_cholesky_qr_is_that_of_its_columns(imaginary):
-    x, change = (normal(6, 3, seed=seed) + imaginary * normal(6, 3, seed=seed + 2) for seed in (0, 1))
+    x, change = (numpy_normal(6, 3, seed=seed) + imaginary * numpy_normal(6, 3, seed=seed + 2) for seed in (0, 1))
     _, derivative = jax.jvp(cholesky_qr, (x,), (change,))
     small = 1e-6
     difference = (cholesky_qr(x + small * change) - cholesky_qr(x - small * change)) / (2 * small)

@@ -1,21 +1,16 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import normal, with_singular_values
 
 from optkit.core.linalg.newton_schulz import POLAR_EXPRESS, QUINTIC, QUINTIC_DION, newton_schulz, polar_express
-
-
-def of_condition(condition, size=64):
-    rng = np.random.default_rng(0)
-    left, right = (np.linalg.qr(rng.standard_normal((size, size)))[0] for _ in range(2))
-    return jnp.asarray(left * np.logspace(0, -np.log10(condition), size) @ right)
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("shape", [(12, 16), (16, 12)])
 @pytest.mark.parametrize("steps", [3, 5, 7])
 def test_each_step_has_its_polynomial_and_the_last_one_is_repeated(shape, steps):
-    x = jnp.asarray(np.random.default_rng(0).standard_normal(shape))
+    x = normal(*shape)
     left, values, right = jnp.linalg.svd(x, full_matrices=False)
     values /= 1.02 * jnp.linalg.norm(values)
     for a, b, c in (*POLAR_EXPRESS, POLAR_EXPRESS[-1], POLAR_EXPRESS[-1])[:steps]:
@@ -31,7 +26,7 @@ def test_each_step_has_its_polynomial_and_the_last_one_is_repeated(shape, steps)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.usefixtures("x64")
 def test_five_steps_bring_singular_values_into_the_published_range(coefficients, norm_factor, low, high, dtype):
-    x = of_condition(100).astype(dtype)
+    x = jnp.asarray(with_singular_values(np.logspace(0, -2, 64), 64, 64), dtype)
     result = newton_schulz(x, coefficients=coefficients, norm_factor=norm_factor)
     values = jnp.linalg.svd(result, compute_uv=False)
     assert result.dtype == dtype
@@ -40,7 +35,7 @@ def test_five_steps_bring_singular_values_into_the_published_range(coefficients,
 
 
 def test_a_list_of_triples_is_a_sequence():
-    x = of_condition(10).astype(jnp.float32)
+    x = jnp.asarray(with_singular_values(np.logspace(0, -1, 64), 64, 64), jnp.float32)
     lists = [list(triple) for triple in QUINTIC_DION]
     expected = newton_schulz(x, coefficients=QUINTIC_DION)
     np.testing.assert_array_equal(newton_schulz(x, coefficients=lists), expected)
