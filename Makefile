@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help install compare test test-quick lint format readme
+.PHONY: help install compare test test-quick lint format readme docs
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,3 +40,6 @@ format: $(VENV)/installed  ## format the code
 
 readme: $(VENV)/installed  ## write the README's table of methods from the catalog
 	$(BIN)/python -m experiments.readme
+
+docs: $(VENV)/installed  ## build the documentation: docs/_build/html/index.html
+	$(BIN)/python -m sphinx -q -W --keep-going docs docs/_build/html

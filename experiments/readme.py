@@ -15,19 +15,16 @@ BEGIN, END = "<!-- methods: written by `make readme` -->\n", "<!-- end of method
 
 
 def methods_table() -> str:
-    """Returns one row for each method of the catalog, and one for the tools of each family, as Markdown."""
-    rows = ["| method | kind | what it does | paper |", "|---|---|---|---|"]
-    methods = [method for method in METHODS.values() if method.kind != "function"]
-    for method in methods:
-        paper = method.paper
-        reference = "" if paper is None else f"{paper.authors} {paper.year}"
-        if paper is not None and paper.arxiv:
-            reference = f"[{reference}](https://arxiv.org/abs/{paper.arxiv})"
-        rows.append(f"| `{method.name}` | {method.kind} | {method.summary} | {reference} |")
+    """Returns one row for each family, and one for each namespace of tools, as Markdown."""
+    rows = ["| family | methods |", "|---|---|"]
+    methods = sorted((m for m in METHODS.values() if m.kind != "function"), key=lambda method: method.family)
+    for family, members in itertools.groupby(methods, key=lambda method: method.family):
+        names = ", ".join(f"`{method.name}`" for method in members)
+        rows.append(f"| [{family.replace('_', ' ')}](optkit/{family}) | {names} |")
     rows += ["", "| tools | functions |", "|---|---|"]
-    tools = sorted((_shelf(name), name) for name, method in METHODS.items() if method.kind == "function")
-    for shelf, names in itertools.groupby(tools, key=lambda tool: tool[0]):
-        rows.append(f"| {shelf} | {', '.join(f'`{name}`' for _, name in names)} |")
+    tools = sorted((shelf(name), name) for name, method in METHODS.items() if method.kind == "function")
+    for space, names in itertools.groupby(tools, key=lambda tool: tool[0]):
+        rows.append(f"| {space} | {', '.join(f'`{name}`' for _, name in names)} |")
     return "\n".join(rows) + "\n"
 
 
@@ -46,8 +43,12 @@ def with_links(text: str, address: str = ADDRESS) -> str:
     return re.sub(r"(\[[^\]]*\])\(([^)\s]+)\)", link, text)
 
 
-def _shelf(name):
-    """Where a tool stands: its namespace, or its family's name."""
+def shelf(name: str) -> str:
+    """Returns where a tool stands: its namespace, or its family's name.
+
+    Args:
+        name: a name in the catalog.
+    """
     space, dot, _ = name.rpartition(".")
     return f"`optkit.{space}`" if dot else METHODS[name].family.strip("_").replace("_", " ")
 
