@@ -83,8 +83,8 @@ def online_to_nonconvex(learner: optax.GradientTransformation, *, key: Key) -> o
         x = y + s * D
         y = y + D
 
-    So the mean of `<g, D>` is exactly the change of the loss from one y to the next, for any loss, and the regret of
-    the learner bounds the gradients. One number s is drawn for all parameters.
+    So the mean of `<grad F(x), D>` at the new x is exactly the change of F from one y to the next, for any loss F, and
+    the regret of the learner bounds the gradients. One number s is drawn for all parameters.
 
     Use it when the loss is neither convex nor smooth. The theory bounds gradients at the averaged x, so chain
     `average_iterates` after it and evaluate the average. Avoid it when the loss is smooth, because there it is the

@@ -75,8 +75,8 @@ def cautious(
         before_learning_rate: Whether the updates of `inner` still point along the gradient, as those of a
             `scale_by_adam` before `scale_by_learning_rate` do. Default: False, for a whole optimizer, whose updates
             point against the gradient.
-        axis_name: Name of the axis over which every leaf is sharded inside `jax.shard_map`, so that shares and sizes
-            are those of whole leaves. None (the default): leaves are whole, or sharded by `jit`.
+        axis_name: Name of the axis over workers. Inside `jax.shard_map` each of them holds a shard of every leaf;
+            shares and sizes are then those of whole leaves. None (the default): leaves are whole, or sharded by `jit`.
 
     Returns:
         A transformation with the state of `inner`.
