@@ -45,8 +45,8 @@ def class_normalized(
     PCNSGD, and PCNSGD+O if batches hold equally many examples of each class.
 
     Use it when classes are imbalanced. The learning rate must decay, because the norm of the result is at most the
-    number of classes and seldom much smaller, whatever the gradients. Avoid it when classes are balanced, because there it is normalized
-    gradient descent at a higher price: one gradient per class.
+    number of classes and seldom much smaller, whatever the gradients. Avoid it when classes are balanced, because there
+    it is normalized gradient descent at a higher price: one gradient per class.
 
     Args:
         eps: Added to the norm of each gradient, at least 0. Default: 1e-6.

@@ -39,8 +39,8 @@ def clipped_sgd(
     The default `step` clips by the global norm, and `median_step.l1()` clips by value. In general u is one proximal
     step from zero towards the gradient.
 
-    Use it when rare large gradients would throw the parameters far away. Without momentum it needs no memory. Avoid it when
-    most gradients are longer than tau, because their mean is then biased; `median_tracking_sgd` averages over the
+    Use it when rare large gradients would throw the parameters far away. Without momentum it needs no memory. Avoid it
+    when most gradients are longer than tau, because their mean is then biased; `median_tracking_sgd` averages over the
     steps, for one number per parameter.
 
     Args:

@@ -33,7 +33,7 @@ def cvar_prox_linear(
     per_sample: bool = False,
     axis_name: AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Minimizes the mean of the largest losses (CVaR) by prox-linear steps, which linearize the loss in the maximum.
+    """Minimizes the mean of the largest losses (CVaR) by steps that linearize the losses but keep the maximum.
 
     The update rule for one sample at step t, which counts from 0, where a is `alpha_learning_rate`::
 
@@ -42,8 +42,8 @@ def cvar_prox_linear(
         x = x - p * eta * g
         alpha = alpha - q * (1 - eta)
 
-    With n samples each has its own eta, at most `1 / (1 - beta) / n`; the sums of `eta * g` and of
-    eta take the places of these.
+    With n samples each has its own eta, at most `1 / (1 - beta) / n`; the sums of `eta * g` and of eta take the places
+    of these.
 
     It minimizes `alpha + E[max(loss - alpha, 0)] / (1 - beta)` over the parameters and `alpha`, which is the mean of
     the share `1 - beta` of largest losses. `update` needs the extra argument `value`, the loss at the parameters where

@@ -37,8 +37,8 @@ def cvar_subgradient(
         x = x - p * eta * g
         alpha = alpha - q * (1 - eta)
 
-    With n samples each has its own eta, `1 / (1 - beta) / n` or 0; the sums of `eta * g` and of eta
-    take the places of these.
+    With n samples each has its own eta, `1 / (1 - beta) / n` or 0; the sums of `eta * g` and of eta take the places of
+    these.
 
     The objective is that of `cvar_prox_linear`. `update` needs the extra argument `value`, the loss at the parameters
     where the gradient was taken.
