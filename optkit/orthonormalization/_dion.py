@@ -3,8 +3,8 @@
 Ahn, Xu, Abreu, Fan, Magakyan, Sharma, Zhan, Langford, "Dion: Distributed Orthonormalized Updates", 2025,
 arXiv:2504.05295. The rule is that of the authors' code (microsoft/dion), which orthonormalizes along the longer side of
 a matrix and adds epsilon to the norms of columns. In that code a worker whose own momentum is zero skips the update, so
-that parameters of workers come apart; here the sum over the workers decides. The updates do not depend on which
-orthonormal basis is computed.
+that the parameters of the workers drift apart; here the sum over the workers decides. The updates do not depend on
+which orthonormal basis is computed.
 """
 
 import functools
@@ -84,7 +84,7 @@ def scale_by_dion(
 
     With `axis_name`, pass each worker's own gradients. Workers then average the two factors, `(rows + columns) * rank`
     numbers, wherever that is fewer than the `rows * columns` numbers of the gradient. The parameters are those of
-    averaged gradients, except for rounding. The momenta of the workers come apart: the difference from their mean is
+    averaged gradients, except for rounding. The momenta of the workers drift apart: the difference from their mean is
     the sum of the differences of the gradients, which nothing damps. It grows like the square root of the number of
     steps if the data of the workers are equally distributed, and in proportion to it if they are not. So keep the
     momenta in float32, and call `sync_momentum` now and then.
@@ -311,7 +311,7 @@ def dion(
 def sync_momentum(state: Any, axis_name: AxisName | tuple[str, ...]) -> Any:
     """Averages Dion's momenta over the workers; the parameters continue as they would have.
 
-    Use it before checkpoints, and now and then if momenta come apart, see `scale_by_dion`. It sends one momentum per
+    Use it before checkpoints, and now and then if momenta drift apart, see `scale_by_dion`. It sends one momentum per
     matrix.
 
     Args:

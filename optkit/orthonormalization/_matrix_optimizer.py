@@ -34,14 +34,14 @@ def matrix_optimizer(
         learning_rate: The learning rate, a positive number or a schedule. It is that of both.
         direction: Builds the direction of the matrices from a tree of `MuonDimensionNumbers`, with None for leaves that
             are not matrices.
-        labels: See `matrices_and_others`, like the other arguments that are not listed here.
+        labels: See `matrices_and_others`. Default: None.
         others: The optimizer of all other parameters. Default: AdamW with decay rates 0.9 and 0.95, without weight
             decay.
         weight_decay: Strength of the decoupled weight decay, at least 0. Default: 0. Only the matrices decay.
         mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
         cautious_decay: Whether only the parameters that the update moves towards zero decay. Default: False.
         eps_of_others: The epsilon of AdamW. Default: 1e-8.
-        weight_dimension_numbers: See `matrices_and_others`.
+        weight_dimension_numbers: See `matrices_and_others`. Default: None.
         axis_name: Name of the axis over workers. It may be a tuple of names. Gradients of the other parameters are
             averaged over it.
         mu_dtype: Dtype of the first moment of AdamW. Default: that of the parameters, but at least float32.

@@ -69,7 +69,7 @@ def scale_by_sharded_dion(
     it when `jax.jit` partitions the step, because `scale_by_dion` keeps matrices sharded there too.
 
     With `axis_name`, pass each worker's own gradients. They are averaged as in `scale_by_dion`, whose docstring
-    explains why momenta come apart; call `sync_momentum` now and then. If `jax.shard_map` checks which values vary
+    explains why momenta drift apart; call `sync_momentum` now and then. If `jax.shard_map` checks which values vary
     between devices, it averages gradients by itself: then differentiate with respect to
     `jax.lax.pcast(params, axis_name, to="varying")`, or use `check_vma=False`.
 

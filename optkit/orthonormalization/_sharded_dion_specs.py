@@ -29,18 +29,18 @@ def sharded_dion_specs(
     """Returns how the state of an optimizer with sharded Dion in it is sharded, as specs for `jax.shard_map`.
 
     Use it for the `in_specs` and `out_specs` of the state. Where only factors are averaged, the momenta of
-    data-parallel workers differ. They lie one after another along their first axis, so that this axis is longer in the
-    whole state by the number of workers. After `sync_momentum` these parts are equal. Everything else has the shape for
-    whole parameters.
+    data-parallel workers differ. They lie one after another along their first axis, which is n times longer in the
+    whole state for n workers. After `sync_momentum` these parts are equal. Everything else has the shape for whole
+    parameters.
 
     Args:
         tx: The optimizer.
         params: Whole parameters, or `jax.ShapeDtypeStruct` in their place.
         specs: How the parameters are sharded, see `scale_by_sharded_dion`.
-        weight_dimension_numbers: The same as in `tx`. Default: None.
-        axis_name: The same as in `tx`. Default: None.
-        fsdp_axis: The same as in `tx`. Default: None.
-        tp_axis: The same as in `tx`. Default: None.
+        weight_dimension_numbers: See `scale_by_sharded_dion`. It must be the same as in `tx`. Default: None.
+        axis_name: See `scale_by_sharded_dion`. It must be the same as in `tx`. Default: None.
+        fsdp_axis: See `scale_by_sharded_dion`. It must be the same as in `tx`. Default: None.
+        tp_axis: See `scale_by_sharded_dion`. It must be the same as in `tx`. Default: None.
 
     Returns:
         A tree of `jax.sharding.PartitionSpec` with the structure of the state.
