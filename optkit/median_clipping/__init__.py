@@ -1,4 +1,4 @@
-"""Medians in place of means: of gradients over time, over samples, coordinate by coordinate."""
+"""Medians in place of means: of gradients over time, over samples or workers, and of each coordinate."""
 
 from optkit.method import methods_of
 

@@ -1,8 +1,8 @@
-"""Per-class normalized gradients: every class pulls equally hard, however few its examples.
+"""Per-class normalized gradients: every class has the same influence, however few examples it has.
 
 Francazi, Baity-Jesi, Lucchi, "A Theoretical Analysis of the Learning Dynamics under Class Imbalance", 2023,
-arXiv:2207.00391: PCNGD, PCNSGD and, with a rescaling, PCNSGD+R. The authors' code multiplies the paper's +R form by the
-product of all classes' projections; that form is `rescaling="code"`.
+arXiv:2207.00391: PCNGD, PCNSGD and, with a rescaling, PCNSGD+R. The authors' code multiplies the paper's rescaling by
+the product of the projections of all classes; `rescaling="code"` follows the code.
 """
 
 from typing import Any, Literal
@@ -34,32 +34,37 @@ def class_normalized(
     p_min: jax.typing.ArrayLike = 0.05,
     axis_name: AxisName | None = None,
 ) -> aggregating.Aggregator:
-    """Sums the gradients of the classes after dividing each by its norm, over all leaves.
+    """Sums the gradients of the classes after dividing each by its norm over all leaves.
 
-    The gradients have a leading axis with one row for each class: the gradient of the class's part of the loss, at any
-    positive scale. A class that the batch lacks has the gradient 0 and contributes nothing. The result is at most as
-    long as there are classes, and seldom much shorter, whatever the gradients: the learning rate must decay. Before SGD
-    it is PCNGD and PCNSGD, and with batches that hold as many examples of each class PCNSGD+O.
+    The rule, where g_c is the gradient of class c and |.| the norm over all leaves::
 
-    Do not take it where classes are balanced: there it is normalized gradient descent at a higher price.
+        u = sum over c of g_c / (|g_c| + eps)
+
+    The gradients have a leading axis with one row per class: the gradient of the class's part of the loss, at any
+    positive scale. A class that the batch lacks has gradient 0 and contributes nothing. Followed by SGD it is PCNGD or
+    PCNSGD, and PCNSGD+O if batches hold equally many examples of each class.
+
+    Use it when classes are imbalanced. The learning rate must decay, because the norm of the result is at most the
+    number of classes and seldom much smaller, whatever the gradients. Avoid it when classes are balanced, because there
+    it is normalized gradient descent at a higher price: one gradient per class.
 
     Args:
-        eps: added to the norms, at least 0; default 1e-6.
-        rescaling: what makes up for the part of a minibatch's unit gradient that does not point along the full data's
-            (+R): `"none"` (default); `"projection"`, the paper's, divides by the projection `p_c` on the unit gradient
-            of the class over all data; `"code"`, the authors', multiplies by the product of the other classes'
-            projections. With either, `update` needs the extra argument `full_grads`: the classes' gradients over all
-            data, rows as in the gradients, equal on all workers.
-        p_min: the smallest projection that `"projection"` divides by, in (0, 1]; default 0.05.
-        axis_name: the axis over workers, each with gradients of all classes on its own examples: summed before they are
-            normalized.
+        eps: Added to the norm of each gradient, at least 0. Default: 1e-6.
+        rescaling: How it corrects for the part of a minibatch's unit gradient that does not point along the gradient
+            over all data. `"none"` does not. `"projection"`, as in the paper, divides by the projection p_c onto the
+            unit gradient of the class over all data. `"code"`, as in the authors' code, multiplies by the product of
+            the other classes' projections. With either, `update` needs the extra argument `full_grads`: the gradients
+            of the classes over all data, with rows as in the gradients, equal on all workers. Default: `"none"`.
+        p_min: The smallest projection that `"projection"` divides by, in (0, 1]. Default: 0.05.
+        axis_name: Name of the axis over workers. Each worker passes the gradients of all classes on its own examples;
+            they are summed before they are normalized. None (the default): nothing is summed over workers.
 
     Returns:
         An aggregator without state.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range.
-        TypeError: from `update`, with a rescaling and without `full_grads`.
+        ValueError: If a hyperparameter is out of its range.
+        TypeError: From `update`: if a rescaling is used and `full_grads` is missing.
 
     Example:
         >>> import jax.numpy as jnp
@@ -70,8 +75,7 @@ def class_normalized(
         Array([ 0.6, -0.2], dtype=float32)
 
     Reference:
-        Francazi et al., "A Theoretical Analysis of the Learning Dynamics under Class Imbalance", 2023,
-        arXiv:2207.00391.
+        arXiv:2207.00391
     """
     refuse_arrays(rescaling=rescaling, axis_name=axis_name)
     check_range("eps", eps, 0.0)
@@ -102,7 +106,7 @@ def class_normalized(
     def _rescaling(projections, active):
         if rescaling == "projection":
             return 1 / jnp.maximum(projections, p_min)  # PCNSGD+R, 1 / p_l
-        # A class that the batch lacks has no projection; in a product it must not stop the others.
+        # A class that the batch lacks has no projection, and must not make the product of the others zero.
         factors = jnp.where(active, projections, 1)
         return jnp.prod(jnp.where(jnp.eye(len(factors), dtype=bool), 1, factors[None]), axis=1)
 
@@ -110,7 +114,7 @@ def class_normalized(
 
 
 def _products(left: Any, right: Any) -> Any:
-    """Row by row, the inner products over all leaves."""
+    """Returns the inner products, row by row, over all leaves."""
     return jax.vmap(lambda a, b: optax.tree.sum(optax.tree.mul(a, b)))(left, right)
 
 
@@ -123,7 +127,7 @@ METHODS = (
         name="class_normalized",
         factory=class_normalized,
         kind="aggregator",
-        summary="The sum of the classes' gradients, each divided by its norm.",
+        summary="Sums the gradients of the classes, each divided by its norm.",
         paper=Paper(
             "A Theoretical Analysis of the Learning Dynamics under Class Imbalance",
             "Francazi, Baity-Jesi, Lucchi",

@@ -1,8 +1,9 @@
-"""Clipping of the largest coordinates: each step, a threshold below which a given fraction of them does not fall.
+"""Clipping of the largest coordinates, a given fraction of them at each step.
 
 Pan, Li, "Toward Understanding Why Adam Converges Faster Than SGD for Transformers", 2023, arXiv:2306.00204. The
-threshold is the k-th largest absolute value, `k = max(1, ceil(fraction * n))`. Public code of these experiments takes
-that of all leaves together, and the next smaller value: the one after `floor(fraction * n)` larger ones.
+threshold is the k-th largest absolute value with `k = max(1, ceil(fraction * n))`. Public code of these experiments
+takes the threshold over all leaves together, and the next smaller value: the one after the `floor(fraction * n)`
+largest.
 """
 
 import functools
@@ -28,10 +29,10 @@ _COUNTED_AT_ONCE = 2**32
 
 
 def _kth_largest(tree: Any, k: int, axis_name: AxisName | None) -> jax.Array:
-    """The k-th largest absolute value of a tree's coordinates.
+    """Returns the k-th largest absolute value of a tree's coordinates.
 
-    Nonnegative floats are ordered like the integers with the same bits. So the value is found bit by bit, by counting
-    the coordinates that are no smaller: exact, without a sort, and without gathering what is sharded.
+    Nonnegative floats have the same order as the integers with the same bits. So the value is found bit by bit, by
+    counting the coordinates that are not smaller. This is exact, needs no sort, and gathers nothing that is sharded.
     """
     leaves = jax.tree.leaves(tree)
     dtype = jnp.result_type(*leaves)
@@ -52,7 +53,7 @@ def _kth_largest(tree: Any, k: int, axis_name: AxisName | None) -> jax.Array:
 
 
 def _count(marked: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Counts what is true, in multiples of 2**16 and the rest: leaves may have more entries than 32 bits count."""
+    """Counts the true entries, as a multiple of 2**16 and a rest: a leaf may have more entries than 32 bits count."""
     sizes = list(itertools.accumulate(marked.shape, operator.mul))
     first = sum(size < _COUNTED_AT_ONCE for size in sizes)
     counts = jnp.sum(marked, axis=tuple(range(first)), dtype=jnp.uint32)
@@ -66,26 +67,33 @@ def _carry(high: jax.Array, low: jax.Array) -> tuple[jax.Array, jax.Array]:
 def clip_by_quantile(
     fraction: float | None = None, *, per_leaf: bool = False, axis_name: AxisName | None = None
 ) -> optax.GradientTransformation:
-    """Clips the largest coordinates to the smallest absolute value among them.
+    """Clips the largest coordinates to the smallest absolute value among them. It has no state.
 
-    With few steep directions it lets the others have a larger learning rate than SGD's. Do not take it where the steep
-    directions are more than `fraction` of the coordinates: it then gains nothing. After `optax.trace` it clips the
-    momentum. With a fixed threshold it is `optax.clip`. Where more than a share `1 - fraction` of the coordinates is
-    zero, so is the threshold, and nothing moves: take it per leaf, or not at all, for embeddings with sparse gradients.
+    The update rule, where n is the number of coordinates of all leaves::
+
+        k = max(1, ceil(fraction * n))
+        t = the k-th largest absolute value of g
+        u = min(max(g, -t), t)
+
+    Use it when a few directions are much steeper than the others and limit SGD's learning rate. After `optax.trace` it
+    clips the momentum. For a fixed threshold use `optax.clip`. Avoid it when more than `fraction` of the coordinates
+    are steep, because it then gains nothing. Where more than a share `1 - fraction` of the coordinates is zero, the
+    threshold is zero and nothing moves: for embeddings with sparse gradients use `per_leaf=True`, or leave them out.
+
     NaN counts as the largest value and stays NaN.
 
     Args:
-        fraction: which share of the coordinates is clipped, in (0, 1]. None: 0.1. Of `n` it is `ceil(fraction * n)`,
-            the smallest of which keeps its value. 1 is the sign times the smallest absolute value.
-        per_leaf: whether each leaf has its own threshold; by default there is one for all.
-        axis_name: the axis over which every leaf is sharded inside `jax.shard_map`, so that the quantile is that of
-            whole leaves. None (default) where leaves are whole, or sharded by `jit`.
+        fraction: Share of the coordinates that is clipped, in (0, 1]. The smallest of them keeps its value. With 1 the
+            update is the sign times the smallest absolute value. Default: 0.1.
+        per_leaf: Whether each leaf has its own threshold, instead of one for all leaves. Default: False.
+        axis_name: Name of the axis over workers. Inside `jax.shard_map` each of them holds a shard of every leaf; the
+            quantile is then that of whole leaves. None (the default): leaves are whole, or sharded by `jit`.
 
     Returns:
         A transformation without state.
 
     Raises:
-        ValueError: if `fraction` is out of its range.
+        ValueError: If `fraction` is outside (0, 1].
 
     Example:
         >>> import optkit
@@ -94,7 +102,7 @@ def clip_by_quantile(
         Array([ 1., -4.,  4., -2.], dtype=float32)
 
     Reference:
-        Pan, Li, "Toward Understanding Why Adam Converges Faster Than SGD for Transformers", 2023, arXiv:2306.00204.
+        arXiv:2306.00204
     """
     refuse_arrays(fraction=fraction, per_leaf=per_leaf, axis_name=axis_name)
     check_range("fraction", fraction, 0.0, 1.0, low_open=True)
@@ -125,7 +133,7 @@ METHODS = (
         name="clip_by_quantile",
         factory=clip_by_quantile,
         kind="transformation",
-        summary="Clips a fixed fraction of the coordinates, the largest, to the smallest of them.",
+        summary="Clips a fixed fraction of the coordinates, the largest, to the smallest absolute value among them.",
         paper=Paper(
             "Toward Understanding Why Adam Converges Faster Than SGD for Transformers", "Pan, Li", 2023, "2306.00204"
         ),

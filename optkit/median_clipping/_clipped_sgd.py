@@ -1,7 +1,7 @@
-"""Clipping as a median: one proximal step from zero towards the gradient, which is median tracking without memory.
+"""Gradient clipping as a median estimate: one proximal step from zero towards the gradient.
 
 Schaipp, Garrigos, Simsekli, Gower, "SGD with Clipping is Secretly Estimating the Median Gradient", 2024,
-arXiv:2402.12828.
+arXiv:2402.12828. It is median tracking without memory.
 """
 
 import jax
@@ -29,25 +29,34 @@ def clipped_sgd(
     weight_decay: float | jax.Array = 0.0,
     mask: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Median-clipped SGD: descends along one proximal step from zero towards the gradient, which is a clipped gradient.
+    """SGD with gradient clipping, where the norm of a median decides how the gradient is clipped.
 
-    With the default `step` it is SGD with clipping by the global norm, with `median_step.l1()` SGD with clipping by
-    value.
+    The update rule, where |.| is the norm over all leaves, and `step` and `momentum` are the defaults::
+
+        u = g * min(1, tau / |g|)
+        x = x - lr * (u + wd * x)
+
+    The default `step` clips by the global norm, and `median_step.l1()` clips by value. In general u is one proximal
+    step from zero towards the gradient.
+
+    Use it when rare large gradients would throw the parameters far away. Without momentum it needs no memory. Avoid it
+    when most gradients are longer than tau, because their mean is then biased; `median_tracking_sgd` averages over the
+    steps, for one number per parameter.
 
     Args:
-        learning_rate: a positive number or a schedule.
-        tau: for a norm the threshold of the clipping, above 0, or a schedule of it; default 1.
-        step: the norm; default `median_step.l2()`, see `scale_by_median_tracking`.
-        momentum: decay of the sum of clipped gradients along which it descends, in [0, 1), as in `optax.sgd`; None
-            (default) for the last one alone.
-        weight_decay: strength of the decoupled decay, at least 0; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
+        learning_rate: The learning rate, a positive number or a schedule.
+        tau: For a norm, the threshold of the clipping, above 0, or a schedule. Default: 1.
+        step: The norm, see `scale_by_median_tracking`. Default: `median_step.l2()`.
+        momentum: Decay rate of the momentum, in [0, 1). The momentum is a sum of clipped gradients, as in `optax.sgd`.
+            Default: None, without momentum.
+        weight_decay: Strength of the decoupled weight decay, at least 0. Default: 0.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
 
     Returns:
-        An optimizer; its state is counters, and with momentum one number a parameter.
+        An optimizer. Its state is counters and, with momentum, one number per parameter.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range.
+        ValueError: If a hyperparameter is out of its range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -59,7 +68,7 @@ def clipped_sgd(
         Array([-0.3, -0.4], dtype=float32)
 
     Reference:
-        Schaipp et al., "SGD with Clipping is Secretly Estimating the Median Gradient", 2024, arXiv:2402.12828.
+        arXiv:2402.12828
     """
     check_range("momentum", momentum, 0.0, 1.0, high_open=True)
     refuse_arrays(mask=mask)
@@ -78,7 +87,7 @@ METHODS = (
         name="clipped_sgd",
         factory=clipped_sgd,
         kind="optimizer",
-        summary="SGD along one proximal step from zero towards the gradient, which is a clipped gradient.",
+        summary="SGD with gradient clipping, where the norm of a median decides how the gradient is clipped.",
         paper=MEDIAN,
         also_known_as=("gradient clipping", "clip_by_global_norm", "clip_grad_norm_", "clip_grad_value_"),
         example={"learning_rate": 1e-3, "momentum": 0.9},

@@ -19,25 +19,31 @@ __all__ = ["coordinate_median"]
 def coordinate_median(
     *, nan_policy: NanPolicy = "propagate", axis_name: AxisName | None = None, layout: Layout = "gather"
 ) -> aggregating.Aggregator:
-    """Takes the median of each coordinate over the rows; of an even number, the mean of the two middle values.
+    """Takes the median of each coordinate over the rows; for an even number, the mean of the two middle values.
 
-    It sorts the rows of every coordinate. Workers gather all rows, n gradients sent and held by each of n, or with
-    `layout="transpose"` send two. The median of microbatches is that of their means, which nears the mean as they grow.
-    Do not take it where noise is skewed and light-tailed: the median is not the mean, and the fixed point is another.
+    The rule, where row i is the gradient of sample, microbatch or worker i, and j is a coordinate::
+
+        u_j = median over i of g_ij
+
+    Use it when some rows may be wrong or have heavy-tailed noise. The median of microbatches is that of their means,
+    which comes closer to the mean as they grow. Avoid it when noise is skewed and light-tailed, because the median is
+    then not the mean and training ends at another point. It sorts the rows of every coordinate. Workers gather all
+    rows: each of n workers sends and holds n gradients; with `layout="transpose"` it sends only two.
 
     Args:
-        nan_policy: `"propagate"` (default) makes a coordinate NaN if any row's is; `"omit"` leaves these rows out of
-            the coordinate's median.
-        axis_name: the axis over workers, each of which passes its own gradient; None (default) for gradients stacked
-            along the leading axis of each leaf.
-        layout: `"gather"` (default), or `"transpose"` to gather a slice of all rows only, and the slices' results.
+        nan_policy: `"propagate"` makes a coordinate NaN if it is NaN in any row; `"omit"` leaves these rows out of the
+            median of the coordinate. Default: `"propagate"`.
+        axis_name: Name of the axis over workers. Each worker passes its own gradient. None (the default): gradients
+            have a leading axis, one row per sample, microbatch or worker.
+        layout: `"gather"` gathers all rows on every worker. `"transpose"` gives each worker a slice of all rows, and
+            then gathers the results of the slices. Default: `"gather"`.
 
     Returns:
-        An aggregator without state; `update` takes the extra argument `active`, booleans that say which rows take
+        An aggregator without state. Its `update` takes the extra argument `active`, booleans that say which rows take
         part.
 
     Raises:
-        ValueError: if `nan_policy` or `layout` is unknown.
+        ValueError: If `nan_policy` or `layout` is unknown.
 
     Example:
         >>> import jax.numpy as jnp
@@ -48,7 +54,7 @@ def coordinate_median(
         Array([3., 2.], dtype=float32)
 
     Reference:
-        Schaipp et al., "SGD with Clipping is Secretly Estimating the Median Gradient", 2024, arXiv:2402.12828.
+        arXiv:2402.12828
     """
     check_option("nan_policy", nan_policy, NanPolicy)
 
@@ -64,7 +70,7 @@ METHODS = (
         name="coordinate_median",
         factory=coordinate_median,
         kind="aggregator",
-        summary="The median of each coordinate over samples, microbatches or workers, in place of the mean.",
+        summary="Takes the median of each coordinate over samples, microbatches or workers.",
         paper=MEDIAN,
         also_known_as=("coordinate-wise median", "marginal median", "CWMed", "SMGD"),
         grid=0.1,

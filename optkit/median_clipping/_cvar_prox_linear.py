@@ -1,7 +1,7 @@
 """CVaR, the mean of the largest losses, minimized by stochastic prox-linear steps.
 
 Meng, Gower, "A Model-Based Method for Minimizing CVaR and Beyond", 2023, arXiv:2305.17498. The closed form of the step
-follows from the step's definition by duality.
+follows by duality from the definition of the step.
 """
 
 from typing import Any
@@ -33,36 +33,51 @@ def cvar_prox_linear(
     per_sample: bool = False,
     axis_name: AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Minimizes the mean of the largest losses, by steps on a model that linearizes each loss but keeps the maximum.
+    """Minimizes the mean of the largest losses (CVaR) by steps that linearize the losses but keep the maximum.
 
-    It minimizes `alpha + E[max(loss - alpha, 0)] / (1 - beta)` over parameters and `alpha`, which is the mean of the
-    share `1 - beta` of largest losses. `update` needs the loss at the parameters where the gradient was taken, as
-    `value`. The steps stay finite at learning rates at which those of `cvar_subgradient` diverge. The iterates move
-    around the solution: report their average (`average_iterates(1.0)`, from the second half on).
+    The update rule for one sample at step t, which counts from 0, where a is `alpha_learning_rate`::
 
-    Do not pass the mean loss of a batch and its gradient if you can have those of each sample: that is another
-    objective, the mean of the largest batch means. Do not take it where the largest losses are wrong labels.
+        p, q = lr / loss_scale / sqrt(t + 1), a * loss_scale / sqrt(t + 1)
+        eta = min(max((value - alpha + q) / (q + p * |g|^2), 0), 1 / (1 - beta))
+        x = x - p * eta * g
+        alpha = alpha - q * (1 - eta)
+
+    With n samples each has its own eta, at most `1 / (1 - beta) / n`; the sums of `eta * g` and of eta take the places
+    of these.
+
+    It minimizes `alpha + E[max(loss - alpha, 0)] / (1 - beta)` over the parameters and `alpha`, which is the mean of
+    the share `1 - beta` of largest losses. `update` needs the extra argument `value`, the loss at the parameters where
+    the gradient was taken.
+
+    Use it when the worst examples matter more than the mean. Its steps stay finite at learning rates at which those of
+    `cvar_subgradient` diverge. The parameters move around the solution, so evaluate their average
+    (`average_iterates(1.0)` from the second half on). Avoid it when the largest losses are wrong labels, because it
+    trains on these. Do not pass the mean loss of a batch and its gradient if you can pass those of each sample: that is
+    another objective, the mean of the largest batch means. Its price with several samples is their inner products: all
+    gradients are gathered.
 
     Args:
-        learning_rate: a positive number or a schedule; of the parameters.
-        beta: the share of losses that are not counted, in [0, 1); default 0.9, the mean of the largest tenth.
-        alpha_learning_rate: of `alpha`; default the same.
-        loss_scale: the size of a loss, positive; default 1. The learning rates are divided by it for the parameters
-            and multiplied by it for `alpha`, so that the steps do not depend on the unit of the loss. The mean loss at
-            the start is a good value.
-        alpha0: where `alpha` starts, in units of the loss; default 0.
-        decay: `"sqrt"` (default) divides both learning rates by `sqrt(t + 1)` at step t, `"constant"` does not.
-        passes: how often the step's dual is improved in each sample's coordinate, at least 1. None: 10. For one
-            sample once is exact.
-        per_sample: whether gradients and `value` have a leading axis, with one row for each sample of the batch.
-        axis_name: the axis over workers, each of which has one sample.
+        learning_rate: The learning rate, a positive number or a schedule. It is that of the parameters.
+        beta: Share of the losses that do not count, in [0, 1). Default: 0.9, the mean of the largest tenth.
+        alpha_learning_rate: The learning rate of `alpha`, a positive number or a schedule. Default: `learning_rate`.
+        loss_scale: The size of a loss, above 0. The learning rate of the parameters is divided by it and that of
+            `alpha` is multiplied by it, so that the steps do not depend on the unit of the loss. The mean loss at the
+            start is a good value. Default: 1.
+        alpha0: Where `alpha` starts, in the unit of the loss. Default: 0.
+        decay: `"sqrt"` divides both learning rates by `sqrt(t + 1)` at step t; `"constant"` does not. Default:
+            `"sqrt"`.
+        passes: For several samples, how often the multiplier eta of each is improved in turn, at least 1. For one
+            sample a single pass is exact. Default: 10.
+        per_sample: Whether gradients and `value` have a leading axis, one row per sample of the batch. Default: False.
+        axis_name: Name of the axis over workers. Each worker has one sample. None (the default): `update` gets one
+            sample, or one row per sample with `per_sample`.
 
     Returns:
-        An optimizer; its state is two scalars.
+        An optimizer. Its state is two scalars.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range, or both `per_sample` and `axis_name` are given.
-        TypeError: from `update`, without `value`.
+        ValueError: If a hyperparameter is out of its range, or both `per_sample` and `axis_name` are given.
+        TypeError: From `update`: if `value` is missing.
 
     Example:
         >>> import jax.numpy as jnp
@@ -74,7 +89,7 @@ def cvar_prox_linear(
         (Array([-0.5, -1. ], dtype=float32), Array(-0.5, dtype=float32))
 
     Reference:
-        Meng, Gower, "A Model-Based Method for Minimizing CVaR and Beyond", 2023, arXiv:2305.17498.
+        arXiv:2305.17498
     """
     refuse_arrays(passes=passes)
     check_range("passes", passes, 1)
@@ -104,15 +119,15 @@ def dual_coordinate_ascent(
     """Finds the multipliers of the samples in the prox-linear step.
 
     The step minimizes `alpha + bound * sum_i max(l_i + <g_i, x - x_t> - alpha, 0)` plus the squared distances from
-    `x_t` and `alpha_t` over twice the rates.
+    `x_t` and `alpha_t`, each divided by twice its learning rate.
 
     Args:
-        excesses: how far each sample's loss lies above `alpha_t`, `(samples,)`.
-        gram: the inner products of the samples' gradients, `(samples, samples)`.
-        rate: learning rate of the parameters, at least 0.
-        alpha_rate: learning rate of `alpha`, at least 0.
-        bound: the largest multiplier, `1 / (1 - beta)` over the number of samples.
-        passes: how often each is improved, in turn, starting from 0.
+        excesses: How far each sample's loss lies above `alpha_t`, `(samples,)`.
+        gram: The inner products of the samples' gradients, `(samples, samples)`.
+        rate: The learning rate of the parameters, at least 0.
+        alpha_rate: The learning rate of `alpha`, at least 0.
+        bound: The largest multiplier, `1 / (1 - beta)` over the number of samples.
+        passes: How often each multiplier is improved in turn, starting from 0.
 
     Returns:
         The multipliers `eta`, `(samples,)`: `x` moves by `-rate * sum_i eta_i g_i` and `alpha` by
@@ -129,7 +144,7 @@ def dual_coordinate_ascent(
         i = step % samples
         slope = excesses[i] - rate * (gram[i] @ eta) + alpha_rate * (1 - jnp.sum(eta))
         curvature = alpha_rate + rate * gram[i, i]
-        # Without curvature both rates or the gradient are 0, and the multiplier moves nothing.
+        # The curvature is 0 if both rates are 0, or one rate and the gradient; the multiplier then moves nothing.
         change = jnp.where(curvature > 0, slope / jnp.where(curvature > 0, curvature, 1), 0)
         return eta.at[i].set(jnp.clip(eta[i] + change, 0, bound).astype(eta.dtype))
 
@@ -137,7 +152,7 @@ def dual_coordinate_ascent(
 
 
 def _products(gradient: Any, axis_name: AxisName) -> Any:
-    """The inner products of this sample's gradient and those of all samples, over all leaves."""
+    """Returns the inner products of this sample's gradient with those of all samples, over all leaves."""
     rows = jax.tree.map(lambda x: jax.lax.all_gather(x, axis_name), gradient)
     return jax.vmap(lambda row: optax.tree.sum(optax.tree.mul(row, gradient)), axis_size=jax.lax.axis_size(axis_name))(
         rows

@@ -1,6 +1,7 @@
 """CVaR, the mean of the largest losses, minimized by stochastic subgradient steps.
 
-Meng, Gower, "A Model-Based Method for Minimizing CVaR and Beyond", 2023, arXiv:2305.17498, which compares with it.
+Meng, Gower, "A Model-Based Method for Minimizing CVaR and Beyond", 2023, arXiv:2305.17498, which compares its method
+with this one.
 """
 
 import jax
@@ -27,27 +28,43 @@ def cvar_subgradient(
     per_sample: bool = False,
     axis_name: AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Minimizes the mean of the largest losses by stochastic subgradient steps.
+    """Minimizes the mean of the largest losses (CVaR) by stochastic subgradient steps.
 
-    The objective is that of `cvar_prox_linear`, which is the better choice nearly everywhere: here every loss above
-    `alpha` moves the parameters `1 / (1 - beta)` times as far as SGD would, and those below not at all.
+    The update rule for one sample at step t, which counts from 0, where a is `alpha_learning_rate`::
+
+        p, q = lr / loss_scale / sqrt(t + 1), a * loss_scale / sqrt(t + 1)
+        eta = 1 / (1 - beta) if value > alpha, else 0
+        x = x - p * eta * g
+        alpha = alpha - q * (1 - eta)
+
+    With n samples each has its own eta, `1 / (1 - beta) / n` or 0; the sums of `eta * g` and of eta take the places of
+    these.
+
+    The objective is that of `cvar_prox_linear`. `update` needs the extra argument `value`, the loss at the parameters
+    where the gradient was taken.
+
+    Use it as a baseline, or when the gradients of several workers are too large to be gathered, which
+    `cvar_prox_linear` does. Avoid it otherwise: every loss above `alpha` moves the parameters `1 / (1 - beta)` times as
+    far as SGD would, and losses below it do not move them, so `cvar_prox_linear` is the better choice nearly
+    everywhere.
 
     Args:
-        learning_rate: a positive number or a schedule; of the parameters.
-        beta: the share of losses that are not counted, in [0, 1); default 0.9, the mean of the largest tenth.
-        alpha_learning_rate: as in `cvar_prox_linear`.
-        loss_scale: the size of a loss, positive; default 1; see `cvar_prox_linear`.
-        alpha0: where `alpha` starts, in units of the loss; default 0.
-        decay: as in `cvar_prox_linear`, `"sqrt"` (default) or `"constant"`.
-        per_sample: whether gradients and `value` have a leading axis, with one row for each sample of the batch.
-        axis_name: the axis over workers, each of which has one sample.
+        learning_rate: The learning rate, a positive number or a schedule. It is that of the parameters.
+        beta: See `cvar_prox_linear`. Default: 0.9.
+        alpha_learning_rate: See `cvar_prox_linear`. Default: `learning_rate`.
+        loss_scale: See `cvar_prox_linear`. Default: 1.
+        alpha0: See `cvar_prox_linear`. Default: 0.
+        decay: See `cvar_prox_linear`. Default: `"sqrt"`.
+        per_sample: Whether gradients and `value` have a leading axis, one row per sample of the batch. Default: False.
+        axis_name: Name of the axis over workers. Each worker has one sample. None (the default): `update` gets one
+            sample, or one row per sample with `per_sample`.
 
     Returns:
-        An optimizer; its state is two scalars.
+        An optimizer. Its state is two scalars.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range, or both `per_sample` and `axis_name` are given.
-        TypeError: from `update`, without `value`.
+        ValueError: If a hyperparameter is out of its range, or both `per_sample` and `axis_name` are given.
+        TypeError: From `update`: if `value` is missing.
 
     Example:
         >>> import jax.numpy as jnp
@@ -59,7 +76,7 @@ def cvar_subgradient(
         (Array([-2., -4.], dtype=float32), Array(1., dtype=float32))
 
     Reference:
-        Meng, Gower, "A Model-Based Method for Minimizing CVaR and Beyond", 2023, arXiv:2305.17498.
+        arXiv:2305.17498
     """
 
     def multipliers(gradient, excess, rate, alpha_rate, bound, axis):

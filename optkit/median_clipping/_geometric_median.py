@@ -4,7 +4,7 @@ Pillutla, Kakade, Harchaoui, "Robust Aggregation for Federated Learning", 2019, 
 mean gradient: Schaipp, Garrigos, Simsekli, Gower, "SGD with Clipping is Secretly Estimating the Median Gradient", 2024,
 arXiv:2402.12828 (sample-median gradient descent). RFA smooths distances near zero. Here, by default, an iterate that
 meets a row leaves it as in Vardi, Zhang, "The multivariate L1-median and associated data depth", 2000 (PNAS 97): along
-the pull of the other rows, shortened by the weight of the row that it stands on.
+the pull of the other rows, shortened by the weight of the row that it meets.
 """
 
 from collections.abc import Callable
@@ -48,35 +48,44 @@ def geometric_median(
 ) -> aggregating.Aggregator:
     """Takes the geometric median of the rows, the point with the least mean distance, by Weiszfeld's iterations.
 
-    Of n rows, b < n / 2 may be arbitrary but finite: the result is then no longer than 2 (1 - b/n) / (1 - 2 b/n) times
-    the longest other row, however far they are, at any scale of the rows. Each iteration is a mean of the rows,
-    weighted by the reciprocals of their distances, and reads all of them a few times; ten are common. Workers gather
-    all rows: n gradients sent and held by each of n. RFA is `geometric_median(3, 0.1, tolerance=0, start="zeros")`. Do
-    not take it where noise is skewed and light-tailed: the median is not the mean, and the fixed point is another.
+    The rule of each iteration, where u begins at `start`, g_i are the rows and |.| is the norm over all leaves::
+
+        w_i = 1 / |g_i - u|
+        u = sum(w_i * g_i) / sum(w_i)
+
+    Of n rows, b < n / 2 may be arbitrary but finite: the result is then not longer than 2 (1 - b/n) / (1 - 2 b/n) times
+    the longest other row, however far away they are and at any scale. RFA is
+    `geometric_median(3, 0.1, tolerance=0, start="zeros")`.
+
+    Use it when some rows may be wrong or have heavy-tailed noise. Avoid it when noise is skewed and light-tailed,
+    because the median is then not the mean and training ends at another point. Each iteration reads all rows a few
+    times, and ten iterations are common. Workers gather all rows: each of n workers sends and holds n gradients.
 
     Args:
-        iterations: how many at most, at least 1. None: 100.
-        smoothing: distances below it count as it, above 0, in units of the gradient. Where it is larger than all
-            distances, the result is the mean. None (default): 1e-8 of the median distance, and an iterate so near to a
-            row leaves it in one step if it is not the median.
-        tolerance: they stop after a step of at most this times the median distance of the rows, or one that rounding
-            hides; at least 0, default 1e-6. The number 0 runs all iterations, and only then has the result a gradient
-            in reverse mode.
-        start: what they start from: the coordinate-wise `"median"` (default), the `"mean"`, or `"zeros"`. From the mean
-            few iterations do not come back from far outliers.
-        per_leaf: whether each leaf has its own median, which is neither paper's; by default the tree is one vector.
-        nan_policy: `"propagate"` (default) makes all NaN if a row is not finite; `"omit"` leaves such rows out.
-        axis_name: the axis over workers, each of which passes its own gradient; None (default) for gradients stacked
-            along the leading axis of each leaf.
-        layout: `"gather"` (default), or `"transpose"` to gather a slice of all rows only, and the slices' results; not
-            with `per_leaf`.
+        iterations: The largest number of iterations, at least 1. Default: 100.
+        smoothing: Smaller distances are replaced by this one, above 0, in the unit of the gradient. If it is larger
+            than all distances, the result is the mean. Default: None, for 1e-8 times the median distance; an iterate
+            that is so close to a row and is not the median leaves it in one step.
+        tolerance: The iterations stop after a step that is not longer than this times the median distance of the rows,
+            or that is lost in rounding; at least 0. With the number 0 all iterations run, and only then can the result
+            be differentiated in reverse mode. Default: 1e-6.
+        start: What the iterations start from: the coordinate-wise `"median"`, the `"mean"`, or `"zeros"`. From the
+            mean, a few iterations do not come back from far outliers. Default: `"median"`.
+        per_leaf: Whether each leaf has its own median, which neither paper does. With False all leaves are one vector.
+            Default: False.
+        nan_policy: `"propagate"` makes the whole result NaN if a row is not finite; `"omit"` leaves such rows out.
+            Default: `"propagate"`.
+        axis_name: Name of the axis over workers. Each worker passes its own gradient. None (the default): gradients
+            have a leading axis, one row per sample, microbatch or worker.
+        layout: `"gather"` gathers all rows on every worker. `"transpose"` gives each worker a slice of all rows, and
+            then gathers the results of the slices. Default: `"gather"`. `"transpose"` does not work with `per_leaf`.
 
     Returns:
-        An aggregator without state; `update` takes the extra argument `active`, booleans that say which rows take
+        An aggregator without state. Its `update` takes the extra argument `active`, booleans that say which rows take
         part.
 
     Raises:
-        ValueError: if an argument is out of its range, or `layout` does not fit the others.
+        ValueError: If an argument is out of its range, or `layout` does not fit the other arguments.
 
     Example:
         >>> import optkit
@@ -86,8 +95,8 @@ def geometric_median(
         Array([0., 0.], dtype=float32)
 
     Reference:
-        Pillutla, Kakade, Harchaoui, "Robust Aggregation for Federated Learning", 2019, arXiv:1912.13445; Schaipp et
-        al., "SGD with Clipping is Secretly Estimating the Median Gradient", 2024, arXiv:2402.12828.
+        arXiv:1912.13445
+        arXiv:2402.12828
     """
     refuse_arrays(iterations=iterations, start=start, per_leaf=per_leaf, nan_policy=nan_policy)
     check_count("iterations", iterations)
@@ -96,7 +105,7 @@ def geometric_median(
     check_option("start", start, Start)
     check_option("nan_policy", nan_policy, NanPolicy)
     if per_leaf and layout == "transpose":
-        raise ValueError("layout='transpose' sees no leaves: per_leaf must be False with it, got True")
+        raise ValueError("per_leaf must be False with layout='transpose', which does not see single leaves, got True")
     most = 100 if iterations is None else iterations
 
     def rule(rows, *, active, total):
@@ -126,7 +135,7 @@ def _iterate(
     tolerance: jax.typing.ArrayLike,
     total: Total,
 ) -> Any:
-    """Iterates until a step is short; all times, and with a gradient, if the tolerance is the number 0."""
+    """Iterates until a step is short; with the number 0 as tolerance it runs all iterations, differentiably."""
     if not isinstance(tolerance, jax.Array) and tolerance == 0:
         return jax.lax.fori_loop(0, most, lambda _, center: iteration(center)[0], center)
 
@@ -149,10 +158,10 @@ def _iterate(
 def _weiszfeld(
     rows: Any, kept: jax.Array, center: Any, smoothing: jax.typing.ArrayLike | None, total: Total
 ) -> tuple[Any, jax.Array]:
-    """One iteration from a point, and the median distance of the rows from it."""
+    """Returns the result of one iteration from a point, and the median distance of the rows from that point."""
     apart = distances(rows, center, total)
     ordered = jnp.sort(jnp.where(kept, apart, jnp.inf))
-    middle = jnp.maximum(jnp.sum(kept) - 1, 0) // 2  # the lower of two: not further than an honest row
+    middle = jnp.maximum(jnp.sum(kept) - 1, 0) // 2  # the lower of two, not further than an honest row
     scale = jax.lax.stop_gradient(ordered[middle])
     if smoothing is not None:
         return mean_of_rows(rows, jnp.where(kept, 1 / jnp.maximum(apart, smoothing), 0)), scale  # Alg. 2, beta_i
@@ -162,7 +171,7 @@ def _weiszfeld(
     heavy = jnp.sum(weights)
     target = mean_of_rows(rows, jnp.where(heavy > 0, weights, met))
     towards = optax.tree.sub(target, center)
-    # The sum of the unit vectors towards the other rows moves the point only by what exceeds the number of rows here.
+    # The pull of the other rows is a sum of unit vectors; it moves the point by what exceeds the number of rows met.
     pull = heavy * norms(_stack(towards), total)[0] / jnp.where(scale > 0, scale, 1)
     share = jnp.where(jnp.any(met), jnp.maximum(1 - jnp.sum(met) / jnp.where(pull > 0, pull, 1), 0), 1)
     new = optax.tree.where(jnp.any(met), optax.tree.add_scale(center, share, towards), target)
@@ -178,7 +187,7 @@ METHODS = (
         name="geometric_median",
         factory=geometric_median,
         kind="aggregator",
-        summary="The geometric median over samples, microbatches or workers by Weiszfeld's iterations.",
+        summary="Takes the geometric median over samples, microbatches or workers by Weiszfeld's iterations.",
         paper=Paper("Robust Aggregation for Federated Learning", "Pillutla, Kakade, Harchaoui", 2019, "1912.13445"),
         also_known_as=("RFA", "GeoMed", "spatial median", "L1-median", "Weiszfeld", "SMGD"),
         example={"iterations": 8},

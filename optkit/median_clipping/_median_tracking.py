@@ -1,8 +1,8 @@
-"""Tracking the median of the gradients across iterations.
+"""Median tracking: an estimate of the median of the gradients, updated at every step.
 
 Schaipp, Garrigos, Simsekli, Gower, "SGD with Clipping is Secretly Estimating the Median Gradient", 2024,
-arXiv:2402.12828. No code of the authors is public; the rule was derived from the paper's model: one stochastic proximal
-point step for the median with the fresh gradient, then a step of the parameters along the new estimate.
+arXiv:2402.12828. The authors have published no code. The rule was derived from the paper's model: one stochastic
+proximal point step towards the median with the new gradient, then a step of the parameters along the new estimate.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -32,9 +32,9 @@ class ScaleByMedianTrackingState(NamedTuple):
     """State of `scale_by_median_tracking`.
 
     Attributes:
-        count: number of updates so far, equal on all workers.
-        median: estimate of the median gradient, shaped and sharded like the parameters, in `accumulator_dtype`; equal
-            on all workers if their gradients are. None without memory.
+        count: Number of updates so far; equal on all workers.
+        median: Estimate of the median gradient, shaped and sharded like the parameters, in `accumulator_dtype`. It is
+            equal on all workers if their gradients are. None with `memory=False`.
     """
 
     count: jax.typing.ArrayLike
@@ -49,35 +49,43 @@ def scale_by_median_tracking(
     memory: bool = True,
     accumulator_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
-    """Replaces the gradient by an estimate of its median, which each gradient moves by one proximal step.
+    """Replaces the gradient by an estimate of the median gradient, which each gradient moves by one proximal step.
 
-    It comes first in a chain; weight decay and momentum follow. Over several workers give it the mean gradient (or
-    another aggregate): it sends nothing. A gradient that is NaN, or infinite (but for norms that clip coordinates),
-    stays in the estimate: wrap it in `optax.apply_if_finite`. The median of skewed noise is not its mean: where noise
-    is skewed and light-tailed, take `optax.ema`.
+    The update rule, where m starts at zero, |.| is the norm over all leaves, and `step` is the default::
+
+        d = g - m
+        m = m + d * min(1, tau / |d|)
+        u = m
+
+    Use it first in a chain, before weight decay and momentum, when gradient noise is heavy-tailed. It keeps one number
+    per parameter. Avoid it when noise is skewed and light-tailed, because the median is then not the mean and training
+    ends at another point. `optax.ema` is then the better choice.
+
+    It sends nothing between workers: pass it the mean gradient or another aggregate. A gradient with NaN stays in the
+    estimate for ever, and so does an infinite one unless `step` clips coordinates: wrap it in `optax.apply_if_finite`.
 
     Args:
-        tau: how far one gradient moves the estimate, above 0, or a schedule of it. In units of the gradient: for
-            `median_step.l2` start from the gradients' typical norm, for `median_step.l1` from a typical coordinate;
-            relative to 1 for `median_step.half_squared_l2`. With `1 / sqrt(t)` the estimate converges where the
-            gradients' distribution stands still. The estimate lags by design: the gradients must change by less than
-            tau a step.
-        step: the norm whose median is tracked, as a map from a difference and tau to a step; default
-            `median_step.l2()`, the geometric median. See `median_step.l1`, `median_step.linf`,
-            `median_step.half_squared_l2`, `median_step.huber_l2`, `median_step.huber`, `median_step.elastic_net`,
-            `median_step.quantile`, `median_step.insensitive_l2`, `median_step.subgradient_l1`,
-            `median_step.subgradient_l2`; for any other norm, the projection on the ball of radius tau of its dual norm.
-            Called in float32 at least.
-        init: what the estimate starts from: `"zeros"` (default) or the `"first"` gradient.
-        memory: whether the estimate is kept. Without, every step starts again from zero: `median_step.l2` is then
-            clipping by the global norm and `median_step.l1` clipping by value.
-        accumulator_dtype: dtype of the estimate, that of the parameters by default.
+        tau: How far one gradient moves the estimate, above 0, or a schedule. It is in the unit of the gradient: start
+            from the typical norm of the gradients for `median_step.l2`, and from a typical coordinate for
+            `median_step.l1`; for `median_step.half_squared_l2` it has no unit, so start from 1. With `1 / sqrt(t)` the
+            estimate converges if the distribution of the gradients does not change. The estimate always lags: the
+            gradients must change by less than tau per step.
+        step: The norm whose median is tracked, as a map from a difference and tau to a step. See `median_step.l1`,
+            `median_step.linf`, `median_step.half_squared_l2`, `median_step.huber_l2`, `median_step.huber`,
+            `median_step.elastic_net`, `median_step.quantile`, `median_step.insensitive_l2`,
+            `median_step.subgradient_l1` and `median_step.subgradient_l2`. For any other norm pass the projection onto
+            the ball of radius tau of its dual norm. It is called in at least float32. Default: `median_step.l2()`, the
+            geometric median.
+        init: What the estimate starts from: `"zeros"`, or the `"first"` gradient. Default: `"zeros"`.
+        memory: Whether the estimate is kept. With False every step starts again from zero: `median_step.l2` is then
+            clipping by the global norm, and `median_step.l1` clipping by value. Default: True.
+        accumulator_dtype: Dtype of the estimate. Default: that of the parameters.
 
     Returns:
-        A transformation with a `ScaleByMedianTrackingState`: one number a parameter, none without memory.
+        A transformation with a `ScaleByMedianTrackingState`: one number per parameter, or none with `memory=False`.
 
     Raises:
-        ValueError: if `tau` is not positive, if `init` is unknown, or is `"first"` without memory.
+        ValueError: If `tau` is not positive, if `init` is unknown, or if it is `"first"` with `memory=False`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -91,7 +99,7 @@ def scale_by_median_tracking(
         Array([2. , 0.5, 0. ], dtype=float32)
 
     Reference:
-        Schaipp et al., "SGD with Clipping is Secretly Estimating the Median Gradient", 2024, arXiv:2402.12828.
+        arXiv:2402.12828
     """
     return track("scale_by_median_tracking", tau, step, init=init, memory=memory, accumulator_dtype=accumulator_dtype)
 
@@ -106,26 +114,32 @@ def median_tracking_sgd(
     init: Init = "zeros",
     accumulator_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Descends along an estimate of the median gradient, tracked across iterations: for heavy-tailed noise.
+    """SGD along an estimate of the median gradient, which each gradient moves by one proximal step.
 
-    Do not take it where noise is skewed and light-tailed: the median is not the mean, and the fixed point is another.
+    The update rule, where m starts at zero, |.| is the norm over all leaves, and `step` is the default::
+
+        d = g - m
+        m = m + d * min(1, tau / |d|)
+        x = x - lr * (m + wd * x)
+
+    Use it when gradient noise is heavy-tailed. It keeps one number per parameter. Avoid it when noise is skewed and
+    light-tailed, because the median is then not the mean and training ends at another point.
 
     Args:
-        learning_rate: a positive number or a schedule. Times the curvature it must be small against tau over the
-            gradient's size, since the estimate moves by at most tau a step.
-        tau: how far one gradient moves the estimate, above 0, or a schedule of it; in units of the gradient, see
-            `scale_by_median_tracking`.
-        step: the norm whose median is tracked; default `median_step.l2()`, see `scale_by_median_tracking`.
-        weight_decay: strength of the decoupled decay, at least 0; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        init: what the estimate starts from: `"zeros"` (default) or the `"first"` gradient.
-        accumulator_dtype: dtype of the estimate; default the parameters', but at least float32.
+        learning_rate: The learning rate, a positive number or a schedule. Its product with the curvature must be small
+            against tau over the size of the gradient, because the estimate moves by at most tau per step.
+        tau: See `scale_by_median_tracking`.
+        step: See `scale_by_median_tracking`. Default: `median_step.l2()`.
+        weight_decay: Strength of the decoupled weight decay, at least 0. Default: 0.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        init: See `scale_by_median_tracking`. Default: `"zeros"`.
+        accumulator_dtype: Dtype of the estimate. Default: that of the parameters, but at least float32.
 
     Returns:
-        An optimizer; its state is one number a parameter.
+        An optimizer. Its state is one number per parameter.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range.
+        ValueError: If a hyperparameter is out of its range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -137,7 +151,7 @@ def median_tracking_sgd(
         Array([-0.3, -0.4], dtype=float32)
 
     Reference:
-        Schaipp et al., "SGD with Clipping is Secretly Estimating the Median Gradient", 2024, arXiv:2402.12828.
+        arXiv:2402.12828
     """
     refuse_arrays(mask=mask)
     return in_float32(
@@ -158,13 +172,13 @@ def track(
     memory: bool = True,
     accumulator_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
-    """`scale_by_median_tracking`, with errors that name the method that a user called."""
+    """Builds `scale_by_median_tracking`, with errors that name the method that the user called."""
     refuse_arrays(step=step, init=init, memory=memory, accumulator_dtype=accumulator_dtype)
     check_step(step, method)
     check_range("tau", tau, 0.0, low_open=True)
     check_option("init", init, Init)
     if init == "first" and not memory:
-        raise ValueError("init must be 'zeros' with memory=False, which starts every step from there, got 'first'")
+        raise ValueError("init must be 'zeros' with memory=False, which starts every step from zero, got 'first'")
     step = median_step.l2() if step is None else step
 
     def init_fn(params):
@@ -193,7 +207,7 @@ METHODS = (
         name="median_tracking_sgd",
         factory=median_tracking_sgd,
         kind="optimizer",
-        summary="Tracks the median of the gradients over the steps by proximal steps, and descends along it.",
+        summary="SGD along an estimate of the median gradient, which each gradient moves by one proximal step.",
         paper=MEDIAN,
         also_known_as=(
             "Tracking the Median of Gradients with a Stochastic Proximal Point Method",

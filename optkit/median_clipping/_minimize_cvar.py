@@ -1,8 +1,8 @@
-"""CVaR, the mean of the largest losses: the steps that its methods share.
+"""The part that the methods for CVaR, the mean of the largest losses, have in common.
 
-Meng, Gower, "A Model-Based Method for Minimizing CVaR and Beyond", 2023, arXiv:2305.17498. No code was published. The
-paper's own rule for adapting to the scale of the loss (its SPL+) could not be found: `loss_scale` does it here, so that
-the steps do not depend on the loss's unit.
+Meng, Gower, "A Model-Based Method for Minimizing CVaR and Beyond", 2023, arXiv:2305.17498. The authors have published
+no code. The paper's own rule for adapting to the scale of the loss (its SPL+) could not be found; here `loss_scale`
+makes the steps independent of the unit of the loss.
 """
 
 from collections.abc import Callable
@@ -28,9 +28,9 @@ class CvarState(NamedTuple):
     """State of `cvar_prox_linear` and `cvar_subgradient`.
 
     Attributes:
-        count: number of updates so far, equal on all workers.
-        alpha: estimate of the quantile of the losses, a scalar of the parameters' dtype, but at least float32; equal on
-            all workers.
+        count: Number of updates so far; equal on all workers.
+        alpha: Estimate of the quantile of the losses, a scalar in the dtype of the parameters, but at least float32;
+            equal on all workers.
     """
 
     count: jax.typing.ArrayLike
@@ -49,7 +49,10 @@ def minimize_cvar(
     per_sample: bool,
     axis_name: AxisName | None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Makes an optimizer of a rule for the multiplier of this worker's, or row's, sample; see `cvar_prox_linear`."""
+    """Builds an optimizer from a rule for the multiplier of one sample, that of a worker or of a row.
+
+    See `cvar_prox_linear`.
+    """
     refuse_arrays(decay=decay, per_sample=per_sample, axis_name=axis_name)
     check_range("beta", beta, 0.0, 1.0, high_open=True)
     check_range("loss_scale", loss_scale, 0.0, low_open=True)

@@ -1,4 +1,4 @@
-"""Papers that several modules of the family list."""
+"""Papers that several modules of the family cite."""
 
 from optkit.method import Paper
 

@@ -1,4 +1,4 @@
-"""The median, of any norm, over samples, microbatches or workers, by stochastic proximal point steps.
+"""The median in any norm over samples, microbatches or workers, by stochastic proximal point steps.
 
 Schaipp, Garrigos, Simsekli, Gower, "SGD with Clipping is Secretly Estimating the Median Gradient", 2024,
 arXiv:2402.12828 (sample-median gradient descent).
@@ -28,11 +28,17 @@ __all__ = ["proximal_median", "proximal_pass"]
 def proximal_pass(median: Any, samples: Any, tau: jax.typing.ArrayLike, step: StepTowardsMedian | None = None) -> Any:
     """Moves an estimate of a median by one proximal step for each sample, in their order.
 
+    The rule, where m is the estimate and n the number of samples; for each sample g_i in turn::
+
+        m = m + step(g_i - m, tau / n)
+
+    Use it to write an aggregation rule of your own; `proximal_median` repeats it.
+
     Args:
-        median: the estimate, a tree.
-        samples: the same tree, with a leading axis over samples.
-        tau: how far all of them together move it; each of `n` takes `tau / n`.
-        step: the norm whose median it is; default `median_step.l2()`.
+        median: The estimate, a tree.
+        samples: The same tree with a leading axis over samples.
+        tau: How far all samples together may move the estimate.
+        step: The norm whose median is estimated, see `scale_by_median_tracking`. Default: `median_step.l2()`.
 
     Returns:
         The next estimate.
@@ -45,7 +51,7 @@ def proximal_pass(median: Any, samples: Any, tau: jax.typing.ArrayLike, step: St
         Array([2.], dtype=float32)
 
     Reference:
-        Schaipp et al., "SGD with Clipping is Secretly Estimating the Median Gradient", 2024, arXiv:2402.12828.
+        arXiv:2402.12828
     """
     check_step(step, "proximal_pass")
     step = median_step.l2() if step is None else step
@@ -69,28 +75,35 @@ def proximal_median(
     start: Start = "median",
     axis_name: AxisName | None = None,
 ) -> aggregating.Aggregator:
-    """Nears the median of the rows, of any norm, by passes of stochastic proximal point steps through them.
+    """Estimates the median of the rows in any norm, by passes of stochastic proximal point steps over the rows.
 
-    With a constant `tau` it ends about `tau` away from the median; with one that falls to zero it converges, more
-    slowly than `geometric_median`: take it for the other norms. Workers gather all rows.
+    The rule, where u begins at `start` and n is the number of rows; for each pass k and each row g_i in turn::
+
+        u = u + step(g_i - u, tau(k) / n)
+
+    With a constant `tau` the result is about `tau` away from the median. With a `tau` that falls to zero it converges,
+    but more slowly than `geometric_median`.
+
+    Use it for norms other than the l2 norm, when some rows may be wrong or have heavy-tailed noise. Avoid it for the l2
+    norm, because `geometric_median` is faster. Workers gather all rows: each of n workers sends and holds n gradients.
 
     Args:
-        tau: how far a pass may move the estimate, above 0, in units of the gradient, or a function of the pass's
-            number, from 0. With `tau / (1 + k)` start from several times the rows' distances: below that it converges,
-            but ever more slowly.
-        step: the norm whose median is wanted; default `median_step.l2()`, the geometric median. See
-            `scale_by_median_tracking`.
-        passes: how often it goes through the rows, at least 1. None: 8.
-        start: what it starts from: `"zeros"`, the `"mean"`, or the coordinate-wise `"median"` (default), the only one
-            that no outlier moves further than the passes can go back.
-        axis_name: the axis over workers, each of which passes its own gradient; None (default) for gradients stacked
-            along the leading axis of each leaf.
+        tau: How far a pass may move the estimate, above 0, in the unit of the gradient; or a function of the number of
+            the pass, which counts from 0. With `tau / (1 + k)` start from several times the distances of the rows:
+            below that it still converges, but ever more slowly.
+        step: The norm whose median is estimated, see `scale_by_median_tracking`. Default: `median_step.l2()`, the
+            geometric median.
+        passes: The number of passes over the rows, at least 1. Default: 8.
+        start: What the passes start from: `"zeros"`, the `"mean"`, or the coordinate-wise `"median"`. Only with
+            `"median"` can no outlier put the start further away than the passes can come back. Default: `"median"`.
+        axis_name: Name of the axis over workers. Each worker passes its own gradient. None (the default): gradients
+            have a leading axis, one row per sample, microbatch or worker.
 
     Returns:
         An aggregator without state.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: If an argument is out of its range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -101,7 +114,7 @@ def proximal_median(
         Array([4., 6.], dtype=float32)
 
     Reference:
-        Schaipp et al., "SGD with Clipping is Secretly Estimating the Median Gradient", 2024, arXiv:2402.12828.
+        arXiv:2402.12828
     """
     refuse_arrays(step=step, passes=passes, start=start)
     check_step(step, "proximal_median")
@@ -112,7 +125,7 @@ def proximal_median(
     def rule(rows, *, active, total):
         del total
         if active is not None:
-            raise TypeError("proximal_median goes through all rows and cannot leave any out: call it without active")
+            raise TypeError("proximal_median cannot leave rows out: call it without active")
         if not jax.tree.leaves(rows):
             return rows
 
@@ -129,7 +142,7 @@ METHODS = (
         name="proximal_median",
         factory=proximal_median,
         kind="aggregator",
-        summary="The median, of any norm, over samples, microbatches or workers by stochastic proximal point steps.",
+        summary="Estimates a median in any norm over samples, microbatches or workers by proximal point steps.",
         paper=MEDIAN,
         also_known_as=("SPP", "stochastic proximal point"),
         parts=(proximal_pass,),

@@ -1,4 +1,4 @@
-"""What medians over samples, microbatches or workers share."""
+"""What the medians over samples, microbatches or workers have in common."""
 
 from typing import Any, Literal
 
@@ -12,12 +12,12 @@ Start = Literal["zeros", "mean", "median"]
 
 
 def median_of_rows(rows: Any, nan_policy: NanPolicy, active: jax.Array | None = None) -> Any:
-    """Takes the median of each coordinate, of an even number of rows the mean of the two middle values.
+    """Takes the median of each coordinate; for an even number of rows, the mean of the two middle values.
 
     Args:
-        rows: a tree of stacked rows.
-        nan_policy: whether NaN makes the median NaN ("propagate"), or is left out of it ("omit").
-        active: which rows take part, all by default.
+        rows: A tree of stacked rows.
+        nan_policy: Whether NaN makes the median NaN ("propagate") or is left out ("omit").
+        active: Which rows take part. Default: all.
     """
 
     def median(x):
@@ -45,13 +45,13 @@ def median_of_rows(rows: Any, nan_policy: NanPolicy, active: jax.Array | None = 
 
 
 def starting_point(start: Start, rows: Any, nan_policy: NanPolicy, active: jax.Array | None = None) -> Any:
-    """Takes the point from which iterations towards a median start.
+    """Returns the point from which iterations towards a median start.
 
     Args:
-        start: which.
-        rows: a tree of stacked rows, with leaves.
-        nan_policy: for the coordinate-wise median, see `median_of_rows`.
-        active: which rows take part, all by default.
+        start: Which point: "zeros", "mean" or "median".
+        rows: A tree of stacked rows, with leaves.
+        nan_policy: For the coordinate-wise median, see `median_of_rows`.
+        active: Which rows take part. Default: all.
     """
     if start == "median":
         return median_of_rows(rows, nan_policy, active)

@@ -1,14 +1,15 @@
-"""Proximal steps towards generalised medians: the part of a difference that an estimate of the median takes over.
+"""Proximal steps towards medians in different norms, as maps from a difference and tau to a step.
 
 Schaipp, Garrigos, Simsekli, Gower, "SGD with Clipping is Secretly Estimating the Median Gradient", 2024,
-arXiv:2402.12828. A median of random vectors `g` minimises the mean of `D(m - g)`. Its stochastic proximal point step,
-with `d = g - m`, is `argmin_p D(p - d) + |p|^2 / (2 tau)`, in closed form below. The closed forms were derived again
-from this and compared with numerical minimisers; no code of the authors is public.
+arXiv:2402.12828. A median of random vectors `g` minimizes the mean of `D(m - g)`. The stochastic proximal point step of
+an estimate m, with the difference `d = g - m`, is `argmin_p D(p - d) + |p|^2 / (2 tau)`. The functions below have it in
+closed form. The closed forms were derived again from this definition and compared with numerical minimizers, because
+the authors have published no code.
 
-Where `D` is a norm, the step is the projection of `d` on the ball of radius `tau` of its dual norm (Moreau). So a
-projection `(tree, radius) -> tree` onto such a ball, Optax's for example, is the step of any further norm.
+If `D` is a norm, the step is the projection of `d` onto the ball of radius `tau` of the dual norm (Moreau). So for any
+other norm a projection `(tree, radius) -> tree` onto such a ball, for example one of Optax's, is the step.
 
-All trees are seen as one vector. Under `jit` leaves may be sharded, inside `shard_map` they may not.
+All leaves together are one vector. Under `jit` leaves may be sharded, inside `shard_map` they may not.
 """
 
 from collections.abc import Callable
@@ -26,16 +27,23 @@ from optkit.method import Method
 
 
 def _divide_by_norm(tree: Any, length: Callable[[jax.Array], jax.typing.ArrayLike]) -> Any:
-    """Scales a tree to the length that its l2 norm is mapped to; zero stays zero."""
+    """Scales a tree to the length that `length` returns for its l2 norm; zero stays zero."""
     norm = optax.tree.norm(tree)
     return optax.tree.scale(length(norm) / jnp.where(norm > 0, norm, 1), tree)
 
 
 def l2() -> MedianStep:
-    """The l2 norm, whose median is the geometric one: the difference is clipped by its global norm.
+    """The step of the l2 norm, whose median is the geometric median: the difference, clipped by its global norm.
+
+    The step for a difference d::
+
+        d * min(1, tau / |d|)
+
+    Use it when gradients as a whole have outliers. Avoid it when single coordinates have them, because these then
+    shrink all others: see `median_step.l1`.
 
     Returns:
-        The map from difference and tau to the step.
+        The map from a difference and tau to a step.
 
     Example:
         >>> l2()(jnp.array([3.0, 4.0]), 2.5)
@@ -45,10 +53,17 @@ def l2() -> MedianStep:
 
 
 def l1() -> MedianStep:
-    """The l1 norm, whose median is that of each coordinate: each coordinate of the difference is clipped.
+    """The step of the l1 norm, whose median is that of each coordinate: the difference with each coordinate clipped.
+
+    The step for a difference d::
+
+        min(max(d, -tau), tau)
+
+    Use it when single coordinates have outliers. Avoid it when the direction of the gradient should be kept, because
+    clipping coordinates changes it: see `median_step.l2`.
 
     Returns:
-        The map from difference and tau to the step.
+        The map from a difference and tau to a step.
 
     Example:
         >>> l1()(jnp.array([3.0, -0.5]), 1.0)
@@ -58,12 +73,17 @@ def l1() -> MedianStep:
 
 
 def linf() -> MedianStep:
-    """The linf norm: the difference is projected on an l1 ball, a step of few coordinates.
+    """The step of the linf norm: the difference projected onto an l1 ball, which moves few coordinates.
 
-    It sorts all coordinates of all leaves; sharded leaves are gathered on every device.
+    The step for a difference d::
+
+        the point p with sum |p| <= tau that is closest to d
+
+    Use it when each gradient should move only its largest coordinates. Avoid it for large or sharded models, because it
+    sorts all coordinates of all leaves and gathers sharded leaves on every device.
 
     Returns:
-        The map from difference and tau to the step.
+        The map from a difference and tau to a step.
 
     Example:
         >>> linf()(jnp.array([3.0, -0.5]), 1.0)
@@ -82,10 +102,19 @@ def linf() -> MedianStep:
 
 
 def half_squared_l2() -> MedianStep:
-    """Half the squared l2 norm, whose median is the mean: an exponential average with decay `1 / (1 + tau)`.
+    """The step of half the squared l2 norm, whose median is the mean; it makes an exponential average.
+
+    The step for a difference d::
+
+        tau / (1 + tau) * d
+
+    The average has decay rate `1 / (1 + tau)`.
+
+    Use it when noise is light-tailed. Avoid it when noise is heavy-tailed, because one gradient can move the estimate
+    any distance.
 
     Returns:
-        The map from difference and tau to the step.
+        The map from a difference and tau to a step.
 
     Example:
         >>> half_squared_l2()(jnp.array([3.0, -0.5]), 1.0)
@@ -97,16 +126,24 @@ def half_squared_l2() -> MedianStep:
 
 
 def huber_l2(threshold: float) -> MedianStep:
-    """The Huber function of the l2 norm: an exponential average of what is near, clipping of what is far.
+    """The step of the Huber function of the l2 norm: it averages near gradients and clips far ones.
+
+    The step for a difference d::
+
+        p = tau / (1 + tau) * d
+        p * min(1, tau * threshold / |p|)
+
+    Use it when most gradients are to be averaged and only outliers clipped. Avoid it when you do not know the scale of
+    the gradients, because `threshold` has their unit.
 
     Args:
-        threshold: the norm of `m - g` where the square passes into the norm, above 0.
+        threshold: The norm of `m - g` at which the square passes into the norm, above 0.
 
     Returns:
-        The map from difference and tau to the step.
+        The map from a difference and tau to a step.
 
     Raises:
-        ValueError: if `threshold` is not positive.
+        ValueError: If `threshold` is not positive.
 
     Example:
         >>> huber_l2(5.0)(jnp.array([30.0, 40.0]), 1.0)
@@ -122,16 +159,24 @@ def huber_l2(threshold: float) -> MedianStep:
 
 
 def huber(threshold: float) -> MedianStep:
-    """The Huber function of each coordinate: an exponential average of what is near, clipping of what is far.
+    """The step of the Huber function of each coordinate: it averages near values and clips far ones.
+
+    The step for a difference d::
+
+        min(max(tau / (1 + tau) * d, -tau * threshold), tau * threshold)
+
+    Use it when most values are to be averaged and only outliers of single coordinates clipped. Avoid it when you do not
+    know the scale of the gradients, because `threshold` has their unit.
 
     Args:
-        threshold: the coordinate of `m - g` where the square passes into the absolute value, above 0.
+        threshold: The absolute value of a coordinate of `m - g` at which the square passes into the absolute value,
+            above 0.
 
     Returns:
-        The map from difference and tau to the step.
+        The map from a difference and tau to a step.
 
     Raises:
-        ValueError: if `threshold` is not positive.
+        ValueError: If `threshold` is not positive.
 
     Example:
         >>> huber(1.0)(jnp.array([30.0, 0.5]), 1.0)
@@ -147,16 +192,23 @@ def huber(threshold: float) -> MedianStep:
 
 
 def elastic_net(l1: float) -> MedianStep:
-    """Half the squared l2 norm plus a multiple of the l1 norm, between the mean and the coordinates' medians.
+    """The step of half the squared l2 norm plus a multiple of the l1 norm, between the mean and the median.
+
+    The step for a difference d::
+
+        d - sign(d) * max(|d| - tau * l1, 0) / (1 + tau)
+
+    Use it when the median of each coordinate is too far from the mean. Avoid it when noise is heavy-tailed, because one
+    gradient can move the estimate any distance.
 
     Args:
-        l1: weight of the l1 norm, at least 0; with 0 it is `median_step.half_squared_l2`.
+        l1: Weight of the l1 norm, at least 0. With 0 it is `median_step.half_squared_l2`.
 
     Returns:
-        The map from difference and tau to the step.
+        The map from a difference and tau to a step.
 
     Raises:
-        ValueError: if `l1` is negative.
+        ValueError: If `l1` is negative.
 
     Example:
         >>> elastic_net(1.0)(jnp.array([3.0, -0.5]), 1.0)
@@ -174,16 +226,22 @@ def elastic_net(l1: float) -> MedianStep:
 
 
 def quantile(quantile: float) -> MedianStep:
-    """The check function of each coordinate, whose median is that quantile of each coordinate.
+    """The step of the check function of each coordinate, whose median is a quantile of each coordinate.
+
+    The step for a difference d::
+
+        min(max(d, -tau * (1 - quantile)), tau * quantile)
+
+    Use it to track a quantile other than the median. Avoid it for descent unless a biased gradient is wanted.
 
     Args:
-        quantile: in (0, 1); 0.5 is `median_step.l1` with half the tau.
+        quantile: Which quantile, in (0, 1). With 0.5 it is `median_step.l1` with half of tau.
 
     Returns:
-        The map from difference and tau to the step.
+        The map from a difference and tau to a step.
 
     Raises:
-        ValueError: if `quantile` is out of its range.
+        ValueError: If `quantile` is outside (0, 1).
 
     Example:
         >>> quantile(0.75)(jnp.array([3.0, -3.0]), 1.0)
@@ -197,16 +255,23 @@ def quantile(quantile: float) -> MedianStep:
 
 
 def insensitive_l2(epsilon: float) -> MedianStep:
-    """The l2 norm beyond a dead zone, `max(0, |.| - epsilon)`: small differences move nothing.
+    """The step of the l2 norm beyond a dead zone, `max(0, |.| - epsilon)`: small differences move nothing.
+
+    The step for a difference d::
+
+        d / |d| * min(tau, max(|d| - epsilon, 0))
+
+    Use it when small differences are noise. Avoid a large `epsilon`, because the estimate may stay that far from the
+    median.
 
     Args:
-        epsilon: radius of the dead zone, at least 0; with 0 it is `median_step.l2`.
+        epsilon: Radius of the dead zone, at least 0. With 0 it is `median_step.l2`.
 
     Returns:
-        The map from difference and tau to the step.
+        The map from a difference and tau to a step.
 
     Raises:
-        ValueError: if `epsilon` is negative.
+        ValueError: If `epsilon` is negative.
 
     Example:
         >>> insensitive_l2(2.5)(jnp.array([3.0, 4.0]), 5.0)
@@ -222,10 +287,15 @@ def insensitive_l2(epsilon: float) -> MedianStep:
 
 
 def subgradient_l1() -> MedianStep:
-    """A subgradient step for the l1 norm, not a proximal one: tau in the direction of the sign, even past the target.
+    """A subgradient step of the l1 norm: tau times the sign of the difference.
+
+    It is not a proximal step, so it can go past the target.
+
+    Use it to compare with `median_step.l1`. Avoid it otherwise, because with a constant tau the estimate never comes to
+    rest.
 
     Returns:
-        The map from difference and tau to the step.
+        The map from a difference and tau to a step.
 
     Example:
         >>> subgradient_l1()(jnp.array([3.0, -0.5]), 1.0)
@@ -237,10 +307,15 @@ def subgradient_l1() -> MedianStep:
 
 
 def subgradient_l2() -> MedianStep:
-    """A subgradient step for the l2 norm, not a proximal one: of length tau, even past the target; zero at zero.
+    """A subgradient step of the l2 norm: a step of length tau along the difference, or zero if it is zero.
+
+    It is not a proximal step, so it can go past the target.
+
+    Use it to compare with `median_step.l2`. Avoid it otherwise, because with a constant tau the estimate never comes to
+    rest.
 
     Returns:
-        The map from difference and tau to the step.
+        The map from a difference and tau to a step.
 
     Example:
         >>> subgradient_l2()(jnp.array([3.0, 4.0]), 10.0)
@@ -277,21 +352,21 @@ METHODS = (
         name="median_step.half_squared_l2",
         factory=half_squared_l2,
         kind="function",
-        summary="The step towards the mean: a fixed share of the difference, an exponential average.",
+        summary="The step towards the mean: a fixed share of the difference, which makes an exponential average.",
         paper=MEDIAN,
     ),
     Method(
         name="median_step.huber_l2",
         factory=huber_l2,
         kind="function",
-        summary="The step of the Huber function of the l2 norm: an average of what is near, clipping of what is far.",
+        summary="The step of the Huber function of the l2 norm: it averages near gradients and clips far ones.",
         paper=MEDIAN,
     ),
     Method(
         name="median_step.huber",
         factory=huber,
         kind="function",
-        summary="The step of each coordinate's Huber function: an average of what is near, clipping of what is far.",
+        summary="The step of the Huber function of each coordinate: it averages near values and clips far ones.",
         paper=MEDIAN,
     ),
     Method(
@@ -313,7 +388,7 @@ METHODS = (
         name="median_step.insensitive_l2",
         factory=insensitive_l2,
         kind="function",
-        summary="The step of the l2 norm with a dead zone, in which differences move nothing.",
+        summary="The step of the l2 norm beyond a dead zone, in which differences move nothing.",
         paper=MEDIAN,
         also_known_as=("epsilon-insensitive",),
     ),
@@ -321,14 +396,14 @@ METHODS = (
         name="median_step.subgradient_l1",
         factory=subgradient_l1,
         kind="function",
-        summary="A subgradient step of the l1 norm: tau in the direction of the difference's sign.",
+        summary="A subgradient step of the l1 norm: tau times the sign of the difference.",
         paper=MEDIAN,
     ),
     Method(
         name="median_step.subgradient_l2",
         factory=subgradient_l2,
         kind="function",
-        summary="A subgradient step of the l2 norm: of length tau along the difference.",
+        summary="A subgradient step of the l2 norm: a step of length tau along the difference.",
         paper=MEDIAN,
     ),
 )

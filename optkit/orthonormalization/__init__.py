@@ -1,4 +1,4 @@
-"""Orthonormalized updates of matrices: Dion, Muon and their relatives, sharded or not."""
+"""Orthonormalized updates of matrices: Dion, Muon and related methods, for sharded matrices too."""
 
 from optkit.method import methods_of
 

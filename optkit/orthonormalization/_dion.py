@@ -1,9 +1,10 @@
-"""Dion: the orthonormalized low-rank part of the momentum, whose rest is kept for later steps.
+"""Dion: the update is the orthonormalized low-rank part of the momentum, and the rest is kept for later steps.
 
 Ahn, Xu, Abreu, Fan, Magakyan, Sharma, Zhan, Langford, "Dion: Distributed Orthonormalized Updates", 2025,
-arXiv:2504.05295. The rule is that of the authors' code (microsoft/dion), which orthonormalizes along a matrix's longer
-side and adds epsilon to the norms of columns. A worker whose own momentum is zero skips the update there, and workers
-part; here their sum counts. The numbers are the same for any orthonormal basis.
+arXiv:2504.05295. The rule is that of the authors' code (microsoft/dion), which orthonormalizes along the longer side of
+a matrix and adds epsilon to the norms of columns. In that code a worker whose own momentum is zero skips the update, so
+that the parameters of the workers drift apart; here the sum over the workers decides. The updates do not depend on
+which orthonormal basis is computed.
 """
 
 import functools
@@ -35,10 +36,10 @@ class ScaleByDionState(NamedTuple):
     """State of `scale_by_dion`.
 
     Attributes:
-        momentum: sum of the gradients less what updates took out of it, shaped and sharded like the parameters, in
+        momentum: Sum of the gradients minus what the updates took out of it, shaped and sharded like the parameters, in
             `mu_dtype`. With `axis_name` each worker has its own where only factors are averaged; see `sync_momentum`.
-        basis: where the next power iteration begins, of the size of the parameter's shorter side (or as `transpose`
-            says) times the rank, after the axes over separate matrices. Equal on all workers.
+        basis: Where the next power iteration begins: after the axes over separate matrices, the length of the
+            parameter's shorter side (or the side that `transpose` chooses) times the rank. Equal on all workers.
     """
 
     momentum: optax.Updates
@@ -60,45 +61,66 @@ def scale_by_dion(
     key: Key = 0,
     mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
-    """Replaces the gradient of a matrix by `sqrt(fan_out / fan_in)` times its momentum's orthonormalized low-rank part.
+    """Replaces the gradient of a matrix by the orthonormalized low-rank part of its momentum.
 
-    One power iteration, begun where the last step's ended, approximates the momentum by `P R^T`, where the columns of
-    `P` are orthonormal. The update is `P Q^T` with the columns of `R` divided by their norms; what the approximation
-    took is damped in the momentum, its rest stays whole (error feedback). There are only products of matrices with
-    factors of few columns, so that sharded matrices stay sharded. Leaves of one shape are computed in a stack: on
-    automatic mesh axes, where JAX does not say how they are sharded, shard them alike.
+    The update rule for a matrix with at least as many outputs (rows) as inputs; otherwise rows and columns swap::
 
-    With `axis_name`, give each worker's own gradients: what is averaged is the two factors where that is fewer numbers,
-    `(rows + columns) * rank` in place of `rows * columns`, and the gradient otherwise. Parameters are those of averaged
-    gradients, but for rounding. The momenta of workers part: each is off their mean by the sum of what its gradients
-    were off theirs, which nothing damps, and which grows like the root of the number of steps for equal data and in
-    proportion to it for unequal data. Keep them in float32 and call `sync_momentum` now and then.
+        B = m + g
+        P = an orthonormal basis of the columns of B Q
+        R = B^T P
+        m = B - (1 - momentum) * P R^T
+        Q = R with each column divided by its norm plus eps
+        u = sqrt(fan_out / fan_in) * P Q^T
+
+    Q begins at random. One power iteration, which continues where the last step ended, approximates the momentum by P
+    R^T. The update takes this part out of the momentum; the rest stays whole for later steps (error feedback). Leaves
+    of one shape are computed in a stack. On automatic mesh axes, where JAX does not say how they are sharded, shard
+    them alike.
+
+    Use it for large or sharded matrices: it multiplies only by factors with few columns, so that sharded matrices stay
+    sharded, and it costs less than `scale_by_muon`. Its price is one number per entry of a matrix, and the shorter side
+    times the rank. Avoid a small rank when updates of full rank are affordable, because one step then moves the
+    parameters only in few directions.
+
+    With `axis_name`, pass each worker's own gradients. Workers then average the two factors, `(rows + columns) * rank`
+    numbers, wherever that is fewer than the `rows * columns` numbers of the gradient. The parameters are those of
+    averaged gradients, except for rounding. The momenta of the workers drift apart: the difference from their mean is
+    the sum of the differences of the gradients, which nothing damps. It grows like the square root of the number of
+    steps if the data of the workers are equally distributed, and in proportion to it if they are not. So keep the
+    momenta in float32, and call `sync_momentum` now and then.
 
     Args:
-        rank_fraction: rank over the shorter side of a matrix, in (0, 1], rounded up. None: 0.25. The authors' code has
-            1, and 0.25 to 0.5 in its advice.
-        momentum: how much stays of what an update took, in [0, 1]; default 0.95.
-        rank: the rank itself, in place of `rank_fraction`; at most the shorter side.
-        rank_multiple_of: ranks by `rank_fraction` are rounded up to a multiple of it, at least 1. None: 1.
-        power_iterations: power iterations a step, at least 1. None: 1.
-        transpose: whether columns are orthonormalized in place of rows: True, False, or a tree of booleans, a prefix of
-            the parameters. By default those of the longer side are.
-        orthonormalize: gives an orthonormal basis of the columns of stacked matrices. None: `cholesky_qr`, which leaves
-            sharded rows where they are. See also `householder_qr` and `randomized_cholesky_qr`.
-        eps: added to the norms of columns, at least 0; default 1e-8.
-        weight_dimension_numbers: which axes are inputs and outputs, as Optax's Muon takes it. By default a leaf is the
-            kernel of a dense layer in Flax, inputs first; for weights stored as PyTorch does it is
-            `optax.contrib.MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)`. Other axes count matrices.
-        axis_name: axis over data-parallel workers, or a tuple of axes, whose gradients were not averaged.
-        key: an integer seed or a JAX key, for the first `basis`; it must be equal on all workers.
-        mu_dtype: dtype of the momentum, that of the parameters by default.
+        rank_fraction: The rank divided by the shorter side of a matrix, in (0, 1], rounded up. The authors' code uses
+            1, and recommends 0.25 to 0.5. Default: 0.25.
+        momentum: Share of what an update takes that stays in the momentum, in [0, 1]. Default: 0.95.
+        rank: The rank itself, in place of `rank_fraction`. It is at most the shorter side. Default: None, for
+            `rank_fraction`.
+        rank_multiple_of: Ranks from `rank_fraction` are rounded up to a multiple of this, at least 1. Default: 1.
+        power_iterations: The number of power iterations per step, at least 1. Default: 1.
+        transpose: Along which side columns are orthonormalized: False for the outputs (rows), True for the inputs
+            (columns), or a tree of booleans that is a prefix of the parameters. Default: the longer side.
+        orthonormalize: A function that returns an orthonormal basis of the columns of stacked matrices. See also
+            `householder_qr` and `randomized_cholesky_qr`. Default: `cholesky_qr`, which leaves sharded rows where they
+            are.
+        eps: Added to the norms of the columns, at least 0. Default: 1e-8.
+        weight_dimension_numbers: Which axes of each matrix are inputs and which are outputs, as in
+            `optax.contrib.muon`. All other axes of a leaf count matrices. `flax_dimension_numbers` makes it for Flax
+            models. For weights that are stored as in PyTorch it is
+            `optax.contrib.MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)`. Default: each leaf is the kernel of
+            a dense layer in Flax, inputs first.
+        axis_name: Name of the axis over workers. It may be a tuple of names. The workers are data-parallel, and each
+            passes its own gradients, not averaged ones. None (the default): gradients are averaged already.
+        key: Seed of the random draws, an integer or a JAX key. Default: 0. It draws the first `basis`. Must be equal on
+            all workers.
+        mu_dtype: Dtype of the momentum. Default: that of the parameters.
 
     Returns:
-        A transformation with a `ScaleByDionState`. All leaves must be matrices, but leaves without entries pass.
+        A transformation with a `ScaleByDionState`. All leaves must be matrices, except that leaves without entries pass
+        unchanged.
 
     Raises:
-        TypeError: if an argument that cannot be traced is an array.
-        ValueError: if a hyperparameter is out of its range, or a leaf is no matrix.
+        TypeError: If an argument that cannot be traced is an array.
+        ValueError: If a hyperparameter is out of its range, or a leaf is not a matrix.
 
     Example:
         >>> import jax.numpy as jnp
@@ -111,7 +133,7 @@ def scale_by_dion(
                [0., 0.]], dtype=float32)
 
     Reference:
-        Ahn et al., "Dion: Distributed Orthonormalized Updates", 2025, arXiv:2504.05295.
+        arXiv:2504.05295
     """
     refuse_arrays(
         rank_fraction=rank_fraction,
@@ -153,7 +175,7 @@ def scale_by_dion(
         del params
         views = require_views(updates, weight_dimension_numbers, "scale_by_dion")
 
-        # What is done entry by entry is done leaf by leaf: a stack of all leaves in it would take long to compile.
+        # Elementwise operations run leaf by leaf, because they would take long to compile on a stack of all leaves.
         add = functools.partial(_add, axis_name=axis_name)
         buffers = jax.tree.map(add, updates, state.momentum, state.basis, views)  # B_t = M_{t-1} + G_t
         steps = map_equal_shapes(step, buffers, state.basis, orthonormal_sides(views, transpose))
@@ -167,7 +189,7 @@ def scale_by_dion(
         def rest(x, view, buffer, step):
             if view is None:
                 return x
-            kept = buffer - (1 - momentum) * step.approximation  # M_t, the error feedback
+            kept = buffer - (1 - momentum) * step.approximation  # M_t, error feedback
             return from_matrices(x, view, kept)
 
         bases = jax.tree.map(lambda step: step.basis, steps, is_leaf=lambda node: isinstance(node, Step))
@@ -195,46 +217,58 @@ def dion(
     key: Key = 0,
     mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Dion on hidden matrices, AdamW or what `others` is on all other parameters.
+    """Dion on hidden matrices, and AdamW (or `others`) on all other parameters.
 
-    Its updates are orthonormalized like Muon's at a fraction of the cost, by products with factors of few columns that
-    leave sharded matrices where they are. The learning rate holds for layers of any width. Do not take Dion for
-    embeddings, whose rows are seldom touched, nor for the last layer: name these in `labels`. With `axis_name` it takes
-    each worker's own gradients and sends factors in place of matrices, see `scale_by_dion`; call `sync_momentum` before
-    checkpoints then. `scale_by_dion` has further arguments, such as more power iterations. One NaN gradient stays in
-    the momentum for ever: see `optax.apply_if_finite`.
+    The update rule for a matrix, with u from `scale_by_dion`::
+
+        x = x - lr * (u + wd * x)
+
+    Use it for large or sharded models: updates are orthonormalized like Muon's at a fraction of the cost, by products
+    with factors of few columns, and sharded matrices stay sharded. One learning rate holds for layers of any width.
+    Avoid it for embeddings, because their rows are seldom updated, and for the last layer: label these "other" in
+    `labels`. One gradient with NaN stays in the momentum for ever: see `optax.apply_if_finite`.
+
+    With `axis_name` it takes each worker's own gradients, and workers send factors in place of matrices, see
+    `scale_by_dion`; then call `sync_momentum` before checkpoints. `scale_by_dion` has further arguments, such as more
+    power iterations.
 
     Args:
-        learning_rate: a positive number or a schedule; 0.005 to 0.05 for networks.
-        rank_fraction: rank over the shorter side of a matrix, in (0, 1]. None: 0.25.
-        momentum: how much stays in the momentum of what an update took, in [0, 1]; default 0.95.
-        weight_decay: strength of the decoupled decay of Dion's matrices, at least 0; default 0.01.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        labels: tree of the words "matrix" and "other", a prefix of the parameters, or a function that makes it from
-            them. By default leaves of exactly two axes, or those that have `weight_dimension_numbers`, are matrices. A
-            leaf of more axes that is labelled "matrix" and has no numbers counts its leading axes as separate matrices.
-        others: the optimizer of all other parameters, taken as it is: with its own learning rate, decay and mask, in
-            float32 at least; `optax.partition` makes one of several. None: AdamW at `learning_rate` with the authors'
-            0.9, 0.95 and epsilon 1e-8, without decay; their configurations take AdamW or Lion (0.9 and 0.95) at the
-            same rate, but that over the root of the inputs for the last layer.
-        rank: the rank itself, in place of `rank_fraction`; at most the shorter side.
-        weight_dimension_numbers: which axes of matrices are inputs and outputs, see `scale_by_dion`; a tree with None
-            for leaves that are no matrices, a function that makes it from the parameters, or one for all leaves of two
-            axes or more. `flax_dimension_numbers` has those of Flax's layers; convolutions need them.
-        axis_name: axis over data-parallel workers, or a tuple of axes, whose gradients were not averaged. Those of the
-            other parameters are averaged before `others` sees them.
-        key: an integer seed or a JAX key for the first power iteration; it must be equal on all workers.
-        mu_dtype: dtype of the momenta; default the parameters', but at least float32.
+        learning_rate: The learning rate, a positive number or a schedule. For networks 0.005 to 0.05.
+        rank_fraction: See `scale_by_dion`. Default: 0.25.
+        momentum: See `scale_by_dion`. Default: 0.95.
+        weight_decay: Strength of the decoupled weight decay, at least 0. Default: 0.01. Only the matrices decay.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        labels: Which leaves are matrices: a tree of "matrix" and "other", or a function that makes it from the
+            parameters. The tree may be a prefix of the parameters. A leaf with more than two axes that is labelled
+            "matrix" and has no `weight_dimension_numbers` is a stack of matrices along its leading axes. Default: the
+            leaves with exactly two axes, or those that have `weight_dimension_numbers`.
+        others: The optimizer of all other parameters. It keeps its own learning rate, weight decay and mask, and runs
+            in at least float32; `optax.partition` makes one of several. Default: AdamW with `learning_rate`, decay
+            rates 0.9 and 0.95, epsilon 1e-8 and no weight decay, as in the authors' code. Their configurations use
+            AdamW or Lion (0.9 and 0.95) at the same learning rate, but for the last layer they divide it by the square
+            root of its number of inputs.
+        rank: See `scale_by_dion`. Default: None, for `rank_fraction`.
+        weight_dimension_numbers: Which axes of each matrix are inputs and which are outputs, as in
+            `optax.contrib.muon`. A tree with None for leaves that are not matrices, a function that makes it from the
+            parameters, or one value for all leaves with two axes or more. `flax_dimension_numbers` makes it for Flax
+            models, and convolutions need it. Default: see `scale_by_dion`.
+        axis_name: Name of the axis over workers. It may be a tuple of names. The workers are data-parallel, and each
+            passes its own gradients, not averaged ones. None (the default): gradients are averaged already. The
+            gradients of the other parameters are averaged before `others` sees them.
+        key: Seed of the random draws, an integer or a JAX key. Default: 0. It draws where the first power iteration
+            begins. Must be equal on all workers.
+        mu_dtype: Dtype of the momentum. Default: that of the parameters, but at least float32. It is also that of the
+            first moment of the default AdamW.
 
     Returns:
-        An optimizer; its state is one number an entry of a matrix and its shorter side times the rank, and that of
-        `others`: AdamW's is two for each of its parameters.
+        An optimizer. For each matrix its state is one number per entry, and the shorter side times the rank. To this
+        comes the state of `others`; AdamW's is two numbers per parameter.
 
     Raises:
-        TypeError: if an argument that cannot be traced is an array, or `others` is no transformation.
-        ValueError: if a hyperparameter is out of its range; from `init`, if a leaf labelled "matrix" cannot be one, if
-            numbers or labels are given and no leaf is a matrix, or if neither is given and a leaf called `bias` or
-            `scale` has two axes or more.
+        TypeError: If an argument that cannot be traced is an array, or `others` is not a transformation.
+        ValueError: If a hyperparameter is out of its range. From `init`: if a leaf labelled "matrix" cannot be a
+            matrix; if labels or dimension numbers are given and no leaf is a matrix; or if neither is given and a leaf
+            called `bias` or `scale` has two axes or more.
 
     Example:
         >>> import jax.numpy as jnp
@@ -246,7 +280,7 @@ def dion(
         (Array([-0.06, -0.08], dtype=float32), Array([-0.1], dtype=float32))
 
     Reference:
-        Ahn et al., "Dion: Distributed Orthonormalized Updates", 2025, arXiv:2504.05295.
+        arXiv:2504.05295
     """
 
     def direction(numbers):
@@ -275,14 +309,14 @@ def dion(
 
 
 def sync_momentum(state: Any, axis_name: AxisName | tuple[str, ...]) -> Any:
-    """Averages Dion's momenta over the workers; parameters go on as they would have.
+    """Averages Dion's momenta over the workers; the parameters continue as they would have.
 
-    Call it inside the mapped step before a checkpoint of one worker's state and before the number of workers changes,
-    and every few hundred steps where momenta are kept in 16 bits: see `scale_by_dion`.
+    Use it before checkpoints, and now and then if momenta drift apart, see `scale_by_dion`. It sends one momentum per
+    matrix.
 
     Args:
-        state: an optimizer's state with `ScaleByDionState` anywhere in it, one worker's.
-        axis_name: the axis over workers, or a tuple of axes.
+        state: The state of an optimizer with Dion in it, on one worker.
+        axis_name: Name of the axis over workers. It may be a tuple of names.
 
     Returns:
         The state with momenta that are equal on all workers.
@@ -311,7 +345,7 @@ def _add(
     *,
     axis_name: AxisName | tuple[str, ...] | None,
 ) -> jax.Array | None:
-    """Adds a leaf's gradient to its momentum, as matrices; averaged over workers where that is what they send."""
+    """Adds the gradient of a leaf to its momentum, as matrices; averages it where workers do not send factors."""
     if view is None or basis is None:
         return None
     gradient, momentum = widen((to_matrices(gradient, view), to_matrices(momentum, view)))
@@ -331,7 +365,7 @@ METHODS = (
         name="dion",
         factory=dion,
         kind="optimizer",
-        summary="The orthonormalized low-rank part of the momentum, by power iteration; AdamW on other parameters.",
+        summary="Moves matrices by the orthonormalized low-rank part of the momentum; AdamW on other parameters.",
         paper=DION,
         also_known_as=("Distributed Orthonormalized Updates",),
         parts=(scale_by_dion, sync_momentum),

@@ -1,8 +1,9 @@
-"""Dion2: Muon on the rows or columns of the momentum that are largest, whose rest is kept for later steps.
+"""Dion2: Muon on the largest rows or columns of the momentum; the rest is kept for later steps.
 
 Ahn, Amsel, Langford, "Dion2: A Simple Method to Shrink Matrix in Muon", 2025, arXiv:2512.16928. The rule is that of the
-authors' code (microsoft/dion), which multiplies by `sqrt(fan_out / fan_in)` of the whole matrix. There each device may
-select among the rows that it has; here the largest are those of the whole matrix, however it is sharded.
+authors' code (microsoft/dion), which multiplies by `sqrt(fan_out / fan_in)` of the whole matrix. In that code each
+device may select among the rows that it has; here the largest rows of the whole matrix are selected, however it is
+sharded.
 """
 
 import functools
@@ -34,8 +35,8 @@ class ScaleByDion2State(NamedTuple):
     """State of `scale_by_dion2`.
 
     Attributes:
-        momentum: sum of the gradients, where rows or columns shrink when they are selected; shaped and sharded like the
-            parameters, in `mu_dtype`. Equal on all workers.
+        momentum: Sum of the gradients, in which rows or columns shrink when they are selected; shaped and sharded like
+            the parameters, in `mu_dtype`. Equal on all workers.
     """
 
     momentum: optax.Updates
@@ -56,29 +57,41 @@ def scale_by_dion2(
     weight_dimension_numbers: Any | None = None,
     mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
-    """Replaces the gradient of a matrix by its momentum's largest rows or columns, orthogonalized, and zeros.
+    """Replaces the gradient of a matrix by the largest rows or columns of its momentum, orthogonalized.
 
-    What is selected shrinks in the momentum, all else stays whole (error feedback) until it is the largest itself. Much
-    less is multiplied than in `scale_by_muon`, and of sharded matrices only what is selected is sent. With `fraction=1`
-    it is Muon without Nesterov. Leaves of one shape are computed in a stack: on automatic mesh axes, where JAX does not
-    say how they are sharded, shard them alike.
+    The update rule, where S are the `fraction` of the rows or columns of B with the largest sums of absolute values::
+
+        B = m + g
+        m = ef_decay * B in S, and B elsewhere
+        u = sqrt(fan_out / fan_in) * orthogonalize(B in S) in S, and 0 elsewhere
+
+    What is not selected stays whole in the momentum (error feedback) until it is largest itself. Leaves of one shape
+    are computed in a stack. On automatic mesh axes, where JAX does not say how they are sharded, shard them alike.
+
+    Use it for large or sharded matrices: it multiplies much less than `scale_by_muon`, and of sharded matrices only
+    what is selected is sent. Its price is one number per entry. Avoid it when full steps are affordable: with
+    `fraction=1` it is Muon without Nesterov.
 
     Args:
-        fraction: share of the rows or columns that is selected, in (0, 1], rounded up. None: 0.25.
-        ef_decay: how much stays in the momentum of what is selected, in [0, 1]; default 0.95.
-        select: `"rows"`, that is outputs, or `"columns"`, inputs. By default those of which a matrix has fewer, rows
-            where it is square, however it is sharded; the authors' code takes the sharded side where there is one.
-        orthogonalize: moves the singular values of stacked matrices towards one. None: `polar_express`.
-        scale: `"spectral"` (default), `"rms"`, `"jordan"` or None, as in `scale_by_muon`.
-        weight_dimension_numbers: which axes are inputs and outputs, as in `scale_by_muon`.
-        mu_dtype: dtype of the momentum, that of the parameters by default.
+        fraction: Share of the rows or columns that is selected, in (0, 1], rounded up. Default: 0.25.
+        ef_decay: Share of what is selected that stays in the momentum, in [0, 1]. Default: 0.95.
+        select: Whether `"rows"`, that is outputs, or `"columns"`, that is inputs, are selected. The authors' code takes
+            the sharded side if there is one. Default: the side with fewer of them, and rows if the matrix is square,
+            however it is sharded.
+        orthogonalize: A function that moves the singular values of stacked matrices towards 1. Default:
+            `polar_express`.
+        scale: `"spectral"`, `"rms"`, `"jordan"` or None, see `scale_by_muon`. Default: `"spectral"`.
+        weight_dimension_numbers: Which axes of each matrix are inputs and which are outputs, as in
+            `optax.contrib.muon`. All other axes of a leaf count matrices. Default: see `scale_by_muon`.
+        mu_dtype: Dtype of the momentum. Default: that of the parameters.
 
     Returns:
-        A transformation with a `ScaleByDion2State`. All leaves must be matrices, but leaves without entries pass.
+        A transformation with a `ScaleByDion2State`. All leaves must be matrices, except that leaves without entries
+        pass unchanged.
 
     Raises:
-        TypeError: if an argument that cannot be traced is an array.
-        ValueError: if a hyperparameter is out of its range, or a leaf is no matrix.
+        TypeError: If an argument that cannot be traced is an array.
+        ValueError: If a hyperparameter is out of its range, or a leaf is not a matrix.
 
     Example:
         >>> import optkit
@@ -89,7 +102,7 @@ def scale_by_dion2(
         (Array([0. , 0.9], dtype=float32), Array([1.  , 2.85], dtype=float32))
 
     Reference:
-        Ahn, Amsel, Langford, "Dion2: A Simple Method to Shrink Matrix in Muon", 2025, arXiv:2512.16928.
+        arXiv:2512.16928
     """
     refuse_arrays(fraction=fraction, weight_dimension_numbers=weight_dimension_numbers, mu_dtype=mu_dtype)
     fraction = 0.25 if fraction is None else fraction
@@ -101,7 +114,7 @@ def scale_by_dion2(
     step = functools.partial(_step, fraction=fraction, ef_decay=ef_decay, orthogonalize=orthogonalize)
 
     def selected_axis(view):
-        """The axis over what is selected in what `to_matrices` gives."""
+        """Returns the axis of the result of `to_matrices` along which slices are selected."""
         rows = view.row_count <= view.column_count if select is None else select == "rows"
         return -2 if view.rows_first == rows else -1
 
@@ -142,42 +155,52 @@ def dion2(
     weight_dimension_numbers: Any | None = None,
     mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Dion2 on hidden matrices, AdamW or what `others` is on all other parameters.
+    """Dion2 on hidden matrices, and AdamW (or `others`) on all other parameters.
 
-    A step moves the rows or columns whose momentum is largest and orthogonalizes only these; all others merely decay.
-    Do not take it for embeddings, whose rows are seldom touched, nor for the last layer: name these in `labels`. One
-    NaN gradient stays in the momentum for ever: see `optax.apply_if_finite`.
+    The update rule for a matrix, with u from `scale_by_dion2`::
+
+        x = x - lr * (u + wd * x)
+
+    A step orthogonalizes and moves only the rows or columns whose momentum is largest; all others only decay.
+
+    Use it for large or sharded models, where Muon costs too much. Avoid it for embeddings, because their rows are
+    seldom updated, and for the last layer: label these "other" in `labels`. One gradient with NaN stays in the momentum
+    for ever: see `optax.apply_if_finite`.
 
     Args:
-        learning_rate: a positive number or a schedule; 0.01 to 0.02 for networks.
-        fraction: share of the rows or columns that is selected, in (0, 1]. None: 0.25.
-        ef_decay: how much stays in the momentum of what is selected, in [0, 1]; default 0.95.
-        weight_decay: strength of the decoupled decay of Dion2's matrices, at least 0; default 0.01.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        labels: tree of the words "matrix" and "other", a prefix of the parameters, or a function that makes it from
-            them. By default leaves of exactly two axes, or those that have `weight_dimension_numbers`, are matrices. A
-            leaf of more axes that is labelled "matrix" and has no numbers counts its leading axes as separate matrices.
-        others: the optimizer of all other parameters, taken as it is: with its own learning rate, decay and mask, in
-            float32 at least; `optax.partition` makes one of several. None: AdamW at `learning_rate` with the authors'
-            0.9, 0.95 and epsilon 1e-8, without decay; their configurations take AdamW or Lion at the same rate, but
-            that over the root of the inputs for the last layer.
-        select: `"rows"`, `"columns"`, or by default those of which a matrix has fewer, see `scale_by_dion2`.
-        orthogonalize: moves the singular values of stacked matrices towards one. None: `polar_express`.
-        scale: `"spectral"` (default), `"rms"`, `"jordan"` or None, see `scale_by_dion2`.
-        weight_dimension_numbers: which axes of matrices are inputs and outputs, see `scale_by_dion2`; a tree with None
-            for leaves that are no matrices, a function that makes it from the parameters, or one for all leaves of two
-            axes or more. `flax_dimension_numbers` has those of Flax's layers; convolutions need them.
-        mu_dtype: dtype of the momenta; default the parameters', but at least float32.
+        learning_rate: The learning rate, a positive number or a schedule. For networks 0.01 to 0.02.
+        fraction: See `scale_by_dion2`. Default: 0.25.
+        ef_decay: See `scale_by_dion2`. Default: 0.95.
+        weight_decay: Strength of the decoupled weight decay, at least 0. Default: 0.01. Only the matrices decay.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        labels: Which leaves are matrices: a tree of "matrix" and "other", or a function that makes it from the
+            parameters. The tree may be a prefix of the parameters. A leaf with more than two axes that is labelled
+            "matrix" and has no `weight_dimension_numbers` is a stack of matrices along its leading axes. Default: the
+            leaves with exactly two axes, or those that have `weight_dimension_numbers`.
+        others: The optimizer of all other parameters. It keeps its own learning rate, weight decay and mask, and runs
+            in at least float32; `optax.partition` makes one of several. Default: AdamW with `learning_rate`, decay
+            rates 0.9 and 0.95, epsilon 1e-8 and no weight decay, as in the authors' code. Their configurations use
+            AdamW or Lion at the same learning rate, but for the last layer they divide it by the square root of its
+            number of inputs.
+        select: See `scale_by_dion2`. Default: the side with fewer rows or columns.
+        orthogonalize: See `scale_by_dion2`. Default: `polar_express`.
+        scale: See `scale_by_dion2`. Default: `"spectral"`.
+        weight_dimension_numbers: Which axes of each matrix are inputs and which are outputs, as in
+            `optax.contrib.muon`. A tree with None for leaves that are not matrices, a function that makes it from the
+            parameters, or one value for all leaves with two axes or more. `flax_dimension_numbers` makes it for Flax
+            models, and convolutions need it. Default: see `scale_by_muon`.
+        mu_dtype: Dtype of the momentum. Default: that of the parameters, but at least float32. It is also that of the
+            first moment of the default AdamW.
 
     Returns:
-        An optimizer; its state is one number an entry of a matrix, and that of `others`: AdamW's is two for each of its
-        parameters.
+        An optimizer. Its state is one number per entry of a matrix, and the state of `others`; AdamW's is two numbers
+        per parameter.
 
     Raises:
-        TypeError: if an argument that cannot be traced is an array, or `others` is no transformation.
-        ValueError: if a hyperparameter is out of its range; from `init`, if a leaf labelled "matrix" cannot be one, if
-            numbers or labels are given and no leaf is a matrix, or if neither is given and a leaf called `bias` or
-            `scale` has two axes or more.
+        TypeError: If an argument that cannot be traced is an array, or `others` is not a transformation.
+        ValueError: If a hyperparameter is out of its range. From `init`: if a leaf labelled "matrix" cannot be a
+            matrix; if labels or dimension numbers are given and no leaf is a matrix; or if neither is given and a leaf
+            called `bias` or `scale` has two axes or more.
 
     Example:
         >>> import optkit
@@ -188,7 +211,7 @@ def dion2(
         (Array([-0. , -0.9], dtype=float32), Array([-1.], dtype=float32))
 
     Reference:
-        Ahn, Amsel, Langford, "Dion2: A Simple Method to Shrink Matrix in Muon", 2025, arXiv:2512.16928.
+        arXiv:2512.16928
     """
 
     def direction(numbers):
@@ -224,11 +247,11 @@ def _step(
     ef_decay: jax.typing.ArrayLike,
     orthogonalize: Callable[[jax.Array], jax.Array],
 ) -> _Result:
-    """One step of stacked matrices, of which slices along an axis are selected."""
+    """One step on stacked matrices, of which slices along `axis` are selected."""
     gradient, momentum_before = widen((gradient, momentum))
     buffer = momentum_before + gradient
     direction, selected = orthogonalize_largest(buffer, axis, fraction, orthogonalize)
-    return _Result(direction, jnp.where(selected, ef_decay * buffer, buffer))  # the error feedback
+    return _Result(direction, jnp.where(selected, ef_decay * buffer, buffer))  # error feedback
 
 
 DION2 = Paper("Dion2: A Simple Method to Shrink Matrix in Muon", "Ahn, Amsel, Langford", 2025, "2512.16928")
@@ -238,7 +261,7 @@ METHODS = (
         name="dion2",
         factory=dion2,
         kind="optimizer",
-        summary="Muon on the rows or columns whose momentum is largest, the rest kept; AdamW on other parameters.",
+        summary="Muon on the rows or columns whose momentum is largest; AdamW on other parameters.",
         paper=DION2,
         parts=(scale_by_dion2,),
         example={"learning_rate": 1e-2, "weight_decay": 0.0},

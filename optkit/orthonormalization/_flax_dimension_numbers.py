@@ -1,4 +1,4 @@
-"""Which axes of a Flax model's kernels are inputs and outputs, for optimizers of matrices."""
+"""Dimension numbers of Flax models: which axes of their kernels are inputs and which are outputs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,31 +18,32 @@ def flax_dimension_numbers(
     exclude: Callable[[str], bool] | None = None,
     stacked: Callable[[str], bool] | None = None,
 ) -> Any:
-    """Says which axes of a Flax model's kernels are inputs and outputs, by their names.
+    """Returns which axes of a Flax model's kernels are inputs and which are outputs, from the names of the leaves.
 
-    Give it as `weight_dimension_numbers` to any optimizer for matrices, `optax.contrib.muon` among them: leaves for
-    which it has None go to the optimizer for other parameters. It has numbers for leaves named `kernel`:
+    Use it as `weight_dimension_numbers` of any optimizer for matrices, also of `optax.contrib.muon`: leaves for which
+    it returns None are left to the optimizer of the other parameters. It returns numbers for leaves named `kernel`:
 
-    - those of layers `query`, `key` and `value` with three axes, as attention in Flax makes them (inputs, heads, size
-      of a head), have the first axis for inputs and two for outputs;
-    - all others have the last axis for outputs and the rest for inputs: dense layers, convolutions, and attention's
-      `out`.
+    - If the layer is named `query`, `key` or `value` and the kernel has three axes, as in Flax's attention (inputs,
+      heads, size of a head), the first axis is the input and the other two are outputs.
+    - In all other kernels, those of dense layers, of convolutions and of attention's `out`, the last axis is the output
+      and the rest are inputs.
 
-    Biases, scales, embeddings and other names have None. Exclude the last layer, depthwise convolutions, and kernels
-    with axes of other meanings, such as those of an einsum.
+    Biases, scales, embeddings and leaves with other names get None. Avoid it without `exclude` for the last layer, for
+    depthwise convolutions, and for kernels whose axes have other meanings, such as those of an einsum, because it
+    cannot tell them apart.
 
     Args:
-        params: parameters of a Linen or NNX model.
-        exclude: says of a leaf's path, such as `"params/decoder/head/kernel"`, whether it has None. By default all
-            kernels have numbers.
-        stacked: says of a path whether the leaf's first axis counts layers, as `nn.scan` and `nnx.vmap` make them: each
-            of them is a matrix. By default none.
+        params: The parameters of a Linen or NNX model.
+        exclude: A function that returns for the path of a leaf, such as `"params/decoder/head/kernel"`, whether it gets
+            None. Default: no kernel is excluded.
+        stacked: A function that returns for a path whether the first axis of the leaf counts layers, as `nn.scan` and
+            `nnx.vmap` make them. Each layer is then a matrix. Default: no leaf is stacked.
 
     Returns:
         A tree of `MuonDimensionNumbers` and None.
 
     Raises:
-        TypeError: if `params` is a lone number, which is what `optax.inject_hyperparams` hands to functions.
+        TypeError: If `params` is a single number, which is what `optax.inject_hyperparams` passes to functions.
 
     Example:
         >>> import jax.numpy as jnp
@@ -72,7 +73,7 @@ METHODS = (
         name="flax_dimension_numbers",
         factory=flax_dimension_numbers,
         kind="function",
-        summary="Says which axes of a Flax model's kernels are inputs and outputs, for optimizers of matrices.",
+        summary="Returns which axes of a Flax model's kernels are inputs and outputs, for optimizers of matrices.",
         also_known_as=("MuonDimensionNumbers", "muon_weight_dimension_numbers"),
     ),
 )

@@ -1,4 +1,4 @@
-"""The rows or columns of matrices with the largest entries, orthogonalized alone."""
+"""Orthogonalizes the rows or columns of a matrix with the largest entries, and no others."""
 
 import math
 from collections.abc import Callable
@@ -12,19 +12,19 @@ from jax.sharding import NamedSharding, PartitionSpec
 def orthogonalize_largest(
     matrices: jax.Array, axis: int, fraction: float, orthogonalize: Callable[[jax.Array], jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    """Orthogonalizes the slices of matrices whose magnitudes have the largest sums, and no others.
+    """Orthogonalizes the slices of matrices with the largest sums of absolute values, and no others.
 
-    They are those of the whole matrix, however it is sharded; what crosses its axis is the selected slices.
+    The slices are those of the whole matrix, however it is sharded. Only the selected slices are sent along their axis.
 
     Args:
-        matrices: one or several along leading axes.
-        axis: which slices: -2 for the indices of the first axis of a matrix, -1 for those of the second.
-        fraction: how many of them, in (0, 1], rounded up. Of equal ones the first are taken.
-        orthogonalize: of stacked matrices.
+        matrices: One matrix, or several along leading axes.
+        axis: Which slices: -2 for the indices of the first axis of a matrix, -1 for those of the second.
+        fraction: Share of the slices, in (0, 1], rounded up. If several are equal, the first ones are taken.
+        orthogonalize: A function that orthogonalizes stacked matrices.
 
     Returns:
-        The orthogonalized slices at their places among zeros, and booleans that say which these are, with an axis of
-        size one in place of the other one.
+        The orthogonalized slices in their places among zeros; and booleans that say which slices these are, with the
+        other axis of size one.
 
     Example:
         >>> from optkit.core.linalg.newton_schulz import polar_express
@@ -47,7 +47,7 @@ def orthogonalize_largest(
 
 
 def _take(x: jax.Array, indices: jax.Array, axis: int, mesh_axis: Any) -> jax.Array:
-    """Takes slices of each matrix; on explicit mesh axes it shards these along `mesh_axis`."""
+    """Takes slices of each matrix; on explicit mesh axes it shards them along `mesh_axis`."""
     indices = jnp.expand_dims(indices, -3 - axis)
 
     def take(x, indices):

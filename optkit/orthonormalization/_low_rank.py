@@ -1,4 +1,4 @@
-"""What Dion has in common on whole matrices and on shards: ranks, and what data-parallel workers average."""
+"""What Dion on whole matrices and Dion on shards have in common: ranks, and what data-parallel workers average."""
 
 import math
 from collections.abc import Callable
@@ -7,19 +7,19 @@ from optkit.core.checks import check_count, check_range
 
 
 def rank_rule(rank_fraction: float | None, rank: int | None, rank_multiple_of: int | None) -> Callable[..., int]:
-    """Checks the arguments that give a rank, and makes the function that finds it for a matrix.
+    """Checks the arguments that set the rank, and returns the function that computes it for a matrix.
 
     Args:
-        rank_fraction: rank over the shorter side, in (0, 1], rounded up. None: 0.25.
-        rank: the rank itself, in place of `rank_fraction`.
-        rank_multiple_of: ranks by `rank_fraction` are rounded up to a multiple of it, at least 1. None: what the
-            function is called with.
+        rank_fraction: The rank divided by the shorter side, in (0, 1], rounded up. Default: 0.25.
+        rank: The rank itself, in place of `rank_fraction`.
+        rank_multiple_of: Ranks from `rank_fraction` are rounded up to a multiple of this, at least 1. None: the number
+            with which the function is called.
 
     Returns:
-        A function of a matrix's rows and columns, and of the multiple for None, by default 1.
+        A function of the rows and the columns of a matrix, and of the multiple used for None, which is 1 by default.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: If an argument is out of its range.
 
     Example:
         >>> rank_of = rank_rule(0.25, None, None)
@@ -42,7 +42,7 @@ def rank_rule(rank_fraction: float | None, rank: int | None, rank_multiple_of: i
 
 
 def sends_factors(rank: int, rows: int, columns: int) -> bool:
-    """Says whether two factors are fewer numbers than their matrix, so that workers average them in its place.
+    """Returns whether two factors are fewer numbers than their matrix, so that workers average them in its place.
 
     Example:
         >>> sends_factors(1, 8, 4), sends_factors(3, 8, 4)

@@ -1,4 +1,4 @@
-"""What all optimizers of matrices do around their direction: decay, learning rate, and AdamW on other parameters."""
+"""What all optimizers of matrices add to their direction: decay, learning rate, and AdamW on all other parameters."""
 
 import functools
 from collections.abc import Callable
@@ -27,22 +27,24 @@ def matrix_optimizer(
     axis_name: AxisName | tuple[str, ...] | None = None,
     mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Makes an optimizer of a direction for matrices, and gives all other parameters AdamW or another optimizer.
+    """Makes an optimizer of a direction for matrices, and uses AdamW or another optimizer on all other parameters.
 
     Args:
-        method: the public name of the optimizer, for messages.
-        learning_rate: a positive number or a schedule, of both.
-        direction: builds what the matrices move against from a tree of `MuonDimensionNumbers`, with None for leaves
-            that are no matrices.
-        labels: see `matrices_and_others`, as all arguments that are not here.
-        others: the optimizer of all other parameters. None: AdamW with 0.9 and 0.95, without decay.
-        weight_decay: strength of the decoupled decay of the matrices, at least 0; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        cautious_decay: decays only what the update moves towards zero; off by default.
-        eps_of_others: epsilon of AdamW; default 1e-8.
-        weight_dimension_numbers: see `matrices_and_others`.
-        axis_name: axis over workers, or a tuple of axes, over which gradients of the other parameters are averaged.
-        mu_dtype: dtype of AdamW's first moment, that of the parameters by default, in float32 at least.
+        method: The public name of the optimizer, for messages.
+        learning_rate: The learning rate, a positive number or a schedule. It is that of both.
+        direction: Builds the direction of the matrices from a tree of `MuonDimensionNumbers`, with None for leaves that
+            are not matrices.
+        labels: See `matrices_and_others`. Default: None.
+        others: The optimizer of all other parameters. Default: AdamW with decay rates 0.9 and 0.95, without weight
+            decay.
+        weight_decay: Strength of the decoupled weight decay, at least 0. Default: 0. Only the matrices decay.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        cautious_decay: Whether only the parameters that the update moves towards zero decay. Default: False.
+        eps_of_others: The epsilon of AdamW. Default: 1e-8.
+        weight_dimension_numbers: See `matrices_and_others`. Default: None.
+        axis_name: Name of the axis over workers. It may be a tuple of names. Gradients of the other parameters are
+            averaged over it.
+        mu_dtype: Dtype of the first moment of AdamW. Default: that of the parameters, but at least float32.
 
     Returns:
         The optimizer.

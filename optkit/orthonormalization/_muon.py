@@ -1,9 +1,10 @@
-"""Muon: the momentum, orthogonalized by a few Newton-Schulz steps.
+"""Muon: the update is the momentum, orthogonalized by a few Newton-Schulz steps.
 
-Jordan, Jin, Boza, You, Cesista, Newhouse, Bernstein, "Muon: An optimizer for hidden layers in neural networks", 2024;
-the rule is that of the author's code (KellerJordan/Muon). The forms of Liu et al., "Muon is Scalable for LLM Training",
-2025, arXiv:2502.16982, and of microsoft/dion differ in the scale, in what epsilon counts beside, and in what is split.
-`optax.contrib.muon` corrects the bias of its Nesterov average, takes NAdam for other parameters, and drifts from both.
+Jordan, Jin, Boza, You, Cesista, Newhouse, Bernstein, "Muon: An optimizer for hidden layers in neural networks", 2024.
+The rule is that of the author's code (KellerJordan/Muon). The forms of Liu et al., "Muon is Scalable for LLM Training",
+2025, arXiv:2502.16982, and of microsoft/dion differ in the scale, in what epsilon is compared with, and in how matrices
+are split. `optax.contrib.muon` corrects the bias of its Nesterov average, uses NAdam for other parameters, and so
+differs from both.
 """
 
 from collections.abc import Callable
@@ -38,40 +39,50 @@ def scale_by_muon(
     weight_dimension_numbers: Any | None = None,
     mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
-    """Replaces the gradient of a matrix by its orthogonalized momentum.
+    """Replaces the gradient of a matrix by its momentum, orthogonalized by a few Newton-Schulz steps.
 
-    All singular values of an update are about the scale. Newton-Schulz multiplies whole matrices: sharded ones are
-    gathered along one side in every step; see `scale_by_dion` for an update that sends less.
+    The update rule with the default arguments, where m is the sum of the gradients and starts at zero::
+
+        m = momentum * m + g
+        c = (1 - momentum) * (g + momentum * m)
+        u = sqrt(max(1, fan_out / fan_in)) * orthogonalize(c)
+
+    `orthogonalize` moves all singular values to about 1, so those of the update are about the scale.
+
+    Use it for hidden matrices, and `muon` for whole models. Avoid it for sharded matrices: Newton-Schulz multiplies
+    whole matrices, which are gathered along one side in every step. `scale_by_dion` sends less.
 
     Args:
-        momentum: decay of the momentum, in [0, 1); default 0.95.
-        nesterov: whether the gradient is added once more, as by Nesterov; on by default.
-        ema: whether the momentum is an exponential average (default, Jordan et al.) or a sum (Liu et al. and
-            microsoft/dion). They give the same directions but for the epsilon in `orthogonalize`.
-        orthogonalize: moves the singular values of stacked matrices towards one. None: `gram_newton_schulz`, which
-            gives what `newton_schulz` does in fewer operations; `polar_express` and
-            `functools.partial(gram_newton_schulz, coefficients=...)` are others.
-        scale: `"jordan"` (default) multiplies by `sqrt(max(1, fan_out / fan_in))`, `"spectral"` by
-            `sqrt(fan_out / fan_in)`, `"rms"` by `0.2 * sqrt(max(fan_out, fan_in))`, which has the size of AdamW's
-            updates; None by nothing.
-        scale_by_last_axes: takes the last two axes of a leaf for its fan-out and fan-in in the scale, whatever they
-            are, as the author's code does for PyTorch's convolutions; off by default.
-        row_blocks: splits rows, that is outputs, into blocks with a scale of their own, such as the heads or the three
-            parts of a fused attention: a tuple of their sizes, or a tree of tuples, a prefix of the parameters, with
-            None for matrices that are whole. None by default.
-        weight_dimension_numbers: which axes are inputs and outputs, as Optax's Muon takes it. By default a leaf is the
-            kernel of a dense layer in Flax, inputs first; for weights stored as PyTorch does it is
-            `optax.contrib.MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)`; `flax_dimension_numbers` has those
-            of Flax's layers. Other axes count matrices.
-        mu_dtype: dtype of the momentum, that of the parameters by default.
+        momentum: Decay rate of the momentum, in [0, 1). Default: 0.95.
+        nesterov: Whether the gradient is added once more, as by Nesterov. Default: True.
+        ema: Whether the momentum is an exponential average (Jordan et al.) or, with False, a sum (Liu et al. and
+            microsoft/dion). Both give the same direction, except for the epsilon in `orthogonalize`. Default: True.
+        orthogonalize: A function that moves the singular values of stacked matrices towards 1. Others are
+            `polar_express` and `functools.partial(gram_newton_schulz, coefficients=...)`. Default:
+            `gram_newton_schulz`, which computes the same as `newton_schulz` with fewer operations.
+        scale: The factor on the orthogonalized momentum: `"jordan"` is `sqrt(max(1, fan_out / fan_in))`, `"spectral"`
+            is `sqrt(fan_out / fan_in)`, `"rms"` is `0.2 * sqrt(max(fan_out, fan_in))`, which gives the size of AdamW's
+            updates, and None is 1. Default: `"jordan"`.
+        scale_by_last_axes: Whether the scale takes the last two axes of a leaf for its fan-out and fan-in, whatever
+            they are, as the author's code does for PyTorch's convolutions. Default: False.
+        row_blocks: The sizes of blocks into which the rows, that is the outputs, are split. Each block is
+            orthogonalized and scaled by itself, for example the heads or the three parts of a fused attention. A tuple
+            of sizes, or a tree of tuples that is a prefix of the parameters, with None for whole matrices. Default:
+            None, all matrices are whole.
+        weight_dimension_numbers: Which axes of each matrix are inputs and which are outputs, as in
+            `optax.contrib.muon`. All other axes of a leaf count matrices. `flax_dimension_numbers` makes it for Flax
+            models. For weights that are stored as in PyTorch it is
+            `optax.contrib.MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)`. Default: each leaf is the kernel of
+            a dense layer in Flax, inputs first.
+        mu_dtype: Dtype of the momentum. Default: that of the parameters.
 
     Returns:
-        A transformation with an `optax.TraceState`, whose `trace` is the sum of gradients in both forms. All leaves
-        must be matrices, but leaves without entries pass.
+        A transformation with an `optax.TraceState`, whose `trace` is the sum of the gradients, also with `ema`. All
+        leaves must be matrices, except that leaves without entries pass unchanged.
 
     Raises:
-        TypeError: if an argument that cannot be traced is an array.
-        ValueError: if a hyperparameter is out of its range, or a leaf is no matrix.
+        TypeError: If an argument that cannot be traced is an array.
+        ValueError: If a hyperparameter is out of its range, or a leaf is not a matrix.
 
     Example:
         >>> import optkit
@@ -82,7 +93,7 @@ def scale_by_muon(
                [ 0.  , -0.68]], dtype=float32)
 
     Reference:
-        Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.
+        Jordan et al., 2024 (no arXiv number).
     """
     refuse_arrays(row_blocks=row_blocks, weight_dimension_numbers=weight_dimension_numbers, mu_dtype=mu_dtype)
     orthogonalize = gram_newton_schulz if orthogonalize is None else orthogonalize
@@ -90,7 +101,7 @@ def scale_by_muon(
     check_option("scale", scale, Scale, or_none=True)
 
     def blocks_of(view, sizes):
-        """The sizes of a leaf's blocks of rows."""
+        """Returns the sizes of a leaf's blocks of rows."""
         if sizes is not None and sum(sizes) != view.row_count:
             raise ValueError(f"row_blocks must sum to the {view.row_count} rows of a matrix, got {sizes}")
         return (view.row_count,) if sizes is None else sizes
@@ -146,43 +157,54 @@ def muon(
     weight_dimension_numbers: Any | None = None,
     mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Muon on hidden matrices, AdamW or what `others` is on all other parameters.
+    """Muon on hidden matrices, and AdamW (or `others`) on all other parameters.
 
-    Unlike `optax.contrib.muon` it does not correct biases of the momentum, runs on parameters that are sharded over
-    explicit mesh axes, and computes leaves of one shape in one stack, in float32 at least. Do not take Muon for
-    embeddings, whose rows are seldom touched, nor for the last layer: name these in `labels`. Heads and fused layers
-    may be matrices of their own by `row_blocks` of `scale_by_muon`.
+    The update rule for a matrix, with u from `scale_by_muon`::
+
+        x = x - lr * (u + wd * x)
+
+    Use it for the hidden matrices of networks. It keeps one number per entry, half of AdamW's. Avoid it for embeddings,
+    because their rows are seldom updated, and for the last layer: label these "other" in `labels`. Avoid it for sharded
+    matrices, because they are gathered along one side: see `dion`.
+
+    Unlike `optax.contrib.muon` it does not correct the bias of the momentum, runs on parameters that are sharded over
+    explicit mesh axes, and computes leaves of one shape in one stack, in at least float32. Heads and fused layers may
+    be matrices of their own, with `row_blocks` of `scale_by_muon`.
 
     Args:
-        learning_rate: a positive number or a schedule; the author's default is 0.02.
-        momentum: decay of the momentum, in [0, 1); default 0.95.
-        weight_decay: strength of the decoupled decay of Muon's matrices, at least 0; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        labels: tree of the words "matrix" and "other", a prefix of the parameters, or a function that makes it from
-            them. By default leaves of exactly two axes, or those that have `weight_dimension_numbers`, are matrices. A
-            leaf of more axes that is labelled "matrix" and has no numbers counts its leading axes as separate matrices.
-        others: the optimizer of all other parameters, taken as it is: with its own learning rate, decay and mask, in
-            float32 at least; `optax.partition` makes one of several. None: AdamW at `learning_rate` with the authors'
-            0.9, 0.95 and epsilon 1e-10, without decay; their configurations take 3e-4 where the matrices take 0.02.
-        nesterov: whether the gradient is added once more, as by Nesterov; on by default.
-        ema: whether the momentum is an exponential average (default) or a sum, see `scale_by_muon`.
-        orthogonalize: moves the singular values of stacked matrices towards one. None: `gram_newton_schulz`.
-        scale: `"jordan"` (default), `"spectral"`, `"rms"` (Moonlight) or None, see `scale_by_muon`.
-        cautious_decay: decays only those of Muon's parameters that the update moves towards zero; off by default.
-        weight_dimension_numbers: which axes of matrices are inputs and outputs, see `scale_by_muon`; a tree with None
-            for leaves that are no matrices, a function that makes it from the parameters, or one for all leaves of two
-            axes or more. `flax_dimension_numbers` has those of Flax's layers; convolutions need them.
-        mu_dtype: dtype of the momenta; default the parameters', but at least float32.
+        learning_rate: The learning rate, a positive number or a schedule. The author's default is 0.02.
+        momentum: See `scale_by_muon`. Default: 0.95.
+        weight_decay: Strength of the decoupled weight decay, at least 0. Default: 0. Only the matrices decay.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        labels: Which leaves are matrices: a tree of "matrix" and "other", or a function that makes it from the
+            parameters. The tree may be a prefix of the parameters. A leaf with more than two axes that is labelled
+            "matrix" and has no `weight_dimension_numbers` is a stack of matrices along its leading axes. Default: the
+            leaves with exactly two axes, or those that have `weight_dimension_numbers`.
+        others: The optimizer of all other parameters. It keeps its own learning rate, weight decay and mask, and runs
+            in at least float32; `optax.partition` makes one of several. Default: AdamW with `learning_rate`, decay
+            rates 0.9 and 0.95, epsilon 1e-10 and no weight decay, as in the authors' code. Their configurations use a
+            learning rate of 3e-4 here and 0.02 for the matrices.
+        nesterov: See `scale_by_muon`. Default: True.
+        ema: See `scale_by_muon`. Default: True.
+        orthogonalize: See `scale_by_muon`. Default: `gram_newton_schulz`.
+        scale: See `scale_by_muon`; `"rms"` is Moonlight's. Default: `"jordan"`.
+        cautious_decay: Whether only the matrix entries that the update moves towards zero decay. Default: False.
+        weight_dimension_numbers: Which axes of each matrix are inputs and which are outputs, as in
+            `optax.contrib.muon`. A tree with None for leaves that are not matrices, a function that makes it from the
+            parameters, or one value for all leaves with two axes or more. `flax_dimension_numbers` makes it for Flax
+            models, and convolutions need it. Default: see `scale_by_muon`.
+        mu_dtype: Dtype of the momentum. Default: that of the parameters, but at least float32. It is also that of the
+            first moment of the default AdamW.
 
     Returns:
-        An optimizer; its state is one number an entry of a matrix, and that of `others`: AdamW's is two for each of its
-        parameters.
+        An optimizer. Its state is one number per entry of a matrix, and the state of `others`; AdamW's is two numbers
+        per parameter.
 
     Raises:
-        TypeError: if an argument that cannot be traced is an array, or `others` is no transformation.
-        ValueError: if a hyperparameter is out of its range; from `init`, if a leaf labelled "matrix" cannot be one, if
-            numbers or labels are given and no leaf is a matrix, or if neither is given and a leaf called `bias` or
-            `scale` has two axes or more.
+        TypeError: If an argument that cannot be traced is an array, or `others` is not a transformation.
+        ValueError: If a hyperparameter is out of its range. From `init`: if a leaf labelled "matrix" cannot be a
+            matrix; if labels or dimension numbers are given and no leaf is a matrix; or if neither is given and a leaf
+            called `bias` or `scale` has two axes or more.
 
     Example:
         >>> import optkit
@@ -193,8 +215,8 @@ def muon(
         (Array([-1.12,  0.68], dtype=float32), Array([-1.], dtype=float32))
 
     Reference:
-        Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; for the scale "rms" Liu et al.,
-        "Muon is Scalable for LLM Training", 2025, arXiv:2502.16982.
+        Jordan et al., 2024 (no arXiv number).
+        arXiv:2502.16982 (for the scale `"rms"`)
     """
 
     def direction(numbers):
@@ -232,7 +254,7 @@ METHODS = (
         name="muon",
         factory=muon,
         kind="optimizer",
-        summary="The momentum orthogonalized by Newton-Schulz steps, as published; AdamW on other parameters.",
+        summary="Moves matrices by the momentum, orthogonalized by Newton-Schulz steps; AdamW on other parameters.",
         paper=Paper("Muon: An optimizer for hidden layers in neural networks", "Jordan et al.", 2024),
         also_known_as=(
             "MomentUm Orthogonalized by Newton-Schulz",

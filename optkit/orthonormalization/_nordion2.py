@@ -1,7 +1,7 @@
 """NorDion2, also called Dion3: Dion2 on rows, whose updates NorMuon's second moments make equal in size.
 
-The rule is that of the authors' code of Dion2 (microsoft/dion, `NorDion2` and `Dion3`); it has no paper of its own.
-Dion2 is Ahn, Amsel, Langford, "Dion2: A Simple Method to Shrink Matrix in Muon", 2025, arXiv:2512.16928;
+The rule is that of the code of Dion2's authors (microsoft/dion, `NorDion2` and `Dion3`). It has no paper of its own.
+Dion2 is Ahn, Amsel, Langford, "Dion2: A Simple Method to Shrink Matrix in Muon", 2025, arXiv:2512.16928.
 NorMuon is Li, Liu, Liang, Chen, Zhao, "NorMuon: Making Muon more efficient and scalable", 2025, arXiv:2510.05491.
 """
 
@@ -40,11 +40,11 @@ class ScaleByNordion2State(NamedTuple):
     """State of `scale_by_nordion2`.
 
     Attributes:
-        momentum: sum of the gradients, where rows shrink when they are selected; shaped and sharded like the
+        momentum: Sum of the gradients, in which rows shrink when they are selected; shaped and sharded like the
             parameters, in `mu_dtype`. Equal on all workers.
-        second_moment: averages of the mean squares of an update's rows over the steps that selected them, as many as a
-            matrix has rows, after the axes over separate matrices, in float32 at least; None for leaves without
-            entries. Equal on all workers.
+        second_moment: Averages of the mean squares of an update's rows over the steps that selected them: one number
+            per row, after the axes over separate matrices, in at least float32; None for leaves without entries. Equal
+            on all workers.
     """
 
     momentum: optax.Updates
@@ -68,28 +68,46 @@ def scale_by_nordion2(
     weight_dimension_numbers: Any | None = None,
     mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
-    """Replaces the gradient of a matrix by its momentum's largest rows, orthogonalized and evened out, and zeros.
+    """Replaces the gradient of a matrix by its momentum's largest rows, orthogonalized and made equal in size.
 
-    It selects among the rows, one for each neuron, as `scale_by_dion2` does, however many columns there are; and
-    divides those that are selected by their usual size as `scale_by_normuon` does, while the second moments of others
-    stay. The whole is scaled to the Frobenius norm that it had.
+    The update rule, where S are the `fraction` of the rows of B with the largest sums of absolute values::
+
+        B = m + g
+        m = ef_decay * B in S, and B elsewhere
+        o = orthogonalize(B in S) in S, and 0 elsewhere
+        v = b2 * v + (1 - b2) * mean over each row of o^2 in S, and v elsewhere
+        w = o / (sqrt(v) + eps)
+        u = sqrt(fan_out / fan_in) * w * |o| / max(|w|, eps)
+
+    |.| is the Frobenius norm, and v has one number per row. It selects among the rows, that is the neurons, as in
+    `scale_by_dion2` with `select="rows"`, however many columns there are. The selected rows are divided by their usual
+    size as in `scale_by_normuon`.
+
+    Use it for large or sharded matrices in place of `scale_by_normuon`: it multiplies much less. Its price is one
+    number per entry and one per row. Avoid it when full steps are affordable, because only a share of the rows moves in
+    each step.
 
     Args:
-        fraction: share of the rows that is selected, in (0, 1], rounded up. None: 0.25.
-        ef_decay: how much stays in the momentum of rows that are selected, in [0, 1]; default 0.95.
-        b2: decay of the rows' second moments, in [0, 1); default 0.95. Their bias is not corrected.
-        orthogonalize: moves the singular values of stacked matrices towards one. None: `polar_express`.
-        eps: added to the roots of second moments, and the least norm that is divided by; above 0, default 1e-8.
-        scale: `"spectral"` (default), `"rms"`, `"jordan"` or None, as in `scale_by_muon`.
-        weight_dimension_numbers: which axes are inputs and outputs, as in `scale_by_muon`.
-        mu_dtype: dtype of the momentum, that of the parameters by default.
+        fraction: Share of the rows that is selected, in (0, 1], rounded up. Default: 0.25.
+        ef_decay: Share of the selected rows that stays in the momentum, in [0, 1]. Default: 0.95.
+        b2: Decay rate of the second moment, in [0, 1). Default: 0.95. There is one second moment per row, whose bias is
+            not corrected.
+        orthogonalize: A function that moves the singular values of stacked matrices towards 1. Default:
+            `polar_express`.
+        eps: Added to the square root of the second moment, above 0. Default: 1e-8. It is also the smallest norm that is
+            divided by.
+        scale: `"spectral"`, `"rms"`, `"jordan"` or None, see `scale_by_muon`. Default: `"spectral"`.
+        weight_dimension_numbers: Which axes of each matrix are inputs and which are outputs, as in
+            `optax.contrib.muon`. All other axes of a leaf count matrices. Default: see `scale_by_muon`.
+        mu_dtype: Dtype of the momentum. Default: that of the parameters.
 
     Returns:
-        A transformation with a `ScaleByNordion2State`. All leaves must be matrices, but leaves without entries pass.
+        A transformation with a `ScaleByNordion2State`. All leaves must be matrices, except that leaves without entries
+        pass unchanged.
 
     Raises:
-        TypeError: if an argument that cannot be traced is an array.
-        ValueError: if a hyperparameter is out of its range, or a leaf is no matrix.
+        TypeError: If an argument that cannot be traced is an array.
+        ValueError: If a hyperparameter is out of its range, or a leaf is not a matrix.
 
     Example:
         >>> import optkit
@@ -100,8 +118,8 @@ def scale_by_nordion2(
         (Array([0. , 0.9], dtype=float32), Array([0.  , 0.02], dtype=float32))
 
     Reference:
-        Ahn, Amsel, Langford, "Dion2: A Simple Method to Shrink Matrix in Muon", 2025, arXiv:2512.16928; Li et al.,
-        "NorMuon: Making Muon more efficient and scalable", 2025, arXiv:2510.05491.
+        arXiv:2512.16928
+        arXiv:2510.05491
     """
     refuse_arrays(fraction=fraction, weight_dimension_numbers=weight_dimension_numbers, mu_dtype=mu_dtype)
     fraction = 0.25 if fraction is None else fraction
@@ -154,42 +172,53 @@ def nordion2(
     weight_dimension_numbers: Any | None = None,
     mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """NorDion2 (Dion3) on hidden matrices, AdamW or what `others` is on all other parameters.
+    """NorDion2 (Dion3) on hidden matrices, and AdamW (or `others`) on all other parameters.
 
-    A step moves the rows, or neurons, whose momentum is largest, by equal sizes in the long run, and orthogonalizes
-    only these; all others merely decay. Do not take it for embeddings, whose rows are seldom touched, nor for the last
-    layer: name these in `labels`. One NaN gradient stays in the momentum for ever: see `optax.apply_if_finite`.
+    The update rule for a matrix, with u from `scale_by_nordion2`::
+
+        x = x - lr * (u + wd * x)
+
+    A step orthogonalizes and moves only the rows (neurons) whose momentum is largest, in the long run by equal sizes;
+    all others only decay.
+
+    Use it for large or sharded models, where NorMuon costs too much. Avoid it for embeddings, because their rows are
+    seldom updated, and for the last layer: label these "other" in `labels`. One gradient with NaN stays in the momentum
+    for ever: see `optax.apply_if_finite`.
 
     Args:
-        learning_rate: a positive number or a schedule; 0.01 to 0.02 for networks.
-        fraction: share of the rows that is selected, in (0, 1]. None: 0.25.
-        ef_decay: how much stays in the momentum of rows that are selected, in [0, 1]; default 0.95.
-        b2: decay of the rows' second moments, in [0, 1); default 0.95.
-        weight_decay: strength of the decoupled decay of NorDion2's matrices, at least 0; default 0.01.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        labels: tree of the words "matrix" and "other", a prefix of the parameters, or a function that makes it from
-            them. By default leaves of exactly two axes, or those that have `weight_dimension_numbers`, are matrices. A
-            leaf of more axes that is labelled "matrix" and has no numbers counts its leading axes as separate matrices.
-        others: the optimizer of all other parameters, taken as it is: with its own learning rate, decay and mask, in
-            float32 at least; `optax.partition` makes one of several. None: AdamW at `learning_rate` with the authors'
-            0.9, 0.95 and epsilon 1e-8, without decay; their configurations take AdamW or Lion at the same rate, but
-            that over the root of the inputs for the last layer.
-        orthogonalize: moves the singular values of stacked matrices towards one. None: `polar_express`.
-        scale: `"spectral"` (default), `"rms"`, `"jordan"` or None, see `scale_by_nordion2`.
-        weight_dimension_numbers: which axes of matrices are inputs and outputs, see `scale_by_nordion2`; a tree with
-            None for leaves that are no matrices, a function that makes it from the parameters, or one for all leaves of
-            two axes or more. `flax_dimension_numbers` has those of Flax's layers; convolutions need them.
-        mu_dtype: dtype of the momenta; default the parameters', but at least float32.
+        learning_rate: The learning rate, a positive number or a schedule. For networks 0.01 to 0.02.
+        fraction: See `scale_by_nordion2`. Default: 0.25.
+        ef_decay: See `scale_by_nordion2`. Default: 0.95.
+        b2: See `scale_by_nordion2`. Default: 0.95.
+        weight_decay: Strength of the decoupled weight decay, at least 0. Default: 0.01. Only the matrices decay.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        labels: Which leaves are matrices: a tree of "matrix" and "other", or a function that makes it from the
+            parameters. The tree may be a prefix of the parameters. A leaf with more than two axes that is labelled
+            "matrix" and has no `weight_dimension_numbers` is a stack of matrices along its leading axes. Default: the
+            leaves with exactly two axes, or those that have `weight_dimension_numbers`.
+        others: The optimizer of all other parameters. It keeps its own learning rate, weight decay and mask, and runs
+            in at least float32; `optax.partition` makes one of several. Default: AdamW with `learning_rate`, decay
+            rates 0.9 and 0.95, epsilon 1e-8 and no weight decay, as in the authors' code. Their configurations use
+            AdamW or Lion at the same learning rate, but for the last layer they divide it by the square root of its
+            number of inputs.
+        orthogonalize: See `scale_by_nordion2`. Default: `polar_express`.
+        scale: See `scale_by_nordion2`. Default: `"spectral"`.
+        weight_dimension_numbers: Which axes of each matrix are inputs and which are outputs, as in
+            `optax.contrib.muon`. A tree with None for leaves that are not matrices, a function that makes it from the
+            parameters, or one value for all leaves with two axes or more. `flax_dimension_numbers` makes it for Flax
+            models, and convolutions need it. Default: see `scale_by_muon`.
+        mu_dtype: Dtype of the momentum. Default: that of the parameters, but at least float32. It is also that of the
+            first moment of the default AdamW.
 
     Returns:
-        An optimizer; its state is one number an entry and one a row of a matrix, and that of `others`: AdamW's is two
-        for each of its parameters.
+        An optimizer. Its state is one number per entry and one per row of a matrix, and the state of `others`; AdamW's
+        is two numbers per parameter.
 
     Raises:
-        TypeError: if an argument that cannot be traced is an array, or `others` is no transformation.
-        ValueError: if a hyperparameter is out of its range; from `init`, if a leaf labelled "matrix" cannot be one, if
-            numbers or labels are given and no leaf is a matrix, or if neither is given and a leaf called `bias` or
-            `scale` has two axes or more.
+        TypeError: If an argument that cannot be traced is an array, or `others` is not a transformation.
+        ValueError: If a hyperparameter is out of its range. From `init`: if a leaf labelled "matrix" cannot be a
+            matrix; if labels or dimension numbers are given and no leaf is a matrix; or if neither is given and a leaf
+            called `bias` or `scale` has two axes or more.
 
     Example:
         >>> import optkit
@@ -200,8 +229,8 @@ def nordion2(
         (Array([-0. , -0.9], dtype=float32), Array([-1.], dtype=float32))
 
     Reference:
-        Ahn, Amsel, Langford, "Dion2: A Simple Method to Shrink Matrix in Muon", 2025, arXiv:2512.16928; Li et al.,
-        "NorMuon: Making Muon more efficient and scalable", 2025, arXiv:2510.05491.
+        arXiv:2512.16928
+        arXiv:2510.05491
     """
 
     def direction(numbers):
@@ -241,14 +270,14 @@ def _step(
     eps: jax.typing.ArrayLike,
     scale: Scale | None,
 ) -> _Result:
-    """One step of stacked matrices, whose columns are counted by `axis`."""
+    """One step on stacked matrices, whose columns are counted by `axis`."""
     gradient, momentum = widen((gradient, momentum))
     buffer = momentum + gradient
     rows, columns = buffer.shape[-3 - axis], buffer.shape[axis]
     orthogonal, selected = orthogonalize_largest(buffer, -3 - axis, fraction, orthogonalize)
     even, second_moment = divide_by_row_sizes(orthogonal, second_moment, axis, selected, b2=b2, eps=eps)
     direction = with_norm(even, SCALES[scale](rows, columns) * frobenius_norm(orthogonal), eps)
-    new_momentum = jnp.where(selected, ef_decay * buffer, buffer)  # the error feedback
+    new_momentum = jnp.where(selected, ef_decay * buffer, buffer)  # error feedback
     return _Result(direction, new_momentum, second_moment)
 
 
@@ -257,7 +286,7 @@ METHODS = (
         name="nordion2",
         factory=nordion2,
         kind="optimizer",
-        summary="Dion2 on rows, evened out as by NorMuon; AdamW on other parameters.",
+        summary="Dion2 on rows, which get equal sizes as in NorMuon; AdamW on other parameters.",
         paper=DION2,
         also_known_as=("Dion3",),
         parts=(scale_by_nordion2,),

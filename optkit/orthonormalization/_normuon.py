@@ -1,9 +1,9 @@
 """NorMuon: Muon whose updates have rows of equal size, by a second moment for each neuron.
 
 Li, Liu, Liang, Chen, Zhao, "NorMuon: Making Muon more efficient and scalable", 2025, arXiv:2510.05491. The rule is that
-of microsoft/dion, whose momentum is a sum and which gives the update the Frobenius norm that it had; the paper's is an
-average, and gives it the root mean square of AdamW's updates (`ema=True, scale="paper_rms"`). Norms and means are those
-of whole matrices, however they are sharded.
+of microsoft/dion, whose momentum is a sum and whose update gets back the Frobenius norm that it had. In the paper the
+momentum is an average, and the update gets the root mean square of AdamW's updates (`ema=True, scale="paper_rms"`).
+Norms and means are those of whole matrices, however they are sharded.
 """
 
 import functools
@@ -41,10 +41,10 @@ class ScaleByNormuonState(NamedTuple):
     """State of `scale_by_normuon`.
 
     Attributes:
-        momentum: an `optax.TraceState` with the sum of the gradients, shaped and sharded like the parameters, in
+        momentum: An `optax.TraceState` with the sum of the gradients, shaped and sharded like the parameters, in
             `mu_dtype`. Equal on all workers.
-        second_moment: averages of the mean squares of an update's rows, as many as a matrix has rows, after the axes
-            over separate matrices, in float32 at least; None for leaves without entries. Equal on all workers.
+        second_moment: Averages of the mean squares of an update's rows: one number per row, after the axes over
+            separate matrices, in at least float32; None for leaves without entries. Equal on all workers.
     """
 
     momentum: optax.OptState
@@ -68,32 +68,47 @@ def scale_by_normuon(
     weight_dimension_numbers: Any | None = None,
     mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
-    """Replaces the gradient of a matrix by its orthogonalized momentum with rows divided by their usual size.
+    """Replaces the gradient of a matrix by its orthogonalized momentum, with rows divided by their usual size.
 
-    Singular values of an orthogonalized update are about one, but the sizes of its rows, one for each neuron, differ.
-    They are evened out, and the whole is scaled to the Frobenius norm that it had. What `scale_by_muon` says of sharded
-    matrices holds here too.
+    The update rule with the default arguments, where |.| is the Frobenius norm; m and v, one number per row, start at
+    zero::
+
+        m = momentum * m + g
+        o = orthogonalize(m)
+        v = b2 * v + (1 - b2) * mean over each row of o^2
+        w = o / (sqrt(v) + eps)
+        u = sqrt(fan_out / fan_in) * w * |o| / max(|w|, eps)
+
+    The singular values of o are about 1, but the sizes of its rows, one for each neuron, differ. They are made equal,
+    and the whole is scaled back to the norm of o.
+
+    Use it like `scale_by_muon` when neurons should move equally far. It costs one more number per neuron. Avoid it for
+    sharded matrices: as in `scale_by_muon` they are gathered along one side.
 
     Args:
-        momentum: decay of the momentum, in [0, 1); default 0.95.
-        b2: decay of the rows' second moments, in [0, 1); default 0.95. Their bias is not corrected: it is a factor of
-            the whole matrix, which the scaling takes out.
-        nesterov: whether the gradient is added once more, as by Nesterov; off by default.
-        ema: whether the momentum is an exponential average (the paper) or a sum (default). They give the same
-            directions but for the epsilon in `orthogonalize`.
-        orthogonalize: moves the singular values of stacked matrices towards one. None: `polar_express`.
-        eps: added to the roots of second moments, and the least norm that is divided by; above 0, default 1e-8.
-        scale: `"spectral"` (default), `"rms"`, `"jordan"` or None, as in `scale_by_muon`. `"paper_rms"` gives all
-            updates a root mean square of 0.2 instead.
-        weight_dimension_numbers: which axes are inputs and outputs, as in `scale_by_muon`.
-        mu_dtype: dtype of the momentum, that of the parameters by default.
+        momentum: Decay rate of the momentum, in [0, 1). Default: 0.95.
+        b2: Decay rate of the second moment, in [0, 1). Default: 0.95. There is one second moment per row. Its bias is
+            not corrected, because it is a common factor of the whole matrix, which the scaling cancels.
+        nesterov: Whether the gradient is added once more, as by Nesterov. Default: False.
+        ema: Whether the momentum is an exponential average, as in the paper, or with False a sum. Both give the same
+            direction, except for the epsilon in `orthogonalize`. Default: False.
+        orthogonalize: A function that moves the singular values of stacked matrices towards 1. Default:
+            `polar_express`.
+        eps: Added to the square root of the second moment, above 0. Default: 1e-8. It is also the smallest norm that is
+            divided by.
+        scale: `"spectral"`, `"rms"`, `"jordan"` or None, see `scale_by_muon`. `"paper_rms"` gives all updates a root
+            mean square of 0.2 instead. Default: `"spectral"`.
+        weight_dimension_numbers: Which axes of each matrix are inputs and which are outputs, as in
+            `optax.contrib.muon`. All other axes of a leaf count matrices. Default: see `scale_by_muon`.
+        mu_dtype: Dtype of the momentum. Default: that of the parameters.
 
     Returns:
-        A transformation with a `ScaleByNormuonState`. All leaves must be matrices, but leaves without entries pass.
+        A transformation with a `ScaleByNormuonState`. All leaves must be matrices, except that leaves without entries
+        pass unchanged.
 
     Raises:
-        TypeError: if an argument that cannot be traced is an array.
-        ValueError: if a hyperparameter is out of its range, or a leaf is no matrix.
+        TypeError: If an argument that cannot be traced is an array.
+        ValueError: If a hyperparameter is out of its range, or a leaf is not a matrix.
 
     Example:
         >>> import jax.numpy as jnp
@@ -106,7 +121,7 @@ def scale_by_normuon(
         Array([0.28, 0.28, 0.28], dtype=float32)
 
     Reference:
-        Li et al., "NorMuon: Making Muon more efficient and scalable", 2025, arXiv:2510.05491.
+        arXiv:2510.05491
     """
     refuse_arrays(weight_dimension_numbers=weight_dimension_numbers, mu_dtype=mu_dtype)
     orthogonalize = polar_express if orthogonalize is None else orthogonalize
@@ -154,45 +169,53 @@ def normuon(
     weight_dimension_numbers: Any | None = None,
     mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """NorMuon on hidden matrices, AdamW or what `others` is on all other parameters.
+    """NorMuon on hidden matrices, and AdamW (or `others`) on all other parameters.
 
-    Muon with updates of equal size for all neurons, which costs one number a neuron. Do not take it for embeddings,
-    whose rows are seldom touched, nor for the last layer: name these in `labels`. One NaN gradient stays in the
-    momentum for ever: see `optax.apply_if_finite`.
+    The update rule for a matrix, with u from `scale_by_normuon`::
+
+        x = x - lr * (u + wd * x)
+
+    Use it like Muon, when all neurons should have updates of equal size. It costs one more number per neuron. Avoid it
+    for embeddings, because their rows are seldom updated, and for the last layer: label these "other" in `labels`. One
+    gradient with NaN stays in the momentum for ever: see `optax.apply_if_finite`.
 
     Args:
-        learning_rate: a positive number or a schedule; about 0.02 for networks, and AdamW's with the scales `"rms"` and
-            `"paper_rms"`.
-        momentum: decay of the momentum, in [0, 1); default 0.95.
-        b2: decay of the rows' second moments, in [0, 1); default 0.95.
-        weight_decay: strength of the decoupled decay of NorMuon's matrices, at least 0; default 0.01.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        labels: tree of the words "matrix" and "other", a prefix of the parameters, or a function that makes it from
-            them. By default leaves of exactly two axes, or those that have `weight_dimension_numbers`, are matrices. A
-            leaf of more axes that is labelled "matrix" and has no numbers counts its leading axes as separate matrices.
-        others: the optimizer of all other parameters, taken as it is: with its own learning rate, decay and mask, in
-            float32 at least; `optax.partition` makes one of several. None: AdamW at `learning_rate` with the authors'
-            0.9, 0.95 and epsilon 1e-8, without decay; their configurations take AdamW or Lion at the same rate, but
-            that over the root of the inputs for the last layer.
-        nesterov: whether the gradient is added once more, as by Nesterov; off by default.
-        ema: whether the momentum is an exponential average or a sum (default), see `scale_by_normuon`.
-        orthogonalize: moves the singular values of stacked matrices towards one. None: `polar_express`.
-        scale: `"spectral"` (default), `"rms"`, `"jordan"`, `"paper_rms"` or None, see `scale_by_normuon`.
-        cautious_decay: decays only those of NorMuon's parameters that the update moves towards zero; off by default.
-        weight_dimension_numbers: which axes of matrices are inputs and outputs, see `scale_by_normuon`; a tree with
-            None for leaves that are no matrices, a function that makes it from the parameters, or one for all leaves of
-            two axes or more. `flax_dimension_numbers` has those of Flax's layers; convolutions need them.
-        mu_dtype: dtype of the momenta; default the parameters', but at least float32.
+        learning_rate: The learning rate, a positive number or a schedule. For networks about 0.02; with the scales
+            `"rms"` and `"paper_rms"` take AdamW's.
+        momentum: See `scale_by_normuon`. Default: 0.95.
+        b2: See `scale_by_normuon`. Default: 0.95.
+        weight_decay: Strength of the decoupled weight decay, at least 0. Default: 0.01. Only the matrices decay.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        labels: Which leaves are matrices: a tree of "matrix" and "other", or a function that makes it from the
+            parameters. The tree may be a prefix of the parameters. A leaf with more than two axes that is labelled
+            "matrix" and has no `weight_dimension_numbers` is a stack of matrices along its leading axes. Default: the
+            leaves with exactly two axes, or those that have `weight_dimension_numbers`.
+        others: The optimizer of all other parameters. It keeps its own learning rate, weight decay and mask, and runs
+            in at least float32; `optax.partition` makes one of several. Default: AdamW with `learning_rate`, decay
+            rates 0.9 and 0.95, epsilon 1e-8 and no weight decay, as in the authors' code. Their configurations use
+            AdamW or Lion at the same learning rate, but for the last layer they divide it by the square root of its
+            number of inputs.
+        nesterov: See `scale_by_normuon`. Default: False.
+        ema: See `scale_by_normuon`. Default: False.
+        orthogonalize: See `scale_by_normuon`. Default: `polar_express`.
+        scale: See `scale_by_normuon`. Default: `"spectral"`.
+        cautious_decay: Whether only the matrix entries that the update moves towards zero decay. Default: False.
+        weight_dimension_numbers: Which axes of each matrix are inputs and which are outputs, as in
+            `optax.contrib.muon`. A tree with None for leaves that are not matrices, a function that makes it from the
+            parameters, or one value for all leaves with two axes or more. `flax_dimension_numbers` makes it for Flax
+            models, and convolutions need it. Default: see `scale_by_muon`.
+        mu_dtype: Dtype of the momentum. Default: that of the parameters, but at least float32. It is also that of the
+            first moment of the default AdamW.
 
     Returns:
-        An optimizer; its state is one number an entry and one a row of a matrix, and that of `others`: AdamW's is two
-        for each of its parameters.
+        An optimizer. Its state is one number per entry and one per row of a matrix, and the state of `others`; AdamW's
+        is two numbers per parameter.
 
     Raises:
-        TypeError: if an argument that cannot be traced is an array, or `others` is no transformation.
-        ValueError: if a hyperparameter is out of its range; from `init`, if a leaf labelled "matrix" cannot be one, if
-            numbers or labels are given and no leaf is a matrix, or if neither is given and a leaf called `bias` or
-            `scale` has two axes or more.
+        TypeError: If an argument that cannot be traced is an array, or `others` is not a transformation.
+        ValueError: If a hyperparameter is out of its range. From `init`: if a leaf labelled "matrix" cannot be a
+            matrix; if labels or dimension numbers are given and no leaf is a matrix; or if neither is given and a leaf
+            called `bias` or `scale` has two axes or more.
 
     Example:
         >>> import jax.numpy as jnp
@@ -204,7 +227,7 @@ def normuon(
         (Array([-0.93,  0.93], dtype=float32), Array([-1.], dtype=float32))
 
     Reference:
-        Li et al., "NorMuon: Making Muon more efficient and scalable", 2025, arXiv:2510.05491.
+        arXiv:2510.05491
     """
 
     def direction(numbers):
@@ -243,7 +266,7 @@ def _step(
     eps: jax.typing.ArrayLike,
     scale: NormuonScale | None,
 ) -> _Result:
-    """One step of stacked matrices, whose columns are counted by `axis`."""
+    """One step on stacked matrices, whose columns are counted by `axis`."""
     orthogonal = orthogonalize(widen(buffer))
     even, second_moment = divide_by_row_sizes(orthogonal, second_moment, axis, b2=b2, eps=eps)
     rows, columns = buffer.shape[-3 - axis], buffer.shape[axis]

@@ -1,4 +1,4 @@
-"""Dion's power iteration on whole matrices, which JAX may have sharded: where it begins, and one step of it."""
+"""Dion's power iteration on whole matrices, which JAX may have sharded: its start, and one step of it."""
 
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from optkit.orthonormalization._low_rank import sends_factors
 
 
 class Step(NamedTuple):
-    """What one step of stacked matrices finds.
+    """The result of one step on stacked matrices.
 
     Attributes:
         direction: `P Q^T`, the update.
@@ -30,7 +30,7 @@ class Step(NamedTuple):
 
 
 def orthonormal_sides(views: Any, transpose: Any) -> Any:
-    """For each leaf, whether columns are orthonormalized along the first axis of its matrices."""
+    """Returns, for each leaf, whether columns are orthonormalized along the first axis of its matrices."""
 
     def first(view, transposed):
         transposed = view.row_count < view.column_count if transposed is None else transposed
@@ -44,7 +44,7 @@ def orthonormal_sides(views: Any, transpose: Any) -> Any:
 
 
 def draw_basis(key: jax.Array, x: jax.Array, view: MatrixView, first: bool, rank: int) -> jax.Array:
-    """Draws a leaf's first basis, the same for each of its matrices, sharded like the side that it belongs to."""
+    """Draws the first basis of a leaf, the same for all its matrices, sharded like the side that it belongs to."""
     matrices = to_matrices(x, view)
     side = -1 if first else -2
     draw = jax.random.normal(key, (matrices.shape[side], rank), x.dtype)
@@ -66,19 +66,20 @@ def power_iteration(
     eps: jax.typing.ArrayLike,
     axis_name: AxisName | tuple[str, ...] | None,
 ) -> Step:
-    """Approximates stacked momenta by an orthonormal factor and another one.
+    """Approximates stacked momenta by the product of an orthonormal factor and another one.
 
     Args:
-        buffer: the momenta with the gradients, as matrices along leading axes.
-        basis: where the iteration begins.
-        first: whether columns are orthonormalized along the first axis of a matrix, and not along the second.
-        iterations: how many, at least 1.
-        orthonormalize: gives an orthonormal basis of the columns of stacked matrices.
-        eps: added to the norms of columns.
-        axis_name: axis over workers, or a tuple of axes, that average the factors where these are fewer numbers.
+        buffer: The momenta plus the gradients, as matrices along leading axes.
+        basis: Where the iteration begins.
+        first: Whether columns are orthonormalized along the first axis of a matrix, instead of the second.
+        iterations: How many iterations are done, at least 1.
+        orthonormalize: A function that returns an orthonormal basis of the columns of stacked matrices.
+        eps: Added to the norms of the columns.
+        axis_name: Name of the axis over workers. It may be a tuple of names. The workers average the factors where
+            these are fewer numbers than the matrix.
 
     Returns:
-        The update, what it took, and the next basis.
+        The update, what it took out of the momentum, and the next basis.
     """
     basis = widen(basis)
     matrix = "mn" if first else "nm"
@@ -93,7 +94,7 @@ def power_iteration(
     left, right = iterate(basis)
     for _ in range(iterations - 1):
         left, right = iterate(right)
-    # Zero for a momentum of zeros, on all workers or on none.
+    # A momentum of zeros gives zeros, on all workers or on none.
     nothing = ~jnp.any(right, axis=(-2, -1), keepdims=True)
     left, right = jnp.where(nothing, 0, left), jnp.where(nothing, basis, right)
     new_basis = right / (jnp.linalg.norm(right, axis=-2, keepdims=True) + eps)  # Q_t

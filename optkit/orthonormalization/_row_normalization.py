@@ -1,4 +1,4 @@
-"""Rows of an update divided by their usual size, as NorMuon does."""
+"""Divides the rows of an update by their usual size, as NorMuon does."""
 
 import jax
 import jax.numpy as jnp
@@ -9,19 +9,19 @@ from optkit.core.trees import concrete
 
 
 def columns_axis(view: MatrixView) -> int:
-    """Says which of the last two axes of what `to_matrices` gives is over columns."""
+    """Returns which of the last two axes of the result of `to_matrices` counts the columns."""
     return -1 if view.rows_first else -2
 
 
 def zero_second_moments(x: jax.Array, view: MatrixView | None) -> jax.Array | None:
-    """Gives a zero for each row of a leaf's matrices, sharded like the rows.
+    """Returns one zero for each row of a leaf's matrices, sharded like the rows.
 
     Args:
-        x: the leaf.
-        view: how it is seen; None for a leaf without entries.
+        x: The leaf.
+        view: How the leaf is seen as matrices; None for a leaf without entries.
 
     Returns:
-        An array with the axes over separate matrices and one over rows, in float32 at least; None without a view.
+        An array with the axes over separate matrices and one axis over rows, in at least float32; None without a view.
 
     Example:
         >>> from optkit.core.linalg.matrix_view import matrix_view
@@ -43,15 +43,15 @@ def divide_by_row_sizes(
     b2: jax.typing.ArrayLike,
     eps: jax.typing.ArrayLike,
 ) -> tuple[jax.Array, jax.Array]:
-    """Averages the mean squares of rows and divides by the roots of the averages.
+    """Averages the mean squares of rows over the steps, and divides the rows by the square roots of the averages.
 
     Args:
-        matrices: updates, one or several along leading axes, in float32 at least.
-        second_moments: the averages so far, without `axis`.
-        axis: the one over columns.
-        selected: rows whose average moves, with an axis of size one over columns; all by default.
-        b2: decay of the averages.
-        eps: added to the roots.
+        matrices: Updates, one or several along leading axes, in at least float32.
+        second_moments: The averages so far, without `axis`.
+        axis: The axis over columns.
+        selected: Rows whose average moves, with an axis of size one over columns. Default: all.
+        b2: Decay rate of the averages.
+        eps: Added to the square roots.
 
     Returns:
         The quotients and the new averages.
@@ -68,12 +68,12 @@ def divide_by_row_sizes(
 
 
 def frobenius_norm(matrices: jax.Array) -> jax.Array:
-    """Gives the norm of each matrix, with axes of size one."""
+    """Returns the Frobenius norm of each matrix, with two axes of size one."""
     return jnp.linalg.norm(matrices, axis=(-2, -1), keepdims=True)
 
 
 def with_norm(matrices: jax.Array, norm: jax.typing.ArrayLike, eps: jax.typing.ArrayLike) -> jax.Array:
-    """Scales each matrix to a Frobenius norm; those smaller than `eps` to less.
+    """Scales each matrix to a Frobenius norm; a matrix smaller than `eps` ends below it.
 
     Example:
         >>> with_norm(jnp.array([[3.0, 4.0]]), 10.0, 1e-8).tolist()

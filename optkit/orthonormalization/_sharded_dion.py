@@ -1,9 +1,10 @@
-"""Dion inside `jax.shard_map`, on shards of matrices over data-parallel, FSDP and tensor axes of a mesh.
+"""Dion inside `jax.shard_map`, on shards of matrices over the data-parallel, FSDP and tensor axes of a mesh.
 
 Ahn, Xu, Abreu, Fan, Magakyan, Sharma, Zhan, Langford, "Dion: Distributed Orthonormalized Updates", 2025,
 arXiv:2504.05295. As in the authors' code (microsoft/dion), columns are orthonormalized along the tensor axis and the
-basis is spread over both; the orthonormal factor is found by Cholesky factorizations of summed products. The numbers
-are those of `scale_by_dion` on averaged gradients of whole matrices, which `jax.jit` partitions without any of this.
+basis is spread over both axes. The orthonormal factor is computed by Cholesky factorizations of summed products. The
+results are those of `scale_by_dion` on averaged gradients of whole matrices, which `jax.jit` partitions without any of
+this.
 """
 
 import functools
@@ -50,42 +51,59 @@ def scale_by_sharded_dion(
 ) -> optax.GradientTransformation:
     """Takes the steps of `scale_by_dion` on shards of parameters, inside `jax.shard_map`.
 
-    Both `init` and `update` see one device's shards. `fsdp_axis` and `tp_axis` may each shard one side of a matrix, but
-    not the same; columns are orthonormalized along the side that is not over `fsdp_axis` or is over `tp_axis`. No
-    device ever holds more of a matrix than its shard: what is sent are the two factors, summed over one axis each, the
-    basis, and products of their columns. Do not take it where `jax.jit` partitions the step: `scale_by_dion` stays
-    sharded there too.
+    The update rule for a matrix orthonormalized along its outputs (rows), with products of whole matrices::
 
-    With `axis_name`, give each worker's own gradients: they are averaged as by `scale_by_dion`, which see for momenta
-    that part, and call `sync_momentum` now and then. Where `jax.shard_map` checks what varies between devices, it
-    averages gradients itself: take them of `jax.lax.pcast(params, axis_name, to="varying")`, or use `check_vma=False`.
+        B = m + g
+        P = an orthonormal basis of the columns of B Q
+        R = B^T P
+        m = B - (1 - momentum) * P R^T
+        Q = R with each column divided by its norm plus eps
+        u = sqrt(fan_out / fan_in) * P Q^T
+
+    Both `init` and `update` get the shards of one device. `fsdp_axis` and `tp_axis` may each shard one side of a
+    matrix, but not the same one. Columns are orthonormalized along the side over `tp_axis`; without it along the side
+    that is not over `fsdp_axis`; and along the longer side if neither side is sharded.
+
+    Use it when the training step is written for one device's shards. No device ever holds more of a matrix than its
+    shard: what is sent are the two factors, each summed over one axis, the basis, and products of their columns. Avoid
+    it when `jax.jit` partitions the step, because `scale_by_dion` keeps matrices sharded there too.
+
+    With `axis_name`, pass each worker's own gradients. They are averaged as in `scale_by_dion`, whose docstring
+    explains why momenta drift apart; call `sync_momentum` now and then. If `jax.shard_map` checks which values vary
+    between devices, it averages gradients by itself: then differentiate with respect to
+    `jax.lax.pcast(params, axis_name, to="varying")`, or use `check_vma=False`.
 
     Args:
-        specs: tree of `jax.sharding.PartitionSpec`, a prefix of the parameters, as `jax.shard_map` takes it: how each
-            leaf is sharded. Axes that count matrices may be sharded over any mesh axis.
-        rank_fraction: rank over the shorter side of a whole matrix, in (0, 1], rounded up. None: 0.25.
-        momentum: how much stays of what an update took, in [0, 1]; default 0.95.
-        rank: the rank itself, in place of `rank_fraction`; at most the shorter side.
-        rank_multiple_of: ranks by `rank_fraction` are rounded up to a multiple of it, at least 1. None: 1, or for
-            matrices over `tp_axis` its devices, of which their ranks must be multiples.
-        power_iterations: power iterations a step, at least 1. None: 1.
-        eps: added to the norms of columns, at least 0; default 1e-8.
-        weight_dimension_numbers: which axes are inputs and outputs, see `scale_by_dion`. Of several axes that make up
-            one side of a matrix, none may be sharded.
-        axis_name: axis over data-parallel workers, or a tuple of axes, whose gradients were not averaged.
-        fsdp_axis: the axis over which parameters are sharded for memory; None (default) if there is none.
-        tp_axis: the axis over which layers are computed in parts; None (default) if there is none.
-        key: an integer seed or a JAX key, for the first basis, equal on all devices.
-        mu_dtype: dtype of the momentum, that of the parameters by default.
+        specs: How each leaf is sharded: a tree of `jax.sharding.PartitionSpec` that is a prefix of the parameters, as
+            `jax.shard_map` takes it. Axes that count matrices may be sharded over any mesh axis.
+        rank_fraction: The rank divided by the shorter side of a whole matrix, in (0, 1], rounded up. Default: 0.25.
+        momentum: See `scale_by_dion`. Default: 0.95.
+        rank: The rank itself, in place of `rank_fraction`. It is at most the shorter side. Default: None, for
+            `rank_fraction`.
+        rank_multiple_of: Ranks from `rank_fraction` are rounded up to a multiple of this, at least 1. Default: 1; for
+            matrices over `tp_axis` the number of its devices, of which their ranks must be multiples.
+        power_iterations: See `scale_by_dion`. Default: 1.
+        eps: Added to the norms of the columns, at least 0. Default: 1e-8.
+        weight_dimension_numbers: Which axes of each matrix are inputs and which are outputs, as in
+            `optax.contrib.muon`. All other axes of a leaf count matrices. If several axes make up one side of a matrix,
+            none of them may be sharded. Default: see `scale_by_dion`.
+        axis_name: Name of the axis over workers. It may be a tuple of names. The workers are data-parallel, and each
+            passes its own gradients, not averaged ones. None (the default): gradients are averaged already.
+        fsdp_axis: Name of the axis over which parameters are sharded to save memory. Default: None, there is no such
+            axis.
+        tp_axis: Name of the axis over which layers are computed in parts. Default: None, there is no such axis.
+        key: Seed of the random draws, an integer or a JAX key. Default: 0. It draws the first basis. Must be equal on
+            all workers.
+        mu_dtype: Dtype of the momentum. Default: that of the parameters.
 
     Returns:
-        A transformation with a `ScaleByDionState`: momenta are sharded like parameters, the basis over `fsdp_axis` and
-        `tp_axis`; `sharded_dion_specs` says so to `jax.shard_map`. All leaves must be matrices, but leaves without
-        entries pass.
+        A transformation with a `ScaleByDionState`. Momenta are sharded like the parameters, and the basis over
+        `fsdp_axis` and `tp_axis`; `sharded_dion_specs` returns the specs for `jax.shard_map`. All leaves must be
+        matrices, except that leaves without entries pass unchanged.
 
     Raises:
-        TypeError: if an argument that cannot be traced is an array.
-        ValueError: if a hyperparameter is out of its range, a leaf is no matrix, or it is sharded otherwise.
+        TypeError: If an argument that cannot be traced is an array.
+        ValueError: If a hyperparameter is out of its range, a leaf is not a matrix, or it is sharded in another way.
 
     Example:
         >>> import optkit
@@ -99,7 +117,7 @@ def scale_by_sharded_dion(
                [0., 0.]], dtype=float32)
 
     Reference:
-        Ahn et al., "Dion: Distributed Orthonormalized Updates", 2025, arXiv:2504.05295.
+        arXiv:2504.05295
     """
     refuse_arrays(
         rank_fraction=rank_fraction,
@@ -170,44 +188,55 @@ def sharded_dion(
     key: Key = 0,
     mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Dion on shards of hidden matrices inside `jax.shard_map`, AdamW or what `others` is on all other parameters.
+    """Dion on shards of hidden matrices inside `jax.shard_map`, and AdamW (or `others`) on all other parameters.
 
-    Where the training step is written for whole arrays, under `jax.jit`, take `dion`, which sends as little. See
-    `scale_by_sharded_dion` for how matrices may be sharded and what is averaged over `axis_name`.
+    The update rule for a matrix, with u from `scale_by_sharded_dion`::
+
+        x = x - lr * (u + wd * x)
+
+    Use it when the training step is written for one device's shards; see `scale_by_sharded_dion` for how matrices may
+    be sharded and what is averaged over `axis_name`. Avoid it when the step is written for whole arrays, under
+    `jax.jit`, because `dion` sends as little there.
 
     Args:
-        learning_rate: a positive number or a schedule; 0.005 to 0.05 for networks.
-        specs: tree of `jax.sharding.PartitionSpec`, a prefix of the parameters: how each leaf is sharded.
-        rank_fraction: rank over the shorter side of a matrix, in (0, 1]. None: 0.25. It is rounded up to a multiple of
-            the devices of `tp_axis` for matrices over these. `scale_by_sharded_dion` takes the rank itself too.
-        momentum: how much stays in the momentum of what an update took, in [0, 1]; default 0.95.
-        weight_decay: strength of the decoupled decay of Dion's matrices, at least 0; default 0.01.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        labels: tree of the words "matrix" and "other", a prefix of the parameters, or a function that makes it from
-            them. By default leaves of exactly two axes, or those that have `weight_dimension_numbers`, are matrices. A
-            leaf of more axes that is labelled "matrix" and has no numbers counts its leading axes as separate matrices.
-        others: the optimizer of all other parameters, taken as it is: with its own learning rate, decay and mask, in
-            float32 at least; `optax.partition` makes one of several. It gets gradients averaged over `axis_name` and
-            must treat each entry by itself, as AdamW does. None: AdamW at `learning_rate` with the authors' 0.9, 0.95
-            and epsilon 1e-8, without decay; their configurations take AdamW or Lion (0.9 and 0.95) at the same rate,
-            but that over the root of the inputs for the last layer.
-        weight_dimension_numbers: which axes of matrices are inputs and outputs, see `scale_by_dion`; a tree with None
-            for leaves that are no matrices, a function that makes it from the parameters, or one for all leaves of two
-            axes or more. `flax_dimension_numbers` has those of Flax's layers; convolutions need them.
-        axis_name: axis over data-parallel workers, or a tuple of axes, whose gradients were not averaged.
-        fsdp_axis: the axis over which parameters are sharded for memory; None (default) if there is none.
-        tp_axis: the axis over which layers are computed in parts; None (default) if there is none.
-        key: an integer seed or a JAX key for the first power iteration, equal on all devices.
-        mu_dtype: dtype of Dion's momenta; default the parameters', but at least float32.
+        learning_rate: The learning rate, a positive number or a schedule. For networks 0.005 to 0.05.
+        specs: See `scale_by_sharded_dion`.
+        rank_fraction: The rank divided by the shorter side of a matrix, in (0, 1]. For matrices over `tp_axis` it is
+            rounded up to a multiple of its devices. `scale_by_sharded_dion` also takes the rank itself. Default: 0.25.
+        momentum: See `scale_by_dion`. Default: 0.95.
+        weight_decay: Strength of the decoupled weight decay, at least 0. Default: 0.01. Only the matrices decay.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        labels: Which leaves are matrices: a tree of "matrix" and "other", or a function that makes it from the
+            parameters. The tree may be a prefix of the parameters. A leaf with more than two axes that is labelled
+            "matrix" and has no `weight_dimension_numbers` is a stack of matrices along its leading axes. Default: the
+            leaves with exactly two axes, or those that have `weight_dimension_numbers`.
+        others: The optimizer of all other parameters. It keeps its own learning rate, weight decay and mask, and runs
+            in at least float32; `optax.partition` makes one of several. Default: AdamW with `learning_rate`, decay
+            rates 0.9 and 0.95, epsilon 1e-8 and no weight decay, as in the authors' code. Their configurations use
+            AdamW or Lion (0.9 and 0.95) at the same learning rate, but for the last layer they divide it by the square
+            root of its number of inputs. The optimizer gets gradients averaged over `axis_name`, and must treat each
+            entry by itself, as AdamW does.
+        weight_dimension_numbers: Which axes of each matrix are inputs and which are outputs, as in
+            `optax.contrib.muon`. A tree with None for leaves that are not matrices, a function that makes it from the
+            parameters, or one value for all leaves with two axes or more. `flax_dimension_numbers` makes it for Flax
+            models, and convolutions need it. Default: see `scale_by_dion`.
+        axis_name: Name of the axis over workers. It may be a tuple of names. The workers are data-parallel, and each
+            passes its own gradients, not averaged ones. None (the default): gradients are averaged already.
+        fsdp_axis: See `scale_by_sharded_dion`. Default: None, there is no such axis.
+        tp_axis: See `scale_by_sharded_dion`. Default: None, there is no such axis.
+        key: Seed of the random draws, an integer or a JAX key. Default: 0. It draws where the first power iteration
+            begins. Must be equal on all workers.
+        mu_dtype: Dtype of the momentum. Default: that of the parameters, but at least float32. It is also that of the
+            first moment of the default AdamW.
 
     Returns:
-        An optimizer of one device's shards.
+        An optimizer for the shards of one device.
 
     Raises:
-        TypeError: if an argument that cannot be traced is an array, or `others` is no transformation.
-        ValueError: if a hyperparameter is out of its range; from `init`, if a leaf labelled "matrix" cannot be one, if
-            numbers or labels are given and no leaf is a matrix, or if neither is given and a leaf called `bias` or
-            `scale` has two axes or more.
+        TypeError: If an argument that cannot be traced is an array, or `others` is not a transformation.
+        ValueError: If a hyperparameter is out of its range. From `init`: if a leaf labelled "matrix" cannot be a
+            matrix; if labels or dimension numbers are given and no leaf is a matrix; or if neither is given and a leaf
+            called `bias` or `scale` has two axes or more.
 
     Example:
         >>> import optkit
@@ -227,7 +256,7 @@ def sharded_dion(
                [-0.04, -0.07]], dtype=float32), Array([-0.1], dtype=float32))
 
     Reference:
-        Ahn et al., "Dion: Distributed Orthonormalized Updates", 2025, arXiv:2504.05295.
+        arXiv:2504.05295
     """
 
     def direction(numbers):
@@ -268,7 +297,7 @@ def _step(
     eps: jax.typing.ArrayLike,
     axis_name: AxisName | tuple[str, ...] | None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """One step of stacked shards: the update, the momentum and the basis."""
+    """One step on stacked shards. It returns the update, the momentum and the basis."""
     gradient, momentum, basis = widen((gradient, momentum, basis))
     matrix = "mn" if layout.first else "nm"
     fewer = layout.sends_factors
@@ -293,7 +322,7 @@ def _step(
         left, right = iterate(right)
 
     some = jnp.any(right, axis=(-2, -1), keepdims=True).astype(right.dtype)
-    # Zero for a momentum of zeros, on all devices or on none.
+    # A momentum of zeros gives zeros, on all devices or on none.
     nothing = _sum(some, layout.across) == 0
     left, right = jnp.where(nothing, 0, left), jnp.where(nothing, start, right)
     new_momentum = buffer - (1 - decay) * jnp.einsum(f"...mr,...nr->...{matrix}", left, right.conj())  # M_t
@@ -308,7 +337,7 @@ def _sum(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
 
 
 def _draw_basis(key: jax.Array, x: jax.Array, view: MatrixView, layout: Layout) -> jax.Array:
-    """Draws the first basis of whole matrices, as `scale_by_dion` does, and takes this device's part of it."""
+    """Draws the first basis of whole matrices, as `scale_by_dion` does, and returns this device's part of it."""
     draw = jax.random.normal(key, (layout.length, layout.rank), x.dtype)
     own = own_part(draw, [layout.across, layout.along])
     return jnp.broadcast_to(own, (*(view.shape[dim] for dim in view.batch), *own.shape))

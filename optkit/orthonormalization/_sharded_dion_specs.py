@@ -1,4 +1,4 @@
-"""How the state of sharded Dion lies on a mesh, for the specs of `jax.shard_map`."""
+"""The sharding of the state of sharded Dion, as specs for `jax.shard_map`."""
 
 from typing import Any
 
@@ -26,23 +26,24 @@ def sharded_dion_specs(
     fsdp_axis: str | None = None,
     tp_axis: str | None = None,
 ) -> Any:
-    """Says how the state of an optimizer with sharded Dion in it is sharded, for the specs of `jax.shard_map`.
+    """Returns how the state of an optimizer with sharded Dion in it is sharded, as specs for `jax.shard_map`.
 
-    Momenta of data-parallel workers differ where only factors are averaged, and lie one after another along their first
-    axis, which is so many times longer in the whole state. After `sync_momentum` these parts are equal. All else is
-    shaped as for whole parameters.
+    Use it for the `in_specs` and `out_specs` of the state. Where only factors are averaged, the momenta of
+    data-parallel workers differ. They lie one after another along their first axis, which is n times longer in the
+    whole state for n workers. After `sync_momentum` these parts are equal. Everything else has the shape for whole
+    parameters.
 
     Args:
-        tx: the optimizer.
-        params: whole parameters, or `jax.ShapeDtypeStruct` in their place.
-        specs: how they are sharded, as in `scale_by_sharded_dion`.
-        weight_dimension_numbers: as given to `tx`.
-        axis_name: as given to `tx`.
-        fsdp_axis: as given to `tx`.
-        tp_axis: as given to `tx`.
+        tx: The optimizer.
+        params: Whole parameters, or `jax.ShapeDtypeStruct` in their place.
+        specs: How the parameters are sharded, see `scale_by_sharded_dion`.
+        weight_dimension_numbers: See `scale_by_sharded_dion`. It must be the same as in `tx`. Default: None.
+        axis_name: See `scale_by_sharded_dion`. It must be the same as in `tx`. Default: None.
+        fsdp_axis: See `scale_by_sharded_dion`. It must be the same as in `tx`. Default: None.
+        tp_axis: See `scale_by_sharded_dion`. It must be the same as in `tx`. Default: None.
 
     Returns:
-        A tree of `jax.sharding.PartitionSpec` structured like the state.
+        A tree of `jax.sharding.PartitionSpec` with the structure of the state.
 
     Example:
         >>> import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""How the matrices of a leaf lie on a mesh of data-parallel, FSDP and tensor axes, inside `jax.shard_map`."""
+"""How the matrices of a leaf lie on a mesh with data-parallel, FSDP and tensor axes, inside `jax.shard_map`."""
 
 import math
 from collections.abc import Callable
@@ -15,14 +15,14 @@ class Layout(NamedTuple):
     """How the matrices of one leaf lie on the mesh.
 
     Attributes:
-        first: whether columns are orthonormalized along the first axis of a matrix.
-        along: mesh axes over that side of a matrix.
-        across: mesh axes over the other side.
-        batch: mesh axes over each axis that counts matrices.
-        length: of the other side of a whole matrix.
-        rank: columns of the factors.
-        sends_factors: whether data-parallel workers average factors and not gradients.
-        scale: what the update is multiplied by.
+        first: Whether columns are orthonormalized along the first axis of a matrix.
+        along: Mesh axes over that side of a matrix.
+        across: Mesh axes over the other side.
+        batch: Mesh axes over each axis that counts matrices.
+        length: Length of the other side of a whole matrix.
+        rank: Number of columns of the factors.
+        sends_factors: Whether data-parallel workers average factors instead of gradients.
+        scale: The factor on the update.
     """
 
     first: bool
@@ -43,20 +43,21 @@ def layout_on_mesh(
     tp_axis: str | None,
     rank_of: Callable[..., int],
 ) -> Layout:
-    """Finds how the matrices of one leaf lie on the mesh.
+    """Computes how the matrices of one leaf lie on the mesh.
 
     Args:
-        view: how this device's shard is seen as matrices.
-        spec: how the leaf is sharded.
-        fsdp_axis: the axis over which parameters are sharded for memory, if any.
-        tp_axis: the axis over which layers are computed in parts, if any.
-        rank_of: what `rank_rule` makes.
+        view: How this device's shard is seen as matrices.
+        spec: How the leaf is sharded.
+        fsdp_axis: Name of the axis over which parameters are sharded to save memory, if there is one.
+        tp_axis: Name of the axis over which layers are computed in parts, if there is one.
+        rank_of: The function that `rank_rule` returns.
 
     Returns:
         The layout.
 
     Raises:
-        ValueError: if a side is sharded otherwise, or the rank is no multiple of the devices that share its columns.
+        ValueError: If a side is sharded in another way, or the rank is not a multiple of the number of devices that
+            share its columns.
     """
     axes = [*axes_of(spec), *[()] * (len(view.shape) - len(spec))]
 
@@ -64,7 +65,7 @@ def layout_on_mesh(
         found = tuple(axis for dim in dims for axis in axes[dim])
         if found and (len(dims) > 1 or found not in ((fsdp_axis,), (tp_axis,))):
             raise ValueError(
-                "a side of a matrix may be sharded if it is one axis, over fsdp_axis or tp_axis; got shards of shape "
+                "a side of a matrix may be sharded only as one axis, over fsdp_axis or tp_axis; got shards of shape "
                 f"{view.shape} whose axes {dims} are over {found}, with fsdp_axis={fsdp_axis!r} and tp_axis={tp_axis!r}"
             )
         return found
@@ -88,14 +89,14 @@ def layout_on_mesh(
         batch=tuple(axes[dim] for dim in view.batch),
         length=column_count if along_rows else row_count,
         rank=rank,
-        # By the rank before it is rounded up, since `sharded_dion_specs` does not know of the devices.
+        # The rank before it is rounded up decides, because `sharded_dion_specs` does not know the number of devices.
         sends_factors=sends_factors(rank_of(row_count, column_count), row_count, column_count),
         scale=math.sqrt(row_count / column_count),
     )
 
 
 def own_part(x: jax.Array, axes: list[tuple[str, ...]]) -> jax.Array:
-    """Takes what is this device's where each axis of an array is spread over mesh axes."""
+    """Returns this device's part of an array whose axes are spread over mesh axes."""
     for dim, names in enumerate(axes):
         if names:
             size = x.shape[dim] // jax.lax.axis_size(names)
@@ -104,10 +105,10 @@ def own_part(x: jax.Array, axes: list[tuple[str, ...]]) -> jax.Array:
 
 
 def axes_of(spec: PartitionSpec) -> list[tuple[str, ...]]:
-    """The mesh axes over which each axis of an array is sharded."""
+    """Returns the mesh axes over which each axis of an array is sharded."""
     return [() if entry is None else (entry,) if isinstance(entry, str) else tuple(entry) for entry in spec]
 
 
 def is_spec(node: Any) -> bool:
-    """Says whether a node of a tree is a `PartitionSpec`, which is a leaf there."""
+    """Returns whether a node of a tree is a `PartitionSpec`, which counts as a leaf there."""
     return isinstance(node, PartitionSpec)

@@ -1,4 +1,4 @@
-"""What an orthogonalized update is multiplied by, as its matrix's shape says."""
+"""The factors on an orthogonalized update, which depend on the shape of its matrix."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -12,4 +12,4 @@ SCALES: Mapping[str | None, Callable[[int, int], float]] = {
     "rms": lambda rows, columns: 0.2 * math.sqrt(max(rows, columns)),
     None: lambda rows, columns: 1.0,  # noqa: ARG005
 }
-"""Of rows and columns, that is fan-out and fan-in."""
+"""Functions of rows and columns, that is of fan-out and fan-in."""

@@ -1,4 +1,4 @@
-"""Random scaling: updates of random length, and optimizers made of online learners by them."""
+"""Random scaling: updates of random length, which turn online learners into optimizers."""
 
 from optkit.method import methods_of
 

@@ -1,7 +1,7 @@
-"""Exponentiated AdamW: AdamW whose whole update is scaled at random.
+"""Exponentiated AdamW: AdamW whose whole update is multiplied by a random number.
 
-Zhang, Cutkosky, "Random Scaling and Momentum for Non-smooth Non-convex Optimization", 2024, arXiv:2405.09742. The
-authors' code (trainit) scales whatever the optimizer returns, weight decay included.
+Zhang, Cutkosky, "Random Scaling and Momentum for Non-smooth Non-convex Optimization", 2024, arXiv:2405.09742. As in the
+authors' code (trainit), the whole update of the optimizer is scaled, including weight decay.
 """
 
 import jax
@@ -29,26 +29,36 @@ def exponentiated_adamw(
     mu_dtype: DTypeLike | None = None,
     key: Key,
 ) -> optax.GradientTransformationExtraArgs:
-    """AdamW whose whole update, weight decay included, is scaled by an exponentially distributed number of mean one.
+    """AdamW whose whole update is multiplied by an exponentially distributed random number with mean 1.
 
-    It has nothing to do with exponentiated gradients, which multiply parameters. Do not take it where steps must not
-    vary.
+    The update rule at step t, where m and v start at zero and s is one random number for all parameters::
+
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * g^2
+        s = a draw from the exponential distribution with mean 1
+        x = x - s * lr * (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + wd * x)
+
+    It is not related to exponentiated gradients, which multiply the parameters.
+
+    Use it when the loss is neither convex nor smooth, in place of AdamW and with the same memory. Avoid it when steps
+    must not vary: the longest of 1,000 draws is about 7, and the mean of their squares is 2, so the largest stable
+    learning rate is smaller than AdamW's.
 
     Args:
-        learning_rate: a positive number or a schedule; AdamW's.
-        b1: decay of the first moment, in [0, 1); default 0.9.
-        b2: decay of the second moment, in [0, 1); default 0.999.
-        eps: added to the root of the second moment, at least 0; default 1e-8.
-        weight_decay: strength of the decoupled decay, at least 0; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        mu_dtype: dtype of the first moment; default the parameters', but at least float32.
-        key: an integer or a JAX key, equal on all workers.
+        learning_rate: The learning rate, a positive number or a schedule. AdamW's is a good start.
+        b1: Decay rate of the first moment, in [0, 1). Default: 0.9.
+        b2: Decay rate of the second moment, in [0, 1). Default: 0.999.
+        eps: Added to the square root of the second moment, at least 0. Default: 1e-8.
+        weight_decay: Strength of the decoupled weight decay, at least 0. Default: 0. The decay is scaled too.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        mu_dtype: Dtype of the first moment. Default: that of the parameters, but at least float32.
+        key: Seed of the random draws, an integer or a JAX key. Must be equal on all workers.
 
     Returns:
-        An optimizer; its state is two numbers a parameter.
+        An optimizer. Its state is two numbers per parameter and a key.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range.
+        ValueError: If a hyperparameter is out of its range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -60,7 +70,7 @@ def exponentiated_adamw(
         True
 
     Reference:
-        Zhang, Cutkosky, "Random Scaling and Momentum for Non-smooth Non-convex Optimization", 2024, arXiv:2405.09742.
+        arXiv:2405.09742
     """
     refuse_arrays(mask=mask, mu_dtype=mu_dtype)
     check_range("b1", b1, 0.0, 1.0, high_open=True)
@@ -79,7 +89,7 @@ METHODS = (
         name="exponentiated_adamw",
         factory=exponentiated_adamw,
         kind="optimizer",
-        summary="AdamW whose whole update is scaled by an exponentially distributed number of mean one.",
+        summary="AdamW whose whole update is multiplied by an exponentially distributed random number.",
         paper=RANDOM_SCALING,
         also_known_as=("randomly scaled AdamW",),
         example={"learning_rate": 1e-2, "key": 0},

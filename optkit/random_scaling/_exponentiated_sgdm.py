@@ -1,7 +1,7 @@
-"""Exponentiated SGDM: momentum as online gradient descent on discounted losses, its steps scaled at random.
+"""Exponentiated SGDM: momentum as online gradient descent on discounted losses, with steps of random length.
 
-Zhang, Cutkosky, "Random Scaling and Momentum for Non-smooth Non-convex Optimization", 2024, arXiv:2405.09742.
-The learner is `online_gradient_descent`.
+Zhang, Cutkosky, "Random Scaling and Momentum for Non-smooth Non-convex Optimization", 2024, arXiv:2405.09742. The
+online learner is `online_gradient_descent`.
 """
 
 import jax
@@ -23,24 +23,32 @@ def exponentiated_sgdm(
     *,
     key: Key,
 ) -> optax.GradientTransformationExtraArgs:
-    """Momentum whose every step is scaled by an exponentially distributed number of mean one.
+    """SGD with momentum whose every step is multiplied by an exponentially distributed random number with mean 1.
 
-    For losses that are neither convex nor smooth. What the theory reports is the averaged iterate: chain
-    `average_iterates(beta)` after it. The defaults are the authors'; with `mu=0` it is heavy-ball momentum of decay
-    `beta`, randomly scaled. Do not take it where steps must not vary.
+    The update rule, where delta starts at zero and s is one random number for all parameters::
+
+        delta = beta / (1 + lr * mu) * (delta - lr * g)
+        s = a draw from the exponential distribution with mean 1
+        x = x + s * delta
+
+    With `mu=0` it is randomly scaled heavy-ball momentum with decay rate `beta`. The defaults are the authors'.
+
+    Use it when the loss is neither convex nor smooth. The theory bounds gradients at the averaged parameters, so chain
+    `average_iterates(beta)` after it and evaluate the average. Avoid it when steps must not vary: the longest of 1,000
+    draws is about 7, and the mean of their squares is 2, so the largest stable learning rate is smaller.
 
     Args:
-        learning_rate: a positive number or a schedule. It lowers the momentum, as `online_gradient_descent` says: to
-            0.9 at 1e-3 with the other defaults.
-        beta: discount of past losses, in [0, 1]; default 0.99.
-        mu: strength of the regularization of the update, at least 0; default 100.
-        key: an integer or a JAX key, equal on all workers.
+        learning_rate: The learning rate, a positive number or a schedule. With `mu` above 0 it also lowers the
+            momentum, see `online_gradient_descent`: at 1e-3 and the other defaults the momentum is 0.9.
+        beta: See `online_gradient_descent`. Default: 0.99.
+        mu: See `online_gradient_descent`. Default: 100.
+        key: Seed of the random draws, an integer or a JAX key. Must be equal on all workers.
 
     Returns:
-        An optimizer; its state is one number a parameter.
+        An optimizer. Its state is one number per parameter and a key.
 
     Raises:
-        ValueError: if `beta` or `mu` is out of its range.
+        ValueError: If `beta` or `mu` is out of its range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -53,7 +61,7 @@ def exponentiated_sgdm(
         True
 
     Reference:
-        Zhang, Cutkosky, "Random Scaling and Momentum for Non-smooth Non-convex Optimization", 2024, arXiv:2405.09742.
+        arXiv:2405.09742
     """
     return in_float32(optax.chain(online_gradient_descent(learning_rate, beta, mu), scale_by_exponential(key)))
 
@@ -63,7 +71,7 @@ METHODS = (
         name="exponentiated_sgdm",
         factory=exponentiated_sgdm,
         kind="optimizer",
-        summary="Momentum as online gradient descent on discounted losses, its steps scaled at random.",
+        summary="SGD with momentum whose steps are multiplied by an exponentially distributed random number.",
         paper=RANDOM_SCALING,
         also_known_as=("Exponentiated O2NC", "exponentiated SGD with momentum"),
         example={"learning_rate": 2e-4, "beta": 0.9, "mu": 0.0, "key": 0},

@@ -1,7 +1,8 @@
-"""The exponential average of the iterates, beside any optimizer.
+"""An exponential average of the parameters, kept beside any optimizer.
 
 Zhang, Cutkosky, "Random Scaling and Momentum for Non-smooth Non-convex Optimization", 2024, arXiv:2405.09742, whose
-output it is. It is `optax.ema(decay, debias=True)` of the parameters, kept corrected, so that it can be read any time.
+methods return this average. It equals `optax.ema(decay, debias=True)` of the parameters, but the stored average is
+already corrected for its start, so it can be read at any time.
 """
 
 from collections.abc import Callable
@@ -25,9 +26,9 @@ class AverageIteratesState(NamedTuple):
     """State of `average_iterates`.
 
     Attributes:
-        total: sum of the weights of all parameters so far, `1 + decay + decay**2 + ...`, equal on all workers.
-        average: the average, shaped and sharded like the parameters, in float32 at least; the parameters themselves
-            before the first update.
+        total: Sum of the weights of all parameters so far, `1 + decay + decay**2 + ...`; equal on all workers.
+        average: The average, shaped and sharded like the parameters, in at least float32. Before the first update it is
+            the parameters themselves.
     """
 
     total: jax.Array
@@ -35,20 +36,26 @@ class AverageIteratesState(NamedTuple):
 
 
 def average_iterates(decay: jax.typing.ArrayLike) -> optax.GradientTransformation:
-    """Keeps the exponential average of the parameters; the updates pass through.
+    """Keeps an exponential average of the parameters, and passes the updates on unchanged.
 
-    It stands last in a chain, where the updates are what is added to the parameters. `averaged_params` gives the
-    average. Do not take it where memory is short: it is one number a parameter.
+    The rule, where x is the parameters after the update::
+
+        total = 1 + decay * total
+        average = average + (x - average) / total
+
+    Use it last in a chain, where the updates are what is added to the parameters, when the average of the parameters is
+    better than the last ones, as for noisy gradients. `averaged_params` returns the average. Avoid it when memory is
+    short, because it keeps one more number per parameter.
 
     Args:
-        decay: the factor between the weights of one step's parameters and the next's, in [0, 1]; 1 averages all
-            equally.
+        decay: Ratio between the weight of one step's parameters and the weight of the next step's, in [0, 1]. With 1
+            all steps count equally.
 
     Returns:
-        A transformation with an `AverageIteratesState`, whose `update` needs `params`.
+        A transformation with an `AverageIteratesState`. Its `update` needs `params`.
 
     Raises:
-        ValueError: if `decay` is out of its range.
+        ValueError: If `decay` is outside [0, 1].
 
     Example:
         >>> import jax.numpy as jnp
@@ -63,7 +70,7 @@ def average_iterates(decay: jax.typing.ArrayLike) -> optax.GradientTransformatio
         Array([3.], dtype=float32)
 
     Reference:
-        Zhang, Cutkosky, "Random Scaling and Momentum for Non-smooth Non-convex Optimization", 2024, arXiv:2405.09742.
+        arXiv:2405.09742
     """
     check_range("decay", decay, 0.0, 1.0)
 
@@ -75,7 +82,7 @@ def average_iterates(decay: jax.typing.ArrayLike) -> optax.GradientTransformatio
         require_params(params, "average_iterates")
         total = (1 + decay * state.total).astype(state.total.dtype)
         iterate = optax.apply_updates(widen(params), widen(updates))
-        # The weight (1 - decay) / (1 - decay^n) of x_n in the average is one over the total.
+        # The weight of x_n in the average, (1 - decay) / (1 - decay^n), is one over the total.
         average = jax.tree.map(lambda a, x: (a + (x - a) / total).astype(a.dtype), state.average, iterate)
         return updates, AverageIteratesState(total=total, average=average)
 
@@ -83,17 +90,19 @@ def average_iterates(decay: jax.typing.ArrayLike) -> optax.GradientTransformatio
 
 
 def averaged_params(state: Any, params: optax.Params) -> optax.Params:
-    """Returns the average that `average_iterates` keeps.
+    """Returns the average of the parameters that `average_iterates` keeps.
+
+    Use it to evaluate or save the averaged model; training continues from `params`.
 
     Args:
-        state: of an optimizer with `average_iterates` anywhere in it.
-        params: the parameters of the training loop.
+        state: The state of an optimizer with one `average_iterates` anywhere in it.
+        params: The parameters of the training loop.
 
     Returns:
-        The average in the dtypes of `params`; leaves that a mask keeps from being averaged as they are in `params`.
+        The average in the dtypes of `params`. Leaves that a mask excludes from the average are those of `params`.
 
     Raises:
-        ValueError: unless there is exactly one `average_iterates` in the optimizer.
+        ValueError: If the optimizer does not contain exactly one `average_iterates`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -122,7 +131,7 @@ METHODS = (
         factory=average_iterates,
         kind="transformation",
         compose=_after_sgd,
-        summary="Keeps the exponential average of the parameters beside any optimizer.",
+        summary="Keeps an exponential average of the parameters beside any optimizer.",
         paper=RANDOM_SCALING,
         also_known_as=("EMA of the parameters", "Polyak averaging", "Polyak-Ruppert averaging", "averaged iterate"),
         parts=(averaged_params,),

@@ -1,7 +1,7 @@
-"""Online gradient descent on discounted losses: a learner that chooses updates.
+"""Online gradient descent on discounted losses: an online learner that chooses the updates.
 
-Zhang, Cutkosky, "Random Scaling and Momentum for Non-smooth Non-convex Optimization", 2024, arXiv:2405.09742.
-The learner is that of the authors' code (trainit, `unconstrained_ogd`), with its default hyperparameters.
+Zhang, Cutkosky, "Random Scaling and Momentum for Non-smooth Non-convex Optimization", 2024, arXiv:2405.09742. The
+learner and its default hyperparameters are those of the authors' code (trainit, `unconstrained_ogd`).
 """
 
 from typing import NamedTuple
@@ -22,8 +22,8 @@ class OnlineGradientDescentState(NamedTuple):
     """State of `online_gradient_descent`.
 
     Attributes:
-        count: number of updates so far, equal on all workers.
-        delta: the learner's point, which is the last update; shaped and sharded like the parameters.
+        count: Number of updates so far; equal on all workers.
+        delta: The learner's point, which is the last update; shaped and sharded like the parameters.
     """
 
     count: jax.typing.ArrayLike
@@ -35,23 +35,32 @@ def online_gradient_descent(
     beta: jax.typing.ArrayLike = 0.99,
     mu: jax.typing.ArrayLike = 100.0,
 ) -> optax.GradientTransformation:
-    """An online learner that chooses updates: descends on the losses `beta**-n * (<g_n, D> + mu / 2 * |D|^2)` of `D`.
+    """Chooses each update by online gradient descent on discounted losses, which is a form of heavy-ball momentum.
 
-    Its update is its point `D` itself, to be added to the parameters as it is. That is heavy-ball momentum: at a
-    constant learning rate it equals `optax.sgd(b * learning_rate, momentum=b)` with `b = beta / (1 + learning_rate *
-    mu)`. So `mu` lowers the momentum, and however large the learning rate, no gradient moves the parameters further
-    than `beta / mu` times itself in all.
+    The update rule, where delta starts at zero::
+
+        delta = beta / (1 + lr * mu) * (delta - lr * g)
+        x = x + delta
+
+    The losses of an update D are `beta**-n * (<g_n, D> + mu / 2 * |D|^2)`. At a constant learning rate the rule equals
+    `optax.sgd(b * learning_rate, momentum=b)` with `b = beta / (1 + learning_rate * mu)`. So `mu` lowers the momentum.
+    However large the learning rate is, one gradient moves the parameters by at most `beta / mu` times itself over all
+    steps.
+
+    Use it inside `randomly_scaled` or `online_to_nonconvex`, which turn it into an optimizer for losses that are
+    neither convex nor smooth. Avoid it alone: there `optax.sgd` does the same with fewer hyperparameters.
 
     Args:
-        learning_rate: a positive number or a schedule; about that of heavy-ball momentum.
-        beta: discount of past losses, in [0, 1]; default 0.99.
-        mu: strength of the regularization of the update, at least 0; default 100. 0 leaves the momentum `beta`.
+        learning_rate: The learning rate, a positive number or a schedule. That of heavy-ball momentum is a good start.
+        beta: Discount factor of past losses, in [0, 1]. Default: 0.99.
+        mu: Strength of the L2 penalty on the update, at least 0. With 0 the momentum is `beta`. Default: 100.
 
     Returns:
-        A transformation with an `OnlineGradientDescentState`: one number a parameter.
+        A transformation with an `OnlineGradientDescentState`: one number per parameter. Its update is added to the
+        parameters as it is.
 
     Raises:
-        ValueError: if `beta` or `mu` is out of its range.
+        ValueError: If `beta` or `mu` is out of its range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -63,7 +72,7 @@ def online_gradient_descent(
         Array([-0.075], dtype=float32)
 
     Reference:
-        Zhang, Cutkosky, "Random Scaling and Momentum for Non-smooth Non-convex Optimization", 2024, arXiv:2405.09742.
+        arXiv:2405.09742
     """
     check_range("beta", beta, 0.0, 1.0)
     check_range("mu", mu, 0.0)
@@ -89,7 +98,7 @@ METHODS = (
         name="online_gradient_descent",
         factory=online_gradient_descent,
         kind="optimizer",
-        summary="Online gradient descent on discounted losses of the update: momentum, as an online learner.",
+        summary="Chooses updates by online gradient descent on discounted losses: a form of momentum.",
         paper=RANDOM_SCALING,
         also_known_as=("OGD", "unconstrained_ogd"),
         example={"learning_rate": 2e-4, "beta": 0.9, "mu": 0.0},

@@ -1,8 +1,8 @@
-"""The online-to-nonconvex conversion: an online learner of updates as an optimizer of losses that are not smooth.
+"""The online-to-nonconvex conversion: an online learner chooses the updates for a loss that is not smooth.
 
 Cutkosky, Mehta, Orabona, "Optimal Stochastic Non-smooth Non-convex Optimization through Online-to-Non-convex
-Conversion", 2023, arXiv:2302.03775. The order of steps is that of the authors of arXiv:2405.09742 in their code
-(trainit), whose exponential form is `randomly_scaled` of the learner.
+Conversion", 2023, arXiv:2302.03775. The order of steps is that of the code (trainit) by the authors of
+arXiv:2405.09742. Their method, random scaling, is `randomly_scaled` around the same learner.
 """
 
 from collections.abc import Callable
@@ -27,9 +27,9 @@ class ConvertedByDrawsState(NamedTuple):
     """State of `converted_by_draws`.
 
     Attributes:
-        offset: from the parameters of the training loop to the end of the learner's last step; shaped and sharded like
+        offset: The end of the learner's last step minus the parameters of the training loop; shaped and sharded like
             the parameters.
-        learner: state of the learner.
+        learner: State of the learner.
     """
 
     offset: optax.Updates
@@ -40,8 +40,8 @@ class OnlineToNonconvexState(NamedTuple):
     """State of `online_to_nonconvex`.
 
     Attributes:
-        key: raw data of the key to draw the next point with, equal on all workers.
-        converted: the offset and the state of the learner.
+        key: Raw data of the key that draws the next point; equal on all workers.
+        converted: The offset and the state of the learner.
     """
 
     key: jax.Array
@@ -49,10 +49,10 @@ class OnlineToNonconvexState(NamedTuple):
 
 
 def converted_by_draws(learner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """Builds `online_to_nonconvex` without a key: `update` takes the draw as its extra argument `fraction`.
+    """Builds `online_to_nonconvex` without a key: `update` takes the random number as the extra argument `fraction`.
 
     Args:
-        learner: as in `online_to_nonconvex`.
+        learner: See `online_to_nonconvex`.
 
     Returns:
         A transformation with a `ConvertedByDrawsState`.
@@ -65,7 +65,7 @@ def converted_by_draws(learner: optax.GradientTransformation) -> optax.GradientT
     def update_fn(updates, state, params=None, *, fraction=None, **extra_args):
         fraction = required(fraction, "fraction", "converted_by_draws", "fraction=draw")
         delta, learner_state = learner.update(updates, state.learner, params, **extra_args)
-        # From w_{n-1} over x_{n-1} = w_{n-1} + offset to w_n = x_{n-1} + u_n D_n, of which x_n - w_n is left.
+        # From w_{n-1} to w_n = x_{n-1} + u_n D_n with x_{n-1} = w_{n-1} + offset; the next offset is x_n - w_n.
         step = optax.tree.cast_like(optax.tree.add(state.offset, scale_leaves(delta, fraction)), delta)
         offset = optax.tree.cast_like(scale_leaves(delta, 1 - fraction), state.offset)
         return step, ConvertedByDrawsState(offset=offset, learner=learner_state)
@@ -74,23 +74,30 @@ def converted_by_draws(learner: optax.GradientTransformation) -> optax.GradientT
 
 
 def online_to_nonconvex(learner: optax.GradientTransformation, *, key: Key) -> optax.GradientTransformationExtraArgs:
-    """Takes each gradient at a random point of the way that an online learner goes.
+    """Takes each gradient at a random point of the step that an online learner makes.
 
-    The learner's steps lead through `x_n = x_{n-1} + D_n`; the parameters of the training loop, where gradients are
-    taken, are `w_n = x_{n-1} + u_n D_n` with `u_n` uniform between 0 and 1. So the mean of `<grad F(w_n), D_n>` is
-    exactly `F(x_n) - F(x_{n-1})`, for any loss, and the learner's regret bounds the gradients. What the theory reports
-    is an average of the `w_n`: chain `average_iterates` after it. `randomly_scaled` of the learner is the form of this
-    without the second point.
+    The update rule, where D is the update of the learner and y, which starts at x, is the end of its steps::
 
-    Do not take it where the loss is smooth: there it is the learner with more noise.
+        D = learner(g)
+        s = a draw from the uniform distribution on [0, 1]
+        x = y + s * D
+        y = y + D
+
+    So the mean of `<grad F(x), D>` at the new x is exactly the change of F from one y to the next, for any loss F, and
+    the regret of the learner bounds the gradients. One number s is drawn for all parameters.
+
+    Use it when the loss is neither convex nor smooth. The theory bounds gradients at the averaged x, so chain
+    `average_iterates` after it and evaluate the average. Avoid it when the loss is smooth, because there it is the
+    learner with more noise. Its price is one number per parameter for `y - x`; `randomly_scaled` around the same
+    learner needs no such memory.
 
     Args:
-        learner: a transformation whose update is the next `D`, learning rate and sign included:
-            `online_gradient_descent`, or any optimizer.
-        key: an integer or a JAX key, equal on all workers.
+        learner: A transformation whose update is the next D, with learning rate and sign: `online_gradient_descent` or
+            any optimizer.
+        key: Seed of the random draws, an integer or a JAX key. Must be equal on all workers.
 
     Returns:
-        A transformation with the state of the learner, one number a parameter and a key.
+        A transformation. Its state is that of the learner, one number per parameter and a key.
 
     Example:
         >>> import jax.numpy as jnp
@@ -103,8 +110,7 @@ def online_to_nonconvex(learner: optax.GradientTransformation, *, key: Key) -> o
         True
 
     Reference:
-        Cutkosky, Mehta, Orabona, "Optimal Stochastic Non-smooth Non-convex Optimization through Online-to-Non-convex
-        Conversion", 2023, arXiv:2302.03775.
+        arXiv:2302.03775
     """
     converted = converted_by_draws(learner)
 
@@ -129,7 +135,7 @@ METHODS = (
         name="online_to_nonconvex",
         factory=online_to_nonconvex,
         kind="wrapper",
-        summary="Takes gradients at random points of an online learner's way; reports their average.",
+        summary="Takes each gradient at a random point of the step that an online learner makes.",
         paper=Paper(
             "Optimal Stochastic Non-smooth Non-convex Optimization through Online-to-Non-convex Conversion",
             "Cutkosky, Mehta, Orabona",

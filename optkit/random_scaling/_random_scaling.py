@@ -1,8 +1,8 @@
-"""Random scaling: the whole update of any optimizer times one random number of mean one.
+"""Random scaling: the whole update of an optimizer is multiplied by one random number with mean 1.
 
-Zhang, Cutkosky, "Random Scaling and Momentum for Non-smooth Non-convex Optimization", 2024, arXiv:2405.09742.
-The rule is that of the authors' code (trainit, `wrap_random_scaling`), which scales whatever the optimizer returns,
-weight decay included. Uniform scaling with its importance weight is in the code only.
+Zhang, Cutkosky, "Random Scaling and Momentum for Non-smooth Non-convex Optimization", 2024, arXiv:2405.09742. The rule
+is that of the authors' code (trainit, `wrap_random_scaling`), which scales whatever the optimizer returns, including
+weight decay. Uniform scaling with its importance weight is only in the code, not in the paper.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -27,7 +27,7 @@ class ScaleByExponentialState(NamedTuple):
     """State of `scale_by_exponential`.
 
     Attributes:
-        key: raw data of the key to draw the next scale with, equal on all workers.
+        key: Raw data of the key that draws the next scale; equal on all workers.
     """
 
     key: jax.Array
@@ -37,9 +37,9 @@ class ScaledByDrawsState(NamedTuple):
     """State of `scaled_by_draws`.
 
     Attributes:
-        weight: what the next gradient is multiplied by, float32 as the draws are, equal on all workers; None for
-            exponential scaling, whose weight is always one.
-        inner: state of the scaled optimizer.
+        weight: The factor on the next gradient, in float32 like the draws; equal on all workers. None for exponential
+            scaling, whose weight is always 1.
+        inner: State of the wrapped optimizer.
     """
 
     weight: Any
@@ -50,8 +50,8 @@ class RandomlyScaledState(NamedTuple):
     """State of `randomly_scaled`.
 
     Attributes:
-        key: raw data of the key to draw the next scale with, equal on all workers.
-        scaled: the weight of the next gradient and the state of the scaled optimizer.
+        key: Raw data of the key that draws the next scale; equal on all workers.
+        scaled: The weight of the next gradient and the state of the wrapped optimizer.
     """
 
     key: jax.Array
@@ -59,7 +59,7 @@ class RandomlyScaledState(NamedTuple):
 
 
 def draw_scale(distribution: Distribution, key: jax.Array) -> jax.Array:
-    """Draws a scale of mean one: from the exponential distribution or uniformly between 0 and 2."""
+    """Draws a scale with mean 1, from the exponential distribution or uniformly between 0 and 2."""
     if distribution == "exponential":
         return jax.random.exponential(key, dtype=jnp.float32)
     return jax.random.uniform(key, dtype=jnp.float32, maxval=2.0)
@@ -68,13 +68,13 @@ def draw_scale(distribution: Distribution, key: jax.Array) -> jax.Array:
 def scaled_by_draws(
     inner: optax.GradientTransformation, distribution: Distribution
 ) -> optax.GradientTransformationExtraArgs:
-    """Builds `randomly_scaled` without a key: `update` takes the draw as its extra argument `scale`.
+    """Builds `randomly_scaled` without a key: `update` takes the random number as the extra argument `scale`.
 
     So recorded runs can be replayed.
 
     Args:
-        inner: any optimizer.
-        distribution: that of the draws, which decides on the weight of the next gradient.
+        inner: The optimizer that is wrapped, with its learning rate.
+        distribution: The distribution of the draws, which decides the weight of the next gradient.
 
     Returns:
         A transformation with a `ScaledByDrawsState`.
@@ -102,26 +102,34 @@ def randomly_scaled(
     *,
     key: Key,
 ) -> optax.GradientTransformationExtraArgs:
-    """Multiplies the update of any optimizer by one random number of mean one, a fresh one each step.
+    """Multiplies the update of any optimizer by one random number with mean 1, a new one at each step.
 
-    Along an exponentially scaled update `s * D` the mean decrease of any loss, smooth or not, is exactly that of its
-    linearization where the gradient is taken: `E[F(x + s D) - F(x)] = E[<grad F(x + s D), D>]`. So any optimizer
-    becomes an online learner of the direction `D`. Do not take it where steps must not vary: the longest of 1,000
-    exponential draws is about 7, and the mean of their squares is 2, so the largest stable learning rate is smaller.
+    The update rule, where u is the update of `inner`::
 
-    The number is the same for all leaves and, drawn from a key that all workers share, on all workers.
+        s = a draw from the exponential distribution with mean 1
+        x = x + s * u
+
+    With this scaling the mean change of any loss F, smooth or not, is exactly that of its linearization at the point
+    where the next gradient is taken: `E[F(x + s u) - F(x)] = E[<grad F(x + s u), u>]`. So any optimizer becomes an
+    online learner of the direction u. The number is the same for all parameters, and on all workers if they share the
+    key.
+
+    Use it around an optimizer with momentum when the loss is neither convex nor smooth. It costs no memory for
+    `"exponential"`. Avoid it when steps must not vary: the longest of 1,000 exponential draws is about 7, and the mean
+    of their squares is 2, so the largest stable learning rate is smaller.
 
     Args:
-        inner: any optimizer. Its learning rate, schedule and weight decay are scaled with it.
-        distribution: `"exponential"` (default), of mean one; or `"uniform"` between 0 and 2, for which the next
-            gradient is multiplied by `2 - s` before it enters `inner`.
-        key: an integer or a JAX key, equal on all workers.
+        inner: The optimizer that is wrapped, with its learning rate. Learning rate, schedule and weight decay are
+            scaled too.
+        distribution: `"exponential"` draws s with mean 1; `"uniform"` draws it between 0 and 2, and multiplies the next
+            gradient by `2 - s` before it enters `inner`. Default: `"exponential"`.
+        key: Seed of the random draws, an integer or a JAX key. Must be equal on all workers.
 
     Returns:
-        A transformation with the state of `inner`, a key and, for uniform scaling, a weight.
+        A transformation. Its state is that of `inner`, a key and, for uniform scaling, a weight.
 
     Raises:
-        ValueError: if `distribution` is unknown.
+        ValueError: If `distribution` is unknown.
 
     Example:
         >>> import jax.numpy as jnp
@@ -133,7 +141,7 @@ def randomly_scaled(
         True
 
     Reference:
-        Zhang, Cutkosky, "Random Scaling and Momentum for Non-smooth Non-convex Optimization", 2024, arXiv:2405.09742.
+        arXiv:2405.09742
     """
     refuse_arrays(distribution=distribution)
     check_option("distribution", distribution, Distribution)
@@ -152,12 +160,17 @@ def randomly_scaled(
 
 
 def scale_by_exponential(key: Key) -> optax.GradientTransformation:
-    """Multiplies the whole update by one exponentially distributed number of mean one, a fresh one each step.
+    """Multiplies the whole update by one exponentially distributed random number with mean 1, a new one at each step.
 
-    It stands last in a chain, after the learning rate; there it is `randomly_scaled` of what stands before it.
+    The update rule, where u is the update that enters::
+
+        u = s * u,  with s drawn from the exponential distribution with mean 1
+
+    Use it last in a chain, after the learning rate; there it is `randomly_scaled` around everything before it. Avoid it
+    when steps must not vary, see `randomly_scaled`.
 
     Args:
-        key: an integer or a JAX key, equal on all workers.
+        key: Seed of the random draws, an integer or a JAX key. Must be equal on all workers.
 
     Returns:
         A transformation whose state is a key.
@@ -172,7 +185,7 @@ def scale_by_exponential(key: Key) -> optax.GradientTransformation:
         True
 
     Reference:
-        Zhang, Cutkosky, "Random Scaling and Momentum for Non-smooth Non-convex Optimization", 2024, arXiv:2405.09742.
+        arXiv:2405.09742
     """
 
     def init_fn(params):
@@ -188,7 +201,7 @@ def scale_by_exponential(key: Key) -> optax.GradientTransformation:
 
 
 def scale_leaves(tree: Any, scale: jax.typing.ArrayLike) -> Any:
-    """Multiplies by a number in the wider dtype of both, and keeps the leaves' own."""
+    """Multiplies leaves by a number in the wider of the two dtypes, and returns them in their own dtypes."""
 
     def leaf(x):
         wide = jnp.result_type(scale, x)
@@ -206,7 +219,7 @@ METHODS = (
         name="randomly_scaled",
         factory=randomly_scaled,
         kind="wrapper",
-        summary="Multiplies an optimizer's update by one random number of mean one.",
+        summary="Multiplies an optimizer's update by one random number with mean 1.",
         paper=RANDOM_SCALING,
         also_known_as=("random scaling", "exponential scaling", "wrap_random_scaling", "Exponentiated O2NC"),
         parts=(scale_by_exponential,),

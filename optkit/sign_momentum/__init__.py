@@ -1,4 +1,4 @@
-"""Sign momentum: Lion with any convex kappa, Signum, cautious updates, Grams."""
+"""Sign momentum: Lion with any convex function kappa, Signum, cautious updates and Grams."""
 
 from optkit.method import methods_of
 

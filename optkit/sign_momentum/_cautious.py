@@ -1,8 +1,9 @@
-"""Cautious optimizers: only the coordinates in which an optimizer's update descends along the gradient move.
+"""Cautious optimizers: only those coordinates move in which an optimizer's update descends along the gradient.
 
 Liang, Chen, Liu, Liu, "Cautious Optimizers: Improving Training with One Line of Code", 2024, arXiv:2411.16085.
-The rules are those of the authors' code (C-Optim), whose AdamW and Lion rescale the mask differently. The paper's text
-has the second way, its Algorithm 1 the first with an epsilon in place of the threshold.
+The rules are those of the authors' code (C-Optim), in which AdamW and Lion rescale the mask in different ways. The text
+of the paper describes the way of Lion; its Algorithm 1 describes that of AdamW, but adds an epsilon where the code has
+a threshold.
 """
 
 from typing import Literal
@@ -29,10 +30,10 @@ Rescaling = Literal["mean_clamp", "numel_plus_one", "none"]
 def _rescaling(
     mask: jax.Array, scale: Rescaling, threshold: jax.typing.ArrayLike, axis_name: AxisName | None
 ) -> jax.typing.ArrayLike:
-    """The factor that makes up for the coordinates that were stopped, those where `mask` is 0 and not 1."""
+    """Returns the factor that makes up for the stopped coordinates, those where `mask` is 0 instead of 1."""
     if scale == "none":
         return 1.0
-    # Numbers, not booleans: XLA for CPUs counts those at half the speed.
+    # Numbers, not booleans, which XLA for CPUs counts at half the speed.
     dtype = jnp.promote_types(mask.dtype, jnp.float32)
     moving_share = collectives.pmean(jnp.mean(mask, dtype=dtype), axis_name)
     if scale == "mean_clamp":
@@ -50,27 +51,38 @@ def cautious(
     before_learning_rate: bool = False,
     axis_name: AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Stops the coordinates in which the inner update does not descend along the gradient, and rescales the others.
+    """Stops coordinates in which an optimizer's update does not descend along the gradient, and rescales the others.
 
-    It compares with the raw gradient that enters it; of complex numbers the real part of `conj(gradient) * update`
-    decides. Weight decay inside `inner` is masked too: the authors keep it outside.
+    The update rule for each leaf, where u is the update of `inner` and g the gradient that enters the wrapper::
+
+        c = 1 where u * g < 0, else 0
+        u = u * c / max(mean(c), threshold)
+
+    For complex numbers the real part of `conj(g) * u` takes the place of `u * g`.
+
+    Use it when an optimizer with momentum should never move a parameter uphill along the current gradient. It costs no
+    memory. Avoid it around an optimizer that decays weights, because the decay is then stopped and rescaled too: the
+    authors keep weight decay outside, as `cautious_adamw` and `cautious_lion` do. Avoid it too when gradients are
+    mostly noise, because noise then decides which coordinates stop.
 
     Args:
-        inner: any transformation or optimizer.
-        scale: the factor on the coordinates that move, per leaf: `"mean_clamp"` (default), one over the moving share
-            of the leaf; `"numel_plus_one"`, the leaf's size over one more than the number that moves; or `"none"`.
-        threshold: the smallest share that `"mean_clamp"` divides by, in (0, 1]; default 1e-3.
-        before_learning_rate: whether the updates of `inner` still point along the gradient, as those of a
-            `scale_by_adam` that stands before `scale_by_learning_rate` do. By default `inner` is a whole optimizer,
-            whose updates point against it.
-        axis_name: the axis over which every leaf is sharded inside `jax.shard_map`, so that shares and sizes are those
-            of whole leaves. None (default) where leaves are whole, or sharded by `jit`.
+        inner: The optimizer that is wrapped, with its learning rate. It may be any transformation; see
+            `before_learning_rate`.
+        scale: The factor on the coordinates that move, for each leaf: `"mean_clamp"` divides by the share of
+            coordinates that move; `"numel_plus_one"` multiplies by the size of the leaf over one more than the number
+            of coordinates that move; `"none"` leaves them as they are. Default: `"mean_clamp"`.
+        threshold: The smallest share that `"mean_clamp"` divides by, in (0, 1]. Default: 1e-3.
+        before_learning_rate: Whether the updates of `inner` still point along the gradient, as those of a
+            `scale_by_adam` before `scale_by_learning_rate` do. Default: False, for a whole optimizer, whose updates
+            point against the gradient.
+        axis_name: Name of the axis over workers. Inside `jax.shard_map` each of them holds a shard of every leaf;
+            shares and sizes are then those of whole leaves. None (the default): leaves are whole, or sharded by `jit`.
 
     Returns:
         A transformation with the state of `inner`.
 
     Raises:
-        ValueError: if `scale` is unknown or `threshold` out of its range.
+        ValueError: If `scale` is unknown, or `threshold` is outside (0, 1].
 
     Example:
         >>> import jax.numpy as jnp
@@ -84,7 +96,7 @@ def cautious(
         Array([-0.38, -0.  ], dtype=float32)
 
     Reference:
-        Liang et al., "Cautious Optimizers: Improving Training with One Line of Code", 2024, arXiv:2411.16085.
+        arXiv:2411.16085
     """
     check_range("threshold", threshold, 0.0, 1.0, low_open=True)
     check_option("scale", scale, Rescaling)
@@ -93,7 +105,7 @@ def cautious(
 
     def stop_and_rescale(update, gradient):
         agreement = direction * jnp.real(jnp.conj(jnp.sign(gradient)) * update)
-        mask = jnp.sign(jnp.maximum(agreement, 0))  # Alg. 1, m: 1, 0, or NaN where there is one
+        mask = jnp.sign(jnp.maximum(agreement, 0))  # Alg. 1, m: 1 or 0, and NaN where the update or the gradient is NaN
         rescaling = _rescaling(mask, scale, threshold, axis_name)
         return (update * mask * rescaling).astype(update.dtype)  # Alg. 1, u * m / (m.mean() + eps)
 
@@ -116,29 +128,42 @@ def cautious_adamw(
     bias_correction: bool = True,
     eps_placement: EpsPlacement = "pre",
 ) -> optax.GradientTransformationExtraArgs:
-    """AdamW whose update stops the coordinates in which momentum and gradient disagree.
+    """AdamW that stops the coordinates in which its update and the gradient disagree.
 
-    The authors' code has two paths that place epsilon differently. The defaults here follow the loop over single
-    parameters (`foreach=False`), whose numbers the recordings hold; `eps_placement="post"` follows the other path
-    (`foreach=True`, which their constructor takes by default and which always corrects the bias).
+    The update rule at step t, where m and v start at zero and the mean is taken over each leaf::
+
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * g^2
+        u = sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps)
+        c = 1 where u * g > 0, else 0
+        x = x - lr * (u * c / max(mean(c), 0.001) + wd * x)
+
+    Weight decay is neither stopped nor rescaled.
+
+    The authors' code has two paths, which place epsilon differently. The defaults here follow the loop over single
+    parameters (`foreach=False`). `eps_placement="post"` follows the other path (`foreach=True`), which their
+    constructor uses by default and which always corrects the bias.
+
+    Use it in place of AdamW, with the same hyperparameters and the same memory. Avoid it when gradients are mostly
+    noise, because the sign of one noisy gradient decides which coordinates move.
 
     Args:
-        learning_rate: a positive number or a schedule; AdamW's.
-        b1: decay of the first moment, in [0, 1); default 0.9.
-        b2: decay of the second moment, in [0, 1); default 0.999.
-        eps: added to the root of the second moment, at least 0; default 1e-6.
-        weight_decay: strength of the decoupled decay, which is not masked, at least 0; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        mu_dtype: dtype of the first moment; default the parameters', but at least float32.
-        bias_correction: whether the zero start of both moments is corrected; on by default.
-        eps_placement: `"pre"` (default, the authors' loop) adds epsilon before the bias correction, `"post"` (their
-            `foreach=True`, and `optax.adamw`) after it.
+        learning_rate: The learning rate, a positive number or a schedule. AdamW's is a good start.
+        b1: Decay rate of the first moment, in [0, 1). Default: 0.9.
+        b2: Decay rate of the second moment, in [0, 1). Default: 0.999.
+        eps: Added to the square root of the second moment, at least 0. Default: 1e-6.
+        weight_decay: Strength of the decoupled weight decay, at least 0. Default: 0.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        mu_dtype: Dtype of the first moment. Default: that of the parameters, but at least float32.
+        bias_correction: Whether both moments are corrected for their start at zero. Default: True.
+        eps_placement: `"pre"` adds epsilon before the bias correction, as in the authors' loop; `"post"` adds it after,
+            as in their `foreach=True` and in `optax.adamw`. Default: `"pre"`.
 
     Returns:
-        An optimizer; its state is two numbers a parameter.
+        An optimizer. Its state is two numbers per parameter.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range.
+        ValueError: If a hyperparameter is out of its range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -150,7 +175,7 @@ def cautious_adamw(
         Array([ 2.5, -3.5], dtype=float32)
 
     Reference:
-        Liang et al., "Cautious Optimizers: Improving Training with One Line of Code", 2024, arXiv:2411.16085.
+        arXiv:2411.16085
     """
     refuse_arrays(mask=mask, mu_dtype=mu_dtype)
     adam = scale_by_adam(b1, b2, eps, eps_placement=eps_placement, bias_correction=bias_correction, mu_dtype=mu_dtype)
@@ -172,21 +197,33 @@ def cautious_lion(
     *,
     mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Lion that stops the coordinates in which its sign and the gradient's disagree.
+    """Lion that stops the coordinates in which its update and the gradient disagree.
+
+    The update rule, where n is the size of a leaf::
+
+        u = sign(b1 * m + (1 - b1) * g)
+        m = b2 * m + (1 - b2) * g
+        c = 1 where u * g > 0, else 0
+        x = x - lr * (u * c * n / (sum(c) + 1) + wd * x)
+
+    Weight decay is neither stopped nor rescaled.
+
+    Use it in place of Lion, at the same price: one number per parameter. Avoid it when gradients are mostly noise,
+    because the sign of one noisy gradient decides which coordinates move.
 
     Args:
-        learning_rate: a positive number or a schedule; Lion's.
-        b1: weight of the momentum in the interpolation with the gradient, in [0, 1]; default 0.95.
-        b2: decay of the momentum, in [0, 1]; default 0.98.
-        weight_decay: strength of the decoupled decay, which is not masked, at least 0; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        mu_dtype: dtype of the momentum; default the parameters', but at least float32.
+        learning_rate: The learning rate, a positive number or a schedule. Lion's is a good start.
+        b1: Weight of the momentum when it is averaged with the gradient, in [0, 1]. Default: 0.95.
+        b2: Decay rate of the momentum, in [0, 1]. Default: 0.98.
+        weight_decay: Strength of the decoupled weight decay, at least 0. Default: 0.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        mu_dtype: Dtype of the momentum. Default: that of the parameters, but at least float32.
 
     Returns:
-        An optimizer; its state is one number a parameter.
+        An optimizer. Its state is one number per parameter.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range.
+        ValueError: If a hyperparameter is out of its range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -198,7 +235,7 @@ def cautious_lion(
         Array([-0.075,  0.075, -0.075], dtype=float32)
 
     Reference:
-        Liang et al., "Cautious Optimizers: Improving Training with One Line of Code", 2024, arXiv:2411.16085.
+        arXiv:2411.16085
     """
     refuse_arrays(mask=mask, mu_dtype=mu_dtype)
     lion = scale_by_lion_kappa(b1, b2, mu_dtype=mu_dtype)
@@ -221,7 +258,7 @@ METHODS = (
         name="cautious",
         factory=cautious,
         kind="wrapper",
-        summary="Stops the coordinates in which an optimizer's update and the gradient disagree.",
+        summary="Stops the coordinates in which an optimizer's update and the gradient disagree in sign.",
         paper=_CAUTIOUS,
         also_known_as=("cautious optimizers", "C-Optim"),
         grid=0.1,

@@ -1,4 +1,4 @@
-"""Cautious weight decay: only what the update moves towards zero anyway decays.
+"""Cautious weight decay: only the parameters that the update moves towards zero decay.
 
 Chen et al., "Cautious Weight Decay", 2025, arXiv:2510.12402.
 """
@@ -19,20 +19,27 @@ __all__ = ["add_cautious_decayed_weights"]
 def add_cautious_decayed_weights(
     weight_decay: float | jax.Array = 0.0, mask: Mask | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    """Decays only the parameters that the update moves towards zero anyway.
+    """Adds weight decay to the update only where the update moves a parameter towards zero. It has no state.
 
-    It stands where `optax.add_decayed_weights` would, before `optax.scale_by_learning_rate`. Of complex numbers the
-    real part of `conj(update) * parameter` decides.
+    The update rule, where u is the update before the learning rate, which is subtracted from the parameters::
+
+        u = u + wd * x where u * x > 0, else u
+
+    For complex numbers the real part of `conj(u) * x` takes the place of `u * x`.
+
+    Use it in place of `optax.add_decayed_weights`, before `optax.scale_by_learning_rate`, when decay should not work
+    against the optimizer. It costs no memory. Avoid it after the learning rate, because the sign of the update is then
+    the opposite.
 
     Args:
-        weight_decay: strength of the decay, at least 0; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
+        weight_decay: Strength of the decoupled weight decay, at least 0. Default: 0.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
 
     Returns:
-        A transformation without state whose `update` needs `params` if there is decay.
+        A transformation without state. Its `update` needs `params` if `weight_decay` is not 0.
 
     Raises:
-        ValueError: if `weight_decay` is out of its range.
+        ValueError: If `weight_decay` is negative.
 
     Example:
         >>> import jax.numpy as jnp
@@ -43,7 +50,7 @@ def add_cautious_decayed_weights(
         Array([2., 1.], dtype=float32)
 
     Reference:
-        Chen et al., "Cautious Weight Decay", 2025, arXiv:2510.12402.
+        arXiv:2510.12402
     """
     return add_cautious_decay("add_cautious_decayed_weights", weight_decay, mask)
 
@@ -59,7 +66,7 @@ METHODS = (
         kind="transformation",
         compose=_after_adam,
         example={"weight_decay": 1e-4},
-        summary="Decays only the parameters that the update moves towards zero anyway.",
+        summary="Adds weight decay only where the update moves a parameter towards zero.",
         paper=Paper("Cautious Weight Decay", "Chen et al.", 2025, "2510.12402"),
         also_known_as=("CWD", "cautious weight decay"),
         grid=3e-3,

@@ -1,7 +1,7 @@
 """Grams: the size of an optimizer's update with the sign of the gradient.
 
 Cao, Li, Song, "Grams: Gradient Descent with Adaptive Momentum Scaling", 2024, arXiv:2412.17107. The paper writes Adam
-with epsilon after the bias correction; the authors' code, whose numbers `grams_adamw` replays, adds it before.
+with epsilon after the bias correction. The authors' code adds it before, and so does `grams_adamw` by default.
 """
 
 import jax
@@ -21,16 +21,25 @@ __all__ = ["grams", "grams_adamw"]
 def grams(
     inner: optax.GradientTransformation, *, before_learning_rate: bool = False
 ) -> optax.GradientTransformationExtraArgs:
-    """Gives every coordinate of the inner update the sign that descends along the gradient.
+    """Gives every coordinate of an optimizer's update the sign that descends along the gradient.
 
-    It compares with the raw gradient that enters it; where that is exactly zero, the coordinate stands still whatever
-    the momentum. The sign of a complex number is the number over its modulus. Keep weight decay outside.
+    The update rule, where u is the update of `inner` and g the gradient that enters the wrapper::
+
+        u = -sign(g) * abs(u)
+
+    The sign of a complex number is the number over its modulus.
+
+    Use it when momentum should set the length of a step but never its direction. It costs no memory. Avoid it around an
+    optimizer that decays weights, because the sign of the decay is then lost: keep weight decay outside. Avoid it too
+    when gradients are mostly noise or often exactly zero: the sign of one gradient decides the direction, and where a
+    gradient is zero its parameter stands still, whatever the momentum.
 
     Args:
-        inner: any transformation or optimizer.
-        before_learning_rate: whether the updates of `inner` still point along the gradient, as those of a
-            `scale_by_adam` that stands before `scale_by_learning_rate` do. By default `inner` is a whole optimizer,
-            whose updates point against it.
+        inner: The optimizer that is wrapped, with its learning rate. It may be any transformation; see
+            `before_learning_rate`.
+        before_learning_rate: Whether the updates of `inner` still point along the gradient, as those of a
+            `scale_by_adam` before `scale_by_learning_rate` do. Default: False, for a whole optimizer, whose updates
+            point against the gradient.
 
     Returns:
         A transformation with the state of `inner`.
@@ -47,7 +56,7 @@ def grams(
         Array([-0.19,  0.04], dtype=float32)
 
     Reference:
-        Cao et al., "Grams: Gradient Descent with Adaptive Momentum Scaling", 2024, arXiv:2412.17107.
+        arXiv:2412.17107
     """
     inner = optax.with_extra_args_support(inner)
     direction = 1 if before_learning_rate else -1
@@ -74,25 +83,35 @@ def grams_adamw(
     bias_correction: bool = True,
     eps_placement: EpsPlacement = "pre",
 ) -> optax.GradientTransformationExtraArgs:
-    """AdamW whose update has the sign of the gradient: the optimizer of the Grams paper.
+    """AdamW whose update has the sign of the gradient, the optimizer of the Grams paper.
+
+    The update rule at step t, where m and v start at zero::
+
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * g^2
+        u = sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps)
+        x = x - lr * (sign(g) * abs(u) + wd * x)
+
+    Use it in place of AdamW, with the same hyperparameters and the same memory. Avoid it when gradients are mostly
+    noise, because the sign of a single gradient decides the direction; momentum then does not average the noise.
 
     Args:
-        learning_rate: a positive number or a schedule; AdamW's.
-        b1: decay of the first moment, in [0, 1); default 0.9.
-        b2: decay of the second moment, in [0, 1); default 0.999.
-        eps: added to the root of the second moment, at least 0; default 1e-6.
-        weight_decay: strength of the decoupled decay, at least 0; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        mu_dtype: dtype of the first moment; default the parameters', but at least float32.
-        bias_correction: whether the zero start of both moments is corrected; on by default.
-        eps_placement: `"pre"` (default, the authors' code) adds epsilon before the bias correction, `"post"` (the
-            paper) after it.
+        learning_rate: The learning rate, a positive number or a schedule. AdamW's is a good start.
+        b1: Decay rate of the first moment, in [0, 1). Default: 0.9.
+        b2: Decay rate of the second moment, in [0, 1). Default: 0.999.
+        eps: Added to the square root of the second moment, at least 0. Default: 1e-6.
+        weight_decay: Strength of the decoupled weight decay, at least 0. Default: 0.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        mu_dtype: Dtype of the first moment. Default: that of the parameters, but at least float32.
+        bias_correction: Whether both moments are corrected for their start at zero. Default: True.
+        eps_placement: `"pre"` adds epsilon before the bias correction, as in the authors' code; `"post"` adds it after,
+            as in the paper. Default: `"pre"`.
 
     Returns:
-        An optimizer; its state is two numbers a parameter.
+        An optimizer. Its state is two numbers per parameter.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range.
+        ValueError: If a hyperparameter is out of its range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -104,7 +123,7 @@ def grams_adamw(
         Array([ 2.5, -3.5], dtype=float32)
 
     Reference:
-        Cao et al., "Grams: Gradient Descent with Adaptive Momentum Scaling", 2024, arXiv:2412.17107.
+        arXiv:2412.17107
     """
     refuse_arrays(mask=mask, mu_dtype=mu_dtype)
     adam = scale_by_adam(b1, b2, eps, eps_placement=eps_placement, bias_correction=bias_correction, mu_dtype=mu_dtype)
@@ -133,7 +152,7 @@ METHODS = (
         name="grams_adamw",
         factory=grams_adamw,
         kind="optimizer",
-        summary="The size of AdamW's update with the sign of the gradient.",
+        summary="AdamW whose update has the sign of the gradient.",
         paper=_GRAMS,
         also_known_as=("Grams",),
         example={"learning_rate": 1e-2},

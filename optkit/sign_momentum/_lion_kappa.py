@@ -1,8 +1,10 @@
-"""Lion with any convex kappa: the direction is a subgradient of kappa at Lion's interpolated momentum.
+"""Lion with any convex kappa: the update is a subgradient of kappa at Lion's average of momentum and gradient.
 
 Chen, Liu, Liang, Liu, "Lion Secretly Solves Constrained Optimization: As Lyapunov Predicts", 2023, arXiv:2310.05898.
-The paper accumulates the negative gradient; every kappa here but the log-sum-exp is even, so the sign does not matter.
-The lines named below are those of Lion's Algorithm 2 in Chen et al., 2023, arXiv:2302.06675, whose sign kappa replaces.
+The paper accumulates the negative gradient. All kappas here except the log-sum-exp are even, so the sign does not
+matter.
+The comments name lines of Lion's Algorithm 2 in Chen et al., "Symbolic Discovery of Optimization Algorithms", 2023,
+arXiv:2302.06675, in which kappa takes the place of the sign.
 """
 
 import functools
@@ -42,7 +44,7 @@ class ScaleByLionKappaState(NamedTuple):
     """State of `scale_by_lion_kappa`.
 
     Attributes:
-        mu: exponential average of the gradients, shaped and sharded like the parameters, in `mu_dtype`.
+        mu: Exponential average of the gradients, shaped and sharded like the parameters, in `mu_dtype`.
     """
 
     mu: optax.Updates
@@ -55,23 +57,34 @@ def scale_by_lion_kappa(
     *,
     mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
-    """Replaces the gradient by a subgradient of a convex function at Lion's interpolated momentum.
+    """Replaces the gradient by a subgradient of a convex function at Lion's average of momentum and gradient.
+
+    The update rule, where kappa' is a subgradient of kappa::
+
+        u = kappa'(b1 * m + (1 - b1) * g)
+        m = b2 * m + (1 - b2) * g
+
+    Infinite gradients are treated as NaN, because the sign of an infinite momentum would move a parameter at every
+    later step.
+
+    Use it to build your own optimizer in a chain, and `lion_kappa` otherwise. Avoid it when gradients are mostly noise,
+    because the sign of a small average moves a parameter as far as that of a large one.
 
     Args:
-        b1: weight of the momentum in the interpolation with the gradient, in [0, 1]; default 0.9.
-        b2: decay of the momentum, in [0, 1]; default 0.99. The paper's proof needs `b1 <= b2`.
-        kappa: maps a leaf to the subgradient there, shaped alike; default `kappa.l1()`, the sign, which is Lion. Called
-            in float32 at least. `optax.inject_hyperparams` takes functions for schedules: name it in `static_args`, or
-            take `optkit.inject_hyperparams`.
-        mu_dtype: dtype of the momentum, that of the parameters by default.
+        b1: Weight of the momentum when it is averaged with the gradient, in [0, 1]. Default: 0.9.
+        b2: Decay rate of the momentum, in [0, 1]. The paper's proof needs `b1 <= b2`. Default: 0.99.
+        kappa: A function that maps a leaf to a subgradient of the same shape. It is called in at least float32.
+            `optax.inject_hyperparams` mistakes functions for schedules: name it in `static_args`, or use
+            `optkit.inject_hyperparams`. Default: `kappa.l1()`, the sign, which gives Lion.
+        mu_dtype: Dtype of the momentum. Default: that of the parameters.
 
     Returns:
-        A transformation with a `ScaleByLionKappaState`: one number a parameter.
+        A transformation with a `ScaleByLionKappaState`: one number per parameter.
 
     Raises:
-        ValueError: if `b1` or `b2` is out of its range.
-        TypeError: if `kappa` is an array, as `optax.inject_hyperparams` makes it; from `init`, if there are complex
-            parameters and it is for real ones.
+        ValueError: If `b1` or `b2` is outside [0, 1].
+        TypeError: If `kappa` is an array, as `optax.inject_hyperparams` makes it. From `init`: if there are complex
+            parameters and `kappa` accepts only real ones.
 
     Example:
         >>> import jax.numpy as jnp
@@ -83,7 +96,7 @@ def scale_by_lion_kappa(
         Array([1. , 0.5, 0. ], dtype=float32)
 
     Reference:
-        Chen et al., "Lion Secretly Solves Constrained Optimization: As Lyapunov Predicts", 2023, arXiv:2310.05898.
+        arXiv:2310.05898
     """
     refuse_arrays(kappa=kappa, mu_dtype=mu_dtype)
     check_range("b1", b1, 0.0, 1.0)
@@ -91,13 +104,13 @@ def scale_by_lion_kappa(
     kappa = l1() if kappa is None else kappa
 
     def init_fn(params):
-        # A kappa for real numbers only says so here, not in the first update.
+        # A kappa for real numbers only raises its error here, and not in the first update.
         jax.eval_shape(functools.partial(jax.tree.map, kappa), list(filter(_is_complex, jax.tree.leaves(params))))
         return ScaleByLionKappaState(mu=optax.tree.zeros_like(params, dtype=mu_dtype))
 
     def update_fn(updates, state, params=None):
         del params
-        gradients = nan_for_infinite(updates)  # The sign of an average that is infinite for ever would drift for ever.
+        gradients = nan_for_infinite(updates)  # The sign of an infinite average would move x for ever.
         interpolation = optax.tree.update_moment(gradients, state.mu, b1, order=1)  # Alg. 2, c_t
         direction = jax.tree.map(kappa, widen(interpolation))  # Alg. 2, sign(c_t), of any kappa
         mu = optax.tree.update_moment(gradients, state.mu, b2, order=1)  # Alg. 2, m_t
@@ -122,31 +135,42 @@ def lion_kappa(
     mu_dtype: DTypeLike | None = None,
     implicit_decay: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    """Lion with any convex kappa: solves `min f(x) + kappa*(weight_decay * x) / weight_decay`, kappa* the conjugate.
+    """Lion with any convex function kappa in place of the absolute value.
 
-    Where kappa is a norm, that is the problem `min f(x)` under the constraint that the dual norm of `x` is at most
-    `1 / weight_decay`: the iterates enter that ball and stay in it. With the default kappa it is Lion, equal to
-    `optax.lion` with the same `weight_decay`. The first steps are as long as all others: warm up. Do not take it where
-    gradients are mostly noise: the sign of a small average moves as far as that of a large one.
+    The update rule, where kappa' is a subgradient of kappa::
+
+        c = b1 * m + (1 - b1) * g
+        m = b2 * m + (1 - b2) * g
+        x = x - lr * (kappa'(c) + wd * x)
+
+    It solves `min f(x) + kappa*(wd * x) / wd`, where kappa* is the convex conjugate of kappa. If kappa is a norm, this
+    is `min f(x)` under the constraint that the dual norm of `x` is at most `1 / wd`: the parameters enter that ball and
+    stay in it. The default kappa gives `optax.lion` with the same weight decay.
+
+    Use it when the state must be small (one number per parameter), or when a norm of the parameters must stay bounded.
+    Avoid it when gradients are mostly noise, because the sign of a small average moves a parameter as far as that of a
+    large one. Its first steps are as long as all others, so warm the learning rate up.
 
     Args:
-        learning_rate: a positive number or a schedule; 3 to 10 times smaller than AdamW's for the default kappa.
-        b1: weight of the momentum in the interpolation with the gradient, in [0, 1]; default 0.9.
-        b2: decay of the momentum, in [0, 1]; default 0.99.
-        kappa: maps a leaf to a subgradient; default `kappa.l1()`. See `kappa.lp`, `kappa.linf`, `kappa.soft`,
-            `kappa.top_k`, `kappa.huber`, `kappa.half_squared_l2`, `kappa.group`, `kappa.nuclear`, `kappa.relativistic`,
-            `kappa.log_cosh`, `kappa.log_sum_exp`.
-        weight_decay: strength of the decoupled decay, at least 0; default 0, no constraint.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        mu_dtype: dtype of the momentum; default the parameters', but at least float32.
-        implicit_decay: takes the decay implicitly, `(x - lr * u) / (1 + lr * weight_decay)`, the form that the paper
-            analyses.
+        learning_rate: The learning rate, a positive number or a schedule. For the default kappa take a third to a tenth
+            of AdamW's.
+        b1: See `scale_by_lion_kappa`. Default: 0.9.
+        b2: See `scale_by_lion_kappa`. Default: 0.99.
+        kappa: A function that maps a leaf to a subgradient, from `optkit.kappa` or your own: see `kappa.lp`,
+            `kappa.linf`, `kappa.soft`, `kappa.top_k`, `kappa.huber`, `kappa.half_squared_l2`, `kappa.group`,
+            `kappa.nuclear`, `kappa.relativistic`, `kappa.log_cosh` and `kappa.log_sum_exp`. Default: `kappa.l1()`, the
+            sign.
+        weight_decay: Strength of the decoupled weight decay, at least 0. Default: 0. With 0 there is no constraint.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        mu_dtype: Dtype of the momentum. Default: that of the parameters, but at least float32.
+        implicit_decay: Whether the decay is implicit, `x = (x - lr * u) / (1 + lr * wd)`, which is the form that the
+            paper analyses. Default: False.
 
     Returns:
-        An optimizer; its state is one number a parameter.
+        An optimizer. Its state is one number per parameter.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range.
+        ValueError: If a hyperparameter is out of its range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -158,8 +182,8 @@ def lion_kappa(
         Array([2.79, 3.72], dtype=float32)
 
     Reference:
-        Chen et al., "Lion Secretly Solves Constrained Optimization: As Lyapunov Predicts", 2023, arXiv:2310.05898; for
-        the default kappa Chen et al., "Symbolic Discovery of Optimization Algorithms", 2023, arXiv:2302.06675.
+        arXiv:2310.05898
+        arXiv:2302.06675 (for the default kappa)
     """
     refuse_arrays(mask=mask)
     check_range("weight_decay", weight_decay, 0.0)
@@ -177,7 +201,7 @@ METHODS = (
         name="lion_kappa",
         factory=lion_kappa,
         kind="optimizer",
-        summary="Lion with any convex kappa; weight decay keeps the iterates in the ball of kappa's dual norm.",
+        summary="Lion with any convex kappa; weight decay keeps parameters in the ball of kappa's dual norm.",
         paper=LION_KAPPA,
         also_known_as=("Lion", "Lion-K", "Lion-kappa", "EvoLved Sign Momentum", "generalized Lion"),
         parts=(scale_by_lion_kappa,),

@@ -1,8 +1,9 @@
-"""Signum: the sign of a momentum.
+"""Signum: every parameter moves by the sign of its momentum.
 
-Bernstein et al., "signSGD: Compressed Optimisation for Non-Convex Problems", 2018, arXiv:1802.04434. Algorithm 2.
-It is Lion with equal weights; `optax.signum` has neither decay nor 16-bit parameters under an injected learning rate,
-and drifts for ever after one infinite gradient.
+Bernstein, Wang, Azizzadenesheli, Anandkumar, "signSGD: Compressed Optimisation for Non-Convex Problems", 2018,
+arXiv:1802.04434. Algorithm 2.
+It is Lion with equal weights. `optax.signum` has no weight decay, does not support 16-bit parameters under an injected
+learning rate, and keeps moving a parameter after one infinite gradient.
 """
 
 import jax
@@ -27,23 +28,32 @@ def signum(
     *,
     mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Moves every parameter by the learning rate, against the sign of the gradient's exponential average.
+    """Moves every parameter by the learning rate, against the sign of its momentum.
 
-    The sign of a complex number is the number over its modulus. Do not take it where gradients are mostly noise: the
-    sign of a small average moves as far as that of a large one.
+    The update rule::
+
+        m = b1 * m + (1 - b1) * g
+        x = x - lr * (sign(m) + wd * x)
+
+    The sign of a complex number is the number over its modulus.
+
+    Use it when the state must be small (one number per parameter), or when gradients of different parameters differ
+    much in size. Avoid it when gradients are mostly noise, because the sign of a small average moves a parameter as far
+    as that of a large one.
 
     Args:
-        learning_rate: a positive number or a schedule; the length of every coordinate's step.
-        b1: decay of the average, in [0, 1); default 0.9; 0 is signSGD.
-        weight_decay: strength of the decoupled decay, at least 0; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        mu_dtype: dtype of the average; default the parameters', but at least float32.
+        learning_rate: The learning rate, a positive number or a schedule. It is the length of the step in every
+            coordinate.
+        b1: Decay rate of the momentum, in [0, 1). Default: 0.9. With 0 it is signSGD.
+        weight_decay: Strength of the decoupled weight decay, at least 0. Default: 0.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        mu_dtype: Dtype of the momentum. Default: that of the parameters, but at least float32.
 
     Returns:
-        An optimizer; its state is one number a parameter.
+        An optimizer. Its state is one number per parameter.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range.
+        ValueError: If a hyperparameter is out of its range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -55,7 +65,7 @@ def signum(
         Array([ 2.5, -3.5], dtype=float32)
 
     Reference:
-        Bernstein et al., "signSGD: Compressed Optimisation for Non-Convex Problems", 2018, arXiv:1802.04434.
+        arXiv:1802.04434
     """
     refuse_arrays(mask=mask, mu_dtype=mu_dtype)
     check_range("b1", b1, 0.0, 1.0, high_open=True)
@@ -73,7 +83,7 @@ METHODS = (
         name="signum",
         factory=signum,
         kind="optimizer",
-        summary="The sign of the gradient's exponential average.",
+        summary="Moves every parameter by the learning rate, against the sign of its momentum.",
         paper=Paper(
             "signSGD: Compressed Optimisation for Non-Convex Problems",
             "Bernstein, Wang, Azizzadenesheli, Anandkumar",

@@ -1,12 +1,13 @@
-"""The convex functions of Lion-kappa, each as the map from a leaf to a subgradient.
+"""Convex functions for `lion_kappa`; each function here returns a map from a leaf to a subgradient.
 
 Chen, Liu, Liang, Liu, "Lion Secretly Solves Constrained Optimization: As Lyapunov Predicts", 2023, arXiv:2310.05898.
-The conjugates in the docstrings say what weight decay 1 adds to the loss. They were derived again and checked by
-experiment; the paper's table has the first five.
+The docstrings say which constraint or penalty on the parameters x weight decay 1 adds to the loss; this is the
+conjugate of kappa. The conjugates were derived again and checked by experiment; the paper's table has the first five.
 
-The absolute value of a complex number is its modulus, and its sign the number over its modulus.
+The absolute value of a complex number is its modulus, and its sign is the number over its modulus.
 
-Those that are not element-wise see a leaf whole: under `jit` it may be sharded, inside `shard_map` it may not.
+The functions that are not element-wise need whole leaves: under `jit` a leaf may be sharded, inside `shard_map` it may
+not.
 """
 
 from collections.abc import Callable, Mapping
@@ -55,7 +56,11 @@ def _divide_by_norm(x: jax.Array, order: float = 2.0, axes: tuple[int, ...] | No
 
 
 def l1() -> Kappa:
-    """Sum of absolute values; the direction is the sign, and `max |x| <= 1` is implied (Lion).
+    """The l1 norm `sum |x|`, whose subgradient is the sign. It gives Lion.
+
+    Weight decay 1 adds the constraint `max |x| <= 1`.
+
+    Use it when all parameters should move equally far. Avoid it when gradients are mostly noise: see `lion_kappa`.
 
     Returns:
         The map from a leaf to a subgradient.
@@ -68,16 +73,25 @@ def l1() -> Kappa:
 
 
 def lp(p: float) -> Kappa:
-    """The l_p norm of a leaf; `l_q norm of x <= 1` with `1/p + 1/q = 1` is implied.
+    """The l_p norm of a leaf, whose subgradient for p = 2 is the normalized momentum.
+
+    The subgradient, where |x|_p is the norm of the leaf::
+
+        sign(x) * (|x| / |x|_p)^(p - 1)
+
+    Weight decay 1 adds the constraint that the l_q norm of the leaf is at most 1, with `1/p + 1/q = 1`.
+
+    Use it with `p=2` when the direction of the momentum should be kept and only its length should be fixed. Avoid it
+    inside `shard_map` on sharded leaves, because it needs the norm of a whole leaf.
 
     Args:
-        p: order of the norm, above 1; 2 gives the normalized momentum.
+        p: Order of the norm, above 1. 2 gives the normalized momentum.
 
     Returns:
-        The map from a leaf to a subgradient, zero at zero.
+        The map from a leaf to a subgradient, which is zero at zero.
 
     Raises:
-        ValueError: if `p` is not above 1.
+        ValueError: If `p` is not above 1.
 
     Example:
         >>> lp(2.0)(jnp.array([3.0, 0.0, -4.0]))
@@ -92,10 +106,15 @@ def lp(p: float) -> Kappa:
 
 
 def linf() -> Kappa:
-    """The largest absolute value of a leaf; `sum |x| <= 1` is implied (greedy coordinate descent, Frank-Wolfe).
+    """The largest absolute value of a leaf, `max |x|`, whose subgradient moves a single coordinate.
+
+    Weight decay 1 adds the constraint `sum |x| <= 1`. It gives greedy coordinate descent, or Frank-Wolfe with decay.
+
+    Use it for sparse parameters. Avoid it for large leaves, because each step moves only one parameter of a leaf.
 
     Returns:
-        The map from a leaf to a subgradient: the sign of the largest entry, the first of equal ones.
+        The map from a leaf to a subgradient: the sign of the largest entry, the first one if several are equal, and 0
+        elsewhere.
 
     Example:
         >>> linf()(jnp.array([3.0, 0.0, -4.0]))
@@ -106,7 +125,7 @@ def linf() -> Kappa:
         if not x.size:
             return x
         magnitude = jnp.abs(x)
-        # One axis after the other: an index over all entries of a large leaf would not fit into 32 bits.
+        # One axis after the other, because an index over all entries of a large leaf would not fit into 32 bits.
         for axis in range(x.ndim):
             others = tuple(other for other in range(x.ndim) if other != axis)
             largest = jnp.argmax(jnp.max(magnitude, axis=others))
@@ -117,16 +136,21 @@ def linf() -> Kappa:
 
 
 def soft(threshold: float) -> Kappa:
-    """Sum of `max(|x| - threshold, 0)`; the penalty `threshold * sum |x|` and `max |x| <= 1` are implied: sparse.
+    """The sum of `max(|x| - threshold, 0)`, whose subgradient is the sign with a dead zone around zero.
+
+    Weight decay 1 adds the penalty `threshold * sum |x|` and the constraint `max |x| <= 1`.
+
+    Use it with weight decay for sparse parameters. Avoid a threshold above the usual size of the momentum, because then
+    nothing moves.
 
     Args:
-        threshold: below it a coordinate of the momentum does not move its parameter, at least 0.
+        threshold: Coordinates of the momentum that are not larger than this do not move their parameter, at least 0.
 
     Returns:
         The map from a leaf to a subgradient.
 
     Raises:
-        ValueError: if `threshold` is negative.
+        ValueError: If `threshold` is negative.
 
     Example:
         >>> soft(1.0)(jnp.array([3.0, 0.5, -2.0]))
@@ -141,16 +165,22 @@ def soft(threshold: float) -> Kappa:
 
 
 def top_k(k: int) -> Kappa:
-    """Sum of the k largest absolute values of a leaf; `sum |x| <= k` and `max |x| <= 1` are implied.
+    """The sum of the k largest absolute values of a leaf, whose subgradient moves k coordinates by their sign.
+
+    Weight decay 1 adds the constraints `sum |x| <= k` and `max |x| <= 1`.
+
+    Use it when only the coordinates with the largest momentum should move. Avoid it for large sharded leaves, because
+    the whole leaf is gathered on every device.
 
     Args:
-        k: how many coordinates move, at least 1; all of a smaller leaf do.
+        k: How many coordinates of a leaf move, at least 1. All move in a leaf that is smaller.
 
     Returns:
-        The map from a leaf to a subgradient: the sign on the k largest entries, the first of equal ones.
+        The map from a leaf to a subgradient: the sign of the k largest entries, the first ones if several are equal,
+        and 0 elsewhere.
 
     Raises:
-        ValueError: if `k` is not a positive integer.
+        ValueError: If `k` is not a positive integer.
 
     Example:
         >>> top_k(2)(jnp.array([3.0, 0.5, -2.0]))
@@ -162,7 +192,7 @@ def top_k(k: int) -> Kappa:
         whole = replicate(x)
         flat = whole.ravel()
         _, largest = jax.lax.top_k(jnp.abs(flat), min(k, flat.size))
-        # Not by `.at`, whose indices would need 64 bits for a leaf of 2**31 entries.
+        # Not with `.at`, whose indices would need 64 bits for a leaf with 2**31 entries.
         chosen = jax.lax.scatter(
             jnp.zeros_like(flat), largest[:, None], jnp.ones_like(largest, flat.dtype), _ENTRIES, unique_indices=True
         )
@@ -172,16 +202,21 @@ def top_k(k: int) -> Kappa:
 
 
 def huber(threshold: float) -> Kappa:
-    """The Huber function; the penalty `threshold / 2 * sum x^2` and `max |x| <= 1` are implied.
+    """The Huber function, whose gradient is `x / max(|x|, threshold)`: a sign that is linear near zero.
+
+    Weight decay 1 adds the penalty `threshold / 2 * sum x^2` and the constraint `max |x| <= 1`.
+
+    Use it in place of `kappa.l1` when parameters with a small momentum should move less. Avoid a threshold far above
+    the usual size of the momentum, because it then only rescales it.
 
     Args:
-        threshold: where the square passes into the absolute value, above 0.
+        threshold: Distance from zero at which the square passes into the absolute value, above 0.
 
     Returns:
         The map from a leaf to a gradient.
 
     Raises:
-        ValueError: if `threshold` is not positive.
+        ValueError: If `threshold` is not positive.
 
     Example:
         >>> huber(2.0)(jnp.array([3.0, 0.5, -1.0]))
@@ -196,7 +231,10 @@ def huber(threshold: float) -> Kappa:
 
 
 def half_squared_l2() -> Kappa:
-    """Half the squared l2 norm: the direction is the momentum itself, heavy ball or Nesterov with decay.
+    """Half the squared l2 norm, whose gradient is the momentum itself: heavy-ball or Nesterov momentum with decay.
+
+    Use it when Lion's momentum should be followed as it is. Avoid it with Lion's learning rates, because steps are as
+    large as the gradients.
 
     Returns:
         The map from a leaf to a gradient.
@@ -209,10 +247,16 @@ def half_squared_l2() -> Kappa:
 
 
 def group() -> Kappa:
-    """Sum of the l2 norms of the rows (a vector is one row); `l2 norm of every row <= 1` is implied.
+    """The sum of the l2 norms of the rows, whose subgradient divides each row by its norm.
+
+    Weight decay 1 adds the constraint that the l2 norm of every row is at most 1. A row is everything after axis 0; a
+    vector is one row.
+
+    Use it when every row, for example every neuron, should move equally far. Avoid it when axis 0 does not count such
+    groups.
 
     Returns:
-        The map from a leaf to a subgradient: each row, everything after axis 0, divided by its norm.
+        The map from a leaf to a subgradient.
 
     Example:
         >>> group()(jnp.array([[3.0, 4.0], [0.0, 0.0]]))
@@ -227,13 +271,20 @@ def group() -> Kappa:
 
 
 def nuclear() -> Kappa:
-    """The nuclear norm of a matrix; `spectral norm <= 1` is implied (Muon with an exact factorization).
+    """The nuclear norm of a matrix, whose subgradient is its orthogonal factor: Muon with an exact factorization.
 
-    A leaf that is not a matrix takes the sign. The singular value decomposition cannot be partitioned: a sharded matrix
-    is gathered on every device.
+    The subgradient, where U S V^T is the singular value decomposition without the singular values that are zero::
+
+        U V^T
+
+    A leaf that is not a matrix gets the sign instead. Weight decay 1 adds the constraint that the spectral norm is at
+    most 1.
+
+    Use it for small matrices. Avoid it for large or sharded ones, because a singular value decomposition is slow and
+    cannot be partitioned: a sharded matrix is gathered on every device. `muon` needs only products of matrices.
 
     Returns:
-        The map from a leaf to a subgradient: `U V^T` over the singular values that are not zero.
+        The map from a leaf to a subgradient.
 
     Example:
         >>> nuclear()(jnp.array([[3.0, 0.0], [0.0, -2.0]]))
@@ -252,16 +303,21 @@ def nuclear() -> Kappa:
 
 
 def relativistic(scale: float) -> Kappa:
-    """Sum of `sqrt(x^2 + scale^2)`; the barrier `-scale * sum sqrt(1 - x^2)` is implied: `max |x| < 1`.
+    """The sum of `sqrt(x^2 + scale^2)`, whose gradient `x / sqrt(x^2 + scale^2)` is a smooth sign.
+
+    Weight decay 1 adds the barrier `-scale * sum sqrt(1 - x^2)`, so that `max |x| < 1`.
+
+    Use it in place of `kappa.l1` when parameters with a small momentum should move less. Avoid a scale far above the
+    usual size of the momentum, because it then only rescales it.
 
     Args:
-        scale: where the square passes into the absolute value, above 0.
+        scale: Distance from zero at which the square passes into the absolute value, above 0.
 
     Returns:
         The map from a leaf to a gradient.
 
     Raises:
-        ValueError: if `scale` is not positive.
+        ValueError: If `scale` is not positive.
 
     Example:
         >>> relativistic(4.0)(jnp.array([3.0, 0.0]))
@@ -276,16 +332,21 @@ def relativistic(scale: float) -> Kappa:
 
 
 def log_cosh(scale: float) -> Kappa:
-    """Sum of `scale * log cosh(x / scale)`; `scale/2 * sum of (1+x) log(1+x) + (1-x) log(1-x)` is implied.
+    """The sum of `scale * log cosh(x / scale)`, whose gradient `tanh(x / scale)` is a smooth sign.
+
+    Weight decay 1 adds the penalty `scale / 2 * sum of (1 + x) log(1 + x) + (1 - x) log(1 - x)`.
+
+    Use it in place of `kappa.l1` when parameters with a small momentum should move less. Avoid a scale far above the
+    usual size of the momentum, because it then only rescales it.
 
     Args:
-        scale: where the square passes into the absolute value, above 0.
+        scale: Distance from zero at which the square passes into the absolute value, above 0.
 
     Returns:
         The map from a leaf to a gradient.
 
     Raises:
-        ValueError: if `scale` is not positive.
+        ValueError: If `scale` is not positive.
 
     Example:
         >>> log_cosh(1.0)(jnp.array([20.0, 0.0]))
@@ -300,13 +361,15 @@ def log_cosh(scale: float) -> Kappa:
 
 
 def log_sum_exp() -> Kappa:
-    """Log of the sum of exponentials over a leaf; with decay 1 `sum x log x` on the simplex of `-x` is implied.
+    """The logarithm of the sum of exponentials over a leaf, whose gradient is the softmax.
 
-    Unlike the others it is not even: every parameter falls at each step. Take it with weight decay only, for parameters
-    whose negatives are a distribution.
+    Weight decay 1 adds the penalty `sum p log p` for `p = -x`, and the constraint that p is a distribution.
+
+    Use it only with weight decay, for parameters whose negatives are a distribution. Avoid it otherwise, because it is
+    not even as the other functions are: every parameter falls at each step.
 
     Returns:
-        The map from a leaf to a gradient, the softmax.
+        The map from a leaf to a gradient.
 
     Example:
         >>> log_sum_exp()(jnp.zeros(4))
@@ -321,7 +384,7 @@ def log_sum_exp() -> Kappa:
 
 
 _SUMMARIES_AND_NAMES: Mapping[Callable[..., Kappa], tuple[str, tuple[str, ...]]] = {
-    l1: ("The sign of each entry, which makes Lion.", ("sign",)),
+    l1: ("The sign of each entry, which gives Lion.", ("sign",)),
     lp: (
         "The subgradient of the l_p norm of a leaf; for p = 2 the normalized momentum.",
         ("l_p norm", "normalized momentum"),
@@ -329,7 +392,7 @@ _SUMMARIES_AND_NAMES: Mapping[Callable[..., Kappa], tuple[str, tuple[str, ...]]]
     linf: ("The sign of a leaf's largest entry alone.", ("l_inf norm", "greedy coordinate descent", "Frank-Wolfe")),
     soft: ("The sign of the entries above a threshold, for sparse parameters.", ("l1 with a dead zone",)),
     top_k: ("The sign of the k largest entries of a leaf.", ("top-k",)),
-    huber: ("Proportional to each entry near zero, its sign from a threshold on.", ("Huber", "refined Lion")),
+    huber: ("Linear in each entry near zero, and its sign beyond a threshold.", ("Huber", "refined Lion")),
     half_squared_l2: ("The momentum itself: heavy ball or Nesterov with decay.", ("heavy ball", "Nesterov")),
     group: (
         "Each row divided by its norm; with weight decay the norm of every row is bounded.",
@@ -340,7 +403,7 @@ _SUMMARIES_AND_NAMES: Mapping[Callable[..., Kappa], tuple[str, tuple[str, ...]]]
         ("nuclear norm", "spectral ball"),
     ),
     relativistic: (
-        "Each entry over the root of its square plus a constant, a smooth sign.",
+        "Each entry divided by the square root of its square plus a constant, a smooth sign.",
         ("pseudo-Huber",),
     ),
     log_cosh: ("The hyperbolic tangent of each entry, a smooth sign.", ("log-cosh", "tanh", "smooth Lion")),
