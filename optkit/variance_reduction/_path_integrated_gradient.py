@@ -92,8 +92,8 @@ def path_integrated_gradient(
 
     Use it before any preconditioner, when the data is finite and a gradient over all of it is affordable now and then.
     Avoid it when a full gradient is not available; use `recursive_momentum` there. Each step costs two gradients of one
-    batch, and one in `anchor_every` steps a gradient over all data instead of the second. Both gradients of a batch
-    must see the same randomness (dropout, augmentation).
+    batch; once in `anchor_every` steps a gradient over all data replaces the second one. Both gradients of a batch must
+    see the same randomness (dropout, augmentation).
 
     See `recursive_momentum` for how to clip the gradients and how to split a batch into several parts.
 

@@ -63,8 +63,8 @@ def spider(
 
     Use it when the data is finite and a gradient over all of it is affordable now and then. Avoid it with a constant
     `learning_rate` alone, because all steps are equally long and the parameters do not settle: decay the learning rate,
-    pass `smoothness`, or use `spider_boost`. Each step costs two gradients of one batch, and one in `anchor_every`
-    steps a gradient over all data instead. Both gradients of a batch must see the same randomness (dropout,
+    pass `smoothness`, or use `spider_boost`. Each step costs two gradients of one batch; once in `anchor_every` steps a
+    gradient over all data replaces the second one. Both gradients of a batch must see the same randomness (dropout,
     augmentation).
 
     See `recursive_momentum` for how to clip the gradients and how to split a batch into several parts.

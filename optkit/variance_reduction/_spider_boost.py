@@ -35,8 +35,8 @@ def spider_boost(
 
     Use it when the data is finite, a gradient over all of it is affordable now and then, and the learning rate should
     stay constant. Avoid it when a full gradient is not available; use `recursive_momentum` there. Each step costs two
-    gradients of one batch, and one in `anchor_every` steps a gradient over all data instead. Both gradients of a batch
-    must see the same randomness (dropout, augmentation).
+    gradients of one batch; once in `anchor_every` steps a gradient over all data replaces the second one. Both
+    gradients of a batch must see the same randomness (dropout, augmentation).
 
     See `recursive_momentum` for how to clip the gradients and how to split a batch into several parts.
 
