@@ -130,7 +130,7 @@ class Clusters(NamedTuple):
         return ClusterControlVariateState(momenta, zeros, frequencies, jnp.zeros([], jnp.int32))
 
     def visit(self, state: ClusterControlVariateState, fractions: jax.Array) -> tuple[Visit, Any, Any]:
-        """How a batch with these fractions meets all clusters, and the frequencies and the count after it."""
+        """Returns how a batch with these fractions visits all clusters, and the new frequencies and count."""
         given = self.probabilities is not None
         probabilities = jnp.asarray(self.probabilities) if given else state.frequencies
         rates = self.alpha / probabilities if self.inverse_probability else self.alpha
@@ -142,7 +142,7 @@ class Clusters(NamedTuple):
         return Visit(fractions, probabilities, rates, pace), frequencies, optax.safe_increment(state.count)
 
     def aggregator(self) -> aggregating.Aggregator:
-        """Makes the form for batches that mix clusters."""
+        """Builds the form for batches that mix clusters."""
         self.check()
 
         def update_fn(updates, state, params=None, *, class_counts=None, **extra_args):
