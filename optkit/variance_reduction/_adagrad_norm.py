@@ -148,7 +148,7 @@ METHODS = (
         name="adagrad_norm",
         factory=adagrad_norm,
         kind="optimizer",
-        summary="One step size for all parameters, which falls with the norms of all gradients so far.",
+        summary="Gradient descent with one step size that falls with the norms of all gradients so far.",
         paper=Paper(
             "AdaGrad stepsizes: Sharp convergence over nonconvex landscapes", "Ward, Wu, Bottou", 2018, "1806.01811"
         ),

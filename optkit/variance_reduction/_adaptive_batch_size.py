@@ -188,7 +188,7 @@ def _samples_in_rows(row: Any, sample_count: Any, axis_name: AxisName) -> Gradie
 def _samples_in_parts(row: Any, sample_count: Any, axis_name: AxisName) -> GradientSamples:
     """Describes samples whose gradients are stacked in each row, one row per part of the batch."""
     if sample_count is not None:
-        raise ValueError("adaptive_batch_size with per_sample sees the samples themselves and takes no sample_counts")
+        raise ValueError("adaptive_batch_size with per_sample gets one gradient per sample and takes no sample_counts")
     for samples in {len(x) for x in jax.tree.leaves(row)}:
         if samples < 2:
             raise ValueError(
@@ -219,7 +219,7 @@ METHODS = (
         name="adaptive_batch_size",
         factory=adaptive_batch_size,
         kind="transformation",
-        summary="Averages samples or workers and says how large the next batch must be to pass a test of its noise.",
+        summary="Averages gradients and computes how large the next batch must be to pass a test of its noise.",
         paper=ADADAGRAD,
         also_known_as=("AdAdaGrad", "AdAdaGrad-Norm", "adaptive batch size scheme"),
         parts=(round_up_batch_size, AdaptiveBatchSizeState),

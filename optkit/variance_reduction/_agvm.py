@@ -184,7 +184,7 @@ def _label_leaves(labels: Any, tree: Any) -> Any:
 
 
 def _modules(names: Any, reference: str) -> list[str]:
-    """The names of all modules, sorted."""
+    """Returns the sorted names of all modules."""
     modules = set(jax.tree.leaves(names))
     if modules and reference not in modules:
         raise ValueError(f"reference must be one of the labels {sorted(modules)}, got {reference!r}")
@@ -227,7 +227,7 @@ def _halves(row: Any, mean: Any, axis_name: AxisName) -> tuple[Any, Any]:
 
 
 def _noise(*halves: list[jax.Array]) -> jax.Array:
-    """One minus the cosine between two gradients, exact where they are almost parallel."""
+    """Returns one minus the cosine between two gradients, exact if they are almost parallel."""
     norms = [optax.tree.norm(half) for half in halves]
     units = [optax.tree.scale(1 / jnp.maximum(norm, NORM_EPS), half) for norm, half in zip(norms, halves, strict=True)]
     missing = sum(1 - jnp.minimum(norm / NORM_EPS, 1) ** 2 for norm in norms)
@@ -252,7 +252,7 @@ METHODS = (
         name="agvm",
         factory=agvm,
         kind="wrapper",
-        summary="A factor on each module's learning rate that makes all their updates equally noisy.",
+        summary="Multiplies each module's updates by a factor that makes all modules equally noisy.",
         paper=Paper(
             "Large-batch Optimization for Dense Visual Predictions",
             "Xue, Liang, Song, Zhuo, Chen, Liu, Luo",

@@ -41,7 +41,7 @@ class GradientSamples(NamedTuple):
 
 
 BatchSizeTest = Callable[[GradientSamples], jax.Array]
-"""A test gives the batch size that it asks for, a real number, infinity where no batch would do, NaN for any batch."""
+"""A test returns the batch size that it asks for: a real number, infinity if none is enough, NaN if any is enough."""
 
 
 def norm_test(eta: jax.typing.ArrayLike = 0.1) -> BatchSizeTest:
@@ -272,7 +272,7 @@ METHODS = (
         name="inner_product_test",
         factory=inner_product_test,
         kind="function",
-        summary="A test for adaptive_batch_size: inner products with the mean gradient vary little.",
+        summary="A test for adaptive_batch_size: the inner products of gradients with their mean vary little.",
         paper=ADADAGRAD,
         also_known_as=("AdAdaGrad",),
     ),
@@ -280,7 +280,7 @@ METHODS = (
         name="orthogonality_test",
         factory=orthogonality_test,
         kind="function",
-        summary="A test for adaptive_batch_size: what is orthogonal to the mean gradient is small.",
+        summary="A test for adaptive_batch_size: the part of gradients orthogonal to their mean is small.",
         paper=ADADAGRAD,
         also_known_as=("AdAdaGrad",),
     ),

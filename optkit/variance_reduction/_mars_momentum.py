@@ -78,7 +78,7 @@ def scale_by_mars_momentum(
     check_range("gamma", gamma, 0.0)
     if callable(gamma):
         raise TypeError(
-            "scale_by_mars_momentum needs a constant gamma; for a schedule take reduce_variance and optax.ema"
+            "scale_by_mars_momentum needs a constant gamma; for a schedule use reduce_variance and optax.ema"
         )
     strength = 0.025 if gamma is None else gamma
 
@@ -103,7 +103,7 @@ METHODS = (
         factory=scale_by_mars_momentum,
         kind="transformation",
         compose=descent,
-        summary="The momentum of MARS-corrected gradients in one buffer, for corrections that are not clipped.",
+        summary="The momentum of unclipped MARS-corrected gradients, with one buffer instead of two.",
         paper=MARS,
         also_known_as=("memory-efficient MARS", "mars_m_efficient"),
         grid=0.1,

@@ -166,7 +166,7 @@ def read_noise_scale(state: Any) -> jax.Array:
 
     found = [x for x in jax.tree.leaves(state, is_leaf=is_noise_scale) if is_noise_scale(x)]
     if len(found) != 1:
-        raise ValueError(f"state must be that of one gradient_noise_scale, got {len(found)} of them in it")
+        raise ValueError(f"state must contain that of one gradient_noise_scale, got {len(found)} of them")
     noise_trace, squared_norm = jnp.maximum(found[0].noise_trace, 0), jnp.maximum(found[0].squared_norm, 0)
     limits = jnp.finfo(noise_trace.dtype)
     return jnp.where(noise_trace == 0, 0, jnp.minimum(noise_trace / squared_norm, limits.max))
@@ -181,7 +181,7 @@ METHODS = (
         name="gradient_noise_scale",
         factory=gradient_noise_scale,
         kind="transformation",
-        summary="Averages microbatches or workers and measures the batch size at which noise equals signal.",
+        summary="Averages microbatches or workers and measures the batch size at which signal equals noise.",
         paper=NOISE_SCALE,
         also_known_as=("GNS", "simple noise scale", "B_simple", "critical batch size"),
         parts=(read_noise_scale, NoiseScale),

@@ -83,7 +83,7 @@ METHODS = (
         name="spider_boost",
         factory=spider_boost,
         kind="optimizer",
-        summary="Gradient descent along SPIDER's estimator, at a constant rate.",
+        summary="Gradient descent along SPIDER's estimator, at a constant learning rate.",
         paper=Paper(
             "SpiderBoost: A Class of Faster Variance-reduced Algorithms for Nonconvex Optimization",
             "Wang et al.",
