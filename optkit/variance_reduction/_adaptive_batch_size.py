@@ -67,7 +67,7 @@ def adaptive_batch_size(
     itself. They must be gradients of mean losses, not of sums.
 
     Args:
-        test: What is asked of a batch: `norm_test`, `inner_product_test`, `orthogonality_test`,
+        test: The test that a batch must pass: `norm_test`, `inner_product_test`, `orthogonality_test`,
             `augmented_inner_product_test`, or `coordinate_test`.
         initial_batch_size: Start value of `next_batch`, at least 1.
         max_batch_size: Largest value of `next_batch`, at least `initial_batch_size` and at most 2**30.

@@ -174,6 +174,10 @@ def augmented_inner_product_test(
 ) -> BatchSizeTest:
     """Asks for the larger of the batch sizes of the inner product test and the orthogonality test.
 
+    The batch size that it asks for::
+
+        max(inner_product_test(theta, scope), orthogonality_test(nu, scope))
+
     Use it when the bounds on the noise along and across the mean gradient should differ. Avoid it when one bound is
     enough: `norm_test` has one argument.
 

@@ -68,7 +68,7 @@ def _visit_leaf(visit, gradients, momenta, mean):
     estimate = mean + sum_rows(differences, visit.fractions)  # e = sum_k f_k (g_k - m_k) + mean
     steps = weighted(visit.rates, differences)
     moved = momenta + steps  # m_k = (1 - alpha) m_k + alpha g_k
-    # The mean is kept up without the clusters that the batch does not meet.
+    # The mean is updated without reading the clusters that are not in the batch.
     moved_mean = mean + sum_rows(steps, visit.probabilities)  # mean = sum_k p_k m_k
     if visit.pace is not None:
         drift = sum_rows(moved, visit.fractions) - moved_mean

@@ -55,7 +55,7 @@ def mars_adamw(
     how to accumulate gradients in that case.
 
     Args:
-        learning_rate: The learning rate, a positive number or a schedule. The authors' default is 3e-3.
+        learning_rate: The learning rate, a positive number or a schedule. The authors use 3e-3.
         b1: Decay rate of the first moment, in [0, 1). Default: 0.95. The correction uses it too.
         b2: Decay rate of the second moment, in [0, 1). Default: 0.99.
         eps: Added to the square root of the second moment, at least 0. Default: 1e-8.

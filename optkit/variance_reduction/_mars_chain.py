@@ -129,7 +129,7 @@ def corrected_chain(
     """
     refuse_arrays(mask=mask, trainable=trainable)
     check_others(others)
-    # What is out of its range raises here, where the optimizer is made, and not in `init`.
+    # Arguments out of range raise here, when the optimizer is made, and not in `init`.
     correct(method, gamma, b1, correction, None)
     transforms(None, None)
     default_others(None)

@@ -116,7 +116,7 @@ def mars_lion(
     def signed(mask):
         direction = optax.chain(
             momentum(b1, gamma, one_buffer=one_buffer, mu_dtype=mu_dtype),  # Alg. 3, m_t
-            # Infinite for ever, a momentum would have a finite sign.
+            # A momentum that stays infinite would have a finite sign.
             optax.stateless(lambda updates, _: nan_for_infinite(updates)),
             optax.scale_by_sign(),  # Alg. 3, sign(m_t)
         )

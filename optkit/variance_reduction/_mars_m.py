@@ -71,7 +71,7 @@ def mars_m(
 
     Args:
         learning_rate: The learning rate, a positive number or a schedule. It is used for both kinds of leaves. The
-            authors' default is 1e-3.
+            authors use 1e-3.
         b1: Decay rate of the momentum, in [0, 1). Default: 0.95. The correction uses it too.
         weight_decay: Strength of the decoupled weight decay, at least 0. Default: 0.1.
         mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.

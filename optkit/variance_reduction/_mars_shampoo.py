@@ -136,7 +136,7 @@ def mars_shampoo(
 
     def direction(m):
         stretch = max(1.0, m.shape[-2] / m.shape[-1]) ** 0.5
-        # The authors' epsilon counts beside the norm of the momentum over 1 - b1.
+        # The authors add epsilon to the norm of the momentum over 1 - b1.
         return stretch * orthogonal(m / (1 - b1))
 
     def preconditioner(b1, b2):

@@ -64,7 +64,8 @@ def nigt(
 
     Args:
         learning_rate: The learning rate, a positive number or a schedule. It is the length of a step.
-        b1: Decay rate of the momentum, in [0, 1). Default: 0.9. It may be a schedule.
+        b1: Decay rate of the momentum, in [0, 1). Default: 0.9. It may be a schedule, as in N-PG-IGT
+            (arXiv:2302.01734).
         normalize: Whether the momentum is divided by its norm over all leaves. Default: True.
         init_first: Whether the momentum begins as the first gradient, instead of at zero. Default: True.
 

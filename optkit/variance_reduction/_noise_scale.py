@@ -59,7 +59,7 @@ def average_estimates(
     squared_norm = squared_norm_of_mean - spread / others  # |G|^2
     noise_trace = number / others * batch_size * spread  # tr(Sigma)
     count = jnp.asarray(optax.safe_increment(state.count))
-    # That of the newest in an exponential average without bias.
+    # Weight of the newest estimate in an exponential average without bias.
     weight = (1 - decay) / (1 - decay ** count.astype(dtype))
 
     def average(old, new):
@@ -138,8 +138,9 @@ def gradient_noise_scale(
 def read_noise_scale(state: Any) -> jax.Array:
     """Reads the gradient noise scale: the batch size at which a gradient is as much signal as noise.
 
-    Well below this size, twice the batch still saves almost half of the steps; well above it, almost none. To reach the
-    same loss in S steps with E samples, `(S / S_min - 1) * (E / E_min - 1) = 1`.
+    Use it to choose a batch size near the noise scale. Well below this size, twice the batch still saves almost half of
+    the steps; well above it, almost none. To reach the same loss in S steps with E samples,
+    `(S / S_min - 1) * (E / E_min - 1) = 1`.
 
     Args:
         state: The state of `gradient_noise_scale` or `gradient_noise_scale_over_steps`, or of a chain that contains one

@@ -48,7 +48,7 @@ def _signal_to_noise(
     if not gradient.size:
         return jnp.ones([], gradient.real.dtype)
     norm = optax.tree.norm(gradient)
-    # One entry has no deviation: the authors' code makes it 0.
+    # A single entry has no standard deviation; the authors' code sets it to 0.
     deviation = jnp.std(gradient, ddof=1) if gradient.size > 1 else jnp.zeros_like(norm)
     ratio = norm / (deviation + eps)  # g-SNR
     if follow == "code":
