@@ -51,7 +51,7 @@ def adaptive_batch_size(
 ) -> optax.GradientTransformationExtraArgs:
     """Averages gradients and computes in its state how many samples the next batch should have.
 
-    The update rule, where mean is the mean gradient and test(g) is the batch size that the test asks for::
+    The update rule, where test(g) is the batch size that the test asks for::
 
         u = mean(g)
         next_batch = min(max(next_batch, ceil(test(g))), max_batch_size)     # in every interval-th step

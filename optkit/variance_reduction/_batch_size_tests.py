@@ -52,7 +52,7 @@ def norm_test(eta: jax.typing.ArrayLike = 0.1) -> BatchSizeTest:
         var / (eta * |mean|)**2
 
     Use it as the first choice of a test for `adaptive_batch_size`. Avoid it when batches must stay small, because noise
-    in all directions counts, also in those that do not disturb the step.
+    across the mean gradient counts as much as noise along it.
 
     Args:
         eta: The largest fraction, above 0. Default: 0.1. A smaller one is stricter: the batch grows with its inverse
@@ -206,7 +206,8 @@ def augmented_inner_product_test(
 def coordinate_test(eta: jax.typing.ArrayLike = 0.1, quantile: jax.typing.ArrayLike = 0.9) -> BatchSizeTest:
     """Asks that the noise of most coordinates of the mean gradient be a fraction of their size.
 
-    The batch size that it asks for is a quantile over all coordinates of this number::
+    The batch size that it asks for is a quantile over all coordinates of the following number, where var is the
+    variance of a sample's gradient in the coordinate::
 
         var / (eta * mean)**2
 

@@ -81,8 +81,8 @@ def mars_shampoo(
         mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
         gamma: See `reduce_variance`. Default: 0.025.
         corrected: Which leaves are corrected: a tree of booleans, or a function that makes it from the parameters, or
-            True for all leaves (the authors' `optimize_1d`). Corrected leaves that are not matrices are divided by the
-            root of Adam's second moment. Default: the matrices.
+            True for all leaves (the authors' `optimize_1d`). Corrected leaves that are not matrices get Adam's update.
+            Default: the matrices.
         weight_dimension_numbers: Which axes of each matrix are inputs and which are outputs, as in
             `optax.contrib.muon`. A tree with None for leaves that are not matrices, a function that makes it from the
             parameters, or one `MuonDimensionNumbers` for all leaves with two or more axes. `flax_dimension_numbers`

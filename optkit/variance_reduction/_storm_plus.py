@@ -111,9 +111,9 @@ def scale_by_storm_plus(
         r = r + |d|**2 * (1 + s)**(2/3)
         u = d / r**(1/3)
 
-    Use it when other transformations follow the step of STORM+. Avoid it before a preconditioner; use
-    `recursive_momentum` there. Each step costs two gradients of one batch. Both gradients of a batch must see the same
-    randomness (dropout, augmentation).
+    Use it when other transformations follow the step of STORM+; the last one is `optax.scale_by_learning_rate`. Avoid
+    it before a preconditioner; use `recursive_momentum` there. Each step costs two gradients of one batch. Both
+    gradients of a batch must see the same randomness (dropout, augmentation).
 
     See `recursive_momentum` for how to clip the gradients and how to split a batch into several parts.
 

@@ -43,10 +43,10 @@ def vr_lars(
         m = momentum * m + lr * trust_coefficient * |x| / (|u| + eps) * u
         x = x - m
 
-    Use it in place of LARS for very large batches. Avoid it when a change of the gradient's size must show, because
-    LARS divides by the norm of a leaf's gradient: only the relative weights of the coordinates matter. Communication is
-    twice that of plain data parallel training. Its `update` takes one gradient for each part of the batch, as that of
-    `scale_by_gradient_snr` does.
+    Use it in place of LARS for very large batches. Avoid it when the size of the gradient must set the length of the
+    step, because LARS divides by the norm of a leaf's gradient: only the relative weights of the coordinates matter.
+    Communication is twice that of plain data parallel training. Its `update` takes one gradient for each part of the
+    batch, as that of `scale_by_gradient_snr` does.
 
     Args:
         learning_rate: The learning rate, a positive number or a schedule.
