@@ -107,16 +107,18 @@ def implicit_gradient_transport(
     Use it when gradients are noisy and the curvature changes little along the path. Avoid the full average when the
     curvature changes or the learning rate decays much, because the shift grows with the number of steps and gradients
     are taken far from the parameters. Tail averaging (`averaging="ata"`) is meant for that case; its shift is half as
-    long but grows too. It keeps two numbers per parameter in addition to the state of `inner`.
+    long with the default `interval` but grows too. It keeps two numbers per parameter in addition to the state of
+    `inner`.
 
     It comes last in a chain: put the learning rate, clipping and decoupled weight decay inside `inner`.
 
     Args:
         inner: The optimizer that is wrapped, with its learning rate. It sees the average and the true parameters.
-        averaging: `"full"` averages all gradients with equal weight. `"ata"`, anytime tail averaging (ITA), averages
-            about the last `1 / interval` of them. Default: `"full"`.
-        delta: Weight of a new gradient in the full average, above 0. After `n` updates the past has the weight
-            `n / (n + delta)`, so that only 1 weighs all gradients equally. Default: 1.
+        averaging: `"full"` averages all gradients, with the default `delta` equally weighted. `"ata"`, anytime tail
+            averaging (ITA), averages about the last `1 / interval` of them. Default: `"full"`.
+        delta: How much new gradients count in the full average, above 0. After `n` updates, a new gradient has the
+            weight `delta / (n + delta)` and the past `n / (n + delta)`; only 1 weighs all gradients equally. Default:
+            1.
         interval: One over the share of past gradients in the tail, at least 1. Default: 2.
 
     Returns:

@@ -1,10 +1,10 @@
 """MARS: corrects the gradient by its change since the last step, before any preconditioner.
 
 Yuan, Liu, Wu, Zhou, Gu, "MARS: Unleashing the Power of Variance Reduction for Training Large Models", 2024,
-arXiv:2411.10438. The rule is that of the authors' code (AGI-Arena/MARS), which differs from the paper in three points.
+arXiv:2411.10438. The rule is that of the authors' code (AGI-Arena/MARS), which differs from the paper in two points.
 The code corrects the first gradient against zero, whereas the paper starts from two equal points and so does not
 correct it. The code clips the correction leaf by leaf, whereas Algorithm 1 clips all leaves together. The second moment
-that follows sees the clipped correction, whereas the description of the repository puts the raw gradient there.
+that follows sees the clipped correction, although the description of the repository says that it sees the raw gradient.
 """
 
 from typing import Any, Literal, NamedTuple
