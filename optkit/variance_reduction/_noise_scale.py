@@ -140,7 +140,8 @@ def read_noise_scale(state: Any) -> jax.Array:
 
     Use it to choose a batch size near the noise scale. Well below this size, twice the batch still saves almost half of
     the steps; well above it, almost none. To reach the same loss in S steps with E samples,
-    `(S / S_min - 1) * (E / E_min - 1) = 1`.
+    `(S / S_min - 1) * (E / E_min - 1) = 1`, where S_min is the smallest number of steps and E_min the smallest number
+    of samples that can reach it.
 
     Args:
         state: The state of `gradient_noise_scale` or `gradient_noise_scale_over_steps`, or of a chain that contains one
