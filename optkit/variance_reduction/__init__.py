@@ -1,4 +1,4 @@
-"""Better estimates of the gradient in front of any preconditioner, and what its noise says."""
+"""Better estimates of the gradient for any preconditioner, and measures of its noise."""
 
 from optkit.method import methods_of
 

@@ -1,7 +1,7 @@
-"""AdaGrad-norm: gradient descent whose one step size falls with the norms of all gradients so far.
+"""AdaGrad-norm: gradient descent with one step size that falls with the norms of all gradients so far.
 
 Ward, Wu, Bottou, "AdaGrad stepsizes: Sharp convergence over nonconvex landscapes", 2018, arXiv:1806.01811. Algorithm 1.
-`optax.scale_by_rss` has a step size for each coordinate.
+`optax.scale_by_rss` instead has a step size for each coordinate.
 """
 
 from typing import Any, NamedTuple
@@ -22,8 +22,8 @@ class ScaleByAdagradNormState(NamedTuple):
     """State of `scale_by_adagrad_norm`.
 
     Attributes:
-        squares: `b0**2` and the squared norms of all gradients so far, in float32 at least: a scalar, or with
-            `per_leaf` one a leaf. Equal on all workers if the gradients are.
+        squares: The sum of `b0**2` and the squared norms of all gradients so far, in float32 at least: a scalar, or
+            with `per_leaf` one scalar per leaf. Equal on all workers if the gradients are.
     """
 
     squares: Any
@@ -32,20 +32,28 @@ class ScaleByAdagradNormState(NamedTuple):
 def scale_by_adagrad_norm(
     b0: jax.typing.ArrayLike = 0.1, *, include_current: bool = True, per_leaf: bool = False
 ) -> optax.GradientTransformation:
-    """Divides the gradient by the root of the sum of all squared gradient norms.
+    """Divides the gradient by the square root of the sum of all squared gradient norms.
+
+    The update rule, where s begins at `b0**2`::
+
+        s = s + |g|**2
+        u = g / sqrt(s)
+
+    Use it before a learning rate, when one step size for all parameters should set itself. Avoid it when gradients
+    become small late in a long run, because the sum never shrinks.
 
     Args:
-        b0: what the root begins at, at least 0; default 0.1. A small one lets the first steps be long.
-        include_current: whether the sum contains the current gradient; on by default. Without, the expected step is
-            along the expected gradient, and the first one is `1 / b0` times as long.
-        per_leaf: whether each leaf has its own sum; off by default.
+        b0: Start value of the square root, at least 0. Default: 0.1. A small value allows long first steps.
+        include_current: Whether the sum contains the current gradient. Default: True. Without it the expected step is
+            along the expected gradient, and the first step is `1 / b0` times the gradient.
+        per_leaf: Whether each leaf has its own sum. Default: False.
 
     Returns:
-        A transformation; its state is one number, or one a leaf. While the sum is 0 it returns zeros. After a gradient
-        whose squared norm is not finite it returns NaN: the sum never forgets.
+        A transformation. Its state is one number, or one per leaf. It returns zeros while the sum is 0. After a
+        gradient whose squared norm is not finite it returns NaN, because the sum never forgets.
 
     Raises:
-        ValueError: if `b0` is out of its range.
+        ValueError: If `b0` is negative.
 
     Example:
         >>> import jax.numpy as jnp
@@ -56,7 +64,7 @@ def scale_by_adagrad_norm(
         Array([0.6, 0.8], dtype=float32)
 
     Reference:
-        Ward, Wu, Bottou, "AdaGrad stepsizes: Sharp convergence over nonconvex landscapes", 2018, arXiv:1806.01811.
+        arXiv:1806.01811
     """
     check_range("b0", b0, 0.0)
 
@@ -94,23 +102,30 @@ def adagrad_norm(
     include_current: bool = True,
     per_leaf: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    """Gradient descent with AdaGrad-norm's step size, which adapts to how curved the loss is.
+    """Gradient descent with the step size of AdaGrad-norm, which adapts to the curvature of the loss.
 
-    Where the gradient is Lipschitz it diverges at no learning rate (with `include_current`). Too large a one makes the
-    first steps long, and the sum of their squared gradients never shrinks again. Do not take it for long runs in which
-    gradients become small late.
+    The update rule, where s begins at `b0**2`::
+
+        s = s + |g|**2
+        x = x - lr * g / sqrt(s)
+
+    Use it when the smoothness of the loss is unknown: if the gradient is Lipschitz, it does not diverge at any learning
+    rate (with `include_current`). Avoid it for long runs in which gradients become small late, because the sum never
+    shrinks. A learning rate that is too large makes the first steps long, and the sum of their squared gradients stays
+    large for ever.
 
     Args:
-        learning_rate: a positive number or a schedule; about the distance from the start to the solution.
-        b0: what the divisor begins at, at least 0; default 0.1.
-        include_current: whether the divisor contains the current gradient; on by default.
-        per_leaf: whether each leaf has its own step size; off by default.
+        learning_rate: The learning rate, a positive number or a schedule. About the distance from the start to the
+            solution is suitable.
+        b0: See `scale_by_adagrad_norm`. Default: 0.1.
+        include_current: See `scale_by_adagrad_norm`. Default: True.
+        per_leaf: See `scale_by_adagrad_norm`. Default: False.
 
     Returns:
-        An optimizer; its state is one number, or one a leaf.
+        An optimizer. Its state is one number, or one per leaf.
 
     Raises:
-        ValueError: if `b0` is out of its range.
+        ValueError: If `b0` is negative.
 
     Example:
         >>> import jax.numpy as jnp
@@ -122,7 +137,7 @@ def adagrad_norm(
         Array([1.5, 2. ], dtype=float32)
 
     Reference:
-        Ward, Wu, Bottou, "AdaGrad stepsizes: Sharp convergence over nonconvex landscapes", 2018, arXiv:1806.01811.
+        arXiv:1806.01811
     """
     direction = scale_by_adagrad_norm(b0, include_current=include_current, per_leaf=per_leaf)
     return in_float32(optax.chain(direction, optax.scale_by_learning_rate(learning_rate)))
@@ -133,7 +148,7 @@ METHODS = (
         name="adagrad_norm",
         factory=adagrad_norm,
         kind="optimizer",
-        summary="One step size for all parameters, which falls with the norms of all gradients so far.",
+        summary="Gradient descent with one step size that falls with the norms of all gradients so far.",
         paper=Paper(
             "AdaGrad stepsizes: Sharp convergence over nonconvex landscapes", "Ward, Wu, Bottou", 2018, "1806.01811"
         ),

@@ -1,4 +1,4 @@
-"""The next batch's size, as a test of the gradient's noise asks for it.
+"""Computes the size of the next batch, as a test of the gradient's noise asks for it.
 
 Lau, Liu, Kolar, "AdAdaGrad: Adaptive Batch Size Schemes for Adaptive Gradient Methods", 2024, arXiv:2402.11215. The
 tests are in `_batch_size_tests.py`.
@@ -31,8 +31,9 @@ class AdaptiveBatchSizeState(NamedTuple):
     """State of `adaptive_batch_size`.
 
     Attributes:
-        count: how many steps were taken, a scalar, equal on all workers.
-        next_batch: how many samples the next batch should have, over all workers, a scalar of int32, equal on all.
+        count: Number of steps so far, a scalar, equal on all workers.
+        next_batch: Number of samples that the next batch should have, over all workers, a scalar of int32, equal on all
+            workers.
     """
 
     count: jax.Array
@@ -48,38 +49,44 @@ def adaptive_batch_size(
     per_sample: bool = False,
     axis_name: AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Averages gradients and says in its state how many samples the next batch should have.
+    """Averages gradients and computes in its state how many samples the next batch should have.
 
-    It only reports: the training loop reads `next_batch` and draws that many. To compile nothing again, pad the batch
-    to the largest one and pass `sample_counts` with zeros for what is beyond it; or compile for a few sizes, see
-    `round_up_batch_size`. The number never falls.
+    The update rule, where test(g) is the batch size that the test asks for::
 
-    It takes the gradients of at least two samples. They may be means over parts of the batch too, the more parts the
-    better: then pass how many samples each is the mean of, `update(gradients, state, params, sample_counts=counts)`.
-    **Do not average or clip them before**: with `axis_name`, `update` takes each worker's own gradient and averages it
-    itself. They must be those of mean losses, not of sums.
+        u = mean(g)
+        next_batch = min(max(next_batch, ceil(test(g))), max_batch_size)     # in every interval-th step
+
+    Use it to let the batch grow as the gradient becomes small against its noise. Avoid it when the training loop cannot
+    change the batch size, because it only reports: the loop must read `next_batch` and draw that many samples. The
+    number never falls. A new batch size compiles the step again. To prevent this, pad the batch to the largest one and
+    pass `sample_counts` with zeros for the rows beyond it, or allow few sizes only (see `round_up_batch_size`).
+
+    It needs the gradients of at least two samples. They may also be means over parts of the batch, the more parts the
+    better; then pass the number of samples of each mean: `update(gradients, state, params, sample_counts=counts)`. **Do
+    not average or clip them before**: with `axis_name`, `update` takes each worker's own gradient and averages it
+    itself. They must be gradients of mean losses, not of sums.
 
     Args:
-        test: what is asked of a batch: `norm_test`, `inner_product_test`, `orthogonality_test`,
+        test: The test that a batch must pass: `norm_test`, `inner_product_test`, `orthogonality_test`,
             `augmented_inner_product_test`, or `coordinate_test`.
-        initial_batch_size: what `next_batch` begins with, at least 1.
-        max_batch_size: its largest value, at least `initial_batch_size`, at most 2**30.
-        interval: how many steps lie between two tests, at least 1; default 1. The first step tests.
-        per_sample: whether each part of the batch gives the gradients of its samples, with a leading axis over them, in
-            place of their mean. Variances are then added up within and between the parts, as the authors do where they
-            accumulate gradients; that between parts counts a little too much.
-        axis_name: the axis over workers; default None: each leaf has a leading axis, over samples or over parts of the
-            batch, which `update` removes.
+        initial_batch_size: Start value of `next_batch`, at least 1.
+        max_batch_size: Largest value of `next_batch`, at least `initial_batch_size` and at most 2**30.
+        interval: Number of steps from one test to the next, at least 1. Default: 1. The first step tests.
+        per_sample: Whether each part of the batch gives the gradients of its samples, with a leading axis over them,
+            instead of their mean. Variances are then added up within and between the parts, as the authors do when they
+            accumulate gradients; the variance between parts counts slightly too much. Default: False.
+        axis_name: Name of the axis over workers. None (the default): each leaf of the gradients has a leading axis, one
+            row per sample or per part of the batch, which `update` removes.
 
     Returns:
-        A transformation to the mean gradient with an `AdaptiveBatchSizeState`. Its `update` takes the extra argument
-        `sample_counts`: a vector with the number of samples in each row, or with `axis_name` this worker's own number;
-        0 where there are none and the gradient does not count; 1 by default. It does not go with `per_sample`.
+        A transformation to the mean gradient with an `AdaptiveBatchSizeState`. Its `update` takes the optional extra
+        argument `sample_counts`, which cannot be combined with `per_sample`. It is a vector with the number of samples
+        in each row, or with `axis_name` this worker's own number. The default is 1. With 0 the gradient does not count.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range; from `update`, if there is one gradient only, or
-            `sample_counts` in spite of `per_sample`.
-        TypeError: from `init`, if a parameter is complex.
+        ValueError: If a hyperparameter is out of its range. From `update`, if there is only one gradient, or if
+            `sample_counts` is passed with `per_sample`.
+        TypeError: From `init`, if a parameter is complex.
 
     Example:
         >>> import jax.numpy as jnp
@@ -93,7 +100,7 @@ def adaptive_batch_size(
         (Array([-0.1, -0.2], dtype=float32), 13)
 
     Reference:
-        Lau, Liu, Kolar, "AdAdaGrad: Adaptive Batch Size Schemes for Adaptive Gradient Methods", 2024, arXiv:2402.11215.
+        arXiv:2402.11215
     """
     refuse_arrays(test=test, axis_name=axis_name)
     check_range("initial_batch_size", initial_batch_size, 1)
@@ -132,18 +139,20 @@ def adaptive_batch_size(
 def round_up_batch_size(
     batch_size: jax.typing.ArrayLike, multiple: int = 1, *, power_of_two: bool = False
 ) -> int | jax.Array:
-    """Rounds a batch size up to one that can be split evenly, or to one of few, each of which is compiled once.
+    """Rounds a batch size up to a multiple, or to one of few sizes, each of which is compiled once.
+
+    Use it on the `next_batch` of `adaptive_batch_size`.
 
     Args:
-        batch_size: a number or an array of integers, at least 1, at most 2**30.
-        multiple: what the result is a multiple of: workers times microbatches, say; at least 1.
-        power_of_two: whether the result is `multiple` times a power of two.
+        batch_size: A number or an array of integers, at least 1 and at most 2**30.
+        multiple: The result is a multiple of it, at least 1. Default: 1. Choose for example workers times microbatches.
+        power_of_two: Whether the result is `multiple` times a power of two. Default: False.
 
     Returns:
         A Python integer for a concrete batch size, or an array of int32 inside `jit`.
 
     Raises:
-        ValueError: if `multiple` is out of its range.
+        ValueError: If `multiple` is out of its range.
 
     Example:
         >>> round_up_batch_size(158, multiple=8), round_up_batch_size(158, multiple=8, power_of_two=True)
@@ -159,7 +168,7 @@ def round_up_batch_size(
 
 
 def _samples_in_rows(row: Any, sample_count: Any, axis_name: AxisName) -> GradientSamples:
-    """Samples of which each row has one, or the mean of some."""
+    """Describes samples if each row holds one of them, or the mean of several."""
     count_rows(row, axis_name, "adaptive_batch_size")
     dtype = scalar_dtype(row)
     count = jnp.asarray(1 if sample_count is None else sample_count, dtype)
@@ -177,9 +186,9 @@ def _samples_in_rows(row: Any, sample_count: Any, axis_name: AxisName) -> Gradie
 
 
 def _samples_in_parts(row: Any, sample_count: Any, axis_name: AxisName) -> GradientSamples:
-    """Samples of parts of the batch, whose gradients are stacked in each row."""
+    """Describes samples whose gradients are stacked in each row, one row per part of the batch."""
     if sample_count is not None:
-        raise ValueError("adaptive_batch_size with per_sample sees the samples themselves and takes no sample_counts")
+        raise ValueError("adaptive_batch_size with per_sample gets one gradient per sample and takes no sample_counts")
     for samples in {len(x) for x in jax.tree.leaves(row)}:
         if samples < 2:
             raise ValueError(
@@ -210,7 +219,7 @@ METHODS = (
         name="adaptive_batch_size",
         factory=adaptive_batch_size,
         kind="transformation",
-        summary="Averages samples or workers and says how large the next batch must be to pass a test of its noise.",
+        summary="Averages gradients and computes how large the next batch must be to pass a test of its noise.",
         paper=ADADAGRAD,
         also_known_as=("AdAdaGrad", "AdAdaGrad-Norm", "adaptive batch size scheme"),
         parts=(round_up_batch_size, AdaptiveBatchSizeState),

@@ -1,8 +1,8 @@
-"""AGVM: a learning rate for each module of a network, such that all their updates are as noisy as the first one's.
+"""AGVM: a learning rate for each module of a network, so that all their updates are as noisy as a reference's.
 
 Xue, Liang, Song, Zhuo, Chen, Liu, Luo, "Large-batch Optimization for Dense Visual Predictions", 2022, arXiv:2210.11078.
-The rule is that of the authors' code (Sense-X/AGVM, agvm_optimizer_hook.py), which bounds the ratio of the noises where
-the paper does not. Noise is one minus the cosine between the gradients of two halves of the batch.
+The rule is that of the authors' code (Sense-X/AGVM, agvm_optimizer_hook.py), which bounds the ratio of the noises,
+whereas the paper does not. The noise is one minus the cosine between the gradients of two halves of the batch.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -29,9 +29,9 @@ class AGVMState(NamedTuple):
     """State of `agvm`, equal on all workers.
 
     Attributes:
-        count: how many steps were taken, a scalar.
-        scales: the factors on the modules' learning rates, a vector in the order of their sorted names.
-        inner_state: that of the inner optimizer.
+        count: Number of steps so far, a scalar.
+        scales: The factors on the modules' learning rates, a vector in the order of the modules' sorted names.
+        inner_state: State of the inner optimizer.
     """
 
     count: jax.Array
@@ -56,41 +56,53 @@ def agvm(
     follow: Literal["code", "paper"] = "paper",
     axis_name: AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Multiplies the inner optimizer's updates of each module, so that all modules are as noisy as a reference.
+    """Multiplies the updates of each module by a factor, so that all modules are as noisy as a reference.
 
-    For networks of several modules with very different numbers of samples each (a detector's backbone, neck and heads),
-    trained with large batches. It takes the gradients of an even number of equal parts of the batch and compares the
-    mean of the first half with that of the second. **Do not average them before**: with `axis_name`, `update` takes
-    each worker's own gradient and averages it itself. Clipping and coupled weight decay stand in `inner`, which gets
-    the mean; a decoupled weight decay there is multiplied too. In the steps that adapt the factors, communication is
-    twice that of plain data parallel training.
+    The update rule, where g1 and g2 are the mean gradients of a module over the two halves of the batch, and noise_ref
+    is the noise of the module `reference`::
+
+        noise = 1 - cosine(g1, g2)
+        ratio = clip((noise_ref + eps) / (noise + eps), min_ratio, max_ratio)
+        s = decay * s + (1 - decay) * sqrt(ratio)     # in steps that are multiples of interval, s starts at 1
+        x = x + s * u                                 # u is the update of inner
+
+    Use it to train networks of several modules with very different numbers of samples each (the backbone, neck and
+    heads of a detector) with large batches. Avoid it when the batch cannot be split into an even number of equal parts,
+    because it compares the mean gradient of the first half with that of the second. In the steps that adapt the
+    factors, communication is twice that of plain data parallel training.
+
+    **Do not average the gradients before it**: with `axis_name`, `update` takes each worker's own gradient and averages
+    it itself. Put clipping and coupled weight decay inside `inner`, which gets the mean. Decoupled weight decay in
+    `inner` is multiplied by the factor too.
 
     Args:
-        inner: a whole optimizer, learning rate included.
-        labels: the module of each leaf: a tree of strings, a prefix of the parameters, or a function that makes it from
-            them.
-        reference: the module whose factor stays 1, in the paper the backbone.
-        start: the first step with factors, from 0; default 500, to be some 100 after the end of the warm-up.
-        stop: the last such step; default None, no end.
-        interval: the factors adapt in steps that are multiples of it, at least 1; default 5.
-        decay: how much of the factors stays when they adapt, in [0, 1]; default 0.97.
-        min_ratio: the least ratio of the reference's noise to a module's, in (0, 1]; default 0.5.
-        max_ratio: the largest, at least 1; default 10. The factor is the root of the ratio.
-        eps: added to both noises, positive; default 1e-6.
-        inner_b2: the inner optimizer's `b2`, if it is Adam or a relative: then the gradients that are compared are
-            divided as it divides them, by the second moment `nu` in its state. Default None, plain gradients.
-        inner_eps: the inner optimizer's epsilon then, at least 0; default 1e-8.
-        follow: with `inner_b2`, `"code"` divides gradients once more by the number of parts before they are
-            preconditioned, as the authors' code does, although the moment does not fit them then; default `"paper"`.
-        axis_name: the axis over workers; default None: each leaf has a leading axis, over microbatches, which `update`
-            removes.
+        inner: The optimizer that is wrapped, with its learning rate.
+        labels: The module of each leaf: a tree of strings, which may be a prefix of the parameters, or a function that
+            makes it from them.
+        reference: The module whose factor stays 1; in the paper it is the backbone.
+        start: The first step with factors, counted from 0. Default: 500. It should be about 100 steps after the end of
+            the warm-up.
+        stop: The last step with factors. Default: None, which is never.
+        interval: The factors adapt in steps that are multiples of it, at least 1. Default: 5.
+        decay: How much of the factors stays when they adapt, in [0, 1]. Default: 0.97.
+        min_ratio: Lower bound on the ratio of the reference's noise to that of a module, in (0, 1]. Default: 0.5.
+        max_ratio: Upper bound on that ratio, at least 1. Default: 10. The factor is the square root of the ratio.
+        eps: Added to both noises, above 0. Default: 1e-6.
+        inner_b2: The inner optimizer's `b2`, if it is Adam or a relative. The compared gradients are then divided as it
+            divides them, by the second moment `nu` in its state. Default: None, plain gradients.
+        inner_eps: The inner optimizer's epsilon in that case, at least 0. Default: 1e-8.
+        follow: Only with `inner_b2`. `"code"` divides gradients once more by the number of parts before they are
+            preconditioned, as the authors' code does, although the second moment does not fit them then. Default:
+            `"paper"`.
+        axis_name: Name of the axis over workers. None (the default): each leaf of the gradients has a leading axis, one
+            row per microbatch, which `update` removes.
 
     Returns:
         A transformation with an `AGVMState`.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range, no leaf has the label `reference`, or `inner` has no second
-            moment; from `update`, if the number of parts is odd or one.
+        ValueError: If a hyperparameter is out of its range, if no leaf has the label `reference`, or if `inner` has no
+            second moment. From `update`, if the number of parts is odd.
 
     Example:
         >>> import jax.numpy as jnp
@@ -104,8 +116,7 @@ def agvm(
         Array([1.   , 1.414], dtype=float32)
 
     Reference:
-        Xue, Liang, Song, Zhuo, Chen, Liu, Luo, "Large-batch Optimization for Dense Visual Predictions", 2022,
-        arXiv:2210.11078.
+        arXiv:2210.11078
     """
     refuse_arrays(labels=labels, reference=reference, follow=follow, axis_name=axis_name)
     check_option("follow", follow, Literal["code", "paper"])
@@ -173,7 +184,7 @@ def _label_leaves(labels: Any, tree: Any) -> Any:
 
 
 def _modules(names: Any, reference: str) -> list[str]:
-    """The names of all modules, sorted."""
+    """Returns the sorted names of all modules."""
     modules = set(jax.tree.leaves(names))
     if modules and reference not in modules:
         raise ValueError(f"reference must be one of the labels {sorted(modules)}, got {reference!r}")
@@ -185,14 +196,14 @@ def _leaves_of(module: str, names: Any, tree: Any) -> list[jax.Array]:
 
 
 def _is_active(count: jax.Array, start: jax.typing.ArrayLike, stop: jax.typing.ArrayLike | None) -> jax.Array:
-    """Whether a step has factors."""
+    """Returns whether a step has factors."""
     return (count >= start) if stop is None else (count >= start) & (count <= stop)
 
 
 def _precondition(
     gradient: Any, nu: Any, b2: jax.typing.ArrayLike, eps: jax.typing.ArrayLike, divisor: jax.typing.ArrayLike
 ) -> Any:
-    """Divides a gradient as Adam would, had it alone been the batch's, without the corrections of bias."""
+    """Divides a gradient as Adam would if the batch had that gradient, without bias correction."""
     gradient = optax.tree.scale(1 / divisor, gradient)
     nu = optax.tree.update_moment_per_elem_norm(gradient, nu, b2, order=2)
     return jax.tree.map(lambda g, v: g / (jnp.sqrt(v) + eps), gradient, nu)
@@ -206,9 +217,9 @@ def _count_even_rows(row: Any, axis_name: AxisName) -> int:
 
 
 def _halves(row: Any, mean: Any, axis_name: AxisName) -> tuple[Any, Any]:
-    """The mean of the first half of the rows and that of the second, from the mean of all and one more sum.
+    """Returns the mean of the first half of the rows and that of the second, from the mean of all and one more sum.
 
-    Sums over groups of workers would do, but `vmap` has none.
+    Sums over groups of workers would be simpler, but `vmap` does not support them.
     """
     sign = jnp.where(2 * jax.lax.axis_index(axis_name) < jax.lax.axis_size(axis_name), 1, -1)
     half_difference = mean_over_rows(jax.tree.map(lambda g: sign.astype(g.dtype) * g, row), axis_name)
@@ -216,7 +227,7 @@ def _halves(row: Any, mean: Any, axis_name: AxisName) -> tuple[Any, Any]:
 
 
 def _noise(*halves: list[jax.Array]) -> jax.Array:
-    """One minus the cosine between two gradients, exact where they are almost parallel."""
+    """Returns one minus the cosine between two gradients, exact if they are almost parallel."""
     norms = [optax.tree.norm(half) for half in halves]
     units = [optax.tree.scale(1 / jnp.maximum(norm, NORM_EPS), half) for norm, half in zip(norms, halves, strict=True)]
     missing = sum(1 - jnp.minimum(norm / NORM_EPS, 1) ** 2 for norm in norms)
@@ -241,7 +252,7 @@ METHODS = (
         name="agvm",
         factory=agvm,
         kind="wrapper",
-        summary="A factor on each module's learning rate that makes all their updates equally noisy.",
+        summary="Multiplies each module's updates by a factor that makes all modules equally noisy.",
         paper=Paper(
             "Large-batch Optimization for Dense Visual Predictions",
             "Xue, Liang, Song, Zhuo, Chen, Liu, Luo",

@@ -1,11 +1,12 @@
-"""Tests of the gradient's noise that say how large the next batch must be.
+"""Tests of the gradient's noise that decide how large the next batch must be.
 
-Lau, Liu, Kolar, "AdAdaGrad: Adaptive Batch Size Schemes for Adaptive Gradient Methods", 2024, arXiv:2402.11215; the
-tests are those of the authors' code (its tests.py), which takes inner products leaf by leaf where the paper takes them
-over the whole vector: `scope` chooses. The coordinate-wise test is in the paper only.
+Lau, Liu, Kolar, "AdAdaGrad: Adaptive Batch Size Schemes for Adaptive Gradient Methods", 2024, arXiv:2402.11215. The
+tests are those of the authors' code (its tests.py), which takes inner products leaf by leaf, whereas the paper takes
+them over the whole vector; `scope` selects one of them. The coordinate-wise test is only in the paper.
 
-Each asks for the batch at which the noise of some linear image of the samples' gradients, in units of the squared norm
-of the mean gradient, would be a given square. In these units nothing overflows that the gradients' squares do not.
+Each test asks for the batch size at which the variance of some linear function of the samples' gradients, divided by
+the squared norm of the mean gradient, would equal a given square. In these units nothing overflows unless the squared
+gradients do.
 """
 
 from collections.abc import Callable
@@ -25,13 +26,13 @@ Scope = Literal["leaf", "global"]
 
 
 class GradientSamples(NamedTuple):
-    """What a test sees.
+    """The information that a test receives.
 
     Attributes:
-        mean: the mean gradient over all samples.
-        variances: called with a linear function of a sample's gradient, whose values are trees, it estimates the
-            variance over the samples of each of their entries.
-        total_variance: the same, the sum over all entries, of which workers send nothing else.
+        mean: The mean gradient over all samples.
+        variances: A function that takes a linear function of a sample's gradient, whose values are trees, and estimates
+            the variance over the samples of each entry.
+        total_variance: The same, but the sum over all entries. Workers then send nothing except this sum.
     """
 
     mean: Any
@@ -40,27 +41,35 @@ class GradientSamples(NamedTuple):
 
 
 BatchSizeTest = Callable[[GradientSamples], jax.Array]
-"""A test gives the batch size that it asks for, a real number, infinity where no batch would do, NaN for any batch."""
+"""A test returns the batch size that it asks for: a real number, infinity if none is enough, NaN if any is enough."""
 
 
 def norm_test(eta: jax.typing.ArrayLike = 0.1) -> BatchSizeTest:
-    """Asks that the mean gradient's noise be a fraction of its norm.
+    """Asks that the noise of the mean gradient be a fraction of its norm.
+
+    The batch size that it asks for, where var is the sum of the variances of one sample's gradient over all entries::
+
+        var / (eta * |mean|)**2
+
+    Use it as the first choice of a test for `adaptive_batch_size`. Avoid it when batches must stay small, because noise
+    across the mean gradient counts as much as noise along it.
 
     Args:
-        eta: the largest fraction, positive; default 0.1. Smaller is stricter: the batch grows with its inverse square.
+        eta: The largest fraction, above 0. Default: 0.1. A smaller one is stricter: the batch grows with its inverse
+            square.
 
     Returns:
         A test for `adaptive_batch_size`.
 
     Raises:
-        ValueError: if `eta` is out of its range.
+        ValueError: If `eta` is not positive.
 
     Example:
         >>> import optkit
         >>> tx = optkit.adaptive_batch_size(optkit.norm_test(eta=0.5), 8, max_batch_size=1024)
 
     Reference:
-        Lau, Liu, Kolar, "AdAdaGrad: Adaptive Batch Size Schemes for Adaptive Gradient Methods", 2024, arXiv:2402.11215.
+        arXiv:2402.11215
     """
     check_range("eta", eta, 0.0, low_open=True)
 
@@ -71,26 +80,33 @@ def norm_test(eta: jax.typing.ArrayLike = 0.1) -> BatchSizeTest:
 
 
 def inner_product_test(theta: jax.typing.ArrayLike = 0.1, scope: Scope = "leaf") -> BatchSizeTest:
-    """Asks that gradients of batches point along the mean gradient: that their inner products with it vary little.
+    """Asks that the inner products of batch gradients with the mean gradient vary little.
+
+    The batch size that it asks for, where var is taken over the gradients g of single samples::
+
+        var(<g, mean>) / (theta * |mean|**2)**2
+
+    Use it when `norm_test` asks for batches that are too large. Avoid it alone when noise across the mean gradient
+    matters, because it measures only the noise along it; see `augmented_inner_product_test`.
 
     Args:
-        theta: the largest deviation of these products, in units of the mean gradient's squared norm, positive; default
-            0.1.
-        scope: `"leaf"` (default) adds up the variances of each leaf's inner products, as the authors' code does;
-            `"global"` takes the inner product over all leaves, as their paper does.
+        theta: Largest standard deviation of these products, in units of the squared norm of the mean gradient, above 0.
+            Default: 0.1.
+        scope: `"leaf"` adds up the variances of the inner products of all leaves, as the authors' code does. `"global"`
+            takes the inner product over all leaves, as their paper does. Default: `"leaf"`.
 
     Returns:
         A test for `adaptive_batch_size`.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range.
+        ValueError: If a hyperparameter is out of its range.
 
     Example:
         >>> import optkit
         >>> tx = optkit.adaptive_batch_size(optkit.inner_product_test(theta=0.5), 8, max_batch_size=1024)
 
     Reference:
-        Lau, Liu, Kolar, "AdAdaGrad: Adaptive Batch Size Schemes for Adaptive Gradient Methods", 2024, arXiv:2402.11215.
+        arXiv:2402.11215
     """
     check_range("theta", theta, 0.0, low_open=True)
     check_option("scope", scope, Scope)
@@ -104,25 +120,34 @@ def inner_product_test(theta: jax.typing.ArrayLike = 0.1, scope: Scope = "leaf")
 
 
 def orthogonality_test(nu: jax.typing.ArrayLike = 0.1, scope: Scope = "leaf") -> BatchSizeTest:
-    """Asks that what is orthogonal to the mean gradient in gradients of batches be small.
+    """Asks that the part of batch gradients orthogonal to the mean gradient be small.
+
+    The batch size that it asks for, where var is the sum of the variances over all entries, taken over the gradients g
+    of single samples::
+
+        var(g - <g, mean> / |mean|**2 * mean) / (nu * |mean|)**2
+
+    Use it together with the inner product test, as in `augmented_inner_product_test`. Avoid it alone, because it does
+    not measure the noise along the mean gradient.
 
     Args:
-        nu: the largest deviation of the orthogonal part, in units of the mean gradient's norm, positive; default 0.1.
-        scope: whether it is orthogonal to the mean gradient in each leaf (`"leaf"`, default, as in the authors' code),
-            or over all leaves (`"global"`, as in their paper).
+        nu: Largest standard deviation of the orthogonal part, in units of the norm of the mean gradient, above 0.
+            Default: 0.1.
+        scope: Whether the part is orthogonal to the mean gradient in each leaf (`"leaf"`, as in the authors' code) or
+            over all leaves (`"global"`, as in their paper). Default: `"leaf"`.
 
     Returns:
         A test for `adaptive_batch_size`.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range.
+        ValueError: If a hyperparameter is out of its range.
 
     Example:
         >>> import optkit
         >>> tx = optkit.adaptive_batch_size(optkit.orthogonality_test(nu=0.5), 8, max_batch_size=1024)
 
     Reference:
-        Lau, Liu, Kolar, "AdAdaGrad: Adaptive Batch Size Schemes for Adaptive Gradient Methods", 2024, arXiv:2402.11215.
+        arXiv:2402.11215
     """
     check_range("nu", nu, 0.0, low_open=True)
     check_option("scope", scope, Scope)
@@ -147,53 +172,65 @@ def orthogonality_test(nu: jax.typing.ArrayLike = 0.1, scope: Scope = "leaf") ->
 def augmented_inner_product_test(
     theta: jax.typing.ArrayLike = 0.1, nu: jax.typing.ArrayLike = 0.1, scope: Scope = "leaf"
 ) -> BatchSizeTest:
-    """Asks for what both the inner product test and the orthogonality test ask for.
+    """Asks for the larger of the batch sizes of the inner product test and the orthogonality test.
+
+    The batch size that it asks for::
+
+        max(inner_product_test(theta, scope), orthogonality_test(nu, scope))
+
+    Use it when the bounds on the noise along and across the mean gradient should differ. Avoid it when one bound is
+    enough: `norm_test` has one argument.
 
     Args:
-        theta: see `inner_product_test`; default 0.1.
-        nu: see `orthogonality_test`; default 0.1.
-        scope: `"leaf"` (default) or `"global"`, see `inner_product_test`.
+        theta: See `inner_product_test`. Default: 0.1.
+        nu: See `orthogonality_test`. Default: 0.1.
+        scope: See `inner_product_test`. Default: `"leaf"`.
 
     Returns:
         A test for `adaptive_batch_size`.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range.
+        ValueError: If a hyperparameter is out of its range.
 
     Example:
         >>> import optkit
         >>> tx = optkit.adaptive_batch_size(optkit.augmented_inner_product_test(), 8, max_batch_size=1024)
 
     Reference:
-        Lau, Liu, Kolar, "AdAdaGrad: Adaptive Batch Size Schemes for Adaptive Gradient Methods", 2024, arXiv:2402.11215.
+        arXiv:2402.11215
     """
     along, across = inner_product_test(theta, scope), orthogonality_test(nu, scope)
     return lambda samples: jnp.maximum(along(samples), across(samples))
 
 
 def coordinate_test(eta: jax.typing.ArrayLike = 0.1, quantile: jax.typing.ArrayLike = 0.9) -> BatchSizeTest:
-    """Asks that the noise of most of the mean gradient's coordinates be a fraction of their size.
+    """Asks that the noise of most coordinates of the mean gradient be a fraction of their size.
 
-    The paper asks it of all coordinates, which one that is almost zero decides. This one sorts all of them, and workers
-    send as much as for the gradient: it is for small models.
+    The batch size that it asks for is a quantile over all coordinates of the following number, where var is the
+    variance of a sample's gradient in the coordinate::
+
+        var / (eta * mean)**2
+
+    Use it for small models. Avoid it for large ones, because it sorts all coordinates and workers send as much as for
+    the gradient. The paper tests all coordinates, so that one that is almost zero decides.
 
     Args:
-        eta: the largest fraction, positive; default 0.1.
-        quantile: the share of the coordinates of which it is asked, in (0, 1]; default 0.9; 1 is the paper's test.
-            Coordinates whose mean is zero are left out.
+        eta: The largest fraction, above 0. Default: 0.1.
+        quantile: Share of the coordinates that must pass, in (0, 1]. Default: 0.9. 1 is the paper's test. Coordinates
+            whose mean is zero are left out.
 
     Returns:
         A test for `adaptive_batch_size`.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range.
+        ValueError: If a hyperparameter is out of its range.
 
     Example:
         >>> import optkit
         >>> tx = optkit.adaptive_batch_size(optkit.coordinate_test(eta=0.5), 8, max_batch_size=1024)
 
     Reference:
-        Lau, Liu, Kolar, "AdAdaGrad: Adaptive Batch Size Schemes for Adaptive Gradient Methods", 2024, arXiv:2402.11215.
+        arXiv:2402.11215
     """
     check_range("eta", eta, 0.0, low_open=True)
     check_range("quantile", quantile, 0.0, 1.0, low_open=True)
@@ -213,13 +250,13 @@ def coordinate_test(eta: jax.typing.ArrayLike = 0.1, quantile: jax.typing.ArrayL
 
 
 def _inner_products(gradient: Any, direction: Any, scope: Scope) -> Any:
-    """A tree of the inner products of each leaf, or the sum of them."""
+    """Returns a tree of the inner products of each leaf, or their sum."""
     products = jax.tree.map(lambda g, d: jnp.sum(g * d), gradient, direction)
     return products if scope == "leaf" else jnp.asarray(optax.tree.sum(products))
 
 
 def _inverse(norm: jax.Array) -> jax.Array:
-    """One over a norm; zero where that is zero."""
+    """Returns one over a norm, or zero if the norm is zero."""
     return jnp.where(norm > 0, 1 / jnp.where(norm > 0, norm, 1), 0)
 
 
@@ -240,7 +277,7 @@ METHODS = (
         name="inner_product_test",
         factory=inner_product_test,
         kind="function",
-        summary="A test for adaptive_batch_size: inner products with the mean gradient vary little.",
+        summary="A test for adaptive_batch_size: the inner products of gradients with their mean vary little.",
         paper=ADADAGRAD,
         also_known_as=("AdAdaGrad",),
     ),
@@ -248,7 +285,7 @@ METHODS = (
         name="orthogonality_test",
         factory=orthogonality_test,
         kind="function",
-        summary="A test for adaptive_batch_size: what is orthogonal to the mean gradient is small.",
+        summary="A test for adaptive_batch_size: the part of gradients orthogonal to their mean is small.",
         paper=ADADAGRAD,
         also_known_as=("AdAdaGrad",),
     ),

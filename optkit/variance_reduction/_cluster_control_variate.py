@@ -1,8 +1,9 @@
-"""One momentum for each cluster of the data as a control variate of its gradients: the estimator of Discover.
+"""Cluster control variates: one momentum per cluster of the data reduces the noise of the choice of clusters.
 
 Tondji, Kashubin, Cissé, "Variance Reduction in Deep Learning: More Momentum is All You Need", 2021, arXiv:2111.11828.
-Its full text and code were not found. The rule is that of COVER (Yuan, Ying, Sayed, 2019), after which the abstract
-says that the method is built; for batches that mix clusters it is a reconstruction.
+This is the estimator of Discover. The full text and the code of the paper were not found. The rule is that of COVER
+(Yuan, Ying, Sayed, 2019), on which the method is built according to the abstract. For batches that mix clusters it is a
+reconstruction.
 """
 
 from collections.abc import Sequence
@@ -29,26 +30,33 @@ def scale_by_cluster_control_variate(
 ) -> optax.GradientTransformationExtraArgs:
     """Replaces a cluster's gradient by an estimate of the whole gradient with less noise from the choice of cluster.
 
-    Each batch comes from one cluster, which the extra argument `cluster_id` of `update` names (an integer from 0); for
-    batches that mix clusters there is `cluster_control_variate`. Do not take it for many clusters of a large model:
-    each has a copy of the parameters. Wrong probabilities bias the estimate.
+    The update rule, where k is the cluster of the batch, p its probability and m one momentum per cluster::
+
+        u = g - m[k] + mean
+        m[k] = m[k] + alpha * (g - m[k])
+        mean = sum(p[j] * m[j] for all clusters j)
+
+    Use it when each batch comes from one cluster, whose number is passed to `update` as `cluster_id`; for batches that
+    mix clusters there is `cluster_control_variate`. Avoid it for many clusters of a large model, because each cluster
+    has a momentum as large as the parameters. Wrong probabilities bias the estimate.
 
     Args:
-        num_clusters: how many clusters there are.
-        alpha: share of a new gradient in its cluster's momentum, in (0, 1]; default 0.1. With 1 and one example a
-            cluster it is SAGA.
-        probabilities: how often a batch comes from each cluster, numbers that sum to 1; by default the frequencies so
+        num_clusters: Number of clusters.
+        alpha: Share of a new gradient in the momentum of its cluster, in (0, 1]. Default: 0.1. With 1 and one example
+            per cluster it is SAGA.
+        probabilities: How often a batch comes from each cluster: numbers that sum to 1. Default: the frequencies so
             far.
-        inverse_probability: whether rare clusters move faster, by `alpha` over their probability and at most 1, as in
-            COVER; off by default.
+        inverse_probability: Whether the momenta of rare clusters move faster, by `alpha` over their probability and at
+            most 1, as in COVER. Default: False.
 
     Returns:
-        A transformation; its state is `num_clusters + 1` numbers a parameter. A `cluster_id` that is out of range is a
-        `ValueError` where it is a Python number; an array makes the update NaN, which `optax.apply_if_finite` skips.
+        A transformation. Its state holds `num_clusters + 1` numbers per parameter. Its `update` needs the extra
+        argument `cluster_id`, an integer from 0. If it is out of range, a Python number raises a `ValueError`, and an
+        array makes the update NaN, which `optax.apply_if_finite` skips.
 
     Raises:
-        ValueError: if an argument is out of its range.
-        TypeError: by `update`, without `cluster_id`.
+        ValueError: If an argument is out of its range.
+        TypeError: From `update`, without `cluster_id`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -61,8 +69,7 @@ def scale_by_cluster_control_variate(
         Array([1.], dtype=float32)
 
     Reference:
-        Tondji, Kashubin, Cissé, "Variance Reduction in Deep Learning: More Momentum is All You Need", 2021,
-        arXiv:2111.11828.
+        arXiv:2111.11828
     """
     clusters = Clusters("scale_by_cluster_control_variate", num_clusters, alpha, probabilities, inverse_probability)
     clusters.check()
@@ -97,26 +104,36 @@ def cluster_control_variate(
     *,
     inverse_probability: bool = False,
 ) -> aggregating.Aggregator:
-    """Aggregates the gradients of a batch's clusters to an estimate with less noise from how often each was drawn.
+    """Aggregates the gradients of a batch's clusters into an estimate with less noise from how often each was drawn.
 
-    Its `update` takes gradients with a leading axis over the clusters: the cluster's share of the batch's mean
-    gradient, so that the rows sum to that gradient, and zeros for a cluster without examples. The extra argument
-    `class_counts` says how many examples of each cluster the batch has. Do not take it for batches that are drawn so
-    that each cluster has exactly its own share: there it does nothing.
+    The update rule, where f is each cluster's share of the batch, g[k] its mean gradient, p its probability and m its
+    momentum; only the momenta of clusters in the batch move::
+
+        u = mean + sum(f[k] * (g[k] - m[k]) for all clusters k)
+        m[k] = m[k] + alpha * (g[k] - m[k])
+        mean = sum(p[k] * m[k] for all clusters k)
+
+    Use it when batches mix clusters, such as classes, in shares that vary by chance. Avoid it for batches that contain
+    exactly each cluster's share of the data, because it has no effect there. Each cluster has a momentum as large as
+    the parameters.
+
+    Its `update` takes gradients with a leading axis over the clusters. Each row is the cluster's part of the batch's
+    mean gradient, f[k] * g[k], so that the rows sum to that gradient; it is zero for a cluster without examples. The
+    extra argument `class_counts` gives the number of examples of each cluster in the batch.
 
     Args:
-        num_clusters: how many clusters there are.
-        alpha: share of a new gradient in its cluster's momentum, in (0, 1]; default 0.1.
-        probabilities: each cluster's share of the data, numbers that sum to 1; by default the frequencies so far.
-        inverse_probability: whether rare clusters move faster, by `alpha` over their probability and at most 1; off by
-            default.
+        num_clusters: Number of clusters.
+        alpha: Share of a new gradient in the momentum of its cluster, in (0, 1]. Default: 0.1.
+        probabilities: Each cluster's share of the data: numbers that sum to 1. Default: the frequencies so far.
+        inverse_probability: Whether the momenta of rare clusters move faster, by `alpha` over their probability and at
+            most 1. Default: False.
 
     Returns:
-        An aggregator; its state is `num_clusters + 1` numbers a parameter.
+        An aggregator. Its state holds `num_clusters + 1` numbers per parameter.
 
     Raises:
-        ValueError: if an argument is out of its range, and by `update` if there are more or fewer rows than clusters.
-        TypeError: by `update`, without `class_counts`.
+        ValueError: If an argument is out of its range. From `update`, if there are more or fewer rows than clusters.
+        TypeError: From `update`, without `class_counts`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -129,8 +146,7 @@ def cluster_control_variate(
         Array([1.], dtype=float32)
 
     Reference:
-        Tondji, Kashubin, Cissé, "Variance Reduction in Deep Learning: More Momentum is All You Need", 2021,
-        arXiv:2111.11828.
+        arXiv:2111.11828
     """
     return Clusters("cluster_control_variate", num_clusters, alpha, probabilities, inverse_probability).aggregator()
 
@@ -140,7 +156,7 @@ METHODS = (
         name="cluster_control_variate",
         factory=cluster_control_variate,
         kind="aggregator",
-        summary="One momentum for each cluster of the data, as a control variate of a batch's gradient.",
+        summary="Reduces the noise of a batch's gradient with one momentum per cluster of the data.",
         paper=DISCOVER,
         also_known_as=("Discover", "COVER", "multi-momentum", "SAGA"),
         parts=(scale_by_cluster_control_variate,),

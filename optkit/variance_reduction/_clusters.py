@@ -1,4 +1,4 @@
-"""Momenta of the clusters of the data, and how a batch meets them: what the forms of the control variate share.
+"""What the forms of the cluster control variate share: the momenta of the clusters, and how a batch updates them.
 
 In comments g_k is a cluster's gradient, f_k its share of the batch, p_k its probability, and m_k its momentum.
 """
@@ -24,12 +24,12 @@ class ClusterControlVariateState(NamedTuple):
     """State of `cluster_control_variate` and `scale_by_cluster_control_variate`.
 
     Attributes:
-        momenta: an exponential average of each cluster's gradients, shaped like the parameters with a leading axis over
+        momenta: An exponential average of each cluster's gradients, shaped like the parameters with a leading axis over
             the clusters.
-        mean: their mean, weighted by the clusters' probabilities, shaped and sharded like the parameters.
-        frequencies: each cluster's mean share of the batches so far, beginning at equal ones, in float32 at least; None
-            if the probabilities were given. Equal on all workers, as is the next.
-        count: number of updates so far; None if the probabilities were given.
+        mean: The mean of the momenta, weighted by the clusters' probabilities, shaped and sharded like the parameters.
+        frequencies: Each cluster's mean share of the batches so far, which begins at equal shares, in float32 at least;
+            None if the probabilities were given. Equal on all workers.
+        count: Number of updates so far; None if the probabilities were given. Equal on all workers.
     """
 
     momenta: optax.Updates
@@ -39,7 +39,7 @@ class ClusterControlVariateState(NamedTuple):
 
 
 class Visit(NamedTuple):
-    """How a batch meets clusters: numbers for each of them, and the pace at which frequencies move, None if given."""
+    """The numbers of the visited clusters, and the pace at which frequencies move (None if they are given)."""
 
     fractions: jax.Array
     probabilities: jax.Array
@@ -48,7 +48,7 @@ class Visit(NamedTuple):
 
 
 class _Visited(NamedTuple):
-    """What a leaf's visit gives: the estimate of its gradient, the momenta of the clusters in the batch, the mean."""
+    """The result for one leaf: the estimate of its gradient, the momenta of the visited clusters, the mean."""
 
     estimate: jax.Array
     momenta: jax.Array
@@ -56,7 +56,7 @@ class _Visited(NamedTuple):
 
 
 def _visit_leaf(visit, gradients, momenta, mean):
-    """Estimates the gradient from rows of clusters' mean gradients, and moves these clusters' momenta and the mean."""
+    """Estimates a gradient from rows of clusters' mean gradients; moves their momenta and the mean."""
 
     def weighted(weights, rows):
         return jax.vmap(jnp.multiply)(weights.astype(rows.dtype), rows)
@@ -68,7 +68,7 @@ def _visit_leaf(visit, gradients, momenta, mean):
     estimate = mean + sum_rows(differences, visit.fractions)  # e = sum_k f_k (g_k - m_k) + mean
     steps = weighted(visit.rates, differences)
     moved = momenta + steps  # m_k = (1 - alpha) m_k + alpha g_k
-    # The mean is kept up without the clusters that the batch does not meet.
+    # The mean is updated without reading the clusters that are not in the batch.
     moved_mean = mean + sum_rows(steps, visit.probabilities)  # mean = sum_k p_k m_k
     if visit.pace is not None:
         drift = sum_rows(moved, visit.fractions) - moved_mean
@@ -77,7 +77,7 @@ def _visit_leaf(visit, gradients, momenta, mean):
 
 
 def visit_tree(visit, gradients, momenta, mean):
-    """Visits all leaves; gives three trees."""
+    """Visits all leaves; returns three trees: estimates, momenta and means."""
     visited = jax.tree.map(lambda *leaves: _visit_leaf(visit, *leaves), gradients, momenta, mean)
 
     def part(index):
@@ -90,11 +90,11 @@ class Clusters(NamedTuple):
     """What all forms of the method share, made from their arguments.
 
     Attributes:
-        method: the public name of the form, for messages.
-        num_clusters: as in `cluster_control_variate`, and the next three.
-        alpha: share of a new gradient.
-        probabilities: each cluster's share, or None.
-        inverse_probability: whether rare clusters move faster.
+        method: The public name of the form, for error messages.
+        num_clusters: See `cluster_control_variate`.
+        alpha: Share of a new gradient in the momentum of its cluster.
+        probabilities: Each cluster's share of the data, or None.
+        inverse_probability: Whether the momenta of rare clusters move faster.
     """
 
     method: str
@@ -130,7 +130,7 @@ class Clusters(NamedTuple):
         return ClusterControlVariateState(momenta, zeros, frequencies, jnp.zeros([], jnp.int32))
 
     def visit(self, state: ClusterControlVariateState, fractions: jax.Array) -> tuple[Visit, Any, Any]:
-        """How a batch with these fractions meets all clusters, and the frequencies and the count after it."""
+        """Returns how a batch with these fractions visits all clusters, and the new frequencies and count."""
         given = self.probabilities is not None
         probabilities = jnp.asarray(self.probabilities) if given else state.frequencies
         rates = self.alpha / probabilities if self.inverse_probability else self.alpha
@@ -142,7 +142,7 @@ class Clusters(NamedTuple):
         return Visit(fractions, probabilities, rates, pace), frequencies, optax.safe_increment(state.count)
 
     def aggregator(self) -> aggregating.Aggregator:
-        """Makes the form for batches that mix clusters."""
+        """Builds the form for batches that mix clusters."""
         self.check()
 
         def update_fn(updates, state, params=None, *, class_counts=None, **extra_args):

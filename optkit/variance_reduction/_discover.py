@@ -1,8 +1,8 @@
 """Discover: optimizers on a gradient estimate that keeps one momentum for each cluster of the data.
 
 Tondji, Kashubin, Cissé, "Variance Reduction in Deep Learning: More Momentum is All You Need", 2021, arXiv:2111.11828.
-Its full text and code were not found; the optimizers are those that its abstract names, on the estimator of
-`cluster_control_variate`.
+The full text and the code of the paper were not found. The optimizers are those that its abstract names, with the
+estimator of `cluster_control_variate`.
 """
 
 from collections.abc import Sequence
@@ -30,29 +30,42 @@ def discover(
     probabilities: Sequence[float] | jax.typing.ArrayLike | None = None,
     inverse_probability: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    """Descent along gradients from which the noise of how often each cluster was drawn is taken.
+    """Descent along gradients without the noise that comes from how often each cluster was drawn.
 
-    Its `update` takes gradients with a leading axis over the clusters and the extra argument `class_counts`, as
-    `cluster_control_variate` does. For batches of one cluster each chain `scale_by_cluster_control_variate` with
-    `optax.sgd`. Do not take it for batches that are as mixed as the data: there it does nothing.
+    The update rule, where e comes from `cluster_control_variate`::
+
+        m = momentum * m + e
+        x = x - lr * m
+
+    With `nu` it is quasi-hyperbolic momentum instead::
+
+        m = momentum * m + (1 - momentum) * e
+        x = x - lr * ((1 - nu) * e + nu * m)
+
+    Use it when batches mix clusters, such as classes, in shares that vary by chance. For batches of one cluster each,
+    chain `scale_by_cluster_control_variate` with `optax.sgd`. Avoid it for batches that are as mixed as the data,
+    because it has no effect there. Each cluster has a momentum as large as the parameters.
+
+    Its `update` takes gradients with a leading axis over the clusters and the extra argument `class_counts`, as that of
+    `cluster_control_variate` does.
 
     Args:
-        learning_rate: a positive number or a schedule; that of the optimizer that it stands on.
-        num_clusters: how many clusters there are, for example the classes.
-        alpha: share of a new gradient in its cluster's momentum, in (0, 1]; default 0.1.
-        momentum: decay of the momentum after the estimate, in [0, 1); default 0.9; None for none.
-        nu: weight of the momentum against the estimate itself, in [0, 1]: quasi-hyperbolic momentum, whose average
-            weighs a new estimate with `1 - momentum`. None (default) for heavy-ball momentum, which weighs it with 1.
-        probabilities: each cluster's share of the data, numbers that sum to 1; by default the frequencies so far.
-        inverse_probability: whether rare clusters move faster, by `alpha` over their probability and at most 1; off by
-            default.
+        learning_rate: The learning rate, a positive number or a schedule. Use one that suits the optimizer on which it
+            is built, SGD or quasi-hyperbolic momentum.
+        num_clusters: Number of clusters, for example of classes.
+        alpha: See `cluster_control_variate`. Default: 0.1.
+        momentum: Decay rate of the momentum after the estimate, in [0, 1). None disables it. Default: 0.9.
+        nu: Weight of the momentum against the estimate itself, in [0, 1], for quasi-hyperbolic momentum. Default: None,
+            heavy-ball momentum.
+        probabilities: See `cluster_control_variate`. Default: the frequencies so far.
+        inverse_probability: See `cluster_control_variate`. Default: False.
 
     Returns:
-        An optimizer; its state is `num_clusters + 2` numbers a parameter, one less without momentum.
+        An optimizer. Its state holds `num_clusters + 2` numbers per parameter, one less without momentum.
 
     Raises:
-        ValueError: if an argument is out of its range, and by `update` if there are more or fewer rows than clusters.
-        TypeError: by `update`, without `class_counts`.
+        ValueError: If an argument is out of its range. From `update`, if there are more or fewer rows than clusters.
+        TypeError: From `update`, without `class_counts`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -64,8 +77,7 @@ def discover(
         Array([-0.1], dtype=float32)
 
     Reference:
-        Tondji, Kashubin, Cissé, "Variance Reduction in Deep Learning: More Momentum is All You Need", 2021,
-        arXiv:2111.11828.
+        arXiv:2111.11828
     """
     check_range("momentum", momentum, 0.0, 1.0, high_open=True)
     estimate = Clusters("discover", num_clusters, alpha, probabilities, inverse_probability).aggregator()
@@ -89,22 +101,33 @@ def discover_igt(
 ) -> optax.GradientTransformationExtraArgs:
     """`discover` with a momentum whose gradients are taken ahead of the parameters.
 
-    The training loop holds shifted parameters; `igt_eval_params` gives those to evaluate.
+    The update rule, where e comes from `cluster_control_variate` for gradients at the shifted parameters x, and y are
+    the true parameters::
+
+        m = b1 * m + (1 - b1) * e
+        y = y - lr * m
+        x = y - b1 / (1 - b1) * lr * m
+
+    The training loop holds the shifted parameters x; `igt_eval_params` returns y, the parameters to evaluate.
+
+    Use it as `discover`, when the momentum must not lag behind the parameters. Avoid it when the curvature changes much
+    along the path, because gradients are taken ahead of the parameters. It keeps one number per parameter more than
+    `discover`, and each cluster has a momentum as large as the parameters.
 
     Args:
-        learning_rate: a positive number or a schedule; that of gradient descent.
-        num_clusters: how many clusters there are, as in `discover`.
-        alpha: share of a new gradient in its cluster's momentum, as in `discover`.
-        b1: decay of the momentum after the estimate, which begins at zero, in [0, 1); default 0.9.
-        probabilities: each cluster's share of the data, as in `discover`.
-        inverse_probability: whether rare clusters move faster, as in `discover`.
+        learning_rate: The learning rate, a positive number or a schedule. Use one that suits gradient descent.
+        num_clusters: Number of clusters, for example of classes.
+        alpha: See `cluster_control_variate`. Default: 0.1.
+        b1: Decay rate of the momentum, in [0, 1). Default: 0.9. The momentum begins at zero.
+        probabilities: See `cluster_control_variate`. Default: the frequencies so far.
+        inverse_probability: See `cluster_control_variate`. Default: False.
 
     Returns:
-        An optimizer; its state is `num_clusters + 3` numbers a parameter.
+        An optimizer. Its state holds `num_clusters + 3` numbers per parameter.
 
     Raises:
-        ValueError: if an argument is out of its range, and by `update` if there are more or fewer rows than clusters.
-        TypeError: by `update`, without `class_counts`.
+        ValueError: If an argument is out of its range. From `update`, if there are more or fewer rows than clusters.
+        TypeError: From `update`, without `class_counts`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -117,8 +140,7 @@ def discover_igt(
         (Array([-1.], dtype=float32), Array([-0.1], dtype=float32))
 
     Reference:
-        Tondji, Kashubin, Cissé, "Variance Reduction in Deep Learning: More Momentum is All You Need", 2021,
-        arXiv:2111.11828.
+        arXiv:2111.11828
     """
     check_range("b1", b1, 0.0, 1.0, high_open=True)
     estimate = Clusters("discover_igt", num_clusters, alpha, probabilities, inverse_probability).aggregator()
@@ -143,7 +165,7 @@ METHODS = (
         name="discover",
         factory=discover,
         kind="optimizer",
-        summary="One momentum for each cluster of the data, as a control variate; momentum SGD on top.",
+        summary="Momentum SGD on gradients whose noise is reduced with one momentum per cluster of the data.",
         paper=DISCOVER,
         also_known_as=("multi-momentum",),
         example={"learning_rate": 1e-3, "num_clusters": 4},
@@ -155,7 +177,7 @@ METHODS = (
         name="discover_igt",
         factory=discover_igt,
         kind="optimizer",
-        summary="One momentum for each cluster of the data, and one whose gradients are taken ahead of the parameters.",
+        summary="Discover with a momentum whose gradients are taken ahead of the parameters.",
         paper=DISCOVER,
         also_known_as=("multi-momentum",),
         example={"learning_rate": 1e-3, "num_clusters": 4},

@@ -1,11 +1,12 @@
-"""VRGD: each coordinate of the mean gradient times its signal-to-noise ratio over the workers or microbatches.
+"""VRGD: multiplies each coordinate of the mean gradient by its signal-to-noise ratio over workers or microbatches.
 
 Jiang, Liu, Ding, Guo, Lin, "Accelerating Large Batch Training via Gradient Signal to Noise Ratio (GSNR)", 2023,
-arXiv:2309.13681. No code was published; the ratio is that of the paper's Algorithm 1, a layer of its is a leaf here.
-Its VR-Adam and VR-LAMB smooth the ratio; that the average is corrected for its zero start is inferred from the hat.
+arXiv:2309.13681. The authors published no code. The ratio is that of the paper's Algorithm 1, where a layer of the
+paper is a leaf here. The paper's VR-Adam and VR-LAMB smooth the ratio; the bias correction of that average is inferred
+from the hat in the paper's notation.
 
-The paper's ratio is infinite where all rows agree. Here a variance below the rounding error of the gradient counts as
-that error, so that all noise-free coordinates weigh the same, and nothing overflows or underflows at any scale.
+The paper's ratio is infinite if all rows agree. Here a variance below the rounding error of the gradient counts as that
+error, so that all noise-free coordinates get the same weight, and nothing overflows or underflows at any scale.
 """
 
 import functools
@@ -27,7 +28,7 @@ __all__ = ["scale_by_gradient_snr"]
 
 
 def _mean_and_noise(row: Any, *, axis_name: AxisName, method: str) -> tuple[Any, Any]:
-    """The mean over rows, and each coordinate's variance over rows in units of its squared mean."""
+    """Returns the mean over rows, and each coordinate's variance over rows in units of its squared mean."""
     count_rows(row, axis_name, method)
     mean = mean_over_rows(row, axis_name)
 
@@ -39,7 +40,7 @@ def _mean_and_noise(row: Any, *, axis_name: AxisName, method: str) -> tuple[Any,
 
 
 def _clipped_ratio(noise: jax.Array, gamma: jax.typing.ArrayLike) -> jax.Array:
-    """The weights of a leaf's coordinates, in [gamma, 1], from their noise in units of the signal."""
+    """Returns the weights of a leaf's coordinates, in [gamma, 1], from their variance over their squared mean."""
     ratio = 1 / (noise + jnp.finfo(noise.dtype).eps ** 2)  # the ratio r of squared mean and variance
     layer_mean = jnp.mean(ratio)
     ratio = jnp.where(layer_mean > 0, ratio / layer_mean, 1)  # r with a mean of 1 over the layer
@@ -55,27 +56,38 @@ def scale_by_gradient_snr(
 ) -> optax.GradientTransformation:
     """Averages gradients and slows down the coordinates in which they disagree.
 
-    It takes the gradients of at least two equal parts of the batch; the paper takes 8 or more, of 8 to 64 samples each.
-    **Do not average them before**: with `axis_name`, `update` takes each worker's own gradient and averages it itself.
-    Communication is twice that of plain data parallel training.
+    The update rule, where mean and var are taken over the workers or microbatches, for each coordinate::
 
-    Most coordinates of a noisy leaf end at `gamma`: the steps are 2 to 10 times shorter, so raise the learning rate. A
-    coordinate without any noise (say, one that only an L2 penalty acts on) takes all the weight of its leaf: keep
-    penalties out of these gradients. Scalars are averaged only.
+        r = mean(g)**2 / var(g)
+        r = clip(r / average of r over the leaf, gamma, 1)
+        u = r * mean(g)
+
+    With `b3` the ratio r is replaced by its exponential average over the steps.
+
+    Use it for very large batches, with at least two equal parts of the batch; the paper uses 8 or more parts of 8 to 64
+    samples each. Avoid it when a coordinate has no noise, for example when only an L2 penalty acts on it, because it
+    then takes all the weight of its leaf: keep penalties out of these gradients. Communication is twice that of plain
+    data parallel training. Most coordinates of a noisy leaf end at `gamma`, so the steps are 2 to 10 times shorter:
+    raise the learning rate. Scalars are only averaged.
+
+    **Do not average the gradients before it**: with `axis_name`, `update` takes each worker's own gradient and averages
+    it itself.
 
     Args:
-        gamma: the smallest weight of a coordinate relative to its leaf's best, in [0, 1]; default 0.1; 1 averages only.
-        b3: decay of an average of the weights over the steps, in [0, 1); default None, no such average and no state.
-        debias: whether that average is corrected for its start at zero.
-        axis_name: the axis over workers; default None: each leaf has a leading axis, over microbatches or samples,
-            which `update` removes.
+        gamma: Smallest weight of a coordinate relative to the best one of its leaf, in [0, 1]. Default: 0.1. With 1
+            gradients are only averaged.
+        b3: Decay rate of an average of the weights over the steps, in [0, 1). Default: None, no such average and no
+            state.
+        debias: Whether the bias of that average, which starts at zero, is corrected. Default: True.
+        axis_name: Name of the axis over workers. None (the default): each leaf of the gradients has a leading axis, one
+            row per microbatch or sample, which `update` removes.
 
     Returns:
-        A transformation. Its state is empty, or with `b3` an `optax.EmaState`: one number a parameter, in float32 at
+        A transformation. Its state is empty, or with `b3` an `optax.EmaState`: one number per parameter, in float32 at
         least, equal on all workers.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range; from `update`, if there is one part only.
+        ValueError: If a hyperparameter is out of its range. From `update`, if there is only one part of the batch.
 
     Example:
         >>> import jax.numpy as jnp
@@ -87,8 +99,7 @@ def scale_by_gradient_snr(
         Array([1.1, 0.1], dtype=float32)
 
     Reference:
-        Jiang, Liu, Ding, Guo, Lin, "Accelerating Large Batch Training via Gradient Signal to Noise Ratio (GSNR)", 2023,
-        arXiv:2309.13681.
+        arXiv:2309.13681
     """
     return gradient_snr("scale_by_gradient_snr", gamma, b3, debias=debias, axis_name=axis_name)
 
@@ -101,7 +112,7 @@ def gradient_snr(
     debias: bool = True,
     axis_name: AxisName | None,
 ) -> optax.GradientTransformation:
-    """The rule, for `scale_by_gradient_snr` and for the named optimizers, which errors call by `method`."""
+    """Builds the rule for `scale_by_gradient_snr` and for the named optimizers; errors call it `method`."""
     refuse_arrays(axis_name=axis_name)
     check_range("gamma", gamma, 0.0, 1.0)
     check_range("b3", b3, 0.0, 1.0, high_open=True)
@@ -138,7 +149,7 @@ METHODS = (
         name="scale_by_gradient_snr",
         factory=scale_by_gradient_snr,
         kind="transformation",
-        summary="Averages microbatches or workers and scales coordinates by their gradient's signal-to-noise ratio.",
+        summary="Averages microbatches or workers and scales each coordinate by its signal-to-noise ratio.",
         paper=GSNR,
         also_known_as=("VRGD", "GSNR", "gradient signal-to-noise ratio", "variance reduced gradient descent"),
         grid=0.1,

@@ -1,8 +1,8 @@
 """HARPG: momentum that a Hessian-vector product moves along with the gradient.
 
-Fatkhullin, Barakat, Kireeva, He, "Stochastic Policy Gradient Methods: Improved Sample Complexity for Fisher-non-
-degenerate Policies", 2023, arXiv:2302.01734. Algorithm 2, for minimisation and any loss; the paper's Hessian estimator
-for policies, with its score-function term, is the caller's `hvp_fn`.
+Fatkhullin, Barakat, Kireeva, He, "Stochastic Policy Gradient Methods: Improved Sample Complexity for
+Fisher-non-degenerate Policies", 2023, arXiv:2302.01734. Algorithm 2, for minimization of any loss. The paper's Hessian
+estimator for policies has a score-function term; here the user passes that estimator as `hvp_fn`.
 """
 
 import optax
@@ -26,28 +26,36 @@ def harpg(
     normalize: bool = False,
     trainable: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """HARPG and N-HARPG: descent along momentum that a Hessian-vector product corrects.
+    """HARPG and N-HARPG: descent along a momentum that a Hessian-vector product corrects.
 
-    Each step costs a gradient and a Hessian-vector product, about two gradients. Do not take it where gradients cannot
-    be differentiated: `recursive_momentum` costs the same and needs only gradients.
+    The update rule, where d comes from `hessian_corrected_momentum` and the norm is global::
 
-    For clipping, and for batches in several parts, see `recursive_momentum`.
+        x = x - lr * d
+        x = x - lr * d / |d|             # instead, with normalize=True
+
+    Use it when gradients are noisy and Hessian-vector products are affordable, as in policy optimization. Avoid it when
+    gradients cannot be differentiated: `recursive_momentum` costs the same and needs only gradients. Each step costs a
+    gradient and a Hessian-vector product, about two gradients.
+
+    See `recursive_momentum` for how to clip the gradients and how to split a batch into several parts.
 
     Args:
-        learning_rate: a positive number or a schedule; with `normalize` the length of the steps.
-        eta: weight of the gradient, a number in [0, 1] or a schedule; default `harpg_schedule()`.
-        key: an integer or a JAX key, for the points where the Hessian is taken; default 0. Equal on all workers.
-        normalize: whether the estimate is divided by its global norm (N-HARPG); off by default.
-        trainable: tree of booleans, or a function that makes it from the parameters: the leaves that are trained. The
-            others get updates of zero. All by default.
+        learning_rate: The learning rate, a positive number or a schedule. With `normalize` it is the length of the
+            steps.
+        eta: See `hessian_corrected_momentum`. Default: `harpg_schedule()`.
+        key: Seed of the random draws, an integer or a JAX key. Default: 0. Must be equal on all workers. It draws the
+            points where the Hessian is taken.
+        normalize: Whether the estimate is divided by its global norm, which is N-HARPG. Default: False.
+        trainable: Which leaves are trained: a tree of booleans, or a function that makes it from the parameters.
+            Default: all. The other leaves get updates of zero.
 
     Returns:
-        An optimizer; its state is two numbers a parameter. `update` needs `grad_fn` or `hvp_fn(vector, point)`.
+        An optimizer. Its state holds two numbers per parameter. `update` needs `grad_fn` or `hvp_fn(vector, point)`.
 
     Raises:
-        ValueError: if `eta` is out of its range.
-        TypeError: from `update` without the extra argument, or if JAX cannot differentiate `grad_fn`; and inside
-            `optax.masked` or `optax.partition`.
+        ValueError: If `eta` is out of its range.
+        TypeError: From `update`, if the extra argument is missing or JAX cannot differentiate `grad_fn`; and inside
+            `optax.masked` or `optax.partition`, because the method needs the whole tree.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -60,8 +68,7 @@ def harpg(
         Array([2.7, 3.6], dtype=float32)
 
     Reference:
-        Fatkhullin, Barakat, Kireeva, He, "Stochastic Policy Gradient Methods: Improved Sample Complexity for
-        Fisher-non-degenerate Policies", 2023, arXiv:2302.01734.
+        arXiv:2302.01734
     """
     refuse_arrays(trainable=trainable)
     estimator = only(corrected_by_hessian(Scope("harpg", trainable, "trainable"), eta, key), trainable)
@@ -76,7 +83,7 @@ METHODS = (
         name="harpg",
         factory=harpg,
         kind="optimizer",
-        summary="Momentum that a Hessian-vector product moves along with the gradient.",
+        summary="Descent along a momentum that is corrected for the last step by a Hessian-vector product.",
         paper=HARPG,
         also_known_as=("N-HARPG", "SGDHess", "Hessian-aided recursive policy gradient"),
         example={"learning_rate": 2e-3, "eta": 0.1},

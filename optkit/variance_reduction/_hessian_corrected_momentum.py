@@ -1,8 +1,8 @@
 """Momentum that a Hessian-vector product moves along with the gradient: the estimator of HARPG.
 
-Fatkhullin, Barakat, Kireeva, He, "Stochastic Policy Gradient Methods: Improved Sample Complexity for Fisher-non-
-degenerate Policies", 2023, arXiv:2302.01734. Algorithm 2, for minimisation and any loss; the paper's Hessian estimator
-for policies, with its score-function term, is the caller's `hvp_fn`.
+Fatkhullin, Barakat, Kireeva, He, "Stochastic Policy Gradient Methods: Improved Sample Complexity for
+Fisher-non-degenerate Policies", 2023, arXiv:2302.01734. Algorithm 2, for minimization of any loss. The paper's Hessian
+estimator for policies has a score-function term; here the user passes that estimator as `hvp_fn`.
 """
 
 from collections.abc import Callable
@@ -37,11 +37,11 @@ class HessianCorrectedMomentumState(NamedTuple):
     """State of `hessian_corrected_momentum`; equal on all workers.
 
     Attributes:
-        count: number of updates so far.
-        estimate: the estimate of the gradient, shaped and sharded like the parameters that it applies to, in float32 at
-            least.
-        previous_params: the parameters of the last step.
-        key: raw data of the key that the next point between the parameters is drawn with.
+        count: Number of updates so far.
+        estimate: The estimate of the gradient, shaped and sharded like the parameters that are transformed, in float32
+            at least.
+        previous_params: The parameters of the last step.
+        key: Raw data of the key that draws the next point between the parameters.
     """
 
     count: jax.typing.ArrayLike
@@ -51,24 +51,25 @@ class HessianCorrectedMomentumState(NamedTuple):
 
 
 def harpg_schedule(power: jax.typing.ArrayLike = 1.0) -> Schedule:
-    """Returns the weights `(2 / (t + 2)) ** power` for step t = 0, 1, ...
+    """Returns the weights `(2 / (t + 2)) ** power` for the steps t = 0, 1, ...
+
+    Use it as the `eta` of `harpg` and `hessian_corrected_momentum`.
 
     Args:
-        power: at least 0; default 1, the paper's.
+        power: The exponent, at least 0. Default: 1, as in the paper.
 
     Returns:
         A schedule that begins with 1.
 
     Raises:
-        ValueError: if `power` is out of its range.
+        ValueError: If `power` is negative.
 
     Example:
         >>> harpg_schedule()(2)
         Array(0.5, dtype=float32)
 
     Reference:
-        Fatkhullin, Barakat, Kireeva, He, "Stochastic Policy Gradient Methods: Improved Sample Complexity for
-        Fisher-non-degenerate Policies", 2023, arXiv:2302.01734.
+        arXiv:2302.01734
     """
     check_range("power", power, 0.0)
 
@@ -87,18 +88,21 @@ def hessian_corrected_estimate(
     gradients: optax.Updates,
     hvp_fn: Callable[[Any, Any], Any],
 ) -> Any:
-    """Computes HARPG's estimate, for a q that was drawn.
+    """Computes HARPG's estimate for a q that was drawn.
 
     Args:
-        q: where the Hessian is taken, from 0 (the previous parameters) to 1 (the present ones), equal on all workers.
-        state: of the last step; `key` is not read.
-        weight: of the gradient, in [0, 1].
-        params: the parameters, the whole tree.
-        gradients: this batch's gradient there, the leaves that are estimated.
-        hvp_fn: called as `hvp_fn(point, vector)`, gives those leaves of the Hessian at `point` times `vector`.
+        q: The place where the Hessian is taken, from 0 (the previous parameters) to 1 (the present ones), equal on all
+            workers.
+        state: The state of the last step; `key` is not read.
+        weight: Weight of the gradient, in [0, 1].
+        params: The whole tree of parameters.
+        gradients: The gradient of this batch at the parameters, on the leaves that are estimated.
+        hvp_fn: A function that is called as `hvp_fn(point, vector)` and returns, for those leaves, the Hessian at
+            `point` times `vector`.
 
     Returns:
-        The estimate; in the first step the gradient. It is NaN where it would be infinite, for it hardly forgets.
+        The estimate, which is the gradient in the first step. Infinite entries become NaN, because the estimate hardly
+        forgets.
 
     Example:
         >>> state = HessianCorrectedMomentumState(
@@ -127,7 +131,7 @@ def hessian_corrected_estimate(
 def corrected_by_hessian(
     scope: Scope, eta: optax.ScalarOrSchedule | None, key: Key
 ) -> optax.GradientTransformationExtraArgs:
-    """The estimator, for `hessian_corrected_momentum` and `harpg`."""
+    """Builds the estimator for `hessian_corrected_momentum` and `harpg`."""
     check_range("eta", eta, 0.0, 1.0)
     eta = harpg_schedule() if eta is None else eta
 
@@ -161,30 +165,40 @@ def corrected_by_hessian(
 def hessian_corrected_momentum(
     eta: optax.ScalarOrSchedule | None = None, key: Key = 0, *, applies_to: Mask | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    """Replaces the gradient by an exponential average that a Hessian-vector product corrects for the steps taken since.
+    """Replaces the gradient by an exponential average that a Hessian-vector product corrects for the last step.
 
-    The Hessian is taken at a random point between the last parameters and these, which makes the correction unbiased
-    for the change of the gradient. `update` is called with `grad_fn`, which is differentiated (`jax.jvp`), or with
-    `hvp_fn(vector, point)`, the caller's own product of the Hessian at `point`, on this batch or on another one. It
-    stands in front of any preconditioner. Do not take it where gradients cannot be differentiated, as with some custom
-    kernels: `recursive_momentum` costs the same and needs only gradients.
+    The update rule, where x_last are the last parameters, q is drawn uniformly from [0, 1), and H(z) is the Hessian at
+    z. In the first step d = g::
 
-    For clipping, and for batches in several parts, see `recursive_momentum`.
+        z = q * x + (1 - q) * x_last
+        d = (1 - eta) * (d + H(z) (x - x_last)) + eta * g
+        u = d
+
+    The random point z makes the correction unbiased for the change of the gradient.
+
+    Use it before any preconditioner, when gradients are noisy and Hessian-vector products are affordable. Avoid it when
+    gradients cannot be differentiated, as with some custom kernels: `recursive_momentum` costs the same and needs only
+    gradients. Each step costs a gradient and a Hessian-vector product, about two gradients.
+
+    See `recursive_momentum` for how to clip the gradients and how to split a batch into several parts.
 
     Args:
-        eta: weight of the gradient, a number in [0, 1] or a schedule; default `harpg_schedule()`. Numbers from 0.01 to
-            0.1 suit long runs. The first step takes the gradient itself.
-        key: an integer or a JAX key, for the points; default 0. Points are equal on all workers.
-        applies_to: tree of booleans, or a function that makes it from the parameters: the leaves that are estimated.
-            The gradients of the others pass through. All by default.
+        eta: Weight of the gradient, in [0, 1], a number or a schedule. The first step takes the gradient itself.
+            Numbers from 0.01 to 0.1 are suitable for long runs. Default: `harpg_schedule()`.
+        key: Seed of the random draws, an integer or a JAX key. Default: 0. Must be equal on all workers. It draws the
+            points where the Hessian is taken.
+        applies_to: Which leaves are transformed: a tree of booleans, or a function that makes it from the parameters.
+            Default: all. The gradients of the other leaves pass through unchanged.
 
     Returns:
-        A transformation with a `HessianCorrectedMomentumState`: two numbers a parameter.
+        A transformation with a `HessianCorrectedMomentumState`: two numbers per parameter. Its `update` needs the extra
+        argument `grad_fn`, which is differentiated by `jax.jvp`, or `hvp_fn(vector, point)`, which returns the Hessian
+        at `point` times `vector`, on this batch or on another one.
 
     Raises:
-        ValueError: if `eta` is out of its range.
-        TypeError: from `update` without the extra argument, or if JAX cannot differentiate `grad_fn`; and inside
-            `optax.masked` or `optax.partition`.
+        ValueError: If `eta` is out of its range.
+        TypeError: From `update`, if the extra argument is missing or JAX cannot differentiate `grad_fn`; and inside
+            `optax.masked` or `optax.partition`, because the method needs the whole tree.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -201,8 +215,7 @@ def hessian_corrected_momentum(
         Array(1.5, dtype=float32)
 
     Reference:
-        Fatkhullin, Barakat, Kireeva, He, "Stochastic Policy Gradient Methods: Improved Sample Complexity for
-        Fisher-non-degenerate Policies", 2023, arXiv:2302.01734.
+        arXiv:2302.01734
     """
     refuse_arrays(applies_to=applies_to)
     return corrected_by_hessian(Scope("hessian_corrected_momentum", applies_to), eta, key)
@@ -222,7 +235,7 @@ METHODS = (
         factory=hessian_corrected_momentum,
         kind="transformation",
         compose=descent,
-        summary="An exponential average of gradients that a Hessian-vector product moves along with the gradient.",
+        summary="Averages gradients and corrects the average for the last step by a Hessian-vector product.",
         paper=HARPG,
         also_known_as=("HARPG", "SGDHess"),
         parts=(harpg_schedule,),

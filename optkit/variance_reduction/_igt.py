@@ -1,8 +1,8 @@
 """IGT: gradient descent on a transported average of gradients, plain or with momentum.
 
 Arnold, Manzagol, Babanezhad, Mitliagkas, Le Roux, "Reducing the variance in online optimization by transporting past
-gradients", 2019, arXiv:1906.03532. The authors' code (igt.pth) adds weight decay at the
-shifted point for gradient descent, and so does this.
+gradients", 2019, arXiv:1906.03532. For gradient descent the authors' code (igt.pth) adds weight decay at the shifted
+point, and so does this module.
 """
 
 import jax
@@ -32,25 +32,36 @@ def igt(
 ) -> optax.GradientTransformationExtraArgs:
     """Gradient descent on a transported average of gradients: plain, with heavy-ball or with Nesterov momentum.
 
-    The training loop holds shifted parameters; `igt_eval_params` gives those to evaluate. See
-    `implicit_gradient_transport` for when not to take the full average.
+    The update rule, where x are the shifted parameters at which g is taken, y the true parameters, and n = 0, 1, ...
+    counts the updates. For the default averaging r(n) = n / delta::
+
+        a = a + (g + wd * x - a) / (1 + r(n))
+        m = momentum * m + a
+        y = y - lr * m
+        x = y - r(n + 1) * lr * m
+
+    The training loop holds the shifted parameters x; `igt_eval_params` returns y, the parameters to evaluate.
+
+    Use it in place of SGD when gradients are noisy and the curvature changes little along the path. Avoid the full
+    average when the curvature changes or the learning rate decays much, as explained in `implicit_gradient_transport`.
+    It keeps two numbers per parameter more than SGD.
 
     Args:
-        learning_rate: a positive number or a schedule; that of gradient descent.
-        momentum: decay of the momentum, in [0, 1); default 0.9; None for none.
-        nesterov: whether the momentum is Nesterov's; off by default.
-        weight_decay: strength of the L2 penalty, whose gradient is taken at the shifted parameters too, at least 0;
-            default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        averaging: `"full"` (default) or `"ata"`, as in `implicit_gradient_transport`.
-        delta: as in `implicit_gradient_transport`; default 1.
-        interval: as in `implicit_gradient_transport`; default 2.
+        learning_rate: The learning rate, a positive number or a schedule. Use one that suits gradient descent.
+        momentum: Decay rate of the momentum, in [0, 1). None disables it. Default: 0.9.
+        nesterov: Whether the momentum is Nesterov's. Default: False.
+        weight_decay: Strength of the L2 penalty, at least 0. Default: 0. Its gradient is taken at the shifted
+            parameters too.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        averaging: See `implicit_gradient_transport`. Default: `"full"`.
+        delta: See `implicit_gradient_transport`. Default: 1.
+        interval: See `implicit_gradient_transport`. Default: 2.
 
     Returns:
-        An optimizer; its state is three numbers a parameter, two without momentum.
+        An optimizer. Its state holds three numbers per parameter, or two without momentum.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range.
+        ValueError: If a hyperparameter is out of its range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -63,8 +74,7 @@ def igt(
         Array([ 2.7, -3.6], dtype=float32)
 
     Reference:
-        Arnold et al., "Reducing the variance in online optimization by transporting past gradients", 2019,
-        arXiv:1906.03532.
+        arXiv:1906.03532
     """
     check_range("momentum", momentum, 0.0, 1.0, high_open=True)
     check_range("weight_decay", weight_decay, 0.0)
@@ -79,7 +89,7 @@ METHODS = (
         name="igt",
         factory=igt,
         kind="optimizer",
-        summary="Momentum on an average of past gradients, each taken ahead of the parameters so that it stays right.",
+        summary="Momentum SGD on an average of past gradients, each of which is taken ahead of the parameters.",
         paper=IGT,
         also_known_as=("implicit gradient transport", "Heavyball-IGT", "ITA", "anytime tail averaging"),
         example={"learning_rate": 1e-3, "averaging": "ata"},

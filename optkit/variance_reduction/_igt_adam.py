@@ -1,8 +1,8 @@
 """IGT-Adam: Adam on a transported average of gradients.
 
 Arnold, Manzagol, Babanezhad, Mitliagkas, Le Roux, "Reducing the variance in online optimization by transporting past
-gradients", 2019, arXiv:1906.03532. The authors' code (igt.pth) adds weight decay at the
-true point for Adam, and epsilon before the bias correction, and so does this.
+gradients", 2019, arXiv:1906.03532. For Adam the authors' code (igt.pth) adds weight decay at the true point, and
+epsilon before the bias correction, and so does this module.
 """
 
 import jax
@@ -34,25 +34,40 @@ def igt_adam(
 ) -> optax.GradientTransformationExtraArgs:
     """Adam on a transported average of gradients.
 
-    The training loop holds shifted parameters; `igt_eval_params` gives those to evaluate. Adam's steps do not shrink
-    with the gradient, so the shift of the full average grows without end: decay the learning rate, or take `"ata"`.
+    The update rule, where x are the shifted parameters at which g is taken, y the true parameters, n = 0, 1, ... counts
+    the updates and t = n + 1. For the default averaging r(n) = n / delta::
+
+        a = a + (g - a) / (1 + r(n))
+        p = a + wd * y
+        m = b1 * m + (1 - b1) * p
+        v = b2 * v + (1 - b2) * p**2
+        u = sqrt(1 - b2**t) / (1 - b1**t) * m / (sqrt(v) + eps)
+        y = y - lr * u
+        x = y - r(n + 1) * lr * u
+
+    The training loop holds the shifted parameters x; `igt_eval_params` returns y, the parameters to evaluate.
+
+    Use it in place of Adam when gradients are noisy. Avoid the full average with a constant learning rate, because the
+    steps of Adam do not shrink with the gradient and the shift grows without end: decay the learning rate, or use
+    `averaging="ata"`. It keeps two numbers per parameter more than Adam.
 
     Args:
-        learning_rate: a positive number or a schedule; Adam's.
-        b1: decay of the first moment, in [0, 1); default 0.9.
-        b2: decay of the second moment, in [0, 1); default 0.999.
-        eps: added to the root of the second moment before the bias correction, at least 0; default 1e-8.
-        weight_decay: strength of the L2 penalty, whose gradient is taken at the true parameters, at least 0; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        averaging: `"full"` (default) or `"ata"`, as in `implicit_gradient_transport`.
-        delta: as in `implicit_gradient_transport`; default 1.
-        interval: as in `implicit_gradient_transport`; default 2.
+        learning_rate: The learning rate, a positive number or a schedule. Use one that suits Adam.
+        b1: Decay rate of the first moment, in [0, 1). Default: 0.9.
+        b2: Decay rate of the second moment, in [0, 1). Default: 0.999.
+        eps: Added to the square root of the second moment, at least 0. Default: 1e-8. It is added before the bias
+            correction.
+        weight_decay: Strength of the L2 penalty, at least 0. Default: 0. Its gradient is taken at the true parameters.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        averaging: See `implicit_gradient_transport`. Default: `"full"`.
+        delta: See `implicit_gradient_transport`. Default: 1.
+        interval: See `implicit_gradient_transport`. Default: 2.
 
     Returns:
-        An optimizer; its state is four numbers a parameter.
+        An optimizer. Its state holds four numbers per parameter.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range.
+        ValueError: If a hyperparameter is out of its range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -65,8 +80,7 @@ def igt_adam(
         Array([ 2.5, -3.5], dtype=float32)
 
     Reference:
-        Arnold et al., "Reducing the variance in online optimization by transporting past gradients", 2019,
-        arXiv:1906.03532.
+        arXiv:1906.03532
     """
     check_range("weight_decay", weight_decay, 0.0)
     refuse_arrays(mask=mask)
@@ -83,7 +97,7 @@ METHODS = (
         name="igt_adam",
         factory=igt_adam,
         kind="optimizer",
-        summary="Adam on an average of past gradients, each taken ahead of the parameters.",
+        summary="Adam on an average of past gradients, each of which is taken ahead of the parameters.",
         paper=IGT,
         also_known_as=("Adam-IGT", "implicit gradient transport with Adam"),
         example={"learning_rate": 1e-3, "averaging": "ata", "interval": 10.0},

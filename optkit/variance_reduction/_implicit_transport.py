@@ -1,9 +1,9 @@
-"""Implicit gradient transport: an average of all past gradients, of which each was taken further along the path.
+"""Implicit gradient transport: an average of all past gradients, each of which was taken further along the path.
 
 Arnold, Manzagol, Babanezhad, Mitliagkas, Le Roux, "Reducing the variance in online optimization by transporting past
-gradients", 2019, arXiv:1906.03532. Algorithm 1, with any optimizer in place of the heavy ball, counted as in the
-authors' code (igt.pth), from 0. That code's weight of tail averaging is negative in the first steps of intervals above
-2, where here it is 0.
+gradients", 2019, arXiv:1906.03532. Algorithm 1, with any optimizer in place of the heavy ball. Steps are counted from
+0, as in the authors' code (igt.pth). In that code the weight of tail averaging is negative in the first steps for
+intervals above 2; here it is 0.
 """
 
 from collections.abc import Callable
@@ -30,10 +30,11 @@ class ImplicitTransportState(NamedTuple):
     """State of `implicit_gradient_transport`.
 
     Attributes:
-        count: number of updates so far, equal on all workers.
-        average: the average of the gradients, shaped and sharded like the parameters.
-        params: the true parameters, which the inner optimizer moves, shaped and sharded like those of the loop.
-        inner_state: state of the inner optimizer.
+        count: Number of updates so far, equal on all workers.
+        average: The average of the gradients, shaped and sharded like the parameters.
+        params: The true parameters, which the inner optimizer moves, shaped and sharded like those of the training
+            loop.
+        inner_state: State of the inner optimizer.
     """
 
     count: jax.typing.ArrayLike
@@ -45,16 +46,17 @@ class ImplicitTransportState(NamedTuple):
 def transported(
     method: str, inner: optax.GradientTransformation, extrapolation: Extrapolation
 ) -> optax.GradientTransformationExtraArgs:
-    """Feeds an optimizer with an average of gradients that are taken ahead of its parameters.
+    """Passes to an optimizer an average of gradients that are taken ahead of its parameters.
 
     Args:
-        method: the public name of the method, for messages.
-        inner: a whole optimizer, learning rate included.
-        extrapolation: gives for step `n` how many updates ahead the gradient is taken, `r` with weight `r / (1 + r)` of
-            the past in the average, so that the average is that of the true parameters where the loss is quadratic.
+        method: The public name of the method, for error messages.
+        inner: A whole optimizer, with its learning rate.
+        extrapolation: A function of the step `n` that returns how many updates ahead the gradient is taken. For the
+            result `r` the past has the weight `r / (1 + r)` in the average, so that the average is that of the true
+            parameters if the loss is quadratic.
 
     Returns:
-        A transformation whose loop holds the shifted parameters; `igt_eval_params` gives the true ones.
+        A transformation. The training loop holds the shifted parameters; `igt_eval_params` returns the true ones.
     """
     inner = optax.with_extra_args_support(inner)
 
@@ -90,27 +92,40 @@ def implicit_gradient_transport(
     delta: jax.typing.ArrayLike = 1.0,
     interval: jax.typing.ArrayLike = 2.0,
 ) -> optax.GradientTransformationExtraArgs:
-    """Feeds an optimizer with an average of all past gradients that is exact where the loss is quadratic.
+    """Passes to an optimizer an average of all past gradients that is exact if the loss is quadratic.
 
-    The training loop holds shifted parameters, at which gradients are taken; `igt_eval_params` gives those to evaluate
-    and to keep. It comes last in a chain: learning rate, clipping and decoupled decay stand inside `inner`. Do not take
-    the full average where curvature changes along the path or the learning rate decays much: the shift grows with the
-    number of steps and gradients are taken far from the parameters. Tail averaging is meant for that, but reaches half
-    as far and grows too.
+    The update rule, where g is taken at the shifted parameters x, y are the true parameters, n = 0, 1, ... counts the
+    updates, and u is the update of `inner`, which sees a as the gradient and y as the parameters::
+
+        a = a + (g - a) / (1 + r(n))     # r(n) = n / delta
+        y = y + u
+        x = y + r(n + 1) * u             # where the next gradient is taken
+
+    The training loop holds the shifted parameters x; `igt_eval_params` returns y, the parameters to evaluate and to
+    keep.
+
+    Use it when gradients are noisy and the curvature changes little along the path. Avoid the full average when the
+    curvature changes or the learning rate decays much, because the shift grows with the number of steps and gradients
+    are taken far from the parameters. Tail averaging (`averaging="ata"`) is meant for that case; its shift is half as
+    long with the default `interval` but grows too. It keeps two numbers per parameter in addition to the state of
+    `inner`.
+
+    It comes last in a chain: put the learning rate, clipping and decoupled weight decay inside `inner`.
 
     Args:
-        inner: a whole optimizer, learning rate included; it sees the average and the true parameters.
-        averaging: `"full"` (default), all gradients with equal weight; or `"ata"`, anytime tail averaging (ITA), about
-            the last `1 / interval` of them.
-        delta: how slowly the full average forgets its first gradients, above 0: after `n` updates the past has the
-            weight `n / (n + delta)`; default 1.
-        interval: one over the share of past gradients in the tail, at least 1; default 2.
+        inner: The optimizer that is wrapped, with its learning rate. It sees the average and the true parameters.
+        averaging: `"full"` averages all gradients, with the default `delta` equally weighted. `"ata"`, anytime tail
+            averaging (ITA), averages about the last `1 / interval` of them. Default: `"full"`.
+        delta: How much new gradients count in the full average, above 0. After `n` updates, a new gradient has the
+            weight `delta / (n + delta)` and the past `n / (n + delta)`; only 1 weighs all gradients equally. Default:
+            1.
+        interval: One over the share of past gradients in the tail, at least 1. Default: 2.
 
     Returns:
-        A transformation; its state is two numbers a parameter and that of `inner`.
+        A transformation. Its state holds two numbers per parameter and the state of `inner`.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: If an argument is out of its range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -123,8 +138,7 @@ def implicit_gradient_transport(
         (Array([2.7], dtype=float32), Array([2.4], dtype=float32))
 
     Reference:
-        Arnold et al., "Reducing the variance in online optimization by transporting past gradients", 2019,
-        arXiv:1906.03532.
+        arXiv:1906.03532
     """
     return transport("implicit_gradient_transport", inner, averaging, delta, interval)
 
@@ -136,7 +150,7 @@ def transport(
     delta: jax.typing.ArrayLike,
     interval: jax.typing.ArrayLike,
 ) -> optax.GradientTransformationExtraArgs:
-    """The rule, for `implicit_gradient_transport` and for the named optimizers, which errors call by `method`."""
+    """Builds the rule for `implicit_gradient_transport` and for named optimizers; errors call it `method`."""
     refuse_arrays(averaging=averaging)
     check_range("delta", delta, 0.0, low_open=True)
     check_range("interval", interval, 1.0)
@@ -155,18 +169,19 @@ def transport(
 
 
 def igt_eval_params(state: Any, params: optax.Params) -> optax.Params:
-    """Returns the true parameters of a run with implicit gradient transport: those to evaluate and to keep.
+    """Returns the true parameters of a run with implicit gradient transport, which are those to evaluate and to keep.
+
+    Use it with `implicit_gradient_transport`, `igt`, `igt_adam`, `nigt` and `discover_igt`.
 
     Args:
-        state: the optimizer's state, whatever `implicit_gradient_transport`, `igt`, `igt_adam`, `nigt` or
-            `discover_igt` is chained with or wrapped in.
-        params: the parameters of the training loop.
+        state: The state of the optimizer. The method may be chained with or wrapped in other transformations.
+        params: The parameters of the training loop.
 
     Returns:
-        A tree like `params`; leaves that a mask keeps from the method are those of the loop.
+        A tree like `params`. Leaves that a mask keeps from the method are those of the training loop.
 
     Raises:
-        ValueError: if no such method is in the optimizer.
+        ValueError: If the optimizer contains none of these methods.
 
     Example:
         >>> import jax.numpy as jnp
@@ -197,7 +212,7 @@ METHODS = (
         name="implicit_gradient_transport",
         factory=implicit_gradient_transport,
         kind="wrapper",
-        summary="Feeds any optimizer with an average of past gradients, each taken ahead of the parameters.",
+        summary="Passes to any optimizer an average of past gradients, each of which is taken ahead of the parameters.",
         paper=IGT,
         also_known_as=("IGT", "ITA", "ATA", "anytime tail averaging"),
         parts=(igt_eval_params,),

@@ -1,10 +1,10 @@
-"""MARS: a gradient corrected by its change since the last step, in front of any preconditioner.
+"""MARS: corrects the gradient by its change since the last step, before any preconditioner.
 
 Yuan, Liu, Wu, Zhou, Gu, "MARS: Unleashing the Power of Variance Reduction for Training Large Models", 2024,
-arXiv:2411.10438. The rule is that of the authors' code (AGI-Arena/MARS), which parts from the paper's text: the first
-gradient is corrected against zero, where the paper starts from two equal points and so corrects nothing; the correction
-is clipped leaf by leaf, where Algorithm 1 clips it whole; and the second moment after it sees the clipped correction,
-where the repository's description puts the raw gradient.
+arXiv:2411.10438. The rule is that of the authors' code (AGI-Arena/MARS), which differs from the paper in two points.
+The code corrects the first gradient against zero, whereas the paper starts from two equal points and so does not
+correct it. The code clips the correction leaf by leaf, whereas Algorithm 1 clips all leaves together. The second moment
+that follows sees the clipped correction, although the description of the repository says that it sees the raw gradient.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -30,20 +30,22 @@ FirstStep = Literal["zero_reference", "no_correction"]
 
 
 class MarsCorrection(NamedTuple):
-    """What shapes the MARS correction beside its strength; the defaults are those of the authors' code.
+    """The options of the MARS correction apart from its strength; the defaults are those of the authors' code.
 
     Attributes:
-        max_norm: largest norm of the corrected gradient, above 0; default 1. None does not clip.
-        clip_scope: `"leaf"` (default, the authors' code) clips each leaf by itself, and each matrix of a leaf that is
-            several; `"global"` (the paper) all corrected leaves together. After a correction without a finite norm the
-            next one compares with zero.
-        exact: compares with this batch's gradient at the last parameters. Off by default: with the last gradient.
-        keep_params: in exact form, whether the last parameters are kept and `update` takes `grad_fn` (default);
-            otherwise it takes `prev_grads`, and nothing is kept.
-        first_step: `"zero_reference"` (default, the authors' code) compares the first gradient with zero, so that it
-            counts `1 + gamma * b1 / (1 - b1)` times; `"no_correction"` (the paper) leaves it as it is.
-        reference_dtype: dtype of the gradients that are kept; default None, that of the parameters, inside the named
-            optimizers float32 at least. bfloat16 loses nothing where gradients are bfloat16.
+        max_norm: Largest norm of the corrected gradient, above 0. None does not clip. Default: 1.
+        clip_scope: What is clipped together. `"leaf"` (the authors' code) clips each leaf by itself, and each matrix of
+            a leaf that contains several. `"global"` (the paper) clips all corrected leaves together. If the norm of a
+            correction is not finite, the next gradient is compared with zero. Default: `"leaf"`.
+        exact: Whether the gradient is compared with the gradient of the same batch at the last parameters, instead of
+            the gradient of the last batch. Default: False.
+        keep_params: Only with `exact`. Whether the state keeps the last parameters, so that `update` takes `grad_fn`.
+            With False nothing is kept and `update` takes `prev_grads`. Default: True.
+        first_step: `"zero_reference"` (the authors' code) compares the first gradient with zero, so that it counts
+            `1 + gamma * b1 / (1 - b1)` times. `"no_correction"` (the paper) leaves the first gradient as it is.
+            Default: `"zero_reference"`.
+        reference_dtype: Dtype of the gradients that are kept. Default: that of the parameters, but at least float32
+            inside the named optimizers. bfloat16 loses nothing if the gradients are bfloat16.
 
     Example:
         >>> import optkit
@@ -62,10 +64,11 @@ class ReduceVarianceState(NamedTuple):
     """State of `reduce_variance`.
 
     Attributes:
-        count: number of updates so far, equal on all workers.
-        reference: what the next gradient is compared with, shaped and sharded like the parameters: the last gradients,
-            `optax.MaskedNode` for leaves that are not corrected; in the exact form the last parameters, all of them;
-            None where `prev_grads` is passed. Equal on all workers if the gradients are.
+        count: Number of updates so far, equal on all workers.
+        reference: What the next gradient is compared with, shaped and sharded like the parameters. In the approximate
+            form it holds the last gradients, and `optax.MaskedNode` for leaves that are not corrected. In the exact
+            form it holds the last parameters, all of them, or None if `prev_grads` is passed. Equal on all workers if
+            the gradients are.
     """
 
     count: jax.typing.ArrayLike
@@ -79,33 +82,44 @@ def reduce_variance(
     applies_to: Mask | None = None,
     correction: MarsCorrection | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Corrects the gradient by its change since the last step: MARS, for any preconditioner with momentum after it.
+    """Corrects the gradient by its change since the last step, for any preconditioner with momentum.
 
-    In exact form the change is that between two points on the same batch, so that the momentum after it follows the
-    gradient without the noise of old batches (with `gamma=1` and without clipping: STORM with `a = 1 - b1`); it costs a
-    second gradient. In approximate form it is the change between two batches, which costs one number a parameter.
+    The update rule, where g_last is the gradient of the last step (0 in the first step) and the norm is that of each
+    leaf::
 
-    Clipping to a norm makes the optimizer sensitive to the loss's scale, unlike Adam alone. More is not better: with
-    `gamma` near one the estimate can be worse than without. Dropout and augmentation must be the same at both points.
+        c = g + gamma * b1 / (1 - b1) * (g - g_last)
+        u = c / max(1, |c|)
 
-    In exact form, what stands before it in a chain, clipping say, does not see the gradients of `grad_fn`: clip in
-    `preprocess_gradients` instead. Inside `optax.MultiSteps` `grad_fn` must be that of all parts of the batch together,
-    and is called for each part: add the parts up by `jax.lax.scan` instead, as in the second example.
+    In this approximate form g_last comes from another batch. With `correction=MarsCorrection(exact=True)` g_last is the
+    gradient of the same batch at the last parameters. The momentum that follows then tracks the gradient without the
+    noise of old batches; with `gamma=1` and without clipping it is STORM with `a = 1 - b1`.
+
+    Use it before Adam, Lion or Muon, with the `b1` of their momentum. Avoid it when the scale of the loss is arbitrary,
+    because the clipping makes the optimizer sensitive to that scale, which Adam alone is not. A larger `gamma` is not
+    always better: near one the estimate can be worse than without the correction. The approximate form keeps one number
+    per parameter. The exact form needs a second gradient in each step, and dropout and augmentation must be the same at
+    both points.
+
+    In the exact form, transformations that come before it in a chain, such as clipping, do not see the gradients of
+    `grad_fn`: clip in `preprocess_gradients` instead. Inside `optax.MultiSteps`, `grad_fn` must return the gradient of
+    all parts of the batch together and is called once for each part; it is better to add the parts up with
+    `jax.lax.scan`, as in the second example.
 
     Args:
-        gamma: strength of the correction, at least 0; a number or a schedule; default 0.025. 0 corrects nothing.
-        b1: decay of the momentum after it, in [0, 1); default 0.95. The change counts `gamma * b1 / (1 - b1)` times.
-        applies_to: tree of booleans, or a function that makes it from the parameters: the leaves that are corrected.
-            All by default. The others pass through.
-        correction: what else shapes it, a `MarsCorrection`; default None, as the authors have it.
+        gamma: Strength of the correction, at least 0, a number or a schedule. 0 does not correct. Default: 0.025.
+        b1: Decay rate of the momentum that follows, in [0, 1). The change of the gradient counts
+            `gamma * b1 / (1 - b1)` times. Default: 0.95.
+        applies_to: Which leaves are transformed: a tree of booleans, or a function that makes it from the parameters.
+            Default: all. The gradients of the other leaves pass through unchanged.
+        correction: The other options, a `MarsCorrection`. Default: `MarsCorrection()`, the authors' choices.
 
     Returns:
-        A transformation with a `ReduceVarianceState`: one number a parameter, or none with `prev_grads`. In exact form
-        it sees the whole tree: it cannot stand inside `optax.masked` or `optax.partition`.
+        A transformation with a `ReduceVarianceState`: one number per parameter, or none with `prev_grads`. In the exact
+        form it needs the whole tree, so it cannot stand inside `optax.masked` or `optax.partition`.
 
     Raises:
-        ValueError: if an argument is out of its range.
-        TypeError: if `applies_to` is an array, or `correction` not a `MarsCorrection`.
+        ValueError: If an argument is out of its range.
+        TypeError: If `applies_to` is an array, or if `correction` is not a `MarsCorrection`.
 
     Example:
         >>> import optkit
@@ -132,8 +146,7 @@ def reduce_variance(
         >>> updates, state = tx.update(grad_fn(params), tx.init(params), params, grad_fn=grad_fn)
 
     Reference:
-        Yuan, Liu, Wu, Zhou, Gu, "MARS: Unleashing the Power of Variance Reduction for Training Large Models", 2024,
-        arXiv:2411.10438.
+        arXiv:2411.10438
     """
     refuse_arrays(applies_to=applies_to)
     shape = checked(correction)
@@ -146,17 +159,17 @@ def reduce_variance(
 
 
 def checked(correction: MarsCorrection | None) -> MarsCorrection:
-    """Returns a correction as the authors have it for None, or says what is wrong with the one given.
+    """Returns the correction, with the authors' defaults for None, and raises an error if it is not valid.
 
     Args:
-        correction: what a user gave.
+        correction: The argument of the user.
 
     Returns:
         The correction.
 
     Raises:
-        TypeError: if it is of another type.
-        ValueError: if a field is out of its range.
+        TypeError: If it has another type.
+        ValueError: If a field is out of its range.
 
     Example:
         >>> checked(None).clip_scope
@@ -183,19 +196,19 @@ def correct(
     """Builds `reduce_variance` as a part of a named optimizer.
 
     Args:
-        method: the public name of the optimizer, for messages.
-        gamma: as in `reduce_variance`.
-        b1: as in `reduce_variance`.
-        correction: as in `reduce_variance`.
-        applies_to: tree of booleans, one for each parameter, or None for all.
-        weight_dimension_numbers: a tree of `MuonDimensionNumbers`, with None for leaves that are no matrices: several
-            matrices in one leaf are clipped each by itself. None where all leaves are clipped whole.
+        method: The public name of the optimizer, for error messages.
+        gamma: See `reduce_variance`.
+        b1: See `reduce_variance`.
+        correction: See `reduce_variance`.
+        applies_to: A tree of booleans, one for each parameter, or None for all.
+        weight_dimension_numbers: A tree of `MuonDimensionNumbers`, with None for leaves that are not matrices. If a
+            leaf contains several matrices, each is clipped by itself. None clips all leaves whole.
 
     Returns:
         The transformation.
 
     Raises:
-        ValueError: if `gamma` or `b1` is out of its range.
+        ValueError: If `gamma` or `b1` is out of its range.
     """
     check_range("gamma", gamma, 0.0)
     check_range("b1", b1, 0.0, 1.0, high_open=True)
@@ -243,14 +256,14 @@ def correct(
 
 
 def _clip(tree: Any, max_norm: float, norms: Any) -> tuple[Any, Any]:
-    """Shrinks leaves to a largest norm; gives also the norms in units of the divisors, NaN if one is not finite."""
+    """Shrinks leaves to a largest norm; also returns norm over divisor, NaN if the norm is not finite."""
     divisors = jax.tree.map(lambda norm: jnp.maximum(norm, max_norm), norms)
     clipped = jax.tree.map(lambda x, divisor: x * (max_norm / divisor), tree, divisors)
     return clipped, jax.tree.map(jnp.divide, norms, divisors)
 
 
 def _norms(tree: Any, scope: ClipScope, weight_dimension_numbers: Any) -> Any:
-    """The norm of each leaf, or that of all; where a leaf is several matrices those of each, with axes of size one."""
+    """Returns the norm of each leaf, of each matrix of a leaf (with axes of size one), or of the whole tree."""
     if scope == "global":
         whole = optax.tree.norm(tree)
         return jax.tree.map(lambda _: whole, tree)
@@ -276,7 +289,7 @@ METHODS = (
         name="reduce_variance",
         factory=reduce_variance,
         kind="transformation",
-        summary="Corrects the gradient by its change since the last step, in front of any preconditioner.",
+        summary="Corrects the gradient by its change since the last step, before any preconditioner.",
         paper=MARS,
         also_known_as=("MARS", "Make vAriance Reduction Shine"),
         parts=(MarsCorrection,),

@@ -1,8 +1,8 @@
 """MARS-AdamW: AdamW on the corrected gradients of matrices, and plain AdamW on all other parameters.
 
 Yuan, Liu, Wu, Zhou, Gu, "MARS: Unleashing the Power of Variance Reduction for Training Large Models", 2024,
-arXiv:2411.10438. Algorithm 2; the treatment of parameters that are no matrices and AMSGrad are those of the authors'
-code. See `mars` for what parts it from the paper.
+arXiv:2411.10438. Algorithm 2. AMSGrad and the treatment of parameters that are not matrices follow the authors' code.
+The module `_mars` lists the differences between the code and the paper.
 """
 
 from typing import Any
@@ -39,45 +39,56 @@ def mars_adamw(
 ) -> optax.GradientTransformationExtraArgs:
     """AdamW on gradients corrected by `reduce_variance`, for matrices; plain AdamW for all other parameters.
 
-    The authors clip the raw gradients to global norm 1 before it, warm up, and take about ten times AdamW's learning
-    rate. Do not take it where the loss's scale is arbitrary: unlike AdamW it is not invariant to it, since corrections
-    are clipped.
+    The update rule for matrices, where c is the clipped gradient from `reduce_variance` and t the number of the step::
 
-    With `correction=MarsCorrection(exact=True)` it calls `grad_fn` itself: `reduce_variance` says how to clip and how
-    to accumulate gradients then.
+        m = b1 * m + (1 - b1) * c
+        v = b2 * v + (1 - b2) * c**2
+        u = (m / (1 - b1**t)) / (sqrt(v / (1 - b2**t)) + eps)
+        x = x - lr * (u + wd * x)
+
+    Use it in place of AdamW to train transformers. The authors clip the raw gradients to global norm 1 before it, warm
+    the learning rate up, and use about ten times AdamW's learning rate. Avoid it when the scale of the loss is
+    arbitrary, because it is not invariant to that scale as AdamW is: the corrections are clipped. It keeps one number
+    per corrected parameter more than AdamW.
+
+    With `correction=MarsCorrection(exact=True)` it calls `grad_fn` itself; see `reduce_variance` for how to clip and
+    how to accumulate gradients in that case.
 
     Args:
-        learning_rate: a positive number or a schedule; the authors' default is 3e-3.
-        b1: decay of the first moment, and of the correction, in [0, 1); default 0.95.
-        b2: decay of the second moment, in [0, 1); default 0.99.
-        eps: added to the root of the second moment, at least 0; default 1e-8.
-        weight_decay: strength of the decoupled decay of the corrected leaves, at least 0; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        gamma: strength of the correction, at least 0; a number or a schedule; default 0.025.
-        corrected: the leaves that are corrected, given as `mask` is; None: matrices. True for all (the authors'
-            `optimize_1d`).
-        weight_dimension_numbers: which axes of matrices are inputs and outputs, as Optax's Muon takes it: a tree with
-            None for leaves that are no matrices, a function that makes it from the parameters, or one for all leaves of
-            two axes or more. `flax_dimension_numbers` has those of Flax's layers. Other axes count matrices, each of
-            which is clipped by itself. By default leaves of exactly two axes are matrices.
-        correction: what else shapes the correction, a `MarsCorrection`; default None, as the authors have it.
-        others: the optimizer of all other parameters, taken as it is: with its own learning rate, decay and mask, in
-            float32 at least; `optax.partition` makes one of several. None: AdamW at `learning_rate` with the authors'
-            0.9, 0.95 and decay 0.1 under `mask`, with `eps` and `amsgrad`. Their GPT-2 configurations give these leaves
-            half the rate of the matrices.
-        trainable: tree of booleans, or a function that makes it from the parameters: the leaves that move. All by
-            default. The others get updates of zero.
-        amsgrad: takes the largest second moment so far. Off by default.
-        mu_dtype: dtype of the first moments; default the parameters', but at least float32.
+        learning_rate: The learning rate, a positive number or a schedule. The authors use 3e-3.
+        b1: Decay rate of the first moment, in [0, 1). Default: 0.95. The correction uses it too.
+        b2: Decay rate of the second moment, in [0, 1). Default: 0.99.
+        eps: Added to the square root of the second moment, at least 0. Default: 1e-8.
+        weight_decay: Strength of the decoupled weight decay, at least 0. Default: 0. It acts on the corrected leaves.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        gamma: See `reduce_variance`. Default: 0.025.
+        corrected: Which leaves are corrected: a tree of booleans, or a function that makes it from the parameters, or
+            True for all leaves (the authors' `optimize_1d`). Default: the matrices.
+        weight_dimension_numbers: Which axes of each matrix are inputs and which are outputs, as in
+            `optax.contrib.muon`. A tree with None for leaves that are not matrices, a function that makes it from the
+            parameters, or one `MuonDimensionNumbers` for all leaves with two or more axes. `flax_dimension_numbers`
+            makes it for Flax models. Axes that are neither count separate matrices, each of which is clipped by itself.
+            Default: leaves with exactly two axes are matrices.
+        correction: The other options of the correction, a `MarsCorrection`. Default: `MarsCorrection()`, the authors'
+            choices.
+        others: The optimizer of all other parameters. It is used as it is, with its own learning rate, decay and mask,
+            in float32 at least; `optax.partition` combines several optimizers into one. Default: AdamW with
+            `learning_rate`, the authors' decay rates 0.9 and 0.95, `eps`, `amsgrad`, and weight decay 0.1 for the
+            leaves of `mask`. The authors' GPT-2 configurations give these leaves half the learning rate of the
+            matrices.
+        trainable: Which leaves are trained: a tree of booleans, or a function that makes it from the parameters.
+            Default: all. The other leaves get updates of zero.
+        amsgrad: Whether the largest second moment so far is used. Default: False.
+        mu_dtype: Dtype of the first moment. Default: that of the parameters, but at least float32.
 
     Returns:
-        An optimizer; its state is three numbers a corrected parameter (two with `keep_params=False`, one more with
-        `amsgrad`) and two for each of the others.
+        An optimizer. Its state holds three numbers per corrected parameter (two with `keep_params=False`, one more with
+        `amsgrad`) and two per other parameter.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range; from `init`, if no leaf is corrected although one has two
-            axes or more, or if by default a leaf of two axes or more is called `bias` or `scale`.
-        TypeError: if a static argument is an array, or one of another type.
+        ValueError: If a hyperparameter is out of its range. From `init`, if no leaf is corrected although a leaf has
+            two or more axes, or if by default a leaf with two or more axes is called `bias` or `scale`.
+        TypeError: If a static argument is an array or has a wrong type.
 
     Example:
         >>> import jax.numpy as jnp
@@ -89,8 +100,7 @@ def mars_adamw(
         Array([[ 2.5, -3.5]], dtype=float32)
 
     Reference:
-        Yuan, Liu, Wu, Zhou, Gu, "MARS: Unleashing the Power of Variance Reduction for Training Large Models", 2024,
-        arXiv:2411.10438.
+        arXiv:2411.10438
     """
     refuse_arrays(corrected=corrected, weight_dimension_numbers=weight_dimension_numbers, mu_dtype=mu_dtype)
     check_range("weight_decay", weight_decay, 0.0)
@@ -122,7 +132,7 @@ METHODS = (
         name="mars_adamw",
         factory=mars_adamw,
         kind="optimizer",
-        summary="AdamW on gradients that are corrected by their change since the last step, and clipped leaf by leaf.",
+        summary="AdamW on gradients that are corrected by their change since the last step and then clipped.",
         paper=MARS,
         also_known_as=("MARS", "MARS-AdamW"),
         example={"learning_rate": 1e-2, "weight_decay": 0.0},

@@ -1,4 +1,4 @@
-"""What the MARS optimizers share: the correction outside, and after it one preconditioner for each kind of leaf."""
+"""The parts that the MARS optimizers share: first the correction, then one preconditioner for each kind of leaf."""
 
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
@@ -28,7 +28,7 @@ def adam(
     amsgrad: bool,
     mu_dtype: DTypeLike | None,
 ) -> optax.GradientTransformation:
-    """Adam's preconditioner, over the largest second moment so far if `amsgrad`."""
+    """Returns Adam's preconditioner, which uses the largest second moment so far if `amsgrad`."""
     if amsgrad:
         return scale_by_amsgrad(b1, b2, eps, mu_dtype=mu_dtype)
     return optax.scale_by_adam(b1, b2, eps, mu_dtype=mu_dtype)
@@ -48,16 +48,16 @@ def step(
 def momentum(
     b1: jax.typing.ArrayLike, gamma: Any, *, one_buffer: bool, mu_dtype: DTypeLike | None
 ) -> optax.GradientTransformation:
-    """The momentum of corrected gradients; of raw ones, which it corrects itself, with `one_buffer`."""
+    """Returns the momentum of corrected gradients; with `one_buffer` it takes raw gradients and corrects them."""
     if one_buffer:
         return scale_by_mars_momentum(b1, gamma, mu_dtype=mu_dtype)
     return optax.ema(b1, debias=False, accumulator_dtype=mu_dtype)
 
 
 def fits_one_buffer(gamma: Any, correction: MarsCorrection) -> bool:
-    """Returns whether `scale_by_mars_momentum` gives the momentum of these corrections: for a constant `gamma` only.
+    """Returns whether `scale_by_mars_momentum` computes the momentum of these corrections; `gamma` must be constant.
 
-    An array may be a schedule's value of this step, as `optax.inject_hyperparams` passes it.
+    An array may be the value of a schedule in this step, as `optax.inject_hyperparams` passes it.
     """
     constant = not callable(gamma) and not isinstance(gamma, jax.Array)
     authors = correction.first_step == "zero_reference" and not correction.exact
@@ -67,11 +67,11 @@ def fits_one_buffer(gamma: Any, correction: MarsCorrection) -> bool:
 def scale_by_matrices(
     direction: Callable[[jax.Array], jax.Array], weight_dimension_numbers: Any
 ) -> optax.GradientTransformation:
-    """Replaces every matrix.
+    """Replaces every matrix by a function of it.
 
     Args:
-        direction: of stacked matrices.
-        weight_dimension_numbers: tree of `MuonDimensionNumbers` of the whole tree of parameters.
+        direction: A function of stacked matrices.
+        weight_dimension_numbers: A tree of `MuonDimensionNumbers` for the whole tree of parameters.
 
     Returns:
         A transformation that works on a part of that tree.
@@ -100,35 +100,36 @@ def corrected_chain(
     mask: Mask | None,
     trainable: Mask | None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Corrects some leaves and gives each kind of leaf its own transformation, all in float32 at least.
+    """Corrects some leaves, then applies to each kind of leaf its own transformation, all in float32 at least.
 
-    The correction sees the whole tree, since in its exact form it calls functions of all parameters; what stands after
-    it sees its own leaves only.
+    The correction sees the whole tree, because its exact form calls functions of all parameters. Each transformation
+    after it sees only its own leaves.
 
     Args:
-        method: the public name of the optimizer, for messages.
-        gamma: strength of the correction.
-        b1: decay of the momentum.
-        correction: what else shapes the correction.
-        kinds: says of a tree which kind each leaf is, or "other", and gives its `MuonDimensionNumbers` or None.
-        transforms: builds what moves leaves of each kind after the correction, by kind, from the tree of numbers and
-            from that of the leaves that decay, or None for all.
-        others: the whole optimizer of all other parameters, taken as it is; or None.
-        default_others: builds what it is for None from the leaves that decay.
-        corrected: the kinds that the correction works on; none leaves it out.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay.
-        trainable: the same for the leaves that move.
+        method: The public name of the optimizer, for error messages.
+        gamma: Strength of the correction.
+        b1: Decay rate of the momentum.
+        correction: The other options of the correction.
+        kinds: A function of a tree that returns the kind of each leaf, or "other", and its `MuonDimensionNumbers` or
+            None.
+        transforms: A function that builds, for each kind, the transformation after the correction. Its arguments are
+            the tree of dimension numbers and the tree of leaves that decay, or None for all.
+        others: The whole optimizer of all other parameters, used as it is, or None.
+        default_others: A function that builds that optimizer for None, from the leaves that decay.
+        corrected: The kinds of leaf that are corrected. If it is empty there is no correction.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters.
+        trainable: Which leaves move, given in the same way.
 
     Returns:
         An optimizer.
 
     Raises:
-        TypeError: if an argument is an array, or `others` is no transformation.
-        ValueError: if a part raises it.
+        TypeError: If an argument is an array, or `others` is not a transformation.
+        ValueError: If one of the parts raises it.
     """
     refuse_arrays(mask=mask, trainable=trainable)
     check_others(others)
-    # What is out of its range raises here, where the optimizer is made, and not in `init`.
+    # Arguments out of range raise here, when the optimizer is made, and not in `init`.
     correct(method, gamma, b1, correction, None)
     transforms(None, None)
     default_others(None)
@@ -160,18 +161,18 @@ def kinds_of_corrected(
     """Finds which leaves are corrected, and which of these are matrices.
 
     Args:
-        method: the public name of the optimizer, for messages.
-        tree: the whole tree of parameters, or of gradients.
-        corrected: tree of booleans, a prefix of `tree`, or a function that makes it from `tree`; True for all leaves;
-            or None for matrices.
-        weight_dimension_numbers: see `kinds_of_leaves`. None makes matrices of leaves of exactly two axes.
-        matrices_apart: whether matrices are moved in another way than other corrected leaves.
+        method: The public name of the optimizer, for error messages.
+        tree: The whole tree of parameters or of gradients.
+        corrected: A tree of booleans, which may be a prefix of `tree`, or a function that makes it from `tree`. True
+            means all leaves, None the matrices.
+        weight_dimension_numbers: See `kinds_of_leaves`. With None, leaves with exactly two axes are matrices.
+        matrices_apart: Whether matrices are moved in another way than other corrected leaves.
 
     Returns:
         A tree of the words `"matrix"`, `"vector"` and `"other"`, and a tree of `MuonDimensionNumbers` and None.
 
     Raises:
-        ValueError: see `kinds_of_leaves`; and if no leaf is corrected although one has two axes or more.
+        ValueError: See `kinds_of_leaves`. Also if no leaf is corrected although a leaf has two or more axes.
 
     Example:
         >>> import jax.numpy as jnp
@@ -206,7 +207,7 @@ def kinds_of_corrected(
 def corrected_or_other(
     method: str, tree: Any, corrected: Any | None, weight_dimension_numbers: Any | None
 ) -> tuple[Any, Any]:
-    """Labels leaves as `kinds_of_corrected` does, with one label "corrected" for all that the correction reaches."""
+    """Labels leaves as `kinds_of_corrected` does, but calls all corrected leaves "corrected"."""
     words, numbers = kinds_of_corrected(method, tree, corrected, weight_dimension_numbers, matrices_apart=False)
     return jax.tree.map(lambda word: "other" if word == "other" else "corrected", words), numbers
 
@@ -214,20 +215,20 @@ def corrected_or_other(
 def kinds_of_matrices(
     method: str, tree: Any, corrected: Any | None, weight_dimension_numbers: Any | None
 ) -> tuple[Any, Any]:
-    """Finds which leaves are corrected, where all of these must be matrices.
+    """Finds which leaves are corrected, if all corrected leaves must be matrices.
 
     Args:
-        method: the public name of the optimizer, for messages.
-        tree: the whole tree of parameters, or of gradients.
-        corrected: see `kinds_of_corrected`; with numbers, True for all leaves that have some.
-        weight_dimension_numbers: see `kinds_of_leaves`. A corrected leaf without numbers is a matrix by its last two
-            axes: others count matrices.
+        method: The public name of the optimizer, for error messages.
+        tree: The whole tree of parameters or of gradients.
+        corrected: See `kinds_of_corrected`. If dimension numbers are given, True means all leaves that have some.
+        weight_dimension_numbers: See `kinds_of_leaves`. A corrected leaf without numbers is a matrix in its last two
+            axes, and its other axes count separate matrices.
 
     Returns:
         A tree of the words `"matrix"` and `"other"`, and a tree of `MuonDimensionNumbers` and None.
 
     Raises:
-        ValueError: see `kinds_of_leaves`.
+        ValueError: See `kinds_of_leaves`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -242,5 +243,5 @@ def kinds_of_matrices(
 
 
 def chosen(corrected: Any, tree: Any) -> Any:
-    """A tree of booleans, one for each leaf, from what a user gave for `corrected`."""
+    """Returns a tree of booleans, one for each leaf, from the user's argument `corrected`."""
     return jax.tree.map(lambda _: True, tree) if corrected is True else resolve("corrected", corrected, tree)

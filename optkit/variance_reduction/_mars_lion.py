@@ -1,8 +1,8 @@
-"""MARS-Lion: the sign of the corrected gradients' momentum, and plain AdamW on parameters that are no matrices.
+"""MARS-Lion: the sign of the momentum of corrected gradients, and plain AdamW on parameters that are not matrices.
 
 Yuan, Liu, Wu, Zhou, Gu, "MARS: Unleashing the Power of Variance Reduction for Training Large Models", 2024,
-arXiv:2411.10438. Algorithm 3. The momentum is one average, not Lion's interpolation of two. See `mars` for what parts
-the authors' code, whose rule this is, from the paper.
+arXiv:2411.10438. Algorithm 3. The momentum is one average, whereas Lion interpolates with two rates. The rule is that
+of the authors' code; the module `_mars` lists the differences between the code and the paper.
 """
 
 from typing import Any
@@ -45,41 +45,52 @@ def mars_lion(
 ) -> optax.GradientTransformationExtraArgs:
     """The sign of the momentum of gradients corrected by `reduce_variance`, for matrices; plain AdamW for the others.
 
-    Without clipping (`MarsCorrection(max_norm=None)`), in approximate form, and with a `gamma` that is a Python number,
-    it keeps one number a parameter in place of two: see `scale_by_mars_momentum`. Do not take it where gradients are
-    mostly noise: the sign of a small average moves as far as that of a large one.
+    The update rule for matrices, where c is the clipped gradient from `reduce_variance`::
 
-    With `correction=MarsCorrection(exact=True)` it calls `grad_fn` itself: `reduce_variance` says how to clip and how
-    to accumulate gradients then.
+        m = b1 * m + (1 - b1) * c
+        x = x - lr * (sign(m) + wd * x)
+
+    Use it in place of Lion, when state must be smaller than that of `mars_adamw`. Avoid it when gradients are mostly
+    noise, because the sign of a small average moves a parameter as far as that of a large one.
+
+    It keeps two numbers per corrected parameter. It keeps only one without clipping (`MarsCorrection(max_norm=None)`),
+    in the approximate form, and with a `gamma` that is a Python number; see `scale_by_mars_momentum`.
+
+    With `correction=MarsCorrection(exact=True)` it calls `grad_fn` itself; see `reduce_variance` for how to clip and
+    how to accumulate gradients in that case.
 
     Args:
-        learning_rate: a positive number or a schedule; Lion's.
-        b1: decay of the momentum, and of the correction, in [0, 1); default 0.95.
-        weight_decay: strength of the decoupled decay of the corrected leaves, at least 0; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        gamma: strength of the correction, at least 0; a number or a schedule; default 0.025.
-        corrected: the leaves that are corrected and take the sign, given as `mask` is; None: matrices. True for all
-            (the authors' `optimize_1d`).
-        weight_dimension_numbers: which axes of matrices are inputs and outputs, as Optax's Muon takes it: a tree with
-            None for leaves that are no matrices, a function that makes it from the parameters, or one for all leaves of
-            two axes or more. `flax_dimension_numbers` has those of Flax's layers. Other axes count matrices, each of
-            which is clipped by itself. By default leaves of exactly two axes are matrices.
-        correction: what else shapes the correction, a `MarsCorrection`; default None, as the authors have it.
-        others: the optimizer of all other parameters, taken as it is: with its own learning rate, decay and mask, in
-            float32 at least; `optax.partition` makes one of several. None: AdamW at `learning_rate` with the authors'
-            0.9, 0.95, epsilon 1e-8, and decay 0.1 under `mask`. Their GPT-2 configurations give these leaves half the
-            rate of the matrices.
-        trainable: tree of booleans, or a function that makes it from the parameters: the leaves that move. All by
-            default. The others get updates of zero.
-        mu_dtype: dtype of the momenta; default the parameters', but at least float32.
+        learning_rate: The learning rate, a positive number or a schedule. Use one that suits Lion.
+        b1: Decay rate of the momentum, in [0, 1). Default: 0.95. The correction uses it too.
+        weight_decay: Strength of the decoupled weight decay, at least 0. Default: 0. It acts on the corrected leaves.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        gamma: See `reduce_variance`. Default: 0.025.
+        corrected: Which leaves are corrected and moved by the sign: a tree of booleans, or a function that makes it
+            from the parameters, or True for all leaves (the authors' `optimize_1d`). Default: the matrices.
+        weight_dimension_numbers: Which axes of each matrix are inputs and which are outputs, as in
+            `optax.contrib.muon`. A tree with None for leaves that are not matrices, a function that makes it from the
+            parameters, or one `MuonDimensionNumbers` for all leaves with two or more axes. `flax_dimension_numbers`
+            makes it for Flax models. Axes that are neither count separate matrices, each of which is clipped by itself.
+            Default: leaves with exactly two axes are matrices.
+        correction: The other options of the correction, a `MarsCorrection`. Default: `MarsCorrection()`, the authors'
+            choices.
+        others: The optimizer of all other parameters. It is used as it is, with its own learning rate, decay and mask,
+            in float32 at least; `optax.partition` combines several optimizers into one. Default: AdamW with
+            `learning_rate`, the authors' decay rates 0.9 and 0.95, epsilon 1e-8, and weight decay 0.1 for the leaves of
+            `mask`. The authors' GPT-2 configurations give these leaves half the learning rate of the matrices.
+        trainable: Which leaves are trained: a tree of booleans, or a function that makes it from the parameters.
+            Default: all. The other leaves get updates of zero.
+        mu_dtype: Dtype of the momentum. Default: that of the parameters, but at least float32. It is also the dtype of
+            AdamW's first moment.
 
     Returns:
-        An optimizer; its state is two numbers a corrected parameter, one without clipping, and two for each other one.
+        An optimizer. Its state holds two numbers per corrected parameter (one without clipping, see above) and two per
+        other parameter.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range; from `init`, if no leaf is corrected although one has two
-            axes or more, or if by default a leaf of two axes or more is called `bias` or `scale`.
-        TypeError: if a static argument is an array, or one of another type; from `init`, if a parameter is complex.
+        ValueError: If a hyperparameter is out of its range. From `init`, if no leaf is corrected although a leaf has
+            two or more axes, or if by default a leaf with two or more axes is called `bias` or `scale`.
+        TypeError: If a static argument is an array or has a wrong type. From `init`, if a parameter is complex.
 
     Example:
         >>> import jax.numpy as jnp
@@ -91,8 +102,7 @@ def mars_lion(
         Array([[ 2.5, -3.5]], dtype=float32)
 
     Reference:
-        Yuan, Liu, Wu, Zhou, Gu, "MARS: Unleashing the Power of Variance Reduction for Training Large Models", 2024,
-        arXiv:2411.10438.
+        arXiv:2411.10438
     """
     refuse_arrays(corrected=corrected, weight_dimension_numbers=weight_dimension_numbers, mu_dtype=mu_dtype)
     check_range("weight_decay", weight_decay, 0.0)
@@ -106,7 +116,7 @@ def mars_lion(
     def signed(mask):
         direction = optax.chain(
             momentum(b1, gamma, one_buffer=one_buffer, mu_dtype=mu_dtype),  # Alg. 3, m_t
-            # Infinite for ever, a momentum would have a finite sign.
+            # A momentum that stays infinite would have a finite sign.
             optax.stateless(lambda updates, _: nan_for_infinite(updates)),
             optax.scale_by_sign(),  # Alg. 3, sign(m_t)
         )

@@ -1,10 +1,10 @@
-"""MARS-M: Muon on the corrected gradients of matrices, in the scaling of Moonlight.
+"""MARS-M: Muon on the corrected gradients of matrices, with the scaling of Moonlight.
 
-Liu, Yuan, Gu, "MARS-M: When Variance Reduction Meets Matrices", 2025, arXiv:2510.21800. Algorithm 1; the rule is that
-of the authors' code (AGI-Arena/MARS), where the correction is clipped whatever its option says, AdamW for all other
-parameters adds epsilon to the uncorrected root of the second moment, and Newton-Schulz runs in bfloat16 (here in
-float32 unless `orthogonalize` says otherwise). Where a leaf is several matrices each has a norm of its own, and
-not, as in that code, all together one.
+Liu, Yuan, Gu, "MARS-M: When Variance Reduction Meets Matrices", 2025, arXiv:2510.21800. Algorithm 1. The rule is that
+of the authors' code (AGI-Arena/MARS). It always clips the correction, whatever its option says, and AdamW for all other
+parameters adds epsilon to the square root of the second moment before the bias correction. It differs from that code in
+two points: Newton-Schulz runs in float32 unless `orthogonalize` differs, not in bfloat16; and if a leaf contains
+several matrices, each is clipped by its own norm, not all together.
 """
 
 import math
@@ -50,46 +50,62 @@ def mars_m(
 ) -> optax.GradientTransformationExtraArgs:
     """Muon on gradients corrected by `reduce_variance`, for matrices; AdamW for all other parameters.
 
-    Unlike `optax.contrib.muon` it has no Nesterov momentum and no bias correction, and scales a matrix's update by
-    `0.2 * sqrt(max(rows, columns))`, so that both kinds of leaves share AdamW's learning rate. Without clipping
-    (`MarsCorrection(max_norm=None)`), in approximate form, and with a `gamma` that is a Python number, it keeps one
-    number a matrix entry in place of two: see `scale_by_mars_momentum`. By default all matrices are corrected; the
-    authors leave embeddings and the last layer to AdamW: leave them out of `corrected`.
+    The update rule for matrices, where c is the clipped gradient from `reduce_variance`::
 
-    With `correction=MarsCorrection(exact=True)` it calls `grad_fn` itself: `reduce_variance` says how to clip and how
-    to accumulate gradients then.
+        m = b1 * m + (1 - b1) * c
+        u = 0.2 * sqrt(max(rows, columns)) * orthogonalize(m)
+        x = x - lr * (u + wd * x)
+
+    Unlike `optax.contrib.muon` it has neither Nesterov momentum nor bias correction. The factor on a matrix's update
+    lets both kinds of leaves share AdamW's learning rate.
+
+    Use it in place of Muon for the weight matrices of hidden layers. Avoid it for embeddings and the last layer, which
+    by default are corrected as all matrices are: the authors leave them to AdamW, so leave them out of `corrected`. It
+    runs five Newton-Schulz iterations per matrix in each step, as Muon does.
+
+    It keeps two numbers per entry of a matrix. It keeps only one without clipping (`MarsCorrection(max_norm=None)`), in
+    the approximate form, and with a `gamma` that is a Python number; see `scale_by_mars_momentum`.
+
+    With `correction=MarsCorrection(exact=True)` it calls `grad_fn` itself; see `reduce_variance` for how to clip and
+    how to accumulate gradients in that case.
 
     Args:
-        learning_rate: a positive number or a schedule, for both kinds of leaves; the authors' default is 1e-3.
-        b1: decay of the momentum, and of the correction, in [0, 1); default 0.95.
-        weight_decay: strength of the decoupled decay, at least 0; default 0.1.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        gamma: strength of the correction, at least 0; a number or a schedule; default 0.025.
-        corrected: the leaves that are corrected and orthogonalized, given as `mask` is; None, or True for all, leaves
-            that are matrices. A leaf that has no numbers is one by its last two axes: others count matrices.
-        weight_dimension_numbers: which axes of matrices are inputs and outputs, as Optax's Muon takes it: a tree with
-            None for leaves that are no matrices, a function that makes it from the parameters, or one for all leaves of
-            two axes or more. `flax_dimension_numbers` has those of Flax's layers. Other axes count matrices, each of
-            which is clipped and orthogonalized by itself. By default leaves of exactly two axes are matrices.
-        correction: what else shapes the correction, a `MarsCorrection`; default None, as the authors have it.
-        others: the optimizer of all other parameters, taken as it is: with its own learning rate, decay and mask, in
-            float32 at least; `optax.partition` makes one of several. None: AdamW at `learning_rate`, as the authors
-            have it in all their configurations, with their 0.9, 0.95, epsilon 1e-8 beside the uncorrected root of the
-            second moment, and with `weight_decay` under `mask`.
-        trainable: tree of booleans, or a function that makes it from the parameters: the leaves that move. All by
-            default. The others get updates of zero.
-        orthogonalize: moves the singular values of stacked matrices towards one. None: `optkit.linalg.newton_schulz`
-            with five steps, in float32 at least; the authors compute it with `dtype=jnp.bfloat16`.
-        mu_dtype: dtype of the momenta; default the parameters', but at least float32.
+        learning_rate: The learning rate, a positive number or a schedule. It is used for both kinds of leaves. The
+            authors use 1e-3.
+        b1: Decay rate of the momentum, in [0, 1). Default: 0.95. The correction uses it too.
+        weight_decay: Strength of the decoupled weight decay, at least 0. Default: 0.1.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        gamma: See `reduce_variance`. Default: 0.025.
+        corrected: Which leaves are corrected and orthogonalized: a tree of booleans, or a function that makes it from
+            the parameters, or True for all leaves that are matrices. A chosen leaf without dimension numbers is a
+            matrix in its last two axes, and its other axes count separate matrices. Default: the matrices.
+        weight_dimension_numbers: Which axes of each matrix are inputs and which are outputs, as in
+            `optax.contrib.muon`. A tree with None for leaves that are not matrices, a function that makes it from the
+            parameters, or one `MuonDimensionNumbers` for all leaves with two or more axes. `flax_dimension_numbers`
+            makes it for Flax models. Axes that are neither count separate matrices, each of which is clipped and
+            orthogonalized by itself. Default: leaves with exactly two axes are matrices.
+        correction: The other options of the correction, a `MarsCorrection`. Default: `MarsCorrection()`, the authors'
+            choices.
+        others: The optimizer of all other parameters. It is used as it is, with its own learning rate, decay and mask,
+            in float32 at least; `optax.partition` combines several optimizers into one. Default: AdamW as in all
+            configurations of the authors, with `learning_rate`, decay rates 0.9 and 0.95, epsilon 1e-8 (added to the
+            square root of the second moment before the bias correction), and `weight_decay` for the leaves of `mask`.
+        trainable: Which leaves are trained: a tree of booleans, or a function that makes it from the parameters.
+            Default: all. The other leaves get updates of zero.
+        orthogonalize: A function that moves the singular values of stacked matrices towards one. Default:
+            `optkit.linalg.newton_schulz` with five steps, in float32 at least; the authors compute it with
+            `dtype=jnp.bfloat16`.
+        mu_dtype: Dtype of the momentum. Default: that of the parameters, but at least float32. It is also the dtype of
+            AdamW's first moment.
 
     Returns:
-        An optimizer; its state is two numbers an entry of a corrected leaf, one without clipping, and two for each
-        other parameter.
+        An optimizer. Its state holds two numbers per entry of a corrected leaf (one without clipping, see above) and
+        two per other parameter.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range; from `init`, if no leaf is corrected although one has two
-            axes or more, or if by default a leaf of two axes or more is called `bias` or `scale`.
-        TypeError: if a static argument is an array, or one of another type.
+        ValueError: If a hyperparameter is out of its range. From `init`, if no leaf is corrected although a leaf has
+            two or more axes, or if by default a leaf with two or more axes is called `bias` or `scale`.
+        TypeError: If a static argument is an array or has a wrong type.
 
     Example:
         >>> import jax.numpy as jnp
@@ -101,7 +117,7 @@ def mars_m(
         Array([-0.32,  0.19], dtype=float32)
 
     Reference:
-        Liu, Yuan, Gu, "MARS-M: When Variance Reduction Meets Matrices", 2025, arXiv:2510.21800.
+        arXiv:2510.21800
     """
     refuse_arrays(
         corrected=corrected,
@@ -148,7 +164,7 @@ METHODS = (
         name="mars_m",
         factory=mars_m,
         kind="optimizer",
-        summary="Muon, in Moonlight's scaling, on MARS-corrected gradients; AdamW for other parameters.",
+        summary="Muon with Moonlight's scaling on MARS-corrected gradients; AdamW for other parameters.",
         paper=Paper("MARS-M: When Variance Reduction Meets Matrices", "Liu, Yuan, Gu", 2025, "2510.21800"),
         also_known_as=("MARS-M",),
         example={"learning_rate": 1e-2, "weight_decay": 0.0},

@@ -1,7 +1,7 @@
-"""The momentum of MARS-corrected gradients in one buffer.
+"""The momentum of MARS-corrected gradients with a single buffer.
 
 Yuan, Liu, Wu, Zhou, Gu, "MARS: Unleashing the Power of Variance Reduction for Training Large Models", 2024,
-arXiv:2411.10438. The form is that of the authors' memory-efficient code.
+arXiv:2411.10438. The rule is that of the authors' memory-efficient code.
 """
 
 from typing import NamedTuple
@@ -24,7 +24,7 @@ class ScaleByMarsMomentumState(NamedTuple):
     """State of `scale_by_mars_momentum`.
 
     Attributes:
-        mu: exponential average of the uncorrected gradients, times `1 - gamma`; shaped and sharded like the parameters,
+        mu: Exponential average of the uncorrected gradients, times `1 - gamma`. Shaped and sharded like the parameters,
             in `mu_dtype`. Equal on all workers if the gradients are.
     """
 
@@ -34,24 +34,33 @@ class ScaleByMarsMomentumState(NamedTuple):
 def scale_by_mars_momentum(
     b1: jax.typing.ArrayLike = 0.95, gamma: float | None = None, *, mu_dtype: DTypeLike | None = None
 ) -> optax.GradientTransformation:
-    """Replaces the gradient by the momentum of its MARS correction, in one buffer.
+    """Replaces the gradient by the momentum of its MARS correction, with a single buffer.
 
-    The numbers are those of `optax.ema(b1, debias=False)` after `reduce_variance(gamma, b1)` without clipping, whose
-    two buffers only ever appear in one combination. It holds for a constant `gamma`, for the approximate form without
-    clipping, and for momentum only: Adam's second moment needs the correction itself.
+    The update rule, where n is the only state::
+
+        n = b1 * n + (1 - b1) * (1 - gamma) * g
+        u = n + gamma * g
+
+    The result equals that of `optax.ema(b1, debias=False)` after `reduce_variance(gamma, b1)` without clipping. The two
+    buffers of that chain only appear in one combination, which is n. The form with one buffer is that of the authors'
+    memory-efficient code.
+
+    Use it before a function of the momentum alone, such as a sign or an orthogonalization, to keep one number per
+    parameter instead of two. Avoid it before Adam, because Adam's second moment needs the corrected gradient itself. It
+    supports neither a schedule for `gamma`, nor the exact form, nor clipping.
 
     Args:
-        b1: decay of the momentum, in [0, 1); default 0.95.
-        gamma: strength of the correction, at least 0. A number that stays as it is: no schedule, and
-            `optax.inject_hyperparams` cannot hold it. None: 0.025.
-        mu_dtype: dtype of the buffer, that of the parameters by default.
+        b1: Decay rate of the momentum, in [0, 1). Default: 0.95.
+        gamma: Strength of the correction, at least 0. It must be a constant number: neither a schedule nor a value held
+            by `optax.inject_hyperparams`. Default: 0.025.
+        mu_dtype: Dtype of the momentum. Default: that of the parameters.
 
     Returns:
-        A transformation with a `ScaleByMarsMomentumState`: one number a parameter.
+        A transformation with a `ScaleByMarsMomentumState`: one number per parameter.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range.
-        TypeError: if `gamma` is a schedule or an array.
+        ValueError: If a hyperparameter is out of its range.
+        TypeError: If `gamma` is a schedule or an array.
 
     Example:
         >>> import jax.numpy as jnp
@@ -62,15 +71,14 @@ def scale_by_mars_momentum(
         Array([3., 6.], dtype=float32)
 
     Reference:
-        Yuan, Liu, Wu, Zhou, Gu, "MARS: Unleashing the Power of Variance Reduction for Training Large Models", 2024,
-        arXiv:2411.10438; the form in one buffer is that of the authors' memory-efficient code.
+        arXiv:2411.10438
     """
     refuse_arrays(gamma=gamma, mu_dtype=mu_dtype)
     check_range("b1", b1, 0.0, 1.0, high_open=True)
     check_range("gamma", gamma, 0.0)
     if callable(gamma):
         raise TypeError(
-            "scale_by_mars_momentum needs a constant gamma; for a schedule take reduce_variance and optax.ema"
+            "scale_by_mars_momentum needs a constant gamma; for a schedule use reduce_variance and optax.ema"
         )
     strength = 0.025 if gamma is None else gamma
 
@@ -95,7 +103,7 @@ METHODS = (
         factory=scale_by_mars_momentum,
         kind="transformation",
         compose=descent,
-        summary="The momentum of MARS-corrected gradients in one buffer, for corrections that are not clipped.",
+        summary="The momentum of unclipped MARS-corrected gradients, with one buffer instead of two.",
         paper=MARS,
         also_known_as=("memory-efficient MARS", "mars_m_efficient"),
         grid=0.1,

@@ -1,8 +1,9 @@
-"""MARS-Shampoo: the corrected gradients' momentum with orthogonalized matrices; AdamW on all other parameters.
+"""MARS-Shampoo: orthogonalizes the momentum of corrected gradients of matrices; AdamW on all other parameters.
 
 Yuan, Liu, Wu, Zhou, Gu, "MARS: Unleashing the Power of Variance Reduction for Training Large Models", 2024,
-arXiv:2411.10438. Algorithm 4, whose factorization the authors' code replaces by five Newton-Schulz iterations (in
-bfloat16; here in float32 unless `orthogonalize` says otherwise). See `mars` for what else parts code and paper.
+arXiv:2411.10438. Algorithm 4. The authors' code replaces its factorization by five Newton-Schulz iterations in
+bfloat16; here they run in float32 unless `orthogonalize` differs. The module `_mars` lists the other differences
+between the code and the paper.
 """
 
 import functools
@@ -50,50 +51,65 @@ def mars_shampoo(
 ) -> optax.GradientTransformationExtraArgs:
     """Orthogonalizes the momentum of gradients corrected by `reduce_variance`, for matrices; AdamW for the others.
 
-    Every singular value of a matrix's update is about the learning rate, times the root of rows over columns, as the
-    leaf has them, where there are more rows. Without clipping (`MarsCorrection(max_norm=None)`), in approximate form,
-    and with a `gamma` that is a Python number, it keeps one number a matrix entry in place of two: see
-    `scale_by_mars_momentum`. Do not take it for matrices whose rows are seldom touched, such as embeddings: a row
-    without gradient hardly moves the others, but noise is enlarged as much as signal.
+    The update rule for matrices, where c is the clipped gradient from `reduce_variance`, and rows and columns are
+    counted in the order in which the leaf stores them::
 
-    With `correction=MarsCorrection(exact=True)` it calls `grad_fn` itself: `reduce_variance` says how to clip and how
-    to accumulate gradients then.
+        m = b1 * m + (1 - b1) * c
+        u = sqrt(max(1, rows / columns)) * orthogonalize(m / (1 - b1))
+        x = x - lr * (u + wd * x)
+
+    Every singular value of u is therefore about one, or about the root of rows over columns if there are more rows.
+
+    Use it for the weight matrices of hidden layers. Avoid it for matrices whose rows seldom have a gradient, such as
+    embeddings, because orthogonalization enlarges noise as much as signal; leave them out of `corrected`. It runs five
+    Newton-Schulz iterations per matrix in each step, as Muon does.
+
+    It keeps two numbers per entry of a matrix. It keeps only one without clipping (`MarsCorrection(max_norm=None)`), in
+    the approximate form, and with a `gamma` that is a Python number; see `scale_by_mars_momentum`.
+
+    With `correction=MarsCorrection(exact=True)` it calls `grad_fn` itself; see `reduce_variance` for how to clip and
+    how to accumulate gradients in that case.
 
     Args:
-        learning_rate: a positive number or a schedule.
-        b1: decay of the momentum, and of the correction, in [0, 1); default 0.95.
-        b2: decay of the second moment of corrected leaves that are no matrices, in [0, 1); default 0.99.
-        eps: added to the root of their second moment, and to the norm of a matrix before it is orthogonalized, above 0;
-            default 1e-8.
-        weight_decay: strength of the decoupled decay of the corrected leaves, at least 0; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        gamma: strength of the correction, at least 0; a number or a schedule; default 0.025.
-        corrected: the leaves that are corrected, given as `mask` is; None: matrices. True for all (the authors'
-            `optimize_1d`): those that are no matrices then take Adam's preconditioner after the correction.
-        weight_dimension_numbers: which axes of matrices are inputs and outputs, as Optax's Muon takes it: a tree with
-            None for leaves that are no matrices, a function that makes it from the parameters, or one for all leaves of
-            two axes or more. `flax_dimension_numbers` has those of Flax's layers. Other axes count matrices, each of
-            which is clipped and orthogonalized by itself. By default leaves of exactly two axes are matrices.
-        correction: what else shapes the correction, a `MarsCorrection`; default None, as the authors have it.
-        others: the optimizer of all other parameters, taken as it is: with its own learning rate, decay and mask, in
-            float32 at least; `optax.partition` makes one of several. None: AdamW at `learning_rate` with the authors'
-            0.9, 0.95, epsilon 1e-8, and decay 0.1 under `mask`. Their GPT-2 configurations give these leaves half the
-            rate of the matrices.
-        trainable: tree of booleans, or a function that makes it from the parameters: the leaves that move. All by
-            default. The others get updates of zero.
-        orthogonalize: moves the singular values of stacked matrices, momenta over `1 - b1`, towards one. None:
-            `optkit.linalg.newton_schulz` with five steps and `eps`, in float32 at least; the authors compute it with
-            `dtype=jnp.bfloat16`.
-        mu_dtype: dtype of the momenta; default the parameters', but at least float32.
+        learning_rate: The learning rate, a positive number or a schedule.
+        b1: Decay rate of the momentum, in [0, 1). Default: 0.95. The correction uses it too.
+        b2: Decay rate of the second moment, in [0, 1). Default: 0.99. It is used for corrected leaves that are not
+            matrices.
+        eps: Added to the square root of the second moment, and to the norm of a matrix before it is orthogonalized,
+            above 0. Default: 1e-8.
+        weight_decay: Strength of the decoupled weight decay, at least 0. Default: 0. It acts on the corrected leaves.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        gamma: See `reduce_variance`. Default: 0.025.
+        corrected: Which leaves are corrected: a tree of booleans, or a function that makes it from the parameters, or
+            True for all leaves (the authors' `optimize_1d`). Corrected leaves that are not matrices get Adam's update.
+            Default: the matrices.
+        weight_dimension_numbers: Which axes of each matrix are inputs and which are outputs, as in
+            `optax.contrib.muon`. A tree with None for leaves that are not matrices, a function that makes it from the
+            parameters, or one `MuonDimensionNumbers` for all leaves with two or more axes. `flax_dimension_numbers`
+            makes it for Flax models. Axes that are neither count separate matrices, each of which is clipped and
+            orthogonalized by itself. Default: leaves with exactly two axes are matrices.
+        correction: The other options of the correction, a `MarsCorrection`. Default: `MarsCorrection()`, the authors'
+            choices.
+        others: The optimizer of all other parameters. It is used as it is, with its own learning rate, decay and mask,
+            in float32 at least; `optax.partition` combines several optimizers into one. Default: AdamW with
+            `learning_rate`, the authors' decay rates 0.9 and 0.95, `eps`, and weight decay 0.1 for the leaves of
+            `mask`. The authors' GPT-2 configurations give these leaves half the learning rate of the matrices.
+        trainable: Which leaves are trained: a tree of booleans, or a function that makes it from the parameters.
+            Default: all. The other leaves get updates of zero.
+        orthogonalize: A function that moves the singular values of stacked matrices towards one. It is called with the
+            momentum over `1 - b1`. Default: `optkit.linalg.newton_schulz` with five steps and `eps`, in float32 at
+            least; the authors compute it with `dtype=jnp.bfloat16`.
+        mu_dtype: Dtype of the momentum. Default: that of the parameters, but at least float32. It is also the dtype of
+            Adam's first moment.
 
     Returns:
-        An optimizer; its state is two numbers an entry of a corrected matrix, one without clipping, and two for each
-        other parameter (three where it is corrected).
+        An optimizer. Its state holds two numbers per entry of a corrected matrix (one without clipping, see above) and
+        two per other parameter (three if it is corrected).
 
     Raises:
-        ValueError: if a hyperparameter is out of its range; from `init`, if no leaf is corrected although one has two
-            axes or more, or if by default a leaf of two axes or more is called `bias` or `scale`.
-        TypeError: if a static argument is an array, or one of another type.
+        ValueError: If a hyperparameter is out of its range. From `init`, if no leaf is corrected although a leaf has
+            two or more axes, or if by default a leaf with two or more axes is called `bias` or `scale`.
+        TypeError: If a static argument is an array or has a wrong type.
 
     Example:
         >>> import jax.numpy as jnp
@@ -106,8 +122,7 @@ def mars_shampoo(
                [ 0.  , -1.66]], dtype=float32)
 
     Reference:
-        Yuan, Liu, Wu, Zhou, Gu, "MARS: Unleashing the Power of Variance Reduction for Training Large Models", 2024,
-        arXiv:2411.10438.
+        arXiv:2411.10438
     """
     refuse_arrays(
         corrected=corrected,
@@ -121,7 +136,7 @@ def mars_shampoo(
 
     def direction(m):
         stretch = max(1.0, m.shape[-2] / m.shape[-1]) ** 0.5
-        # The authors' epsilon counts beside the norm of the momentum over 1 - b1.
+        # The authors add epsilon to the norm of the momentum over 1 - b1.
         return stretch * orthogonal(m / (1 - b1))
 
     def preconditioner(b1, b2):

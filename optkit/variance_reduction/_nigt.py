@@ -24,11 +24,11 @@ def exponential_extrapolation(b1: Any, *, init_first: bool) -> Extrapolation:
     """Computes how far ahead the gradients of an exponential average are taken.
 
     Args:
-        b1: decay of the average, in [0, 1), or a schedule.
-        init_first: whether the average begins as the first gradient, instead of at zero.
+        b1: Decay rate of the average, in [0, 1), or a schedule.
+        init_first: Whether the average begins as the first gradient, instead of at zero.
 
     Returns:
-        What `transported` takes.
+        A function for the argument `extrapolation` of `transported`.
     """
 
     def extrapolation(count):
@@ -46,23 +46,34 @@ def nigt(
     normalize: bool = True,
     init_first: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
-    """Normalized descent along a transported momentum.
+    """Normalized descent along a momentum whose gradients are taken ahead of the parameters.
 
-    The training loop holds shifted parameters; `igt_eval_params` gives those to evaluate. All leaves together move by
-    the learning rate in every step, so it must decay for the parameters to settle. Do not take it where layers'
-    gradients differ by orders of magnitude: they share one norm.
+    The update rule, where x are the shifted parameters at which g is taken, y the true parameters, and the norm is
+    global. In the first step m = g::
+
+        m = b1 * m + (1 - b1) * g
+        u = -lr * m / |m|
+        y = y + u
+        x = y + b1 / (1 - b1) * u
+
+    The training loop holds the shifted parameters x; `igt_eval_params` returns y, the parameters to evaluate.
+
+    Use it when gradients are noisy and their scale is unknown, because the length of a step does not depend on it.
+    Avoid it when the gradients of layers differ by orders of magnitude, because all leaves share one norm. In every
+    step all leaves together move by the learning rate, so it must decay for the parameters to settle.
 
     Args:
-        learning_rate: a positive number or a schedule; the length of a step.
-        b1: decay of the momentum, in [0, 1), or a schedule; default 0.9.
-        normalize: whether the momentum is divided by its norm over all leaves; on by default.
-        init_first: whether the momentum begins as the first gradient; on by default, otherwise at zero.
+        learning_rate: The learning rate, a positive number or a schedule. It is the length of a step.
+        b1: Decay rate of the momentum, in [0, 1). Default: 0.9. It may be a schedule, as in N-PG-IGT
+            (arXiv:2302.01734).
+        normalize: Whether the momentum is divided by its norm over all leaves. Default: True.
+        init_first: Whether the momentum begins as the first gradient, instead of at zero. Default: True.
 
     Returns:
-        An optimizer; its state is two numbers a parameter.
+        An optimizer. Its state holds two numbers per parameter.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range.
+        ValueError: If a hyperparameter is out of its range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -75,7 +86,8 @@ def nigt(
         Array([ 2.4, -3.2], dtype=float32)
 
     Reference:
-        Cutkosky, Mehta, "Momentum Improves Normalized SGD", 2020, arXiv:2002.03305.
+        arXiv:2002.03305
+        arXiv:2302.01734
     """
     check_range("b1", b1, 0.0, 1.0, high_open=True)
     descent = optax.scale_by_learning_rate(learning_rate)

@@ -1,9 +1,10 @@
-"""The gradient noise scale: how many samples a batch needs until its gradient is as much signal as noise.
+"""The gradient noise scale: the batch size at which a gradient is as much signal as noise.
 
 McCandlish, Kaplan, Amodei et al., "An Empirical Model of Large-Batch Training", 2018, arXiv:1812.06162. Appendix A.1.
 The two estimates of the paper are written here with the spread of the rows around their mean, which is the difference
-of its two norms without the cancellation. Both are averaged over the steps before they are divided: their ratio in a
-single step is biased. Averages are kept corrected for their start, so that they can be read at any time.
+of its two norms without the cancellation. Both estimates are averaged over the steps before one is divided by the
+other, because their ratio in a single step is biased. The bias of the averages from their start is always corrected, so
+that they can be read at any time.
 """
 
 from typing import Any, NamedTuple
@@ -25,9 +26,10 @@ class NoiseScale(NamedTuple):
     """Running estimates, equal on all workers.
 
     Attributes:
-        count: how many estimates were averaged, a scalar.
-        squared_norm: the squared norm of the gradient over all data, a scalar; negative by chance where noise prevails.
-        noise_trace: the trace of the covariance of one sample's gradient, a scalar.
+        count: Number of estimates that were averaged, a scalar.
+        squared_norm: Squared norm of the gradient over all data, a scalar. It can be negative by chance if noise
+            prevails.
+        noise_trace: Trace of the covariance of one sample's gradient, a scalar.
     """
 
     count: jax.Array
@@ -57,7 +59,7 @@ def average_estimates(
     squared_norm = squared_norm_of_mean - spread / others  # |G|^2
     noise_trace = number / others * batch_size * spread  # tr(Sigma)
     count = jnp.asarray(optax.safe_increment(state.count))
-    # That of the newest in an exponential average without bias.
+    # Weight of the newest estimate in an exponential average without bias.
     weight = (1 - decay) / (1 - decay ** count.astype(dtype))
 
     def average(old, new):
@@ -69,24 +71,35 @@ def average_estimates(
 def gradient_noise_scale(
     batch_size_small: jax.typing.ArrayLike, decay: jax.typing.ArrayLike = 0.99, *, axis_name: AxisName | None = None
 ) -> optax.GradientTransformation:
-    """Averages gradients and measures their noise; `read_noise_scale` reads it.
+    """Averages gradients and measures their noise, which `read_noise_scale` reads.
 
-    It takes the gradients of at least two equal parts of the batch. **Do not average or clip them before**: with
-    `axis_name`, `update` takes each worker's own gradient and averages it itself. They must be those of mean losses,
-    not of sums. Beside the average it sends one number. It says little about a run with a large learning rate or with
-    Adam, whose steps depend on another norm than the Euclidean one measured here.
+    The update rule, where mean is the mean of n rows of gradients, and spread the mean squared distance of a row from
+    it. S and G2 are averaged over the steps::
+
+        u = mean
+        S  = n / (n - 1) * batch_size_small * spread        # trace of the covariance of one sample's gradient
+        G2 = |mean|**2 - spread / (n - 1)                   # squared norm of the gradient over all data
+        noise scale = average(S) / average(G2)
+
+    Use it to choose the batch size of a later run, with the gradients of at least two equal parts of the batch. Avoid
+    it as a guide for runs with a large learning rate or with Adam, because it measures the noise in the Euclidean norm
+    and Adam's steps depend on another norm. It sends one number more than the average of the gradients and keeps three
+    numbers in all.
+
+    **Do not average or clip the gradients before it**: with `axis_name`, `update` takes each worker's own gradient and
+    averages it itself. They must be gradients of mean losses, not of sums.
 
     Args:
-        batch_size_small: samples in each part of the batch, at least 1.
-        decay: decay of the averages over the steps, in [0, 1); default 0.99.
-        axis_name: the axis over workers; default None: each leaf has a leading axis, over microbatches or samples,
-            which `update` removes.
+        batch_size_small: Number of samples in each part of the batch, at least 1.
+        decay: Decay rate of the averages over the steps, in [0, 1). Default: 0.99.
+        axis_name: Name of the axis over workers. None (the default): each leaf of the gradients has a leading axis, one
+            row per microbatch or sample, which `update` removes.
 
     Returns:
         A transformation to the mean gradient, with a `NoiseScale` as its state: three numbers in all.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range; from `update`, if there is one part of the batch only.
+        ValueError: If a hyperparameter is out of its range. From `update`, if there is only one part of the batch.
 
     Example:
         >>> import jax
@@ -99,7 +112,7 @@ def gradient_noise_scale(
         100.0
 
     Reference:
-        McCandlish, Kaplan, Amodei et al., "An Empirical Model of Large-Batch Training", 2018, arXiv:1812.06162.
+        arXiv:1812.06162
     """
     check_range("batch_size_small", batch_size_small, 1)
     check_range("decay", decay, 0.0, 1.0, high_open=True)
@@ -125,19 +138,22 @@ def gradient_noise_scale(
 def read_noise_scale(state: Any) -> jax.Array:
     """Reads the gradient noise scale: the batch size at which a gradient is as much signal as noise.
 
-    Twice the batch still saves almost half of the steps well below it, and almost none well above it: to reach the same
-    loss in S steps with E samples, `(S / S_min - 1) * (E / E_min - 1) = 1`.
+    Use it to choose a batch size near the noise scale. Well below this size, twice the batch still saves almost half of
+    the steps; well above it, almost none. To reach the same loss in S steps with E samples,
+    `(S / S_min - 1) * (E / E_min - 1) = 1`, where S_min is the smallest number of steps and E_min the smallest number
+    of samples that can reach it.
 
     Args:
-        state: that of `gradient_noise_scale` or `gradient_noise_scale_over_steps`, or of a chain that has one of them.
+        state: The state of `gradient_noise_scale` or `gradient_noise_scale_over_steps`, or of a chain that contains one
+            of them.
 
     Returns:
-        A number of samples, at least 0 and finite: 0 before the first estimate, and the largest number of its dtype
-        where the estimate of the gradient's squared norm is not positive, so that all is noise. After a gradient that
-        was not finite it is NaN.
+        A number of samples, at least 0 and finite. It is 0 before the first estimate. It is the largest number of its
+        dtype if the estimate of the gradient's squared norm is not positive, because then everything is noise. It is
+        NaN after a gradient that was not finite.
 
     Raises:
-        ValueError: if the state has no such estimates, or several.
+        ValueError: If the state contains no such estimates, or several.
 
     Example:
         >>> import jax.numpy as jnp
@@ -152,7 +168,7 @@ def read_noise_scale(state: Any) -> jax.Array:
 
     found = [x for x in jax.tree.leaves(state, is_leaf=is_noise_scale) if is_noise_scale(x)]
     if len(found) != 1:
-        raise ValueError(f"state must be that of one gradient_noise_scale, got {len(found)} of them in it")
+        raise ValueError(f"state must contain that of one gradient_noise_scale, got {len(found)} of them")
     noise_trace, squared_norm = jnp.maximum(found[0].noise_trace, 0), jnp.maximum(found[0].squared_norm, 0)
     limits = jnp.finfo(noise_trace.dtype)
     return jnp.where(noise_trace == 0, 0, jnp.minimum(noise_trace / squared_norm, limits.max))
@@ -167,7 +183,7 @@ METHODS = (
         name="gradient_noise_scale",
         factory=gradient_noise_scale,
         kind="transformation",
-        summary="Averages microbatches or workers and measures the batch size at which noise equals signal.",
+        summary="Averages microbatches or workers and measures the batch size at which signal equals noise.",
         paper=NOISE_SCALE,
         also_known_as=("GNS", "simple noise scale", "B_simple", "critical batch size"),
         parts=(read_noise_scale, NoiseScale),

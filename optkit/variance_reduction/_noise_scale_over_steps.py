@@ -22,10 +22,10 @@ class GradientNoiseScaleOverStepsState(NamedTuple):
     """State of `gradient_noise_scale_over_steps`.
 
     Attributes:
-        step: how many gradients of the present window were seen, a scalar, equal on all workers.
-        gradient_sum: their sum, shaped and sharded like the parameters, in float32 at least.
-        squared_norm_sum: the sum of their squared norms, a scalar, equal on all workers.
-        noise_scale: the running estimates, a `NoiseScale`.
+        step: Number of gradients of the present window so far, a scalar, equal on all workers.
+        gradient_sum: Sum of these gradients, shaped and sharded like the parameters, in float32 at least.
+        squared_norm_sum: Sum of their squared norms, a scalar, equal on all workers.
+        noise_scale: The running estimates, a `NoiseScale`.
     """
 
     step: jax.Array
@@ -39,20 +39,31 @@ def gradient_noise_scale_over_steps(
 ) -> optax.GradientTransformation:
     """Measures the noise of gradients that come one at a time, by comparing those of consecutive steps.
 
-    For one worker whose batches are not split. The parameters move within the window, so what differs between its
-    gradients is not noise only: prefer `gradient_noise_scale` where there are parts of a batch. Gradients pass
-    unchanged; they must be those of mean losses, neither summed nor clipped before.
+    The update rule, where mean is the mean of the gradients of a window, and spread the mean squared distance of a
+    gradient from it. At the end of each window S and G2 are averaged over the windows::
+
+        u = g
+        S  = window / (window - 1) * batch_size * spread    # trace of the covariance of one sample's gradient
+        G2 = |mean|**2 - spread / (window - 1)              # squared norm of the gradient over all data
+
+    Use it on one worker whose batches are not split; `read_noise_scale` reads the result. Avoid it when there are parts
+    of a batch, because the parameters move within a window, so the gradients differ by more than noise: use
+    `gradient_noise_scale` there. It keeps one number per parameter.
+
+    The gradients pass unchanged. They must be gradients of mean losses, neither summed nor clipped before.
 
     Args:
-        batch_size: samples in each step's batch, over all workers if gradients were averaged before; at least 1.
-        window: how many consecutive gradients are compared, at least 2; default 10. An estimate is made at its end.
-        decay: decay of the averages over the windows, in [0, 1); default 0.99.
+        batch_size: Number of samples in the batch of each step, at least 1. If gradients were averaged over workers
+            before, count the samples of all workers.
+        window: Number of consecutive gradients that are compared, at least 2. Default: 10. An estimate is made at its
+            end.
+        decay: Decay rate of the averages over the windows, in [0, 1). Default: 0.99.
 
     Returns:
-        A transformation with a `GradientNoiseScaleOverStepsState`: one number a parameter.
+        A transformation with a `GradientNoiseScaleOverStepsState`: one number per parameter.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range.
+        ValueError: If a hyperparameter is out of its range.
 
     Example:
         >>> import jax
@@ -66,7 +77,7 @@ def gradient_noise_scale_over_steps(
         100.0
 
     Reference:
-        McCandlish, Kaplan, Amodei et al., "An Empirical Model of Large-Batch Training", 2018, arXiv:1812.06162.
+        arXiv:1812.06162
     """
     check_range("batch_size", batch_size, 1)
     check_range("window", window, 2)
@@ -108,7 +119,7 @@ METHODS = (
         name="gradient_noise_scale_over_steps",
         factory=gradient_noise_scale_over_steps,
         kind="transformation",
-        summary="Measures the batch size at which noise equals signal from consecutive gradients, for one worker.",
+        summary="Measures the batch size at which signal equals noise from consecutive gradients of one worker.",
         paper=NOISE_SCALE,
         also_known_as=("GNS", "simple noise scale", "critical batch size"),
         example={"batch_size": 32, "window": 2},

@@ -1,4 +1,4 @@
-"""PAGE: as SPIDER, but a coin says in each step whether the gradient over all data is taken.
+"""PAGE: as SPIDER, but a random draw in each step decides whether the gradient over all data is taken.
 
 Li, Bao, Zhang, Richtarik, "PAGE: A Simple and Optimal Probabilistic Gradient Estimator for Nonconvex Optimization",
 2020, arXiv:2008.10898. Algorithm 1.
@@ -37,11 +37,11 @@ class PageGradientState(NamedTuple):
     """State of `page_gradient`; equal on all workers.
 
     Attributes:
-        count: number of updates so far.
-        estimate: the estimate of the gradient, shaped and sharded like the parameters that it applies to, in float32 at
-            least.
-        previous_params: the parameters of the last step, or None with `keep_params=False`.
-        key: raw data of the key that the next coin is drawn with.
+        count: Number of updates so far.
+        estimate: The estimate of the gradient, shaped and sharded like the parameters that are transformed, in float32
+            at least.
+        previous_params: The parameters of the last step, or None with `keep_params=False`.
+        key: Raw data of the key for the next random draw.
     """
 
     count: jax.typing.ArrayLike
@@ -58,15 +58,15 @@ def page_estimate(
     gradients: Any,
     previous: Callable[[], Any],
 ) -> Any:
-    """Computes PAGE's estimate, for a coin that was drawn.
+    """Computes PAGE's estimate for a number that was drawn.
 
     Args:
-        coin: a number in [0, 1), equal on all workers.
-        state: of the last step; only `count` and `estimate` are read.
-        probability: of a full gradient; the first step always takes it.
-        full: gives the gradient over all data.
-        gradients: this batch's gradient at the parameters.
-        previous: gives this batch's gradient at the previous parameters.
+        coin: The drawn number in [0, 1), equal on all workers.
+        state: The state of the last step; only `count` and `estimate` are read.
+        probability: Probability of a full gradient. The first step always takes it.
+        full: A function that returns the gradient over all data.
+        gradients: The gradient of this batch at the parameters.
+        previous: A function that returns the gradient of this batch at the previous parameters.
 
     Returns:
         The estimate.
@@ -84,7 +84,7 @@ def page_estimate(
 def _page_gradient(
     scope: Scope, probability: jax.typing.ArrayLike, key: Key, *, keep_params: bool
 ) -> optax.GradientTransformationExtraArgs:
-    """The estimator, for `page_gradient` and `page`."""
+    """Builds the estimator for `page_gradient` and `page`."""
     check_range("probability", probability, 0.0, 1.0)
 
     def init_fn(params):
@@ -125,31 +125,40 @@ def page_gradient(
     keep_params: bool = True,
     applies_to: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Replaces the gradient by PAGE's estimator: the full gradient by chance, else the last one plus the change.
+    """Replaces the gradient by PAGE's estimator: sometimes the full gradient, else the last estimate plus the change.
 
-    `update` is called with `full_grad_fn` (the gradient over all data, evaluated only where the coin says so, and in
-    the first step) and, for all other steps, `grad_fn` or `prev_grads`. It stands in front of any preconditioner. This
-    batch's two gradients must see the same randomness (dropout, augmentation). Do not take it where no full gradient
-    can be had: for that there is `recursive_momentum`.
+    The update rule, where g_last is the gradient of this batch at the last parameters::
 
-    For clipping, and for batches in several parts, see `recursive_momentum`.
+        d = full_grad_fn(x)              # in the first step, then with the given probability
+        d = d + g - g_last               # otherwise
+        u = d
+
+    Use it before any preconditioner, when the data is finite and a gradient over all of it is affordable now and then;
+    the random draw replaces the period of `path_integrated_gradient`. Avoid it when a full gradient is not available;
+    use `recursive_momentum` there. Each step costs two gradients of one batch, or one and a gradient over all data.
+    Both gradients of a batch must see the same randomness (dropout, augmentation).
+
+    See `recursive_momentum` for how to clip the gradients and how to split a batch into several parts.
 
     Args:
-        probability: of a full gradient in a step, in [0, 1]; with batches of b out of n examples the paper takes
-            b / (n + b), with which full gradients are half of the work.
-        key: an integer or a JAX key, for the coins; default 0. Coins are equal on all workers.
-        keep_params: whether the state keeps the last parameters and `update` is called with
-            `grad_fn=lambda point: jax.grad(loss)(point, batch)` (default); otherwise it is called with `prev_grads`,
-            this batch's gradient at the last parameters.
-        applies_to: tree of booleans, or a function that makes it from the parameters: the leaves that are estimated.
-            The gradients of the others pass through. All by default.
+        probability: Probability of a full gradient in a step, in [0, 1]. With batches of b out of n examples the paper
+            uses b / (n + b), for which full gradients are half of the work.
+        key: Seed of the random draws, an integer or a JAX key. Default: 0. Must be equal on all workers.
+        keep_params: Whether the state keeps the last parameters. Default: True, and `update` needs
+            `grad_fn=lambda point: jax.grad(loss)(point, batch)`. With False `update` needs `prev_grads` instead, the
+            gradient of this batch at the last parameters.
+        applies_to: Which leaves are transformed: a tree of booleans, or a function that makes it from the parameters.
+            Default: all. The gradients of the other leaves pass through unchanged.
 
     Returns:
-        A transformation with a `PageGradientState`: two numbers a parameter, one with `keep_params=False`.
+        A transformation with a `PageGradientState`: two numbers per parameter, or one with `keep_params=False`. Its
+        `update` needs the extra argument `full_grad_fn`, which returns the gradient over all data and is evaluated only
+        in the steps that use it, and `grad_fn` or `prev_grads`.
 
     Raises:
-        ValueError: if `probability` is out of its range.
-        TypeError: from `update` without an extra argument, and inside `optax.masked` or `optax.partition`.
+        ValueError: If `probability` is outside [0, 1].
+        TypeError: From `update`, if an extra argument is missing; and inside `optax.masked` or `optax.partition`,
+            because the method needs the whole tree.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -164,8 +173,7 @@ def page_gradient(
         Array(-3., dtype=float32)
 
     Reference:
-        Li, Bao, Zhang, Richtarik, "PAGE: A Simple and Optimal Probabilistic Gradient Estimator for Nonconvex
-        Optimization", 2020, arXiv:2008.10898.
+        arXiv:2008.10898
     """
     refuse_arrays(applies_to=applies_to)
     return _page_gradient(Scope("page_gradient", applies_to), probability, key, keep_params=keep_params)
@@ -179,27 +187,35 @@ def page(
     keep_params: bool = True,
     trainable: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """PAGE: gradient descent along an estimate that a coin replaces by the full gradient.
+    """PAGE: gradient descent along an estimate that a random draw sometimes replaces by the full gradient.
 
-    Do not take it where no full gradient can be had: for that there is `recursive_momentum`.
+    The update rule, where d comes from `page_gradient`::
 
-    For clipping, and for batches in several parts, see `recursive_momentum`.
+        x = x - lr * d
+
+    Use it when the data is finite and a gradient over all of it is affordable now and then. Avoid it when a full
+    gradient is not available; use `recursive_momentum` there. Each step costs two gradients of one batch, or one and a
+    gradient over all data. Both gradients of a batch must see the same randomness (dropout, augmentation).
+
+    See `recursive_momentum` for how to clip the gradients and how to split a batch into several parts.
 
     Args:
-        learning_rate: a positive number or a schedule; the smaller `probability`, the smaller.
-        probability: of a full gradient in a step, in [0, 1]; 1 is gradient descent.
-        key: an integer or a JAX key, for the coins; default 0. Coins are equal on all workers.
-        keep_params: as in `page_gradient`.
-        trainable: tree of booleans, or a function that makes it from the parameters: the leaves that are trained. The
-            others get updates of zero. All by default.
+        learning_rate: The learning rate, a positive number or a schedule. The smaller `probability` is, the smaller it
+            must be.
+        probability: Probability of a full gradient in a step, in [0, 1]. 1 is gradient descent.
+        key: Seed of the random draws, an integer or a JAX key. Default: 0. Must be equal on all workers.
+        keep_params: See `page_gradient`. Default: True.
+        trainable: Which leaves are trained: a tree of booleans, or a function that makes it from the parameters.
+            Default: all. The other leaves get updates of zero.
 
     Returns:
-        An optimizer; its state is two numbers a parameter, one with `keep_params=False`. `update` needs `full_grad_fn`,
-        and `grad_fn` or `prev_grads`.
+        An optimizer. Its state holds two numbers per parameter, or one with `keep_params=False`. `update` needs
+        `full_grad_fn`, and `grad_fn` or `prev_grads`.
 
     Raises:
-        ValueError: if `probability` is out of its range.
-        TypeError: from `update` without an extra argument, and inside `optax.masked` or `optax.partition`.
+        ValueError: If `probability` is outside [0, 1].
+        TypeError: From `update`, if an extra argument is missing; and inside `optax.masked` or `optax.partition`,
+            because the method needs the whole tree.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -214,8 +230,7 @@ def page(
         Array([1.5, 2. ], dtype=float32)
 
     Reference:
-        Li, Bao, Zhang, Richtarik, "PAGE: A Simple and Optimal Probabilistic Gradient Estimator for Nonconvex
-        Optimization", 2020, arXiv:2008.10898.
+        arXiv:2008.10898
     """
     refuse_arrays(trainable=trainable)
     estimator = _page_gradient(Scope("page", trainable, "trainable"), probability, key, keep_params=keep_params)
@@ -234,7 +249,7 @@ METHODS = (
         name="page",
         factory=page,
         kind="optimizer",
-        summary="Gradient descent along an estimate that a coin replaces by the full gradient.",
+        summary="Gradient descent along an estimate that a random draw sometimes replaces by the full gradient.",
         paper=PAGE,
         also_known_as=("probabilistic gradient estimator",),
         example={"learning_rate": 2e-3, "probability": 0.3},
@@ -246,7 +261,7 @@ METHODS = (
         factory=page_gradient,
         kind="transformation",
         compose=descent,
-        summary="The full gradient by chance, else the last estimate plus the change: PAGE's estimator.",
+        summary="PAGE's estimator: sometimes the full gradient, otherwise the last estimate plus the change.",
         paper=PAGE,
         also_known_as=("PAGE", "probabilistic gradient estimator"),
         example={"probability": 0.3},

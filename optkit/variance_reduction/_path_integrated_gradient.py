@@ -1,7 +1,7 @@
-"""The path-integrated gradient: a full gradient now and then, and in between what each batch's gradient changed by.
+"""The path-integrated gradient: a full gradient now and then, and between them the changes of the batches' gradients.
 
 Fang, Li, Lin, Zhang, "SPIDER: Near-Optimal Non-Convex Optimization via Stochastic Path Integrated Differential
-Estimator", 2018, arXiv:1807.01695. The rule is the paper's.
+Estimator", 2018, arXiv:1807.01695. The rule is that of the paper.
 """
 
 from typing import Any, NamedTuple
@@ -35,10 +35,10 @@ class PathIntegratedGradientState(NamedTuple):
     """State of `path_integrated_gradient`; equal on all workers.
 
     Attributes:
-        count: number of updates so far.
-        estimate: the estimate of the gradient, shaped and sharded like the parameters that it applies to, in float32 at
-            least.
-        previous_params: the parameters of the last step, or None with `keep_params=False`.
+        count: Number of updates so far.
+        estimate: The estimate of the gradient, shaped and sharded like the parameters that are transformed, in float32
+            at least.
+        previous_params: The parameters of the last step, or None with `keep_params=False`.
     """
 
     count: jax.typing.ArrayLike
@@ -49,7 +49,7 @@ class PathIntegratedGradientState(NamedTuple):
 def estimate_by_path(
     scope: Scope, anchor_every: int | jax.Array, *, keep_params: bool
 ) -> optax.GradientTransformationExtraArgs:
-    """The estimator, for `path_integrated_gradient`, `spider` and `spider_boost`."""
+    """Builds the estimator for `path_integrated_gradient`, `spider` and `spider_boost`."""
     check_count("anchor_every", anchor_every)
 
     def init_fn(params):
@@ -84,28 +84,37 @@ def path_integrated_gradient(
 ) -> optax.GradientTransformationExtraArgs:
     """Replaces the gradient by SPIDER's estimator: the last full gradient plus all changes of gradients since.
 
-    `update` is called with `full_grad_fn` (the gradient over all data, evaluated once in `anchor_every` steps, the
-    first included) and, for all other steps, `grad_fn` or `prev_grads`. It stands in front of any preconditioner. This
-    batch's two gradients must see the same randomness (dropout, augmentation). Do not take it where no full gradient
-    can be had: for that there is `recursive_momentum`.
+    The update rule, where g_last is the gradient of this batch at the last parameters::
 
-    For clipping, and for batches in several parts, see `recursive_momentum`.
+        d = full_grad_fn(x)              # in the first step, then once in anchor_every steps
+        d = d + g - g_last               # in all other steps
+        u = d
+
+    Use it before any preconditioner, when the data is finite and a gradient over all of it is affordable now and then.
+    Avoid it when a full gradient is not available; use `recursive_momentum` there. Each step costs two gradients of one
+    batch; once in `anchor_every` steps a gradient over all data replaces the second one. Both gradients of a batch must
+    see the same randomness (dropout, augmentation).
+
+    See `recursive_momentum` for how to clip the gradients and how to split a batch into several parts.
 
     Args:
-        anchor_every: number of steps from one full gradient to the next, at least 1; with n examples the papers take
-            the root of n, for batches of the same size.
-        keep_params: whether the state keeps the last parameters and `update` is called with
-            `grad_fn=lambda point: jax.grad(loss)(point, batch)` (default); otherwise it is called with `prev_grads`,
-            this batch's gradient at the last parameters.
-        applies_to: tree of booleans, or a function that makes it from the parameters: the leaves that are estimated.
-            The gradients of the others pass through. All by default.
+        anchor_every: Number of steps from one full gradient to the next, at least 1. With n examples the papers use the
+            root of n, for batches of the same size.
+        keep_params: Whether the state keeps the last parameters. Default: True, and `update` needs
+            `grad_fn=lambda point: jax.grad(loss)(point, batch)`. With False `update` needs `prev_grads` instead, the
+            gradient of this batch at the last parameters.
+        applies_to: Which leaves are transformed: a tree of booleans, or a function that makes it from the parameters.
+            Default: all. The gradients of the other leaves pass through unchanged.
 
     Returns:
-        A transformation with a `PathIntegratedGradientState`: two numbers a parameter, one with `keep_params=False`.
+        A transformation with a `PathIntegratedGradientState`: two numbers per parameter, or one with
+        `keep_params=False`. Its `update` needs the extra argument `full_grad_fn`, which returns the gradient over all
+        data, and `grad_fn` or `prev_grads`.
 
     Raises:
-        ValueError: if `anchor_every` is not a positive integer.
-        TypeError: from `update` without an extra argument, and inside `optax.masked` or `optax.partition`.
+        ValueError: If `anchor_every` is not a positive integer.
+        TypeError: From `update`, if an extra argument is missing; and inside `optax.masked` or `optax.partition`,
+            because the method needs the whole tree.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -120,8 +129,7 @@ def path_integrated_gradient(
         Array(-3., dtype=float32)
 
     Reference:
-        Fang, Li, Lin, Zhang, "SPIDER: Near-Optimal Non-Convex Optimization via Stochastic Path Integrated Differential
-        Estimator", 2018, arXiv:1807.01695.
+        arXiv:1807.01695
     """
     refuse_arrays(applies_to=applies_to)
     scope = Scope("path_integrated_gradient", applies_to)
@@ -142,7 +150,7 @@ METHODS = (
         factory=path_integrated_gradient,
         kind="transformation",
         compose=descent,
-        summary="The last full gradient plus all changes of gradients since: SPIDER's estimator.",
+        summary="SPIDER's estimator: the last full gradient plus all changes of batch gradients since.",
         paper=SPIDER,
         also_known_as=("SPIDER", "stochastic path-integrated differential estimator"),
         example={"anchor_every": 2},

@@ -1,4 +1,4 @@
-"""What recursive and anchored estimators share: this batch's gradient at another point, and the leaves they take."""
+"""What recursive and anchored estimators share: gradients at other points, and the leaves they estimate."""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -15,12 +15,12 @@ from optkit.core.workers import collectives
 
 
 class Scope(NamedTuple):
-    """Which leaves a method estimates, and how its errors call it.
+    """Which leaves a method estimates, and how error messages name the method.
 
     Attributes:
-        method: the public name of the method.
-        leaves: tree of booleans, or a function that makes it; None for all leaves.
-        argument: the public name of the argument that gave `leaves`.
+        method: The public name of the method.
+        leaves: A tree of booleans, or a function that makes it from the parameters; None for all leaves.
+        argument: The public name of the argument that gave `leaves`.
     """
 
     method: str
@@ -29,17 +29,17 @@ class Scope(NamedTuple):
 
 
 def kept_params(scope: Scope, params: Any) -> Any:
-    """Copies parameters for a state to keep, so that they can be donated.
+    """Copies the parameters for the state to keep, so that the originals can be donated.
 
     Args:
-        scope: of the method.
-        params: the whole tree of them.
+        scope: The scope of the method.
+        params: The whole tree of parameters.
 
     Returns:
         The copy.
 
     Raises:
-        TypeError: if `optax.masked` or `optax.partition` cut leaves out of the tree.
+        TypeError: If `optax.masked` or `optax.partition` cut leaves out of the tree.
 
     Example:
         >>> kept_params(Scope("storm"), {"w": jnp.ones(2)})
@@ -50,7 +50,7 @@ def kept_params(scope: Scope, params: Any) -> Any:
 
 
 def present_params(scope: Scope, params: Any) -> Any:
-    """Returns the parameters that `update` was given, or says that they are missing."""
+    """Returns the parameters that `update` was given, or raises an error if they are missing."""
     require_params(params, scope.method)
     return params
 
@@ -73,16 +73,17 @@ def previous_gradients(
     """Computes this batch's gradient at the previous parameters, on the leaves of a scope and in float32 at least.
 
     Args:
-        scope: of the method.
-        previous_params: what it kept, to call `grad_fn` there; None if it takes `prev_grads`.
-        grad_fn: extra argument of `update`.
-        prev_grads: extra argument of `update`.
+        scope: The scope of the method.
+        previous_params: The parameters that the method kept, at which `grad_fn` is called; None if it takes
+            `prev_grads`.
+        grad_fn: The extra argument of `update`.
+        prev_grads: The extra argument of `update`.
 
     Returns:
         The gradient.
 
     Raises:
-        TypeError: if the extra argument is missing.
+        TypeError: If the extra argument is missing.
 
     Example:
         >>> previous_gradients(Scope("storm"), jnp.array([3.0]), lambda x: 2 * x, None)
@@ -99,15 +100,15 @@ def full_gradients(scope: Scope, params: Any, full_grad_fn: Callable[[Any], Any]
     """Computes the gradient over all data, on the leaves of a scope and in float32 at least.
 
     Args:
-        scope: of the method.
-        params: where.
-        full_grad_fn: extra argument of `update`.
+        scope: The scope of the method.
+        params: The parameters at which the gradient is taken.
+        full_grad_fn: The extra argument of `update`.
 
     Returns:
         The gradient.
 
     Raises:
-        TypeError: if the extra argument is missing.
+        TypeError: If the extra argument is missing.
 
     Example:
         >>> full_gradients(Scope("svrg"), jnp.array([3.0]), lambda x: 2 * x)
@@ -121,14 +122,14 @@ def recursion(gradients: Any, previous: Any, estimate: Any, weight: jax.typing.A
     """Moves an estimate along with the gradient and pulls it towards the gradient.
 
     Args:
-        gradients: this batch's gradient at the parameters.
-        previous: this batch's gradient at the previous parameters.
-        estimate: the estimate of the previous step.
-        weight: of the gradient, in [0, 1]: one number, or a tree of arrays.
+        gradients: The gradient of this batch at the parameters.
+        previous: The gradient of this batch at the previous parameters.
+        estimate: The estimate of the previous step.
+        weight: Weight of the gradient, in [0, 1]: one number, or a tree of arrays.
 
     Returns:
-        The new estimate, in the old one's dtypes. With weight 1 it is the gradient. It is NaN where it would be
-        infinite, for it never forgets.
+        The new estimate, in the dtypes of the old one. With weight 1 it is the gradient. Infinite entries become NaN,
+        because the estimate never forgets.
 
     Example:
         >>> recursion(jnp.array([5.0]), jnp.array([4.0]), jnp.array([2.0]), 0.5)
@@ -144,17 +145,17 @@ def recursion(gradients: Any, previous: Any, estimate: Any, weight: jax.typing.A
 def recursion_with_refresh(
     refresh: jax.Array, estimate: Any, full: Callable[[], Any], gradients: Any, previous: Callable[[], Any]
 ) -> Any:
-    """Moves an estimate along with the gradient, or replaces it by the full one; evaluates only what it takes.
+    """Moves an estimate along with the gradient, or replaces it by the full gradient; evaluates only what it needs.
 
     Args:
-        refresh: whether to replace it, equal on all workers.
-        estimate: the estimate of the previous step.
-        full: gives the gradient over all data.
-        gradients: this batch's gradient at the parameters.
-        previous: gives this batch's gradient at the previous parameters.
+        refresh: Whether to replace it, equal on all workers.
+        estimate: The estimate of the previous step.
+        full: A function that returns the gradient over all data.
+        gradients: The gradient of this batch at the parameters.
+        previous: A function that returns the gradient of this batch at the previous parameters.
 
     Returns:
-        The new estimate, in the old one's dtypes.
+        The new estimate, in the dtypes of the old one.
 
     Example:
         >>> refresh = jnp.array(False)
@@ -169,7 +170,7 @@ def recursion_with_refresh(
 
 
 def is_due(count: jax.Array, every: jax.typing.ArrayLike) -> jax.Array:
-    """Returns whether a step is the first of a period, which may be an array in an optimizer's state."""
+    """Returns whether a step is the first of a period; the period may be an array in the state of an optimizer."""
     return count % jnp.asarray(every, count.dtype) == 0
 
 
@@ -179,5 +180,5 @@ def normalization() -> optax.GradientTransformation:
 
 
 def descent(build: Callable[..., Any], learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
-    """Puts plain gradient descent after an estimator: how entries make an optimizer of it."""
+    """Puts plain gradient descent after an estimator, so that catalog entries make an optimizer of it."""
     return optax.chain(build(), optax.scale_by_learning_rate(learning_rate))

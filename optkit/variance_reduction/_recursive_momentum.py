@@ -1,8 +1,8 @@
 """Recursive momentum: an average of gradients that moves along with the gradient.
 
-Cutkosky, Orabona, "Momentum-Based Variance Reduction in Non-Convex SGD", 2019, arXiv:1905.10018. Algorithm 1, with a
-constant weight (others call it MVR). With `a = 1 - b1` it is the exact, unclipped MARS correction with gamma 1 followed
-by its momentum.
+Cutkosky, Orabona, "Momentum-Based Variance Reduction in Non-Convex SGD", 2019, arXiv:1905.10018. Algorithm 1 with a
+constant weight, which others call MVR. With `a = 1 - b1` it is the exact, unclipped MARS correction with gamma 1,
+followed by its momentum.
 """
 
 from typing import Any, NamedTuple
@@ -34,10 +34,10 @@ class RecursiveMomentumState(NamedTuple):
     """State of `recursive_momentum`; equal on all workers.
 
     Attributes:
-        count: number of updates so far.
-        estimate: the estimate of the gradient, shaped and sharded like the parameters that it applies to, in float32 at
-            least.
-        previous_params: the parameters of the last step, or None with `keep_params=False`.
+        count: Number of updates so far.
+        estimate: The estimate of the gradient, shaped and sharded like the parameters that are transformed, in float32
+            at least.
+        previous_params: The parameters of the last step, or None with `keep_params=False`.
     """
 
     count: jax.typing.ArrayLike
@@ -50,29 +50,38 @@ def recursive_momentum(
 ) -> optax.GradientTransformationExtraArgs:
     """Replaces the gradient by an exponential average that is corrected for the steps taken since.
 
-    The average of past gradients lags behind the parameters. Here what this batch's gradient changed by in the last
-    step is added first, so that only the noise is averaged. It stands in front of any preconditioner, and needs a
-    second gradient on each batch. Both gradients must see the same randomness (dropout, augmentation): where they
-    cannot, do not take it.
+    The update rule, where g_last is the gradient of this batch at the last parameters. In the first step d = g::
 
-    What stands before it in a chain, clipping say, does not see the gradients of `grad_fn`: clip in
-    `preprocess_gradients` instead. Inside `optax.MultiSteps` `grad_fn` must be that of all parts of the batch together,
-    and is called for each part: add the parts up by `jax.lax.scan` instead, as in the second example.
+        d = g + (1 - a) * (d - g_last)
+        u = d
+
+    A plain average of past gradients lags behind the parameters. Here the average first moves by g - g_last, the change
+    of this batch's gradient in the last step, so that only the noise is averaged.
+
+    Use it before any preconditioner, when gradients are noisy and a second gradient of each batch is affordable. Avoid
+    it when both gradients cannot see the same randomness (dropout, augmentation), because their difference is then
+    noise. Each step costs two gradients of one batch.
+
+    Transformations that come before it in a chain, such as clipping, do not see the gradients of `grad_fn`: clip in
+    `preprocess_gradients` instead. Inside `optax.MultiSteps`, `grad_fn` must return the gradient of all parts of the
+    batch together and is called once for each part; it is better to add the parts up with `jax.lax.scan`, as in the
+    second example.
 
     Args:
-        a: weight of the gradient, in [0, 1]; default 0.1. 1 gives the gradient itself; 0 never forgets an error.
-        keep_params: whether the state keeps the last parameters and `update` is called with
-            `grad_fn=lambda point: jax.grad(loss)(point, batch)` (default); otherwise it is called with `prev_grads`,
-            this batch's gradient at the last parameters.
-        applies_to: tree of booleans, or a function that makes it from the parameters: the leaves that are estimated.
-            The gradients of the others pass through. All by default.
+        a: Weight of the gradient, in [0, 1]. Default: 0.1. 1 returns the gradient itself; 0 never forgets an error.
+        keep_params: Whether the state keeps the last parameters. Default: True, and `update` needs
+            `grad_fn=lambda point: jax.grad(loss)(point, batch)`. With False `update` needs `prev_grads` instead, the
+            gradient of this batch at the last parameters.
+        applies_to: Which leaves are transformed: a tree of booleans, or a function that makes it from the parameters.
+            Default: all. The gradients of the other leaves pass through unchanged.
 
     Returns:
-        A transformation with a `RecursiveMomentumState`: two numbers a parameter, one with `keep_params=False`.
+        A transformation with a `RecursiveMomentumState`: two numbers per parameter, or one with `keep_params=False`.
 
     Raises:
-        ValueError: if `a` is out of its range.
-        TypeError: from `update` without the extra argument, and inside `optax.masked` or `optax.partition`.
+        ValueError: If `a` is outside [0, 1].
+        TypeError: From `update`, if the extra argument is missing; and inside `optax.masked` or `optax.partition`,
+            because the method needs the whole tree.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -100,7 +109,7 @@ def recursive_momentum(
         Array(2.25, dtype=float32)
 
     Reference:
-        Cutkosky, Orabona, "Momentum-Based Variance Reduction in Non-Convex SGD", 2019, arXiv:1905.10018.
+        arXiv:1905.10018
     """
     refuse_arrays(applies_to=applies_to)
     check_range("a", a, 0.0, 1.0)
@@ -138,7 +147,7 @@ METHODS = (
         factory=recursive_momentum,
         kind="transformation",
         compose=descent,
-        summary="Momentum that is corrected for the steps taken since: STORM's estimator with a constant weight.",
+        summary="STORM's estimator with a constant weight: a momentum that is corrected for the steps taken since.",
         paper=STORM,
         also_known_as=("MVR", "momentum-based variance reduction", "STORM with constant weight"),
         grid=0.1,

@@ -2,7 +2,8 @@
 
 Xu, Xiang, Cai, Wen, "No More Adam: Learning Rate Scaling at Initialization is All You Need", 2024, arXiv:2412.11768.
 The rule is that of the authors' code (SGD_SaI), whose momentum begins as the first gradient. That code divides by a
-standard deviation of zero, and scales a leaf by zero for ever; here it does so with `follow="code"` only.
+standard deviation of zero, and scales a leaf by zero for ever if its first gradient is zero; here this happens with
+`follow="code"` only.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -29,9 +30,9 @@ class ScaleBySaiState(NamedTuple):
     """State of `scale_by_sai`.
 
     Attributes:
-        count: number of updates so far, equal on all workers.
-        momentum: exponential average of the gradients, shaped and sharded like the parameters.
-        gsnr: each leaf's scale, a scalar in float32 at least, 0 until it is measured. Equal on all workers if the
+        count: Number of updates so far, equal on all workers.
+        momentum: Exponential average of the gradients, shaped and sharded like the parameters.
+        gsnr: Scale of each leaf, a scalar in float32 at least, 0 until it is measured. Equal on all workers if the
             gradients are.
     """
 
@@ -43,11 +44,11 @@ class ScaleBySaiState(NamedTuple):
 def _signal_to_noise(
     gradient: jax.Array, eps: jax.typing.ArrayLike, follow: Follow, constant_scale: ConstantScale
 ) -> jax.Array:
-    """A leaf's norm over the standard deviation of its entries; 0 for a gradient of zero."""
+    """Returns a leaf's norm over the standard deviation of its entries; 0 for a gradient of zero."""
     if not gradient.size:
         return jnp.ones([], gradient.real.dtype)
     norm = optax.tree.norm(gradient)
-    # One entry has no deviation: the authors' code makes it 0.
+    # A single entry has no standard deviation; the authors' code sets it to 0.
     deviation = jnp.std(gradient, ddof=1) if gradient.size > 1 else jnp.zeros_like(norm)
     ratio = norm / (deviation + eps)  # g-SNR
     if follow == "code":
@@ -66,24 +67,34 @@ def scale_by_sai(
 ) -> optax.GradientTransformation:
     """Scales a momentum, leaf by leaf, by the signal-to-noise ratio of the first gradient.
 
-    The ratio is the norm over the standard deviation of the entries: mostly the square root of the leaf's size (more if
-    the entries share a sign), whatever the gradient's scale. Do not take it in place of Adam where gradients of leaves
-    differ in scale: their updates go on differing.
+    The update rule, where s is measured only once, at the first gradient of a leaf that is not zero, and m begins as
+    the first gradient::
+
+        s = |g| / (std(g) + eps)         # std over the entries of the leaf
+        m = momentum * m + (1 - momentum) * g
+        u = s * m
+
+    The ratio s is mostly the square root of the leaf's size, or more if the entries share a sign, whatever the scale of
+    the gradient.
+
+    Use it with a decoupled weight decay and a learning rate to train with the state of momentum SGD, half of Adam's.
+    Avoid it in place of Adam when the gradients of leaves differ in scale, because their updates then differ in the
+    same way.
 
     Args:
-        momentum: decay of the momentum, which begins as the first gradient, in [0, 1); default 0.9.
-        eps: added to the standard deviation, at least 0; default 1e-8.
-        follow: `"paper"` (default) measures each leaf's first gradient that is not all zeros, and lets no scale blow
-            up; `"code"` does as the authors' code: a leaf whose first gradient is zero never moves, and the scale of a
-            leaf whose entries are all equal, such as a scalar, is the norm over `eps`.
-        constant_scale: the scale of such a leaf with `follow="paper"`: `"one"` (default), 1; or `"norm"`, the
-            gradient's norm.
+        momentum: Decay rate of the momentum, in [0, 1). Default: 0.9. The momentum begins as the first gradient.
+        eps: Added to the standard deviation, at least 0. Default: 1e-8.
+        follow: `"paper"` measures each leaf's first gradient that is not all zeros and keeps all scales finite.
+            `"code"` does as the authors' code: a leaf whose first gradient is zero never moves, and the scale of a leaf
+            whose entries are all equal, such as a scalar, is the norm over `eps`. Default: `"paper"`.
+        constant_scale: Scale of a leaf whose entries are all equal, with `follow="paper"`: `"one"`, which is 1, or
+            `"norm"`, the norm of the gradient. Default: `"one"`.
 
     Returns:
-        A transformation; its state is one number a parameter and one a leaf.
+        A transformation. Its state is one number per parameter and one per leaf.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range.
+        ValueError: If a hyperparameter is out of its range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -97,7 +108,7 @@ def scale_by_sai(
         Array([ 0.5, -0.5], dtype=float32)
 
     Reference:
-        Xu et al., "No More Adam: Learning Rate Scaling at Initialization is All You Need", 2024, arXiv:2412.11768.
+        arXiv:2412.11768
     """
     refuse_arrays(follow=follow, constant_scale=constant_scale)
     check_option("follow", follow, Follow)
@@ -146,19 +157,27 @@ def sgd_sai(
 ) -> optax.GradientTransformationExtraArgs:
     """Momentum with a learning rate for each leaf, set once by the signal-to-noise ratio of its first gradient.
 
+    The update rule, where u comes from `scale_by_sai`::
+
+        x = x - lr * (u + wd * x)
+
+    Use it in place of AdamW when state must be small (one number per parameter). Avoid it when the gradients of leaves
+    differ in scale, because the updates then differ in the same way, as they do not with Adam.
+
     Args:
-        learning_rate: a positive number or a schedule; momentum's, divided by about the root of a layer's size.
-        momentum: decay of the momentum, in [0, 1); default 0.9.
-        eps: added to the standard deviation of the first gradient, at least 0; default 1e-8.
-        weight_decay: strength of the decoupled decay, which is not scaled, at least 0; default 0.01.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        follow: `"paper"` (default) or `"code"`, as in `scale_by_sai`.
+        learning_rate: The learning rate, a positive number or a schedule. Use that of momentum SGD, divided by about
+            the square root of the size of a layer.
+        momentum: Decay rate of the momentum, in [0, 1). Default: 0.9.
+        eps: See `scale_by_sai`. Default: 1e-8.
+        weight_decay: Strength of the decoupled weight decay, at least 0. Default: 0.01. It is not scaled by the ratio.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        follow: See `scale_by_sai`. Default: `"paper"`.
 
     Returns:
-        An optimizer; its state is one number a parameter and one a leaf.
+        An optimizer. Its state is one number per parameter and one per leaf.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range.
+        ValueError: If a hyperparameter is out of its range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -170,7 +189,7 @@ def sgd_sai(
         Array([ 0.9, -0.9], dtype=float32)
 
     Reference:
-        Xu et al., "No More Adam: Learning Rate Scaling at Initialization is All You Need", 2024, arXiv:2412.11768.
+        arXiv:2412.11768
     """
     refuse_arrays(mask=mask)
     return in_float32(

@@ -1,7 +1,7 @@
-"""SPIDER: steps of fixed length along a full gradient that is carried on by the batches' changes.
+"""SPIDER: steps of fixed length along a full gradient to which the changes of the batches' gradients are added.
 
 Fang, Li, Lin, Zhang, "SPIDER: Near-Optimal Non-Convex Optimization via Stochastic Path Integrated Differential
-Estimator", 2018, arXiv:1807.01695. The rule is the paper's.
+Estimator", 2018, arXiv:1807.01695. The rule is that of the paper.
 """
 
 import jax
@@ -28,7 +28,7 @@ __all__ = ["spider"]
 def _step_of_bounded_length(
     learning_rate: optax.ScalarOrSchedule, smoothness: jax.typing.ArrayLike
 ) -> optax.GradientTransformation:
-    """Steps of `1 / (2 smoothness)` times the estimate, or of length `learning_rate` if that is shorter."""
+    """Moves by `1 / (2 smoothness)` times the estimate, or by a step of length `learning_rate` if that is shorter."""
 
     def init_fn(params):
         del params
@@ -54,29 +54,39 @@ def spider(
     keep_params: bool = True,
     trainable: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """SPIDER: steps of fixed length along a full gradient that is carried on by the batches' changes.
+    """SPIDER: steps of fixed length along a full gradient to which the changes of batch gradients are added.
 
-    It does not settle at a constant `learning_rate`, since all steps are equally long: let it decay, give `smoothness`,
-    or take `spider_boost`.
+    The update rule, where d comes from `path_integrated_gradient` and the norm is global::
 
-    For clipping, and for batches in several parts, see `recursive_momentum`.
+        x = x - lr * d / |d|
+        x = x - min(lr / |d|, 1 / (2 * smoothness)) * d     # instead, with smoothness
+
+    Use it when the data is finite and a gradient over all of it is affordable now and then. Avoid it with a constant
+    `learning_rate` alone, because all steps are equally long and the parameters do not settle: decay the learning rate,
+    pass `smoothness`, or use `spider_boost`. Each step costs two gradients of one batch; once in `anchor_every` steps a
+    gradient over all data replaces the second one. Both gradients of a batch must see the same randomness (dropout,
+    augmentation).
+
+    See `recursive_momentum` for how to clip the gradients and how to split a batch into several parts.
 
     Args:
-        learning_rate: the length of the steps (global norm), a positive number or a schedule.
-        anchor_every: number of steps from one full gradient to the next, at least 1.
-        smoothness: the loss's smoothness L, positive: no step is then longer than the estimate over 2 L, as in the
-            paper's SPIDER-SFO. No such bound by default.
-        keep_params: as in `path_integrated_gradient`.
-        trainable: tree of booleans, or a function that makes it from the parameters: the leaves that are trained. The
-            others get updates of zero. All by default.
+        learning_rate: The learning rate, a positive number or a schedule. It is the length of the steps in the global
+            norm.
+        anchor_every: Number of steps from one full gradient to the next, at least 1.
+        smoothness: The smoothness L of the loss, above 0. Steps are then at most the estimate over 2 L, as in
+            SPIDER-SFO of the paper. Default: None, no such bound.
+        keep_params: See `path_integrated_gradient`. Default: True.
+        trainable: Which leaves are trained: a tree of booleans, or a function that makes it from the parameters.
+            Default: all. The other leaves get updates of zero.
 
     Returns:
-        An optimizer; its state is two numbers a parameter, one with `keep_params=False`. `update` needs `full_grad_fn`,
-        and `grad_fn` or `prev_grads`.
+        An optimizer. Its state holds two numbers per parameter, or one with `keep_params=False`. `update` needs
+        `full_grad_fn`, and `grad_fn` or `prev_grads`.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range.
-        TypeError: from `update` without an extra argument, and inside `optax.masked` or `optax.partition`.
+        ValueError: If a hyperparameter is out of its range.
+        TypeError: From `update`, if an extra argument is missing; and inside `optax.masked` or `optax.partition`,
+            because the method needs the whole tree.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -91,8 +101,7 @@ def spider(
         Array([2.7, 3.6], dtype=float32)
 
     Reference:
-        Fang, Li, Lin, Zhang, "SPIDER: Near-Optimal Non-Convex Optimization via Stochastic Path Integrated Differential
-        Estimator", 2018, arXiv:1807.01695.
+        arXiv:1807.01695
     """
     refuse_arrays(trainable=trainable)
     scope = Scope("spider", trainable, "trainable")
@@ -108,7 +117,7 @@ METHODS = (
         name="spider",
         factory=spider,
         kind="optimizer",
-        summary="Steps of fixed length along a full gradient that is carried on by the batches' changes.",
+        summary="Steps of fixed length along the last full gradient plus all changes of batch gradients since.",
         paper=SPIDER,
         also_known_as=("SPIDER-SFO", "stochastic path-integrated differential estimator"),
         example={"learning_rate": 3e-3, "anchor_every": 2},

@@ -1,7 +1,7 @@
-"""SpiderBoost: gradient descent along SPIDER's estimator, at a constant rate.
+"""SpiderBoost: gradient descent along SPIDER's estimator, at a constant learning rate.
 
 Wang, Ji, Zhou, Liang, Tarokh, "SpiderBoost: A Class of Faster Variance-reduced Algorithms for Nonconvex Optimization",
-2018, arXiv:1810.10690. The rule is the paper's.
+2018, arXiv:1810.10690. The rule is that of the paper.
 """
 
 import jax
@@ -27,26 +27,35 @@ def spider_boost(
     keep_params: bool = True,
     trainable: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """SpiderBoost: gradient descent along SPIDER's estimator, at a constant rate.
+    """SpiderBoost: gradient descent along SPIDER's estimator, at a constant learning rate.
 
-    Do not take it where no full gradient can be had: for that there is `recursive_momentum`.
+    The update rule, where d comes from `path_integrated_gradient`::
 
-    For clipping, and for batches in several parts, see `recursive_momentum`.
+        x = x - lr * d
+
+    Use it when the data is finite, a gradient over all of it is affordable now and then, and the learning rate should
+    stay constant. Avoid it when a full gradient is not available; use `recursive_momentum` there. Each step costs two
+    gradients of one batch; once in `anchor_every` steps a gradient over all data replaces the second one. Both
+    gradients of a batch must see the same randomness (dropout, augmentation).
+
+    See `recursive_momentum` for how to clip the gradients and how to split a batch into several parts.
 
     Args:
-        learning_rate: a positive number or a schedule; the paper's is a half over the loss's smoothness.
-        anchor_every: number of steps from one full gradient to the next, at least 1.
-        keep_params: as in `path_integrated_gradient`.
-        trainable: tree of booleans, or a function that makes it from the parameters: the leaves that are trained. The
-            others get updates of zero. All by default.
+        learning_rate: The learning rate, a positive number or a schedule. The paper uses a half over the smoothness of
+            the loss.
+        anchor_every: Number of steps from one full gradient to the next, at least 1.
+        keep_params: See `path_integrated_gradient`. Default: True.
+        trainable: Which leaves are trained: a tree of booleans, or a function that makes it from the parameters.
+            Default: all. The other leaves get updates of zero.
 
     Returns:
-        An optimizer; its state is two numbers a parameter, one with `keep_params=False`. `update` needs `full_grad_fn`,
-        and `grad_fn` or `prev_grads`.
+        An optimizer. Its state holds two numbers per parameter, or one with `keep_params=False`. `update` needs
+        `full_grad_fn`, and `grad_fn` or `prev_grads`.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range.
-        TypeError: from `update` without an extra argument, and inside `optax.masked` or `optax.partition`.
+        ValueError: If a hyperparameter is out of its range.
+        TypeError: From `update`, if an extra argument is missing; and inside `optax.masked` or `optax.partition`,
+            because the method needs the whole tree.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -61,8 +70,7 @@ def spider_boost(
         Array([1.5, 2. ], dtype=float32)
 
     Reference:
-        Wang, Ji, Zhou, Liang, Tarokh, "SpiderBoost: A Class of Faster Variance-reduced Algorithms for Nonconvex
-        Optimization", 2018, arXiv:1810.10690.
+        arXiv:1810.10690
     """
     refuse_arrays(trainable=trainable)
     scope = Scope("spider_boost", trainable, "trainable")
@@ -75,7 +83,7 @@ METHODS = (
         name="spider_boost",
         factory=spider_boost,
         kind="optimizer",
-        summary="Gradient descent along SPIDER's estimator, at a constant rate.",
+        summary="Gradient descent along SPIDER's estimator, at a constant learning rate.",
         paper=Paper(
             "SpiderBoost: A Class of Faster Variance-reduced Algorithms for Nonconvex Optimization",
             "Wang et al.",

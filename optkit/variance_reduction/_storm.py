@@ -1,7 +1,7 @@
-"""STORM: recursive momentum, with rates that shrink as gradients accumulate and weights that shrink with the rates.
+"""STORM: recursive momentum whose learning rate and weight shrink as gradients accumulate.
 
-Cutkosky, Orabona, "Momentum-Based Variance Reduction in Non-Convex SGD", 2019, arXiv:1905.10018. Algorithm 1.
-The rule is the paper's; that of the authors' code, which is another one, is in `storm_coordinatewise.py`.
+Cutkosky, Orabona, "Momentum-Based Variance Reduction in Non-Convex SGD", 2019, arXiv:1905.10018. Algorithm 1. The rule
+is that of the paper. The authors' code has another rule, which is in `storm_coordinatewise.py`.
 """
 
 from typing import Any, NamedTuple
@@ -36,12 +36,12 @@ class ScaleByStormState(NamedTuple):
     """State of `scale_by_storm`; equal on all workers.
 
     Attributes:
-        count: number of updates so far.
-        estimate: the estimate of the gradient, shaped and sharded like the parameters that it applies to, in float32 at
-            least.
-        previous_params: the parameters of the last step, or None with `keep_params=False`.
-        sum_of_squares: sum of the squared norms of all gradients.
-        weight: of the next gradient in the estimate, 1 at first.
+        count: Number of updates so far.
+        estimate: The estimate of the gradient, shaped and sharded like the parameters that are transformed, in float32
+            at least.
+        previous_params: The parameters of the last step, or None with `keep_params=False`.
+        sum_of_squares: Sum of the squared norms of all gradients.
+        weight: Weight of the next gradient in the estimate, 1 at first.
     """
 
     count: jax.typing.ArrayLike
@@ -59,7 +59,7 @@ def _scale_by_storm(
     *,
     keep_params: bool,
 ) -> optax.GradientTransformationExtraArgs:
-    """The rule, for `scale_by_storm` and `storm`."""
+    """Builds the rule for `scale_by_storm` and `storm`."""
     check_range("w", w, 0.0, low_open=True)
     check_range("c", c, 0.0)
 
@@ -105,26 +105,39 @@ def scale_by_storm(
     keep_params: bool = True,
     applies_to: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Replaces the gradient by STORM's step: its recursive momentum times its adaptive rate.
+    """Replaces the gradient by the step of STORM: its recursive momentum times its adaptive rate.
 
-    The momentum's weight depends on the rate, so this is both; after it comes nothing but the sign. For the momentum
-    in front of a preconditioner take `recursive_momentum`.
+    The update rule, where g_last is the gradient of this batch at the last parameters, and a begins at 1::
 
-    For clipping, and for batches in several parts, see `recursive_momentum`.
+        d = g + (1 - a) * (d - g_last)
+        s = s + |g|**2
+        rate = learning_rate / (w + s)**(1/3)
+        a = min(1, c * rate**2)          # for the next step
+        u = rate * d
+
+    Use it when other transformations follow STORM's step. Only the sign is missing: add `optax.scale(-1.0)` and no
+    further learning rate, because the weight of the momentum depends on the rate. Avoid it before a preconditioner; use
+    `recursive_momentum` there. Each step costs two gradients of one batch. Both gradients of a batch must see the same
+    randomness (dropout, augmentation).
+
+    See `recursive_momentum` for how to clip the gradients and how to split a batch into several parts.
 
     Args:
-        learning_rate: the paper's k, a positive number or a schedule; default 0.1.
-        w: the paper's w, which bounds the first rates, positive; default 0.1.
-        c: the next gradient's weight in units of the squared rate, at least 0; default 100.
-        keep_params: as in `recursive_momentum`.
-        applies_to: as in `recursive_momentum`; norms are those of these leaves.
+        learning_rate: The learning rate, a positive number or a schedule. Default: 0.1. It is the paper's k.
+        w: The paper's w, which bounds the first rates, above 0. Default: 0.1.
+        c: Weight of the next gradient in units of the squared rate, at least 0. Default: 100.
+        keep_params: See `recursive_momentum`. Default: True.
+        applies_to: Which leaves are transformed: a tree of booleans, or a function that makes it from the parameters.
+            Default: all. The gradients of the other leaves pass through unchanged. The norms are those of the
+            transformed leaves.
 
     Returns:
-        A transformation with a `ScaleByStormState`: two numbers a parameter, one with `keep_params=False`.
+        A transformation with a `ScaleByStormState`: two numbers per parameter, or one with `keep_params=False`.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range.
-        TypeError: from `update` without the extra argument, and inside `optax.masked` or `optax.partition`.
+        ValueError: If a hyperparameter is out of its range.
+        TypeError: From `update`, if the extra argument is missing; and inside `optax.masked` or `optax.partition`,
+            because the method needs the whole tree.
 
     Example:
         >>> import jax.numpy as jnp
@@ -135,7 +148,7 @@ def scale_by_storm(
         Array([ 0.5, -0.5,  1. ], dtype=float32)
 
     Reference:
-        Cutkosky, Orabona, "Momentum-Based Variance Reduction in Non-Convex SGD", 2019, arXiv:1905.10018.
+        arXiv:1905.10018
     """
     refuse_arrays(applies_to=applies_to)
     return _scale_by_storm(Scope("scale_by_storm", applies_to), learning_rate, w, c, keep_params=keep_params)
@@ -149,29 +162,40 @@ def storm(
     keep_params: bool = True,
     trainable: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """STORM as in its paper: recursive momentum, with rates that shrink as gradients accumulate.
+    """STORM as in its paper: recursive momentum with rates that shrink as gradients accumulate.
 
-    Each step takes two gradients on one batch, with the same randomness (dropout, augmentation) in both. Do not take it
-    for long training of networks without a larger `learning_rate`: its rates only ever shrink, as AdaGrad's do.
+    The update rule, where g_last is the gradient of this batch at the last parameters, and a begins at 1::
 
-    For clipping, and for batches in several parts, see `recursive_momentum`.
+        d = g + (1 - a) * (d - g_last)
+        s = s + |g|**2
+        rate = learning_rate / (w + s)**(1/3)
+        a = min(1, c * rate**2)          # for the next step
+        x = x - rate * d
+
+    Use it when a second gradient of each batch is affordable and the learning rate should not need a schedule. Avoid it
+    for long training of networks unless `learning_rate` is larger, because its rates only ever shrink, as those of
+    AdaGrad do. Each step costs two gradients of one batch. Both gradients of a batch must see the same randomness
+    (dropout, augmentation).
+
+    See `recursive_momentum` for how to clip the gradients and how to split a batch into several parts.
 
     Args:
-        learning_rate: the paper's k, a positive number or a schedule; default 0.1. The rate is this over the cube root
-            of `w` plus the sum of all squared gradient norms.
-        w: bounds the first rates, positive; default 0.1.
-        c: the next gradient's weight in the momentum in units of the squared rate, at least 0; default 100. It is to
-            grow with the square of the loss's smoothness; the paper sweeps it.
-        keep_params: as in `recursive_momentum`.
-        trainable: tree of booleans, or a function that makes it from the parameters: the leaves that are trained. The
-            others get updates of zero. All by default.
+        learning_rate: The learning rate, a positive number or a schedule. Default: 0.1. It is the paper's k: the rate
+            is this over the cube root of `w` plus the sum of all squared gradient norms.
+        w: Bounds the first rates, above 0. Default: 0.1.
+        c: Weight of the next gradient in the momentum in units of the squared rate, at least 0. Default: 100. It should
+            grow with the square of the smoothness of the loss; the paper tunes it.
+        keep_params: See `recursive_momentum`. Default: True.
+        trainable: Which leaves are trained: a tree of booleans, or a function that makes it from the parameters.
+            Default: all. The other leaves get updates of zero.
 
     Returns:
-        An optimizer; its state is two numbers a parameter, one with `keep_params=False`.
+        An optimizer. Its state holds two numbers per parameter, or one with `keep_params=False`.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range.
-        TypeError: from `update` without the extra argument, and inside `optax.masked` or `optax.partition`.
+        ValueError: If a hyperparameter is out of its range.
+        TypeError: From `update`, if the extra argument is missing; and inside `optax.masked` or `optax.partition`,
+            because the method needs the whole tree.
 
     Example:
         >>> import jax.numpy as jnp
@@ -183,7 +207,7 @@ def storm(
         Array([ 0.5, -0.5,  1. ], dtype=float32)
 
     Reference:
-        Cutkosky, Orabona, "Momentum-Based Variance Reduction in Non-Convex SGD", 2019, arXiv:1905.10018.
+        arXiv:1905.10018
     """
     refuse_arrays(trainable=trainable)
     direction = _scale_by_storm(Scope("storm", trainable, "trainable"), learning_rate, w, c, keep_params=keep_params)
@@ -195,7 +219,7 @@ METHODS = (
         name="storm",
         factory=storm,
         kind="optimizer",
-        summary="Recursive momentum, with rates that shrink as gradients accumulate: the paper's form.",
+        summary="STORM as in its paper: recursive momentum with rates that shrink as gradients accumulate.",
         paper=STORM,
         also_known_as=("stochastic recursive momentum", "momentum-based variance reduction"),
         parts=(scale_by_storm,),

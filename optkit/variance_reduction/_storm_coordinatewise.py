@@ -1,10 +1,10 @@
 """STORM as in its authors' code: rates and weights for every coordinate.
 
 Cutkosky, Orabona, "Momentum-Based Variance Reduction in Non-Convex SGD", 2019, arXiv:1905.10018. The rule is that of
-their code (google-research, storm_optimizer.py). It parts from the paper, which `storm.py` follows: sums of squares,
-rates and weights are those of each coordinate; the weight comes from the present rate, not from the last one; the
-estimate is clipped to the largest gradient norm of its parameter so far; the first step has no rule of its own, and so
-is shorter where its weight is below 1.
+the authors' code (google-research, storm_optimizer.py). It differs from the paper, which `storm.py` follows. Every
+coordinate has its own sum of squares, rate and weight. The weight comes from the present rate, not from the last one.
+The estimate is clipped to the largest gradient norm of its parameter so far. The first step has no rule of its own, so
+it is shorter if its weight is below 1.
 """
 
 from typing import Any, NamedTuple
@@ -40,12 +40,12 @@ class ScaleByStormCoordinatewiseState(NamedTuple):
     """State of `scale_by_storm_coordinatewise`; equal on all workers.
 
     Attributes:
-        count: number of updates so far.
-        estimate: the estimate of the gradient, shaped and sharded like the parameters that it applies to, in float32 at
-            least.
-        previous_params: the parameters of the last step, or None with `keep_params=False`.
-        sum_of_squares: sum of all squared gradients, shaped and sharded like the parameters that it applies to.
-        largest_norm: for each of these parameters, the largest norm of its gradients so far, a scalar.
+        count: Number of updates so far.
+        estimate: The estimate of the gradient, shaped and sharded like the parameters that are transformed, in float32
+            at least.
+        previous_params: The parameters of the last step, or None with `keep_params=False`.
+        sum_of_squares: Sum of all squared gradients, shaped and sharded like the parameters that are transformed.
+        largest_norm: The largest norm of the gradients so far, a scalar for each transformed parameter.
     """
 
     count: jax.typing.ArrayLike
@@ -64,7 +64,7 @@ def _scale_by_storm_coordinatewise(
     *,
     keep_params: bool,
 ) -> optax.GradientTransformationExtraArgs:
-    """The rule, for `scale_by_storm_coordinatewise` and `storm_coordinatewise`."""
+    """Builds the rule for `scale_by_storm_coordinatewise` and `storm_coordinatewise`."""
     check_range("g_max", g_max, 0.0, low_open=True)
     check_range("momentum", momentum, 0.0)
     check_range("w", w, 0.0)
@@ -118,26 +118,43 @@ def scale_by_storm_coordinatewise(
     keep_params: bool = True,
     applies_to: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Replaces the gradient by the step of the STORM authors' code, with a rate for every coordinate.
+    """Replaces the gradient by the step of STORM's authors' code, with a rate for every coordinate.
 
-    For clipping, and for batches in several parts, see `recursive_momentum`.
+    The update rule, where g_last is the gradient of this batch at the last parameters (g in the first step), s begins
+    at `g_max**3`, and n begins at `g_max` and is one number per leaf::
+
+        n = max(n, |g|)
+        s = s + g**2
+        rate = learning_rate / (w + s)**(1/3)
+        a = min(1, momentum * rate**2)
+        d = clip(g + (1 - a) * (d - g_last), -n, n)
+        u = rate * d
+
+    Use it when other transformations follow this step. Add `optax.scale(-1.0)` and no further learning rate, because
+    the weight of the gradient depends on the rate. Avoid it before a preconditioner; use `recursive_momentum` there.
+    Each step costs two gradients of one batch. Both gradients of a batch must see the same randomness (dropout,
+    augmentation).
+
+    See `recursive_momentum` for how to clip the gradients and how to split a batch into several parts.
 
     Args:
-        learning_rate: a positive number or a schedule; default 1. It is a factor of the rate, on which the weight of
-            the gradient depends.
-        g_max: a guess of the largest gradient, positive; default 0.01. Every sum of squares begins with its cube.
-        momentum: the gradient's weight in the estimate in units of the squared rate, at least 0; default 100.
-        w: added to the sums of squares, at least 0; default 10.
-        keep_params: as in `recursive_momentum`.
-        applies_to: as in `recursive_momentum`.
+        learning_rate: The learning rate, a positive number or a schedule. Default: 1. It is a factor on the rate, on
+            which the weight of the gradient depends.
+        g_max: A guess of the largest gradient, above 0. Default: 0.01. Every sum of squares begins at its cube.
+        momentum: Weight of the gradient in the estimate in units of the squared rate, at least 0. Default: 100.
+        w: Added to the sums of squares, at least 0. Default: 10.
+        keep_params: See `recursive_momentum`. Default: True.
+        applies_to: Which leaves are transformed: a tree of booleans, or a function that makes it from the parameters.
+            Default: all. The gradients of the other leaves pass through unchanged.
 
     Returns:
-        A transformation with a `ScaleByStormCoordinatewiseState`: three numbers a parameter, two with
+        A transformation with a `ScaleByStormCoordinatewiseState`: three numbers per parameter, or two with
         `keep_params=False`.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range.
-        TypeError: from `update` without the extra argument, and inside `optax.masked` or `optax.partition`.
+        ValueError: If a hyperparameter is out of its range.
+        TypeError: From `update`, if the extra argument is missing; and inside `optax.masked` or `optax.partition`,
+            because the method needs the whole tree.
 
     Example:
         >>> import jax.numpy as jnp
@@ -148,8 +165,7 @@ def scale_by_storm_coordinatewise(
         Array([ 0.5, -0.5], dtype=float32)
 
     Reference:
-        Cutkosky, Orabona, "Momentum-Based Variance Reduction in Non-Convex SGD", 2019, arXiv:1905.10018; its code in
-        google-research, storm_optimizer.py.
+        arXiv:1905.10018
     """
     refuse_arrays(applies_to=applies_to)
     scope = Scope("scale_by_storm_coordinatewise", applies_to)
@@ -165,28 +181,35 @@ def storm_coordinatewise(
     keep_params: bool = True,
     trainable: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """STORM as in its authors' code: a rate for every coordinate, and an estimate that is clipped.
+    """STORM as in its authors' code: a rate for every coordinate and a clipped estimate.
 
-    Each step takes two gradients on one batch, with the same randomness (dropout, augmentation) in both. Do not take it
-    for the paper's guarantee: that is for `storm`.
+    The update rule, where u comes from `scale_by_storm_coordinatewise` and already contains the learning rate::
 
-    For clipping, and for batches in several parts, see `recursive_momentum`.
+        x = x - u
+
+    Use it in place of `storm` when the coordinates of the gradient differ in scale, or to repeat the results of the
+    authors' code. Avoid it when the paper's guarantee is needed, because that holds for `storm` only. Each step costs
+    two gradients of one batch. Both gradients of a batch must see the same randomness (dropout, augmentation). It keeps
+    one number per parameter more than `storm`.
+
+    See `recursive_momentum` for how to clip the gradients and how to split a batch into several parts.
 
     Args:
-        learning_rate: a positive number or a schedule; default 1.
-        g_max: a guess of the largest gradient, positive; default 0.01.
-        momentum: the gradient's weight in the estimate in units of the squared rate, at least 0; default 100.
-        w: added to the sums of squares, at least 0; default 10 (the code calls it eta).
-        keep_params: as in `recursive_momentum`.
-        trainable: tree of booleans, or a function that makes it from the parameters: the leaves that are trained. The
-            others get updates of zero. All by default.
+        learning_rate: The learning rate, a positive number or a schedule. Default: 1.
+        g_max: See `scale_by_storm_coordinatewise`. Default: 0.01.
+        momentum: See `scale_by_storm_coordinatewise`. Default: 100.
+        w: See `scale_by_storm_coordinatewise`. Default: 10. The authors' code calls it eta.
+        keep_params: See `recursive_momentum`. Default: True.
+        trainable: Which leaves are trained: a tree of booleans, or a function that makes it from the parameters.
+            Default: all. The other leaves get updates of zero.
 
     Returns:
-        An optimizer; its state is three numbers a parameter, two with `keep_params=False`.
+        An optimizer. Its state holds three numbers per parameter, or two with `keep_params=False`.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range.
-        TypeError: from `update` without the extra argument, and inside `optax.masked` or `optax.partition`.
+        ValueError: If a hyperparameter is out of its range.
+        TypeError: From `update`, if the extra argument is missing; and inside `optax.masked` or `optax.partition`,
+            because the method needs the whole tree.
 
     Example:
         >>> import jax.numpy as jnp
@@ -198,8 +221,7 @@ def storm_coordinatewise(
         Array([ 0.5, -0.5], dtype=float32)
 
     Reference:
-        Cutkosky, Orabona, "Momentum-Based Variance Reduction in Non-Convex SGD", 2019, arXiv:1905.10018; its code in
-        google-research, storm_optimizer.py.
+        arXiv:1905.10018
     """
     refuse_arrays(trainable=trainable)
     scope = Scope("storm_coordinatewise", trainable, "trainable")
@@ -212,7 +234,7 @@ METHODS = (
         name="storm_coordinatewise",
         factory=storm_coordinatewise,
         kind="optimizer",
-        summary="STORM as in its authors' code: a rate for every coordinate, and a clipped estimate.",
+        summary="STORM as in its authors' code: a rate for every coordinate and a clipped estimate.",
         paper=STORM,
         also_known_as=("storm_optimizer",),
         parts=(scale_by_storm_coordinatewise,),

@@ -1,7 +1,7 @@
 """STORM+: STORM without parameters to tune.
 
-Levy, Kavis, Cevher, "STORM+: Fully Adaptive SGD with Momentum for Nonconvex Optimization", 2021, arXiv:2111.01040.
-The rule is the paper's.
+Levy, Kavis, Cevher, "STORM+: Fully Adaptive SGD with Momentum for Nonconvex Optimization", 2021, arXiv:2111.01040. The
+rule is that of the paper.
 """
 
 from typing import Any, NamedTuple
@@ -34,12 +34,12 @@ class ScaleByStormPlusState(NamedTuple):
     """State of `scale_by_storm_plus`; equal on all workers.
 
     Attributes:
-        estimate: the estimate of the gradient, shaped and sharded like the parameters that it applies to, in float32 at
-            least.
-        previous_params: the parameters of the last step, or None with `keep_params=False`.
-        sum_of_squares: sum of the squared norms of all gradients.
-        root: cube root of the sum of the squared norms of all estimates, each over the next gradient's weight: the
-            inverse of the rate. The sum itself would overflow.
+        estimate: The estimate of the gradient, shaped and sharded like the parameters that are transformed, in float32
+            at least.
+        previous_params: The parameters of the last step, or None with `keep_params=False`.
+        sum_of_squares: Sum of the squared norms of all gradients.
+        root: Inverse of the rate: the cube root of the sum, over all steps, of the squared norm of the estimate over
+            the weight of the next gradient. The sum itself would overflow.
     """
 
     estimate: optax.Updates
@@ -49,7 +49,7 @@ class ScaleByStormPlusState(NamedTuple):
 
 
 def _cube_root_of_cubes(x: jax.Array, y: jax.Array) -> jax.Array:
-    """The cube root of `x**3 + y**3`, for numbers that are not negative, without overflow."""
+    """Returns the cube root of `x**3 + y**3`, for numbers that are not negative, without overflow."""
     largest = jnp.maximum(x, y)
     scale = jnp.where(largest > 0, largest, 1)
     return largest * jnp.cbrt((x / scale) ** 3 + (y / scale) ** 3)
@@ -58,7 +58,7 @@ def _cube_root_of_cubes(x: jax.Array, y: jax.Array) -> jax.Array:
 def _scale_by_storm_plus(
     scope: Scope, initial_accumulator_value: jax.typing.ArrayLike, *, keep_params: bool
 ) -> optax.GradientTransformationExtraArgs:
-    """The rule, for `scale_by_storm_plus` and `storm_plus`."""
+    """Builds the rule for `scale_by_storm_plus` and `storm_plus`."""
     check_range("initial_accumulator_value", initial_accumulator_value, 0.0)
 
     def init_fn(params):
@@ -100,22 +100,39 @@ def scale_by_storm_plus(
     keep_params: bool = True,
     applies_to: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Replaces the gradient by STORM+'s step: recursive momentum times a rate, both from the gradients so far.
+    """Replaces the gradient by the step of STORM+: recursive momentum times a rate, both set by the gradients so far.
 
-    For clipping, and for batches in several parts, see `recursive_momentum`.
+    The update rule, where g_last is the gradient of this batch at the last parameters, s begins at 0 and r at
+    `initial_accumulator_value`::
+
+        a = (1 + s)**(-2/3)
+        d = g + (1 - a) * (d - g_last)
+        s = s + |g|**2
+        r = r + |d|**2 * (1 + s)**(2/3)
+        u = d / r**(1/3)
+
+    Use it when other transformations follow the step of STORM+; the last one is `optax.scale_by_learning_rate`. Avoid
+    it before a preconditioner; use `recursive_momentum` there. Each step costs two gradients of one batch. Both
+    gradients of a batch must see the same randomness (dropout, augmentation).
+
+    See `recursive_momentum` for how to clip the gradients and how to split a batch into several parts.
 
     Args:
-        initial_accumulator_value: what the sum of squared estimates begins with, at least 0; default 0, the paper's.
-            With 0 the first step depends little on the gradient's size; 1 holds it back where gradients are small.
-        keep_params: as in `recursive_momentum`.
-        applies_to: as in `recursive_momentum`; norms are those of these leaves.
+        initial_accumulator_value: Start value of the sum of squared estimates, at least 0. Default: 0, as in the paper.
+            With 0 the first step depends little on the size of the gradient; 1 makes the first steps shorter if
+            gradients are small.
+        keep_params: See `recursive_momentum`. Default: True.
+        applies_to: Which leaves are transformed: a tree of booleans, or a function that makes it from the parameters.
+            Default: all. The gradients of the other leaves pass through unchanged. The norms are those of the
+            transformed leaves.
 
     Returns:
-        A transformation with a `ScaleByStormPlusState`: two numbers a parameter, one with `keep_params=False`.
+        A transformation with a `ScaleByStormPlusState`: two numbers per parameter, or one with `keep_params=False`.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range.
-        TypeError: from `update` without the extra argument, and inside `optax.masked` or `optax.partition`.
+        ValueError: If a hyperparameter is out of its range.
+        TypeError: From `update`, if the extra argument is missing; and inside `optax.masked` or `optax.partition`,
+            because the method needs the whole tree.
 
     Example:
         >>> import jax.numpy as jnp
@@ -126,8 +143,7 @@ def scale_by_storm_plus(
         Array(2., dtype=float32)
 
     Reference:
-        Levy, Kavis, Cevher, "STORM+: Fully Adaptive SGD with Momentum for Nonconvex Optimization", 2021,
-        arXiv:2111.01040.
+        arXiv:2111.01040
     """
     refuse_arrays(applies_to=applies_to)
     scope = Scope("scale_by_storm_plus", applies_to)
@@ -143,24 +159,32 @@ def storm_plus(
 ) -> optax.GradientTransformationExtraArgs:
     """STORM+: recursive momentum whose weight and rate follow from the gradients so far.
 
-    Each step takes two gradients on one batch, with the same randomness (dropout, augmentation) in both. Do not take it
-    where gradients are tiny without an `initial_accumulator_value`: the first step is much longer than they are.
+    The update rule, where u comes from `scale_by_storm_plus`::
 
-    For clipping, and for batches in several parts, see `recursive_momentum`.
+        x = x - lr * u
+
+    Use it when a second gradient of each batch is affordable and nothing should be tuned. Avoid it without an
+    `initial_accumulator_value` when gradients are tiny, because the first step is then much longer than they are. Each
+    step costs two gradients of one batch. Both gradients of a batch must see the same randomness (dropout,
+    augmentation).
+
+    See `recursive_momentum` for how to clip the gradients and how to split a batch into several parts.
 
     Args:
-        learning_rate: a factor of the steps, a positive number or a schedule; default 1, the paper's.
-        initial_accumulator_value: what the sum of squared estimates begins with, at least 0; default 0, the paper's.
-        keep_params: as in `recursive_momentum`.
-        trainable: tree of booleans, or a function that makes it from the parameters: the leaves that are trained. The
-            others get updates of zero. All by default.
+        learning_rate: The learning rate, a positive number or a schedule. Default: 1, as in the paper. It is a factor
+            on the step.
+        initial_accumulator_value: See `scale_by_storm_plus`. Default: 0.
+        keep_params: See `recursive_momentum`. Default: True.
+        trainable: Which leaves are trained: a tree of booleans, or a function that makes it from the parameters.
+            Default: all. The other leaves get updates of zero.
 
     Returns:
-        An optimizer; its state is two numbers a parameter, one with `keep_params=False`.
+        An optimizer. Its state holds two numbers per parameter, or one with `keep_params=False`.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range.
-        TypeError: from `update` without the extra argument, and inside `optax.masked` or `optax.partition`.
+        ValueError: If a hyperparameter is out of its range.
+        TypeError: From `update`, if the extra argument is missing; and inside `optax.masked` or `optax.partition`,
+            because the method needs the whole tree.
 
     Example:
         >>> import jax.numpy as jnp
@@ -172,8 +196,7 @@ def storm_plus(
         Array([1.63, 3.25], dtype=float32)
 
     Reference:
-        Levy, Kavis, Cevher, "STORM+: Fully Adaptive SGD with Momentum for Nonconvex Optimization", 2021,
-        arXiv:2111.01040.
+        arXiv:2111.01040
     """
     refuse_arrays(trainable=trainable)
     scope = Scope("storm_plus", trainable, "trainable")

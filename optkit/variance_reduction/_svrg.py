@@ -1,8 +1,8 @@
-"""SVRG: the gradient, less its noise at an anchor where the gradient over all data is known.
+"""SVRG: subtracts the noise of the gradient at an anchor, where the gradient over all data is known.
 
 Johnson, Zhang, "Accelerating Stochastic Gradient Descent using Predictive Variance Reduction", NeurIPS 2013, with the
-coefficient alpha of Yin, Xu, Li, Darrell, Liu, "A Coefficient Makes SVRG Effective", 2023, arXiv:2311.05589.
-The rules are the papers'.
+coefficient alpha of Yin, Xu, Li, Darrell, Liu, "A Coefficient Makes SVRG Effective", 2023, arXiv:2311.05589. The rules
+are those of the papers.
 """
 
 from typing import NamedTuple
@@ -38,10 +38,10 @@ class SvrgCorrectionState(NamedTuple):
     """State of `svrg_correction`; equal on all workers.
 
     Attributes:
-        count: number of updates so far.
-        anchor: the parameters at the last refresh.
-        anchor_gradient: the gradient over all data there, shaped and sharded like the parameters that it applies to, in
-            float32 at least.
+        count: Number of updates so far.
+        anchor: The parameters at the last refresh.
+        anchor_gradient: The gradient over all data at the anchor, shaped and sharded like the parameters that are
+            transformed, in float32 at least.
     """
 
     count: jax.typing.ArrayLike
@@ -52,7 +52,7 @@ class SvrgCorrectionState(NamedTuple):
 def _svrg_correction(
     scope: Scope, anchor_every: int | jax.Array, alpha: optax.ScalarOrSchedule
 ) -> optax.GradientTransformationExtraArgs:
-    """The correction, for `svrg_correction` and `svrg`."""
+    """Builds the correction for `svrg_correction` and `svrg`."""
     check_count("anchor_every", anchor_every)
     check_range("alpha", alpha, 0.0)
 
@@ -94,29 +94,39 @@ def _svrg_correction(
 def svrg_correction(
     anchor_every: int | jax.Array, alpha: optax.ScalarOrSchedule = 1.0, *, applies_to: Mask | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    """Subtracts the noise that this batch's gradient has at an anchor, a point with known gradient over all data.
+    """Subtracts the noise that this batch's gradient has at an anchor, where the gradient over all data is known.
 
-    The result is unbiased, and free of noise where parameters and anchor meet. `update` is called with `grad_fn` (this
-    batch's gradient anywhere; two gradients a step) and `full_grad_fn` (over all data, evaluated once in `anchor_every`
-    steps). It stands in front of any preconditioner. The two gradients must see the same randomness (dropout,
-    augmentation). Do not take it for deep networks with `alpha=1`: away from the anchor the two are hardly correlated,
-    and the noise grows.
+    The update rule, where z is the anchor and mu the gradient over all data there; both are renewed in the first step
+    and then once in `anchor_every` steps::
 
-    For clipping, and for batches in several parts, see `recursive_momentum`.
+        z, mu = x, full_grad_fn(x)       # once in anchor_every steps
+        u = g - alpha * (grad_fn(z) - mu)
+
+    The result is unbiased, and it has no noise when the parameters are at the anchor.
+
+    Use it before any preconditioner, when the data is finite and a gradient over all of it is affordable now and then.
+    Avoid it for deep networks with `alpha=1`, because away from the anchor the two gradients of a batch are hardly
+    correlated, and the noise grows. Each step costs two gradients of one batch, and each refresh one over all data.
+    Both gradients of a batch must see the same randomness (dropout, augmentation).
+
+    See `recursive_momentum` for how to clip the gradients and how to split a batch into several parts.
 
     Args:
-        anchor_every: number of steps for which an anchor is kept, at least 1; usual are one or two epochs.
-        alpha: how much of the noise is subtracted, a number (1 by default) or a schedule. For deep networks Yin et al.
-            let it fall linearly from 0.75 to 0: `optax.linear_schedule(0.75, 0.0, steps)`.
-        applies_to: tree of booleans, or a function that makes it from the parameters: the leaves that are corrected.
-            The gradients of the others pass through. All by default.
+        anchor_every: Number of steps for which an anchor is kept, at least 1. One or two epochs are usual.
+        alpha: The share of the noise that is subtracted, at least 0, a number or a schedule. Default: 1. For deep
+            networks Yin et al. decrease it linearly from 0.75 to 0: `optax.linear_schedule(0.75, 0.0, steps)`.
+        applies_to: Which leaves are transformed: a tree of booleans, or a function that makes it from the parameters.
+            Default: all. The gradients of the other leaves pass through unchanged.
 
     Returns:
-        A transformation with a `SvrgCorrectionState`: two numbers a parameter.
+        A transformation with a `SvrgCorrectionState`: two numbers per parameter. Its `update` needs the extra arguments
+        `grad_fn`, which returns this batch's gradient at any point, and `full_grad_fn`, which returns the gradient over
+        all data.
 
     Raises:
-        ValueError: if `anchor_every` is not a positive integer, or `alpha` is negative.
-        TypeError: from `update` without an extra argument, and inside `optax.masked` or `optax.partition`.
+        ValueError: If `anchor_every` is not a positive integer, or if `alpha` is negative.
+        TypeError: From `update`, if an extra argument is missing; and inside `optax.masked` or `optax.partition`,
+            because the method needs the whole tree.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -131,8 +141,8 @@ def svrg_correction(
         Array(-3., dtype=float32)
 
     Reference:
-        Johnson, Zhang, "Accelerating Stochastic Gradient Descent using Predictive Variance Reduction", NeurIPS 2013;
-        Yin, Xu, Li, Darrell, Liu, "A Coefficient Makes SVRG Effective", 2023, arXiv:2311.05589.
+        Johnson, Zhang, NeurIPS 2013
+        arXiv:2311.05589
     """
     refuse_arrays(applies_to=applies_to)
     return _svrg_correction(Scope("svrg_correction", applies_to), anchor_every, alpha)
@@ -145,27 +155,35 @@ def svrg(
     *,
     trainable: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """SVRG and alpha-SVRG: gradient descent with the gradient's noise at an anchor subtracted.
+    """SVRG and alpha-SVRG: gradient descent with the noise of the gradient at an anchor subtracted.
 
-    On strongly convex finite sums it converges at a constant rate, where SGD stops at its noise.
-    Do not take it for deep networks with `alpha=1`: away from the anchor the noise grows.
+    The update rule, where u comes from `svrg_correction`::
 
-    For clipping, and for batches in several parts, see `recursive_momentum`.
+        x = x - lr * u
+
+    Use it on strongly convex finite sums, where it converges at a constant learning rate while SGD stops at its noise.
+    Avoid it for deep networks with `alpha=1`, because the noise grows away from the anchor. Each step costs two
+    gradients of one batch, and each refresh one over all data. Both gradients of a batch must see the same randomness
+    (dropout, augmentation).
+
+    See `recursive_momentum` for how to clip the gradients and how to split a batch into several parts.
 
     Args:
-        learning_rate: a positive number or a schedule; about 0.1 to 0.5 over the smoothness of the batches' losses.
-        anchor_every: number of steps for which an anchor is kept, at least 1; usual are one or two epochs.
-        alpha: how much of the noise is subtracted, a number (1 by default) or a schedule. For deep networks Yin et al.
-            let it fall linearly from 0.75 to 0: `optax.linear_schedule(0.75, 0.0, steps)`.
-        trainable: tree of booleans, or a function that makes it from the parameters: the leaves that are trained. The
-            others get updates of zero. All by default.
+        learning_rate: The learning rate, a positive number or a schedule. About 0.1 to 0.5 over the smoothness of the
+            batches' losses is suitable.
+        anchor_every: Number of steps for which an anchor is kept, at least 1. One or two epochs are usual.
+        alpha: See `svrg_correction`. Default: 1. For deep networks Yin et al. decrease it linearly from 0.75 to 0:
+            `optax.linear_schedule(0.75, 0.0, steps)`.
+        trainable: Which leaves are trained: a tree of booleans, or a function that makes it from the parameters.
+            Default: all. The other leaves get updates of zero.
 
     Returns:
-        An optimizer; its state is two numbers a parameter. `update` needs `grad_fn` and `full_grad_fn`.
+        An optimizer. Its state holds two numbers per parameter. `update` needs `grad_fn` and `full_grad_fn`.
 
     Raises:
-        ValueError: if `anchor_every` is not a positive integer, or `alpha` is negative.
-        TypeError: from `update` without an extra argument, and inside `optax.masked` or `optax.partition`.
+        ValueError: If `anchor_every` is not a positive integer, or if `alpha` is negative.
+        TypeError: From `update`, if an extra argument is missing; and inside `optax.masked` or `optax.partition`,
+            because the method needs the whole tree.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -183,8 +201,8 @@ def svrg(
         Array(1.5, dtype=float32)
 
     Reference:
-        Johnson, Zhang, "Accelerating Stochastic Gradient Descent using Predictive Variance Reduction", NeurIPS 2013;
-        Yin, Xu, Li, Darrell, Liu, "A Coefficient Makes SVRG Effective", 2023, arXiv:2311.05589.
+        Johnson, Zhang, NeurIPS 2013
+        arXiv:2311.05589
     """
     refuse_arrays(trainable=trainable)
     correction = _svrg_correction(Scope("svrg", trainable, "trainable"), anchor_every, alpha)
@@ -199,7 +217,7 @@ METHODS = (
         name="svrg",
         factory=svrg,
         kind="optimizer",
-        summary="The gradient less its noise at an anchor with known full gradient; with a coefficient, alpha-SVRG.",
+        summary="SVRG and alpha-SVRG: gradient descent without the noise of the gradient at an anchor.",
         paper=ALPHA_SVRG,
         also_known_as=SVRG_NAMES,
         example={"learning_rate": 2e-3, "anchor_every": 2},
@@ -211,7 +229,7 @@ METHODS = (
         factory=svrg_correction,
         kind="transformation",
         compose=descent,
-        summary="Subtracts the gradient's noise at an anchor with known full gradient, before any preconditioner.",
+        summary="Subtracts the noise of the gradient at an anchor, where the gradient over all data is known.",
         paper=ALPHA_SVRG,
         also_known_as=("SVRG", *SVRG_NAMES),
         example={"anchor_every": 2},

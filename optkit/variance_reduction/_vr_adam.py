@@ -30,26 +30,38 @@ def vr_adam(
     *,
     axis_name: AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """VR-Adam: `optax.adamw`, both moments of it, after `scale_by_gradient_snr` with weights averaged over the steps.
+    """VR-Adam: `optax.adamw` after `scale_by_gradient_snr` with weights averaged over the steps.
 
-    See `scale_by_gradient_snr` for the gradients that it takes: one for each part of the batch.
+    The update rule, where p comes from `scale_by_gradient_snr` and t counts the steps from 1; both moments see p::
+
+        m = b1 * m + (1 - b1) * p
+        v = b2 * v + (1 - b2) * p**2
+        u = (m / (1 - b1**t)) / (sqrt(v / (1 - b2**t)) + eps)
+        x = x - lr * (u + wd * x)
+
+    Use it in place of AdamW for very large batches. Avoid it when the batch cannot be split into several parts, because
+    the ratio comes from their differences. Communication is twice that of plain data parallel training, and it keeps
+    one number per parameter more than AdamW. Its `update` takes one gradient for each part of the batch, as that of
+    `scale_by_gradient_snr` does.
 
     Args:
-        learning_rate: a positive number or a schedule; the paper scales Adam's with the root of the batch size.
-        b1: decay of the first moment, in [0, 1); default 0.9.
-        b2: decay of the second moment, in [0, 1); default 0.999.
-        b3: decay of the average of the weights, in [0, 1); default 0.9; None for no average.
-        eps: added to the root of the second moment, at least 0; default 1e-8.
-        gamma: the smallest weight of a coordinate, in [0, 1]; default 0.1.
-        weight_decay: strength of the decoupled decay, at least 0; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        axis_name: the axis over workers; default None: gradients have a leading axis, over microbatches or samples.
+        learning_rate: The learning rate, a positive number or a schedule. The paper scales that of Adam with the square
+            root of the batch size.
+        b1: Decay rate of the first moment, in [0, 1). Default: 0.9.
+        b2: Decay rate of the second moment, in [0, 1). Default: 0.999.
+        b3: Decay rate of the average of the weights, in [0, 1). None disables the average. Default: 0.9.
+        eps: Added to the square root of the second moment, at least 0. Default: 1e-8.
+        gamma: See `scale_by_gradient_snr`. Default: 0.1.
+        weight_decay: Strength of the decoupled weight decay, at least 0. Default: 0.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        axis_name: Name of the axis over workers. None (the default): gradients have a leading axis, one row per
+            microbatch or sample.
 
     Returns:
-        An optimizer; its state is three numbers a parameter.
+        An optimizer. Its state holds three numbers per parameter.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range; from `update`, if there is one part of the batch only.
+        ValueError: If a hyperparameter is out of its range. From `update`, if there is only one part of the batch.
 
     Example:
         >>> import jax.numpy as jnp
@@ -60,8 +72,7 @@ def vr_adam(
         Array([-0.5, -0.5], dtype=float32)
 
     Reference:
-        Jiang et al., "Accelerating Large Batch Training via Gradient Signal to Noise Ratio (GSNR)", 2023,
-        arXiv:2309.13681. Section 4.2.
+        arXiv:2309.13681, Section 4.2
     """
     refuse_arrays(mask=mask)
     check_adam(b1, b2, eps, weight_decay)
@@ -78,7 +89,7 @@ def vr_adam(
 def check_adam(
     b1: jax.typing.ArrayLike, b2: jax.typing.ArrayLike, eps: jax.typing.ArrayLike, weight_decay: float | jax.Array
 ) -> None:
-    """Raises if a hyperparameter of Adam is out of its range."""
+    """Raises an error if a hyperparameter of Adam is out of its range."""
     check_range("b1", b1, 0.0, 1.0, high_open=True)
     check_range("b2", b2, 0.0, 1.0, high_open=True)
     check_range("eps", eps, 0.0)
@@ -90,7 +101,7 @@ METHODS = (
         name="vr_adam",
         factory=vr_adam,
         kind="optimizer",
-        summary="AdamW on gradients whose coordinates weigh by their smoothed signal-to-noise ratio.",
+        summary="AdamW on gradients whose coordinates are weighted by their smoothed signal-to-noise ratio.",
         paper=GSNR,
         also_known_as=("VR-Adam", "VRGD"),
         example={"learning_rate": 1e-2},

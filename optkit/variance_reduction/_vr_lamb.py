@@ -31,26 +31,38 @@ def vr_lamb(
     *,
     axis_name: AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """VR-LAMB: `optax.lamb`, both moments of it, after `scale_by_gradient_snr` with weights averaged over the steps.
+    """VR-LAMB: `optax.lamb` after `scale_by_gradient_snr` with weights averaged over the steps.
 
-    See `scale_by_gradient_snr` for the gradients that it takes: one for each part of the batch.
+    The update rule, where p comes from `scale_by_gradient_snr`, t counts the steps from 1, and norms are those of each
+    leaf; both moments see p::
+
+        m = b1 * m + (1 - b1) * p
+        v = b2 * v + (1 - b2) * p**2
+        u = (m / (1 - b1**t)) / (sqrt(v / (1 - b2**t)) + eps) + wd * x
+        x = x - lr * |x| / |u| * u
+
+    Use it in place of LAMB for very large batches. Avoid it when the batch cannot be split into several parts, because
+    the ratio comes from their differences. Communication is twice that of plain data parallel training, and it keeps
+    one number per parameter more than LAMB. Its `update` takes one gradient for each part of the batch, as that of
+    `scale_by_gradient_snr` does.
 
     Args:
-        learning_rate: a positive number or a schedule.
-        b1: decay of the first moment, in [0, 1); default 0.9.
-        b2: decay of the second moment, in [0, 1); default 0.999.
-        b3: decay of the average of the weights, as in `vr_adam`; default 0.9.
-        eps: added to the root of the second moment, at least 0; default 1e-6.
-        gamma: the smallest weight of a coordinate, in [0, 1]; default 0.1.
-        weight_decay: strength of the decay, inside the trust ratio, at least 0; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        axis_name: the axis over workers; default None: gradients have a leading axis, over microbatches or samples.
+        learning_rate: The learning rate, a positive number or a schedule.
+        b1: Decay rate of the first moment, in [0, 1). Default: 0.9.
+        b2: Decay rate of the second moment, in [0, 1). Default: 0.999.
+        b3: Decay rate of the average of the weights, in [0, 1). None disables the average. Default: 0.9.
+        eps: Added to the square root of the second moment, at least 0. Default: 1e-6.
+        gamma: See `scale_by_gradient_snr`. Default: 0.1.
+        weight_decay: Strength of the decoupled weight decay, at least 0. Default: 0. It acts inside the trust ratio.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        axis_name: Name of the axis over workers. None (the default): gradients have a leading axis, one row per
+            microbatch or sample.
 
     Returns:
-        An optimizer; its state is three numbers a parameter.
+        An optimizer. Its state holds three numbers per parameter.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range; from `update`, if there is one part of the batch only.
+        ValueError: If a hyperparameter is out of its range. From `update`, if there is only one part of the batch.
 
     Example:
         >>> import jax.numpy as jnp
@@ -61,8 +73,7 @@ def vr_lamb(
         Array([-0.354, -0.354], dtype=float32)
 
     Reference:
-        Jiang et al., "Accelerating Large Batch Training via Gradient Signal to Noise Ratio (GSNR)", 2023,
-        arXiv:2309.13681. Section 4.2.
+        arXiv:2309.13681, Section 4.2
     """
     refuse_arrays(mask=mask)
     check_adam(b1, b2, eps, weight_decay)
@@ -81,7 +92,7 @@ METHODS = (
         name="vr_lamb",
         factory=vr_lamb,
         kind="optimizer",
-        summary="LAMB on gradients whose coordinates weigh by their smoothed signal-to-noise ratio.",
+        summary="LAMB on gradients whose coordinates are weighted by their smoothed signal-to-noise ratio.",
         paper=GSNR,
         also_known_as=("VR-LAMB", "VRGD"),
         example={"learning_rate": 1e-2},

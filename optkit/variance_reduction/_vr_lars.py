@@ -37,26 +37,36 @@ def vr_lars(
 ) -> optax.GradientTransformationExtraArgs:
     """VR-LARS: `optax.lars` after `scale_by_gradient_snr`.
 
-    See `scale_by_gradient_snr` for the gradients that it takes: one for each part of the batch. LARS divides by the
-    norm of a leaf's gradient, so only the relative weights of the coordinates matter.
+    The update rule, where p comes from `scale_by_gradient_snr` and norms are those of each leaf::
+
+        u = p + wd * x
+        m = momentum * m + lr * trust_coefficient * |x| / (|u| + eps) * u
+        x = x - m
+
+    Use it in place of LARS for very large batches. Avoid it when the size of the gradient must set the length of the
+    step, because LARS divides by the norm of a leaf's gradient: only the relative weights of the coordinates matter.
+    Communication is twice that of plain data parallel training. Its `update` takes one gradient for each part of the
+    batch, as that of `scale_by_gradient_snr` does.
 
     Args:
-        learning_rate: a positive number or a schedule.
-        momentum: decay of the momentum, in [0, 1]; default 0.9.
-        trust_coefficient: how far a leaf moves relative to its norm, positive; default 0.001.
-        eps: added to the norm of the gradient, at least 0; default 0.
-        gamma: the smallest weight of a coordinate, in [0, 1]; default 0.1.
-        weight_decay: strength of the decay, which is added to the gradient, at least 0; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        trust_ratio_mask: the same for the leaves whose steps are relative to their norm. All by default.
-        nesterov: whether the momentum is Nesterov's.
-        axis_name: the axis over workers; default None: gradients have a leading axis, over microbatches or samples.
+        learning_rate: The learning rate, a positive number or a schedule.
+        momentum: Decay rate of the momentum, in [0, 1]. Default: 0.9.
+        trust_coefficient: How far a leaf moves relative to its norm, above 0. Default: 0.001.
+        eps: Added to the norm of the gradient, at least 0. Default: 0.
+        gamma: See `scale_by_gradient_snr`. Default: 0.1.
+        weight_decay: Strength of the L2 penalty, at least 0. Default: 0.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        trust_ratio_mask: Which leaves have steps relative to their norm: a tree of booleans, or a function that makes
+            it from the parameters. Default: all.
+        nesterov: Whether the momentum is Nesterov's. Default: False.
+        axis_name: Name of the axis over workers. None (the default): gradients have a leading axis, one row per
+            microbatch or sample.
 
     Returns:
-        An optimizer; its state is one number a parameter.
+        An optimizer. Its state holds one number per parameter.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range; from `update`, if there is one part of the batch only.
+        ValueError: If a hyperparameter is out of its range. From `update`, if there is only one part of the batch.
 
     Example:
         >>> import jax.numpy as jnp
@@ -67,8 +77,7 @@ def vr_lars(
         Array([-0.5 , -0.05], dtype=float32)
 
     Reference:
-        Jiang et al., "Accelerating Large Batch Training via Gradient Signal to Noise Ratio (GSNR)", 2023,
-        arXiv:2309.13681.
+        arXiv:2309.13681
     """
     check_range("momentum", momentum, 0.0, 1.0)
     check_range("trust_coefficient", trust_coefficient, 0.0, low_open=True)
@@ -91,7 +100,7 @@ def vr_lars(
 
 
 def relative_to_params(method: str, tx: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
-    """Makes a transformation raise, by the name of the whole method, if `update` gets no parameters."""
+    """Makes `update` of a transformation raise an error that names the whole method if it gets no parameters."""
 
     def update_fn(updates, state, params=None, **extra_args):
         require_params(params, method)
@@ -105,7 +114,7 @@ METHODS = (
         name="vr_lars",
         factory=vr_lars,
         kind="optimizer",
-        summary="LARS on gradients whose coordinates weigh by their signal-to-noise ratio.",
+        summary="LARS on gradients whose coordinates are weighted by their signal-to-noise ratio.",
         paper=GSNR,
         also_known_as=("VR-LARS", "VRGD"),
         example={"learning_rate": 1.0},

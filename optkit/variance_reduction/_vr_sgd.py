@@ -20,19 +20,26 @@ def vr_sgd(
 ) -> optax.GradientTransformationExtraArgs:
     """VR-SGD: gradient descent that slows down the coordinates in which workers or microbatches disagree.
 
-    Its paper wants it for very large batches. At equal learning rates it is slower than SGD, since no coordinate moves
-    faster. See `scale_by_gradient_snr` for the gradients that it takes: one for each part of the batch.
+    The update rule, where u comes from `scale_by_gradient_snr`::
+
+        x = x - lr * u
+
+    Use it for very large batches, for which the paper proposes it. Avoid it with the learning rate of SGD, because it
+    is then slower than SGD: no coordinate moves faster. Communication is twice that of plain data parallel training.
+    Its `update` takes one gradient for each part of the batch, as that of `scale_by_gradient_snr` does.
 
     Args:
-        learning_rate: a positive number or a schedule; 2 to 10 times SGD's where gradients are noisy.
-        gamma: the smallest weight of a coordinate, in [0, 1]; default 0.1.
-        axis_name: the axis over workers; default None: gradients have a leading axis, over microbatches or samples.
+        learning_rate: The learning rate, a positive number or a schedule. Use 2 to 10 times that of SGD if gradients
+            are noisy.
+        gamma: See `scale_by_gradient_snr`. Default: 0.1.
+        axis_name: Name of the axis over workers. None (the default): gradients have a leading axis, one row per
+            microbatch or sample.
 
     Returns:
         An optimizer without state.
 
     Raises:
-        ValueError: if `gamma` is out of its range; from `update`, if there is one part of the batch only.
+        ValueError: If `gamma` is outside [0, 1]. From `update`, if there is only one part of the batch.
 
     Example:
         >>> import jax.numpy as jnp
@@ -44,8 +51,7 @@ def vr_sgd(
         Array([-0.5 , -0.05], dtype=float32)
 
     Reference:
-        Jiang et al., "Accelerating Large Batch Training via Gradient Signal to Noise Ratio (GSNR)", 2023,
-        arXiv:2309.13681. Algorithm 1.
+        arXiv:2309.13681
     """
     ratio = gradient_snr("vr_sgd", gamma, axis_name=axis_name)
     return in_float32(optax.chain(ratio, optax.sgd(learning_rate)))
