@@ -54,12 +54,12 @@ def delayed_dual_averaging(
 ) -> optax.GradientTransformationExtraArgs:
     """Dual averaging for gradients that arrive late, with steps that shrink with the delays.
 
-    The update rule, where x_0 are the first parameters, G starts at zero, `|g|` is the norm over all leaves, and missed
+    The update rule, where x_0 are the first parameters, S starts at zero, `|g|` is the norm over all leaves, and missed
     is the sum of the norms of the gradients that arrived after the parameters of g had been read::
 
         lag = lag + |g|^2 + 2 * |g| * missed
-        G = G + g
-        x = x_0 - radius / sqrt(slack + lag) * G
+        S = S + g
+        x = x_0 - radius / sqrt(slack + lag) * S
 
     Each call brings one gradient, in any order, and all workers may read the parameters at any time. The learning rate
     never rises. In a chain it must be the last transformation, because it overwrites the parameters.
@@ -142,7 +142,7 @@ def delayed_dual_averaging(
 
 
 def _sum_since(state: DelayedDualAveragingState, delay: jax.Array) -> jax.Array:
-    """Sums the norms of the last `delay` gradients, or of all if the delay is larger than the number of stored norms."""
+    """Sums the norms of the last `delay` gradients, or of all gradients if fewer norms are stored."""
     if state.norms is None:
         return jnp.where(delay > 0, state.sum_of_norms, 0)
     recent = jnp.sum(jnp.where(jnp.arange(state.norms.size) < delay, state.norms, 0))

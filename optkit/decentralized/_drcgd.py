@@ -90,9 +90,10 @@ def drcgd(
             workers differ, a constant learning rate leaves a bias. With `beta="zero"` tracking makes it many times
             smaller, but not zero, because the tracked gradient is projected again at each point. Conjugate directions
             of tracked gradients did not settle. Default: False, as in the paper.
-        stiefel: Which leaves are matrices with orthonormal columns, by their last two axes: a tree of booleans, a
-            prefix of it, or a function that makes it from the parameters. False stands for none. The other leaves move
-            freely. Default: all leaves of at least two axes that have at least as many rows as columns.
+        stiefel: Which leaves are matrices with orthonormal columns, by their last two axes: a tree of booleans (a
+            prefix of the parameters is enough), or a function that makes it from the parameters. False stands for none.
+            The other leaves move freely. Default: all leaves of at least two axes with at least as many rows as
+            columns.
 
     Returns:
         An optimizer whose `update` takes the extra argument `links`: which messages arrive, see `mix`. A step sends two

@@ -1,4 +1,4 @@
-"""Gradient tracking over noisy channels: workers track the sum of all gradients, and weight their messages less and less.
+"""Gradient tracking over noisy channels: workers track the sum of all gradients so far, with falling mixing weights.
 
 The rule combines two known techniques, a decaying weight of the neighbours' messages and cumulative tracking: Pu, "A
 Robust Gradient Tracking Method for Distributed Optimization over Directed Networks", 2020, arXiv:2003.13980, and Wang,
