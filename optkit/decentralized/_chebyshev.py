@@ -22,18 +22,18 @@ __all__ = ["chebyshev_mix"]
 def chebyshev_mix(rounds: int) -> Mixing:
     """Makes a mixing of several rounds that are weighted by Chebyshev's polynomial.
 
-    The rule, where W is the mixing matrix, rho is `topology.contraction` and T_K is Chebyshev's polynomial of degree K
-    = `rounds`::
+    The rule, where W is the mixing matrix, rho is `topology.contraction` and T is Chebyshev's polynomial of degree
+    `rounds`::
 
-        x = T_K(W / rho) / T_K(1 / rho) * x
+        x = T(W / rho) / T(1 / rho) * x
 
     The mean over workers stays the same. The number of rounds needed to come near the mean grows with the inverse
     square root of the spectral gap; for `repeated_mix` it grows with the inverse. On a ring it grows with the number of
     workers instead of its square.
 
-    Use it when the topology is symmetric and does not change, and one round brings the workers too little together.
-    Avoid it when the graph changes or `links` fail, because the distance from the mean may then grow (the mean itself
-    still stays the same); use `accelerated_mix` there.
+    Use it when the topology is symmetric and does not change, and one round of mixing is not enough. Avoid it when the
+    graph changes or `links` fail, because the distance from the mean may then grow (the mean itself still stays the
+    same); use `accelerated_mix` there.
 
     Args:
         rounds: Number of rounds, at least 1. With 1 it is `mix`.

@@ -1,4 +1,4 @@
-"""How far apart the workers are.
+"""Measures of how far apart the workers are.
 
 Zhu et al., "Decentralized SGD and Average-direction SAM are Asymptotically Equivalent", 2023, arXiv:2306.02913.
 """

@@ -53,12 +53,12 @@ class DadaoEvents(NamedTuple):
 
 
 class DadaoSimulator(NamedTuple):
-    """The pure functions that `dadao` makes, which can be compiled by `jax.jit` and mapped over keys by `jax.vmap`.
+    """The pure functions that `dadao` makes. They can be compiled by `jax.jit` and mapped over keys by `jax.vmap`.
 
     Attributes:
         init: Returns the state at time zero from stacked parameters, one row for each worker.
-        sample: `sample(key, count)` draws `count` events. The key is an integer or a JAX key.
-        run: `run(state, events)` returns the state after the events.
+        sample: Draws events: `sample(key, count)` returns `count` of them. The key is an integer or a JAX key.
+        run: Lets events happen: `run(state, events)` returns the state after them.
         params: Returns the parameters of all workers at the time of the last event, stacked, in float32 at least.
     """
 
@@ -74,7 +74,7 @@ def dadao(
     """Simulates asynchronous, accelerated, decentralized optimization of strongly convex functions.
 
     In a unit of time each worker takes one gradient on average, and neighbours exchange values at the given rates, all
-    at independent random times. The rules, where h and the steps are constants, see `DadaoConstants`::
+    at independent random times. The rules, with the constants of `DadaoConstants`::
 
         between events:        X, X~, Y, Y~, Z, Z~ follow a linear flow
         gradient at worker i:  h_i = grad_fn(X_i) - nu * X_i - Y~_i
@@ -92,7 +92,7 @@ def dadao(
     transformation: use `gradient_tracking`. Stochastic gradients leave an error in proportion to their noise.
 
     Args:
-        grad_fn: `grad_fn(params, worker, key)` returns the gradient of one worker's function at one worker's
+        grad_fn: A function `grad_fn(params, worker, key)` of the gradient of one worker's function at one worker's
             parameters. `worker` is an integer, and `key` a new JAX key for stochastic gradients.
         rates: How often neighbours exchange values, see `optimal_rates` and `uniform_rates`.
         mu: Strong convexity of every worker's function, above 0.

@@ -127,7 +127,7 @@ def delayed_dual_averaging(
         norm = jnp.asarray(optax.tree.norm(updates), state.lag.dtype)
         unknown = jnp.zeros_like(norm) if issued_at is None else _sum_since(state, state.count - issued_at)
         lag = state.lag + norm**2 + 2 * norm * unknown  # the lag of the gradients received
-        # The adaptive learning rate. After an infinite gradient it would be zero, and parameters stay at the start.
+        # The adaptive learning rate. After an infinite gradient it would be zero, and the parameters back at the start.
         rate = jnp.where(jnp.isinf(lag), jnp.nan, radius / jnp.sqrt(slack + lag))
         total = optax.tree.add(state.total, updates)
         ahead = optax.tree.add(total, updates) if optimistic else total

@@ -29,7 +29,7 @@ class ExtraState(NamedTuple):
 
     Attributes:
         count: Number of updates so far, equal on all workers.
-        correction: `1 - w_tilde_coeff` times the sum of what mixing has added to the parameters, in float32 at least.
+        correction: The sum of what mixing has added to the parameters, times `1 - w_tilde_coeff`, in float32 at least.
             Each worker has its own; their mean over workers is zero.
         inner: State of the inner optimizer. Each worker has its own.
     """
@@ -63,9 +63,9 @@ def extra(
 
     Use it when the data of the workers differ and messages should travel while gradients are computed; it sends no more
     than `gossip`. Avoid it when the learning rate must be large, because its largest value depends on the topology: for
-    gradient descent it is twice the smallest eigenvalue of `V = c W + (1 - c) I`, divided by the curvature of the loss.
-    `nids` has no such limit. Avoid it, too, when links fail in one direction only, because the mean over workers then
-    moves and does not come back.
+    gradient descent it must stay below twice the smallest eigenvalue of `V = c W + (1 - c) I`, divided by the curvature
+    of the loss. `nids` has no such limit. Avoid it, too, when links fail in one direction only, because the mean over
+    workers then moves and does not come back.
 
     Args:
         inner: The optimizer that is wrapped, with its learning rate. Its state is never mixed.

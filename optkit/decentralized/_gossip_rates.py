@@ -22,6 +22,8 @@ __all__ = ["GossipRates", "optimal_rates", "uniform_rates"]
 class GossipRates:
     """Rates of exchanges along the edges of a graph, each edge with a Poisson process of its own.
 
+    Use it when you have rates of your own: `uniform_rates` and `optimal_rates` compute them from a topology.
+
     Attributes:
         size: Number of workers.
         edges: The two workers that each edge joins, shape (edges, 2).
@@ -131,8 +133,8 @@ def optimal_rates(topology: Topology, steps: int = 3000) -> GossipRates:
     gradients.
 
     Use it when exchanges are expensive and the edges of the graph differ. Avoid it for hundreds of workers, because
-    each step costs an eigendecomposition (a second for all steps with a dozen workers), and on graphs whose edges are
-    all alike: use `uniform_rates` there.
+    each step costs an eigendecomposition (with a dozen workers all steps take about a second), and on graphs whose
+    edges are all alike: use `uniform_rates` there.
 
     Args:
         topology: Which workers exchange messages, from `optkit.topology`. Only its edges are used, not its weights; of

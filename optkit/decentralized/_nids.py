@@ -33,8 +33,8 @@ class NidsState(NamedTuple):
 
     Attributes:
         count: Number of updates so far, equal on all workers.
-        correction: `x_t - x_{t-1} + lr * g_{t-1}`, in float32 at least. Each worker has its own. Without a proximal
-            map, and if all workers have the same learning rate, their mean over workers is zero.
+        correction: The term `x_t - x_{t-1} + lr * g_{t-1}`, in float32 at least. Each worker has its own. Without a
+            proximal map, and if all workers have the same learning rate, their mean over workers is zero.
         displacement: What the last proximal map took away, `z_t - x_t`, in float32 at least. Each worker has its own.
             None without a proximal map.
     """

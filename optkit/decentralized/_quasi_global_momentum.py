@@ -72,7 +72,7 @@ def qg_dsgdm(
     Use it when the data of the workers differ and you would use SGD with momentum: it costs no more memory and no more
     messages. Avoid it when the bias must vanish, because its bias is only smaller than that of `gossip`, while
     `gradient_tracking` has none. Avoid learning rates that fall much faster than the workers come together, because the
-    momentum then becomes long.
+    momentum is then too large.
 
     Args:
         learning_rate: The learning rate, a positive number or a schedule. Steps in which it is zero leave the momentum

@@ -18,9 +18,9 @@ def repeated_mix(rounds: int) -> Mixing:
 
     The distance to the mean shrinks by the power `rounds` of the factor of one round.
 
-    Use it when one round brings the workers too little together, on topologies that are directed or change from step to
-    step. Avoid it on a symmetric topology that does not change, because `chebyshev_mix` comes closer to the mean with
-    as many messages. It sends `rounds` times as many messages as `mix`.
+    Use it when one round of mixing is not enough, on topologies that are directed or change from step to step. Avoid it
+    on a symmetric topology that does not change, because `chebyshev_mix` comes closer to the mean with as many
+    messages. It sends `rounds` times as many messages as `mix`.
 
     Args:
         rounds: Number of rounds, at least 1.

@@ -231,7 +231,7 @@ def train_along_path(
     Args:
         path: Numbers of workers, shape (steps,).
         tx: An optimizer. Its state travels with the parameters.
-        grad_fn: `grad_fn(worker, params)` returns the gradient at one worker, whose number is a traced integer.
+        grad_fn: A function `grad_fn(worker, params)` of the gradient at one worker, whose number is a traced integer.
         params: The first parameters.
 
     Returns:

@@ -35,8 +35,8 @@ def variance_corrected_mean(
         result = center(mean) + factor * (mean - center(mean))
 
     Use it when models were initialized independently: the entries of the mean of n such networks have a variance n
-    times too small, and it learns slowly. Avoid it when the models come from one another, because the factor is then
-    near 1 and consists of noise.
+    times too small, and such a mean learns slowly. Avoid it when the models come from one another, because the factor
+    is then near 1 and consists of noise.
 
     Args:
         models: A tree of floating-point arrays with a leading axis over models.

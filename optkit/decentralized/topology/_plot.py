@@ -18,7 +18,8 @@ def plot(topology: Topology, ax: Any) -> None:
     Use it when you want to see which workers exchange messages. Avoid it with many workers, because lines then overlap.
 
     Args:
-        topology: The topology to draw. Of a periodic topology the messages of all steps are drawn.
+        topology: Which workers exchange messages, from `optkit.topology`. Of a periodic topology the messages of all
+            steps are drawn.
         ax: Matplotlib axes.
 
     Example:
