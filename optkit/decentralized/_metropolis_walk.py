@@ -51,7 +51,7 @@ def metropolis_walk(graph: "nx.Graph", target: jax.typing.ArrayLike | None = Non
     require_undirected(graph, "graph")
     size = graph.number_of_nodes()
     if size == 0 or not nx.is_connected(graph):
-        raise ValueError(f"a walk's graph must be connected, got {nx.number_connected_components(graph)} parts")
+        raise ValueError(f"the graph must be connected, got {nx.number_connected_components(graph)} parts")
     target = np.ones(size) if target is None else np.asarray(target, np.float64)
     if target.shape != (size,) or not np.all(target > 0):
         raise ValueError(f"target must be {size} positive numbers, one for each worker, got {target!r}")

@@ -76,7 +76,7 @@ def from_graph(graph: "nx.Graph", weights: "Callable[[nx.Graph], np.ndarray] | N
         )
     if graph.number_of_nodes() == 0 or not nx.is_connected(graph):
         parts = nx.number_connected_components(graph)
-        raise ValueError(f"the graph of a topology must be connected, got {parts} parts")
+        raise ValueError(f"the graph must be connected, got {parts} parts")
     return Topology((metropolis_weights if weights is None else weights)(graph)[None])
 
 
