@@ -142,7 +142,7 @@ class Topology:
         """Returns the topology `(I + W) / 2`, which has no negative eigenvalues if W is symmetric.
 
         Use it when a method, such as `exact_diffusion` or `accelerated_mix`, refuses a topology because of its
-        eigenvalues. Avoid it otherwise, because a step then brings the workers less far together.
+        eigenvalues. Avoid it otherwise, because workers usually come together more slowly on it.
 
         Example:
             >>> from optkit import topology
