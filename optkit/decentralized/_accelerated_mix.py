@@ -1,9 +1,9 @@
-"""Accelerated mixing: Nesterov's momentum on the disagreement, for graphs that change slowly.
+"""Accelerated mixing: Nesterov's momentum on the disagreement of the workers, for graphs that change slowly.
 
 Metelev, Rogozin, Kovalev, Gasnikov, "Is Consensus Acceleration Possible in Decentralized Optimization over Slowly
-Time-Varying Networks?", 2023, arXiv:2301.11817: on graphs that change at will it is not, where a connected skeleton
-stays it can be. The rule is Nesterov's method on x'Lx / 2, of which a gradient step is a round of mixing. It was
-written from the idea, and the paper's bounds are not promised.
+Time-Varying Networks?", 2023, arXiv:2301.11817: it is not possible on graphs that change arbitrarily, but it can be
+where a connected skeleton stays. The rule here is Nesterov's method on x'Lx / 2, whose gradient step is one round of
+mixing. It was written from this idea and is not a transcription of the paper; the paper's bounds are not promised.
 """
 
 from typing import TYPE_CHECKING
@@ -28,25 +28,35 @@ __all__ = ["accelerated_mix"]
 
 
 def accelerated_mix(rounds: int, skeleton: "nx.Graph | None" = None) -> Mixing:
-    """Makes a mixing of several rounds with Nesterov's momentum, for graphs of which a connected part stays.
+    """Makes a mixing of several rounds with Nesterov's momentum, for graphs that change slowly.
 
-    The mean over workers stays. Links that fail should not come back within the rounds: then the disagreement only
-    loses terms. On one graph that does not change, `chebyshev_mix` is faster.
+    The rule of one round, where W is the mixing matrix of the round, z starts as x, and gap is the smallest positive
+    eigenvalue of I - W over the links that never fail::
+
+        x_new = W * z
+        z = x_new + (1 - sqrt(gap)) / (1 + sqrt(gap)) * (x_new - x)
+        x = x_new
+
+    The mean over workers stays the same.
+
+    Use it when the graph changes or links fail, but a connected part of it is always there. Links that fail should stay
+    down until the last round of the step: then failures only remove terms from the disagreement. Avoid it on a graph
+    that does not change, because `chebyshev_mix` is faster there with as many messages.
 
     Args:
-        rounds: how many, at least 1; one is `mix`.
-        skeleton: a graph of links that are in every step of the topology and never fail; its nodes, in their order, are
-            the workers. Default: all links that are in every step of the topology.
+        rounds: Number of rounds, at least 1. With 1 it is `mix`.
+        skeleton: An undirected `networkx` graph of links that are in every step of the topology and never fail. Its
+            nodes, in their order, are the workers. Default: None, all links that are in every step of the topology.
 
     Returns:
-        A mixing for symmetric topologies without negative eigenvalues, such as `ring(8).lazy()`, and symmetric links;
-        `links` may be of shape (rounds, workers, workers), one for each round. Messages are float32 at least, as many
-        as in so many `mix`. It raises a `ValueError` for other topologies, and where the skeleton is not part of every
-        step or does not join all workers.
+        A mixing for symmetric topologies without negative eigenvalues, such as `ring(8).lazy()`, and for symmetric
+        links. Its `links` may have the shape (rounds, workers, workers), one array for each round. It sends as many
+        messages as `mix` run `rounds` times, in float32 at least. It raises a `ValueError` for other topologies, and if
+        the skeleton is not part of every step or does not join all workers.
 
     Raises:
-        ValueError: if `rounds` is no positive integer, or the skeleton directed.
-        TypeError: if `skeleton` is no graph of `networkx`.
+        ValueError: If `rounds` is not a positive integer, or the skeleton is directed.
+        TypeError: If `skeleton` is not a graph of `networkx`.
 
     Example:
         >>> import jax
@@ -58,8 +68,7 @@ def accelerated_mix(rounds: int, skeleton: "nx.Graph | None" = None) -> Mixing:
         0.87
 
     Reference:
-        Metelev et al., "Is Consensus Acceleration Possible in Decentralized Optimization over Slowly Time-Varying
-        Networks?", 2023, arXiv:2301.11817.
+        arXiv:2301.11817.
     """
     check_integer("rounds", rounds)
     if skeleton is not None:
@@ -85,9 +94,9 @@ def accelerated_mix(rounds: int, skeleton: "nx.Graph | None" = None) -> Mixing:
 
 
 def _gap_that_stays(topology: Topology, skeleton: "nx.Graph | None") -> float:
-    """Gives the smallest positive eigenvalue of I - W over the links that never fail, or says why there is none."""
+    """Returns the smallest positive eigenvalue of I - W over the links that never fail, or raises if there is none."""
     if not topology.is_symmetric or topology.smallest_eigenvalue < -1e-9:
-        found = "is directed" if not topology.is_symmetric else f"has one of {topology.smallest_eigenvalue:.3g}"
+        found = "is directed" if not topology.is_symmetric else f"has the eigenvalue {topology.smallest_eigenvalue:.3g}"
         raise ValueError(
             "accelerated_mix needs a symmetric topology without negative eigenvalues, such as topology.lazy(), but this"
             f" one {found}"

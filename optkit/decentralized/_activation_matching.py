@@ -1,8 +1,8 @@
-"""Activation matching: units of other workers' networks are put into one's own order before parameters are averaged.
+"""Activation matching: reorders the units of other workers' networks to match a worker's own, then averages parameters.
 
 Saadati, Pham, Saleem, Waite, Balu, Jiang, Hegde, Sarkar, "DIMAT: Decentralized Iterative Merging-And-Training for Deep
-Learning Models", 2024, arXiv:2404.08079; matching as in Ainsworth, Hayase, Srinivasa, "Git Re-Basin: Merging Models
-modulo Permutation Symmetries", 2022, arXiv:2209.04836.
+Learning Models", 2024, arXiv:2404.08079. Units are matched as in Ainsworth, Hayase, Srinivasa, "Git Re-Basin: Merging
+Models modulo Permutation Symmetries", 2022, arXiv:2209.04836.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,27 +24,34 @@ __all__ = ["activation_matched_mix", "align_units", "match_units", "permute_unit
 
 
 class Activations(Protocol):
-    """A function that says what the units of a network do."""
+    """A function that maps a network's parameters to the activations of its units."""
 
     def __call__(self, params: Any, /) -> Mapping[str, jax.Array]:
-        """Gives for each group of units the activations on one's own examples, the last axis over units."""
+        """Returns the activations of each group of units on the worker's own examples, the last axis over units."""
         ...
 
 
 def match_units(own: jax.Array, other: jax.Array) -> jax.Array:
-    """Finds the order of another layer's units that correlates best with one's own.
+    """Finds the order of another layer's units that correlates best with the units of one's own layer.
+
+    The rule, where activations are centered and scaled to length one for each unit::
+
+        order = permutation that maximizes sum_i correlation(own_i, other_order(i))
+
+    Use it when you want to compare or average the layers of two networks that were initialized independently. Avoid it
+    in every step of training, because it solves an assignment problem, whose time is cubic in the number of units.
 
     Args:
-        own: activations on some examples, the last axis over units: features of dense layers, channels of
-            convolutions.
-        other: those of the other layer, on the same examples.
+        own: Activations of one's own layer on some examples, with the last axis over units: features of dense layers,
+            channels of convolutions.
+        other: Activations of the other layer on the same examples, of the same shape.
 
     Returns:
-        For each of one's own units the number of the other's unit that goes with it, each number once. Any order where
-        an activation is not finite.
+        For each of one's own units the number of the other layer's unit that corresponds to it; each number occurs
+        once. If an activation is not finite, the order is arbitrary.
 
     Raises:
-        ValueError: if shapes differ.
+        ValueError: If the shapes differ.
 
     Example:
         >>> own = jnp.array([[0.0, 1.0, 5.0], [1.0, 0.0, 6.0], [2.0, 3.0, 1.0]])
@@ -52,38 +59,40 @@ def match_units(own: jax.Array, other: jax.Array) -> jax.Array:
         Array([1, 2, 0], dtype=int32)
 
     Reference:
-        Ainsworth, Hayase, Srinivasa, "Git Re-Basin: Merging Models modulo Permutation Symmetries", 2022,
         arXiv:2209.04836.
     """
     if own.shape != other.shape or own.ndim < 2:
         raise ValueError(
-            f"activations must be alike and have axes over examples and units, got {own.shape}, {other.shape}"
+            f"activations must have one shape, with axes over examples and units, got {own.shape}, {other.shape}"
         )
     correlation = jnp.einsum("ei,ej->ij", _standardize(own), _standardize(other), precision=jax.lax.Precision.HIGHEST)
-    # No assignment of NaN comes to an end.
+    # With NaN the search for an assignment would not end.
     correlation = jnp.where(jnp.all(jnp.isfinite(correlation)), correlation, 0)
     rows, columns = optax.assignment.hungarian_algorithm(-correlation)
     return jnp.zeros(len(rows), jnp.int32).at[rows].set(columns.astype(jnp.int32))
 
 
 def permute_units(params: Any, units: Any, orders: Mapping[str, jax.Array]) -> Any:
-    """Puts units of a network into another order. With all axes of a group named, the network's function stays.
+    """Puts the units of a network into another order.
+
+    If all axes of a group of units are named, the function that the network computes stays the same.
+
+    Use it when you have an order from `match_units`; `align_units` does both.
 
     Args:
-        params: a tree of arrays.
-        units: what each leaf's axes go over: a tree of that structure, with a tuple for each leaf that has for each
-            axis the name of a group of units, or None where it keeps its order. For a network of two dense layers
-            `{"in": {"kernel": (None, "hidden"), "bias": ("hidden",)}, "out": {"kernel": ("hidden", None), "bias":
-            (None,)}}`. Parameters of norm layers have the group of the layer that they follow; layers joined by a
-            residual connection share one.
-        orders: for each group the numbers of its units, in the order in which they are wanted. Groups that are missing
-            stay.
+        params: A tree of arrays.
+        units: Which group of units each axis of each leaf belongs to: a tree of the structure of `params`, with a tuple
+            for each leaf. The tuple has for each axis the name of a group, or None if the axis keeps its order. For a
+            network of two dense layers it is `{"in": {"kernel": (None, "hidden"), "bias": ("hidden",)}, "out":
+            {"kernel": ("hidden", None), "bias": (None,)}}`. Parameters of norm layers have the group of the layer
+            before them; layers that are joined by a residual connection share one group.
+        orders: For each group the numbers of its units in their new order. Groups that are missing keep their order.
 
     Returns:
         The tree of reordered arrays.
 
     Raises:
-        ValueError: if a leaf has another number of axes than names, or an axis another size than its order.
+        ValueError: If a leaf has another number of axes than names, or an axis has another size than its order.
 
     Example:
         >>> permute_units({"bias": jnp.array([1.0, 2.0, 3.0])}, {"bias": ("hidden",)}, {"hidden": jnp.array([2, 0, 1])})
@@ -109,17 +118,23 @@ def permute_units(params: Any, units: Any, orders: Mapping[str, jax.Array]) -> A
 
 
 def align_units(params: Any, others: Any, units: Any, activations: Activations) -> Any:
-    """Puts another network's units into the order of one's own.
+    """Puts the units of another network into the order of one's own network.
+
+    Use it when you want to average two networks that were initialized independently. Avoid it in every step of
+    training, because it solves an assignment problem for each layer, whose time is cubic in the number of units.
 
     Args:
-        params: one's own.
-        others: the other network's.
-        units: see `permute_units`.
-        activations: called with parameters, gives for each group of units the activations on the same examples, the
-            last axis over units.
+        params: One's own parameters.
+        others: The other network's parameters.
+        units: See `permute_units`.
+        activations: A function that maps parameters to the activations of each group of units, always on the same
+            examples, with the last axis over units.
 
     Returns:
         The other network's parameters, reordered.
+
+    Raises:
+        ValueError: If shapes do not match.
 
     Example:
         >>> units = {"in": (None, "hidden"), "out": ("hidden", None)}
@@ -130,7 +145,6 @@ def align_units(params: Any, others: Any, units: Any, activations: Activations) 
         Array([3., 4.], dtype=float32)
 
     Reference:
-        Saadati et al., "DIMAT: Decentralized Iterative Merging-And-Training for Deep Learning Models", 2024,
         arXiv:2404.08079.
     """
     own, theirs = dict(activations(params)), dict(activations(others))
@@ -138,16 +152,21 @@ def align_units(params: Any, others: Any, units: Any, activations: Activations) 
 
 
 def activation_matched_mix(units: Any, activations: Activations) -> Mixing:
-    """Makes a mixing that puts each neighbour's units into one's own order before it averages (DIMAT).
+    """Makes a mixing that puts each neighbour's units into a worker's own order before it averages parameters (DIMAT).
 
-    Give it to `gossip` with `every`, since matching costs an assignment, of cubic time, for each layer and neighbour.
-    It is for workers that were initialized apart. Do not take it for those that began together: their units are in one
-    order already. It is no mixing of anything but parameters, and does not keep the mean over workers.
+    The rule, where P_ij puts the units of worker j into the order of worker i::
+
+        x_i = x_i + sum_j W_ij * (P_ij(x_j) - x_i)
+
+    Use it with `gossip` and `every`, for workers that were initialized independently. Avoid it when the workers began
+    with the same parameters, because their units are in the same order already, and in every step, because it solves an
+    assignment problem of cubic time for each layer and neighbour. It can mix only parameters, and it does not keep the
+    mean over workers.
 
     Args:
-        units: see `permute_units`.
-        activations: called with parameters, gives for each group of units the activations on this worker's own
-            examples, the last axis over units: a function of the traced step, or of fixed examples.
+        units: See `permute_units`.
+        activations: A function that maps parameters to the activations of each group of units on this worker's own
+            examples, with the last axis over units. Define it inside the traced step, or with fixed examples.
 
     Returns:
         A mixing that sends the parameters once in each round of the topology. Its `links` are those of `mix`.
@@ -164,7 +183,6 @@ def activation_matched_mix(units: Any, activations: Activations) -> Mixing:
         [[[1.0, -2.0]], [[-2.0, 1.0]]]
 
     Reference:
-        Saadati et al., "DIMAT: Decentralized Iterative Merging-And-Training for Deep Learning Models", 2024,
         arXiv:2404.08079.
     """
 
@@ -184,7 +202,7 @@ def activation_matched_mix(units: Any, activations: Activations) -> Mixing:
 def _matched(
     tree: Any, rounds: tuple[Round, ...], axis_name: AxisName, links: jax.Array | None, aligned: Callable[[Any], Any]
 ) -> Any:
-    """Takes the weighted mean with neighbours that were put into one's own order."""
+    """Returns the weighted mean with the neighbours, whose units were put into the worker's own order."""
     if not rounds:
         return tree
     worker, wide = jax.lax.axis_index(axis_name), widen(tree)
@@ -196,7 +214,7 @@ def _matched(
     received = [jax.tree.map(lambda x, p=p: jax.lax.ppermute(x, axis_name, p), tree) for p, _ in rounds]
 
     def difference(heard_and_received):
-        # What is not heard may be NaN.
+        # A message that is not heard may be NaN.
         other = optax.tree.where(heard_and_received[0], heard_and_received[1], tree)
         return optax.tree.sub(widen(aligned(other)), wide)
 
@@ -211,7 +229,7 @@ def _matched(
 
 
 def _standardize(activations: jax.Array) -> jax.Array:
-    """Gives each unit mean zero and length one over all examples; a constant one is zero."""
+    """Shifts and scales each unit to mean zero and length one over all examples; a constant unit becomes zero."""
     flat = widen(activations).reshape(-1, activations.shape[-1])
     centered = flat - jnp.mean(flat, axis=0, keepdims=True)
     length = jnp.linalg.norm(centered, axis=0, keepdims=True)
@@ -237,7 +255,7 @@ METHODS = (
         name="match_units",
         factory=match_units,
         kind="function",
-        summary="Finds the order of another layer's units that correlates best with one's own.",
+        summary="Finds the order of another layer's units that correlates best with the units of one's own layer.",
         paper=Paper(
             "Git Re-Basin: Merging Models modulo Permutation Symmetries",
             "Ainsworth, Hayase, Srinivasa",

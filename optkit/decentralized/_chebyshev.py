@@ -1,8 +1,9 @@
-"""Chebyshev mixing: several rounds whose weights alternate so that the distance to the mean shrinks fastest.
+"""Chebyshev mixing: several rounds, weighted so that the distance to the mean shrinks as fast as possible.
 
 Scaman, Bach, Bubeck, Lee, Massoulié, "Optimal Algorithms for Smooth and Strongly Convex Distributed Optimization in
-Networks", 2017, arXiv:1702.08704. Their polynomial of the Laplacian is written here for a mixing matrix W, scaled by
-its contraction, and divided by its value at one in each round, so that nothing grows with the number of rounds.
+Networks", 2017, arXiv:1702.08704. The paper has a polynomial of the Laplacian. Here it is a polynomial of a mixing
+matrix W, scaled by its contraction, and divided by its value at one in each round, so that no number grows with the
+rounds.
 """
 
 import jax
@@ -19,22 +20,30 @@ __all__ = ["chebyshev_mix"]
 
 
 def chebyshev_mix(rounds: int) -> Mixing:
-    """Makes a mixing of several rounds with Chebyshev's polynomial, `T_K(W / rho) / T_K(1 / rho)`.
+    """Makes a mixing of several rounds that are weighted by Chebyshev's polynomial.
 
-    Here rho is `topology.contraction`. The rounds that it takes to come near the mean grow with the inverse root of the
-    spectral gap, where those of `repeated_mix` grow with its inverse: on a ring with the number of workers, not with
-    its square. The mean over workers stays. Do not take it where graphs change, there is `accelerated_mix`: if `links`
-    fail, the mean still stays, but the distance from it may grow.
+    The rule, where W is the mixing matrix, rho is `topology.contraction` and T is Chebyshev's polynomial of degree
+    `rounds`::
+
+        x = T(W / rho) / T(1 / rho) * x
+
+    The mean over workers stays the same. The number of rounds needed to come near the mean grows with the inverse
+    square root of the spectral gap; for `repeated_mix` it grows with the inverse. On a ring it grows with the number of
+    workers instead of its square.
+
+    Use it when the topology is symmetric and does not change, and one round of mixing is not enough. Avoid it when the
+    graph changes or `links` fail, because the distance from the mean may then grow (the mean itself still stays the
+    same); use `accelerated_mix` there.
 
     Args:
-        rounds: how many, at least 1; one is `mix`.
+        rounds: Number of rounds, at least 1. With 1 it is `mix`.
 
     Returns:
-        A mixing for symmetric topologies that do not change; messages are float32 at least, as many as in so many
-        `mix`, on a complete topology as in one. It raises a `ValueError` for other topologies.
+        A mixing for symmetric topologies that do not change; it raises a `ValueError` for other topologies. It sends as
+        many messages as `mix` run `rounds` times, in float32 at least; on a complete topology as many as one `mix`.
 
     Raises:
-        ValueError: if `rounds` is no positive integer.
+        ValueError: If `rounds` is not a positive integer.
 
     Example:
         >>> import jax
@@ -46,7 +55,6 @@ def chebyshev_mix(rounds: int) -> Mixing:
         0.7
 
     Reference:
-        Scaman et al., "Optimal Algorithms for Smooth and Strongly Convex Distributed Optimization in Networks", 2017,
         arXiv:1702.08704.
     """
     check_integer("rounds", rounds)
@@ -58,7 +66,7 @@ def chebyshev_mix(rounds: int) -> Mixing:
             raise ValueError(
                 "chebyshev_mix needs one symmetric topology, got "
                 + (
-                    f"a sequence of {topology.period}: take accelerated_mix"
+                    f"a sequence of {topology.period}: use accelerated_mix instead"
                     if topology.period > 1
                     else "a directed one"
                 )
@@ -89,7 +97,7 @@ METHODS = (
         name="chebyshev_mix",
         factory=chebyshev_mix,
         kind="function",
-        summary="Mixes several times with the weights of Chebyshev's polynomial, which come nearest to the mean.",
+        summary="Mixes several times, weighted by Chebyshev's polynomial to come as near to the mean as possible.",
         paper=Paper(
             "Optimal Algorithms for Smooth and Strongly Convex Distributed Optimization in Networks",
             "Scaman et al.",

@@ -1,7 +1,7 @@
-"""CHOCO: each worker takes its own optimizer's step and sends compressed differences of its parameters.
+"""CHOCO: each worker takes a step of its own optimizer and sends compressed differences of its parameters.
 
 Koloskova, Stich, Jaggi, "Decentralized Stochastic Optimization and Gossip Algorithms with Compressed Communication",
-2019, arXiv:1902.00340 (CHOCO-SGD), in the order of the code of Yan et al., 2023: adapt, then combine.
+2019, arXiv:1902.00340 (CHOCO-SGD). The order of the steps, adapt then combine, is that of the code of Yan et al., 2023.
 """
 
 from typing import NamedTuple
@@ -31,8 +31,8 @@ class ChocoState(NamedTuple):
     """State of `choco`.
 
     Attributes:
-        sent: what neighbours know of the parameters; each worker's own.
-        inner: state of the inner optimizer, each worker's own.
+        sent: What neighbours know of the parameters. Each worker has its own.
+        inner: State of the inner optimizer. Each worker has its own.
     """
 
     sent: CompressedConsensusState
@@ -49,27 +49,38 @@ def choco(
 ) -> optax.GradientTransformationExtraArgs:
     """Runs an optimizer on each worker's own gradients, and sends compressed differences of parameters to neighbours.
 
-    It is `gossip` with compressed messages, and has its bias where workers' data differ. Give each worker its own
-    gradients, not averaged, and its own parameters, and report the mean of these. It overwrites parameters and comes
-    last in a chain.
+    The update rule, where i and j are workers, W is the mixing matrix of the topology, and k_i, which starts at zero,
+    is what the neighbours know of worker i's parameters::
+
+        h_i = x_i + inner(g_i)
+        k_i = k_i + compress(h_i - k_i)
+        x_i = h_i + gamma * sum_j W_ij * (k_j - k_i)
+
+    It is `gossip` with compressed messages. Give each worker its own parameters and its own gradients, not averaged,
+    and report the mean of the parameters. In a chain it must be the last transformation, because it overwrites the
+    parameters.
+
+    Use it when messages are too large for the network. Avoid it when the data of the workers differ much, because it
+    has the bias of `gossip`, or when messages get lost: the mean over workers stays the same, but the content of a lost
+    message is never sent again. It stores two more numbers per parameter than `inner`.
 
     Args:
-        inner: an optimizer, learning rate included; its state is never mixed.
-        topology: who hears whom, the same in each step.
-        compressor: of what is sent, contractive, such as `top_k(0.1)`.
-        axis_name: the axis over workers.
-        gamma: how far parameters move towards the neighbours', in (0, 1]: the smaller the more the compressor forgets.
-            With `identity()` and 1 it is `gossip`.
+        inner: The optimizer that is wrapped, with its learning rate. Its state is never mixed.
+        topology: Which workers exchange messages, from `optkit.topology`. It must be the same in each step.
+        compressor: Compresses the messages. It must be contractive, such as `top_k(0.1)`.
+        axis_name: Name of the axis over workers.
+        gamma: Size of the step towards the neighbours' parameters, in (0, 1]. The more the compressor leaves out, the
+            smaller it must be. With 1 and the compressor `identity()` the method is `gossip`.
 
     Returns:
-        An optimizer that takes the extra argument `links`, see `mix`: a lost message keeps the mean over workers, but
-        what it said is never made up for. Its state is two numbers a parameter and the inner one's. A step sends the
-        compressed tree, in float32 at least, in each of the topology's rounds.
+        An optimizer whose `update` takes the extra argument `links`: which messages arrive, see `mix`. Its state is two
+        numbers per parameter and that of `inner`. A step sends the compressed tree, in float32 at least, in each round
+        of the topology.
 
     Raises:
-        ValueError: if `gamma` is out of its range, the topology changes from step to step, or `axis_name` is not one
+        ValueError: If `gamma` is out of its range, the topology changes from step to step, or `axis_name` is not one
             name.
-        TypeError: if `topology` is no `Topology`.
+        TypeError: If `topology` is not a `Topology`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -84,8 +95,7 @@ def choco(
         [[1.5, 0.0], [3.0, 0.5], [4.5, 1.0]]
 
     Reference:
-        Koloskova, Stich, Jaggi, "Decentralized Stochastic Optimization and Gossip Algorithms with Compressed
-        Communication", 2019, arXiv:1902.00340.
+        arXiv:1902.00340.
     """
     check_range("gamma", gamma, 0.0, 1.0, low_open=True)
     require_constant(topology, axis_name, "choco")

@@ -1,8 +1,8 @@
 """The exchange of compressed messages between neighbours, and consensus by compressed differences.
 
-The rule of consensus is CHOCO's: Koloskova, Stich, Jaggi, "Decentralized Stochastic Optimization and Gossip Algorithms
-with Compressed Communication", 2019, arXiv:1902.00340. In place of the neighbours' copies a worker keeps one running
-sum of how their messages differ from its own.
+The rule of consensus is that of CHOCO: Koloskova, Stich, Jaggi, "Decentralized Stochastic Optimization and Gossip
+Algorithms with Compressed Communication", 2019, arXiv:1902.00340. A worker does not keep copies of its neighbours'
+values, but one running sum of the differences between their messages and its own.
 """
 
 from typing import Any, NamedTuple
@@ -21,13 +21,14 @@ from optkit.decentralized.topology._topology import require_topology
 
 
 class CompressedConsensusState(NamedTuple):
-    """What a worker and its neighbours know of a value of which they were sent compressed differences.
+    """State of the consensus by compressed differences.
 
     Attributes:
-        known: what the worker's messages add up to, in float32 at least; each worker's own.
-        gap: by how much the weighted mean of what all its neighbours' messages add up to exceeds `known`; each worker's
-            own, of mean zero over workers.
-        compressor: state of the compressor; equal on all workers for those of optkit.
+        known: Sum of the worker's messages so far, which is what neighbours know of its value, in float32 at least.
+            Each worker has its own.
+        gap: Weighted mean of the neighbours' `known`, minus the worker's own. Each worker has its own; their mean over
+            workers is zero.
+        compressor: State of the compressor, which is equal on all workers for the compressors of optkit.
     """
 
     known: Any
@@ -44,23 +45,25 @@ def exchange(
     *,
     links: jax.Array | None = None,
 ) -> tuple[Any, Any]:
-    """Sends compressed messages to the neighbours and adds up how theirs differ from one's own.
+    """Sends compressed messages to the neighbours and adds up the differences between theirs and the worker's own.
 
-    In the compiled program a worker sends the message, as it is, once for each of the topology's rounds.
+    In the compiled program a worker sends the compressed message once in each of the topology's rounds.
 
     Args:
-        message: what the compressor has made of a tree.
-        like: a tree of the shapes and dtypes of what it stands for.
-        compressor: what decompresses.
-        topology: who hears whom; the same in each step, see `require_constant`.
-        axis_name: the axis over workers.
-        links: as in `mix`: what is not heard counts like one's own, and may be NaN.
+        message: What the compressor has made of a tree.
+        like: A tree with the shapes and dtypes of the decompressed message.
+        compressor: The compressor, which decompresses the messages.
+        topology: Which workers exchange messages, from `optkit.topology`; the same in each step, see
+            `require_constant`.
+        axis_name: Name of the axis over workers.
+        links: Which messages arrive, as in `mix`. A message that is not heard is replaced by the worker's own, and may
+            be NaN.
 
     Returns:
-        One's own message `q_i`, decompressed, and `sum_j W_ij (q_j - q_i)`.
+        The worker's own message `q_i`, decompressed, and `sum_j W_ij (q_j - q_i)`.
 
     Raises:
-        ValueError: if the axis has another size than the topology.
+        ValueError: If the axis and the topology have different numbers of workers.
 
     Example:
         >>> from optkit.compressors import identity
@@ -89,23 +92,23 @@ def exchange(
 
 
 def require_constant(topology: Topology, axis_name: AxisName, method: str) -> None:
-    """Raises for periodic topologies: running sums of messages are sums over one set of neighbours.
+    """Raises an error for periodic topologies, because running sums need the same neighbours in each step.
 
     Raises:
-        ValueError: if the topology's period is more than one step, or `axis_name` is not one name.
-        TypeError: if it is no topology.
+        ValueError: If the topology's period is more than one step, or `axis_name` is not one name.
+        TypeError: If `topology` is not a `Topology`.
     """
     require_topology(topology)
     check_axis_name(axis_name)
     if topology.period > 1:
         raise ValueError(
-            f"{method} keeps running sums of what its neighbours sent and needs the same neighbours in each step, got a"
+            f"{method} keeps running sums of its neighbours' messages and needs the same neighbours in each step, got a"
             f" topology of period {topology.period}"
         )
 
 
 def init_consensus(params: Any, compressor: Compressor) -> CompressedConsensusState:
-    """Begins with nothing sent."""
+    """Returns the state before the first message."""
     known, gap = optax.tree.zeros_like(params), optax.tree.zeros_like(params)
     return CompressedConsensusState(known=known, gap=gap, compressor=compressor.init(params))
 
@@ -119,19 +122,19 @@ def compressed_consensus(
     gamma: jax.typing.ArrayLike,
     links: jax.Array | None,
 ) -> tuple[Any, CompressedConsensusState]:
-    """Sends how a value differs from what is known of it, compressed, and moves it towards the neighbours' values.
+    """Sends what neighbours do not know of a value yet, compressed, and moves the value towards theirs.
 
     Args:
-        tree: one worker's value.
-        state: what is known of it.
-        compressor: of the difference.
-        topology: who hears whom, the same in each step.
-        axis_name: the axis over workers.
-        gamma: how far it moves.
-        links: as in `mix`.
+        tree: One worker's value.
+        state: What is known of it.
+        compressor: Compresses the difference.
+        topology: Which workers exchange messages, from `optkit.topology`; the same in each step.
+        axis_name: Name of the axis over workers.
+        gamma: Size of the step towards the neighbours' values.
+        links: Which messages arrive, as in `mix`.
 
     Returns:
-        The value, moved, and the next state. Means over workers stay.
+        The value after the step, and the next state. The mean over workers stays the same.
     """
     difference = optax.tree.sub(tree, state.known)
     message, compressor_state = compressor.compress(difference, state.compressor)  # Q(x - xhat)

@@ -1,8 +1,9 @@
-"""CDProxSGT: DProxSGT whose workers send compressed differences only.
+"""CDProxSGT: the method DProxSGT, with workers that send only compressed differences.
 
 Yan, Chen, Chen, Cui, Lu, Xu, "Compressed Decentralized Proximal Stochastic Gradient Method for Nonconvex Composite
-Problems with Heterogeneous Data", 2023, arXiv:2302.14252. In place of the neighbours' copies a worker keeps one running
-sum of what they sent, as in the authors' code. That code has no proximal map; it stands where the paper has it.
+Problems with Heterogeneous Data", 2023, arXiv:2302.14252. As in the authors' code, a worker does not keep copies of its
+neighbours' values, but one running sum of their messages. That code has no proximal map; here it stands where the paper
+has it.
 """
 
 from typing import NamedTuple
@@ -38,12 +39,12 @@ class CompressedProximalTrackingState(NamedTuple):
     """State of `compressed_proximal_tracking`.
 
     Attributes:
-        count: number of updates so far, equal on all workers.
-        gradient: each worker's own last gradient, in float32 at least.
-        tracked: each worker's estimate of the mean gradient over workers, in float32 at least. The mean of the
+        count: Number of updates so far, equal on all workers.
+        gradient: Each worker's own last gradient, in float32 at least.
+        tracked: Each worker's estimate of the mean gradient over workers, in float32 at least. The mean of the
             estimates is the mean of the gradients.
-        gradients_sent: what neighbours know of the estimates; each worker's own.
-        params_sent: what neighbours know of the parameters; each worker's own.
+        gradients_sent: What neighbours know of the estimates. Each worker has its own.
+        params_sent: What neighbours know of the parameters. Each worker has its own.
     """
 
     count: jax.typing.ArrayLike
@@ -63,33 +64,51 @@ def compressed_proximal_tracking(
     gamma_x: jax.typing.ArrayLike = 0.5,
     gamma_y: jax.typing.ArrayLike = 0.5,
 ) -> optax.GradientTransformationExtraArgs:
-    """CDProxSGT: `proximal_gradient_tracking` whose workers send compressed differences only.
+    """Decentralized proximal gradient descent with tracked gradients and compressed messages (CDProxSGT).
 
-    With `identity()` and gammas of 1 it is that method. Compressors that forget, such as `top_k`, are allowed, but the
-    more they forget the smaller gammas and learning rate must be. Of random compressors take contractive ones. It
-    overwrites parameters and comes last in a chain. Mixed parameters are sparse in the limit only: apply `prox` to
-    those that you report.
+    The update rule, where i and j are workers, W is the mixing matrix of the topology, g_old is the gradient of the
+    step before, and k_i is what the neighbours know of worker i's value; y, g_old and both k start at zero::
+
+        y_i = exchange(y_i + g_i - g_old_i, gamma_y)
+        z_i = prox(x_i - lr * y_i, lr)
+        x_i = exchange(z_i, gamma_x)
+
+        exchange(a_i, gamma), with one k for y and one for x:
+            k_i = k_i + compress(a_i - k_i)
+            a_i = a_i + gamma * sum_j W_ij * (k_j - k_i)
+
+    It is `proximal_gradient_tracking` with compressed messages. With the compressor `identity()` and both gammas 1 it
+    is that method. In a chain it must be the last transformation, because it overwrites the parameters. Mixed
+    parameters are sparse only in the limit: apply `prox` to those that you report.
+
+    Use it when the loss has a penalty or a constraint, the data of the workers differ, and messages are too large for
+    the network. Avoid it when memory is scarce, because it stores six numbers per parameter, or when messages get lost:
+    the means over workers stay the same, but the content of a lost message is never sent again, and workers drift
+    apart.
 
     Args:
-        learning_rate: a positive number or a schedule.
-        topology: who hears whom, the same in each step.
-        prox: the penalty's or constraint's proximal map, a function of a tree and of the learning rate, such as
+        learning_rate: The learning rate, a positive number or a schedule. The more the compressor leaves out, the
+            smaller it must be.
+        topology: Which workers exchange messages, from `optkit.topology`. It must be the same in each step.
+        prox: The proximal map of the penalty or constraint, a function of a tree and of the learning rate, such as
             `prox.l1(1e-4)`.
-        compressor: of what is sent, such as `top_k(0.3)`.
-        axis_name: the axis over workers.
-        gamma_x: how far parameters move towards the neighbours', in (0, 1]; default 0.5.
-        gamma_y: how far estimates of the mean gradient do, in (0, 1]; default 0.5.
+        compressor: Compresses the messages, for example `top_k(0.3)`. Biased compressors such as `top_k` are allowed. A
+            random compressor must be contractive.
+        axis_name: Name of the axis over workers.
+        gamma_x: Size of the step towards the neighbours' parameters, in (0, 1]. The more the compressor leaves out, the
+            smaller it must be. Default: 0.5.
+        gamma_y: Size of the step towards the neighbours' estimates of the mean gradient, in (0, 1]. The more the
+            compressor leaves out, the smaller it must be. Default: 0.5.
 
     Returns:
-        An optimizer that takes the extra argument `links`, see `mix`: a lost message keeps the means over workers, but
-        what it said is never made up for, and workers part. Its state is six numbers a parameter. A step sends, in each
-        of the topology's rounds, two compressed trees in float32 at least: with `top_k` 2 k (4 + 4) bytes for k entries
-        kept.
+        An optimizer whose `update` takes the extra argument `links`: which messages arrive, see `mix`. A step sends two
+        compressed trees in each round of the topology, in float32 at least; with `top_k` these are 2 k (4 + 4) bytes,
+        where k is the number of entries kept. Its state is six numbers per parameter.
 
     Raises:
-        ValueError: if a gamma is out of its range, the topology changes from step to step, or `axis_name` is not one
-            name.
-        TypeError: if `topology` is no `Topology`, or `prox` no function.
+        ValueError: If `gamma_x` or `gamma_y` is out of its range, the topology changes from step to step, or
+            `axis_name` is not one name.
+        TypeError: If `topology` is not a `Topology`, or `prox` is not a function.
 
     Example:
         >>> import optkit
@@ -104,8 +123,7 @@ def compressed_proximal_tracking(
         [[2.5, 0.0], [3.5, 0.0], [4.5, 0.5]]
 
     Reference:
-        Yan et al., "Compressed Decentralized Proximal Stochastic Gradient Method for Nonconvex Composite Problems with
-        Heterogeneous Data", 2023, arXiv:2302.14252.
+        arXiv:2302.14252.
     """
     refuse_arrays(prox=prox)
     check_proximal(prox, "compressed_proximal_tracking")

@@ -1,4 +1,7 @@
-"""How far apart the workers are."""
+"""Measures of how far apart the workers are.
+
+Zhu et al., "Decentralized SGD and Average-direction SAM are Asymptotically Equivalent", 2023, arXiv:2306.02913.
+"""
 
 from typing import Any
 
@@ -14,17 +17,20 @@ __all__ = ["consensus_covariance_trace", "consensus_distance"]
 
 
 def consensus_covariance_trace(tree: Any, axis_name: AxisName) -> jax.Array:
-    """Gives the trace of the covariance of the workers' values, the mean of `|x_i - mean|^2`.
+    """Returns the trace of the covariance of the workers' values, the mean over workers of `|x_i - mean|^2`.
 
-    To second order, decentralized SGD descends on the loss averaged over a Gaussian of this covariance around the mean:
-    it is sharpness-aware minimization along average directions.
+    To second order, decentralized SGD minimizes the loss averaged over a Gaussian around the mean that has this
+    covariance: it is sharpness-aware minimization along average directions.
+
+    Use it when you want to follow how far apart the workers are. Avoid it in every step, because it averages the values
+    over all workers.
 
     Args:
-        tree: one worker's values; arrays that are no floating-point numbers do not count.
-        axis_name: the axis over workers.
+        tree: One worker's values. Arrays that are not floating-point numbers do not count.
+        axis_name: Name of the axis over workers.
 
     Returns:
-        A scalar, float32 at least, equal on all workers. It costs an average of the values, for every now and then.
+        A scalar in float32 at least, equal on all workers.
 
     Example:
         >>> import jax
@@ -33,7 +39,7 @@ def consensus_covariance_trace(tree: Any, axis_name: AxisName) -> jax.Array:
         [1.0, 1.0]
 
     Reference:
-        Zhu et al., "Decentralized SGD and Average-direction SAM are Asymptotically Equivalent", 2023, arXiv:2306.02913.
+        arXiv:2306.02913.
     """
     values = [widen(x) for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
     deviations = [x - jax.lax.pmean(x, axis_name) for x in values]
@@ -42,14 +48,19 @@ def consensus_covariance_trace(tree: Any, axis_name: AxisName) -> jax.Array:
 
 
 def consensus_distance(tree: Any, axis_name: AxisName) -> jax.Array:
-    """Gives the distance of the workers' values from their mean, root mean square over workers.
+    """Returns the root mean square distance of the workers' values from their mean.
+
+    It is the square root of `consensus_covariance_trace`.
+
+    Use it when you want to follow how far apart the workers are, in the unit of the values. Avoid it in every step,
+    because it averages the values over all workers.
 
     Args:
-        tree: one worker's values; arrays that are no floating-point numbers do not count.
-        axis_name: the axis over workers.
+        tree: One worker's values. Arrays that are not floating-point numbers do not count.
+        axis_name: Name of the axis over workers.
 
     Returns:
-        A scalar, float32 at least, equal on all workers: the root of `consensus_covariance_trace`.
+        A scalar in float32 at least, equal on all workers.
 
     Example:
         >>> import jax
@@ -65,7 +76,7 @@ METHODS = (
         name="consensus_distance",
         factory=consensus_distance,
         kind="function",
-        summary="The distance of the workers' values from their mean, root mean square.",
+        summary="The root mean square distance of the workers' values from their mean.",
         also_known_as=("consensus error", "disagreement"),
     ),
     Method(

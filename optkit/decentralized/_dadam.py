@@ -1,9 +1,9 @@
-"""DADAM: each worker's own Adam, and mixed parameters.
+"""DADAM: each worker runs its own Adam, and neighbours mix their parameters.
 
 Nazari, Tarzanagh, Michailidis, "DADAM: A Consensus-based Distributed Adaptive Gradient Method for Online Optimization",
 2019, arXiv:1901.09109. The rule here is the baseline of that name in the code of quasi-global momentum (Lin et al.,
-2021, arXiv:2102.04761): Adam with its bias corrections, and parameters mixed behind the step. The paper's own keeps the
-largest second moment and mixes before the step.
+2021, arXiv:2102.04761): Adam with its bias corrections, and parameters that are mixed after the step. The rule in the
+paper keeps the largest second moment and mixes before the step.
 """
 
 import jax
@@ -35,31 +35,42 @@ def dadam(
     mixing: Mixing | None = None,
     order: Order = "atc",
 ) -> optax.GradientTransformationExtraArgs:
-    """Takes a step of Adam with each worker's own gradients and moments, and mixes the parameters of neighbours.
+    """Runs Adam on each worker's own gradients, and mixes the parameters of neighbours.
 
-    Second moments drift apart where workers' data differ, and with them the lengths of their steps: `qg_dadam` then
-    does better. It overwrites parameters. The paper's own form is `gossip(optax.amsgrad(learning_rate), topology,
-    axis_name=..., order="cta")`.
+    The update rule, where i and j are workers, W is the mixing matrix of the topology, t is the number of the step, and
+    the gradient g_i contains the L2 penalty::
+
+        m_i = b1 * m_i + (1 - b1) * g_i
+        v_i = b2 * v_i + (1 - b2) * g_i^2
+        h_i = x_i - lr * m_i / (1 - b1^t) / (sqrt(v_i / (1 - b2^t)) + eps)
+        x_i = sum_j W_ij * h_j
+
+    The rule of the paper is `gossip(optax.amsgrad(learning_rate), topology, axis_name=..., order="cta")`. In a chain it
+    must be the last transformation, because it overwrites the parameters.
+
+    Use it when you would use Adam and the data of the workers are alike. Avoid it when the data differ, because the
+    second moments of the workers, and so the lengths of their steps, then drift apart; `qg_dadam` does better there.
 
     Args:
-        learning_rate: a positive number or a schedule.
-        topology: who hears whom.
-        b1: decay of the first moment, in [0, 1); default 0.9.
-        b2: decay of the second moment, in [0, 1); default 0.999.
-        eps: added to the root of the second moment, at least 0; default 1e-8.
-        weight_decay: times the parameters, added to the gradient, so that Adam rescales it too; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        axis_name: the axis over workers.
-        mixing: how values are mixed, see `gossip`.
-        order: `"atc"` (default) or `"cta"`, whether mixing comes after the update or before it, see `gossip`.
+        learning_rate: The learning rate, a positive number or a schedule.
+        topology: Which workers exchange messages, from `optkit.topology`.
+        b1: Decay rate of the first moment, in [0, 1). Default: 0.9.
+        b2: Decay rate of the second moment, in [0, 1). Default: 0.999.
+        eps: Added to the square root of the second moment, at least 0. Default: 1e-8.
+        weight_decay: Strength of the L2 penalty, at least 0. Default: 0. Adam rescales the penalty together with the
+            gradient.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        axis_name: Name of the axis over workers.
+        mixing: See `gossip`. Default: `mix`, one weighted mean with the neighbours.
+        order: See `gossip`. Default: "atc", parameters are mixed after the update.
 
     Returns:
-        An optimizer that takes the extra argument `links`, see `mix`; its state is two numbers a parameter. A step
-        sends the parameters once in each round of the topology, in float32 at least.
+        An optimizer whose `update` takes the extra argument `links`: which messages arrive, see `mix`. A step sends the
+        parameters once in each round of the topology, in float32 at least. Its state is two numbers per parameter.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range, or `axis_name` is not one name.
-        TypeError: if `topology` is no `Topology`, `mixing` no function, or `mask` an array.
+        ValueError: If a hyperparameter is out of its range, or `axis_name` is not one name.
+        TypeError: If `topology` is not a `Topology`, `mixing` is not a function, or `mask` is an array.
 
     Example:
         >>> import jax.numpy as jnp
@@ -73,8 +84,7 @@ def dadam(
         Array([ 0., -1., -1., -1.], dtype=float32)
 
     Reference:
-        Nazari, Tarzanagh, Michailidis, "DADAM: A Consensus-based Distributed Adaptive Gradient Method for Online
-        Optimization", 2019, arXiv:1901.09109.
+        arXiv:1901.09109.
     """
     check_range("b1", b1, 0.0, 1.0, high_open=True)
     check_range("b2", b2, 0.0, 1.0, high_open=True)

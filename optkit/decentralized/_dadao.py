@@ -1,8 +1,8 @@
-"""DADAO: gradients and exchanges at independent random times, each worker going at its own pace, accelerated in both.
+"""DADAO: gradients and exchanges at independent random times, where each worker goes at its own pace.
 
-Nabli, Oyallon, "DADAO: Decoupled Accelerated Decentralized Asynchronous Optimization", 2022, arXiv:2208.00779.
-This is a simulator of events in continuous time, not a gradient transformation: at any moment one worker takes a
-gradient, or two exchange what they hold, while all others go on.
+Nabli, Oyallon, "DADAO: Decoupled Accelerated Decentralized Asynchronous Optimization", 2022, arXiv:2208.00779. This is
+a simulator of events in continuous time, not a gradient transformation: at any moment one worker takes a gradient, or
+two workers exchange their values, while all others go on.
 """
 
 from collections.abc import Callable
@@ -24,12 +24,12 @@ __all__ = ["DadaoEvents", "DadaoSimulator", "DadaoState", "dadao"]
 
 
 class DadaoState(NamedTuple):
-    """State of `dadao`, of all workers.
+    """State of `dadao`, for all workers.
 
     Attributes:
-        variables: shaped like the parameters, with an axis of 6 behind that of the workers, in float32 at least:
-            X (the parameters), X~, Y, Y~, Z, Z~, each worker's own, as of its last event.
-        elapsed: shape (workers,), the time since each worker's last event.
+        variables: A tree shaped like the parameters, with an axis of size 6 after the axis of workers, in float32 at
+            least: X (the parameters), X~, Y, Y~, Z, Z~. Each worker's variables are those after its last event.
+        elapsed: Time since each worker's last event, shape (workers,).
     """
 
     variables: Any
@@ -40,10 +40,10 @@ class DadaoEvents(NamedTuple):
     """Events in the order of time.
 
     Attributes:
-        wait: shape (events,), the time since the event before.
-        is_gradient: shape (events,), whether a worker takes a gradient; otherwise two exchange what they hold.
-        workers: shape (events, 2), the workers that exchange; the one that takes a gradient, twice.
-        key: shape (events,), JAX keys for stochastic gradients.
+        wait: Time since the event before, shape (events,).
+        is_gradient: Whether a worker takes a gradient, shape (events,). Otherwise two workers exchange their values.
+        workers: The two workers that exchange their values, shape (events, 2). At a gradient, the one worker twice.
+        key: JAX keys for stochastic gradients, shape (events,).
     """
 
     wait: jax.Array
@@ -53,13 +53,13 @@ class DadaoEvents(NamedTuple):
 
 
 class DadaoSimulator(NamedTuple):
-    """What `dadao` makes: pure functions, to be compiled by `jax.jit` and mapped over keys by `jax.vmap`.
+    """The pure functions that `dadao` makes. They can be compiled by `jax.jit` and mapped over keys by `jax.vmap`.
 
     Attributes:
-        init: gives the state at time zero from stacked parameters, one row a worker.
-        sample: `sample(key, count)` draws events: a key or an integer, and how many.
-        run: `run(state, events)` gives the state after the events.
-        params: gives the parameters of all workers at the time of the last event, stacked, in float32 at least.
+        init: Returns the state at time zero from stacked parameters, one row for each worker.
+        sample: Draws events: `sample(key, count)` returns `count` of them. The key is an integer or a JAX key.
+        run: Lets events happen: `run(state, events)` returns the state after them.
+        params: Returns the parameters of all workers at the time of the last event, stacked, in float32 at least.
     """
 
     init: Callable[[Any], DadaoState]
@@ -73,27 +73,37 @@ def dadao(
 ) -> DadaoSimulator:
     """Simulates asynchronous, accelerated, decentralized optimization of strongly convex functions.
 
-    Workers minimize the sum of their functions. In a unit of time each takes one gradient on average, at random times
-    of its own, and neighbours exchange at the given rates, at random times too; nobody waits for anybody. An exchange
-    sends the parameters' number of floats each way. Between events variables follow a linear flow, computed exactly
-    when a worker has its next event.
+    In a unit of time each worker takes one gradient on average, and neighbours exchange values at the given rates, all
+    at independent random times. The rules, with the constants of `DadaoConstants`::
 
-    It needs `mu` and `L`, and is a simulator of events, not a gradient transformation: for neural networks, or on
-    devices that go in step, take `gradient_tracking`. Stochastic gradients leave an error in the size of their noise.
+        between events:        X, X~, Y, Y~, Z, Z~ follow a linear flow
+        gradient at worker i:  h_i = grad_fn(X_i) - nu * X_i - Y~_i
+                               X_i, X~_i, Y~_i = X_i - gamma * h_i, X~_i - gamma_tilde * h_i,
+                                                 Y~_i + (delta + delta_tilde) * h_i
+        exchange of i and j:   e = Y_i + Z_i - Y_j - Z_j
+                               Z_i, Z~_i = Z_i - beta * e, Z~_i - beta_tilde * e
+                               Z_j, Z~_j = Z_j + beta * e, Z~_j + beta_tilde * e
+
+    Workers minimize the sum of their functions, and no worker waits for another. In an exchange each of the two sends
+    as many numbers as there are parameters. The flow is computed exactly, for a worker at its next event.
+
+    Use it when you want to study asynchronous training of strongly convex functions whose `mu` and `L` are known. Avoid
+    it for neural networks and on devices that compute in step, because it simulates events and is not a gradient
+    transformation: use `gradient_tracking`. Stochastic gradients leave an error in proportion to their noise.
 
     Args:
-        grad_fn: `grad_fn(params, worker, key)` gives the gradient of one worker's function at one worker's parameters;
-            `worker` is an integer and `key` a fresh JAX key, for stochastic gradients.
-        rates: how often which workers talk, see `optimal_rates` and `uniform_rates`.
-        mu: strong convexity of every worker's function, positive.
-        L: smoothness of every worker's function, at least `mu`.
+        grad_fn: A function `grad_fn(params, worker, key)` of the gradient of one worker's function at one worker's
+            parameters. `worker` is an integer, and `key` a new JAX key for stochastic gradients.
+        rates: How often neighbours exchange values, see `optimal_rates` and `uniform_rates`.
+        mu: Strong convexity of every worker's function, above 0.
+        L: Smoothness of every worker's function, at least `mu`.
 
     Returns:
-        Pure functions, see `DadaoSimulator`. To follow a run, call `run` on one piece of the events after the other.
+        Pure functions, see `DadaoSimulator`. To follow a run, call `run` on one piece of the events after another.
 
     Raises:
-        ValueError: if `mu` or `L` is out of its range, if the rates are too small (`chi1 * chi2 > 1/2`), and, from
-            `init`, if the parameters have no axis of as many workers as the rates.
+        ValueError: If `mu` or `L` is out of its range, or the rates are too small (`chi1 * chi2 > 1/2`). From `init` if
+            the parameters have no leading axis of as many workers as the rates.
 
     Example:
         Each of four workers pulls towards its own target; all reach the mean of the targets.
@@ -108,7 +118,7 @@ def dadao(
         Array([2., 2., 2., 2.], dtype=float32)
 
     Reference:
-        Nabli, Oyallon, "DADAO: Decoupled Accelerated Decentralized Asynchronous Optimization", 2022, arXiv:2208.00779.
+        arXiv:2208.00779.
     """
     constants = dadao_constants(mu, L, rates.chi1, rates.chi2)
     flow = jax.vmap(make_flow(constants))
@@ -117,7 +127,7 @@ def dadao(
     def init_fn(params):
         shapes = [jnp.shape(x) for x in jax.tree.leaves(params)]
         if not shapes or any(shape[:1] != (rates.size,) for shape in shapes):
-            raise ValueError(f"parameters need a leading axis of the {rates.size} workers of the rates, got {shapes}")
+            raise ValueError(f"parameters need a leading axis of the {rates.size} workers, as in rates, got {shapes}")
         variables = jax.tree.map(lambda x: jnp.stack([x] + 5 * [jnp.zeros_like(x)], axis=1), widen(params))
         return DadaoState(variables, elapsed=jnp.zeros(rates.size, scalar_dtype(params)))
 
@@ -141,7 +151,7 @@ def dadao(
 
 
 def _sample(rates: GossipRates, key: Key, count: int) -> DadaoEvents:
-    """Draws the first events of all Poisson processes together: those of workers' gradients, and those of edges."""
+    """Draws the first events of all Poisson processes together: workers' gradients, and exchanges along edges."""
     check_integer("count", count)
     wait_key, process_key, noise_key = jax.random.split(keys.typed(key), 3)
     rate = np.concatenate([np.ones(rates.size), rates.rates])
@@ -156,7 +166,7 @@ def _sample(rates: GossipRates, key: Key, count: int) -> DadaoEvents:
 
 
 def _make_gradient_event(grad_fn: Callable[..., Any], constants: DadaoConstants) -> Callable[..., Any]:
-    """Makes the jump of a worker that takes a gradient, of its variables, which come twice, and the event."""
+    """Makes the jump at a worker's gradient, a function of its variables (twice, as a pair) and the event."""
     nu, drift = constants.nu, constants.delta + constants.delta_tilde
     steps = np.array([constants.gamma, constants.gamma_tilde, 0, -drift, 0, 0])
 
@@ -173,7 +183,7 @@ def _make_gradient_event(grad_fn: Callable[..., Any], constants: DadaoConstants)
 
 
 def _make_exchange_event(constants: DadaoConstants) -> Callable[..., Any]:
-    """Makes the jumps of two workers that exchange what they hold, of the variables of both and the event."""
+    """Makes the jump of two workers that exchange their values, a function of the variables of both and the event."""
     steps = np.array([0, 0, 0, 0, constants.beta, constants.beta_tilde])
 
     def exchange_event(pair, event):
@@ -198,7 +208,7 @@ METHODS = (
         name="dadao",
         factory=dadao,
         kind="function",
-        summary="Simulates workers that take gradients and exchange at random times of their own, accelerated in both.",
+        summary="Simulates asynchronous, accelerated, decentralized optimization of strongly convex functions.",
         paper=DADAO,
         also_known_as=("decoupled accelerated decentralized asynchronous optimization",),
         parts=(DadaoConstants, DadaoEvents, DadaoSimulator, DadaoState, dadao_constants),

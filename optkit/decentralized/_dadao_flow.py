@@ -1,7 +1,7 @@
-"""What DADAO's variables do between events: the constants of a linear flow, and its exact solution.
+"""The variables of DADAO between events: the constants of a linear flow, and its exact solution.
 
-Nabli, Oyallon, "DADAO: Decoupled Accelerated Decentralized Asynchronous Optimization", 2022, arXiv:2208.00779.
-Constants as in the authors' code.
+Nabli, Oyallon, "DADAO: Decoupled Accelerated Decentralized Asynchronous Optimization", 2022, arXiv:2208.00779. The
+constants are those of the authors' code.
 """
 
 from collections.abc import Callable
@@ -20,20 +20,20 @@ X, X_TILDE, Y, Y_TILDE, Z, Z_TILDE = range(6)
 
 
 class DadaoConstants(NamedTuple):
-    """Constants of the continuous flow and of the jumps at events, named as in the paper.
+    """Constants of the continuous flow and of the jumps at events, with the names of the paper.
 
     Attributes:
-        nu: half of the strong convexity.
-        eta: rate at which X and X~ approach each other.
-        alpha: rate at which Y approaches Y~, and Z approaches Z~.
-        alpha_tilde: rate at which Z~ approaches Z.
-        theta: rate of the drift of Y~.
-        gamma: step of X at a gradient.
-        gamma_tilde: step of X~ at a gradient.
-        delta: step of Y~ at a gradient, with `delta_tilde`.
-        delta_tilde: see `delta`.
-        beta: step of Z at an exchange.
-        beta_tilde: step of Z~ at an exchange.
+        nu: Half of the strong convexity.
+        eta: Rate at which X and X~ approach each other.
+        alpha: Rate at which Y approaches Y~, and Z approaches Z~.
+        alpha_tilde: Rate at which Z~ approaches Z.
+        theta: Rate of the drift of Y~.
+        gamma: Step of X at a gradient.
+        gamma_tilde: Step of X~ at a gradient.
+        delta: Step of Y~ at a gradient, together with `delta_tilde`.
+        delta_tilde: See `delta`.
+        beta: Step of Z at an exchange.
+        beta_tilde: Step of Z~ at an exchange.
     """
 
     nu: float
@@ -50,19 +50,21 @@ class DadaoConstants(NamedTuple):
 
 
 def dadao_constants(mu: float, L: float, chi1: float, chi2: float) -> DadaoConstants:
-    """Gives the constants of `dadao`.
+    """Computes the constants of `dadao`.
+
+    Use it when you want to look at the step sizes of `dadao`, which calls it by itself.
 
     Args:
-        mu: strong convexity of every worker's function, positive.
-        L: smoothness of every worker's function, at least `mu`.
-        chi1: of the rates of exchanges, see `GossipRates.chi1`; at least 0.
-        chi2: of the rates of exchanges, see `GossipRates.chi2`; at least 0, and `chi1 * chi2` at most 1/2.
+        mu: Strong convexity of every worker's function, above 0.
+        L: Smoothness of every worker's function, at least `mu`.
+        chi1: Constant of the rates of exchanges, at least 0, see `GossipRates.chi1`.
+        chi2: Constant of the rates of exchanges, at least 0, see `GossipRates.chi2`. `chi1 * chi2` must be at most 1/2.
 
     Returns:
         The constants.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: If an argument is out of its range.
 
     Example:
         >>> constants = dadao_constants(mu=2.0, L=4.0, chi1=0.5, chi2=1.0)
@@ -96,16 +98,16 @@ def dadao_constants(mu: float, L: float, chi1: float, chi2: float) -> DadaoConst
 
 
 def make_flow(constants: DadaoConstants) -> Callable[[Any, jax.Array], Any]:
-    """Makes the exact solution of the linear flow, of one worker's variables and a time.
+    """Makes the exact solution of the linear flow, a function of one worker's variables and a time.
 
-    X~ - X and Z~ - Z decay exponentially. The two drive Y and Y~, which oscillate. So the matrix exponential is one
-    constant matrix for each of these modes and one for all that stays, and what it adds to the variables is computed
-    without cancellation at short times.
+    X~ - X and Z~ - Z decay exponentially. Both drive Y and Y~, which oscillate. So the matrix exponential is a sum of
+    one constant matrix for each of these modes and one for everything that stays. The change of the variables is
+    computed without cancellation at short times.
     """
     nu, eta, alpha, alpha_tilde, theta = constants[:5]
 
     def response(rate, force):
-        """What Y and Y~ do under the force `exp(rate * time)` times this."""
+        """Returns the amplitudes of Y and Y~ under the force `force * exp(rate * time)`."""
         scale = -theta * force / (rate**2 + alpha * rate + alpha * theta)
         return scale * alpha, scale * (rate + alpha)
 

@@ -1,8 +1,8 @@
-"""Delayed dual averaging: steps from the start along the sum of all gradients, however late they come.
+"""Delayed dual averaging: a step from the start along the sum of all gradients, which may arrive late.
 
 Hsieh, Iutzeler, Malick, Mertikopoulos, "Multi-Agent Online Optimization with Delays: Asynchronicity, Adaptivity, and
-Optimism", 2020, arXiv:2012.11579. The authors' code is not public, and the rule was checked against nothing but its
-special cases: experimental. Time is counted in gradients that have arrived.
+Optimism", 2020, arXiv:2012.11579. This is experimental: the authors' code is not public, and the rule was checked only
+against its special cases. Time is counted in gradients that have arrived.
 """
 
 from collections.abc import Callable
@@ -27,13 +27,13 @@ class DelayedDualAveragingState(NamedTuple):
     """State of `delayed_dual_averaging`.
 
     Attributes:
-        count: number of gradients so far.
-        start: the parameters that it began with.
-        total: the sum of all gradients.
-        lag: the sum of squared norms, and of twice the products of the norms of gradients that did not know of each
-            other.
-        norms: of the last `max_delay` gradients, the last one first; None if it is 0.
-        sum_of_norms: of all gradients.
+        count: Number of gradients so far.
+        start: The first parameters.
+        total: Sum of all gradients.
+        lag: Sum of the squared norms of all gradients, plus twice the products of the norms of any two gradients of
+            which neither was known when the other was computed.
+        norms: Norms of the last `max_delay` gradients, the newest first. None if `max_delay` is 0.
+        sum_of_norms: Sum of the norms of all gradients.
     """
 
     count: jax.typing.ArrayLike
@@ -52,34 +52,44 @@ def delayed_dual_averaging(
     optimistic: bool = False,
     projection: Callable[[Any], Any] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Dual averaging with steps that shrink with the gradients and with how late they come: for asynchronous workers.
+    """Dual averaging for gradients that arrive late, with steps that shrink with the delays.
 
-    Each call brings one gradient, in any order, and all workers may read the parameters at any time. Parameters are
-    `start - rate * (sum of gradients)`, with a rate that never rises, and that counts two gradients twice if neither
-    was known where the other was taken. It comes last in a chain, since it overwrites parameters. Do not take it where
-    gradients come in time and a learning rate is known: it never forgets the start. Experimental: the authors' code is
-    not public.
+    The update rule, where x_0 are the first parameters, S starts at zero, `|g|` is the norm over all leaves, and missed
+    is the sum of the norms of the gradients that arrived after the parameters of g had been read::
+
+        lag = lag + |g|^2 + 2 * |g| * missed
+        S = S + g
+        x = x_0 - radius / sqrt(slack + lag) * S
+
+    Each call brings one gradient, in any order, and all workers may read the parameters at any time. The learning rate
+    never rises. In a chain it must be the last transformation, because it overwrites the parameters.
+
+    Use it when workers are asynchronous and gradients arrive with unknown delays. Avoid it when gradients arrive in
+    time and a good learning rate is known, because this method never forgets where it started. It is experimental: the
+    authors' code is not public.
 
     Args:
-        radius: about how far from the start the solution lies, above 0: the rate is it over the square root of the lag.
-        max_delay: how many gradients may arrive between reading the parameters and bringing a gradient, for the rate
-            to know it exactly; at least 0. None: 0. A gradient that is older counts as if it knew none of the others,
-            and makes the rate smaller than it must be.
-        slack: is added to the lag, above 0; default 1e-8. The theory's, for gradients of norm G that come up to tau
-            late, is `(G * (2 * tau + 1)) ** 2`.
-        optimistic: whether the last gradient is counted twice in the parameters, as a guess of the next one; default
+        radius: Rough distance between the start and the solution, above 0. The learning rate is proportional to it.
+        max_delay: Largest number of gradients that may arrive between reading the parameters and bringing their
+            gradient, so that the lag is still exact; an integer, at least 0. For a gradient that is older, all
+            gradients so far count as missed, which makes the learning rate smaller than necessary. Default: None, which
+            is 0.
+        slack: Added to the lag, above 0. In the theory it is `(G * (2 * tau + 1)) ** 2`, where G is the largest norm of
+            a gradient and tau the largest delay. Default: 1e-8.
+        optimistic: Whether the last gradient is counted twice in the parameters, as a guess of the next one. Default:
             False.
-        projection: gives the nearest parameters that are allowed, for example from `optax.projections`; all are by
-            default.
+        projection: A function that maps parameters to the nearest ones that are allowed, for example from
+            `optax.projections`. Default: None, all parameters are allowed.
 
     Returns:
-        An optimizer that takes the extra argument `issued_at`: the number of gradients that had arrived (`count`) when
-        the parameters were read at which this one was taken, an integer; by default it is the present one, no delay.
-        Its state is two numbers a parameter, and `max_delay` numbers. It sends nothing.
+        An optimizer whose `update` takes the extra argument `issued_at`, an integer: the number of gradients that had
+        arrived (`count`) when the parameters were read at which this gradient was computed. By default this is the
+        present count, that is, no delay. Its state is two numbers per parameter and `max_delay` numbers. It sends
+        nothing.
 
     Raises:
-        ValueError: if an argument is out of its range.
-        TypeError: if `max_delay` or `projection` is an array.
+        ValueError: If an argument is out of its range.
+        TypeError: If `max_delay` or `projection` is an array.
 
     Example:
         >>> tx = delayed_dual_averaging(1.0, max_delay=2)
@@ -92,8 +102,7 @@ def delayed_dual_averaging(
         (Array(4., dtype=float32), Array([-1.], dtype=float32))
 
     Reference:
-        Hsieh, Iutzeler, Malick, Mertikopoulos, "Multi-Agent Online Optimization with Delays: Asynchronicity,
-        Adaptivity, and Optimism", 2020, arXiv:2012.11579.
+        arXiv:2012.11579.
     """
     check_range("radius", radius, 0.0, low_open=True)
     check_range("slack", slack, 0.0, low_open=True)
@@ -118,7 +127,7 @@ def delayed_dual_averaging(
         norm = jnp.asarray(optax.tree.norm(updates), state.lag.dtype)
         unknown = jnp.zeros_like(norm) if issued_at is None else _sum_since(state, state.count - issued_at)
         lag = state.lag + norm**2 + 2 * norm * unknown  # the lag of the gradients received
-        # The adaptive learning rate. After an infinite gradient it would be zero, and parameters at the start for ever.
+        # The adaptive learning rate. After an infinite gradient it would be zero, and the parameters back at the start.
         rate = jnp.where(jnp.isinf(lag), jnp.nan, radius / jnp.sqrt(slack + lag))
         total = optax.tree.add(state.total, updates)
         ahead = optax.tree.add(total, updates) if optimistic else total
@@ -133,7 +142,7 @@ def delayed_dual_averaging(
 
 
 def _sum_since(state: DelayedDualAveragingState, delay: jax.Array) -> jax.Array:
-    """Sums the norms of the last gradients; of all, where the delay is larger than what is kept."""
+    """Sums the norms of the last `delay` gradients, or of all gradients if fewer norms are stored."""
     if state.norms is None:
         return jnp.where(delay > 0, state.sum_of_norms, 0)
     recent = jnp.sum(jnp.where(jnp.arange(state.norms.size) < delay, state.norms, 0))
@@ -145,7 +154,7 @@ METHODS = (
         name="delayed_dual_averaging",
         factory=delayed_dual_averaging,
         kind="optimizer",
-        summary="Dual averaging for gradients that come late, whose steps shrink with how late they are.",
+        summary="Dual averaging for gradients that arrive late, with steps that shrink with the delays.",
         paper=Paper(
             "Multi-Agent Online Optimization with Delays: Asynchronicity, Adaptivity, and Optimism",
             "Hsieh et al.",

@@ -1,8 +1,8 @@
 """DFedSAM: local steps of sharpness-aware minimization between gossip rounds.
 
 Shi, Shen, Wei, Sun, Yuan, Wang, Tao, "Improving the Model Consistency of Decentralized Federated Learning", 2023,
-arXiv:2302.04083. The local loop is that of FedML's trainer: weight decay behind the sharpness-aware gradient, and a
-momentum that starts anew in each round.
+arXiv:2302.04083. The local loop is that of FedML's trainer: weight decay is added after the sharpness-aware gradient is
+computed, and the momentum starts from zero in each round.
 """
 
 from typing import Any, NamedTuple
@@ -32,8 +32,8 @@ class TraceOfRoundState(NamedTuple):
     """State of the momentum of `dfedsam`.
 
     Attributes:
-        count: number of updates so far, equal on all workers.
-        inner: state of `optax.trace`, each worker's own.
+        count: Number of updates so far, equal on all workers.
+        inner: State of `optax.trace`. Each worker has its own.
     """
 
     count: jax.typing.ArrayLike
@@ -53,17 +53,30 @@ def dfedsam(
     mask: Mask | None = None,
     trainable: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Takes sharpness-aware steps on each worker's own data and mixes parameters once a round (DFedSAM).
+    """Takes sharpness-aware steps on each worker's own data and mixes the parameters once in each round (DFedSAM).
 
-    Flat minima of the workers lie nearer to each other than sharp ones, which matters where their data differ. With
-    `mixing=repeated_mix(4)` it is DFedSAM-MGS. It comes last in a chain, since it overwrites parameters. Each step
-    costs two gradients: do not take it where workers' data are alike, `gossip` does as well for half of that.
+    The update rule of a local step, where `|g|` is the norm of g over all leaves, m is zero at the beginning of each
+    round, and mix is the weighted mean with the neighbours::
 
-    **Before it in a chain.** It descends along `grad_fn`, which has not seen what stands before it in a chain: that
-    acts on the direction of the ascent only. Clip inside `grad_fn`, both gradients alike, as the example does.
+        d = grad_fn(x + rho * g / |g|) + wd * x
+        m = momentum * m + d
+        x = x - lr * m
+        x = mix(x)                    # in the last step of each round of `every` steps
 
-    **Gradient accumulation.** Under `optax.MultiSteps` its `grad_fn` is called in each part, and must be that of all
-    parts together. In its place accumulate inside `grad_fn` by a scan over the parts, and update once::
+    With `mixing=repeated_mix(4)` it is DFedSAM-MGS. In a chain it must be the last transformation, because it
+    overwrites the parameters.
+
+    Use it when the data of the workers differ, because flat minima of the workers lie nearer to each other than sharp
+    ones. Avoid it when the data are alike, because each step costs two gradients and `gossip` does as well for half of
+    that.
+
+    **Transformations before it in a chain.** The step follows `grad_fn`, which the earlier transformations of a chain
+    do not see: they change only the direction of the ascent, g. To clip, clip both gradients alike, inside `grad_fn`,
+    as the example does.
+
+    **Gradient accumulation.** Under `optax.MultiSteps`, `grad_fn` is called for each part of the batch and would have
+    to be the gradient of all parts together. Instead, accumulate inside `grad_fn` by a scan over the parts, and call
+    `update` once::
 
         def grad_fn(point):
             def add(total, part):
@@ -73,29 +86,32 @@ def dfedsam(
             return optax.tree.scale(1 / number_of_parts, total)
 
     Args:
-        learning_rate: a positive number or a schedule over local steps. The paper's falls by 0.998 a round:
-            `optax.exponential_decay(0.1, every, 0.998, staircase=True)`.
-        topology: who hears whom.
-        every: number of local steps in a round, at least 1.
-        rho: length of the ascent before the second gradient, over all leaves, at least 0; default 0.05, usual from 0.01
-            to 0.1. With 0 it is `gossip` of local SGD.
-        momentum: decay of the sum of gradients of the round so far, in [0, 1); default 0.9.
-        weight_decay: strength of the decay, which is added to the gradient behind the ascent, at least 0; default 0.
-        axis_name: the axis over workers.
-        mixing: how values are mixed; None: `mix`, one weighted mean.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        trainable: tree of booleans, or a function that makes it from the parameters: the leaves that are trained and
-            mixed. The updates of the others are zero. All by default.
+        learning_rate: The learning rate, a positive number or a schedule. A schedule counts local steps. The paper's
+            schedule falls by the factor 0.998 in each round: `optax.exponential_decay(0.1, every, 0.998,
+            staircase=True)`.
+        topology: Which workers exchange messages, from `optkit.topology`.
+        every: Number of local steps in a round, at least 1.
+        rho: Length of the ascent before the second gradient, as a norm over all leaves, at least 0; usually from 0.01
+            to 0.1. With 0 the method is `gossip` of local SGD. Default: 0.05.
+        momentum: Decay rate of the sum of gradients of the round so far, in [0, 1). Default: 0.9.
+        weight_decay: Strength of the L2 penalty, at least 0. Default: 0. It is added to the second gradient, and does
+            not change the ascent.
+        axis_name: Name of the axis over workers.
+        mixing: How workers mix their values. Default: `mix`, one weighted mean with the neighbours.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        trainable: Which leaves are trained: a tree of booleans, or a function that makes it from the parameters.
+            Default: all. The other leaves are not mixed either, and their updates are zero.
 
     Returns:
-        An optimizer; its state is one number a parameter. `update` needs `grad_fn`, the gradient on this worker's own
-        batch without a mean over workers, and takes `links`, see `mix`. A round sends the parameters once in each round
-        of the topology and each of `mixing`.
+        An optimizer. Its `update` needs the extra argument `grad_fn`, a function that maps parameters to the gradient
+        on this worker's own batch, without a mean over workers. It also takes `links`: which messages arrive, see
+        `mix`. A round sends the parameters once in each round of the topology and of `mixing`. Its state is one number
+        per parameter.
 
     Raises:
-        ValueError: if an argument is out of its range, or `axis_name` is not one name.
-        TypeError: if `topology` is no `Topology`, `mixing` no function, or `mask` or `trainable` an array; from
-            `update` without `grad_fn`, and inside `optax.masked` or `optax.partition`.
+        ValueError: If an argument is out of its range, or `axis_name` is not one name.
+        TypeError: If `topology` is not a `Topology`, `mixing` is not a function, or `mask` or `trainable` is an array.
+            From `update` if `grad_fn` is missing, and inside `optax.masked` or `optax.partition`.
 
     Example:
         >>> import optkit
@@ -111,7 +127,7 @@ def dfedsam(
         Array([0.   , 0.202, 0.202, 0.202], dtype=float32)
 
     Reference:
-        Shi et al., "Improving the Model Consistency of Decentralized Federated Learning", 2023, arXiv:2302.04083.
+        arXiv:2302.04083.
     """
     check_period("every", every)
     check_range("rho", rho, 0.0)
@@ -167,7 +183,7 @@ def dfedsam(
 def _sharpness_aware(
     descent: optax.GradientTransformation, rho: jax.typing.ArrayLike
 ) -> optax.GradientTransformationExtraArgs:
-    """Is `optax.contrib.sam` in one call, which takes unknown extra arguments and a gradient of zero."""
+    """Returns `optax.contrib.sam` in one call, which accepts unknown extra arguments and gradients of zero."""
 
     def update_fn(updates, state, params=None, *, grad_fn: Any = None, **extra_args):
         del extra_args
@@ -179,7 +195,7 @@ def _sharpness_aware(
 
 
 def _trace_of_round(momentum: float | jax.Array, every: int | jax.Array) -> optax.GradientTransformation:
-    """Is `optax.trace` that starts from zero in each round."""
+    """Returns `optax.trace` that starts from zero in each round."""
     trace = optax.trace(momentum)  # pyright: ignore[reportArgumentType]
 
     def init_fn(params):

@@ -1,8 +1,9 @@
 """DRCGD: decentralized conjugate gradients over matrices with orthonormal columns, the Stiefel manifold.
 
 Chen, Ye, Wang, Huang, Dai, Tsang, Liu, "Decentralized Riemannian Conjugate Gradient Method on the Stiefel Manifold",
-2023, arXiv:2308.10547. Iterates come back to the manifold by the polar factor, directions to its tangent space by
-projection; there is no other retraction or transport. The paper's code was not at hand: the rule is its Algorithm 1.
+2023, arXiv:2308.10547. The polar factor maps iterates back to the manifold, and a projection maps directions to its
+tangent space; there is no other retraction or transport. The authors' code was not available: the rule is Algorithm 1
+of the paper.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -30,14 +31,14 @@ Beta = Literal["fletcher_reeves", "polak_ribiere", "zero"]
 
 
 class DrcgdState(NamedTuple):
-    """State of `drcgd`; all but the count are each worker's own.
+    """State of `drcgd`. All but the count are each worker's own.
 
     Attributes:
-        count: number of updates so far, equal on all workers.
-        direction: the direction of the last step, shaped like the parameters.
-        squared_norm: of the last steepest ascent, over all leaves.
-        steepest: the last steepest ascent; None where only its norm matters.
-        gradient: the last Riemannian gradient; None unless gradients are tracked.
+        count: Number of updates so far, equal on all workers.
+        direction: The direction of the last step, shaped like the parameters.
+        squared_norm: Squared norm of the last steepest ascent, over all leaves.
+        steepest: The last steepest ascent. None if only its norm is needed.
+        gradient: The last Riemannian gradient. None unless gradients are tracked.
     """
 
     count: jax.typing.ArrayLike
@@ -57,38 +58,52 @@ def drcgd(
     track: bool = False,
     stiefel: Any | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Descends along conjugate directions over orthonormal matrices, whose workers hear their neighbours only (DRCGD).
+    """Decentralized conjugate gradients over matrices with orthonormal columns (DRCGD).
 
-    Start each worker from matrices with orthonormal columns; they have them after every step. It comes last in a chain,
-    since it overwrites parameters. Do not count on conjugate directions to beat `beta="zero"`, the plain projected
-    gradient: on small principal component problems they were ahead while the rate fell, and never settled where it did
-    not.
+    The update rule, where i and j are workers, W is the mixing matrix of the topology, P_x projects on the tangent
+    space at x, polar returns the nearest matrix with orthonormal columns, and norms are over all leaves::
+
+        s_i = P_x(g_i)
+        a_i = |s_i|^2 / |s_i of the last step|^2                     # 0 in the first step
+        d_i = -s_i + a_i * P_x(sum_j W_ij * d_j)
+        x_i = polar(sum_j W_ij * x_j + lr * d_i)
+
+    Start each worker from matrices with orthonormal columns; they keep this property in every step. Give each worker
+    its own gradients, not averaged. In a chain it must be the last transformation, because it overwrites the
+    parameters.
+
+    Use it when parameters are matrices that must have orthonormal columns, for example in principal component analysis.
+    Avoid conjugate directions when the learning rate is constant: on small principal component problems they were ahead
+    of `beta="zero"`, the plain projected gradient, while the rate fell, and never settled where it did not. The method
+    sends two numbers per parameter, twice as many as `gossip`.
 
     Args:
-        learning_rate: a positive number, as in the paper's experiments, or a schedule: its theory lets it fall.
-        topology: who hears whom; symmetric in the paper.
-        axis_name: the axis over workers.
-        mixing: how parameters, directions and tracked gradients are mixed; None: `mix`. The paper's theory needs
-            several rounds, `repeated_mix`.
-        beta: how much of the last direction stays: "fletcher_reeves" (default), "polak_ribiere" (not less than zero),
-            or "zero".
-        track: whether each worker follows the mean of all workers' gradients in place of its own; default False, as in
-            the paper. Where workers' data differ, a constant rate leaves a bias; with `beta="zero"` this makes it many
-            times smaller, not zero, since what is tracked is projected anew at each point. Conjugate directions of
-            tracked gradients did not settle.
-        stiefel: tree of booleans, a prefix of the parameters, or a function that makes it from them: the leaves that
-            are matrices with orthonormal columns, by their last two axes; False is none. The others move freely. By
-            default all leaves of at least two axes that are not wider than high.
+        learning_rate: The learning rate, a positive number or a schedule. The paper's experiments have a constant; its
+            theory requires one that falls.
+        topology: Which workers exchange messages, from `optkit.topology`. It is symmetric in the paper.
+        axis_name: Name of the axis over workers.
+        mixing: How workers mix parameters, directions and tracked gradients. The paper's theory needs several rounds,
+            `repeated_mix`. Default: `mix`, one weighted mean with the neighbours.
+        beta: Rule for the weight a_i of the last direction: "fletcher_reeves", "polak_ribiere" (but not below zero), or
+            "zero". Default: "fletcher_reeves".
+        track: Whether each worker follows the mean of all workers' gradients instead of its own. If the data of the
+            workers differ, a constant learning rate leaves a bias. With `beta="zero"` tracking makes it many times
+            smaller, but not zero, because the tracked gradient is projected again at each point. Conjugate directions
+            of tracked gradients did not settle. Default: False, as in the paper.
+        stiefel: Which leaves are matrices with orthonormal columns, by their last two axes: a tree of booleans (a
+            prefix of the parameters is enough), or a function that makes it from the parameters. False stands for none.
+            The other leaves move freely. Default: all leaves of at least two axes with at least as many rows as
+            columns.
 
     Returns:
-        An optimizer that takes the extra argument `links`, see `mix`. Its state is one number a parameter; one more
-        with "polak_ribiere", two more with `track`. A step sends two numbers a parameter, three with `track`, in each
-        round of the topology and each of `mixing`.
+        An optimizer whose `update` takes the extra argument `links`: which messages arrive, see `mix`. A step sends two
+        numbers per parameter, three with `track`, in each round of the topology and of `mixing`. Its state is one
+        number per parameter; one more with "polak_ribiere", two more with `track`.
 
     Raises:
-        ValueError: if `beta` is unknown, or `axis_name` is not one name; from `init`, if a leaf of `stiefel` is no
-            matrix or wider than high.
-        TypeError: if `topology` is no `Topology`, or `mixing` no function.
+        ValueError: If `beta` is unknown, or `axis_name` is not one name. From `init` if a leaf of `stiefel` is not a
+            matrix or has more columns than rows.
+        TypeError: If `topology` is not a `Topology`, or `mixing` is not a function.
 
     Example:
         >>> import optkit
@@ -102,7 +117,6 @@ def drcgd(
         True
 
     Reference:
-        Chen et al., "Decentralized Riemannian Conjugate Gradient Method on the Stiefel Manifold", 2023,
         arXiv:2308.10547.
     """
     check_option("beta", beta, Beta)
@@ -161,7 +175,7 @@ def drcgd(
 
 
 def _tall(params: Any) -> Any:
-    """The leaves that can have orthonormal columns."""
+    """Returns which leaves can have orthonormal columns."""
     return jax.tree.map(lambda x: x.ndim >= 2 and x.size > 0 and x.shape[-2] >= x.shape[-1], params)
 
 
@@ -177,7 +191,7 @@ def _require_tall(matrices: Any) -> None:
 
 
 def _inside(stiefel: Any, function: Any, tree: Any, *rest: Any) -> Any:
-    """Applies a function to the leaves on the manifold, and gives the last tree's leaves elsewhere."""
+    """Applies a function to the leaves on the manifold, and returns the last tree's leaves elsewhere."""
     trees = (tree, *rest)
     return unmask_tree(function(*(mask_tree(stiefel, each) for each in trees)), trees[-1])
 
@@ -189,7 +203,7 @@ def _project(x: jax.Array, u: jax.Array) -> jax.Array:
 
 
 def _polar(x: jax.Array) -> jax.Array:
-    """Gives the nearest matrices with orthonormal columns, `UV'` of the singular value decomposition."""
+    """Returns the nearest matrices with orthonormal columns, `UV'` of the singular value decomposition."""
     left, _, right = svd(x)
     return jnp.einsum("...ij,...jk->...ik", left, right)
 

@@ -1,10 +1,10 @@
-"""Exact diffusion (D2): gossip that remembers what mixing took away, and so has no bias where workers' data differ.
+"""Exact diffusion (D2): gossip that corrects what mixing changed, and so has no bias where workers' data differ.
 
 Tang, Lian, Yan, Zhang, Liu, "D2: Decentralized Training over Decentralized Data", 2018, arXiv:1803.07068; Yuan, Ying,
 Zhao, Sayed, "Exact Diffusion for Distributed Optimization and Learning", 2017, arXiv:1702.05122 (D2 on the lazy
-topology). Both are printed for gradient descent at a constant rate, `x <- W (2 x_t - x_{t-1} - lr (g_t - g_{t-1}))`.
-The form here, around any optimizer, is that of Vogels et al., arXiv:2110.04175 (epfml/relaysgd); the scaling of
-corrections with the learning rate is that of Lin et al., arXiv:2102.04761 (epfml/quasi-global-momentum).
+topology). Both papers state the rule for gradient descent at a constant rate, `x <- W (2 x_t - x_{t-1} - lr (g_t -
+g_{t-1}))`. The form here, around any optimizer, is that of Vogels et al., arXiv:2110.04175 (epfml/relaysgd). The
+scaling of corrections with the learning rate is that of Lin et al., arXiv:2102.04761 (epfml/quasi-global-momentum).
 """
 
 from typing import NamedTuple
@@ -29,10 +29,10 @@ class ExactDiffusionState(NamedTuple):
     """State of `exact_diffusion`.
 
     Attributes:
-        count: number of updates so far, equal on all workers.
-        correction: sum of what mixing has added to the parameters, in units of the learning rate if that is given, each
-            worker's own, in float32 at least. Its mean over workers is zero.
-        inner: state of the inner optimizer, each worker's own.
+        count: Number of updates so far, equal on all workers.
+        correction: Sum of what mixing has added to the parameters, in float32 at least; divided by the learning rate if
+            that is given. Each worker has its own; their mean over workers is zero.
+        inner: State of the inner optimizer. Each worker has its own.
     """
 
     count: jax.typing.ArrayLike
@@ -49,32 +49,47 @@ def exact_diffusion(
     learning_rate: optax.ScalarOrSchedule | None = None,
     mix_first_step: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
-    """Runs an optimizer on each worker's own gradients and mixes its parameters, corrected for what workers differ by.
+    """Runs an optimizer on each worker's own gradients and mixes the parameters, without the bias of `gossip`.
 
-    Where workers' data differ, all reach the point where the mean of their updates is zero, with a constant learning
-    rate, which `gossip` misses; messages are those of `gossip`. It comes last in a chain, since it overwrites
-    parameters. Give each worker its own gradients. For optimizers that rescale, such as Adam, that point is not the
-    minimum of the mean loss, see `track_gradients`. Where links fail one way only the mean is lost for ever; and in
-    float32 rounding moves it, in long runs ten times as far as that of `gradient_tracking`.
+    The update rule, where i and j are workers, W is the mixing matrix of the topology, u_i is the update of `inner` and
+    c_i starts at zero::
+
+        u_i = inner(g_i)
+        h_i = x_i + u_i + c_i
+        x_i = sum_j W_ij * h_j
+        c_i = c_i + x_i - h_i
+
+    With a constant learning rate all workers reach the point where the mean of their updates is zero, even if their
+    data differ; `gossip` misses this point. For SGD it is the minimum of the mean loss. For optimizers that rescale
+    gradients, such as Adam, it is not: see `track_gradients`. Give each worker its own gradients, not averaged. In a
+    chain it must be the last transformation, because it overwrites the parameters.
+
+    Use it when the data of the workers differ and messages are expensive: it sends no more than `gossip`. Avoid it when
+    links fail in one direction only, because the mean over workers then moves and does not come back; and in long runs
+    in float32, where rounding moves that mean ten times as far as it does in `gradient_tracking`.
 
     Args:
-        inner: an optimizer, learning rate included; its state is never mixed.
-        topology: who hears whom. A symmetric one must have eigenvalues above -1/3 (rings of even size do not), others
-            are checked too: `topology.lazy()` mostly helps, and on it this is exact diffusion as printed.
-        axis_name: the axis over workers.
-        mixing: how values are mixed; None: `mix`, one weighted mean. With another the topology is not checked.
-        learning_rate: that of `inner`, if it changes: corrections then change with it. Default none: after a change
-            they settle anew. Do not give one that falls to zero and rises again.
-        mix_first_step: whether the first update is mixed, too, as in D2 (default); if not, the first parameters that
-            are sent differ by an update each, as in NIDS.
+        inner: The optimizer that is wrapped, with its learning rate. Its state is never mixed.
+        topology: Which workers exchange messages, from `optkit.topology`. If it is symmetric, all eigenvalues must be
+            above -1/3, which is not so for rings of even size. Other topologies are checked, too. If a topology is
+            refused, `topology.lazy()` helps in most cases; with it this is exact diffusion as published.
+        axis_name: Name of the axis over workers.
+        mixing: How workers mix their values. With anything but `mix` the topology is not checked. Default: `mix`, one
+            weighted mean with the neighbours.
+        learning_rate: The learning rate, a positive number or a schedule. Give here the schedule of `inner` if it
+            changes: corrections then change in proportion. Do not give a schedule that falls to zero and rises again.
+            Default: None, the corrections are not scaled, and settle again after each change of the learning rate.
+        mix_first_step: Whether the first step mixes, too, as in D2. If not, each worker takes its first step without
+            mixing, as in NIDS. Default: True.
 
     Returns:
-        An optimizer that takes the extra argument `links`, see `mix`. It sends the parameters once in each round of the
-        topology, and keeps one number a parameter beside the inner state.
+        An optimizer whose `update` takes the extra argument `links`: which messages arrive, see `mix`. It sends the
+        parameters once in each round of the topology, and stores one number per parameter in addition to the state of
+        `inner`.
 
     Raises:
-        ValueError: if it does not settle on the topology, or `axis_name` is not one name.
-        TypeError: if `topology` is no `Topology`, or `mixing` no function.
+        ValueError: If the method does not settle on the topology, or `axis_name` is not one name.
+        TypeError: If `topology` is not a `Topology`, or `mixing` is not a function.
 
     Example:
         >>> import optkit
@@ -90,12 +105,12 @@ def exact_diffusion(
         Array([2., 2., 2.], dtype=float32)
 
     Reference:
-        Tang et al., "D2: Decentralized Training over Decentralized Data", 2018, arXiv:1803.07068; Yuan et al., "Exact
-        Diffusion for Distributed Optimization and Learning", 2017, arXiv:1702.05122.
+        arXiv:1803.07068.
+        arXiv:1702.05122.
     """
     mixing = choose_mixing(mixing, topology, axis_name)
     if mixing is mix:
-        require_decay("exact_diffusion", topology, diffusion_step, "Take topology.lazy(), or gradient_tracking")
+        require_decay("exact_diffusion", topology, diffusion_step, "Use topology.lazy(), or gradient_tracking")
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params):
@@ -107,7 +122,7 @@ def exact_diffusion(
         updates, inner_state = inner.update(updates, state.inner, params, links=links, **extra_args)
         rate = 1.0 if learning_rate is None else learning_rate
         rate = value_at(rate, state.count)
-        # At a rate of zero there is no correction to learn.
+        # At a learning rate of zero the correction stays as it is.
         inverse = jnp.where(rate == 0, 0, 1 / jnp.where(rate == 0, 1, rate))
 
         def moved(p, u, c):
@@ -129,7 +144,7 @@ def exact_diffusion(
 
 
 def diffusion_step(mixing, one):
-    """Gives the blocks of a step without gradients, `x <- W (x + c)` and `c <- c + W (x + c) - (x + c)`."""
+    """Returns the blocks of a step without gradients, `x <- W (x + c)` and `c <- c + W (x + c) - (x + c)`."""
     return [[mixing, mixing], [mixing - one, mixing]]
 
 
@@ -138,7 +153,7 @@ METHODS = (
         name="exact_diffusion",
         factory=exact_diffusion,
         kind="wrapper",
-        summary="Runs any optimizer, and corrects mixing by the sum of what it did: it has no bias where data differ.",
+        summary="Runs any optimizer and mixes parameters, with a correction that removes the bias where data differ.",
         paper=Paper("D2: Decentralized Training over Decentralized Data", "Tang et al.", 2018, "1803.07068"),
         also_known_as=("D2", "D²", "decentralized training over decentralized data"),
         example={"topology": ring(8).lazy(), "axis_name": "workers"},

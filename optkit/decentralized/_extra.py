@@ -1,8 +1,8 @@
-"""EXTRA: gossip with the sum of all past disagreements in its memory.
+"""EXTRA: gossip with a correction that is the sum of all past disagreements.
 
 Shi, Ling, Wu, Yin, "EXTRA: An Exact First-Order Algorithm for Decentralized Consensus Optimization", 2014,
-arXiv:1404.6264. Printed for gradient descent at a constant rate, `x_{t+1} = x_t + W x_t - V x_{t-1} - lr (g_t -
-g_{t-1})`; the same recursion, summed up, stands around any optimizer and takes any schedule.
+arXiv:1404.6264. The paper states the rule for gradient descent at a constant rate, `x_{t+1} = x_t + W x_t - V x_{t-1} -
+lr (g_t - g_{t-1})`. Here the same recursion is summed up, so it works around any optimizer and with any schedule.
 """
 
 import numbers
@@ -28,10 +28,10 @@ class ExtraState(NamedTuple):
     """State of `extra`.
 
     Attributes:
-        count: number of updates so far, equal on all workers.
-        correction: `1 - w_tilde_coeff` times the sum of what mixing has added to the parameters, each worker's own, in
-            float32 at least. Its mean over workers is zero.
-        inner: state of the inner optimizer, each worker's own.
+        count: Number of updates so far, equal on all workers.
+        correction: The sum of what mixing has added to the parameters, times `1 - w_tilde_coeff`, in float32 at least.
+            Each worker has its own; their mean over workers is zero.
+        inner: State of the inner optimizer. Each worker has its own.
     """
 
     count: jax.typing.ArrayLike
@@ -49,28 +49,42 @@ def extra(
 ) -> optax.GradientTransformationExtraArgs:
     """Runs an optimizer on each worker's own gradients and adds its updates to the mixed parameters, without bias.
 
-    Where workers' data differ, all reach the point where the mean of their updates is zero, with a constant learning
-    rate, which `gossip` misses; messages are those of `gossip`, and can travel while gradients are computed. It comes
-    last in a chain, since it overwrites parameters. Give each worker its own gradients. The largest learning rate
-    depends on the topology: gradient descent takes less than twice the smallest eigenvalue of `V`, over the curvature;
-    `nids` has no such limit. Where links fail one way only the mean is lost for ever.
+    The update rule, where i and j are workers, W is the mixing matrix of the topology, c is `w_tilde_coeff`, u_i is the
+    update of `inner` and s_i starts at zero. All right-hand sides have the old x_i and s_i::
+
+        u_i = inner(g_i)
+        m_i = sum_j W_ij * x_j
+        x_i = m_i + u_i + s_i
+        s_i = s_i + (1 - c) * (m_i - x_i)
+
+    With a constant learning rate all workers reach the point where the mean of their updates is zero, even if their
+    data differ; `gossip` misses this point. Give each worker its own gradients, not averaged. In a chain it must be the
+    last transformation, because it overwrites the parameters.
+
+    Use it when the data of the workers differ and messages should travel while gradients are computed; it sends no more
+    than `gossip`. Avoid it when the learning rate must be large, because its largest value depends on the topology: for
+    gradient descent it must stay below twice the smallest eigenvalue of `V = c W + (1 - c) I`, divided by the curvature
+    of the loss. `nids` has no such limit. Avoid it, too, when links fail in one direction only, because the mean over
+    workers then moves and does not come back.
 
     Args:
-        inner: an optimizer, learning rate included; its state is never mixed.
-        topology: who hears whom.
-        axis_name: the axis over workers.
-        mixing: how values are mixed; None: `mix`, one weighted mean. With another the topology is not checked.
-        w_tilde_coeff: share c of W in the matrix of the second mixing, `V = c W + (1 - c) I`, in [0.5, 1) by the
-            paper; default 0.5, its own choice. The sum of disagreements counts by `1 - c`.
+        inner: The optimizer that is wrapped, with its learning rate. Its state is never mixed.
+        topology: Which workers exchange messages, from `optkit.topology`.
+        axis_name: Name of the axis over workers.
+        mixing: How workers mix their values. With anything but `mix` the topology is not checked. Default: `mix`, one
+            weighted mean with the neighbours.
+        w_tilde_coeff: Share c of W in the matrix of the second mixing, `V = c W + (1 - c) I`. The paper allows [0.5,
+            1). The sum of disagreements is weighted by `1 - c`. Default: 0.5, as in the paper.
 
     Returns:
-        An optimizer that takes the extra argument `links`, see `mix`. It sends the parameters once in each round of the
-        topology, and keeps one number a parameter beside the inner state.
+        An optimizer whose `update` takes the extra argument `links`: which messages arrive, see `mix`. It sends the
+        parameters once in each round of the topology, and stores one number per parameter in addition to the state of
+        `inner`.
 
     Raises:
-        ValueError: if `w_tilde_coeff` is negative, the method does not settle on the topology with it, or `axis_name`
+        ValueError: If `w_tilde_coeff` is negative, the method does not settle on the topology with it, or `axis_name`
             is not one name.
-        TypeError: if `topology` is no `Topology`, or `mixing` no function.
+        TypeError: If `topology` is not a `Topology`, or `mixing` is not a function.
 
     Example:
         >>> import optkit
@@ -86,7 +100,6 @@ def extra(
         Array([2., 2., 2.], dtype=float32)
 
     Reference:
-        Shi, Ling, Wu, Yin, "EXTRA: An Exact First-Order Algorithm for Decentralized Consensus Optimization", 2014,
         arXiv:1404.6264.
     """
     check_range("w_tilde_coeff", w_tilde_coeff, 0.0)
@@ -97,7 +110,7 @@ def extra(
             "extra",
             topology,
             lambda mixing, one: [[mixing, one], [memory * (mixing - one), one]],
-            f"Take w_tilde_coeff in [0.5, 1), it is {w_tilde_coeff:g}, and a symmetric topology, or gradient_tracking",
+            f"Use w_tilde_coeff in [0.5, 1), got {w_tilde_coeff:g}, and a symmetric topology, or gradient_tracking",
         )
     inner = optax.with_extra_args_support(inner)
 
@@ -126,7 +139,7 @@ METHODS = (
         name="extra",
         factory=extra,
         kind="wrapper",
-        summary="Runs any optimizer on mixed parameters, and corrects them by the sum of all past disagreements.",
+        summary="Runs any optimizer, adds its updates to mixed parameters, and corrects these by past disagreements.",
         paper=Paper(
             "EXTRA: An Exact First-Order Algorithm for Decentralized Consensus Optimization",
             "Shi, Ling, Wu, Yin",

@@ -1,8 +1,9 @@
-"""Gossip: each worker takes its own optimizer's step and mixes its parameters with its neighbours'.
+"""Gossip: each worker takes a step of its own optimizer and mixes its parameters with those of its neighbours.
 
 Lian, Zhang, Zhang, Hsieh, Zhang, Liu, "Can Decentralized Algorithms Outperform Centralized Algorithms?", 2017,
-arXiv:1705.09056 (decentralized SGD combines first); the diffusion strategies of Chen, Sayed, "Diffusion Adaptation
-Strategies for Distributed Optimization and Learning over Networks", 2011, arXiv:1111.0034, which name both orders.
+arXiv:1705.09056. Their decentralized SGD combines before it adapts (`order="cta"`). Chen, Sayed, "Diffusion Adaptation
+Strategies for Distributed Optimization and Learning over Networks", 2011, arXiv:1111.0034, give both orders their
+names.
 """
 
 from typing import Literal, NamedTuple
@@ -30,8 +31,8 @@ class GossipState(NamedTuple):
     """State of `gossip`.
 
     Attributes:
-        count: number of updates so far, equal on all workers.
-        inner: state of the inner optimizer, each worker's own.
+        count: Number of updates so far, equal on all workers.
+        inner: State of the inner optimizer. Each worker has its own.
     """
 
     count: jax.typing.ArrayLike
@@ -49,27 +50,42 @@ def gossip(
 ) -> optax.GradientTransformationExtraArgs:
     """Runs an optimizer on each worker's own gradients, and mixes the parameters of neighbours.
 
-    Give each worker its own gradients, not averaged, and its own parameters, which stay apart by about the learning
-    rate: report their mean. It comes last in a chain, since it overwrites parameters. Where workers' data differ, a
-    constant learning rate leaves a bias that `gradient_tracking` and `exact_diffusion` do not have. Parameters in 16
-    bits are mixed in float32, and agree to their own precision only.
+    The update rule, where i and j are workers, W is the mixing matrix of the topology and u_i is the update of
+    `inner`::
+
+        u_i = inner(g_i)
+        x_i = sum_j W_ij * (x_j + u_j)        # order="atc"
+        x_i = sum_j W_ij * x_j + u_i          # order="cta"
+
+    Give each worker its own parameters and its own gradients, not averaged. The workers' parameters stay apart by a
+    distance that is roughly proportional to the learning rate, so report their mean. In a chain it must be the last
+    transformation, because it overwrites the parameters. Parameters in 16 bits are mixed in float32, but agree only to
+    their own precision.
+
+    Use it when workers can reach only a few neighbours, or when averaging over all workers in each step takes too long.
+    Avoid it when the data of the workers differ much, because a constant learning rate then leaves a bias, which
+    `gradient_tracking` and `exact_diffusion` do not have.
 
     Args:
-        inner: an optimizer, learning rate included; its state is never mixed.
-        topology: who hears whom.
-        axis_name: the axis over workers.
-        mixing: how values are mixed; None: `mix`, one weighted mean. See also `repeated_mix` and `chebyshev_mix`.
-        order: `"atc"` (adapt then combine, default) mixes updated parameters; `"cta"` (combine then adapt) mixes
-            parameters and then adds the update, so that messages can travel while gradients are computed.
-        every: mixes in every so many updates only, at least 1; default 1. Local steps lie between.
+        inner: The optimizer that is wrapped, with its learning rate. Its state is never mixed.
+        topology: Which workers exchange messages, from `optkit.topology`.
+        axis_name: Name of the axis over workers.
+        mixing: How workers mix their values, for example `repeated_mix(4)` or `chebyshev_mix(4)`. Default: `mix`, one
+            weighted mean with the neighbours.
+        order: "atc" (adapt, then combine) mixes the updated parameters. "cta" (combine, then adapt) mixes the
+            parameters and then adds the update, so that messages can travel while gradients are computed. Default:
+            "atc".
+        every: Number of updates from one mixing to the next, an integer, at least 1. The other updates are local steps.
+            Default: 1.
 
     Returns:
-        An optimizer that takes the extra argument `links`, see `mix`; a step of mixing sends the parameters once in
-        each round of the topology, in float32 at least. Its state is the inner one and a counter.
+        An optimizer whose `update` takes the extra argument `links`: which messages arrive, see `mix`. A step that
+        mixes sends the parameters once in each round of the topology, in float32 at least. Its state is that of `inner`
+        and a counter.
 
     Raises:
-        ValueError: if `every` is no positive integer, `order` is no such word, or `axis_name` is not one name.
-        TypeError: if `topology` is no `Topology`, or `mixing` no function.
+        ValueError: If `every` is not a positive integer, `order` is unknown, or `axis_name` is not one name.
+        TypeError: If `topology` is not a `Topology`, or `mixing` is not a function.
 
     Example:
         >>> import jax
@@ -83,7 +99,7 @@ def gossip(
         Array([0., 1., 1., 1.], dtype=float32)
 
     Reference:
-        Lian et al., "Can Decentralized Algorithms Outperform Centralized Algorithms?", 2017, arXiv:1705.09056.
+        arXiv:1705.09056.
     """
     return named_gossip("gossip", inner, topology, axis_name=axis_name, mixing=mixing, order=order, every=every)
 
@@ -98,7 +114,7 @@ def named_gossip(
     order: Order = "atc",
     every: int | jax.Array = 1,
 ) -> optax.GradientTransformationExtraArgs:
-    """Builds `gossip` as a part of another method, whose name its errors give."""
+    """Builds `gossip` as a part of another method, whose name stands in the error messages."""
     check_period("every", every)
     check_option("order", order, Order)
     mixing = choose_mixing(mixing, topology, axis_name)

@@ -1,8 +1,8 @@
-"""How often each two neighbours talk, where workers talk in pairs at random times.
+"""How often neighbours exchange values, if workers exchange in pairs at random times.
 
-Nabli, Oyallon, "DADAO: Decoupled Accelerated Decentralized Asynchronous Optimization", 2022, arXiv:2208.00779, which
-asks for the fewest exchanges whose constants satisfy `chi1 * chi2 <= 1/2` and leaves them to a semidefinite program.
-Both constants are log-convex in the edges' probabilities, so that exponentiated gradients find the optimum here.
+Nabli, Oyallon, "DADAO: Decoupled Accelerated Decentralized Asynchronous Optimization", 2022, arXiv:2208.00779. The
+paper asks for the fewest exchanges whose constants satisfy `chi1 * chi2 <= 1/2`, and finds them by a semidefinite
+program. Both constants are log-convex in the edges' probabilities, so exponentiated gradients find the optimum here.
 """
 
 import dataclasses
@@ -20,17 +20,19 @@ __all__ = ["GossipRates", "optimal_rates", "uniform_rates"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GossipRates:
-    """Exchanges per unit of time along the edges of a graph, each a Poisson process of its own.
+    """Rates of exchanges along the edges of a graph, each edge with a Poisson process of its own.
+
+    Use it when you have rates of your own: `uniform_rates` and `optimal_rates` compute them from a topology.
 
     Attributes:
-        size: the number of workers.
-        edges: shape (edges, 2), the workers that an edge joins.
-        rates: shape (edges,), the mean number of exchanges in a unit of time, in which each worker takes one gradient
-            on average. Edges and rates are kept as copies that cannot be written to.
+        size: Number of workers.
+        edges: The two workers that each edge joins, shape (edges, 2).
+        rates: Mean number of exchanges along each edge in a unit of time, in which each worker takes one gradient on
+            average; shape (edges,). Edges and rates are stored as copies that are read-only.
 
     Raises:
-        ValueError: if an edge joins no two of the workers, if a rate is not positive and finite, or if the edges leave
-            workers apart.
+        ValueError: If an edge does not join two of the workers, a rate is not positive and finite, or the edges do not
+            connect all workers.
 
     Example:
         >>> rates = GossipRates(2, np.array([[0, 1]]), np.array([1.0]))
@@ -56,11 +58,11 @@ class GossipRates:
         if not np.all((rates > 0) & np.isfinite(rates)):
             raise ValueError(f"rates must be positive and finite, got {rates.tolist()}")
         if self.size > 1 and self.spectrum[0][1] < 1e-12 * rates.max(initial=1.0):
-            raise ValueError("these edges leave workers apart for ever: the graph is not connected")
+            raise ValueError("the edges do not connect all workers: the graph must be connected")
 
     @property
     def total(self) -> float:
-        """The mean number of exchanges in a unit of time, over all edges."""
+        """The mean number of exchanges in a unit of time, summed over all edges."""
         return float(self.rates.sum())
 
     @property
@@ -70,12 +72,12 @@ class GossipRates:
 
     @property
     def chi2(self) -> float:
-        """Half the largest effective resistance of an edge, rates being conductances; 0 for one worker."""
+        """Half the largest effective resistance of an edge, with the rates as conductances; 0 for one worker."""
         return float(self.resistances.max(initial=0.0) / 2)
 
     @functools.cached_property
     def spectrum(self) -> tuple[np.ndarray, np.ndarray]:
-        """Eigenvalues, ascending, and eigenvectors of the Laplacian weighted by the rates."""
+        """The eigenvalues, in ascending order, and the eigenvectors of the Laplacian weighted by the rates."""
         first, second = self.edges.T
         weights = np.zeros((self.size, self.size))
         np.add.at(weights, (first, second), self.rates)
@@ -84,30 +86,34 @@ class GossipRates:
 
     @functools.cached_property
     def laplacian_inverse(self) -> np.ndarray:
-        """The pseudoinverse of that Laplacian."""
+        """The pseudoinverse of the Laplacian weighted by the rates."""
         values, vectors = self.spectrum
         return (vectors[:, 1:] / values[1:]) @ vectors[:, 1:].T
 
     @property
     def resistances(self) -> np.ndarray:
-        """The effective resistance between the ends of each edge, rates being conductances."""
+        """The effective resistance between the two ends of each edge, with the rates as conductances."""
         first, second = self.edges.T
         diagonal = np.diag(self.laplacian_inverse)
         return diagonal[first] + diagonal[second] - 2 * self.laplacian_inverse[first, second]
 
 
 def uniform_rates(topology: Topology) -> GossipRates:
-    """Lets all edges talk equally often, as rarely as `dadao` allows: with `chi1 * chi2 = 1/2`.
+    """Makes equal rates for all edges, the smallest that `dadao` allows, with `chi1 * chi2 = 1/2`.
+
+    Use it when the graph is large (hundreds of workers), or when all its edges are alike. Avoid it when some edges are
+    bridges between parts of the graph, because `optimal_rates` then needs fewer exchanges.
 
     Args:
-        topology: whose edges are used, not its weights; of a periodic one those of all steps. For a `networkx` graph
-            see `from_graph`.
+        topology: Which workers exchange messages, from `optkit.topology`. Only its edges are used, not its weights; of
+            a periodic topology the edges of all steps. For a `networkx` graph see `from_graph`.
 
     Returns:
         The rates.
 
     Raises:
-        ValueError: if a message of the topology has no answer: exchanges go both ways.
+        ValueError: If a worker hears another that does not hear it, because exchanges go both ways.
+        TypeError: If `topology` is not a `Topology`.
 
     Example:
         >>> from networkx import barbell_graph
@@ -121,22 +127,27 @@ def uniform_rates(topology: Topology) -> GossipRates:
 
 
 def optimal_rates(topology: Topology, steps: int = 3000) -> GossipRates:
-    """Finds how often each edge should talk, so that all of them together talk least: with `chi1 * chi2 = 1/2`.
+    """Finds the rates of exchanges whose sum is smallest, with `chi1 * chi2 = 1/2`.
 
-    Edges that others can stand in for talk less, bridges more. A step costs an eigendecomposition: a second in all for
-    a dozen workers. For hundreds of workers, and on graphs whose edges are all alike, take `uniform_rates`.
+    An edge that others can replace gets a lower rate, a bridge a higher one. The rates are found by exponentiated
+    gradients.
+
+    Use it when exchanges are expensive and the edges of the graph differ. Avoid it for hundreds of workers, because
+    each step costs an eigendecomposition (with a dozen workers all steps take about a second), and on graphs whose
+    edges are all alike: use `uniform_rates` there.
 
     Args:
-        topology: whose edges are used, not its weights; of a periodic one those of all steps. For a `networkx` graph
-            see `from_graph`.
-        steps: how many steps of exponentiated gradients are taken, at least 1; 3,000 come within 0.2% of the optimum on
-            graphs of a dozen workers.
+        topology: Which workers exchange messages, from `optkit.topology`. Only its edges are used, not its weights; of
+            a periodic topology the edges of all steps. For a `networkx` graph see `from_graph`.
+        steps: Number of steps of exponentiated gradients, at least 1. Default: 3000, which comes within 0.2% of the
+            optimum on graphs of a dozen workers.
 
     Returns:
-        The best rates met, never more exchanges than with `uniform_rates`.
+        The best rates found. Their sum is never above that of `uniform_rates`.
 
     Raises:
-        ValueError: if `steps` is no positive integer, or a message of the topology has no answer.
+        ValueError: If `steps` is not a positive integer, or a worker hears another that does not hear it.
+        TypeError: If `topology` is not a `Topology`.
 
     Example:
         >>> from networkx import barbell_graph
@@ -145,7 +156,7 @@ def optimal_rates(topology: Topology, steps: int = 3000) -> GossipRates:
         13.2
 
     Reference:
-        Nabli, Oyallon, "DADAO: Decoupled Accelerated Decentralized Asynchronous Optimization", 2022, arXiv:2208.00779.
+        arXiv:2208.00779.
     """
     check_integer("steps", steps)
     best = current = uniform_rates(topology)
@@ -160,7 +171,7 @@ def optimal_rates(topology: Topology, steps: int = 3000) -> GossipRates:
 
 
 def _slope(rates: GossipRates) -> np.ndarray:
-    """A subgradient of the logarithm of `sqrt(chi1 * chi2)` in the rates, but for a positive factor."""
+    """Returns a subgradient of the logarithm of `sqrt(chi1 * chi2)` in the rates, up to a positive factor."""
     first, second = rates.edges.T
     values, vectors = rates.spectrum
     resistances = rates.resistances
@@ -172,7 +183,7 @@ def _slope(rates: GossipRates) -> np.ndarray:
 
 
 def _scaled(rates: GossipRates) -> GossipRates:
-    """Makes the product of the constants 1/2: it falls with the square of the rates."""
+    """Scales the rates so that `chi1 * chi2` is 1/2; the product falls with the square of the rates."""
     return dataclasses.replace(rates, rates=rates.rates * np.sqrt(2 * rates.chi1 * rates.chi2))
 
 
@@ -181,8 +192,8 @@ def _edges(topology: Topology) -> np.ndarray:
     if np.any(heard != heard.T):
         receiver, sender = np.argwhere(heard & ~heard.T)[0]
         raise ValueError(
-            f"exchanges go both ways, but worker {receiver} hears worker {sender} and is not heard by it: make an"
-            " undirected topology, with from_graph for example"
+            f"exchanges go both ways, but worker {receiver} hears worker {sender} and is not heard by it: use an"
+            " undirected topology, for example from_graph(graph)"
         )
     return np.argwhere(np.triu(heard)).astype(np.int32)
 
@@ -196,7 +207,7 @@ METHODS = (
         name="optimal_rates",
         factory=optimal_rates,
         kind="function",
-        summary="How often each two neighbours should talk, so that all of them together talk least.",
+        summary="Finds how often neighbours should exchange values, so that the number of exchanges is smallest.",
         paper=DADAO,
         also_known_as=("gossip rates",),
         parts=(GossipRates,),
@@ -205,7 +216,7 @@ METHODS = (
         name="uniform_rates",
         factory=uniform_rates,
         kind="function",
-        summary="Lets all neighbours talk equally often, as rarely as DADAO allows.",
+        summary="Makes equal rates of exchanges for all neighbours, the smallest that DADAO allows.",
         paper=DADAO,
         also_known_as=("gossip rates",),
     ),

@@ -3,8 +3,9 @@
 Nedic, Olshevsky, Shi, "Achieving Geometric Convergence for Distributed Optimization over Time-Varying Graphs", 2016,
 arXiv:1607.03218 (DIGing); Qu, Li, "Harnessing Smoothness to Accelerate Distributed Optimization", 2016,
 arXiv:1605.07112. The form that tracks the updates of any optimizer is that of the code (epfml/relaysgd) of Vogels et
-al., "RelaySum for Decentralized Deep Learning on Heterogeneous Data", 2021, arXiv:2110.04175. Papers keep the estimate
-and the last gradient; kept here is what the two come to, half as much.
+al., "RelaySum for Decentralized Deep Learning on Heterogeneous Data", 2021, arXiv:2110.04175. The papers store the
+estimate and the last gradient. The code here stores only the difference that the rule needs, which takes half the
+memory.
 """
 
 import functools
@@ -29,9 +30,9 @@ class TrackGradientsState(NamedTuple):
     """State of `track_gradients`.
 
     Attributes:
-        count: number of updates so far, equal on all workers.
-        correction: what to add to the next gradient, `W y - g` of the last step, each worker's own, in float32 at
-            least. Its mean over workers is zero.
+        count: Number of updates so far, equal on all workers.
+        correction: Is added to the next gradient: `W y - g` of the last step, in float32 at least. Each worker has its
+            own; their mean over workers is zero.
     """
 
     count: jax.typing.ArrayLike
@@ -42,10 +43,10 @@ class GradientTrackingState(NamedTuple):
     """State of `gradient_tracking`.
 
     Attributes:
-        count: number of updates so far, equal on all workers.
-        correction: what to add to the next update, each worker's own, in float32 at least. Its mean over workers is
-            zero.
-        inner: state of the inner optimizer, each worker's own.
+        count: Number of updates so far, equal on all workers.
+        correction: Is added to the next update, in float32 at least. Each worker has its own; their mean over workers
+            is zero.
+        inner: State of the inner optimizer. Each worker has its own.
     """
 
     count: jax.typing.ArrayLike
@@ -58,25 +59,36 @@ def track_gradients(
 ) -> optax.GradientTransformationExtraArgs:
     """Replaces each worker's gradient by its estimate of the mean of all workers' gradients.
 
-    The mean of the estimates is that of the gradients in every step, and they come together as gradients settle. In
-    front of an optimizer whose parameters are mixed first, it makes DIGing: `gossip(optax.chain(track_gradients(...),
-    optax.sgd(...)), ..., order="cta")`. There momentum acts on the estimates; weight decay that is part of the
-    gradient goes in front. Clip gradients before this: an infinite one stays in all workers' estimates for ever. In
-    front of Adam, too, all workers reach the minimum of the mean loss, where `gradient_tracking` around Adam ends where
-    the mean of Adam's updates is zero, another point. Where data do not differ it gains nothing over `gossip`.
+    The update rule, where i and j are workers, W is the mixing matrix of the topology and c_i starts at zero::
+
+        u_i = g_i + c_i
+        c_i = sum_j W_ij * u_j - g_i
+
+    In every step the mean of the estimates u_i over workers equals the mean of the gradients. As the gradients settle,
+    the estimates become equal.
+
+    To get DIGing, put it before an optimizer and mix the parameters first: `gossip(optax.chain(track_gradients(...),
+    optax.sgd(...)), ..., order="cta")`. Momentum then acts on the estimates. A penalty that is part of the gradient,
+    such as L2, must be added before this transformation. Clip gradients before it, too: an infinite gradient stays in
+    the estimates of all workers forever.
+
+    Use it when the data of the workers differ and all workers must reach the minimum of the mean loss, also with
+    optimizers such as Adam. (`gradient_tracking` around Adam ends where the mean of Adam's updates is zero, which is
+    another point.) Avoid it when the data of the workers are alike, because it then gains nothing over `gossip` alone,
+    and it sends and stores one more number per parameter.
 
     Args:
-        topology: who hears whom.
-        axis_name: the axis over workers.
-        mixing: how values are mixed; None: `mix`, one weighted mean.
+        topology: Which workers exchange messages, from `optkit.topology`.
+        axis_name: Name of the axis over workers.
+        mixing: How workers mix their values. Default: `mix`, one weighted mean with the neighbours.
 
     Returns:
-        A transformation that takes the extra argument `links`, see `mix`. It sends one number a parameter in each round
-        of the topology and keeps one.
+        A transformation whose `update` takes the extra argument `links`: which messages arrive, see `mix`. It sends one
+        number per parameter in each round of the topology, and its state is one number per parameter.
 
     Raises:
-        ValueError: if `axis_name` is not one name.
-        TypeError: if `topology` is no `Topology`, or `mixing` no function.
+        ValueError: If `axis_name` is not one name.
+        TypeError: If `topology` is not a `Topology`, or `mixing` is not a function.
 
     Example:
         >>> import optkit
@@ -88,8 +100,7 @@ def track_gradients(
         Array([2., 2., 2.], dtype=float32)
 
     Reference:
-        Nedic, Olshevsky, Shi, "Achieving Geometric Convergence for Distributed Optimization over Time-Varying Graphs",
-        2016, arXiv:1607.03218.
+        arXiv:1607.03218.
     """
     mixing = choose_mixing(mixing, topology, axis_name)
 
@@ -115,26 +126,41 @@ def gradient_tracking(
 ) -> optax.GradientTransformationExtraArgs:
     """Runs an optimizer on each worker's own gradients, tracks the mean of all updates, and mixes the parameters.
 
-    Where workers' data differ, all reach the point where the mean of their updates is zero, with a constant learning
-    rate, which `gossip` misses. For SGD it is the minimum of the mean loss; for optimizers that rescale, such as Adam,
-    it is not, see `track_gradients`. It comes last in a chain, since it overwrites parameters. Give each worker its own
-    gradients. It sends twice what `gossip` and `exact_diffusion` do. Clip inside `inner`: an infinite update stays in
-    all workers' corrections for ever, and so does what an attacker says: robust mixing belongs into `gossip`. Where
-    data do not differ it gains nothing over `gossip`.
+    The update rule, where i and j are workers, W is the mixing matrix of the topology, u_i is the update of `inner` and
+    c_i starts at zero::
+
+        u_i = inner(g_i)
+        y_i = u_i + c_i
+        x_i = sum_j W_ij * (x_j + y_j)
+        c_i = sum_j W_ij * y_j - u_i
+
+    With a constant learning rate all workers reach the point where the mean of their updates is zero, even if their
+    data differ; `gossip` misses this point. For SGD it is the minimum of the mean loss. For optimizers that rescale
+    gradients, such as Adam, it is not: see `track_gradients`.
+
+    Give each worker its own gradients, not averaged. In a chain it must be the last transformation, because it
+    overwrites the parameters. Clip inside `inner`: an infinite update stays in the corrections of all workers forever.
+    The values that an attacker sends stay there as well, so use mixing that is robust to attackers with `gossip` only.
+
+    Use it when the data of the workers differ and the learning rate is constant or falls slowly. Avoid it when the data
+    are alike, because it then gains nothing over `gossip`, or when messages are expensive, because it sends twice as
+    many bytes as `gossip` and `exact_diffusion`.
 
     Args:
-        inner: an optimizer, learning rate and its schedule included; its state is never mixed.
-        topology: who hears whom.
-        axis_name: the axis over workers.
-        mixing: how values are mixed; None: `mix`, one weighted mean. It gets parameters and updates in one tree.
+        inner: The optimizer that is wrapped, with its learning rate and schedule. Its state is never mixed.
+        topology: Which workers exchange messages, from `optkit.topology`.
+        axis_name: Name of the axis over workers.
+        mixing: How workers mix their values. It is called with parameters and updates in one tree. Default: `mix`, one
+            weighted mean with the neighbours.
 
     Returns:
-        An optimizer that takes the extra argument `links`, see `mix`. It sends two numbers a parameter in each round of
-        the topology, and keeps one beside the inner state.
+        An optimizer whose `update` takes the extra argument `links`: which messages arrive, see `mix`. It sends two
+        numbers per parameter in each round of the topology, and stores one number per parameter in addition to the
+        state of `inner`.
 
     Raises:
-        ValueError: if `axis_name` is not one name.
-        TypeError: if `topology` is no `Topology`, or `mixing` no function.
+        ValueError: If `axis_name` is not one name.
+        TypeError: If `topology` is not a `Topology`, or `mixing` is not a function.
 
     Example:
         >>> import optkit
@@ -150,8 +176,7 @@ def gradient_tracking(
         Array([2., 2., 2.], dtype=float32)
 
     Reference:
-        Nedic, Olshevsky, Shi, "Achieving Geometric Convergence for Distributed Optimization over Time-Varying Graphs",
-        2016, arXiv:1607.03218; Vogels et al., "RelaySum for Decentralized Deep Learning on Heterogeneous Data", 2021,
+        arXiv:1607.03218.
         arXiv:2110.04175.
     """
     mixing = choose_mixing(mixing, topology, axis_name)
@@ -188,7 +213,7 @@ METHODS = (
         name="gradient_tracking",
         factory=gradient_tracking,
         kind="wrapper",
-        summary="Runs any optimizer, and lets each worker follow an estimate of the mean of all workers' updates.",
+        summary="Runs any optimizer on each worker, and follows an estimate of the mean of all workers' updates.",
         paper=RELAY,
         also_known_as=("GT", "DSGT", "DGT", "GT-DSGD", "distributed stochastic gradient tracking"),
         example={"topology": ring(8), "axis_name": "workers"},

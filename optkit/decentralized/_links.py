@@ -1,4 +1,4 @@
-"""Links: which messages arrive in a step, for `mix` and all that mixes."""
+"""Links: which messages arrive in a step. They are an argument of `mix` and of all methods that mix."""
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +10,16 @@ __all__ = ["links_among", "lossy_links"]
 
 
 def links_among(active: jax.Array) -> jax.Array:
-    """Gives the links of a step in which some workers are silent.
+    """Makes the links of a step in which only the active workers exchange messages.
+
+    Use it when some workers do not take part in a step, for example because they failed or were not sampled.
 
     Args:
-        active: shape (workers,), booleans: whether a worker takes part.
+        active: Which workers take part, booleans of shape (workers,).
 
     Returns:
-        Booleans of shape (workers, workers), the `links` of `mix`: workers that are silent neither hear nor are heard,
-        and keep their values; the mean over the others stays on symmetric topologies.
+        Booleans of shape (workers, workers), the argument `links` of `mix`. Inactive workers neither hear others nor
+        are heard, and keep their values. On symmetric topologies the mean over the active workers stays the same.
 
     Example:
         >>> links_among(jnp.array([True, False, True])).astype(int).tolist()
@@ -27,18 +29,21 @@ def links_among(active: jax.Array) -> jax.Array:
 
 
 def lossy_links(key: jax.Array, size: int, probability: jax.typing.ArrayLike) -> jax.Array:
-    """Draws links of which each is lost with some probability, in both directions at once.
+    """Draws links at random, each of which is lost with some probability, in both directions at once.
+
+    Use it when you want to know how a method behaves on a network that loses messages.
 
     Args:
-        key: a JAX key that is equal on all workers; another one for each step.
-        size: the number of workers, at least 1.
-        probability: of a link to be lost, in [0, 1].
+        key: Seed of the random draws, a JAX key (not an integer). Must be equal on all workers, and another one in each
+            step.
+        size: Number of workers, at least 1.
+        probability: Probability that a link is lost, in [0, 1].
 
     Returns:
-        Symmetric booleans of shape (workers, workers), the `links` of `mix`; a worker always hears itself.
+        Symmetric booleans of shape (workers, workers), the argument `links` of `mix`. A worker always hears itself.
 
     Raises:
-        ValueError: if `size` or `probability` is out of its range.
+        ValueError: If `size` or `probability` is out of its range.
 
     Example:
         >>> lossy_links(jax.random.key(0), 3, 1.0).astype(int).tolist()
@@ -55,14 +60,14 @@ METHODS = (
         name="lossy_links",
         factory=lossy_links,
         kind="function",
-        summary="Draws which messages are lost in a step, in both directions at once.",
+        summary="Draws at random which links are lost in a step, in both directions at once.",
         also_known_as=("link failures", "unreliable links"),
     ),
     Method(
         name="links_among",
         factory=links_among,
         kind="function",
-        summary="The links of a step in which some workers are silent.",
+        summary="Makes the links of a step in which only the active workers exchange messages.",
         also_known_as=("partial participation",),
     ),
 )

@@ -18,18 +18,25 @@ __all__ = ["metropolis_walk", "stationary_distribution"]
 
 
 def metropolis_walk(graph: "nx.Graph", target: jax.typing.ArrayLike | None = None) -> np.ndarray:
-    """Makes the random walk of Metropolis and Hastings: it moves to a random neighbour, or stays.
+    """Makes the transition probabilities of the random walk of Metropolis and Hastings on a graph.
+
+    The rule, where i and j are neighbours and the walk stays at i with the remaining probability::
+
+        P_ij = min(1, degree_i * target_j / (degree_j * target_i)) / degree_i
+
+    Use it when a walk must visit workers with given frequencies, and each worker knows only its neighbours.
 
     Args:
-        graph: connected and undirected; its nodes, in their order, are the workers.
-        target: how often each worker is visited in the long run, positive, shape (workers,); equally by default.
+        graph: A connected, undirected graph. Its nodes, in their order, are the workers.
+        target: How often each worker is visited in the long run, positive numbers of shape (workers,). Default: None,
+            equally often.
 
     Returns:
-        The matrix of its transition probabilities, from the row to the column.
+        The matrix of transition probabilities, from the row to the column.
 
     Raises:
-        ValueError: if the graph is directed or not connected, or `target` has another shape or is not positive.
-        TypeError: if `graph` is no graph of `networkx`.
+        ValueError: If the graph is directed or not connected, or `target` has another shape or is not positive.
+        TypeError: If `graph` is not a graph of `networkx`.
 
     Example:
         >>> import networkx as nx
@@ -37,17 +44,17 @@ def metropolis_walk(graph: "nx.Graph", target: jax.typing.ArrayLike | None = Non
         [[0.5, 0.5, 0.0], [0.5, 0.0, 0.5], [0.0, 0.5, 0.5]]
 
     Reference:
-        Hastings, "Monte Carlo Sampling Methods Using Markov Chains and Their Applications", 1970, Biometrika 57(1).
+        Hastings, 1970, Biometrika 57(1).
     """
     import networkx as nx
 
     require_undirected(graph, "graph")
     size = graph.number_of_nodes()
     if size == 0 or not nx.is_connected(graph):
-        raise ValueError(f"a walk's graph must be connected, got {nx.number_connected_components(graph)} parts")
+        raise ValueError(f"the graph must be connected, got {nx.number_connected_components(graph)} parts")
     target = np.ones(size) if target is None else np.asarray(target, np.float64)
     if target.shape != (size,) or not np.all(target > 0):
-        raise ValueError(f"target must be {size} positive numbers, one a worker, got {target!r}")
+        raise ValueError(f"target must be {size} positive numbers, one for each worker, got {target!r}")
     adjacency = nx.to_numpy_array(graph, weight=None) != 0  # pyright: ignore[reportArgumentType]
     np.fill_diagonal(adjacency, val=False)
     degrees = np.maximum(adjacency.sum(axis=1), 1)
@@ -57,10 +64,13 @@ def metropolis_walk(graph: "nx.Graph", target: jax.typing.ArrayLike | None = Non
 
 
 def stationary_distribution(chain: jax.typing.ArrayLike) -> np.ndarray:
-    """Says how often a walk visits each worker in the long run.
+    """Computes how often a walk visits each worker in the long run.
+
+    Use it when a walk is given by its transition probabilities only. Avoid it for thousands of workers, because it
+    solves a dense system of equations.
 
     Args:
-        chain: transition probabilities, from the row to the column, of a walk that gets everywhere.
+        chain: Transition probabilities, from the row to the column, of a walk that can reach every worker.
 
     Returns:
         The distribution, shape (workers,).
@@ -79,7 +89,7 @@ METHODS = (
         name="metropolis_walk",
         factory=metropolis_walk,
         kind="function",
-        summary="Transition probabilities of a random walk on a graph that visits workers as often as is wanted.",
+        summary="Makes a random walk on a graph that visits workers with given frequencies.",
         paper=Paper("Monte Carlo Sampling Methods Using Markov Chains and Their Applications", "Hastings", 1970),
         also_known_as=("Metropolis-Hastings random walk", "MHRW"),
         parts=(stationary_distribution,),

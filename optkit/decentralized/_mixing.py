@@ -1,7 +1,7 @@
-"""Mixing: workers replace what they hold by weighted means of what they hear.
+"""Mixing: each worker replaces its values by a weighted mean of its own and its neighbours' values.
 
-A `Mixing` is a function of one worker's values, to be called where the workers' axis is named. Methods take one as an
-argument, so that any of them runs with any other.
+A `Mixing` is a function of one worker's values. Call it inside a function that is mapped over the axis of workers.
+Methods take a `Mixing` as an argument, so any method runs with any mixing.
 """
 
 import math
@@ -23,12 +23,12 @@ from optkit.method import Method
 
 __all__ = ["mix"]
 
-# Arrays of at most so many bytes travel together: each message costs as much as some thousand numbers more.
+# Arrays of at most this many bytes travel together: one more message costs as much as some thousand more numbers.
 _SMALL = 2**14
 
 
 class Mixing(Protocol):
-    """How workers mix what they hold: `mix`, or what `repeated_mix`, `chebyshev_mix` and others make."""
+    """How workers mix their values: `mix`, or a function made by `repeated_mix`, `chebyshev_mix` and others."""
 
     def __call__(
         self,
@@ -40,14 +40,14 @@ class Mixing(Protocol):
         step: int | jax.Array = 0,
         links: jax.Array | None = None,
     ) -> Any:
-        """Gives one worker's mixed values, in the dtypes of those that it held.
+        """Returns one worker's mixed values, in the dtypes of the values that came in.
 
         Args:
-            tree: arrays, one worker's.
-            topology: who hears whom.
-            axis_name: the axis over workers.
-            step: number of exchanges so far, an integer that is equal on all workers.
-            links: which messages arrive, see `mix`.
+            tree: One worker's arrays.
+            topology: Which workers exchange messages, from `optkit.topology`.
+            axis_name: Name of the axis over workers.
+            step: Number of exchanges so far, an integer that is equal on all workers. Default: 0.
+            links: Which messages arrive, see `mix`. Default: all.
 
         Returns:
             A tree of the same structure.
@@ -63,29 +63,39 @@ def mix(
     step: int | jax.Array = 0,
     links: jax.Array | None = None,
 ) -> Any:
-    """Takes one weighted mean with the neighbours, `x_i <- x_i + sum_j W_ij (x_j - x_i)`.
+    """Replaces a worker's values by a weighted mean of its own and its neighbours' values.
 
-    The mean over workers stays, but for rounding. Sums are in float32 at least; messages have the values' own dtype. In
-    the compiled program a worker sends its values once, by `collective-permute`, for each of `topology.rounds`; small
-    arrays of one dtype travel as one. Where everyone hears everyone it is one `all-reduce`, in float32 at least, or one
-    `all-gather` if weights differ or links fail, for which each worker holds the values of all.
+    The rule, where W_ij is the weight that worker i gives to the message of worker j::
+
+        x_i = x_i + sum_j W_ij * (x_j - x_i)
+
+    The mean over workers stays the same, apart from rounding. Sums are computed in float32 at least; messages have the
+    dtype of the values. In the compiled program a worker sends its values once in each of `topology.rounds`, by
+    `collective-permute`; small arrays of the same dtype travel together in one message. If every worker hears every
+    other, mixing is one `all-reduce` in float32 at least; if, moreover, weights differ or links are given, it is one
+    `all-gather`, for which each worker holds the values of all workers in memory.
+
+    Use it when workers have to come closer to each other in each step, with one message to each neighbour. Avoid it
+    when one exchange is not enough, because on sparse graphs it brings workers together slowly: `chebyshev_mix` comes
+    closer to the mean with several exchanges.
 
     Args:
-        tree: arrays, one worker's; those that are no floating-point numbers stay as they are.
-        topology: who hears whom.
-        axis_name: the axis over workers.
-        step: number of exchanges so far, an integer that must be equal on all workers: says which of a periodic
-            topology's steps this is.
-        links: shape (workers, workers), booleans that are equal on all workers: whether worker i (the row) hears worker
-            j in this step; all do by default. What is not heard counts like the receiver's own value, and may be NaN.
-            The mean stays only where the topology and links are symmetric: where a link fails in both directions. See
-            `links_among` and `lossy_links`.
+        tree: One worker's arrays. Arrays that are not floating-point numbers stay as they are.
+        topology: Which workers exchange messages, from `optkit.topology`.
+        axis_name: Name of the axis over workers.
+        step: Number of exchanges so far, an integer that must be equal on all workers. It selects the current step of a
+            periodic topology. Default: 0.
+        links: Which messages arrive in this step: booleans of shape (workers, workers), equal on all workers. The entry
+            in row i and column j says whether worker i hears worker j. A message that is not heard is replaced by the
+            receiver's own value, and may be NaN. The mean over workers stays the same only if the topology and the
+            links are symmetric, that is, if a link fails in both directions. `links_among` and `lossy_links` make such
+            arrays. Default: all messages arrive.
 
     Returns:
-        The mixed tree, in the tree's dtypes.
+        The mixed tree, in the dtypes of `tree`.
 
     Raises:
-        ValueError: if the axis has another size than the topology, or `links` another shape.
+        ValueError: If the axis and the topology have different numbers of workers, or `links` has another shape.
 
     Example:
         >>> import jax
@@ -107,19 +117,20 @@ def mix(
 
 
 def choose_mixing(mixing: Mixing | None, topology: Topology, axis_name: AxisName) -> Mixing:
-    """Returns the mixing that a method was given, or `mix`, and checks what it is to be called with.
+    """Returns the mixing that a method was given, or `mix` for None, and checks the method's arguments.
 
     Args:
-        mixing: the method's argument; None is `mix`.
-        topology: the method's argument.
-        axis_name: the method's argument.
+        mixing: The method's argument. None stands for `mix`.
+        topology: The method's argument.
+        axis_name: The method's argument.
 
     Returns:
         The mixing.
 
     Raises:
-        TypeError: if `topology` is no `Topology`, or `mixing` is no function, as `optax.inject_hyperparams` makes it.
-        ValueError: if `axis_name` is not one name.
+        TypeError: If `topology` is not a `Topology`, or `mixing` is not a function (for example an array made by
+            `optax.inject_hyperparams`).
+        ValueError: If `axis_name` is not one name.
 
     Example:
         >>> from optkit.decentralized.topology import ring
@@ -132,10 +143,10 @@ def choose_mixing(mixing: Mixing | None, topology: Topology, axis_name: AxisName
 
 
 def require_mixing(mixing: Mixing | None) -> Mixing:
-    """Returns the mixing that was given, or `mix`, or raises if it is none.
+    """Returns the mixing that was given, or `mix` for None, and raises if it is not a mixing.
 
     Raises:
-        TypeError: if it is no function.
+        TypeError: If it is not a function.
     """
     refuse_arrays(mixing=mixing)
     if mixing is not None and not callable(mixing):
@@ -144,17 +155,17 @@ def require_mixing(mixing: Mixing | None) -> Mixing:
 
 
 def links_by_round(links: jax.Array | None, rounds: int) -> jax.Array | None:
-    """Gives the links of each round of a mixing, whether they are the same in all rounds or not.
+    """Returns the links of each round of a mixing, whether they are the same in all rounds or not.
 
     Args:
-        links: as for `mix`, or of shape (rounds, workers, workers), one for each round.
-        rounds: how many there are.
+        links: As in `mix`, or an array of shape (rounds, workers, workers) with the links of each round.
+        rounds: Number of rounds.
 
     Returns:
         Links of shape (rounds, workers, workers), or None.
 
     Raises:
-        ValueError: if there are links for another number of rounds.
+        ValueError: If there are links for another number of rounds.
     """
     if links is None or links.ndim == 2:
         return None if links is None else jnp.broadcast_to(links, (rounds, *links.shape))
@@ -165,7 +176,7 @@ def links_by_round(links: jax.Array | None, rounds: int) -> jax.Array | None:
 
 
 def extrapolate(new: Any, old: Any, weight: jax.typing.ArrayLike) -> Any:
-    """Gives `old + weight (new - old)` of floating-point arrays, in their dtypes, and `new` of all others."""
+    """Returns `old + weight * (new - old)` for floating-point arrays, in their dtypes, and `new` for all others."""
 
     def between(x, y):
         return y + jnp.asarray(weight, y.dtype) * (x - y) if jnp.issubdtype(y.dtype, jnp.inexact) else x
@@ -174,11 +185,11 @@ def extrapolate(new: Any, old: Any, weight: jax.typing.ArrayLike) -> Any:
 
 
 def require_size(topology: Topology, axis_name: AxisName) -> None:
-    """Raises unless the topology has as many workers as the axis.
+    """Raises an error unless the topology has as many workers as the axis.
 
     Raises:
-        ValueError: if it has not, or `axis_name` is not one name.
-        TypeError: if it is no topology.
+        ValueError: If the two numbers differ, or `axis_name` is not one name.
+        TypeError: If `topology` is not a `Topology`.
     """
     require_topology(topology)
     check_axis_name(axis_name)
@@ -188,21 +199,21 @@ def require_size(topology: Topology, axis_name: AxisName) -> None:
 
 
 def add_update(x: jax.Array, update: jax.Array) -> jax.Array:
-    """Adds an update to a value in float32 at least, in the value's dtype."""
+    """Adds an update to a value of float32 at least, and returns the sum in the value's dtype."""
     return x + update.astype(x.dtype)
 
 
 def overwrite(new: Any, params: Any) -> Any:
-    """Gives the updates that replace parameters, `new - params`, computed in float32 at least, in their dtypes."""
+    """Returns the updates `new - params`, computed in float32 at least, in the parameters' dtypes."""
     return jax.tree.map(lambda x, p: (widen(x) - widen(p)).astype(p.dtype), new, params)
 
 
 def _pack(tree: Any) -> tuple[list[jax.Array], Callable[[list[jax.Array]], Any]]:
-    """Turns a tree into few messages.
+    """Packs a tree into few messages.
 
     Returns:
-        Arrays of floating-point numbers, the small ones of a dtype in one vector; and the function that makes the tree
-        of mixed ones.
+        The messages: arrays of floating-point numbers, where small arrays of the same dtype are joined to one vector.
+        And a function that restores the tree from the mixed messages.
     """
     leaves, structure = jax.tree.flatten(tree)
     floating = [i for i, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.inexact)]
@@ -225,7 +236,7 @@ def _pack(tree: Any) -> tuple[list[jax.Array], Callable[[list[jax.Array]], Any]]
 
 
 def _is_small(x: jax.Array) -> bool:
-    """Says whether an array may travel with others: those that are sharded over explicit axes cannot be joined."""
+    """Returns whether an array may travel together with others; arrays sharded over explicit axes cannot be joined."""
     sharded = any(axis is not None for axis in jax.typeof(x).sharding.spec)
     return math.prod(x.shape) * x.dtype.itemsize <= _SMALL and not sharded
 
@@ -233,7 +244,7 @@ def _is_small(x: jax.Array) -> bool:
 def _phase(
     topology: Topology, index: int, axis_name: AxisName, links: jax.Array | None
 ) -> Callable[[list[jax.Array]], list[jax.Array]]:
-    """Makes one step's exchange."""
+    """Makes the exchange of one step of the topology's period."""
     matrix, rounds = topology.matrices[index], topology.rounds[index]
     if not np.all(matrix + np.eye(topology.size)):
         exchange = _by_permutations(rounds, links, axis_name)
@@ -271,7 +282,7 @@ def _by_permutations(
             if links is None and np.all(weights == weights[0]):
                 change = change + float(weights[0]) * difference
                 continue
-            # What has no weight may be NaN: a worker that others do not hear.
+            # A message without weight may be NaN, because it comes from a worker that this one does not hear.
             heard = jnp.asarray(weights != 0)[worker]
             if links is not None:
                 senders = np.array([sender for sender, _ in permutation])
@@ -287,7 +298,7 @@ METHODS = (
         name="mix",
         factory=mix,
         kind="function",
-        summary="Takes one weighted mean of a worker's values with its neighbours'.",
+        summary="Replaces a worker's values by a weighted mean of its own and its neighbours' values.",
         also_known_as=(
             "gossip averaging",
             "partial averaging",

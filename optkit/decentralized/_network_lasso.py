@@ -1,7 +1,7 @@
-"""Network lasso: neighbours' parameters are drawn together until they are equal, cluster by cluster.
+"""Network lasso: draws neighbours' parameters together until they are equal within clusters.
 
 Hallac, Leskovec, Boyd, "Network Lasso: Clustering and Optimization in Large Graphs", 2015, arXiv:1507.00280. The
-alternating direction method of multipliers (ADMM) of its section 3.
+algorithm is the alternating direction method of multipliers (ADMM) of section 3.
 """
 
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -23,14 +23,14 @@ __all__ = ["network_lasso", "network_lasso_start", "network_lasso_sweep"]
 
 
 class NodesProximalMap(Protocol):
-    """The proximal maps of all nodes' losses."""
+    """The proximal maps of all nodes' losses, in one function."""
 
     def __call__(self, points: Any, steps: jax.Array, /) -> Any:
-        """Gives the minimizers over x of `f_i(x) + |x - point_i|^2 / (2 * step_i)` of all nodes.
+        """Returns the minimizers over x of `f_i(x) + |x - point_i|^2 / (2 * step_i)` for all nodes i.
 
         Args:
-            points: shaped like the parameters, with a leading axis over nodes.
-            steps: shape (nodes,).
+            points: A tree shaped like the parameters, with a leading axis over nodes.
+            steps: Step sizes, shape (nodes,).
 
         Returns:
             A tree like `points`.
@@ -42,10 +42,10 @@ class NetworkLassoState(NamedTuple):
     """State of `network_lasso_sweep`.
 
     Attributes:
-        params: of all nodes, with a leading axis over them.
-        copies: what nodes agree on with each of their neighbours: a leading axis over edges, and one over their two
-            ends.
-        duals: what each node's parameters missed of that so far, shaped like `copies`.
+        params: Parameters of all nodes, with a leading axis over nodes.
+        copies: Copies on which each node and its neighbours agree, with a leading axis over edges and one over their
+            two ends.
+        duals: Sums of the differences between each node's parameters and its copies so far, shaped like `copies`.
     """
 
     params: Any
@@ -54,18 +54,21 @@ class NetworkLassoState(NamedTuple):
 
 
 def network_lasso_start(params: Any, graph: "nx.Graph") -> NetworkLassoState:
-    """Gives the state before the first sweep, in float32 at least.
+    """Makes the state before the first sweep, in float32 at least.
+
+    Use it when you call `network_lasso_sweep` in a loop of your own.
 
     Args:
-        params: with a leading axis over nodes.
-        graph: see `network_lasso`.
+        params: The first parameters, with a leading axis over nodes.
+        graph: See `network_lasso`.
 
     Returns:
-        The state: two more copies of the parameters for each end of an edge.
+        The state. It holds two more copies of the parameters for each end of an edge.
 
     Raises:
-        ValueError: if a node has no neighbour, the graph is directed, or the leading axis has another size than it.
-        TypeError: if `graph` is no graph of `networkx`.
+        ValueError: If a node has no neighbour, the graph is directed, or the leading axis and the graph have different
+            sizes.
+        TypeError: If `graph` is not a graph of `networkx`.
 
     Example:
         >>> import networkx as nx
@@ -91,17 +94,31 @@ def network_lasso_sweep(
     penalty: jax.typing.ArrayLike,
     rho: jax.typing.ArrayLike = 1.0,
 ) -> NetworkLassoState:
-    """Updates all nodes, all edges, and all duals once.
+    """Takes one step of `network_lasso`: updates all nodes, all edges, and all dual variables once.
+
+    The update rule, where k_i is the number of neighbours of node i, z are the copies, u the duals, w the weight of the
+    edge, and v_ij = x_i + u_ij with the new x::
+
+        x_i  = minimizer of f_i(x) + rho * k_i / 2 * |x - mean over j of (z_ij - u_ij)|^2
+        t    = max(1 - penalty * w / (rho * |v_ij - v_ji|), 1/2)
+        z_ij = t * v_ij + (1 - t) * v_ji
+        u_ij = v_ij - z_ij
+
+    Use it when you want to look at residuals, or stop by a criterion of your own. Otherwise use `network_lasso`.
 
     Args:
-        proximal_map: see `network_lasso`, as for all other arguments.
-        state: before the sweep.
-        graph: as there.
-        penalty: as there.
-        rho: as there.
+        proximal_map: See `network_lasso`.
+        state: The state before the sweep.
+        graph: See `network_lasso`.
+        penalty: See `network_lasso`.
+        rho: See `network_lasso`. Default: 1.
 
     Returns:
-        The state after it.
+        The state after the sweep.
+
+    Raises:
+        ValueError: If `penalty` or `rho` is out of its range, a node has no neighbour, or the graph is directed.
+        TypeError: If `graph` is not a graph of `networkx`.
 
     Example:
         >>> import networkx as nx
@@ -112,7 +129,7 @@ def network_lasso_sweep(
                [0. , 0.5]], dtype=float32)
 
     Reference:
-        Hallac, Leskovec, Boyd, "Network Lasso: Clustering and Optimization in Large Graphs", 2015, arXiv:1507.00280.
+        arXiv:1507.00280.
     """
     check_range("penalty", penalty, 0.0)
     check_range("rho", rho, 0.0, low_open=True)
@@ -125,7 +142,7 @@ def network_lasso_sweep(
 
     dtype = scalar_dtype(state.params)
     steps = jnp.reciprocal(rho * jnp.asarray(degrees, dtype))
-    # The sum of squared distances to all copies is that to their mean, times their number, and a constant.
+    # The sum of squared distances to all copies is their number times the one to their mean, plus a constant.
     params = proximal_map(jax.tree.map(center, state.copies, state.duals), steps)  # x update
     wanted = jax.tree.map(lambda x, u: x[ends] + u, params, state.duals)
     squares = [jnp.sum(jnp.square(v[:, 0] - v[:, 1]), axis=range(1, v.ndim - 1)) for v in jax.tree.leaves(wanted)]
@@ -151,31 +168,38 @@ def network_lasso(
     *,
     sweeps: int = 100,
 ) -> Any:
-    """Minimizes the nodes' losses plus the distances between neighbours' parameters, by ADMM.
+    """Minimizes the nodes' losses plus a penalty on the distances between neighbours' parameters, by ADMM.
 
-    The objective is `sum_i f_i(x_i) + penalty * sum_edges weight * |x_i - x_j|`, with plain norms over all leaves: with
-    a larger penalty more neighbours have exactly equal parameters in the optimum. Do not take it to train one common
-    model: that is the limit of a large penalty, and `gossip` is for it.
+    The objective, where norms are plain norms over all leaves, not squared::
+
+        sum_i f_i(x_i) + penalty * sum over edges of weight * |x_i - x_j|
+
+    The larger the penalty, the more neighbours have exactly equal parameters at the optimum. The steps are those of
+    `network_lasso_sweep`.
+
+    Use it when nodes form clusters that should share parameters, and the clusters are not known. Avoid it for training
+    one common model, which is the limit of a large penalty: `gossip` does that. Its state holds two copies of the
+    parameters for each end of an edge.
 
     Args:
-        proximal_map: gives the minimizers over x of `f_i(x) + |x - point_i|^2 / (2 * step_i)` of all nodes: called with
-            points shaped like `params` and steps of shape (nodes,). A few gradient steps from the points will do if
-            `rho` is large.
-        params: at the start, with a leading axis over nodes.
-        graph: undirected; its nodes, in their order, own the parameters, and each has a neighbour. Edges have the
-            attribute "weight", by default 1.
-        penalty: of distances, at least 0.
-        rho: of disagreement inside ADMM, above 0; default 1. It changes the speed only.
-        sweeps: how many; default 100.
+        proximal_map: A function `proximal_map(points, steps)` that returns the minimizers over x of `f_i(x) + |x -
+            point_i|^2 / (2 * step_i)` for all nodes i. The points are shaped like `params`, the steps have shape
+            (nodes,). If `rho` is large, a few gradient steps from the points are enough.
+        params: The first parameters, with a leading axis over nodes.
+        graph: An undirected graph. Its nodes, in their order, own the parameters, and each must have a neighbour. The
+            weight of an edge is its attribute "weight", or 1 without it.
+        penalty: Strength of the penalty on distances, at least 0.
+        rho: Strength of the penalty on disagreement inside ADMM, above 0. It changes only the speed. Default: 1.
+        sweeps: Number of sweeps, at least 1. Default: 100.
 
     Returns:
-        The parameters of all nodes. They are optimal in the limit, and then equal in a cluster up to what is left;
-        `network_lasso_sweep` lets you look at residuals.
+        The parameters of all nodes. They are optimal in the limit; before that, the parameters within a cluster are
+        equal only up to a residual, which `network_lasso_sweep` shows.
 
     Raises:
-        ValueError: if an argument is out of its range, a node has no neighbour, the graph is directed, or shapes do not
-            fit.
-        TypeError: if `graph` is no graph of `networkx`.
+        ValueError: If an argument is out of its range, a node has no neighbour, the graph is directed, or shapes do not
+            match.
+        TypeError: If `graph` is not a graph of `networkx`.
 
     Example:
         >>> import networkx as nx
@@ -187,7 +211,7 @@ def network_lasso(
                [9.]], dtype=float32)
 
     Reference:
-        Hallac, Leskovec, Boyd, "Network Lasso: Clustering and Optimization in Large Graphs", 2015, arXiv:1507.00280.
+        arXiv:1507.00280.
     """
     check_integer("sweeps", sweeps)
 
@@ -199,7 +223,7 @@ def network_lasso(
 
 
 def _edges(graph: "nx.Graph") -> tuple[np.ndarray, np.ndarray]:
-    """Gives the edges' two ends as numbers of nodes, and their weights."""
+    """Returns the two ends of each edge, as numbers of nodes, and the weights of the edges."""
     require_undirected(graph, "graph")
     number = {node: index for index, node in enumerate(graph)}
     lonely = [node for node, degree in graph.degree() if degree == 0]
@@ -210,7 +234,7 @@ def _edges(graph: "nx.Graph") -> tuple[np.ndarray, np.ndarray]:
 
 
 def _expand(values: jax.Array, like: jax.Array) -> jax.Array:
-    """Adds axes behind the first one."""
+    """Adds axes after the first one."""
     return jnp.reshape(values, (-1, *(1,) * (like.ndim - 1)))
 
 
@@ -219,7 +243,7 @@ METHODS = (
         name="network_lasso",
         factory=network_lasso,
         kind="function",
-        summary="Draws neighbours' parameters together until they are equal, cluster by cluster, by ADMM.",
+        summary="Draws neighbours' parameters together until they are equal within clusters, by ADMM.",
         paper=Paper(
             "Network Lasso: Clustering and Optimization in Large Graphs", "Hallac, Leskovec, Boyd", 2015, "1507.00280"
         ),

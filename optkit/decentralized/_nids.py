@@ -1,8 +1,8 @@
 """NIDS: decentralized proximal gradient descent whose learning rate does not depend on the topology.
 
 Li, Shi, Yan, "A Decentralized Proximal-Gradient Method with Network Independent Step-sizes and Separated Convergence
-Rates", 2017, arXiv:1704.07807. Without a proximal map it is `exact_diffusion` on the lazy topology whose first step is
-not mixed.
+Rates", 2017, arXiv:1704.07807. Without a proximal map it is `exact_diffusion` on the lazy topology, with a first step
+that is not mixed.
 """
 
 import numbers
@@ -32,11 +32,11 @@ class NidsState(NamedTuple):
     """State of `nids`.
 
     Attributes:
-        count: number of updates so far, equal on all workers.
-        correction: `x_t - x_{t-1} + lr g_{t-1}`, each worker's own, in float32 at least. Without a proximal map its
-            mean over workers is zero, if they have one learning rate.
-        displacement: what the last proximal map took away, `z_t - x_t`, each worker's own, in float32 at least; None
-            where there is no such map.
+        count: Number of updates so far, equal on all workers.
+        correction: The term `x_t - x_{t-1} + lr * g_{t-1}`, in float32 at least. Each worker has its own. Without a
+            proximal map, and if all workers have the same learning rate, their mean over workers is zero.
+        displacement: What the last proximal map took away, `z_t - x_t`, in float32 at least. Each worker has its own.
+            None without a proximal map.
     """
 
     count: jax.typing.ArrayLike
@@ -54,32 +54,54 @@ def nids(
     c: jax.typing.ArrayLike = 0.5,
     max_learning_rate: jax.typing.ArrayLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Descends along each worker's own gradients to the minimum of the mean loss, plus a term with a proximal map.
+    """Proximal gradient descent over workers, whose learning rate does not depend on the topology.
 
-    The learning rate is bounded by the curvature alone, 2 over it, whatever the topology, and each worker may have its
-    own. It comes last in a chain, since it overwrites parameters. Give each worker its own gradients. It is gradient
-    descent: for other optimizers see `exact_diffusion`. Where links fail one way only the mean is lost for ever.
+    The update rule, where i and j are workers, W is the mixing matrix of the topology and e_i starts at zero. In the
+    first step d_i is zero::
+
+        h_i = x_i - lr * g_i + e_i
+        d_i = c * (sum_j W_ij * h_j - h_i)
+        x_i = h_i + d_i
+        e_i = e_i + d_i
+
+    With `prox`, where r_i starts at zero and dr_i is the change of r_i in this step, the last two lines become::
+
+        z_i = h_i + d_i + r_i
+        x_i = prox(z_i, lr)
+        r_i = z_i - x_i
+        e_i = e_i + d_i - dr_i
+
+    All workers reach the minimum of the mean loss, plus the term that belongs to `prox`, even if their data differ.
+    Give each worker its own gradients, not averaged. In a chain it must be the last transformation, because it
+    overwrites the parameters.
+
+    Use it when the learning rate should be large, or should differ between workers: on every topology its bound is 2
+    divided by the curvature of the loss, and each worker may have its own. Avoid it when you need another optimizer
+    than gradient descent: `exact_diffusion` takes any. Avoid it, too, when links fail in one direction only, because
+    the mean over workers then moves and does not come back.
 
     Args:
-        learning_rate: a positive number or a schedule. A schedule may give each worker its own rate, for example
-            `lambda count: rates[jax.lax.axis_index("workers")]`.
-        topology: who hears whom.
-        axis_name: the axis over workers.
-        mixing: how values are mixed; None: `mix`, one weighted mean. With another the topology is not checked.
-        prox: `prox(params, step_size)`, the proximal map of the term that every worker adds to its loss; its step size
-            is the learning rate. Default none.
-        c: share of what a worker hears, in (0, 1]; default 0.5, the largest for which any symmetric topology will do.
-        max_learning_rate: the largest of the workers' learning rates, if they differ: a worker's share is then c times
-            its own over it.
+        learning_rate: The learning rate, a positive number or a schedule. A schedule may give each worker its own rate,
+            for example `lambda count: rates[jax.lax.axis_index("workers")]`.
+        topology: Which workers exchange messages, from `optkit.topology`.
+        axis_name: Name of the axis over workers.
+        mixing: How workers mix their values. With anything but `mix` the topology is not checked. Default: `mix`, one
+            weighted mean with the neighbours.
+        prox: The proximal map of the term that every worker adds to its loss, a function `prox(params, step_size)`. It
+            is called with the learning rate as step size. Default: None, there is no such term.
+        c: Weight of the mixing in a step, in (0, 1]. Default: 0.5, the largest value that works with every symmetric
+            topology.
+        max_learning_rate: The largest of the workers' learning rates, above 0. Give it if they differ: the weight of
+            the mixing is then `c * lr / max_learning_rate` on each worker. Default: None, the weight is `c`.
 
     Returns:
-        An optimizer that takes the extra argument `links`, see `mix`. It sends the parameters once in each round of the
-        topology, and keeps one number a parameter, two with `prox`.
+        An optimizer whose `update` takes the extra argument `links`: which messages arrive, see `mix`. It sends the
+        parameters once in each round of the topology. Its state is one number per parameter, two with `prox`.
 
     Raises:
-        ValueError: if `c` or `max_learning_rate` is out of its range, the method does not settle on the topology with
-            it, or `axis_name` is not one name.
-        TypeError: if `topology` is no `Topology`, or `mixing` or `prox` no function.
+        ValueError: If `c` or `max_learning_rate` is out of its range, the method does not settle on the topology with
+            this `c`, or `axis_name` is not one name.
+        TypeError: If `topology` is not a `Topology`, or `mixing` or `prox` is not a function.
 
     Example:
         >>> import optkit
@@ -97,8 +119,7 @@ def nids(
         Array([1., 1., 1.], dtype=float32)
 
     Reference:
-        Li, Shi, Yan, "A Decentralized Proximal-Gradient Method with Network Independent Step-sizes and Separated
-        Convergence Rates", 2017, arXiv:1704.07807.
+        arXiv:1704.07807.
     """
     check_range("c", c, 0.0, 1.0, low_open=True)
     refuse_arrays(prox=prox)
@@ -110,7 +131,7 @@ def nids(
             "nids",
             topology,
             lambda mixing, one: diffusion_step(one + c * (mixing - one), one),
-            "Take another c, or gradient_tracking",
+            "Use another c, or gradient_tracking",
         )
 
     def init_fn(params):
@@ -127,8 +148,8 @@ def nids(
         # 2 x_t - x_{t-1} - lr g_t + lr g_{t-1}
         half = jax.tree.map(lambda p, g, e: p - jnp.asarray(rate, p.dtype) * g + e, params, updates, state.correction)
         heard = mixing(half, topology, axis_name, step=state.count, links=links)
-        # (I - c diag(lr) (I - W)) less the identity. Corrections are summed from it, since differences of parameters
-        # would round away their mean.
+        # The term -c diag(lr) (I - W) half. Corrections are sums of it, because sums of differences of parameters would
+        # lose their mean by rounding.
         mixed_in = jax.tree.map(lambda h, x: jnp.asarray(share, h.dtype) * (x - h), half, heard)
         new, correction = optax.tree.add(half, mixed_in), optax.tree.add(state.correction, mixed_in)
         displacement = None

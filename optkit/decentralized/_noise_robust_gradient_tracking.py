@@ -1,9 +1,9 @@
-"""Gradient tracking over noisy channels: workers track the sum of all gradients so far, and listen less and less.
+"""Gradient tracking over noisy channels: workers track the sum of all gradients so far, with falling mixing weights.
 
-The rule is assembled of two known techniques, a decaying weight of what neighbours say and cumulative tracking: Pu, "A
+The rule combines two known techniques, a decaying weight of the neighbours' messages and cumulative tracking: Pu, "A
 Robust Gradient Tracking Method for Distributed Optimization over Directed Networks", 2020, arXiv:2003.13980, and Wang,
 Başar, "Gradient-Tracking Based Distributed Optimization with Guaranteed Optimality under Noisy Information Sharing",
-2022, arXiv:2210.00551. It is no transcription of either.
+2022, arXiv:2210.00551. It is not a transcription of either.
 """
 
 from typing import NamedTuple
@@ -28,9 +28,9 @@ class NoiseRobustGradientTrackingState(NamedTuple):
     """State of `noise_robust_gradient_tracking`.
 
     Attributes:
-        count: number of updates so far, equal on all workers.
-        total: each worker's estimate of the sum of all steps so far, the learning rate times the mean gradient over
-            workers, in float32 at least.
+        count: Number of updates so far, equal on all workers.
+        total: Each worker's estimate of the sum of all steps so far, where a step is the learning rate times the mean
+            gradient over workers; in float32 at least.
     """
 
     count: jax.typing.ArrayLike
@@ -47,26 +47,37 @@ def noise_robust_gradient_tracking(
 ) -> optax.GradientTransformationExtraArgs:
     """Tracks the mean gradient over channels that add noise, without adding that noise up.
 
-    Workers track the sum of gradients and step along its differences: the noise of one exchange is forgotten where
-    plain tracking carries it for ever. For exact workers in the limit both rates fall, to zero and alike, such as
-    `gamma = lambda k: 1 / (1 + k / 5)` and half of it as learning rate; with constant ones noise stays in proportion.
-    Without noise plain gradient tracking is faster; where links fail at random, sums of gradients part and an error
-    stays. It overwrites parameters and comes last in a chain.
+    The update rule, where i and j are workers, W is the mixing matrix of the topology and s_i starts at zero::
+
+        s_new_i = s_i + gamma * sum_j W_ij * (s_j - s_i) + lr * g_i
+        x_i = x_i + gamma * sum_j W_ij * (x_j - x_i) - (s_new_i - s_i)
+        s_i = s_new_i
+
+    Workers track the sum of all gradients and take steps along its differences. The noise of one exchange is therefore
+    forgotten, while plain gradient tracking carries it along forever. In a chain it must be the last transformation,
+    because it overwrites the parameters.
+
+    Use it when messages arrive with noise, for example on analog channels or with privacy noise. To get exact workers
+    in the limit, let `gamma` and the learning rate fall to zero in proportion, for example `gamma = lambda k: 1 / (1 +
+    k / 5)` and half of it as learning rate; with constant values an error in proportion to the noise stays. Avoid it
+    when messages have no noise, because plain gradient tracking is faster there, or when links fail at random, because
+    the sums of gradients then drift apart and an error stays.
 
     Args:
-        learning_rate: a positive number or a schedule.
-        topology: who hears whom.
-        axis_name: the axis over workers.
-        gamma: how far workers move towards what they hear, in (0, 1], or a schedule of it.
-        mixing: how values are mixed; None: `mix`. `noisy_mix` simulates noisy channels.
+        learning_rate: The learning rate, a positive number or a schedule.
+        topology: Which workers exchange messages, from `optkit.topology`.
+        axis_name: Name of the axis over workers.
+        gamma: Size of the step towards the neighbours' values, a number in (0, 1] or a schedule.
+        mixing: How workers mix their values; `noisy_mix` simulates noisy channels. Default: `mix`, one weighted mean
+            with the neighbours.
 
     Returns:
-        An optimizer that takes the extra argument `links`, see `mix`. Its state is one number a parameter. A step
-        sends, in each of the topology's rounds, the parameters twice, in float32 at least.
+        An optimizer whose `update` takes the extra argument `links`: which messages arrive, see `mix`. A step sends two
+        numbers per parameter in each round of the topology, in float32 at least. Its state is one number per parameter.
 
     Raises:
-        ValueError: if `gamma` is out of its range, or `axis_name` is not one name.
-        TypeError: if `topology` is no `Topology`, or `mixing` no function.
+        ValueError: If `gamma` is out of its range, or `axis_name` is not one name.
+        TypeError: If `topology` is not a `Topology`, or `mixing` is not a function.
 
     Example:
         >>> import optkit
@@ -78,8 +89,7 @@ def noise_robust_gradient_tracking(
         Array([0. , 1.5, 3. ], dtype=float32)
 
     Reference:
-        Wang, Başar, "Gradient-Tracking Based Distributed Optimization with Guaranteed Optimality under Noisy
-        Information Sharing", 2022, arXiv:2210.00551.
+        arXiv:2210.00551.
     """
     check_range("gamma", gamma, 0.0, 1.0, low_open=True)
     mixing = choose_mixing(mixing, topology, axis_name)

@@ -17,20 +17,26 @@ __all__ = ["noisy_mix"]
 
 
 def noisy_mix(scale: float, *, key: Key) -> Mixing:
-    """Makes a mixing whose messages arrive with Gaussian noise: to try methods under bad channels or privacy noise.
+    """Makes a mixing whose messages arrive with Gaussian noise.
 
-    All neighbours of a worker hear the same noise. A worker's own value has none. The mean over workers is moved by the
-    noise.
+    The rule, where n_j is the noise that worker j adds to its message, the same for all its neighbours::
+
+        x_i = x_i + sum_j W_ij * (x_j + n_j - x_i)       # sum over the neighbours j
+
+    A worker's own value has no noise. The noise moves the mean over workers.
+
+    Use it when you want to know how a method behaves on bad channels, or with noise that protects privacy.
 
     Args:
-        scale: standard deviation of the noise of each number, at least 0.
-        key: an integer or a JAX key; the noise is a function of it, of the step and of the worker.
+        scale: Standard deviation of the noise of each number, at least 0.
+        key: Seed of the random draws, an integer or a JAX key. The noise is a function of the key, the step and the
+            worker.
 
     Returns:
         A mixing.
 
     Raises:
-        ValueError: if `scale` is negative.
+        ValueError: If `scale` is negative.
 
     Example:
         >>> from optkit.decentralized.topology import ring
@@ -58,7 +64,7 @@ def noisy_mix(scale: float, *, key: Key) -> Mixing:
 
 
 def _own_weight(topology: Topology, step: Any, worker: Any, links: jax.Array | None) -> jax.Array:
-    """What a worker's own value weighs, with what it does not hear."""
+    """Returns the weight of a worker's own value, including the weights of messages that it does not hear."""
     row = jnp.asarray(topology.matrices)[step % topology.period, worker]
     heard = jnp.arange(topology.size) != worker
     return 1 - jnp.sum(jnp.where(heard if links is None else heard & links[worker], row, 0))

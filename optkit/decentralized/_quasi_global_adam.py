@@ -1,8 +1,8 @@
-"""Quasi-global Adam: gossip of Adam whose second moment is that of the way that the mixed parameters went.
+"""Quasi-global Adam: gossip of Adam whose second moment is that of the displacements of the mixed parameters.
 
 Lin, Karimireddy, Stich, Jaggi, "Quasi-Global Momentum: Accelerating Decentralized Deep Learning on Heterogeneous Data",
-2021, arXiv:2102.04761. The authors' code (epfml/quasi-global-momentum) has three versions; a fourth follows the paper's
-words. Ways are summed, not subtracted, as in `qg_dsgdm`.
+2021, arXiv:2102.04761. The authors' code (epfml/quasi-global-momentum) has three versions; a fourth follows the text of
+the paper. As in `qg_dsgdm`, displacements are added up from their parts, not found by subtracting parameters.
 """
 
 from typing import Literal, NamedTuple
@@ -34,10 +34,10 @@ class QgDadamState(NamedTuple):
     """State of `qg_dadam`.
 
     Attributes:
-        count: number of updates so far, equal on all workers.
-        mu: first moment, each worker's own, in float32 at least: of gradients in form "v2", of the ways that the mixed
-            parameters went, each as long as one, otherwise.
-        nu: second moment of these ways, each worker's own, in float32 at least.
+        count: Number of updates so far, equal on all workers.
+        mu: First moment, in float32 at least. Each worker has its own. In form "v2" it is the moment of gradients,
+            otherwise of the displacements of the mixed parameters, each divided by its norm.
+        nu: Second moment of these displacements, in float32 at least. Each worker has its own.
     """
 
     count: jax.typing.ArrayLike
@@ -58,36 +58,51 @@ def qg_dadam(
     mixing: Mixing | None = None,
     form: QgDadamForm = "v2",
 ) -> optax.GradientTransformationExtraArgs:
-    """Mixes parameters with the neighbours after steps of Adam whose moments are those of the way that all of them go.
+    """Decentralized Adam whose second moment is that of the displacements of the mixed parameters.
 
-    Ways count by their direction alone: each is divided by its norm over all parameters of a worker. Gradients keep
-    their length, so that where they are much longer than 1 the moments are nearly those of the last gradient alone, and
-    where they are much shorter steps shrink. It comes last in a chain, since it overwrites parameters. Give each worker
-    its own gradients. Where data do not differ much, `gossip` of Adam is the safer choice.
+    The update rule, where mix is the weighted mean with the neighbours, t is the number of the step, |d| is the norm of
+    d over all parameters of a worker, and the gradient g contains the L2 penalty::
+
+        m = b1 * m + (1 - b1) * g
+        v_step = b2 * v + (1 - b2) * g^2
+        x_new = mix(x - lr * m / (1 - b1^t) / (sqrt(v_step / (1 - b2^t)) + eps))
+        d = x - x_new
+        v = b2 * v + (1 - b2) * (d / (|d| + 1e-8))^2
+        x = x_new
+
+    Displacements are divided by their norms, but gradients keep their lengths. So, if gradients are much longer than 1,
+    the moments in a step are nearly those of the last gradient alone; if they are much shorter, the steps shrink. Give
+    each worker its own gradients, not averaged. In a chain it must be the last transformation, because it overwrites
+    the parameters.
+
+    Use it when the data of the workers differ and you would use Adam: it costs no more memory and no more messages.
+    Avoid it when the data differ only a little, because `gossip` of Adam is then the safer choice.
 
     Args:
-        learning_rate: a positive number or a schedule.
-        topology: who hears whom.
-        b1: decay of the first moment, in [0, 1); default 0.9.
-        b2: decay of the second moment, in [0, 1); default 0.999.
-        eps: added to the root of the second moment, at least 0; default 1e-8.
-        weight_decay: what is added to gradients, times the parameters, at least 0; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        axis_name: the axis over workers.
-        mixing: how values are mixed; None: `mix`, one weighted mean.
-        form: "v2" (default), the one that the authors run, keeps a first moment of the worker's own gradients; the
-            others have one of ways. Of these "paper" is otherwise equal; in "v0" gradients count fully, not by
-            `1 - b1`; in "v1" gradients are divided by their norms: over the first axis in matrices, over all axes but
-            the first in leaves of more axes, over the whole leaf in others. Since ways are as long as one, a moment of
-            them carries parameters on where gradients are small: these three pass minima that "v2" stops at.
+        learning_rate: The learning rate, a positive number or a schedule.
+        topology: Which workers exchange messages, from `optkit.topology`.
+        b1: Decay rate of the first moment, in [0, 1). Default: 0.9.
+        b2: Decay rate of the second moment, in [0, 1). Default: 0.999.
+        eps: Added to the square root of the second moment, at least 0. Default: 1e-8.
+        weight_decay: Strength of the L2 penalty, at least 0. Default: 0.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        axis_name: Name of the axis over workers.
+        mixing: How workers mix their values. Default: `mix`, one weighted mean with the neighbours.
+        form: Version of the rule. "v2", which the authors run, keeps the first moment of the worker's own gradients.
+            The other versions keep the first moment of displacements instead. "paper" differs from "v2" in nothing
+            else. In "v0" the gradient is added to the first moment with weight 1, not `1 - b1`. In "v1" gradients are
+            divided by their norms: over the first axis in matrices, over all axes but the first in leaves with more
+            axes, and over the whole leaf otherwise. Because displacements have norm one, a moment of them moves the
+            parameters even where gradients are small, so these three versions run past minima at which "v2" stops.
+            Default: "v2".
 
     Returns:
-        An optimizer that takes the extra argument `links`, see `mix`. It sends the parameters once in each round of the
-        topology, and keeps two numbers a parameter.
+        An optimizer whose `update` takes the extra argument `links`: which messages arrive, see `mix`. It sends the
+        parameters once in each round of the topology, and its state is two numbers per parameter.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range, `form` is unknown, or `axis_name` is not one name.
-        TypeError: if `topology` is no `Topology`, `mixing` no function, or `mask` an array.
+        ValueError: If a hyperparameter is out of its range, `form` is unknown, or `axis_name` is not one name.
+        TypeError: If `topology` is not a `Topology`, `mixing` is not a function, or `mask` is an array.
 
     Example:
         >>> import optkit
@@ -99,8 +114,7 @@ def qg_dadam(
         Array([-0.5, -0.5, -0.5], dtype=float32)
 
     Reference:
-        Lin, Karimireddy, Stich, Jaggi, "Quasi-Global Momentum: Accelerating Decentralized Deep Learning on
-        Heterogeneous Data", 2021, arXiv:2102.04761.
+        arXiv:2102.04761.
     """
     check_range("b1", b1, 0.0, 1.0, high_open=True)
     check_range("b2", b2, 0.0, 1.0, high_open=True)
@@ -156,7 +170,7 @@ METHODS = (
         name="qg_dadam",
         factory=qg_dadam,
         kind="optimizer",
-        summary="Decentralized Adam whose second moment is that of the way that the mixed parameters go.",
+        summary="Decentralized Adam whose second moment is that of the displacements of the mixed parameters.",
         paper=QUASI_GLOBAL,
         also_known_as=("QG-DAdam", "quasi-global Adam", "decentralized_qg_adam"),
         example={"learning_rate": 1e-3, "topology": ring(8), "axis_name": "workers"},

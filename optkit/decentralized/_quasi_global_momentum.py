@@ -1,9 +1,9 @@
-"""Quasi-global momentum: gossip whose momentum is made of the way that the mixed parameters went.
+"""Quasi-global momentum: gossip whose momentum averages the displacements of the mixed parameters.
 
 Lin, Karimireddy, Stich, Jaggi, "Quasi-Global Momentum: Accelerating Decentralized Deep Learning on Heterogeneous Data",
-2021, arXiv:2102.04761. The rule is that of the authors' code (epfml/quasi-global-momentum). Where it subtracts
-parameters to see which way they went, the update and what mixing added are summed here: the same number with less
-rounding.
+2021, arXiv:2102.04761. The rule is that of the authors' code (epfml/quasi-global-momentum). The code subtracts
+parameters to find their displacement. Here the update and the change by mixing are added up instead, which gives the
+same number with less rounding.
 """
 
 from typing import Any, NamedTuple
@@ -30,10 +30,10 @@ class QgDsgdmState(NamedTuple):
     """State of `qg_dsgdm`.
 
     Attributes:
-        count: number of updates so far, equal on all workers.
-        momentum: average of the ways that the mixed parameters went, over the learning rate, each worker's own, in
-            float32 at least.
-        displacement: sum of these ways since `momentum` last took them up; None where it does so in every step.
+        count: Number of updates so far, equal on all workers.
+        momentum: Moving average of the displacements of the mixed parameters, divided by the learning rate, in float32
+            at least. Each worker has its own.
+        displacement: Sum of these displacements since `momentum` was last updated. None if it is updated in every step.
     """
 
     count: jax.typing.ArrayLike
@@ -55,35 +55,51 @@ def qg_dsgdm(
     qg_factor: jax.typing.ArrayLike | None = None,
     qg_local_step: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Mixes parameters with the neighbours after steps of SGD whose momentum is the way that all of them go.
+    """Decentralized SGD whose momentum averages the displacements of the mixed parameters.
 
-    Where workers' data differ, a worker's own momentum pulls it away from the others; this one does not. It costs
-    nothing more than momentum. It comes last in a chain, since it overwrites parameters. Give each worker its own
-    gradients. It has a smaller bias than `gossip`, but one: `gradient_tracking` has none. A learning rate that falls
-    much faster than workers come together makes the momentum long.
+    The update rule, where mix is the weighted mean with the neighbours and the gradient g contains the L2 penalty::
+
+        v = momentum * m + (1 - dampening) * g
+        h = x - lr * (g + momentum * v)             # with nesterov=False: h = x - lr * v
+        x_new = mix(h)
+        m = (1 - qg_factor) * m + qg_factor * (x - x_new) / lr
+        x = x_new
+
+    By default `qg_factor` is `1 - momentum`. A worker's own momentum would pull it away from the others where their
+    data differ; this one follows the direction in which all workers move together. Give each worker its own gradients,
+    not averaged. In a chain it must be the last transformation, because it overwrites the parameters.
+
+    Use it when the data of the workers differ and you would use SGD with momentum: it costs no more memory and no more
+    messages. Avoid it when the bias must vanish, because its bias is only smaller than that of `gossip`, while
+    `gradient_tracking` has none. Avoid learning rates that fall much faster than the workers come together, because the
+    momentum is then too large.
 
     Args:
-        learning_rate: a positive number or a schedule; steps in which it is zero leave the momentum as it is.
-        topology: who hears whom.
-        momentum: weight of the momentum in a step, in [0, 1); default 0.9. With 0 it is `gossip` of SGD.
-        weight_decay: what is added to gradients, times the parameters, at least 0; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        axis_name: the axis over workers.
-        mixing: how values are mixed; None: `mix`, one weighted mean.
-        nesterov: whether the step looks ahead (default, as the authors run it).
-        dampening: share of the gradient that the momentum leaves out, in [0, 1]; default 0.
-        qg_factor: weight of the last way in the average, in [0, 1]; default `1 - momentum`, as in the paper. The
-            authors' code has 0.1.
-        qg_local_step: the momentum takes up ways in every so many steps only, at least 1. None: 1. The first one
-            comes with the first step, and counts as if it had been the sum of so many.
+        learning_rate: The learning rate, a positive number or a schedule. Steps in which it is zero leave the momentum
+            as it is.
+        topology: Which workers exchange messages, from `optkit.topology`.
+        momentum: Weight of the momentum in a step, in [0, 1). With 0 the method is `gossip` of SGD. Default: 0.9.
+        weight_decay: Strength of the L2 penalty, at least 0. Default: 0.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        axis_name: Name of the axis over workers.
+        mixing: How workers mix their values. Default: `mix`, one weighted mean with the neighbours.
+        nesterov: Whether the step has the form of Nesterov's momentum, as in the authors' runs. Default: True.
+        dampening: Share of the gradient that is left out of the momentum, in [0, 1]. Default: 0.
+        qg_factor: Weight of the last displacement in the moving average, in [0, 1]. The authors' code has 0.1. Default:
+            None, `1 - momentum`, as in the paper.
+        qg_local_step: Number of steps between two updates of the moving average, an integer, at least 1. The first
+            update comes with the first step, whose displacement is divided by this number as if it were a sum of as
+            many. Default: None, which is 1.
 
     Returns:
-        An optimizer that takes the extra argument `links`, see `mix`. It sends the parameters once in each round of the
-        topology, and keeps one number a parameter, two with a larger `qg_local_step`.
+        An optimizer whose `update` takes the extra argument `links`: which messages arrive, see `mix`. It sends the
+        parameters once in each round of the topology. Its state is one number per parameter, two if `qg_local_step` is
+        above 1.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range, or `axis_name` is not one name.
-        TypeError: if `topology` is no `Topology`, `mixing` no function, or `mask` or `qg_local_step` an array.
+        ValueError: If a hyperparameter is out of its range, or `axis_name` is not one name.
+        TypeError: If `topology` is not a `Topology`, `mixing` is not a function, or `mask` or `qg_local_step` is an
+            array.
 
     Example:
         >>> import optkit
@@ -96,8 +112,7 @@ def qg_dsgdm(
         (Array([-1., -1., -1.], dtype=float32), Array([0.2, 0.2, 0.2], dtype=float32))
 
     Reference:
-        Lin, Karimireddy, Stich, Jaggi, "Quasi-Global Momentum: Accelerating Decentralized Deep Learning on
-        Heterogeneous Data", 2021, arXiv:2102.04761.
+        arXiv:2102.04761.
     """
     check_range("momentum", momentum, 0.0, 1.0, high_open=True)
     check_range("dampening", dampening, 0.0, 1.0)
@@ -153,7 +168,7 @@ METHODS = (
         name="qg_dsgdm",
         factory=qg_dsgdm,
         kind="optimizer",
-        summary="Decentralized SGD whose momentum is the way that the mixed parameters go.",
+        summary="Decentralized SGD whose momentum averages the displacements of the mixed parameters.",
         paper=QUASI_GLOBAL,
         also_known_as=("QG-DSGDm", "QG-DSGDm-N", "QGM", "quasi-global momentum"),
         example={"learning_rate": 1e-3, "topology": ring(8), "axis_name": "workers"},

@@ -1,8 +1,8 @@
-"""RelaySum: on a tree, every worker gets the mean of all workers' parameters, those of farther ones from earlier steps.
+"""RelaySum: on a tree, every worker gets the mean of all workers' parameters, those of distant workers with a delay.
 
 Vogels, He, Koloskova, Lin, Karimireddy, Stich, Jaggi, "RelaySum for Decentralized Deep Learning on Heterogeneous Data",
-2021, arXiv:2110.04175. The rule is that of the authors' code (epfml/relaysgd). New here: a message that is lost is
-replaced by the last one of the same neighbour.
+2021, arXiv:2110.04175. The rule is that of the authors' code (epfml/relaysgd). One thing is new here: a lost message is
+replaced by the last one from the same neighbour.
 """
 
 import functools
@@ -31,11 +31,11 @@ class RelaySumState(NamedTuple):
     """State of `relay_sum`.
 
     Attributes:
-        received: for each round of messages the last one that came in it, a sum of workers' parameters or updates and
-            the number of these workers, each worker's own, in float32 at least; zeros where none has come.
-        start: the worker's own first parameters, in float32 at least, for the workers of whom nothing was heard yet;
-            None where updates are relayed.
-        inner: state of the inner optimizer, each worker's own.
+        received: The last message of each round: a sum of workers' parameters or updates, and the number of these
+            workers. Each worker has its own, in float32 at least; zeros if no message has arrived.
+        start: The worker's own first parameters, in float32 at least, which stand for workers that were not heard yet.
+            None if updates are relayed.
+        inner: State of the inner optimizer. Each worker has its own.
     """
 
     received: tuple[Any, ...]
@@ -46,30 +46,43 @@ class RelaySumState(NamedTuple):
 def relay_sum(
     inner: optax.GradientTransformation, topology: Topology, *, axis_name: AxisName, relay_updates: bool = False
 ) -> optax.GradientTransformationExtraArgs:
-    """Runs an optimizer on each worker's own gradients and replaces parameters by the mean of all, relayed on a tree.
+    """Runs an optimizer on each worker's own gradients, and relays parameters on a tree so that all are averaged.
 
-    A worker sends each neighbour the sum of its own updated parameters and of what its other neighbours sent it in the
-    step before, so that in every step everybody's count once, those of a worker k edges away k - 1 steps late. Where
-    workers' data differ there is no bias, with a constant learning rate. It comes last in a chain, since it overwrites
-    parameters. Give each worker its own gradients. On trees of large diameter delays ask for a smaller learning rate,
-    and the memory is one number a parameter for each neighbour of the worker that has most: on graphs that are no trees
-    take `gradient_tracking`.
+    The update rule, where n is the number of workers, u_i the update of `inner`, s_ij the message from worker i to its
+    neighbour j, and r_ki the message that i received from its neighbour k in the step before (zero in the first step)::
+
+        h_i  = x_i + inner(g_i)
+        s_ij = h_i + sum of r_ki over all neighbours k of i except j
+        x_i  = (h_i + sum of s_ji over all neighbours j of i) / n
+
+    So in every step the parameters of each worker count once; those of a worker k edges away are k - 1 steps old. In
+    the first steps, until all others have been heard, a worker's own first parameters stand for those that are missing.
+    Give each worker its own gradients, not averaged. In a chain it must be the last transformation, because it
+    overwrites the parameters.
+
+    Use it when the workers form a tree and their data differ: with a constant learning rate there is no bias. Avoid it
+    when the diameter of the tree is large, because the delays require a smaller learning rate, and when a worker has
+    many neighbours, because every worker stores one number per parameter for each neighbour of the worker that has
+    most. On other graphs use `gradient_tracking`.
 
     Args:
-        inner: an optimizer, learning rate included; its state is never mixed.
-        topology: a tree, such as `path`, `star` or `binary_tree`; its weights do not matter.
-        axis_name: the axis over workers.
-        relay_updates: relays updates in place of updated parameters (RelaySum/Grad): all add the same ones in the end,
-            but what workers once differ by stays, so that lost messages part them. Default false.
+        inner: The optimizer that is wrapped, with its learning rate. Its state is never mixed.
+        topology: Which workers exchange messages, from `optkit.topology`. It must be a tree, such as `path`, `star` or
+            `binary_tree`; its weights are not used.
+        axis_name: Name of the axis over workers.
+        relay_updates: Whether updates are relayed in place of updated parameters (RelaySum/Grad). All workers then add
+            the same updates in the end, but a difference between workers stays forever once it has arisen, for example
+            by a lost message. Default: False.
 
     Returns:
-        An optimizer that takes the extra argument `links`, see `mix`; for a message that is not heard the last one of
-        that neighbour counts again. It sends one number a parameter, and 4 bytes, to each neighbour; in the compiled
-        program in as many rounds as the worker with most neighbours has.
+        An optimizer whose `update` takes the extra argument `links`: which messages arrive, see `mix`. If a message is
+        not heard, the last one from that neighbour counts again. A worker sends one number per parameter, and 4 bytes,
+        to each neighbour. The compiled program has as many rounds of messages as the worker with most neighbours has
+        neighbours.
 
     Raises:
-        ValueError: if the topology is no tree, or `axis_name` is not one name.
-        TypeError: if `topology` is no `Topology`.
+        ValueError: If the topology is not a tree, or `axis_name` is not one name.
+        TypeError: If `topology` is not a `Topology`.
 
     Example:
         >>> import optkit
@@ -85,7 +98,7 @@ def relay_sum(
         Array([2., 2., 2.], dtype=float32)
 
     Reference:
-        Vogels et al., "RelaySum for Decentralized Deep Learning on Heterogeneous Data", 2021, arXiv:2110.04175.
+        arXiv:2110.04175.
     """
     require_topology(topology)
     check_axis_name(axis_name)
@@ -120,7 +133,7 @@ def relay_sum(
 
 
 def _exchange(message: Any, last: Any, partner: np.ndarray, axis_name: AxisName, links: jax.Array | None) -> Any:
-    """Swaps messages between partners; who has none, or does not hear it, keeps the last message."""
+    """Swaps messages between partners. A worker without a partner, or that does not hear it, keeps the last message."""
     worker = jax.lax.axis_index(axis_name)
     heard = jnp.asarray(partner != np.arange(len(partner)))[worker]
     if links is not None:
@@ -134,7 +147,10 @@ def _exchange(message: Any, last: Any, partner: np.ndarray, axis_name: AxisName,
 
 
 def _matchings(topology: Topology) -> list[np.ndarray]:
-    """Colours the edges of a tree, as few colours as there can be; gives each worker's partner, or itself, in each."""
+    """Colours the edges of a tree with as few colours as possible, and returns each worker's partner in each colour.
+
+    A worker without an edge of a colour is its own partner.
+    """
     import networkx as nx
 
     weights = topology.matrices[0] * (1 - np.eye(topology.size))
@@ -160,7 +176,7 @@ METHODS = (
         name="relay_sum",
         factory=relay_sum,
         kind="wrapper",
-        summary="Runs any optimizer on a tree of workers, along which sums of parameters are relayed.",
+        summary="Runs any optimizer on a tree of workers, and relays sums of parameters along its edges.",
         paper=RELAY,
         also_known_as=("RelaySGD", "RelaySum", "RelaySum/Model", "RelaySum/Grad"),
         example={"topology": path(8), "axis_name": "workers"},

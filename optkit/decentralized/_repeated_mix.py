@@ -1,4 +1,4 @@
-"""Several rounds of mixing in a step."""
+"""Several rounds of mixing in one step."""
 
 import jax
 
@@ -10,18 +10,26 @@ __all__ = ["repeated_mix"]
 
 
 def repeated_mix(rounds: int) -> Mixing:
-    """Makes a mixing of several ones: the distance to the mean shrinks by that power, messages are as many times more.
+    """Makes a mixing that runs `mix` several times in a row.
 
-    On symmetric topologies `chebyshev_mix` comes closer with as many messages.
+    The rule, where W is the mixing matrix of the topology::
+
+        x = W^rounds * x
+
+    The distance to the mean shrinks by the power `rounds` of the factor of one round.
+
+    Use it when one round of mixing is not enough, on topologies that are directed or change from step to step. Avoid it
+    on a symmetric topology that does not change, because `chebyshev_mix` comes closer to the mean with as many
+    messages. It sends `rounds` times as many messages as `mix`.
 
     Args:
-        rounds: how many, at least 1.
+        rounds: Number of rounds, at least 1.
 
     Returns:
-        A mixing; its `links` may be of shape (rounds, workers, workers), one for each round.
+        A mixing. Its `links` may have the shape (rounds, workers, workers), one array for each round.
 
     Raises:
-        ValueError: if `rounds` is no positive integer.
+        ValueError: If `rounds` is not a positive integer.
 
     Example:
         >>> import jax
@@ -48,7 +56,7 @@ METHODS = (
         name="repeated_mix",
         factory=repeated_mix,
         kind="function",
-        summary="Mixes several times in a step: the distance to the mean shrinks by that power.",
+        summary="Mixes several times in a step, so that workers come closer to their mean.",
         also_known_as=("multiple gossip steps", "MGS", "multi-gossip"),
     ),
 )

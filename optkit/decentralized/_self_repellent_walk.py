@@ -1,8 +1,8 @@
-"""Self-repellent walks: one copy of the parameters travels from worker to worker and shuns those it has seen often.
+"""Self-repellent walks: one copy of the parameters travels from worker to worker and avoids those it has often visited.
 
 Hu, Doshi, Eun, "Accelerating Distributed Stochastic Optimization via Self-Repellent Random Walks", 2024,
-arXiv:2401.09665 (SA-SRRW); the walk of Doshi, Hu, Eun, "Self-Repellent Random Walks on General Graphs", 2023,
-arXiv:2305.05097. The path does not depend on the parameters: draw it, and train along it with any optimizer.
+arXiv:2401.09665 (SA-SRRW). The walk is that of Doshi, Hu, Eun, "Self-Repellent Random Walks on General Graphs", 2023,
+arXiv:2305.05097. The path does not depend on the parameters: draw it first, and train along it with any optimizer.
 """
 
 from collections.abc import Callable
@@ -31,9 +31,9 @@ class SelfRepellentWalkState(NamedTuple):
     """State of `self_repellent_step`.
 
     Attributes:
-        count: number of moves so far.
-        node: the worker that has the parameters.
-        visits: weighted frequency with which each worker was visited, positive and summing to one, shape (workers,).
+        count: Number of moves so far.
+        node: Number of the worker that has the parameters.
+        visits: Weighted frequency of the visits to each worker, positive and with sum one, shape (workers,).
     """
 
     count: jax.typing.ArrayLike
@@ -47,20 +47,26 @@ def self_repellent_kernel(
     alpha: jax.typing.ArrayLike,
     target: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    """Makes transition probabilities that shun workers visited more often than they should be.
+    """Makes transition probabilities that avoid workers which were visited more often than they should be.
+
+    The rule, where each row is divided by its sum::
+
+        K_ij ~ chain_ij * (visits_j / target_j)^(-alpha)
+
+    Use it when you write a walk of your own. Otherwise use `self_repellent_walk`.
 
     Args:
-        chain: transition probabilities of the base walk, from the row to the column, shape (workers, workers), or one
-            row of them. It must be reversible, as `metropolis_walk` is.
-        visits: how often each worker was visited, positive, shape (workers,).
-        alpha: strength of the repulsion, at least 0; with 0 it is the base walk.
-        target: how often each should be visited, by default equally often.
+        chain: Transition probabilities of the base walk, from the row to the column: a matrix of shape (workers,
+            workers), or one row of it. The base walk must be reversible, as `metropolis_walk` is.
+        visits: How often each worker was visited, positive numbers of shape (workers,).
+        alpha: Strength of the repulsion, at least 0. With 0 the walk is the base walk.
+        target: How often each worker should be visited. Default: None, equally often.
 
     Returns:
-        Transition probabilities shaped like `chain`, positive where it is.
+        Transition probabilities with the shape of `chain`, positive where `chain` is.
 
     Raises:
-        ValueError: if `alpha` is negative.
+        ValueError: If `alpha` is negative.
 
     Example:
         >>> row = jnp.array([0.5, 0.25, 0.25])
@@ -68,7 +74,7 @@ def self_repellent_kernel(
         Array([0.333, 0.333, 0.333], dtype=float32)
 
     Reference:
-        Doshi, Hu, Eun, "Self-Repellent Random Walks on General Graphs", 2023, arXiv:2305.05097.
+        arXiv:2305.05097.
     """
     check_range("alpha", alpha, 0.0)
     chain = jnp.asarray(chain, visits.dtype)
@@ -78,17 +84,19 @@ def self_repellent_kernel(
 
 
 def self_repellent_start(workers: int, node: int = 0) -> SelfRepellentWalkState:
-    """Gives the state of a walk that begins at a worker, with all visited equally often.
+    """Makes the state of a walk that begins at one worker, where all workers count as visited equally often.
+
+    Use it when you call `self_repellent_step` in a loop of your own.
 
     Args:
-        workers: how many there are, at least 1.
-        node: where it begins; default worker 0.
+        workers: Number of workers, at least 1.
+        node: Number of the worker where the walk begins. Default: 0.
 
     Returns:
         The state, in JAX's default precision.
 
     Raises:
-        ValueError: if `workers` is no positive integer, or there is no such `node`.
+        ValueError: If `workers` is not a positive integer, or there is no worker of number `node`.
 
     Example:
         >>> self_repellent_start(4).visits
@@ -109,21 +117,28 @@ def self_repellent_step(
     target: jax.typing.ArrayLike | None = None,
     exponent: jax.typing.ArrayLike = 0.8,
 ) -> SelfRepellentWalkState:
-    """Moves once, for a number that was drawn.
+    """Moves the walk once, to a worker that is given by a random number.
+
+    The rule, where K is `self_repellent_kernel` and one_hot(j) is 1 at worker j and 0 elsewhere::
+
+        j = worker drawn with the probabilities K_ij, for the present worker i
+        visits = visits + (count + 2)^(-exponent) * (one_hot(j) - visits)
+
+    Use it when you write a loop of your own. Otherwise use `self_repellent_walk`.
 
     Args:
-        draw: uniform in [0, 1).
-        state: before the move.
-        chain: the base walk, see `self_repellent_kernel`.
-        alpha: strength of the repulsion.
-        target: how often each worker should be visited, by default equally often.
-        exponent: the frequencies move by `(count + 2) ** -exponent`, in (0.5, 1]; default 0.8.
+        draw: The random number, uniform in [0, 1).
+        state: The state before the move.
+        chain: The base walk, see `self_repellent_kernel`.
+        alpha: Strength of the repulsion, at least 0.
+        target: How often each worker should be visited. Default: None, equally often.
+        exponent: How fast the frequencies settle: their step is `(count + 2) ** -exponent`; in (0.5, 1]. Default: 0.8.
 
     Returns:
         The state after the move.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: If an argument is out of its range.
 
     Example:
         >>> state = self_repellent_step(jnp.array(0.9), self_repellent_start(2), [[0.5, 0.5], [0.5, 0.5]], alpha=5.0)
@@ -131,7 +146,6 @@ def self_repellent_step(
         1
 
     Reference:
-        Hu, Doshi, Eun, "Accelerating Distributed Stochastic Optimization via Self-Repellent Random Walks", 2024,
         arXiv:2401.09665.
     """
     check_range("exponent", exponent, 0.5, 1.0, low_open=True)
@@ -153,27 +167,32 @@ def self_repellent_walk(
     exponent: jax.typing.ArrayLike = 0.8,
     node: int = 0,
 ) -> jax.Array:
-    """Draws a walk over workers that shuns those visited often: gradients along it are nearly those of a fixed order.
+    """Draws a walk over workers that avoids those it has often visited.
 
-    Train along it with `train_along_path`, or in a loop of your own: in each step the worker of that number takes a
-    gradient, updates the parameters, and hands them on, which is all that is sent. Let the learning rate fall faster
-    than `exponent` says, for example as `(count + 2) ** -0.9`: then the variance of the result falls as one over the
-    square of `alpha`. Do not take it where all workers can compute at once.
+    Each move is a `self_repellent_step`. Gradients along such a walk average out nearly as well as in a fixed order.
+    Train along the walk with `train_along_path`, or in a loop of your own: in each step the worker of that number
+    computes a gradient, updates the parameters and sends them to the next worker; nothing else is sent. Let the
+    learning rate fall faster than the step of the frequencies, for example as `(count + 2) ** -0.9`: the variance of
+    the result then falls as one over the square of `alpha`.
+
+    Use it when only one worker computes at a time and each can send to its neighbours only. Avoid it when all workers
+    can compute at once, because all but one then wait.
 
     Args:
-        key: an integer or a JAX key.
-        steps: how many moves.
-        chain: a base walk that is reversible, for example `metropolis_walk(graph)`. Workers are visited as often in the
-            long run as it visits them.
-        alpha: strength of the repulsion, at least 0; default 10, usual from 5 to 20. With 0 it is the base walk.
-        exponent: how fast the memory of visits settles, in (0.5, 1]; default 0.8.
-        node: the worker where it begins; it is not part of the path. Default 0.
+        key: Seed of the random draws, an integer or a JAX key.
+        steps: Number of moves, at least 1.
+        chain: Transition probabilities of a base walk that is reversible, for example `metropolis_walk(graph)`. In the
+            long run the walk visits workers as often as the base walk does.
+        alpha: Strength of the repulsion, at least 0, usually from 5 to 20. With 0 the walk is the base walk. Default:
+            10.
+        exponent: How fast the frequencies of visits settle, in (0.5, 1]. Default: 0.8.
+        node: Number of the worker where the walk begins; it is not part of the path. Default: 0.
 
     Returns:
         The numbers of the workers visited, shape (steps,).
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: If an argument is out of its range.
 
     Example:
         >>> import networkx
@@ -183,7 +202,6 @@ def self_repellent_walk(
         [0.25, 0.25, 0.25, 0.25]
 
     Reference:
-        Hu, Doshi, Eun, "Accelerating Distributed Stochastic Optimization via Self-Repellent Random Walks", 2024,
         arXiv:2401.09665.
     """
     check_integer("steps", steps)
@@ -203,11 +221,18 @@ def train_along_path(
 ) -> tuple[Any, optax.OptState]:
     """Trains one copy of the parameters that travels along a path of workers.
 
+    The rule of a step, where i is the next worker of the path::
+
+        x = x + tx(grad_fn(i, x))
+
+    Use it when you simulate training along a walk on one device. Avoid it when workers are separate machines, because
+    it computes everything in one program.
+
     Args:
-        path: numbers of workers, shape (steps,).
-        tx: an optimizer; its state travels with the parameters.
-        grad_fn: called with a worker's number, an integer that is traced, and parameters; gives its gradient there.
-        params: at the start.
+        path: Numbers of workers, shape (steps,).
+        tx: An optimizer. Its state travels with the parameters.
+        grad_fn: A function `grad_fn(worker, params)` of the gradient at one worker, whose number is a traced integer.
+        params: The first parameters.
 
     Returns:
         The parameters and the optimizer's state at the end.
@@ -232,7 +257,7 @@ METHODS = (
         name="self_repellent_walk",
         factory=self_repellent_walk,
         kind="function",
-        summary="A path over workers, for one copy of the parameters, that shuns those visited often.",
+        summary="Draws a walk over workers that avoids those it has often visited, to train one copy along it.",
         paper=Paper(
             "Accelerating Distributed Stochastic Optimization via Self-Repellent Random Walks",
             "Hu, Doshi, Eun",

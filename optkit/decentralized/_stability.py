@@ -1,4 +1,4 @@
-"""Whether methods with a memory of the last step settle on a topology: a contraction alone does not say so."""
+"""Checks that methods which remember the last step settle on a topology. That mixing is a contraction is not enough."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,17 +11,17 @@ _ROUNDING = 1e-9
 
 
 def require_decay(method: str, topology: Topology, step: Callable[[np.ndarray, np.ndarray], Any], advice: str) -> None:
-    """Raises unless workers that disagree come together, where gradients do not tell them apart.
+    """Raises an error unless workers that disagree come together when their gradients do not differ.
 
     Args:
-        method: the method's name, for the message.
-        topology: who hears whom.
-        step: gives, of a mixing matrix and the identity, the four blocks by which a step takes parameters and
-            corrections to the next ones.
-        advice: what to do, for the message.
+        method: The method's name, for the message.
+        topology: Which workers exchange messages, from `optkit.topology`.
+        step: A function of a mixing matrix and the identity. It returns the four blocks of the matrix that maps
+            parameters and corrections to those of the next step.
+        advice: What the user should do, for the message.
 
     Raises:
-        ValueError: if they do not.
+        ValueError: If they do not come together.
 
     Example:
         >>> from optkit.decentralized.topology import ring
@@ -36,6 +36,6 @@ def require_decay(method: str, topology: Topology, step: Callable[[np.ndarray, n
     if growth > 1 - _ROUNDING:
         span = "a step" if topology.period == 1 else f"its period of {topology.period} steps"
         raise ValueError(
-            f"{method} does not settle on this topology: what workers differ by grows {growth:.6g}-fold in {span},"
-            f" which must be less than 1. {advice}"
+            f"{method} does not settle on this topology: the workers' disagreement grows {growth:.6g}-fold in {span},"
+            f" and this factor must be less than 1. {advice}"
         )

@@ -1,7 +1,7 @@
-"""TIES: merges models fine-tuned from one base: trims their changes, elects signs, and averages what agrees.
+"""TIES: merges models fine-tuned from one base: trims their changes, elects signs, and averages the changes that agree.
 
 Yadav, Tam, Choshen, Raffel, Bansal, "TIES-Merging: Resolving Interference When Merging Models", 2023, arXiv:2306.01708.
-Where entries tie, the authors' code decides: it keeps one entry more than the density says.
+Where entries tie, the rule is that of the authors' code: it keeps one entry more than the density says.
 """
 
 from typing import Any, Literal
@@ -33,26 +33,36 @@ def ties_merge(
 ) -> Any:
     """Merges models that were fine-tuned from one base, each for its own task, without further training.
 
-    All leaves are seen as one vector, so that small leaves may not change at all. Do not take it for models without a
-    common base: see `activation_matched_mix`.
+    The rule, for models k and with all leaves as one vector::
+
+        d_k  = model_k - base, with all but its largest entries set to zero     # a share `density` is kept
+        sign = sign(sum_k d_k)                                                  # in each entry
+        d    = mean of the nonzero d_k whose sign is `sign`                     # in each entry
+        model = base + scale * d
+
+    Use it when you want one model for several tasks and have no data to train it. Avoid it when the models have no
+    common base, because their entries then do not correspond: see `activation_matched_mix`. Because the largest entries
+    are chosen among all leaves together, small leaves may not change at all.
 
     Args:
-        base: a tree of floating-point arrays.
-        models: the tree with a leading axis over models.
-        density: share of the entries of each model's change that is kept, the largest, in (0, 1]; default 0.2.
-        scale: what the merged change is multiplied by before it is added to the base; default 1.
-        elect: whose sign wins in an entry: that of the sum of the changes ("mass", default), or of the sum of their
-            signs weighted by the entry's share in the model's squared norm ("norm_mass"). Where that is zero, the sign
-            that wins in most entries.
-        combine: what is done with the changes of the elected sign: their "mean" (default), "sum", or the "max"
-            magnitude.
+        base: A tree of floating-point arrays.
+        models: The same tree with a leading axis over models.
+        density: Share of the entries of each model's change that is kept, in (0, 1]; the largest are kept. Default:
+            0.2.
+        scale: Factor of the merged change before it is added to the base. Default: 1.
+        elect: How the sign of an entry is elected: "mass" takes the sign of the sum of the changes; "norm_mass" takes
+            the sign of the sum of their signs, each weighted by the entry's share of the model's squared norm. If the
+            sum is zero, the sign that wins in most entries is taken. Default: "mass".
+        combine: How the changes of the elected sign are combined: their "mean", their "sum", or the one with the
+            largest magnitude, "max". Default: "mean".
 
     Returns:
-        One model, in the dtypes of `base`. An entry is NaN if it is in one of the models, and all are with "norm_mass".
+        One model, in the dtypes of `base`. An entry is NaN if it is NaN in one of the models; with "norm_mass" all
+        entries are NaN then.
 
     Raises:
-        ValueError: if an argument is out of its range or unknown.
-        TypeError: if there are complex numbers.
+        ValueError: If an argument is out of its range or unknown.
+        TypeError: If an array is complex.
 
     Example:
         >>> base = jnp.zeros(4)
@@ -61,7 +71,7 @@ def ties_merge(
         Array([3., 5., 0., 0.], dtype=float32)
 
     Reference:
-        Yadav et al., "TIES-Merging: Resolving Interference When Merging Models", 2023, arXiv:2306.01708.
+        arXiv:2306.01708.
     """
     refuse_arrays(density=density)
     check_range("density", density, 0.0, 1.0, low_open=True)
@@ -79,14 +89,14 @@ def ties_merge(
 
 
 def _trim(changes: jax.Array, density: float) -> jax.Array:
-    """Keeps the largest entries of each row, all that are as large as the last of them, and NaN."""
+    """Keeps the largest entries of each row, with all that tie with the smallest of them, and NaN."""
     magnitudes, size = jnp.abs(changes), changes.shape[1]
     smallest = max(size - int(size * density), 1) - 1
     return jnp.where(magnitudes < jnp.sort(magnitudes, axis=1)[:, smallest, None], 0, changes)
 
 
 def _elect(trimmed: jax.Array, elect: Elect) -> jax.Array:
-    """Gives each entry the sign that wins among the models."""
+    """Returns for each entry the sign that wins among the models."""
     if elect == "norm_mass":
         squares = jnp.square(trimmed)
         total = jnp.sum(squares, axis=1, keepdims=True)
@@ -97,7 +107,7 @@ def _elect(trimmed: jax.Array, elect: Elect) -> jax.Array:
 
 
 def _combine(trimmed: jax.Array, signs: jax.Array, combine: Combine) -> jax.Array:
-    """Brings the changes of the elected sign together."""
+    """Combines the changes of the elected sign."""
     elected = jnp.where(signs[None] > 0, jnp.maximum(trimmed, 0), jnp.minimum(trimmed, 0))
     elected = jnp.where(jnp.isnan(signs[None]), jnp.nan, elected)
     if combine == "max":
@@ -111,7 +121,7 @@ METHODS = (
         name="ties_merge",
         factory=ties_merge,
         kind="function",
-        summary="Merges models fine-tuned from one base: trims their changes, elects signs, and averages what agrees.",
+        summary="Merges models fine-tuned from one base: trims changes, elects signs, averages changes that agree.",
         paper=Paper(
             "TIES-Merging: Resolving Interference When Merging Models",
             "Yadav, Tam, Choshen, Raffel, Bansal",

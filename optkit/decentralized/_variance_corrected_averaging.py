@@ -1,8 +1,8 @@
-"""Variance-corrected averaging: the mean of models that differ, with the spread that each of them has.
+"""Variance-corrected averaging: the mean of different models, stretched so that it keeps the variance of its models.
 
 Tian, Al-Ars, Kitsak, Hofstee, "Vanishing Variance Problem in Fully Decentralized Neural-Network Systems", 2024,
-arXiv:2404.04616. The rule was reconstructed from the abstract: each leaf's entries are stretched about their mean until
-their variance is the models' mean variance.
+arXiv:2404.04616. The rule was reconstructed from the abstract: the entries of each leaf are stretched about their mean
+until their variance is the mean variance of the models.
 """
 
 from typing import Any
@@ -25,23 +25,32 @@ def variance_corrected_mean(
     min_ndim: int = 2,
     max_factor: jax.typing.ArrayLike | None = None,
 ) -> Any:
-    """Averages models, and restores in each leaf the variance that averaging independent entries takes away.
+    """Averages models, and restores in each leaf the variance that averaging takes away.
 
-    The mean of n networks that were initialized apart has weights of a variance n times too small, and learns slowly.
-    Do not take it for models that come from one another: there the factor is near 1, and noise.
+    The rule for a leaf, where k are the models, and var and center are the variance and the mean over the entries of a
+    leaf::
+
+        mean   = sum_k weights_k * model_k
+        factor = sqrt(sum_k weights_k * var(model_k) / var(mean))
+        result = center(mean) + factor * (mean - center(mean))
+
+    Use it when models were initialized independently: the entries of the mean of n such networks have a variance n
+    times too small, and such a mean learns slowly. Avoid it when the models come from one another, because the factor
+    is then near 1 and consists of noise.
 
     Args:
-        models: a tree of floating-point arrays with a leading axis over models.
-        weights: what each model weighs, shape (models,), summing to one; equal by default.
-        min_ndim: leaves of fewer axes, the models' axis not counted, are averaged only, at least 1; default 2, which
-            spares biases and scales. So are leaves of one entry, and those whose mean is constant.
-        max_factor: bound of the factor by which a leaf is stretched, at least 1; none by default.
+        models: A tree of floating-point arrays with a leading axis over models.
+        weights: Weight of each model, shape (models,), with sum one. Default: None, equal weights.
+        min_ndim: Smallest number of axes of the leaves that are corrected, at least 1; the axis over models does not
+            count. The other leaves are only averaged, and so are leaves with one entry and leaves whose mean is
+            constant. Default: 2, which leaves out biases and scales.
+        max_factor: Upper bound of the factor, at least 1. Default: None, no bound.
 
     Returns:
         One model, in the models' dtypes.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: If an argument is out of its range.
 
     Example:
         >>> models = jnp.array([[[1.0, 3.0]], [[3.0, 1.0]], [[1.0, 3.0]]])
@@ -49,7 +58,6 @@ def variance_corrected_mean(
         (Array([[1.67, 2.33]], dtype=float32), Array([[1., 3.]], dtype=float32))
 
     Reference:
-        Tian, Al-Ars, Kitsak, Hofstee, "Vanishing Variance Problem in Fully Decentralized Neural-Network Systems", 2024,
         arXiv:2404.04616.
     """
     _check(min_ndim, max_factor)
@@ -70,21 +78,27 @@ def variance_corrected_mix(
 ) -> Mixing:
     """Makes a mixing that restores in each leaf the variance that mixing takes away.
 
-    Give it to methods that mix parameters, such as `gossip`, in the first rounds of workers that were initialized
-    apart. Do not take it for longer: it keeps the mean over a leaf's entries, but not the mean over workers, and what
-    workers agree on drifts.
+    The rule for a leaf, where var and center are the variance and the mean over the entries of a leaf::
+
+        mixed  = mixing(x)
+        factor = sqrt(mixing(var(x)) / var(mixed))
+        result = center(mixed) + factor * (mixed - center(mixed))
+
+    Use it with methods that mix parameters, such as `gossip`, in the first rounds of workers that were initialized
+    independently. Avoid it in later rounds, because it keeps the mean over the entries of a leaf, but not the mean over
+    workers, so the common value of the workers drifts.
 
     Args:
-        mixing: the mixing whose results are corrected; None: `mix`.
-        min_ndim: leaves of fewer axes are mixed only, as in `variance_corrected_mean`.
-        max_factor: as there.
+        mixing: The mixing whose results are corrected. Default: None, which is `mix`.
+        min_ndim: See `variance_corrected_mean`. Default: 2.
+        max_factor: See `variance_corrected_mean`. Default: None, no bound.
 
     Returns:
-        A mixing that sends one number more for each leaf that it corrects, all of them in one message.
+        A mixing. It sends one more number for each leaf that it corrects, all of them in one message.
 
     Raises:
-        ValueError: if an argument is out of its range.
-        TypeError: if `mixing` is no function.
+        ValueError: If an argument is out of its range.
+        TypeError: If `mixing` is not a function.
 
     Example:
         >>> from optkit.decentralized.topology import ring
@@ -94,7 +108,6 @@ def variance_corrected_mix(
         Array([1., 1., 1.], dtype=float32)
 
     Reference:
-        Tian, Al-Ars, Kitsak, Hofstee, "Vanishing Variance Problem in Fully Decentralized Neural-Network Systems", 2024,
         arXiv:2404.04616.
     """
     _check(min_ndim, max_factor)

@@ -152,7 +152,7 @@ def test_gossip_takes_it_and_dtypes_stay():
 
 
 def test_wrong_arguments_are_named():
-    with pytest.raises(ValueError, match=r"activations must be alike .* got \(4, 3\), \(4, 2\)"):
+    with pytest.raises(ValueError, match=r"activations must have one shape, .* got \(4, 3\), \(4, 2\)"):
         match_units(jnp.ones((4, 3)), jnp.ones((4, 2)))
     with pytest.raises(ValueError, match=r"must name each axis of the leaf \['w'\] of shape \(2, 3\), got \('a',\)"):
         permute_units({"w": jnp.ones((2, 3))}, {"w": ("a",)}, {})

@@ -93,7 +93,7 @@ def test_it_sends_one_number_a_parameter_in_each_round():
 
 @pytest.mark.parametrize("topology", [ring(4), hypercube(8), exponential(8), one_peer_exponential(8)])
 def test_topologies_on_which_it_does_not_settle_are_refused(topology):
-    with pytest.raises(ValueError, match=r"exact_diffusion does not settle on this topology: .* Take topology.lazy()"):
+    with pytest.raises(ValueError, match=r"exact_diffusion does not settle on this topology: .* Use topology.lazy()"):
         exact_diffusion(optax.sgd(0.1), topology, **WORKERS)
     exact_diffusion(optax.sgd(0.1), topology.lazy(), **WORKERS)
 

@@ -61,7 +61,7 @@ def test_it_sends_one_number_a_parameter_in_each_round():
 
 # 0.9 / (1 - min W_ii), which the replayed code has for this ring.
 def test_coefficients_with_which_it_does_not_settle_are_refused():
-    with pytest.raises(ValueError, match=r"extra does not settle .* Take w_tilde_coeff in \[0.5, 1\), it is 1.35"):
+    with pytest.raises(ValueError, match=r"extra does not settle .* Use w_tilde_coeff in \[0.5, 1\), got 1.35"):
         extra(optax.sgd(0.1), ring(4), w_tilde_coeff=1.35, **WORKERS)
 
 

@@ -100,7 +100,7 @@ def test_it_sends_one_number_a_parameter_in_each_round():
 
 
 def test_topologies_on_which_it_does_not_settle_are_refused():
-    with pytest.raises(ValueError, match=r"nids does not settle on this topology: .* Take another c"):
+    with pytest.raises(ValueError, match=r"nids does not settle on this topology: .* Use another c"):
         nids(0.1, one_peer_exponential(8).lazy(), **WORKERS)
     nids(0.1, one_peer_exponential(8).lazy(), c=1.0, **WORKERS)
 

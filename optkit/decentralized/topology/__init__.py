@@ -1,4 +1,4 @@
-"""Who hears whom: mixing matrices with the messages that realise them."""
+"""Which workers exchange messages: mixing matrices, with the messages that carry out the mixing."""
 
 from optkit.method import methods_of
 

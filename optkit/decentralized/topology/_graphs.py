@@ -1,4 +1,8 @@
-"""Topologies by name, and of any graph."""
+"""Topologies by name, and topologies of any graph.
+
+Ying, Yuan, Chen, Hu, Pan, Yin, "Exponential Graph is Provably Efficient for Decentralized Deep Training", 2021,
+arXiv:2110.13363 (`exponential` and `one_peer_exponential`).
+"""
 
 import math
 import sys
@@ -41,19 +45,21 @@ __all__ = [
 
 
 def from_graph(graph: "nx.Graph", weights: "Callable[[nx.Graph], np.ndarray] | None" = None) -> Topology:
-    """Makes a topology of an undirected graph.
+    """Makes a topology from an undirected graph of `networkx`.
+
+    Use it when the workers' network is given as a graph, or when no topology by name fits.
 
     Args:
-        graph: whose nodes, in their order, are the workers.
-        weights: gives the mixing matrix of the graph; default `metropolis_weights`. See also `max_degree_weights` and
-            `uniform_weights`.
+        graph: A connected, undirected graph. Its nodes, in their order, are the workers.
+        weights: A function that maps the graph to its mixing matrix, for example `max_degree_weights` or
+            `uniform_weights`. Default: None, which is `metropolis_weights`.
 
     Returns:
         The topology.
 
     Raises:
-        ValueError: if the graph is directed or not connected, or the weights are not doubly stochastic.
-        TypeError: if `graph` is no graph of `networkx`, or `weights` no function.
+        ValueError: If the graph is directed or not connected, or the weights are not doubly stochastic.
+        TypeError: If `graph` is not a graph of `networkx`, or `weights` is not a function.
 
     Example:
         >>> import networkx
@@ -65,23 +71,29 @@ def from_graph(graph: "nx.Graph", weights: "Callable[[nx.Graph], np.ndarray] | N
     require_undirected(graph, "graph")
     if weights is not None and not callable(weights):
         raise TypeError(
-            "weights must be a function of the graph, such as metropolis_weights; of a mixing matrix make a Topology:"
-            f" Topology(matrix[None]); got {type(weights).__name__}"
+            f"weights must be a function of the graph, such as metropolis_weights, got {type(weights).__name__}: for a"
+            " mixing matrix use Topology(matrix[None])"
         )
     if graph.number_of_nodes() == 0 or not nx.is_connected(graph):
         parts = nx.number_connected_components(graph)
-        raise ValueError(f"a topology's graph must be connected, got {parts} parts")
+        raise ValueError(f"the graph must be connected, got {parts} parts")
     return Topology((metropolis_weights if weights is None else weights)(graph)[None])
 
 
 def ring(size: int) -> Topology:
-    """Joins each worker with the next and the one before.
+    """Joins each worker with the one before and the one after it, and the last with the first.
+
+    Use it when each worker can reach two others. Avoid it with many workers, because they come together slowly: the
+    number of steps grows with the square of the number of workers.
 
     Args:
-        size: the number of workers, at least 1.
+        size: Number of workers, at least 1.
 
     Returns:
-        The topology; a worker sends 2 messages.
+        The topology. A worker sends 2 messages in a step.
+
+    Raises:
+        ValueError: If `size` is not a positive integer.
 
     Example:
         >>> round(ring(16).contraction, 4)
@@ -92,13 +104,19 @@ def ring(size: int) -> Topology:
 
 
 def path(size: int) -> Topology:
-    """Joins workers in a row.
+    """Joins each worker with the one before and the one after it, in a row.
+
+    Use it when workers stand in a row, or when a method needs a tree, such as `relay_sum`. Avoid it with many workers,
+    because they come together even more slowly than on a `ring`.
 
     Args:
-        size: the number of workers, at least 1.
+        size: Number of workers, at least 1.
 
     Returns:
-        The topology; a worker sends up to 2 messages.
+        The topology. A worker sends up to 2 messages in a step.
+
+    Raises:
+        ValueError: If `size` is not a positive integer.
 
     Example:
         >>> path(4).messages.tolist()
@@ -109,13 +127,19 @@ def path(size: int) -> Topology:
 
 
 def grid(size: int) -> Topology:
-    """Joins workers with their neighbours in a rectangle, as near a square as their number allows.
+    """Joins workers with their neighbours in a rectangle, as near to a square as their number allows.
+
+    Use it when workers stand in a plane. Avoid it if the opposite sides can be joined as well, because workers come
+    together faster on a `torus`.
 
     Args:
-        size: the number of workers, at least 1; a prime number makes a path.
+        size: Number of workers, at least 1. A prime number makes a path.
 
     Returns:
-        The topology; a worker sends up to 4 messages.
+        The topology. A worker sends up to 4 messages in a step.
+
+    Raises:
+        ValueError: If `size` is not a positive integer.
 
     Example:
         >>> grid(6).messages.tolist()
@@ -127,13 +151,18 @@ def grid(size: int) -> Topology:
 
 
 def torus(size: int) -> Topology:
-    """Joins workers with their neighbours in a rectangle whose opposite sides meet.
+    """Joins workers with their neighbours in a rectangle whose opposite sides are joined, too.
+
+    Use it when devices are connected in this way. Avoid it for a prime number of workers, because it is then a ring.
 
     Args:
-        size: the number of workers, at least 1; a prime number makes a ring.
+        size: Number of workers, at least 1. A prime number makes a ring.
 
     Returns:
-        The topology; a worker sends up to 4 messages, fewer where a side is 1 or 2.
+        The topology. A worker sends up to 4 messages in a step; fewer if a side of the rectangle is 1 or 2.
+
+    Raises:
+        ValueError: If `size` is not a positive integer.
 
     Example:
         >>> torus(9).messages.tolist()
@@ -147,14 +176,17 @@ def torus(size: int) -> Topology:
 def hypercube(size: int) -> Topology:
     """Joins workers whose numbers differ in one binary digit.
 
+    Use it when the number of workers is a power of two and they should come together fast on a symmetric topology.
+    Avoid it when each message is expensive, because a worker sends log2(size) messages in a step.
+
     Args:
-        size: the number of workers, a power of two.
+        size: Number of workers, a power of two.
 
     Returns:
-        The topology; a worker sends log2(size) messages.
+        The topology. A worker sends log2(size) messages in a step.
 
     Raises:
-        ValueError: if `size` is not a power of two.
+        ValueError: If `size` is not a power of two.
 
     Example:
         >>> round(hypercube(8).spectral_gap, 3)
@@ -168,13 +200,19 @@ def hypercube(size: int) -> Topology:
 
 
 def star(size: int) -> Topology:
-    """Joins worker 0 with all others, and these with it only.
+    """Joins worker 0 with all others, which are joined with worker 0 only.
+
+    Use it when one worker is the centre of the network. Avoid it with many workers, because worker 0 sends its messages
+    one after another.
 
     Args:
-        size: the number of workers, at least 1.
+        size: Number of workers, at least 1.
 
     Returns:
-        The topology; worker 0 sends `size - 1` messages, one after the other.
+        The topology. Worker 0 sends `size - 1` messages in a step, one after another; all others send 1.
+
+    Raises:
+        ValueError: If `size` is not a positive integer.
 
     Example:
         >>> star(4).messages.tolist()
@@ -185,13 +223,19 @@ def star(size: int) -> Topology:
 
 
 def complete(size: int) -> Topology:
-    """Averages over all workers.
+    """Joins all workers with each other, so that mixing averages over all workers.
+
+    Use it when every worker can reach all others fast, or to compare a method with one that averages over all workers.
+    Avoid it when the network is slow or joins neighbours only, because all workers then wait for one `all-reduce`.
 
     Args:
-        size: the number of workers, at least 1.
+        size: Number of workers, at least 1.
 
     Returns:
-        The topology; mixing is one `jax.lax.pmean`.
+        The topology. Mixing is one `jax.lax.pmean`.
+
+    Raises:
+        ValueError: If `size` is not a positive integer.
 
     Example:
         >>> round(complete(3).spectral_gap, 3)
@@ -202,13 +246,18 @@ def complete(size: int) -> Topology:
 
 
 def binary_tree(size: int) -> Topology:
-    """Joins worker k with worker k // 2, for k from 1 on.
+    """Joins workers k and k // 2, for every k from 1 on.
+
+    Use it when a method needs a tree with a small diameter, such as `relay_sum`.
 
     Args:
-        size: the number of workers, at least 1.
+        size: Number of workers, at least 1.
 
     Returns:
-        The topology; a worker sends up to 3 messages.
+        The topology. A worker sends up to 3 messages in a step.
+
+    Raises:
+        ValueError: If `size` is not a positive integer.
 
     Example:
         >>> binary_tree(5).messages.tolist()
@@ -219,17 +268,21 @@ def binary_tree(size: int) -> Topology:
 
 
 def circulant(size: int, offsets: Sequence[int]) -> Topology:
-    """Lets each worker hear those that stand some places before it, with equal weights.
+    """Lets each worker hear the workers at given distances before it, with equal weights.
+
+    Use it when each worker should hear the same pattern of others. Avoid it for methods that need a symmetric topology,
+    unless the negative of each offset is given, too.
 
     Args:
-        size: the number of workers, at least 1.
-        offsets: how many places, modulo the number of workers; 0, a worker's own value, is always heard.
+        size: Number of workers, at least 1.
+        offsets: Distances, as integers modulo the number of workers. A worker always hears itself, offset 0.
 
     Returns:
-        The topology, directed unless with each offset there is its negative; a worker sends one message an offset.
+        The topology. It is directed unless the negative of each offset is given, too. A worker sends one message for
+        each offset in a step.
 
     Raises:
-        ValueError: if `size` is no positive integer, or an offset no integer.
+        ValueError: If `size` is not a positive integer, or an offset is not an integer.
 
     Example:
         >>> circulant(4, [1]).matrices[0, 1].tolist()
@@ -243,20 +296,25 @@ def circulant(size: int, offsets: Sequence[int]) -> Topology:
 
 
 def exponential(size: int) -> Topology:
-    """Lets each worker hear those that stand 1, 2, 4, 8, ... places before it, with equal weights.
+    """Lets each worker hear the workers 1, 2, 4, 8, ... places before it, with equal weights.
+
+    Use it when many workers must come together fast with few messages. Avoid it for methods that need a symmetric
+    topology, because it is directed: see `symmetric_exponential`.
 
     Args:
-        size: the number of workers, at least 1.
+        size: Number of workers, at least 1.
 
     Returns:
-        A directed topology; a worker sends about log2(size) messages.
+        A directed topology. A worker sends about log2(size) messages in a step.
+
+    Raises:
+        ValueError: If `size` is not a positive integer.
 
     Example:
         >>> exponential(8).messages[0].tolist()
         [3, 3, 3, 3, 3, 3, 3, 3]
 
     Reference:
-        Ying, Yuan, Chen, Hu, Pan, Yin, "Exponential Graph is Provably Efficient for Decentralized Deep Training", 2021,
         arXiv:2110.13363.
     """
     check_integer("size", size)
@@ -264,17 +322,19 @@ def exponential(size: int) -> Topology:
 
 
 def symmetric_exponential(size: int, base: int = 4) -> Topology:
-    """Joins each worker with those that stand 1, base, base^2, ... places before or behind it, with equal weights.
+    """Joins each worker with the workers 1, base, base^2, ... places before and after it, with equal weights.
+
+    Use it when many workers must come together fast and a method needs a symmetric topology.
 
     Args:
-        size: the number of workers, at least 1.
-        base: at least 2; default 4.
+        size: Number of workers, at least 1.
+        base: Base of the powers, an integer, at least 2. The larger it is, the fewer messages are sent. Default: 4.
 
     Returns:
-        The topology; a worker sends about 2 log(size) / log(base) messages.
+        The topology. A worker sends about 2 log(size) / log(base) messages in a step.
 
     Raises:
-        ValueError: if `size` or `base` is out of its range.
+        ValueError: If `size` or `base` is out of its range.
 
     Example:
         >>> symmetric_exponential(12).messages[0, 0]
@@ -288,15 +348,21 @@ def symmetric_exponential(size: int, base: int = 4) -> Topology:
 
 
 def one_peer_exponential(size: int) -> Topology:
-    """Lets each worker hear one other in a step: 1 place before it, then 2, then 4, and so on, in turn.
+    """Lets each worker hear one other worker in each step: 1 place before it, then 2, then 4, and so on, in turn.
 
-    After a period all have the exact mean if their number is a power of two.
+    If the number of workers is a power of two, all workers have the exact mean after a period.
+
+    Use it when a worker should send one message in a step and still come together with all others fast. Avoid it for
+    methods that need a symmetric topology or the same neighbours in each step, because it is directed and periodic.
 
     Args:
-        size: the number of workers, at least 1.
+        size: Number of workers, at least 1.
 
     Returns:
-        A periodic, directed topology; a worker sends one message a step.
+        A periodic, directed topology. A worker sends one message in a step.
+
+    Raises:
+        ValueError: If `size` is not a positive integer.
 
     Example:
         >>> topology = one_peer_exponential(8)
@@ -304,7 +370,6 @@ def one_peer_exponential(size: int) -> Topology:
         (3, 1.0)
 
     Reference:
-        Ying, Yuan, Chen, Hu, Pan, Yin, "Exponential Graph is Provably Efficient for Decentralized Deep Training", 2021,
         arXiv:2110.13363.
     """
     check_integer("size", size)
@@ -313,18 +378,21 @@ def one_peer_exponential(size: int) -> Topology:
 
 
 def erdos_renyi(size: int, probability: float, *, seed: int) -> Topology:
-    """Joins any two workers with some probability; draws again until all are connected.
+    """Joins any two workers with some probability, and draws again until all workers are connected.
+
+    Use it when you want to try a method on a random graph. Avoid it with a small probability and many workers, because
+    a connected graph may then not be found.
 
     Args:
-        size: the number of workers, at least 1.
-        probability: in (0, 1].
-        seed: an integer, at least 0.
+        size: Number of workers, at least 1.
+        probability: Probability that two workers are joined, in (0, 1].
+        seed: Seed of the random draws, an integer, at least 0.
 
     Returns:
         The topology.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range, or no connected graph was drawn in 1,000 trials.
+        ValueError: If an argument is out of its range, or no connected graph was found in 1,000 draws.
 
     Example:
         >>> erdos_renyi(8, 0.5, seed=0).size
@@ -340,22 +408,24 @@ def erdos_renyi(size: int, probability: float, *, seed: int) -> Topology:
         graph = nx.gnp_random_graph(size, probability, seed=int(generator.integers(2**31)))
         if nx.is_connected(graph):
             return from_graph(graph)
-    raise ValueError(f"no connected graph of {size} workers with probability {probability} in 1000 draws: raise it")
+    raise ValueError(f"no connected graph of {size} workers in 1000 draws: raise probability, got {probability}")
 
 
 def sequence(*topologies: Topology) -> Topology:
-    """Takes topologies in turn, one a step.
+    """Makes a periodic topology that takes the given topologies in turn, one in each step.
+
+    Use it when the workers' network changes in a known order. For a sequence that is connected only as a whole, make a
+    `Topology` from its matrices. Avoid it for methods that need the same neighbours in each step, such as `choco`.
 
     Args:
-        *topologies: of equal size; each is connected by itself. For a sequence that is connected as a whole only, make
-            a `Topology` of its matrices.
+        *topologies: Topologies with the same number of workers. Each is connected by itself.
 
     Returns:
-        Their sequence.
+        The periodic topology.
 
     Raises:
-        ValueError: if there is none, or their sizes differ.
-        TypeError: if one is no topology.
+        ValueError: If there are no topologies, or their numbers of workers differ.
+        TypeError: If an argument is not a `Topology`.
 
     Example:
         >>> sequence(ring(8), hypercube(8)).period
@@ -370,18 +440,22 @@ def sequence(*topologies: Topology) -> Topology:
 
 
 def random_matchings(size: int, period: int, *, seed: int) -> Topology:
-    """Joins workers in pairs, drawn anew in every step of a period.
+    """Joins workers in pairs, which are drawn anew for every step of a period.
+
+    Use it when a worker should exchange values with only one other in each step. Avoid it for methods that need the
+    same neighbours in each step, because it is periodic.
 
     Args:
-        size: the number of workers, at least 1; of an odd number one rests in each step.
-        period: the number of steps, at least 1; draws are repeated until they connect all workers.
-        seed: an integer, at least 0.
+        size: Number of workers, at least 1. If it is odd, one worker rests in each step.
+        period: Number of steps in a period, at least 1. Draws are repeated until the pairs of a period connect all
+            workers.
+        seed: Seed of the random draws, an integer, at least 0.
 
     Returns:
-        A periodic topology; a worker sends one message a step.
+        A periodic topology. A worker sends one message in a step.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range, or 1,000 draws leave workers apart.
+        ValueError: If an argument is out of its range, or 1,000 draws do not connect all workers.
 
     Example:
         >>> random_matchings(6, 8, seed=0).messages.max()
@@ -405,7 +479,7 @@ def random_matchings(size: int, period: int, *, seed: int) -> Topology:
 
 
 def _from_edges(size: int, edges: Iterable[tuple[int, int]]) -> Topology:
-    """Makes a topology of edges between workers, as `from_graph` does of a graph."""
+    """Makes a topology from edges between workers, as `from_graph` does from a graph."""
     return Topology(metropolis_weights_of(adjacency_of_edges(size, edges))[None])
 
 
@@ -428,73 +502,73 @@ METHODS = (
         name="topology.from_graph",
         factory=from_graph,
         kind="function",
-        summary="Makes a topology of any connected graph of networkx, with Metropolis weights or others.",
+        summary="Makes a topology from any connected graph of networkx, with Metropolis weights or others.",
     ),
     Method(
         name="topology.ring",
         factory=ring,
         kind="function",
-        summary="Each worker hears the next and the one before.",
+        summary="Joins each worker with the one before and the one after it, and the last with the first.",
         also_known_as=("cycle graph",),
     ),
     Method(
         name="topology.path",
         factory=path,
         kind="function",
-        summary="Workers in a row hear the ones beside them.",
+        summary="Joins each worker with the one before and the one after it, in a row.",
         also_known_as=("chain", "line graph"),
     ),
     Method(
         name="topology.grid",
         factory=grid,
         kind="function",
-        summary="Workers hear their neighbours in a rectangle.",
+        summary="Joins workers with their neighbours in a rectangle.",
         also_known_as=("mesh grid", "2D grid"),
     ),
     Method(
         name="topology.torus",
         factory=torus,
         kind="function",
-        summary="Workers hear their neighbours in a rectangle whose opposite sides meet.",
+        summary="Joins workers with their neighbours in a rectangle whose opposite sides are joined, too.",
         also_known_as=("2D torus",),
     ),
     Method(
         name="topology.hypercube",
         factory=hypercube,
         kind="function",
-        summary="Workers hear those whose numbers differ in one binary digit.",
+        summary="Joins workers whose numbers differ in one binary digit.",
     ),
     Method(
         name="topology.star",
         factory=star,
         kind="function",
-        summary="Worker 0 hears all others, and these hear it only.",
+        summary="Joins worker 0 with all others, which are joined with worker 0 only.",
     ),
     Method(
         name="topology.complete",
         factory=complete,
         kind="function",
-        summary="All workers hear each other: mixing is one all-reduce.",
+        summary="Joins all workers with each other, so that mixing is one all-reduce.",
         also_known_as=("fully connected", "all-reduce"),
     ),
     Method(
         name="topology.binary_tree",
         factory=binary_tree,
         kind="function",
-        summary="Workers hear their parent and their two children in a tree.",
+        summary="Joins workers with their parent and their two children in a tree.",
     ),
     Method(
         name="topology.circulant",
         factory=circulant,
         kind="function",
-        summary="Each worker hears those that stand given numbers of places before it.",
+        summary="Lets each worker hear the workers at given distances before it.",
         also_known_as=("directed ring", "unidirectional ring"),
     ),
     Method(
         name="topology.exponential",
         factory=exponential,
         kind="function",
-        summary="Each worker hears those that stand 1, 2, 4, 8, ... places before it.",
+        summary="Lets each worker hear the workers 1, 2, 4, 8, ... places before it.",
         paper=_EXPONENTIAL,
         also_known_as=("static exponential graph", "ExponentialTwoGraph"),
     ),
@@ -502,14 +576,14 @@ METHODS = (
         name="topology.symmetric_exponential",
         factory=symmetric_exponential,
         kind="function",
-        summary="Each worker hears those that stand a power of four places before or behind it.",
+        summary="Joins each worker with those whose distance from it is a power of four.",
         also_known_as=("SymmetricExponentialGraph",),
     ),
     Method(
         name="topology.one_peer_exponential",
         factory=one_peer_exponential,
         kind="function",
-        summary="Each worker hears one other in a step, 1, 2, 4, ... places before it in turn.",
+        summary="Lets each worker hear one other worker in each step, 1, 2, 4, ... places before it in turn.",
         paper=_EXPONENTIAL,
         also_known_as=("one-peer exponential graph", "dynamic exponential graph"),
     ),
@@ -517,21 +591,21 @@ METHODS = (
         name="topology.erdos_renyi",
         factory=erdos_renyi,
         kind="function",
-        summary="Any two workers hear each other with some probability, drawn once.",
+        summary="Joins any two workers with some probability, drawn once.",
         also_known_as=("Erdős-Rényi graph", "random graph", "G(n, p)"),
     ),
     Method(
         name="topology.random_matchings",
         factory=random_matchings,
         kind="function",
-        summary="Workers meet in pairs, drawn anew in every step of a period.",
+        summary="Joins workers in pairs, which are drawn anew for every step of a period.",
         also_known_as=("random pairwise gossip", "randomized gossip"),
     ),
     Method(
         name="topology.sequence",
         factory=sequence,
         kind="function",
-        summary="Takes topologies in turn, one a step.",
+        summary="Takes the given topologies in turn, one in each step.",
         also_known_as=("time-varying topology", "dynamic topology"),
     ),
 )

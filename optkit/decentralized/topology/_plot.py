@@ -1,4 +1,4 @@
-"""Topologies as drawings."""
+"""Drawings of topologies."""
 
 from typing import Any
 
@@ -11,10 +11,15 @@ __all__ = ["plot"]
 
 
 def plot(topology: Topology, ax: Any) -> None:
-    """Draws a topology's workers on a circle and its messages as arrows, wider for larger weights.
+    """Draws the workers of a topology on a circle and its messages as arrows, wider for larger weights.
+
+    A symmetric topology is drawn with plain lines of one width.
+
+    Use it when you want to see which workers exchange messages. Avoid it with many workers, because lines then overlap.
 
     Args:
-        topology: to draw; of a periodic one, all messages of a period.
+        topology: Which workers exchange messages, from `optkit.topology`. Of a periodic topology the messages of all
+            steps are drawn.
         ax: Matplotlib axes.
 
     Example:
@@ -49,6 +54,6 @@ METHODS = (
         name="topology.plot",
         factory=plot,
         kind="function",
-        summary="Draws a topology's workers on a circle and its messages as arrows.",
+        summary="Draws the workers of a topology on a circle and its messages as arrows.",
     ),
 )

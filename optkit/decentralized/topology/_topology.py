@@ -1,7 +1,7 @@
-"""Topologies: who hears whom, how much each message weighs, and the permutations that carry the messages.
+"""Topologies: which workers exchange messages, the weights of the messages, and the permutations that carry them.
 
-A mixing matrix is in the receivers' convention, `x_i <- sum_j W[i, j] x_j`. Rows and columns sum to one, so that mixing
-keeps the workers' mean.
+A mixing matrix has the receivers' convention, `x_i <- sum_j W[i, j] x_j`. Its rows and columns sum to one, so mixing
+keeps the mean over workers.
 """
 
 import dataclasses
@@ -19,11 +19,11 @@ _ROUNDING = 1e-9
 
 
 class Round(NamedTuple):
-    """Messages that travel at the same time: each worker sends to one other, or keeps its own.
+    """Messages that travel at the same time: each worker sends to one other worker, or keeps its own value.
 
     Attributes:
-        permutation: pairs of sender and receiver, one for each worker.
-        weights: what each receiver's message weighs, 0 where there is none.
+        permutation: Pairs of sender and receiver, one for each worker.
+        weights: Weight of each receiver's message, 0 if there is none.
     """
 
     permutation: tuple[tuple[int, int], ...]
@@ -32,16 +32,19 @@ class Round(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Topology:
-    """A mixing matrix, or a periodic sequence of them.
+    """A mixing matrix, or a periodic sequence of mixing matrices.
+
+    Use it when you have a mixing matrix of your own. For usual graphs see `ring`, `exponential` and others, and for a
+    `networkx` graph `from_graph`.
 
     Attributes:
-        matrices: shape (period, workers, workers); entry `[t, i, j]` is what worker i gives the message of worker j in
-            step t of a period. Rows and columns sum to one. Negative weights are allowed, with a warning. The topology
-            keeps a copy in float64 that cannot be written to.
+        matrices: Mixing matrices, shape (period, workers, workers). The entry `[t, i, j]` is the weight that worker i
+            gives to the message of worker j in step t of a period. Rows and columns sum to one. Negative weights are
+            allowed, with a warning. The topology stores a copy in float64 that is read-only.
 
     Raises:
-        ValueError: if a matrix is not square, not real or not finite, if a row or a column does not sum to one, or if
-            the exchanges of a period leave workers apart for ever.
+        ValueError: If a matrix is not square, not real or not finite, a row or a column does not sum to one, or the
+            exchanges of a period do not bring all workers together.
 
     Example:
         >>> Topology(np.full((1, 4, 4), 0.25)).spectral_gap
@@ -77,7 +80,7 @@ class Topology:
             )
         if self.contraction > 1 - _ROUNDING:
             raise ValueError(
-                f"these exchanges leave workers apart for ever: ||W - 11'/n|| is {self.contraction:.6g} and must be"
+                f"these exchanges never bring all workers together: ||W - 11'/n|| is {self.contraction:.6g} and must be"
                 " less than 1. The graph is not connected, or it is bipartite and no worker weighs its own value"
             )
 
@@ -88,26 +91,26 @@ class Topology:
 
     @property
     def period(self) -> int:
-        """How many steps there are until the exchanges repeat."""
+        """The number of steps after which the exchanges repeat."""
         return self.matrices.shape[0]
 
     @functools.cached_property
     def contraction(self) -> float:
-        """By how much a period shrinks the workers' distance from their mean at least, `||W - 11'/n||_2`.
+        """The largest factor by which a period multiplies the workers' distance from their mean, `||W - 11'/n||_2`.
 
-        All eigenvalues count, negative ones too; over a period W is the product.
+        Here W is the product of the matrices of a period. All eigenvalues count, negative ones too.
         """
         product = functools.reduce(lambda product, matrix: matrix @ product, self.matrices)
         return float(np.linalg.norm(product - 1 / self.size, 2))
 
     @property
     def spectral_gap(self) -> float:
-        """One less `contraction`."""
+        """One minus `contraction`."""
         return 1 - self.contraction
 
     @functools.cached_property
     def smallest_eigenvalue(self) -> float:
-        """The smallest eigenvalue of the steps' matrices, of their symmetric parts where they are directed.
+        """The smallest eigenvalue of the matrices of all steps; for directed ones, of their symmetric parts.
 
         Example:
             >>> from optkit import topology
@@ -118,25 +121,28 @@ class Topology:
 
     @property
     def is_symmetric(self) -> bool:
-        """Whether every worker gives another what it gets from it."""
+        """Whether any two workers give each other's messages the same weight."""
         return np.allclose(self.matrices, self.matrices.swapaxes(1, 2), rtol=0, atol=_ROUNDING)
 
     @functools.cached_property
     def rounds(self) -> tuple[tuple[Round, ...], ...]:
-        """The permutations that carry the messages of each step of a period, as few as there can be.
+        """The permutations that carry the messages of each step of a period, as few as possible.
 
-        Their number is the largest number of messages that one worker sends or gets: by König's theorem the edges of a
-        bipartite graph, senders against receivers, have such a colouring.
+        Their number is the largest number of messages that one worker sends or receives. By König's theorem the edges
+        of a bipartite graph, here senders and receivers, can be coloured with so few colours.
         """
         return tuple(_rounds(matrix) for matrix in self.matrices)
 
     @property
     def messages(self) -> np.ndarray:
-        """How many messages each worker sends, of shape (period, workers)."""
+        """The number of messages that each worker sends, shape (period, workers)."""
         return np.sum(without_diagonal(self.matrices) != 0, axis=1)
 
     def lazy(self) -> "Topology":
-        """Gives the topology `(I + W) / 2`, without negative eigenvalues where it is symmetric.
+        """Returns the topology `(I + W) / 2`, which has no negative eigenvalues if W is symmetric.
+
+        Use it when a method, such as `exact_diffusion` or `accelerated_mix`, refuses a topology because of its
+        eigenvalues. Avoid it otherwise, because workers usually come together more slowly on it.
 
         Example:
             >>> from optkit import topology
@@ -147,14 +153,14 @@ class Topology:
 
 
 def require_topology(topology: Any, name: str = "topology") -> None:
-    """Raises unless an argument is a topology.
+    """Raises an error unless an argument is a topology.
 
     Args:
-        topology: what was given.
-        name: the argument's name, for the message.
+        topology: The argument.
+        name: The argument's name, for the message.
 
     Raises:
-        TypeError: if it is none, but a matrix or a graph.
+        TypeError: If it is not a `Topology`, but for example a matrix or a graph.
 
     Example:
         >>> from optkit import topology
@@ -172,7 +178,7 @@ def without_diagonal(matrices: np.ndarray) -> np.ndarray:
 
 
 def _rounds(matrix: np.ndarray) -> tuple[Round, ...]:
-    """Colours the messages of one step: all of one colour have different senders and different receivers."""
+    """Colours the messages of one step, so that all of one colour have different senders and different receivers."""
     import networkx as nx
 
     size = len(matrix)
@@ -192,7 +198,7 @@ def _rounds(matrix: np.ndarray) -> tuple[Round, ...]:
         sender = np.array([matching[size + receiver] for receiver in range(size)])
         remaining[sender, np.arange(size)] -= 1
         rounds.append(_round(unsent, sender))
-        unsent[np.arange(size), sender] = 0  # what fills a later round between the same two has no weight
+        unsent[np.arange(size), sender] = 0  # a later message between the same two has no weight
     return tuple(rounds)
 
 
@@ -204,7 +210,7 @@ def _round(weights: np.ndarray, sender: np.ndarray) -> Round:
 
 
 def _fill(senders: np.ndarray, receivers: np.ndarray) -> np.ndarray:
-    """Gives messages without weight to those that send or get fewer than others: their own, where these are missing."""
+    """Adds messages without weight for workers that send or receive fewer than others, to themselves if possible."""
     kept = np.minimum(senders, receivers)
     fill = np.diag(kept)
     missing_senders = np.repeat(np.arange(len(senders)), senders - kept)
@@ -218,7 +224,7 @@ METHODS = (
         name="topology.Topology",
         factory=Topology,
         kind="function",
-        summary="Any doubly stochastic mixing matrix, or a sequence of them, with the messages that realise it.",
+        summary="Any doubly stochastic mixing matrix, or a sequence of them, with the messages that carry it out.",
         also_known_as=("mixing matrix", "gossip matrix", "communication graph", "time-varying topology"),
     ),
 )

@@ -14,15 +14,15 @@ __all__ = ["max_degree_weights", "metropolis_weights", "uniform_weights"]
 
 
 def require_undirected(graph: Any, name: str) -> None:
-    """Raises unless an argument is a graph whose edges go both ways.
+    """Raises an error unless an argument is an undirected graph.
 
     Args:
-        graph: what was given.
-        name: the argument's name, for the message.
+        graph: The argument.
+        name: The argument's name, for the message.
 
     Raises:
-        TypeError: if it is no graph of `networkx`.
-        ValueError: if it is directed.
+        TypeError: If it is not a graph of `networkx`.
+        ValueError: If it is directed.
 
     Example:
         >>> import networkx as nx
@@ -34,19 +34,30 @@ def require_undirected(graph: Any, name: str) -> None:
         raise TypeError(f"{name} must be an undirected graph of networkx, got {type(graph).__name__}")
     if graph.is_directed():
         raise ValueError(
-            f"{name} must be undirected, got a {type(graph).__name__}: take {name}.to_undirected(), or make a Topology"
-            " of a mixing matrix for messages that go one way"
+            f"{name} must be undirected, got a {type(graph).__name__}: use {name}.to_undirected(), or for messages that"
+            " go one way make a Topology from a mixing matrix"
         )
 
 
 def metropolis_weights(graph: "nx.Graph") -> np.ndarray:
-    """Gives an edge one over one more than the larger degree of its ends, and nodes the rest.
+    """Makes Metropolis weights: the weight of an edge depends on the larger degree of its two ends.
+
+    The rule, where i and j are neighbours::
+
+        W_ij = 1 / (1 + max(degree_i, degree_j))
+        W_ii = 1 - sum_j W_ij
+
+    Use it when the degrees of the graph differ; each worker needs to know only the degrees of its neighbours.
 
     Args:
-        graph: an undirected graph.
+        graph: An undirected graph.
 
     Returns:
         A symmetric, doubly stochastic matrix.
+
+    Raises:
+        ValueError: If the graph is directed.
+        TypeError: If `graph` is not a graph of `networkx`.
 
     Example:
         >>> import networkx as nx
@@ -57,19 +68,31 @@ def metropolis_weights(graph: "nx.Graph") -> np.ndarray:
 
 
 def metropolis_weights_of(adjacency: np.ndarray) -> np.ndarray:
-    """Gives `metropolis_weights` of an adjacency matrix."""
+    """Returns `metropolis_weights` of an adjacency matrix."""
     degrees = adjacency.sum(axis=1)
     return _with_rest(adjacency / (1 + np.maximum(degrees[:, None], degrees)))
 
 
 def max_degree_weights(graph: "nx.Graph") -> np.ndarray:
-    """Gives every edge one over one more than the graph's largest degree, and nodes the rest.
+    """Makes equal weights for all edges, which depend on the largest degree of the graph.
+
+    The rule, where i and j are neighbours::
+
+        W_ij = 1 / (1 + largest degree)
+        W_ii = 1 - sum_j W_ij
+
+    Use it when all edges should have the same weight. Avoid it when one worker has many more neighbours than the
+    others, because the weights of all edges are then small.
 
     Args:
-        graph: an undirected graph.
+        graph: An undirected graph.
 
     Returns:
         A symmetric, doubly stochastic matrix.
+
+    Raises:
+        ValueError: If the graph is directed.
+        TypeError: If `graph` is not a graph of `networkx`.
 
     Example:
         >>> import networkx as nx
@@ -81,13 +104,24 @@ def max_degree_weights(graph: "nx.Graph") -> np.ndarray:
 
 
 def uniform_weights(graph: "nx.Graph") -> np.ndarray:
-    """Gives a node and its neighbours equal weights; doubly stochastic on regular graphs only.
+    """Gives a worker and its neighbours equal weights.
+
+    The rule, where j is i or a neighbour of i::
+
+        W_ij = 1 / (1 + degree_i)
+
+    Use it when the graph is regular, that is, all workers have equally many neighbours. Avoid it on other graphs,
+    because its columns then do not sum to one, and `Topology` refuses it.
 
     Args:
-        graph: an undirected graph.
+        graph: An undirected graph.
 
     Returns:
-        A matrix whose rows sum to one.
+        A matrix whose rows sum to one. It is doubly stochastic only on regular graphs.
+
+    Raises:
+        ValueError: If the graph is directed.
+        TypeError: If `graph` is not a graph of `networkx`.
 
     Example:
         >>> import networkx as nx
@@ -99,14 +133,14 @@ def uniform_weights(graph: "nx.Graph") -> np.ndarray:
 
 
 def adjacency_of(graph: "nx.Graph") -> np.ndarray:
-    """Gives an undirected graph's adjacency matrix, nodes in their order, without weights and loops."""
+    """Returns the adjacency matrix of an undirected graph, with nodes in their order, without weights and loops."""
     require_undirected(graph, "graph")
     number = {node: index for index, node in enumerate(graph)}
     return adjacency_of_edges(len(number), ((number[a], number[b]) for a, b in graph.edges()))
 
 
 def adjacency_of_edges(size: int, edges: Iterable[tuple[int, int]]) -> np.ndarray:
-    """Gives the adjacency matrix of edges that join workers; loops do not count, and doubled edges count once."""
+    """Returns the adjacency matrix of edges between workers. Loops do not count, and repeated edges count once."""
     adjacency = np.zeros((size, size))
     for a, b in edges:
         adjacency[a, b] = adjacency[b, a] = a != b
@@ -123,21 +157,21 @@ METHODS = (
         name="topology.metropolis_weights",
         factory=metropolis_weights,
         kind="function",
-        summary="Mixing weights of any graph: one over one more than the larger degree of an edge's ends.",
+        summary="Metropolis weights of any graph: an edge has weight 1 / (1 + the larger degree of its two ends).",
         also_known_as=("Metropolis-Hastings weights", "MH weights"),
     ),
     Method(
         name="topology.max_degree_weights",
         factory=max_degree_weights,
         kind="function",
-        summary="Mixing weights of any graph: one over one more than the graph's largest degree, on every edge.",
+        summary="Mixing weights of any graph: every edge has weight 1 / (1 + the largest degree of the graph).",
         also_known_as=("maximum-degree weights",),
     ),
     Method(
         name="topology.uniform_weights",
         factory=uniform_weights,
         kind="function",
-        summary="Mixing weights of a regular graph: a node and its neighbours count equally.",
+        summary="Mixing weights of a regular graph: a worker and its neighbours have equal weights.",
         also_known_as=("uniform-neighbour weights",),
     ),
 )
