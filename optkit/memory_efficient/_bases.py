@@ -110,7 +110,7 @@ def _leading_columns(x: jax.Array, number: int) -> jax.Array:
     product = functools.partial(einsum, precision=_HIGHEST)
     m, n = x.shape[-2:]
     thin = min(number + _OVERSAMPLING, m, n)
-    # One sketch for all: what it is sketched with leaves hardly a trace.
+    # The same sketch for all matrices and steps: the result hardly depends on it.
     sketch = jax.random.normal(jax.random.key(0), (n, thin), x.dtype)
     sketch = shard(jnp.broadcast_to(sketch, (*x.shape[:-2], n, thin)), spec_like(x, -1, None))
 
@@ -137,7 +137,7 @@ def _draw(kind: BasisKind, key: jax.Array, shape: tuple[int, ...], dtype: DTypeL
     return None if left is None else rows(left_key, left, m).T, None if right is None else rows(right_key, right, n)
 
 
-# The highest precision, as in the authors' code: FRUGAL takes the sign of what such products leave of a matrix.
+# The highest precision, as in the authors' code: FRUGAL takes signs of the difference of a matrix and such a product.
 def _down(projection: Any, x: jax.Array) -> jax.Array:
     left, right = projection
     low = widen(x)

@@ -85,7 +85,7 @@ def chosen_blocks(total: int, density: float, order: BlockOrder, period: Any, ke
     places = jnp.arange(total)
     if order == "mirror":
         if active % 2:
-            raise ValueError(f"order 'mirror' takes pairs, and density {density} of {total} leaves is {active}")
+            raise ValueError(f"order 'mirror' takes pairs, but density {density} of {total} leaves is {active}")
         half = total // 2
         places = jnp.minimum(places, total - 1 - places)
         return (places < half) & ((places - period * (active // 2)) % max(half, 1) < active // 2)
@@ -98,7 +98,7 @@ METHODS = (
         name="block_projector",
         factory=block_projector,
         kind="function",
-        summary="Chooses whole leaves as the subspace: some have an optimizer with state for a while, the others none.",
+        summary="Chooses whole leaves as the subspace of FRUGAL: some are inside it for a while, the others outside.",
         paper=FRUGAL,
         also_known_as=("BlockOptimizer", "BlockAdamW"),
     ),

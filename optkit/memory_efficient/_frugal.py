@@ -27,8 +27,8 @@ from optkit.method import Method, Paper
 
 __all__ = ["frugal"]
 
-# Projections leave of a matrix in its subspace less than 2.5 units of rounding of its largest entry, times the root
-# of the shorter axis (measured for matrices up to 1024 x 4096, of full and of low rank, of one scale and of many).
+# If a matrix lies in its subspace, the part outside is less than 2.5 units of rounding of the largest entry, times the
+# square root of the shorter axis (measured for matrices up to 1024 x 4096, of full and low rank, of one or many scales).
 _ROUNDING = 8
 
 
@@ -269,13 +269,13 @@ METHODS = (
         name="frugal",
         factory=frugal,
         kind="wrapper",
-        summary="Runs an optimizer with state in a subspace of each matrix's entries, and sign descent in the rest.",
+        summary="Runs an optimizer with state in a subspace of each matrix's entries, and sign descent outside it.",
         paper=FRUGAL,
         example={"projector": subspace_projector("svd", density=0.5)},
         learning_rate=1e-3,
         grid=1e-3,
         golden="frugal_adamw",
-        # The learning rate, which holds for the rest too, stands behind it.
+        # The learning rate comes after it, because it applies outside the subspace too.
         compose=lambda build, learning_rate: optax.chain(
             build(optax.trace(0.9)), optax.scale_by_learning_rate(learning_rate)
         ),

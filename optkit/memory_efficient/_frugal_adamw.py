@@ -119,7 +119,7 @@ METHODS = (
         name="frugal_adamw",
         factory=frugal_adamw,
         kind="optimizer",
-        summary="AdamW in a subspace of each matrix's entries, signs of the gradient in the rest.",
+        summary="AdamW in a subspace of each matrix's entries, and signs of the gradient outside it.",
         paper=FRUGAL,
         also_known_as=("FRUGAL", "FRUGAL AdamW", "GaloreAdamW", "CoordAdamW", "BlockAdamW"),
         example={"learning_rate": 1e-2, "projector": subspace_projector("svd", density=0.5)},

@@ -75,7 +75,7 @@ def choose_blocks(
     check_blocks(density, order)
     if order == "random":
         if key is None:
-            raise ValueError("order 'random' draws: give key, an integer or a JAX key")
+            raise ValueError("order 'random' needs a key: give key, an integer or a JAX key")
         key = jax.random.fold_in(typed(key), period)
     candidates, structure = jax.tree.flatten(chosen_leaves("choose_blocks", "leaves", leaves, params, None))
     chosen = iter(np.asarray(chosen_blocks(sum(candidates), density, order, period, key)))
@@ -198,7 +198,7 @@ METHODS = (
         name="frugal_blocks",
         factory=frugal_blocks,
         kind="function",
-        summary="Runs an optimizer with state on some leaves, and sign descent without state on the rest.",
+        summary="Runs an optimizer with state on some leaves, and sign descent without state on the others.",
         paper=FRUGAL,
         also_known_as=("BlockOptimizer", "BlockAdamW", "BAdam"),
         parts=(choose_blocks, carry_over),

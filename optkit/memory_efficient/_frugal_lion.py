@@ -130,7 +130,7 @@ METHODS = (
         name="frugal_lion",
         factory=frugal_lion,
         kind="optimizer",
-        summary="Lion in a subspace of each matrix's entries, signs of the gradient in the rest.",
+        summary="Lion in a subspace of each matrix's entries, and signs of the gradient outside it.",
         paper=FRUGAL,
         also_known_as=("FRUGAL", "FRUGAL Lion", "GaloreLion", "CoordLion"),
         example={"learning_rate": 1e-2, "projector": subspace_projector("randk", density=0.5), "key": 0},

@@ -119,7 +119,7 @@ METHODS = (
         name="galore_adamw",
         factory=galore_adamw,
         kind="optimizer",
-        summary="AdamW in the subspace of each matrix's largest singular vectors, nothing in the rest.",
+        summary="AdamW in the subspace of each matrix's largest singular vectors; the part outside does not move.",
         paper=Paper(
             "GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection", "Zhao et al.", 2024, "2403.03507"
         ),

@@ -168,8 +168,9 @@ def _spectrum(window: GradientWindow, b2: jax.typing.ArrayLike, jitter: jax.typi
 
 
 def _weights(spectrum: _Spectrum, products: jax.Array, eps: jax.typing.ArrayLike) -> jax.Array:
-    """Returns the weights with which the rows sum to `U ((S + eps)^-1 - 1 / eps) U^T v`, from the products of the rows
-    with v.
+    """Returns weights of the rows, whose weighted sum is `U ((S + eps)^-1 - 1 / eps) U^T v`.
+
+    The products are those of the rows with v.
     """
     _, vectors, values, _ = spectrum
     factors = (1 / (values + eps) - 1 / eps) / values  # the first U^T divides by S
@@ -263,7 +264,7 @@ METHODS = (
         name="ggt",
         factory=ggt,
         kind="optimizer",
-        summary="AdaGrad with a full matrix from a window of the last gradients.",
+        summary="Full-matrix AdaGrad from a window of the last gradients.",
         paper=Paper("Efficient Full-Matrix Adaptive Regularization", "Agarwal et al.", 2018, "1806.02958"),
         also_known_as=("full-matrix adaptive regularization", "full-matrix AdaGrad"),
         parts=(scale_by_ggt,),

@@ -1,4 +1,4 @@
-"""How this family sees leaves as matrices: rows are the outputs of a layer and columns its inputs, as in the papers."""
+"""How this family sees leaves as matrices: rows are a layer's outputs and columns its inputs, as in the papers."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ def chosen_leaves(method: str, name: str, choice: Any | None, tree: Any, weight_
     chosen = resolve(name, choice, tree)
     with_matrices = [leaf_name(path) for path, x in jax.tree.leaves_with_path(tree) if x.ndim > 1 and x.size]
     if with_matrices and not any(jax.tree.leaves(chosen)):
-        raise ValueError(f"{method}: {name} has no leaf, although {with_matrices[0]!r} has two axes or more")
+        raise ValueError(f"{method}: {name} chooses no leaf, although {with_matrices[0]!r} has two axes or more")
     return chosen
 
 

@@ -1,4 +1,4 @@
-"""MicroAdam: Adam on the largest entries of the last gradients; the rest is kept in four bits and added to the next one.
+"""MicroAdam: Adam on the largest entries of the last gradients; the rest is kept in four bits and added to the next.
 
 Modoranu et al., "MicroAdam: Accurate Adaptive Optimization with Low Space Overhead and Provable Convergence", 2024,
 arXiv:2405.15593. The rule is that of the authors' code (IST-DASLab/ISTA-DASLab-Optimizers), for gradients of any dtype.
@@ -158,7 +158,7 @@ def _rule(
         whole = places_in_whole(all_places, flat.size, block_size, density)
         mu, nu = _moments_of_window(whole, all_values.astype(flat.dtype), weights, flat.size)  # lines 10 and 11
         direction = mu / (jnp.sqrt(nu) + eps)  # line 12
-        # What is not finite stays in the errors, and would hold up all but the largest entries without showing.
+        # Errors that are not finite stay, and would block all but the largest entries without a sign of it.
         direction = jnp.where(jnp.all(jnp.isfinite(all_values)), direction, jnp.nan)
 
         error = codec.decode(kept, flat)
@@ -364,7 +364,7 @@ METHODS = (
         name="micro_adam",
         factory=micro_adam,
         kind="optimizer",
-        summary="Adam on the largest entries of the last 10 gradients, with the rest fed back from 4 bits a parameter.",
+        summary="Adam on the largest entries of the last 10 gradients; the rest is kept in 4 bits and added to the next.",
         paper=Paper(
             "MicroAdam: Accurate Adaptive Optimization with Low Space Overhead and Provable Convergence",
             "Modoranu et al.",

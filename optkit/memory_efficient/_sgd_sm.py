@@ -94,7 +94,7 @@ METHODS = (
         name="sgd_sm",
         factory=sgd_sm,
         kind="optimizer",
-        summary="Gradient descent with momentum in a subspace only.",
+        summary="Stochastic gradient descent with momentum in a subspace of each matrix only.",
         paper=LEAN_AND_MEAN,
         also_known_as=("SGD-SM", "SGDSM", "subspace-momentum"),
         example={"learning_rate": 2e-3, "projector": subspace_projector("svd", rank=2)},

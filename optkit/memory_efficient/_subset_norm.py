@@ -60,13 +60,13 @@ def scale_by_subset_norm_named(
     if subset_size != "heuristics":
         _check_subset_size(subset_size)
     if bias_correction and b2 is None:
-        raise ValueError("bias_correction corrects averages and got b2=None, which makes sums: leave it out")
+        raise ValueError("bias_correction must be False if b2 is None, because sums of squares have no bias to correct")
     numerator = optax.with_extra_args_support(optax.identity() if momentum is None else momentum)
 
     one_for_all = weight_dimension_numbers is None or isinstance(weight_dimension_numbers, MuonDimensionNumbers)
 
     def views(tree):
-        # The authors' blocks are of the whole of any leaf, convolutions among them.
+        # The authors divide any leaf as a whole into blocks, convolutions too.
         if subset_size != "heuristics" and one_for_all:
             return jax.tree.map(lambda _: None, tree)
         return leaf_views(tree, weight_dimension_numbers)

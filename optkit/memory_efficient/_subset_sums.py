@@ -62,7 +62,7 @@ def subset_sum_of_squares(x: jax.Array, subset_size: SubsetSize, view: MatrixVie
         if size > 1:
             ordered = jnp.moveaxis(replicate(squares), () if view is None else view.batch, range(len(batch)))
             sums = jnp.sum(ordered.reshape(*batch, -1, size), axis=-1)
-    # An infinite sum would stop its subset for ever and show nowhere.
+    # An infinite sum would stop its subset forever without a sign of it.
     return jnp.where(jnp.isinf(sums), jnp.nan, sums)
 
 

@@ -197,13 +197,13 @@ METHODS = (
         name="subspace_momentum",
         factory=subspace_momentum,
         kind="transformation",
-        summary="Averages gradients in a subspace of each matrix's entries, and leaves what is outside of it as it is.",
+        summary="Averages the part of each gradient in a subspace, and leaves the part outside the subspace as it is.",
         paper=LEAN_AND_MEAN,
         also_known_as=("subspace-momentum", "SM"),
         example={"projector": subspace_projector("svd", rank=2)},
         grid=3e-2,
         golden="sgd_sm",
-        # Plain gradient descent behind it, since one momentum is enough.
+        # Plain gradient descent after it, because one momentum is enough.
         compose=lambda build, learning_rate: optax.chain(build(), optax.scale_by_learning_rate(learning_rate)),
     ),
 )
