@@ -28,7 +28,7 @@ from optkit.method import Method, Paper
 __all__ = ["frugal"]
 
 # If a matrix lies in its subspace, the part outside is less than 2.5 units of rounding of the largest entry, times the
-# square root of the shorter axis (measured for matrices up to 1024 x 4096, of full and low rank, of one or many scales).
+# root of the shorter axis (measured for matrices up to 1024 x 4096, of full and low rank, with one or many scales).
 _ROUNDING = 8
 
 

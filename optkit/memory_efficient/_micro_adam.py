@@ -364,7 +364,7 @@ METHODS = (
         name="micro_adam",
         factory=micro_adam,
         kind="optimizer",
-        summary="Adam on the largest entries of the last 10 gradients; the rest is kept in 4 bits and added to the next.",
+        summary="Adam on the largest entries of the last 10 gradients, with error feedback in 4 bits for the rest.",
         paper=Paper(
             "MicroAdam: Accurate Adaptive Optimization with Low Space Overhead and Provable Convergence",
             "Modoranu et al.",
