@@ -62,8 +62,8 @@ class Method:
 
     Attributes:
         name: Public name of the method; `optkit.<name>` exists for all methods of optkit.
-        factory: The function that makes the method, of the kind that `kind` names.
-        kind: What `factory` makes. An "optimizer" takes `learning_rate` first. A "sampler" is an optimizer whose
+        factory: The method itself, a function of the kind that `kind` names.
+        kind: What `factory` is. An "optimizer" takes `learning_rate` first. A "sampler" is an optimizer whose
             parameters keep moving around a distribution. A "wrapper" takes an inner transformation first. A
             "transformation" and an "aggregator" take hyperparameters only. A "function" is anything else that users may
             look for, such as tools and data; its entry has only a name, a factory, a summary, other names and a paper.

@@ -53,8 +53,8 @@ def qsgd(levels: int = 16, *, key: Key, axis_name: AxisName | None = None) -> Co
     Args:
         levels: Number of equal parts, at least 1. Default: 16.
         key: Seed of the random draws, an integer or a JAX key.
-        axis_name: Name of the axis over workers. Each worker then draws for itself. Default: None, where all workers
-            draw the same.
+        axis_name: Name of the axis over workers. With it, each worker draws for itself. Default: None, where all
+            workers draw the same.
 
     Returns:
         A `Compressor` with omega `min(d / levels^2, sqrt(d) / levels)` for d entries.
@@ -85,8 +85,8 @@ def dithering_inf(levels: int = 16, *, key: Key, axis_name: AxisName | None = No
     Args:
         levels: Number of equal parts, at least 1. Default: 16.
         key: Seed of the random draws, an integer or a JAX key.
-        axis_name: Name of the axis over workers. Each worker then draws for itself. Default: None, where all workers
-            draw the same.
+        axis_name: Name of the axis over workers. With it, each worker draws for itself. Default: None, where all
+            workers draw the same.
 
     Returns:
         A `Compressor` with as many bytes and the same omega as `qsgd`.

@@ -10,7 +10,7 @@ __all__ = ["identity"]
 def identity() -> Compressor:
     """Leaves every tree as it is.
 
-    Use it to run a method with compression without any, for comparison.
+    Use it to compare a method that compresses with the same method without compression.
 
     Returns:
         A `Compressor` with delta 1 and omega 0.

@@ -89,8 +89,8 @@ def natural(*, key: Key, axis_name: AxisName | None = None) -> Compressor:
 
     Args:
         key: Seed of the random draws, an integer or a JAX key.
-        axis_name: Name of the axis over workers. Each worker then draws for itself. Default: None, where all workers
-            draw the same.
+        axis_name: Name of the axis over workers. With it, each worker draws for itself. Default: None, where all
+            workers draw the same.
 
     Returns:
         A `Compressor` with omega 1/8.
@@ -121,8 +121,8 @@ def natural_dithering(
         levels: Number of powers of two, the norm itself among them, from 1 to 23. Default: 8.
         order: Order of the norm, from 1 to infinity. Default: infinity, the largest magnitude.
         key: Seed of the random draws, an integer or a JAX key.
-        axis_name: Name of the axis over workers. Each worker then draws for itself. Default: None, where all workers
-            draw the same.
+        axis_name: Name of the axis over workers. With it, each worker draws for itself. Default: None, where all
+            workers draw the same.
 
     Returns:
         A `Compressor` with omega `1/8 + r min(1, r)`, where `r = d^(1 / min(order, 2)) 2^(1 - levels)` for d entries.

@@ -43,8 +43,8 @@ def rand_k(density: float = 0.01, *, key: Key, axis_name: AxisName | None = None
         density: Share of a leaf's entries that are kept, in (0, 1]. Default: 0.01. At least one entry of each leaf is
             kept.
         key: Seed of the random draws, an integer or a JAX key.
-        axis_name: Name of the axis over workers. Each worker then draws for itself. Default: None, where all workers
-            draw the same.
+        axis_name: Name of the axis over workers. With it, each worker draws for itself. Default: None, where all
+            workers draw the same.
         round_up: Whether the number of kept entries is rounded up, and not down. Default: True.
 
     Returns:

@@ -65,8 +65,8 @@ def wangni_sparsify(density: float = 0.01, *, key: Key, axis_name: AxisName | No
     Args:
         density: Mean share of a leaf's entries that are kept, in (0, 1]. Default: 0.01. The mean is at least one entry.
         key: Seed of the random draws, an integer or a JAX key.
-        axis_name: Name of the axis over workers. Each worker then draws for itself. Default: None, where all workers
-            draw the same.
+        axis_name: Name of the axis over workers. With it, each worker draws for itself. Default: None, where all
+            workers draw the same.
 
     Returns:
         A `Compressor`. It has no omega, because none is known for the four rounds of the paper's iteration.

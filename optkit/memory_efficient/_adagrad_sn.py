@@ -33,7 +33,8 @@ def adagrad_sn(
 ) -> optax.GradientTransformationExtraArgs:
     """AdaGrad with one sum of squares for each row or column of a matrix, and with momentum.
 
-    The update rule, where each entry of a matrix uses the s of its row (of its column, if the matrix is wide)::
+    The update rule, where a row holds the weights of one output, and each entry of a matrix uses the s of its row (or
+    of its column, if the matrix has more columns than rows)::
 
         m = b1 * m + (1 - b1) * g          (m = g if b1 is None)
         s = s + (sum of g^2 over the row or column)

@@ -37,8 +37,9 @@ def adagrad_snsm(
 ) -> optax.GradientTransformationExtraArgs:
     """AdaGrad with momentum in a subspace and one sum of squares for each row or column of a matrix.
 
-    The update rule, where down(g) are the gradient's coordinates in the subspace of its matrix, up is the way back, and
-    each entry uses the s of its row (of its column, if the matrix is wide)::
+    The update rule, where down(g) are the gradient's coordinates in the subspace of its matrix, up is the way back, a
+    row holds the weights of one output, and each entry uses the s of its row (or of its column, if the matrix has more
+    columns than rows)::
 
         m = b1 * m + (1 - b1) * down(g)
         s = s + (sum of g^2 over the row or column)

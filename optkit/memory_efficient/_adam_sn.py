@@ -35,8 +35,8 @@ def adam_sn(
 ) -> optax.GradientTransformationExtraArgs:
     """Adam with one second moment for each row or column of a matrix.
 
-    The update rule, where t counts the steps from 1 and each entry of a matrix uses the v of its row (of its column, if
-    the matrix is wide)::
+    The update rule, where t counts the steps from 1, a row holds the weights of one output, and each entry of a matrix
+    uses the v of its row (or of its column, if the matrix has more columns than rows)::
 
         m = b1 * m + (1 - b1) * g
         v = b2 * v + (1 - b2) * (sum of g^2 over the row or column)

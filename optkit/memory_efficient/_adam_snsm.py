@@ -40,7 +40,8 @@ def adam_snsm(
     """Adam with momentum in a subspace and one second moment for each row or column of a matrix.
 
     The update rule, where t counts the steps from 1, down(g) are the gradient's coordinates in the subspace of its
-    matrix, up is the way back, and each entry uses the v of its row (of its column, if the matrix is wide)::
+    matrix, up is the way back, a row holds the weights of one output, and each entry uses the v of its row (or of its
+    column, if the matrix has more columns than rows)::
 
         m = b1 * m + (1 - b1) * down(g)
         v = b2 * v + (1 - b2) * (sum of g^2 over the row or column)

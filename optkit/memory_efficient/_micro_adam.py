@@ -1,4 +1,4 @@
-"""MicroAdam: Adam on the largest entries of the last gradients; the rest is kept in four bits and added to the next.
+"""MicroAdam: Adam on the largest entries of the last gradients, with error feedback in four bits for the rest.
 
 Modoranu et al., "MicroAdam: Accurate Adaptive Optimization with Low Space Overhead and Provable Convergence", 2024,
 arXiv:2405.15593. The rule is that of the authors' code (IST-DASLab/ISTA-DASLab-Optimizers), for gradients of any dtype.
@@ -219,10 +219,10 @@ def scale_by_micro_adam(
     quantization_block_size: int | None = None,
     state_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Rescales like Adam on the largest entries of the last gradients, and adds the other entries to the next one.
+    """Rescales like Adam by the largest entries of the last gradients, with error feedback for the other entries.
 
-    The update rule, where top_k keeps the `density` largest entries of each block, Q quantizes to 4 bits, W_i is the
-    entry of the window that came i steps ago, and t counts the steps from 1::
+    The update rule, where top_k keeps the `density` largest entries of each block, Q quantizes to 4 bits, e is the
+    error that is fed back, W_i is what the gradient of i steps ago put into the window, and t counts the steps from 1::
 
         a = g + e
         W_0 = top_k(a)

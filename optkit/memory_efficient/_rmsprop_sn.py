@@ -31,7 +31,8 @@ def rmsprop_sn(
 ) -> optax.GradientTransformationExtraArgs:
     """RMSProp with one second moment for each row or column of a matrix, without momentum.
 
-    The update rule, where each entry of a matrix uses the v of its row (of its column, if the matrix is wide)::
+    The update rule, where a row holds the weights of one output, and each entry of a matrix uses the v of its row (or
+    of its column, if the matrix has more columns than rows)::
 
         v = b2 * v + (1 - b2) * (sum of g^2 over the row or column)
         x = (x - lr * g / (sqrt(v) + eps)) * (1 - lr * wd)

@@ -113,8 +113,8 @@ def scale_by_subset_norm(
 ) -> optax.GradientTransformationExtraArgs:
     """Divides each gradient entry by the square root of a second moment that a subset of entries shares.
 
-    The update rule, where the sum is over the entry's subset (by default its row, or its column if the matrix is
-    wide)::
+    The update rule, where the sum is over the entry's subset: by default the weights of one output (a row), or of one
+    input if the matrix has more inputs than outputs (a column)::
 
         v = b2 * v + (1 - b2) * sum(g^2)          (v = v + sum(g^2) if b2 is None)
         u = g / (sqrt(v) + eps)
@@ -132,11 +132,11 @@ def scale_by_subset_norm(
         eps: Added to the square root of the second moment, at least 0. Default: 1e-6. It is added before the bias
             correction.
         subset_size: How a leaf is divided into subsets: "heuristics" or an integer other than 0. Default: "heuristics",
-            one subset for each row of a matrix, or for each column of a wide matrix; leaves that are not matrices have
-            one second moment for each entry. A positive number divides the flattened leaf into blocks of equal size,
-            the largest size up to this number that divides the leaf. A negative number -j makes blocks of about
-            `sqrt(size) / j` entries. If `weight_dimension_numbers` is a tree or a function, each matrix of a leaf is
-            divided by itself. Blocks are gathered if mesh axes are explicit.
+            one subset for each row of a matrix, or for each column if it has more columns than rows; leaves that are
+            not matrices have one second moment for each entry. A positive number divides the flattened leaf into blocks
+            of equal size, the largest size up to this number that divides the leaf. A negative number -j makes blocks
+            of about `sqrt(size) / j` entries. If `weight_dimension_numbers` is a tree or a function, each matrix of a
+            leaf is divided into blocks of its own. Blocks are gathered if mesh axes are explicit.
         subset_leaves: Which leaves have subsets: a tree of booleans, or a function that makes it from the parameters.
             The other leaves have one second moment for each entry. Default: None, the leaves with dimension numbers;
             without any dimension numbers, the leaves of exactly two axes. The authors leave out embeddings and the last

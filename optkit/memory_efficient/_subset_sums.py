@@ -1,4 +1,4 @@
-"""Subsets of the entries of a leaf: the sums of their squares, and the broadcast of these sums back to the entries."""
+"""Subsets of a leaf's entries: the sums of their squares, and the broadcast of these sums back to the entries."""
 
 import math
 from typing import Literal
