@@ -60,7 +60,7 @@ def scale_by_subset_norm_named(
     if subset_size != "heuristics":
         _check_subset_size(subset_size)
     if bias_correction and b2 is None:
-        raise ValueError("bias_correction must be False if b2 is None, because sums of squares have no bias to correct")
+        raise ValueError("bias_correction must be False for sums of squares, which have no bias, got b2=None")
     numerator = optax.with_extra_args_support(optax.identity() if momentum is None else momentum)
 
     one_for_all = weight_dimension_numbers is None or isinstance(weight_dimension_numbers, MuonDimensionNumbers)
