@@ -67,7 +67,7 @@ def scale_by_ggt(
         G^T = U S V^T
         u = U (S + eps)^-1 U^T v + (v - U U^T v) / eps
 
-    The newest gradient is in the window: without momentum, the second term of u is zero.
+    The newest gradient is in the window: without momentum and jitter, the second term of u is zero.
 
     Use it when a model is small and its gradients are strongly correlated, so that scaling each coordinate by itself is
     not enough; with `b1` and `b2` below 1 it is a full-matrix Adam. Avoid it, without a compressor, when `window`
