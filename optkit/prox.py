@@ -280,7 +280,7 @@ def masked(prox: ProximalMap, mask: Mask) -> Proximal:
 
     Args:
         prox: The proximal map of the leaves where `mask` is True.
-        mask: A tree of booleans, or a function that makes it from the tree.
+        mask: Which leaves are mapped: a tree of booleans, or a function that makes it from the tree.
 
     Returns:
         The proximal map.

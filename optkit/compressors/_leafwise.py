@@ -44,7 +44,7 @@ def leafwise(
 
     Args:
         rule: What is done to a leaf. Sharded leaves are gathered if mesh axes are explicit.
-        key: Seed of the random draws, an integer or a JAX key; None for a rule without draws.
+        key: Seed of the random draws, an integer or a JAX key. None for a rule without draws.
         axis_name: Name of the axis over workers. With it, each worker draws for itself. Default: None, where all
             workers draw the same. The state is equal on all workers in both cases.
         real: Public name of a compressor whose rule is for real numbers; None if complex ones can be compressed.

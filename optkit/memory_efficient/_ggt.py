@@ -79,7 +79,7 @@ def scale_by_ggt(
         window: Number of gradients in the window, at least 1. Default: None, which stands for 100.
         b1: Decay rate of the momentum, in [0, 1). Default: None, without momentum. Then the gradient lies in the span
             of the window, and an update has a length of at most one.
-        b2: Factor by which a gradient in the window decays with each step, in [0, 1]. Default: 1.
+        b2: Decay rate of the gradients in the window, in [0, 1]. Default: 1. Each step multiplies them by it.
         eps: Added to the singular values, above 0. Default: 1e-5. The part of a momentum outside the span of the window
             is divided by `eps` alone, so that the right learning rate depends on `eps`.
         jitter: Added to the squares of the singular values, at least 0. Default: 0. Gradients that are small against

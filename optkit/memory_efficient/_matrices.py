@@ -48,7 +48,8 @@ def leaf_views(tree: Any, weight_dimension_numbers: Any | None = None) -> Any:
 
     Args:
         tree: Arrays.
-        weight_dimension_numbers: A tree of `optax.contrib.MuonDimensionNumbers`, a prefix of `tree`, or a function that
+        weight_dimension_numbers: Which axes of each matrix are inputs and which are outputs, as in
+            `optax.contrib.muon`. A tree of `optax.contrib.MuonDimensionNumbers`, a prefix of `tree`, or a function that
             makes it from `tree`, or one for all leaves of two axes or more. None stands for the layout of Flax's dense
             layers: the last axis is over outputs, the one before it over inputs, and all others count matrices.
 

@@ -50,7 +50,7 @@ def along_projections(
             `refreshed`, whether they are new. As arguments, they can also come from a recorded run.
         projector: Chooses the subspaces.
         update_gap: Number of steps for which projections are kept, at least 1.
-        key: Seed of the random draws, an integer or a JAX key; None for projectors without random draws.
+        key: Seed of the random draws, an integer or a JAX key. None for projectors without random draws.
         short_first_period: Whether the second projections are found one step early.
 
     Returns:
@@ -122,7 +122,7 @@ def in_and_outside(
         projector: Its `is_empty` determines which subspaces have dimension zero.
         leaves: Which leaves are projected, see `chosen_leaves`. If the projector takes matrices, leaves that are not
             matrices are never projected.
-        weight_dimension_numbers: How the leaves are seen as matrices, see `leaf_views`.
+        weight_dimension_numbers: See `leaf_views`.
         without_subspace: Transformation for projected leaves whose subspace has dimension zero; None stands for
             `other`.
 
