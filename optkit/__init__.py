@@ -1,4 +1,4 @@
-"""Optimizers of recent papers as pure, composable gradient transformations, in the Optax style."""
+"""Optimizers from recent papers as pure, composable gradient transformations, in the style of Optax."""
 
 import importlib
 from typing import TYPE_CHECKING
@@ -23,12 +23,12 @@ from optkit.sign_momentum import *
 from optkit.sign_momentum import kappa as kappa
 from optkit.variance_reduction import *
 
-# Each family's own list, and how it was made; `optkit.catalog.METHODS` has all methods.
+# The families' own lists are not public; `optkit.catalog.METHODS` has all methods.
 del METHODS, methods_of
 
 __version__ = "0.1.0"
 
-# What trains nothing is imported on use: it takes as long as all the rest. A type checker takes it as it is.
+# What training does not need is imported on first use: it takes as long as all the rest. A type checker imports it.
 _ON_USE = ("testing",)
 if TYPE_CHECKING:
     from optkit import testing as testing

@@ -1,4 +1,4 @@
-"""The tools that belong to no family: what runs around a transformation, and what tells of it."""
+"""The tools that belong to no family: they run around a transformation, or report on one."""
 
 from optkit.core.cost.cost import Cost, cost
 from optkit.core.injection import inject_hyperparams
@@ -31,14 +31,14 @@ METHODS = (
         name="in_float32",
         factory=in_float32,
         kind="function",
-        summary="Runs a transformation in float32 where parameters are in 16 bits.",
+        summary="Runs a transformation in float32 when parameters have 16 bits.",
         also_known_as=("mixed precision", "bfloat16 training"),
     ),
     Method(
         name="inject_hyperparams",
         factory=inject_hyperparams,
         kind="function",
-        summary="Keeps hyperparameters in the optimizer's state, and leaves functions, trees and sizes alone.",
+        summary="Keeps hyperparameters in the optimizer's state, except functions, trees and sizes.",
         also_known_as=("optax.inject_hyperparams", "schedule any hyperparameter"),
     ),
     Method(

@@ -1,4 +1,4 @@
-"""All methods and tools by name, and by what people call them; tests, documentation and experiments read it."""
+"""All methods and tools by name and by other names; tests, documentation and experiments read this list."""
 
 import collections
 import difflib
@@ -46,7 +46,7 @@ METHODS: Mapping[str, Method] = types.MappingProxyType({method.name: method for 
 
 
 def with_variants() -> Mapping[str, Method]:
-    """Returns all methods of which optimizers can be made, and all their variants, these as `name:variant`.
+    """Returns all methods that can be made into optimizers, and all their variants, which are named `name:variant`.
 
     Example:
         >>> with_variants()["lion_kappa:huber"].summary == METHODS["lion_kappa"].summary
@@ -58,19 +58,19 @@ def with_variants() -> Mapping[str, Method]:
 
 
 class Found(tuple[Method, ...]):
-    """Methods, the best match first; a table in a notebook and in a terminal."""
+    """Methods, with the best match first; a notebook or a terminal shows them as a table."""
 
     __slots__ = ()
 
     def __repr__(self) -> str:
-        """One line for each method."""
+        """Returns one line for each method."""
         if not self:
             return "nothing found"
         width = max(len(method.name) for method in self)
         return "\n".join(f"{method.name:<{width}}  {method.kind:<14}  {method.summary}" for method in self)
 
     def _repr_html_(self) -> str:
-        """Makes a table with links to the papers, which notebooks show."""
+        """Returns a table with links to the papers, which notebooks show."""
         if not self:
             return "<p>nothing found</p>"
         columns = ("name", "kind", "what it does", "also known as", "paper")
@@ -88,21 +88,21 @@ class Found(tuple[Method, ...]):
 
 
 def find(text: str, *, most: int = 10, methods: Iterable[Method] | None = None) -> Found:
-    """Finds methods and tools by anything that people call them.
+    """Finds methods and tools by any name or word that people use for them.
 
-    Names, acronyms and names in other papers and libraries count most, then the paper's title, its authors, its arXiv
-    id and the words of the summary. Spelling is forgiven.
+    It searches names, acronyms and names in other papers and libraries first, then the paper's title, its authors, its
+    arXiv id, and the words of the summary. It tolerates spelling mistakes.
 
     Args:
-        text: what to look for, for example `"VRGD"`, `"Karimireddy"`, `"2310.05898"` or `"clip gradients median"`.
-        most: how many to return at the most; default 10.
-        methods: where to look; default all of optkit.
+        text: The words to look for, for example "VRGD", "Karimireddy", "2310.05898" or "clip gradients median".
+        most: Largest number of results. Default: 10.
+        methods: The methods to search. Default: None, all of optkit.
 
     Returns:
-        The methods, the best match first; empty if nothing comes near.
+        The methods, with the best match first; empty if nothing is similar enough.
 
     Raises:
-        TypeError: if `text` is no string.
+        TypeError: If `text` is not a string.
 
     Example:
         >>> find("VRGD")[0].name
@@ -120,10 +120,10 @@ def find(text: str, *, most: int = 10, methods: Iterable[Method] | None = None) 
     return Found([entry for entry in ranked if score[entry.name] >= best / 3][:most])
 
 
-# How much a word counts that is found in a method's names, in its paper's title, among the authors, in the summary.
+# The weight of a word found in a method's names, its paper's title, the authors, the summary or the family.
 _WEIGHTS = {"names": 1.0, "title": 0.7, "authors": 0.7, "summary": 0.5, "family": 0.4}
 _LEAST = 0.3
-# Of two equally good matches the one that can be used as it is comes first.
+# Of two equally good matches, the one that needs no other part comes first.
 _PREFERENCE = {
     "optimizer": 0.04,
     "sampler": 0.04,
@@ -133,12 +133,12 @@ _PREFERENCE = {
     "function": 0.0,
 }
 _STOP_WORDS = frozenset(("a", "and", "by", "for", "in", "is", "of", "on", "the", "to", "with"))
-# Words as near as this are the same word, misspelt.
+# Words at least as similar as this count as the same word, misspelt.
 _NEAR = 0.75
 
 
 def _plain(text: str) -> str:
-    """Lower-case letters and digits of ASCII, with spaces between words: "STORM+" is "storm plus"."""
+    """Returns lower-case ASCII letters and digits, with spaces between words: "STORM+" becomes "storm plus"."""
     text = text.replace("\N{GREEK SMALL LETTER KAPPA}", "kappa").replace("\N{GREEK SMALL LETTER ALPHA}", "alpha")
     text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     return " ".join(re.findall(r"[a-z]+|[0-9]+", text.replace("'", "").replace("+", " plus ")))
@@ -168,7 +168,7 @@ def _fields(method: Method) -> Mapping[str, str]:
 
 
 def _index(entries: Sequence[Method]) -> Mapping[str, float]:
-    """How rare each word is, between 0 and 1."""
+    """Returns how rare each word is, between 0 and 1."""
     counts = collections.Counter(
         word for entry in entries for word in set(_plain(" ".join(_fields(entry).values())).split())
     )
@@ -185,7 +185,7 @@ def _score(text: str, method: Method, rarity: Mapping[str, float]) -> float:
         for name in map(_squeezed, names):
             if squeezed == name:
                 return certainty + _PREFERENCE[method.kind]
-            # Of three or four letters, most are near to some acronym.
+            # Most words of three or four letters are similar to some acronym.
             near = difflib.SequenceMatcher(None, squeezed, name).ratio() if len(squeezed) >= 5 else 0.0
             best = max(best, near * certainty / 4 if near >= _NEAR else 0.0)
     if method.paper and _squeezed(method.paper.title) == squeezed:
@@ -202,7 +202,7 @@ def _score(text: str, method: Method, rarity: Mapping[str, float]) -> float:
 
 
 def _likeness(word: str, field: Sequence[str]) -> float:
-    """How near a word comes to the nearest of a field's: 1 if it is there, 0 if nothing is like it."""
+    """Returns how similar a word is to the most similar word of a field: 1 if it is there, 0 if none is similar."""
     if word in field:
         return 1.0
     if len(word) >= 3 and any(other.startswith(word) for other in field):

@@ -1,4 +1,4 @@
-"""Orthonormal bases and orthogonalized matrices."""
+"""Functions that orthogonalize matrices, or find orthonormal bases of their columns."""
 
 from optkit.core.linalg.newton_schulz import gram_newton_schulz, newton_schulz, polar_express
 from optkit.core.linalg.orthonormal import cholesky_qr, householder_qr, randomized_cholesky_qr
@@ -32,7 +32,7 @@ METHODS = (
         name="linalg.gram_newton_schulz",
         factory=gram_newton_schulz,
         kind="function",
-        summary="Takes Newton-Schulz steps on the products of a matrix's rows, in fewer operations.",
+        summary="Takes Newton-Schulz steps on the products of a matrix's rows, which needs fewer operations.",
         paper=Paper("Gram Newton-Schulz", "Zhang, Amsel, Chen, Dao", 2026),
     ),
     Method(

@@ -1,6 +1,6 @@
-"""How a method is listed: what the catalog, the contract, the documentation and `compare` read of it.
+"""The entries of the catalog, which the contract tests, the documentation and `compare` read.
 
-A module lists its methods as `METHODS`, a tuple of `Method`; a family, or anybody's own package, gathers them by
+A module lists its methods as `METHODS`, a tuple of `Method`. A family, or your own package, gathers these lists with
 `methods_of`.
 """
 
@@ -23,13 +23,13 @@ Kind = Literal["transformation", "wrapper", "optimizer", "sampler", "aggregator"
 
 
 class Paper(NamedTuple):
-    """Where a method was published.
+    """The paper that published a method.
 
     Attributes:
-        title: the paper's title.
-        authors: its authors, "First et al." beyond three.
-        year: year of the first version.
-        arxiv: the arXiv id, for example "2310.05898"; empty for a paper that is not on arXiv.
+        title: Title of the paper.
+        authors: Its authors, "First et al." for more than three.
+        year: Year of the first version.
+        arxiv: The arXiv id, for example "2310.05898". Default: empty, for a paper that is not on arXiv.
     """
 
     title: str
@@ -39,11 +39,11 @@ class Paper(NamedTuple):
 
 
 class Variant(NamedTuple):
-    """Further arguments with which a method is worth comparing.
+    """Other arguments of a method that are worth comparing.
 
     Attributes:
-        arguments: keyword arguments of the factory, which replace those of the method's example.
-        grid: centre of their grid of learning rates.
+        arguments: Keyword arguments of the factory, which replace those of the method's example.
+        grid: Centre of their grid of learning rates.
     """
 
     arguments: Mapping[str, Any]
@@ -51,7 +51,7 @@ class Variant(NamedTuple):
 
 
 def parameters_as_they_are(state: Any, params: Any) -> Any:
-    """Returns `params`: what most methods report is what the training loop holds."""
+    """Returns `params`: for most methods, the parameters to report are those of the training loop."""
     del state
     return params
 
@@ -61,34 +61,38 @@ class Method:
     """One entry of a catalog.
 
     Attributes:
-        name: the name by which users find it, a public one: `optkit.<name>` exists for all methods of optkit.
-        factory: the method itself, of the kind that `kind` says.
-        kind: what `factory` is. An "optimizer" takes `learning_rate` first; a "sampler" is one whose parameters go on
-            moving around a distribution; a "wrapper" takes an inner transformation first; a "transformation" and an
-            "aggregator" take hyperparameters only; a "function" is anything else that users may look for, data and
-            tools, and has no more than a name, a factory, a summary, other names and a paper.
-        summary: one sentence.
-        paper: where it was published, if anywhere.
-        also_known_as: further names that people look for: acronyms, names in other papers and libraries.
-        parts: what else is public of it: the transformations that an optimizer chains, tools, states' readers.
-        family: where it is listed: the module or folder below its top-level package; `methods_of` fills it in.
-        example: keyword arguments with which `factory` builds something usable.
-        learning_rate: with which the optimizer around a wrapper, a transformation or an aggregator solves the
-            contract's problems; an optimizer has it in `example`.
-        grid: centre of the grid of learning rates (or of `tuned`) that `compare` searches.
-        tuned: the hyperparameter that is tuned.
-        needs: extra arguments of `update` (`"grad_fn"`, `"value_fn"`, `"value"`, `"prev_grads"`, `"full_grad_fn"`) or
-            `"axis_name"`, without which the method cannot work.
-        stacked: what the leading axis of the gradients that `update` takes, and removes, stands for: None where there
-            is none; "microbatches" for equal parts of the batch, and "samples" for its examples, whose mean is the
-            batch's gradient; "objectives" for the gradients of several losses; "classes" for the classes' shares in the
-            batch's gradient, which is their sum. With "classes" the extra argument `class_counts` says how many
-            examples of each class the batch has.
-        eval_params: gives the parameters to report, from the optimizer's state and the parameters of the loop.
-        variants: further arguments worth comparing, by name; in `compare` they are called `name:variant`.
-        golden: name of the recorded trajectories that it replays, where that is not `name`.
-        compose: makes an optimizer of the method where its kind's own way does not: called with a function that builds
-            the method and with a learning rate.
+        name: Public name of the method; `optkit.<name>` exists for all methods of optkit.
+        factory: The method itself, a function of the kind that `kind` names.
+        kind: What `factory` is. An "optimizer" takes `learning_rate` first. A "sampler" is an optimizer whose
+            parameters keep moving around a distribution. A "wrapper" takes an inner transformation first. A
+            "transformation" and an "aggregator" take hyperparameters only. A "function" is anything else that users may
+            look for, such as tools and data; its entry has only a name, a factory, a summary, other names and a paper.
+        summary: One sentence.
+        paper: The paper that published it. Default: None.
+        also_known_as: Other names that people look for: acronyms, and names in other papers and libraries. Default:
+            none.
+        parts: The other public functions that belong to it: transformations that an optimizer chains, tools, and
+            readers of states. Default: none.
+        family: The module or folder below the top-level package that lists it. Default: empty; `methods_of` fills it
+            in.
+        example: Keyword arguments with which `factory` builds something usable. Default: none.
+        learning_rate: The learning rate with which the optimizer around a wrapper, a transformation or an aggregator
+            solves the problems of the contract. Default: 2e-3. An optimizer has its learning rate in `example`.
+        grid: Centre of the grid of learning rates (or values of `tuned`) that `compare` searches. Default: 1.
+        tuned: The hyperparameter that is tuned. Default: "learning_rate".
+        needs: Extra arguments of `update` ("grad_fn", "value_fn", "value", "prev_grads" or "full_grad_fn"), or
+            "axis_name", without which the method cannot work. Default: none.
+        stacked: Meaning of the leading axis of the gradients, which `update` takes and removes. Default: None, without
+            such an axis. "microbatches" are equal parts of the batch, and "samples" its examples; the mean of either is
+            the gradient of the batch. "objectives" are the gradients of several losses. "classes" are the parts of the
+            classes, whose sum is the gradient of the batch; then the extra argument `class_counts` gives the number of
+            examples of each class in the batch.
+        eval_params: Returns the parameters to report, from the optimizer's state and the parameters of the loop.
+            Default: those of the loop.
+        variants: Other arguments that are worth comparing, by name; `compare` calls them `name:variant`. Default: none.
+        golden: Name of the recorded trajectories that it replays. Default: None, which stands for `name`.
+        compose: Makes an optimizer of the method, from a function that builds the method and a learning rate. Default:
+            None, the usual way for its kind.
     """
 
     name: str
@@ -114,7 +118,7 @@ class Method:
     def optimizer_factory(self) -> Callable[..., optax.GradientTransformation]:
         """A function of `learning_rate` and the method's own arguments that builds an optimizer.
 
-        That is `factory` for an optimizer. A wrapper stands around SGD with momentum, a transformation or an aggregator
+        For an optimizer it is `factory`. A wrapper is put around SGD with momentum, a transformation or an aggregator
         before it.
         """
         if self.kind == "function":
@@ -134,7 +138,7 @@ class Method:
         rate = inspect.Parameter(
             "learning_rate", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=optax.ScalarOrSchedule
         )
-        # What moves the leaves outside `applies_to` is the user's choice, and none is made here.
+        # The user chooses what updates the leaves outside `applies_to`; nothing does here.
         others = [
             parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
             for parameter in own
@@ -146,31 +150,32 @@ class Method:
 
     @property
     def arguments(self) -> Mapping[str, Any]:
-        """Keyword arguments with which `optimizer_factory` builds something that solves the contract's problems."""
+        """Keyword arguments with which `optimizer_factory` builds an optimizer for the problems of the contract."""
         return {"learning_rate": self.learning_rate, **self.example} if self.is_composed else self.example
 
     @property
     def is_composed(self) -> bool:
-        """Whether the method becomes an optimizer only with others around or behind it."""
+        """Whether the method needs other transformations, inside or after it, to be an optimizer."""
         return self.kind in _COMPOSITIONS
 
     @property
     def static(self) -> tuple[str, ...]:
-        """The arguments of `optimizer_factory` that cannot be traced: sizes, functions, trees, words."""
+        """The arguments of `optimizer_factory` that cannot be traced: sizes, functions, trees and words."""
         return static_arguments(self.optimizer_factory)
 
     def optimizer(self, learning_rate: Any, **arguments: Any) -> optax.GradientTransformation:
-        """Builds an optimizer with the example's arguments: what the contract and `compare` run.
+        """Builds an optimizer with the arguments of the example, as the contract and `compare` do.
 
         Args:
-            learning_rate: a number or a schedule; the value of `tuned`, where that is another hyperparameter.
-            **arguments: arguments of `factory` that replace those of `example`.
+            learning_rate: The learning rate, a positive number or a schedule. If `tuned` names another hyperparameter,
+                it is the value of that one.
+            **arguments: Arguments of `factory` that replace those of `example`.
 
         Returns:
-            The method itself if it is an optimizer, else SGD with momentum in or after it.
+            The method itself if it is an optimizer, otherwise SGD with momentum inside or after it.
 
         Raises:
-            TypeError: if the method is a function.
+            TypeError: If the method is a function.
 
         Example:
             >>> import jax.numpy as jnp
@@ -181,7 +186,7 @@ class Method:
         return self.optimizer_factory(**{**self.arguments, self.tuned: learning_rate, **arguments})
 
     def variant(self, name: str) -> "Method":
-        """Returns the entry of one of the variants, named `method:variant`."""
+        """Returns the entry of one of the variants, whose name is `method:variant`."""
         arguments, grid = self.variants[name]
         example = {**self.example, **arguments}
         return dataclasses.replace(
@@ -193,10 +198,10 @@ def methods_of(*modules: ModuleType) -> tuple[Method, ...]:
     """Gathers the methods that modules list as `METHODS`.
 
     Args:
-        *modules: modules, each with a tuple of `Method`.
+        *modules: Modules, each with a tuple of `Method`.
 
     Returns:
-        All of them, in order, with their family: the name of the module or folder below the top-level package.
+        All methods, in order. Each gets its family, the name of the module or folder below the top-level package.
 
     Example:
         >>> import optkit.prox

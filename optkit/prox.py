@@ -1,9 +1,9 @@
-"""Proximal maps: `argmin_v r(v) + |v - x|^2 / (2 step)`, in closed form, for penalties and constraints `r`.
+"""Proximal maps, `argmin_v r(v) + |v - x|^2 / (2 step)`, in closed form for penalties and constraints `r`.
 
-A proximal map is a function `prox(tree, step) -> tree`. Arithmetic is in float32 at least, trees keep their dtypes.
-Those of norms are Moreau's: a point less its projection on a ball of the dual norm.
+A proximal map is a function `prox(tree, step) -> tree`. It computes at least in float32, and the leaves keep their
+dtypes. The map of a norm is a point minus its projection on a ball of the dual norm (Moreau).
 
-Steps towards a median, `optkit.median_step`, are another type, and methods refuse those of the other kind.
+Steps towards a median, from `optkit.median_step`, are another type. A method that needs one type refuses the other.
 """
 
 from collections.abc import Callable
@@ -24,16 +24,23 @@ from optkit.method import Method
 
 
 def l1(weight: jax.typing.ArrayLike) -> Proximal:
-    """The l1 norm: moves every entry towards zero by the same, and stops there.
+    """The proximal map of the l1 norm: moves every entry towards zero by the same amount, and stops at zero.
+
+    The map of the penalty `r(x) = weight * sum(|x|)`::
+
+        prox(x, step) = sign(x) * max(|x| - step * weight, 0)
+
+    Use it when parameters must be sparse. Avoid it when the entries that remain must not shrink: `prox.l0` keeps them
+    as they are.
 
     Args:
-        weight: of the norm, at least 0.
+        weight: Weight of the norm, at least 0.
 
     Returns:
         The proximal map.
 
     Raises:
-        ValueError: if `weight` is negative.
+        ValueError: If `weight` is negative.
 
     Example:
         >>> l1(2.0)(jnp.array([3.0, -0.5]), 0.5)
@@ -44,16 +51,23 @@ def l1(weight: jax.typing.ArrayLike) -> Proximal:
 
 
 def squared_l2(weight: jax.typing.ArrayLike) -> Proximal:
-    """Half the squared l2 norm: shrinks everything by the same factor.
+    """The proximal map of half the squared l2 norm: multiplies all entries by the same factor.
+
+    The map of the penalty `r(x) = weight / 2 * sum(x^2)`::
+
+        prox(x, step) = x / (1 + step * weight)
+
+    Use it when parameters must stay small. Avoid it when they must become zero, because a factor never makes an entry
+    zero.
 
     Args:
-        weight: of it, at least 0.
+        weight: Weight of half the squared norm, at least 0.
 
     Returns:
         The proximal map.
 
     Raises:
-        ValueError: if `weight` is negative.
+        ValueError: If `weight` is negative.
 
     Example:
         >>> squared_l2(2.0)(jnp.array([3.0, -0.5]), 0.5)
@@ -64,17 +78,23 @@ def squared_l2(weight: jax.typing.ArrayLike) -> Proximal:
 
 
 def elastic_net(l1: jax.typing.ArrayLike, l2: jax.typing.ArrayLike) -> Proximal:
-    """The l1 norm and half the squared l2 norm: `prox.l1`, then `prox.squared_l2`.
+    """The proximal map of the l1 norm plus half the squared l2 norm: `prox.l1`, then `prox.squared_l2`.
+
+    The map of the penalty `r(x) = l1 * sum(|x|) + l2 / 2 * sum(x^2)`::
+
+        prox(x, step) = sign(x) * max(|x| - step * l1, 0) / (1 + step * l2)
+
+    Use it when parameters must be sparse and the others small, for example if several inputs are correlated.
 
     Args:
-        l1: weight of the l1 norm, at least 0.
-        l2: weight of half the squared l2 norm, at least 0.
+        l1: Weight of the l1 norm, at least 0.
+        l2: Weight of half the squared l2 norm, at least 0.
 
     Returns:
         The proximal map.
 
     Raises:
-        ValueError: if a weight is negative.
+        ValueError: If a weight is negative.
 
     Example:
         >>> elastic_net(2.0, 2.0)(jnp.array([3.0, -0.5]), 0.5)
@@ -86,18 +106,24 @@ def elastic_net(l1: jax.typing.ArrayLike, l2: jax.typing.ArrayLike) -> Proximal:
 
 
 def group(weight: jax.typing.ArrayLike, axis: int | tuple[int, ...] | None = None) -> Proximal:
-    """The sum of the l2 norms of groups: shortens each group by the same, and removes it whole where it is shorter.
+    """The proximal map of a sum of l2 norms of groups: shortens each group by the same length, or makes it zero.
+
+    The map of the penalty `r(x) = weight * sum over groups of |x|_2`, for each group x::
+
+        prox(x, step) = x * max(1 - step * weight / |x|_2, 0)
+
+    Use it when whole rows, columns or leaves must become zero together.
 
     Args:
-        weight: of the norms, at least 0.
-        axis: the axes over which a norm is taken, the same for all leaves: with 0 every column of a matrix is a group.
-            None (default) makes every leaf one.
+        weight: Weight of the norms, at least 0.
+        axis: The axes over which a norm is taken, the same for all leaves: with 0, every column of a matrix is a group.
+            Default: None, where every leaf is a group.
 
     Returns:
         The proximal map.
 
     Raises:
-        ValueError: if `weight` is negative.
+        ValueError: If `weight` is negative.
 
     Example:
         >>> group(2.0, axis=0)(jnp.array([[3.0, 0.1], [4.0, 0.2]]), 0.5).round(3)
@@ -116,19 +142,26 @@ def group(weight: jax.typing.ArrayLike, axis: int | tuple[int, ...] | None = Non
 
 
 def nuclear(weight: jax.typing.ArrayLike) -> Proximal:
-    """The nuclear norm of matrices: moves every singular value towards zero by the same, so that ranks fall.
+    """The proximal map of the nuclear norm: moves every singular value towards zero, so that matrices get low rank.
 
-    The last two axes are a matrix, others count them; leaves of fewer axes stay as they are. Sharded leaves are
-    gathered for their singular values where mesh axes are explicit.
+    The map of the penalty `r(X) = weight * (sum of the singular values of X)`, with the singular value decomposition X
+    = U S V^T::
+
+        prox(X, step) = U max(S - step * weight, 0) V^T
+
+    The last two axes of a leaf are a matrix, and the others count matrices. Leaves with fewer axes stay as they are.
+
+    Use it when matrices must have low rank. Avoid it when matrices are large or sharded, because it computes a singular
+    value decomposition in each step, and gathers sharded leaves for it if mesh axes are explicit.
 
     Args:
-        weight: of the norm, at least 0.
+        weight: Weight of the norm, at least 0.
 
     Returns:
         The proximal map.
 
     Raises:
-        ValueError: if `weight` is negative.
+        ValueError: If `weight` is negative.
 
     Example:
         >>> nuclear(2.0)(jnp.diag(jnp.array([3.0, 0.5])), 0.5)
@@ -148,40 +181,52 @@ def nuclear(weight: jax.typing.ArrayLike) -> Proximal:
 
 
 def l0(weight: jax.typing.ArrayLike) -> Proximal:
-    """The number of entries that are not zero: keeps those above a threshold as they are, and drops the others.
+    """The proximal map of the number of nonzero entries: keeps entries above a threshold, and makes the others zero.
 
-    It is not convex: what converges for the others need not converge here.
+    The map of the penalty `r(x) = weight * (number of nonzero entries)`::
+
+        prox(x, step) = x if |x| > sqrt(2 * step * weight), otherwise 0
+
+    Use it when parameters must be sparse and the entries that remain must not shrink. Avoid it when a method's
+    convergence matters, because this penalty is not convex: a method that converges with the other penalties may not
+    converge with this one.
 
     Args:
-        weight: of each entry, at least 0.
+        weight: Price of each nonzero entry, at least 0.
 
     Returns:
         The proximal map.
 
     Raises:
-        ValueError: if `weight` is negative.
+        ValueError: If `weight` is negative.
 
     Example:
         >>> l0(1.0)(jnp.array([3.0, -0.5]), 0.5)
         Array([3., 0.], dtype=float32)
     """
     check_range("weight", weight, 0.0)
-    # Not as a product with the condition, which would make NaN of what is infinite.
+    # Not a product with the condition, in which infinite entries would become NaN.
     return _of_leaves("prox.l0", lambda x, step: jnp.where(jnp.abs(x) <= jnp.sqrt(2 * step * weight), 0, x))
 
 
 def box(lower: jax.typing.ArrayLike, upper: jax.typing.ArrayLike) -> Proximal:
-    """Bounds on every entry, the same for all: clips, however long the step.
+    """The proximal map of bounds on every entry: clips, whatever the step is.
+
+    The map, which ignores the step::
+
+        prox(x, step) = min(max(x, lower), upper)
+
+    Use it when parameters must stay in an interval, for example if they must not be negative.
 
     Args:
-        lower: the smallest value allowed; `-jnp.inf` for none.
-        upper: the largest value allowed; `jnp.inf` for none.
+        lower: The smallest value that is allowed; `-jnp.inf` for none.
+        upper: The largest value that is allowed; `jnp.inf` for none.
 
     Returns:
         The proximal map.
 
     Raises:
-        ValueError: if `lower` is larger than `upper`.
+        ValueError: If `lower` is larger than `upper`.
 
     Example:
         >>> box(0.0, jnp.inf)(jnp.array([3.0, -0.5]), 0.5)
@@ -198,12 +243,18 @@ def box(lower: jax.typing.ArrayLike, upper: jax.typing.ArrayLike) -> Proximal:
 
 
 def constraint(projection: Callable[..., Any], *args: Any) -> Proximal:
-    """A constraint: projects, however long the step.
+    """The proximal map of a constraint: projects onto a set, whatever the step is.
+
+    The map, which ignores the step::
+
+        prox(x, step) = projection(x, *args)
+
+    Use it when parameters must stay in a set for which Optax has a projection.
 
     Args:
-        projection: one of `optax.projections`, such as `projection_simplex`, `projection_l1_ball` or
+        projection: A function from `optax.projections`, such as `projection_simplex`, `projection_l1_ball` or
             `projection_halfspace`, which see all leaves as one vector.
-        *args: its further arguments.
+        *args: The other arguments of `projection`.
 
     Returns:
         The proximal map.
@@ -223,14 +274,19 @@ def constraint(projection: Callable[..., Any], *args: Any) -> Proximal:
 
 
 def masked(prox: ProximalMap, mask: Mask) -> Proximal:
-    """A proximal map for some leaves only: biases that are not to vanish, for example, stay out of it.
+    """A proximal map for some leaves only: the other leaves stay as they are.
+
+    Use it when some leaves must not be penalized, for example biases that must not become zero.
 
     Args:
-        prox: for the leaves inside.
-        mask: tree of booleans, or a function that makes it from the tree.
+        prox: The proximal map of the leaves where `mask` is True.
+        mask: Which leaves are mapped: a tree of booleans, or a function that makes it from the tree.
 
     Returns:
-        The proximal map, which leaves the others as they are.
+        The proximal map.
+
+    Raises:
+        TypeError: If `prox` is a step towards a median, or not a function.
 
     Example:
         >>> prox = masked(l1(2.0), {"kernel": True, "bias": False})
@@ -257,42 +313,42 @@ METHODS = (
         name="prox.l1",
         factory=l1,
         kind="function",
-        summary="Moves every entry towards zero by the same, and stops there: the proximal map of the l1 norm.",
+        summary="Moves every entry towards zero by the same amount, and stops there: the proximal map of the l1 norm.",
         also_known_as=("soft thresholding", "soft-thresholding operator", "shrinkage", "lasso", "prox_lasso"),
     ),
     Method(
         name="prox.squared_l2",
         factory=squared_l2,
         kind="function",
-        summary="Shrinks everything by the same factor: the proximal map of half the squared l2 norm.",
+        summary="Multiplies all entries by the same factor: the proximal map of half the squared l2 norm.",
         also_known_as=("ridge", "prox_ridge", "Tikhonov regularization"),
     ),
     Method(
         name="prox.elastic_net",
         factory=elastic_net,
         kind="function",
-        summary="Moves every entry towards zero, then shrinks by a factor: the map of l1 and squared l2 norms.",
+        summary="Moves every entry towards zero, then shrinks it: the proximal map of l1 and squared l2 norms.",
         also_known_as=("prox_elastic_net",),
     ),
     Method(
         name="prox.group",
         factory=group,
         kind="function",
-        summary="Shortens each group by the same, or removes it whole: the proximal map of a sum of l2 norms.",
+        summary="Shortens each group by the same length, or makes it zero: the proximal map of a sum of l2 norms.",
         also_known_as=("group lasso", "prox_group_lasso", "block soft thresholding"),
     ),
     Method(
         name="prox.nuclear",
         factory=nuclear,
         kind="function",
-        summary="Moves every singular value towards zero by the same: the proximal map of the nuclear norm.",
+        summary="Moves every singular value towards zero by the same amount: the proximal map of the nuclear norm.",
         also_known_as=("singular value thresholding", "trace norm"),
     ),
     Method(
         name="prox.l0",
         factory=l0,
         kind="function",
-        summary="Keeps entries above a threshold, and drops the others: the map of the number of nonzeros.",
+        summary="Keeps entries above a threshold, and makes the others zero: the map of the number of nonzeros.",
         also_known_as=("hard thresholding",),
     ),
     Method(

@@ -1,4 +1,4 @@
-"""Types of what functions of optkit take and give."""
+"""The types of the arguments and results of optkit's functions."""
 
 from optkit.compressors import Compressor
 from optkit.core.proximal import MedianStep, Proximal

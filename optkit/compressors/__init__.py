@@ -1,4 +1,4 @@
-"""Compressors: trees as fewer bytes, for the wire or for a window of gradients in memory."""
+"""Compressors: they encode trees in fewer bytes, to send them or to keep a window of gradients in memory."""
 
 from optkit.method import methods_of
 

@@ -1,4 +1,4 @@
-"""The type of compressors, and what is true of all of them."""
+"""The type `Compressor`, and functions that all compressors share."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,21 +13,22 @@ __all__ = ["Compressor", "nbytes"]
 
 
 class Compressor(NamedTuple):
-    """A way to compress trees, as functions; what is compressed is a tree of arrays of its own.
+    """A way to compress trees, as a tuple of functions; the compressed form is a tree of arrays of its own.
 
     Attributes:
-        init: gives the compressor's state (factors to start from, random keys; None if it has none) from parameters.
-        compress: gives what is compressed, and the next state, from a tree and the state.
-        decompress: gives what stands for the tree from what is compressed and a tree of its shapes; it has that tree's
-            dtypes and shardings.
-        inner_products: gives the inner product of a tree with each of many compressed ones, stacked along a leading
-            axis, without decompressing them.
-        combine: gives the sum of many compressed trees, stacked along a leading axis, each times a weight, from
-            weights, these and a tree of the result's shapes.
-        delta: gives the constant of contraction for trees of the shapes of one: `E|C(x) - x|^2 <= (1 - delta) |x|^2`.
-            None if there is none, or none is known.
-        omega: gives the constant of variance: `E C(x) = x` and `E|C(x) - x|^2 <= omega |x|^2`. None if it is not
-            unbiased, or none is known.
+        init: Returns the compressor's state from the parameters: factors to start from, or random keys; None without
+            state.
+        compress: Returns the compressed form and the next state, from a tree and the state.
+        decompress: Returns the tree that a compressed form stands for, from that form and a tree of the same shapes,
+            whose dtypes and shardings it gets.
+        inner_products: Returns the inner product of a tree with each of many compressed trees, which are stacked along
+            a leading axis, without decompressing all of them at once.
+        combine: Returns the weighted sum of many compressed trees, which are stacked along a leading axis, from the
+            weights, the compressed trees, and a tree of the result's shapes.
+        delta: Returns the constant of contraction for trees of given shapes: `E|C(x) - x|^2 <= (1 - delta) |x|^2`. None
+            if there is none, or none is known.
+        omega: Returns the constant of variance: `E C(x) = x` and `E|C(x) - x|^2 <= omega |x|^2`. None if the compressor
+            is biased, or no constant is known.
     """
 
     init: Callable[[Any], Any]
@@ -40,14 +41,14 @@ class Compressor(NamedTuple):
 
 
 def nbytes(compressor: Compressor, tree: Any) -> int:
-    """Says how many bytes a tree has when it is compressed: what one message of it has on the wire.
+    """Returns the number of bytes of a compressed tree, which is the size of one message.
 
     Args:
-        compressor: what compresses.
-        tree: arrays, or their shapes and dtypes.
+        compressor: The compressor.
+        tree: Arrays, or their shapes and dtypes.
 
     Returns:
-        The sum over all arrays that the compressor makes of it.
+        The sum over all arrays of the compressed form.
 
     Example:
         >>> import jax.numpy as jnp
@@ -70,14 +71,14 @@ def decompressing(
     delta: Callable[[Any], float] | None = None,
     omega: Callable[[Any], float] | None = None,
 ) -> Compressor:
-    """Makes a compressor whose windows of many compressed trees are decompressed one after the other.
+    """Makes a compressor that decompresses the trees of a window one after the other.
 
     Args:
-        init: as in `Compressor`.
-        compress: as in `Compressor`.
-        decompress: as in `Compressor`.
-        delta: as in `Compressor`.
-        omega: as in `Compressor`.
+        init: See `Compressor`.
+        compress: See `Compressor`.
+        decompress: See `Compressor`.
+        delta: See `Compressor`.
+        omega: See `Compressor`.
 
     Returns:
         The compressor.
@@ -114,6 +115,6 @@ METHODS = (
         name="compressors.nbytes",
         factory=nbytes,
         kind="function",
-        summary="The number of bytes that a tree has on the wire once it is compressed.",
+        summary="Returns the number of bytes of a compressed tree, which is the size of one message.",
     ),
 )

@@ -1,4 +1,4 @@
-"""Random dithering: entries rounded by lot to equal parts of the leaf's norm.
+"""Random dithering: entries are rounded at random to equal parts of the leaf's norm.
 
 Alistarh et al., "QSGD: Communication-Efficient SGD via Gradient Quantization and Encoding", 2016, arXiv:1610.02132.
 """
@@ -19,7 +19,7 @@ __all__ = ["dithering_inf", "qsgd"]
 
 
 def dithering_rule(levels: int, order: float) -> Rule:
-    """Makes the rule of `qsgd` (order 2) and `dithering_inf`; its draws are uniform, one for each entry."""
+    """Makes the rule of `qsgd` (order 2) and `dithering_inf`; it draws one uniform number for each entry."""
     check_integer("levels", levels)
     bits = (2 * levels).bit_length()
 
@@ -40,21 +40,27 @@ def dithering_rule(levels: int, order: float) -> Rule:
 
 
 def qsgd(levels: int = 16, *, key: Key, axis_name: AxisName | None = None) -> Compressor:
-    """Rounds each entry by lot to one of some equal parts of the leaf's l2 norm, so that the mean is the entry.
+    """Rounds each entry at random to equal parts of the leaf's l2 norm, so that it is unbiased.
 
-    On the wire an entry has `1 + ceil(log2(levels + 1))` bits, and a leaf 4 bytes more (8 in double precision). Large
-    leaves need many levels: with fewer than the root of their size most entries become zero.
+    The rule for an entry x_i of a leaf x, where r is drawn uniformly from [0, 1) for each entry::
+
+        C(x)_i = |x|_2 * sign(x_i) * floor(levels * |x_i| / |x|_2 + r) / levels
+
+    Use it when a method needs an unbiased compressor of few bits per entry. Avoid few levels for large leaves: with
+    fewer levels than the square root of the number of entries, most entries become zero. An entry takes
+    `1 + ceil(log2(levels + 1))` bits, and a leaf 4 bytes more (8 in double precision).
 
     Args:
-        levels: number of parts, at least 1; default 16.
-        key: an integer or a JAX key.
-        axis_name: the axis over workers, each of which then draws for itself; None (default) for equal draws.
+        levels: Number of equal parts, at least 1. Default: 16.
+        key: Seed of the random draws, an integer or a JAX key.
+        axis_name: Name of the axis over workers. With it, each worker draws for itself. Default: None, where all
+            workers draw the same.
 
     Returns:
-        A `Compressor` with omega `min(d / levels^2, sqrt(d) / levels)`.
+        A `Compressor` with omega `min(d / levels^2, sqrt(d) / levels)` for d entries.
 
     Raises:
-        ValueError: if `levels` is no positive integer.
+        ValueError: If `levels` is not a positive integer.
 
     Example:
         >>> import jax.numpy as jnp
@@ -67,18 +73,26 @@ def qsgd(levels: int = 16, *, key: Key, axis_name: AxisName | None = None) -> Co
 
 
 def dithering_inf(levels: int = 16, *, key: Key, axis_name: AxisName | None = None) -> Compressor:
-    """Rounds like `qsgd`, to parts of the largest magnitude: with far less noise where entries are of one size.
+    """Rounds each entry at random to equal parts of the leaf's largest magnitude, so that it is unbiased.
+
+    The rule for an entry x_i of a leaf x, where r is drawn uniformly from [0, 1) for each entry::
+
+        C(x)_i = max(|x|) * sign(x_i) * floor(levels * |x_i| / max(|x|) + r) / levels
+
+    Use it when the entries of a leaf are of similar size: it is then far less noisy than `qsgd` with the same number of
+    bits. Avoid it when one entry is much larger than the others, because then most of them become zero, as with `qsgd`.
 
     Args:
-        levels: number of parts, at least 1; default 16.
-        key: an integer or a JAX key.
-        axis_name: the axis over workers, each of which then draws for itself; None (default) for equal draws.
+        levels: Number of equal parts, at least 1. Default: 16.
+        key: Seed of the random draws, an integer or a JAX key.
+        axis_name: Name of the axis over workers. With it, each worker draws for itself. Default: None, where all
+            workers draw the same.
 
     Returns:
-        A `Compressor` of the same size on the wire and the same omega as `qsgd`.
+        A `Compressor` with as many bytes and the same omega as `qsgd`.
 
     Raises:
-        ValueError: if `levels` is no positive integer.
+        ValueError: If `levels` is not a positive integer.
 
     Example:
         >>> import jax.numpy as jnp
@@ -99,7 +113,7 @@ METHODS = (
         name="compressors.qsgd",
         factory=qsgd,
         kind="function",
-        summary="Rounds each entry by lot to equal parts of the leaf's l2 norm, so that the mean is the entry.",
+        summary="Rounds each entry at random to equal parts of the leaf's l2 norm, so that it is unbiased.",
         paper=_QSGD,
         also_known_as=("random dithering", "stochastic quantization"),
     ),
@@ -107,7 +121,7 @@ METHODS = (
         name="compressors.dithering_inf",
         factory=dithering_inf,
         kind="function",
-        summary="Rounds each entry by lot to equal parts of the leaf's largest magnitude; the mean is the entry.",
+        summary="Rounds each entry at random to equal parts of the leaf's largest magnitude, so that it is unbiased.",
         paper=_QSGD,
         also_known_as=("random dithering",),
     ),

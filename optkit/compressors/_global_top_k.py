@@ -1,4 +1,4 @@
-"""Top-k over all leaves together, in a form that windows of gradients can multiply without decompressing."""
+"""Top-k over all leaves together, in a form with which windows of gradients can compute without decompressing it."""
 
 from typing import Any
 
@@ -20,22 +20,23 @@ __all__ = ["global_top_k"]
 
 
 def global_top_k(density: float | None = None, *, dtype: DTypeLike | None = None) -> Compressor:
-    """Keeps the entries of largest magnitude of all leaves together, and forgets the others.
+    """Keeps the entries of largest magnitude of all leaves together, and sets the others to zero.
 
-    Leaves are gathered where mesh axes are explicit. Its constant of contraction is the share of entries kept; on the
-    wire an entry kept has 4 bytes more than its value.
+    Use it with `error_feedback`, or to keep a window of gradients in memory: inner products and sums are computed
+    without decompressing. Avoid it when a whole gradient does not fit into the memory of one device, because leaves are
+    gathered if mesh axes are explicit. A kept entry takes the bytes of its value and 4 bytes for its place.
 
     Args:
-        density: share of the entries that are kept, in (0, 1]; None: 0.01. Their number is rounded down, but at least
-            1.
-        dtype: of their values; default the leaves', but at least float32. What 16 bits lose is left to
-            `error_feedback`.
+        density: Share of all entries that are kept, in (0, 1]. Default: None, which stands for 0.01. The number is
+            rounded down, but at least one entry is kept.
+        dtype: Dtype of the kept values. Default: None, that of the leaves, but at least float32. With 16 bits,
+            `error_feedback` keeps what is rounded off.
 
     Returns:
-        A `Compressor` to `Entries`, with places of 32 bits.
+        A `Compressor` to `Entries`, with places of 32 bits. Its delta is the share of entries that are kept.
 
     Raises:
-        ValueError: if `density` is out of its range, or a tree has too many entries for such places.
+        ValueError: If `density` is outside its range, or if a tree has more than 2**31 entries.
 
     Example:
         >>> import jax.numpy as jnp
@@ -72,7 +73,7 @@ def global_top_k(density: float | None = None, *, dtype: DTypeLike | None = None
         return jnp.sum(rows.values.astype(flat.dtype) * take(flat, rows.places), axis=-1)
 
     def combine(weights, rows, like):
-        # One after the other: added at once, entries of equal places would be added in any order on a GPU.
+        # One row after the other: otherwise a GPU would add entries of equal places in any order.
         def add_row(flat, weighted):
             weight, entries = weighted
             values = weight.astype(flat.dtype) * entries.values.astype(flat.dtype)
@@ -90,7 +91,7 @@ def global_top_k(density: float | None = None, *, dtype: DTypeLike | None = None
 
 
 def _wide_dtype(tree: Any) -> Any:
-    """Gives the dtype that holds all leaves, in float32 at least."""
+    """Returns the dtype that holds all leaves, at least float32."""
     real = scalar_dtype(tree)
     if any(jnp.issubdtype(x.dtype, jnp.complexfloating) for x in jax.tree.leaves(tree)):
         return jnp.dtype(jnp.complex128 if real == jnp.float64 else jnp.complex64)
@@ -101,19 +102,19 @@ def _size(tree: Any) -> int:
     size = sum(x.size for x in jax.tree.leaves(tree))
     if size > 2**31:
         raise ValueError(
-            f"global_top_k counts entries with 32 bits and got a tree of {size} entries: use optax.partition"
+            f"global_top_k counts entries with 32 bits and got a tree of {size} entries: split it with optax.partition"
         )
     return size
 
 
 def _flatten(tree: Any) -> jax.Array:
-    """All leaves as one vector, in float32 at least."""
+    """Returns all leaves as one vector, at least in float32."""
     dtype, _ = _wide_dtype(tree), _size(tree)
     return ravel_pytree(jax.tree.map(lambda x: replicate(x).astype(dtype), tree))[0]
 
 
 def _unflatten(flat: jax.Array, like: Any) -> Any:
-    """Leaves out of one vector, with dtypes and explicit shardings of those of a tree."""
+    """Returns the leaves from one vector, with the dtypes and explicit shardings of a tree."""
     _, unravel = ravel_pytree(jax.tree.map(lambda x: jnp.zeros(x.shape, flat.dtype), like))
     return jax.tree.map(lambda part, x: shard_like(part.astype(x.dtype), x), unravel(flat), like)
 
@@ -123,7 +124,7 @@ METHODS = (
         name="compressors.global_top_k",
         factory=global_top_k,
         kind="function",
-        summary="Keeps the entries of largest magnitude of all leaves together, and forgets the others.",
+        summary="Keeps the entries of largest magnitude of all leaves together, and sets the others to zero.",
         also_known_as=("Top-k", "TopK"),
     ),
 )

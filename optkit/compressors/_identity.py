@@ -1,4 +1,4 @@
-"""No compression: everything is sent as it is."""
+"""The compressor that does not compress."""
 
 from optkit.compressors._compressor import Compressor
 from optkit.compressors._leafwise import Rule, as_it_came, leafwise
@@ -8,7 +8,9 @@ __all__ = ["identity"]
 
 
 def identity() -> Compressor:
-    """Sends everything as it is.
+    """Leaves every tree as it is.
+
+    Use it to compare a method that compresses with the same method without compression.
 
     Returns:
         A `Compressor` with delta 1 and omega 0.
@@ -27,6 +29,6 @@ METHODS = (
         name="compressors.identity",
         factory=identity,
         kind="function",
-        summary="Sends everything as it is.",
+        summary="Leaves every tree as it is, without compression.",
     ),
 )

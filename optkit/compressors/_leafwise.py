@@ -1,6 +1,6 @@
-"""Compressors out of rules for one leaf, and what these rules share; codes are packed to the bit.
+"""Compressors made of a rule for one leaf, and what these rules share; codes are packed bit by bit.
 
-Numbers are those of the code of the EF21-W experiments (`quant.py` of Sokolov, after Horváth's), which draws the same.
+Random draws and results are the same as in the code of the EF21-W experiments (`quant.py` of Sokolov, after Horváth's).
 """
 
 import math
@@ -23,11 +23,11 @@ class Rule(NamedTuple):
     """What a compressor does to one leaf, as a vector.
 
     Attributes:
-        encode: gives what is sent from the vector and the draws, None of a rule without.
-        decode: gives the vector from what was sent, its size and its dtype.
-        delta: gives the constant of contraction for a vector of some size; None if there is none.
-        omega: gives the constant of variance; None if there is none.
-        draw: gives the draws for a vector of some size and dtype from a key.
+        encode: Returns what is sent, from the vector and the draws (None for a rule without draws).
+        decode: Returns the vector, from what was sent, its size and its dtype.
+        delta: Returns the constant of contraction for a vector of a given size; None if there is none.
+        omega: Returns the constant of variance for a vector of a given size; None if there is none.
+        draw: Returns the draws for a vector of a given size and dtype, from a key; None for a rule without draws.
     """
 
     encode: Callable[[jax.Array, Any], Any]
@@ -40,17 +40,17 @@ class Rule(NamedTuple):
 def leafwise(
     rule: Rule, key: Key | None = None, axis_name: AxisName | None = None, *, real: str | None = None
 ) -> Compressor:
-    """Makes a compressor of a rule for one leaf.
+    """Makes a compressor from a rule for one leaf.
 
     Args:
-        rule: what it does to a leaf; sharded leaves are gathered where mesh axes are explicit.
-        key: of a rule that draws, an integer or a JAX key.
-        axis_name: the axis over workers, each of which then draws for itself; None (default) for equal draws. The state
-            is equal on all workers either way.
-        real: the public name of a compressor whose rule is for real numbers; None where complex ones may be compressed.
+        rule: What is done to a leaf. Sharded leaves are gathered if mesh axes are explicit.
+        key: Seed of the random draws, an integer or a JAX key. None for a rule without draws.
+        axis_name: Name of the axis over workers. With it, each worker draws for itself. Default: None, where all
+            workers draw the same. The state is equal on all workers in both cases.
+        real: Public name of a compressor whose rule is for real numbers; None if complex ones can be compressed.
 
     Returns:
-        The compressor, of a tree to a tree of what the rule makes of each leaf.
+        The compressor. Its compressed form is a tree of what the rule makes of each leaf.
 
     Example:
         >>> import jax.numpy as jnp
@@ -91,18 +91,18 @@ def leafwise(
 def _worst(
     choose: Callable[..., float], constant: Callable[[int], float] | None, best: float
 ) -> Callable[[Any], float] | None:
-    """A constant for the leaves of a tree out of that for one leaf."""
+    """Makes the constant of a tree from that of one leaf."""
     if constant is None:
         return None
     return lambda tree: choose([best, *(constant(x.size) for x in jax.tree.leaves(tree) if x.size)])
 
 
 class Entries(NamedTuple):
-    """Some entries of a tree, all others being zero.
+    """Some entries of a tree, where all others are zero.
 
     Attributes:
-        values: the entries.
-        places: where they stand in the flattened leaf, or in the vector of all leaves, one behind the other.
+        values: The entries.
+        places: Their places in the flattened leaf, or in the vector of all leaves one after another.
     """
 
     values: jax.Array
@@ -110,11 +110,11 @@ class Entries(NamedTuple):
 
 
 class Codes(NamedTuple):
-    """A vector as integers of few bits, in units of one scale.
+    """A vector as integers of few bits, in units of a scale.
 
     Attributes:
-        codes: packed bytes.
-        scale: a scalar, in float32 at least.
+        codes: Packed bytes.
+        scale: A scalar, at least in float32.
     """
 
     codes: jax.Array
@@ -122,7 +122,7 @@ class Codes(NamedTuple):
 
 
 def number_kept(size: int, density: float, *, round_up: bool) -> int:
-    """Says how many of some entries are kept: a share of them, at least 1 of those that there are."""
+    """Returns how many of `size` entries are kept: a share of them, but at least one if there is one."""
     return min(max((math.ceil if round_up else math.floor)(density * size), 1), size)
 
 
@@ -132,7 +132,7 @@ def draw_uniform(key: jax.Array, size: int, dtype: DTypeLike) -> jax.Array:
 
 
 def as_it_came(sent: jax.Array, size: int, dtype: DTypeLike) -> jax.Array:
-    """Gives the vector that was sent whole."""
+    """Returns the vector that was sent without encoding."""
     del size
     return sent.astype(dtype)
 
@@ -143,19 +143,19 @@ def decode_entries(sent: Entries, size: int, dtype: DTypeLike) -> jax.Array:
 
 
 def require_few(size: int, method: str) -> None:
-    """Raises where the places of entries are no numbers of 32 bits.
+    """Raises a ValueError if the places of a leaf's entries do not fit into 32 bits.
 
     Raises:
-        ValueError: if a leaf has more than 2**31 entries.
+        ValueError: If a leaf has more than 2**31 entries.
     """
     if size > 2**31:
         raise ValueError(
-            f"{method} counts the entries of a leaf with 32 bits, and one has {size}: part it into several"
+            f"{method} counts the entries of a leaf with 32 bits, and one has {size}: split it into several leaves"
         )
 
 
 def shares_of_norm(x: jax.Array, order: float) -> tuple[jax.Array, jax.Array]:
-    """Gives the norm, and magnitudes as shares of it, without squares that leave the range of the dtype."""
+    """Returns the norm, and the magnitudes as shares of it, without squares that overflow or underflow."""
     largest = jnp.max(jnp.abs(x), initial=0)
     unit = jnp.abs(x) / jnp.where(largest > 0, largest, 1)
     norm = jnp.linalg.norm(unit, order) if x.size else largest

@@ -1,4 +1,4 @@
-"""Natural compression: entries rounded by lot to powers of two.
+"""Natural compression: entries are rounded at random to powers of two.
 
 Horváth et al., "Natural Compression for Distributed Deep Learning", 2019, arXiv:1905.10988.
 """
@@ -21,7 +21,7 @@ __all__ = ["natural", "natural_dithering"]
 
 
 def natural_rule() -> Rule:
-    """Makes the rule of `natural`; its draws are uniform, one for each entry."""
+    """Makes the rule of `natural`; it draws one uniform number for each entry."""
 
     def encode(x, uniform):
         x = widen(x)
@@ -43,9 +43,10 @@ def natural_rule() -> Rule:
 
 
 def natural_dithering_rule(levels: int, order: float) -> Rule:
-    """Makes the rule of `natural_dithering`; its draws are uniform, two for each entry, of shape (2, size).
+    """Makes the rule of `natural_dithering`; it draws two uniform numbers for each entry, of shape (2, size).
 
-    The first rounds to `2**(levels - 1)` equal parts of the norm, the second a part's number to a power of two.
+    The first one rounds to `2**(levels - 1)` equal parts of the norm, the second one rounds the number of parts to a
+    power of two.
     """
     check_integer("levels", levels)
     check_range("levels", levels, 1, 23)
@@ -74,14 +75,22 @@ def natural_dithering_rule(levels: int, order: float) -> Rule:
 
 
 def natural(*, key: Key, axis_name: AxisName | None = None) -> Compressor:
-    """Rounds each entry by lot to one of the two powers of two around it, so that the mean is the entry.
+    """Rounds each entry at random to one of the two powers of two around it, so that it is unbiased.
 
-    On the wire an entry is its sign and exponent, 9 bits (12 in double precision). Subnormal numbers become zero, and
-    NaN infinite.
+    The rule, where p = 2^floor(log2(|x|)) is the power of two below an entry::
+
+        C(x) = sign(x) * 2 * p    (with probability |x| / p - 1)
+        C(x) = sign(x) * p        (otherwise)
+        C(0) = 0
+
+    Use it when a method needs an unbiased compressor with very little noise. Avoid it when fewer bits must be sent: an
+    entry takes 9 bits, its sign and exponent (12 bits in double precision). Subnormal numbers become zero, and NaN
+    becomes infinite.
 
     Args:
-        key: an integer or a JAX key.
-        axis_name: the axis over workers, each of which then draws for itself; None (default) for equal draws.
+        key: Seed of the random draws, an integer or a JAX key.
+        axis_name: Name of the axis over workers. With it, each worker draws for itself. Default: None, where all
+            workers draw the same.
 
     Returns:
         A `Compressor` with omega 1/8.
@@ -99,21 +108,27 @@ def natural(*, key: Key, axis_name: AxisName | None = None) -> Compressor:
 def natural_dithering(
     levels: int = 8, order: float = math.inf, *, key: Key, axis_name: AxisName | None = None
 ) -> Compressor:
-    """Rounds each entry by lot to the leaf's norm over a power of two, or to zero, so that the mean is the entry.
+    """Rounds each entry at random to zero or to the leaf's norm divided by a power of two, so that it is unbiased.
 
-    On the wire an entry has `1 + ceil(log2(levels + 1))` bits, and a leaf 4 bytes more (8 in double precision).
+    The possible magnitudes of an entry are 0 and `norm / 2^j` for j from 0 to `levels - 1`; each entry becomes one of
+    the two around it.
+
+    Use it when the magnitudes of a leaf's entries spread over several powers of two and few bits must be sent. Avoid it
+    when most entries are smaller than `norm / 2^(levels - 1)`, because most of them then become zero. An entry takes
+    `1 + ceil(log2(levels + 1))` bits, and a leaf 4 bytes more (8 in double precision).
 
     Args:
-        levels: number of powers, from 1, the norm itself, to 23; default 8.
-        order: of the norm, from 1 to infinity (default).
-        key: an integer or a JAX key.
-        axis_name: the axis over workers, each of which then draws for itself; None (default) for equal draws.
+        levels: Number of powers of two, the norm itself among them, from 1 to 23. Default: 8.
+        order: Order of the norm, from 1 to infinity. Default: infinity, the largest magnitude.
+        key: Seed of the random draws, an integer or a JAX key.
+        axis_name: Name of the axis over workers. With it, each worker draws for itself. Default: None, where all
+            workers draw the same.
 
     Returns:
-        A `Compressor` with omega `1/8 + r min(1, r)`, where `r = d^(1 / min(order, 2)) 2^(1 - levels)`.
+        A `Compressor` with omega `1/8 + r min(1, r)`, where `r = d^(1 / min(order, 2)) 2^(1 - levels)` for d entries.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: If an argument is outside its range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -126,7 +141,7 @@ def natural_dithering(
 
 
 def _layout(dtype: DTypeLike) -> tuple[Any, int, int]:
-    """The unsigned integers of a dtype's width, the bits of its mantissa, and the number of its exponents."""
+    """Returns the unsigned integer type of a dtype's width, the bits of its mantissa, and its number of exponents."""
     info = jnp.finfo(dtype)
     return {32: jnp.uint32, 64: jnp.uint64}[info.bits], info.nmant, 2**info.nexp
 
@@ -138,7 +153,7 @@ METHODS = (
         name="compressors.natural",
         factory=natural,
         kind="function",
-        summary="Rounds each entry by lot to one of the two powers of two around it, so that the mean is the entry.",
+        summary="Rounds each entry at random to one of the two powers of two around it, so that it is unbiased.",
         paper=_NATURAL,
         also_known_as=("natural compression",),
     ),
@@ -146,7 +161,7 @@ METHODS = (
         name="compressors.natural_dithering",
         factory=natural_dithering,
         kind="function",
-        summary="Rounds each entry by lot to the leaf's norm over a power of two, so that the mean is the entry.",
+        summary="Rounds each entry at random to the leaf's norm divided by a power of two, so that it is unbiased.",
         paper=_NATURAL,
     ),
 )

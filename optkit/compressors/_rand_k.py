@@ -1,4 +1,4 @@
-"""Rand-k: entries drawn by lot."""
+"""Rand-k: keeps entries that are drawn at random."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ __all__ = ["rand_k"]
 
 
 def rand_k_rule(density: float, *, round_up: bool) -> Rule:
-    """Makes the rule of `rand_k`; its draws are a permutation, whose first places are kept."""
+    """Makes the rule of `rand_k`; its draw is a permutation, whose first places are kept."""
 
     def number(size):
         return number_kept(size, density, round_up=round_up)
@@ -33,22 +33,25 @@ def rand_k_rule(density: float, *, round_up: bool) -> Rule:
 
 
 def rand_k(density: float = 0.01, *, key: Key, axis_name: AxisName | None = None, round_up: bool = True) -> Compressor:
-    """Keeps entries drawn by lot, times d/k so that the mean over draws is the vector.
+    """Keeps k of the d entries of each leaf, drawn at random, and multiplies them by d/k so that it is unbiased.
 
-    On the wire an entry kept is its value and a place of 4 bytes. It is far noisier than `top_k` at the same size where
-    few entries are large.
+    Use it when a method needs an unbiased compressor and the places of large entries do not matter. Avoid it when few
+    entries are large, because it is then far noisier than `top_k` with the same number of bytes. A kept entry takes the
+    bytes of its value and 4 bytes for its place.
 
     Args:
-        density: share of a leaf's entries that are kept, in (0, 1]; default 0.01. At least one of each leaf is.
-        key: an integer or a JAX key.
-        axis_name: the axis over workers, each of which then draws for itself; None (default) for equal draws.
-        round_up: rounds their number up (default), not down.
+        density: Share of a leaf's entries that are kept, in (0, 1]. Default: 0.01. At least one entry of each leaf is
+            kept.
+        key: Seed of the random draws, an integer or a JAX key.
+        axis_name: Name of the axis over workers. With it, each worker draws for itself. Default: None, where all
+            workers draw the same.
+        round_up: Whether the number of kept entries is rounded up, and not down. Default: True.
 
     Returns:
-        A `Compressor` with omega d/k - 1 for k of d entries.
+        A `Compressor` with omega d/k - 1, if k of d entries are kept.
 
     Raises:
-        ValueError: if `density` is out of its range.
+        ValueError: If `density` is outside its range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -68,7 +71,7 @@ METHODS = (
         name="compressors.rand_k",
         factory=rand_k,
         kind="function",
-        summary="Keeps entries drawn by lot, scaled so that the mean over draws is the vector.",
+        summary="Keeps entries that are drawn at random, and scales them so that it is unbiased.",
         also_known_as=("Rand-k", "RandK", "random sparsification"),
     ),
 )

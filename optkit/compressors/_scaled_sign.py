@@ -1,4 +1,4 @@
-"""The scaled sign: a bit for each entry, and one magnitude for each leaf.
+"""The scaled sign: one bit for each entry, and one magnitude for each leaf.
 
 Karimireddy et al., "Error Feedback Fixes SignSGD and other Gradient Compression Schemes", 2019, arXiv:1901.09847. The
 rule is that of the authors' code (epfml/error-feedback-SGD).
@@ -20,7 +20,7 @@ def scaled_sign_rule() -> Rule:
 
     def encode(x, _):
         x = widen(x)
-        # Divided first: the sum of many large entries is past the largest number.
+        # Divided before the sum, which could overflow otherwise.
         return Codes(pack((x < 0).astype(jnp.uint32), 1), jnp.sum(jnp.abs(x) / float(max(x.size, 1))))
 
     def decode(sent, size, dtype):
@@ -30,14 +30,19 @@ def scaled_sign_rule() -> Rule:
 
 
 def scaled_sign() -> Compressor:
-    """Keeps signs, times the mean magnitude of the leaf.
+    """Keeps the signs of the entries, and multiplies them by the mean magnitude of the leaf.
 
-    On the wire a leaf is a bit an entry and 4 bytes (8 in double precision). Zero counts as positive. Do not take it
-    without error feedback, or a method with its own.
+    The rule, where the sign of zero is 1::
+
+        C(x) = mean(|x|) * sign(x)
+
+    Use it with error feedback, or in a method that has its own, when one bit per entry is all that can be sent. Avoid
+    it without error feedback, because it is biased. A leaf takes one bit per entry and 4 bytes more (8 in double
+    precision).
 
     Returns:
-        A `Compressor` with delta 1/d for d entries: what it is at worst, for one entry that is not zero. It is
-        `|x|_1^2 / (d |x|_2^2)`.
+        A `Compressor` with delta 1/d for d entries. That is the worst case, in which only one entry is not zero; for a
+        given vector x it is `|x|_1^2 / (d |x|_2^2)`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -58,7 +63,7 @@ METHODS = (
         name="compressors.scaled_sign",
         factory=scaled_sign,
         kind="function",
-        summary="Keeps the signs of a leaf, times its mean magnitude.",
+        summary="Keeps the signs of a leaf, multiplied by its mean magnitude.",
         paper=ERROR_FEEDBACK_FIXES_SIGN_SGD,
         also_known_as=("scaled signSGD", "EF-signSGD"),
     ),

@@ -1,4 +1,4 @@
-"""Top-k: the entries of largest magnitude of each leaf."""
+"""Top-k: keeps the entries of largest magnitude of each leaf."""
 
 from optkit.compressors._compressor import Compressor
 from optkit.compressors._leafwise import Entries, Rule, decode_entries, leafwise, number_kept, require_few
@@ -26,21 +26,25 @@ def top_k_rule(density: float, *, round_up: bool) -> Rule:
 
 
 def top_k(density: float = 0.01, *, round_up: bool = True) -> Compressor:
-    """Keeps the entries of largest magnitude of each leaf, and forgets the others.
+    """Keeps the entries of largest magnitude of each leaf, and sets the others to zero.
 
-    On the wire an entry kept is its value and a place of 4 bytes. Of equal entries the first ones are kept. Do not take
-    it without error feedback, or a method with its own: what it forgets has a bias. `global_top_k` takes the largest of
-    all leaves together.
+    The values stay as they are. Of entries of equal magnitude, the first ones are kept.
+
+    Use it with error feedback, or in a method that has its own, when few entries carry most of the gradient. Avoid it
+    without error feedback, because it is biased: what it drops is lost. A kept entry takes the bytes of its value and 4
+    bytes for its place. `global_top_k` takes the largest entries of all leaves together.
 
     Args:
-        density: share of a leaf's entries that are kept, in (0, 1]; default 0.01. At least one of each leaf is.
-        round_up: rounds their number up (default), as Deep Gradient Compression does, not down.
+        density: Share of a leaf's entries that are kept, in (0, 1]. Default: 0.01. At least one entry of each leaf is
+            kept.
+        round_up: Whether the number of kept entries is rounded up, as in Deep Gradient Compression, and not down.
+            Default: True.
 
     Returns:
-        A `Compressor` with delta k/d for k of d entries.
+        A `Compressor` with delta k/d, if k of d entries are kept.
 
     Raises:
-        ValueError: if `density` is out of its range.
+        ValueError: If `density` is outside its range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -59,7 +63,7 @@ METHODS = (
         name="compressors.top_k",
         factory=top_k,
         kind="function",
-        summary="Keeps the entries of largest magnitude of each leaf, and forgets the others.",
+        summary="Keeps the entries of largest magnitude of each leaf, and sets the others to zero.",
         also_known_as=("Top-k", "TopK", "top-k sparsification"),
     ),
 )

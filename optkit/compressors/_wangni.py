@@ -1,4 +1,4 @@
-"""Sparsification by lot, with the probabilities of least variance.
+"""Random sparsification, with the probabilities that make the variance smallest.
 
 Wangni et al., "Gradient Sparsification for Communication-Efficient Distributed Optimization", 2017, arXiv:1710.09854.
 """
@@ -18,24 +18,24 @@ __all__ = ["wangni_sparsify"]
 
 
 def wangni_rule(density: float) -> Rule:
-    """Makes the rule of `wangni_sparsify`; its draws are uniform, one for each entry."""
+    """Makes the rule of `wangni_sparsify`; it draws one uniform number for each entry."""
     check_range("density", density, 0.0, 1.0, low_open=True)
 
     def encode(x, uniform):
         x = widen(x)
         chance = keeping_chances(x, number_kept(x.size, density, round_up=False))
         value = jnp.where(chance > 1e-6, x / jnp.where(chance > 0, chance, 1), x)
-        # With an entry that is not finite there are no chances.
+        # If an entry is not finite, there are no probabilities.
         return jnp.where(jnp.all(jnp.isfinite(x)), jnp.where(uniform < chance, value, 0), jnp.nan)
 
     return Rule(encode, as_it_came, draw=draw_uniform)
 
 
 def keeping_chances(x: jax.Array, number: int) -> jax.Array:
-    """Gives the probabilities to keep entries, so that about a number of them are kept with the least variance.
+    """Returns the probabilities that keep about `number` entries with the least variance.
 
-    They are in proportion to magnitudes, but for those that would exceed one. What these cannot use goes to the others,
-    in four rounds.
+    They are proportional to the magnitudes, except for those that would exceed one. What these leave over goes to the
+    other entries, in four rounds.
     """
     magnitude = jnp.abs(x)
     total = jnp.sum(magnitude)
@@ -51,21 +51,28 @@ def keeping_chances(x: jax.Array, number: int) -> jax.Array:
 
 
 def wangni_sparsify(density: float = 0.01, *, key: Key, axis_name: AxisName | None = None) -> Compressor:
-    """Keeps entries by lot, large ones more often, over the probability to be kept: mean and number are as wanted.
+    """Keeps entries at random, large ones more often, and divides them by their probability so that it is unbiased.
 
-    For simulation only: the number of entries kept varies, and arrays on the wire do not, so that it sends everything,
-    zeros too. An entry kept with a chance of at most one in a million is not scaled, as in the original.
+    The rule, where p is proportional to the magnitude of an entry, at most 1, and sums to about k over the leaf::
+
+        C(x) = x / p    (with probability p, otherwise 0)
+
+    Use it only in simulations, when a method needs an unbiased compressor that keeps large entries. Avoid it to save
+    bytes: the number of kept entries varies, but arrays that are sent have fixed sizes, so that it sends everything,
+    zeros included. An entry with a probability of at most one in a million is not divided by it, as in the original
+    code.
 
     Args:
-        density: share of a leaf's entries that are kept in the mean, in (0, 1]; default 0.01. At least one is.
-        key: an integer or a JAX key.
-        axis_name: the axis over workers, each of which then draws for itself; None (default) for equal draws.
+        density: Mean share of a leaf's entries that are kept, in (0, 1]. Default: 0.01. The mean is at least one entry.
+        key: Seed of the random draws, an integer or a JAX key.
+        axis_name: Name of the axis over workers. With it, each worker draws for itself. Default: None, where all
+            workers draw the same.
 
     Returns:
-        A `Compressor`; no constant is known of the four rounds of the paper's iteration.
+        A `Compressor`. It has no omega, because none is known for the four rounds of the paper's iteration.
 
     Raises:
-        ValueError: if `density` is out of its range.
+        ValueError: If `density` is outside its range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -87,7 +94,7 @@ METHODS = (
         name="compressors.wangni_sparsify",
         factory=wangni_sparsify,
         kind="function",
-        summary="Keeps entries by lot, large ones more often, so that the mean over draws is the vector.",
+        summary="Keeps entries at random, large ones more often, and scales them so that it is unbiased.",
         paper=_SPARSIFICATION,
         also_known_as=("gradient sparsification", "Wangni sparsification"),
     ),

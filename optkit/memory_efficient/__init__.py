@@ -1,4 +1,4 @@
-"""Optimizer states of fewer numbers: second moments that coordinates share, momentum in subspaces, projections."""
+"""Optimizers with less state: second moments that coordinates share, momentum in subspaces, and projections."""
 
 from optkit.method import methods_of
 

@@ -31,25 +31,40 @@ def adagrad_sn(
     weight_dimension_numbers: Any | None = None,
     mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """AdaGrad with one sum of squares for each row or column of a matrix, and a momentum.
+    """AdaGrad with one sum of squares for each row or column of a matrix, and with momentum.
+
+    The update rule, where a row holds the weights of one output, and each entry of a matrix uses the s of its row (or
+    of its column, if the matrix has more columns than rows)::
+
+        m = b1 * m + (1 - b1) * g          (m = g if b1 is None)
+        s = s + (sum of g^2 over the row or column)
+        x = (x - lr * m / (sqrt(s) + eps)) * (1 - lr * wd)
+
+    The leaves that are not chosen by `subset_leaves` have one sum for each entry, as in AdaGrad.
+
+    Use it when AdaGrad's step sizes, which only decrease, suit the problem and its state does not fit into memory; with
+    `b1=None` hardly any state is left. Avoid it when entries that share a sum differ much in scale, because the largest
+    of them determine the step of all, or when training is long, because the steps shrink towards zero.
 
     Args:
-        learning_rate: a positive number or a schedule; the authors' are about 1.
-        b1: decay of the momentum, whose zero start is not corrected, in [0, 1); default 0.9. None keeps none.
-        eps: added to the root of the second moments before their bias is corrected, at least 0; default 1e-6.
-        weight_decay: strength of the decoupled decay, which comes after the step, at least 0; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        subset_size: `"heuristics"` (default) or an integer, as in `scale_by_subset_norm`.
-        subset_leaves: the leaves with subsets, as in `scale_by_subset_norm`. By default those with dimension numbers,
-            and without any numbers those of exactly two axes.
-        weight_dimension_numbers: which axes are inputs and outputs, as in `scale_by_subset_norm`.
-        mu_dtype: dtype of the momentum; default the parameters', but at least float32.
+        learning_rate: The learning rate, a positive number or a schedule. The authors use about 1.
+        b1: Decay rate of the momentum, in [0, 1). Default: 0.9. Its bias, which comes from the start at zero, is not
+            corrected. None runs without momentum.
+        eps: Added to the square root of the sum of squares, at least 0. Default: 1e-6.
+        weight_decay: Strength of the decoupled weight decay, at least 0. Default: 0. The decay is applied after the
+            step.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        subset_size: See `scale_by_subset_norm`. Default: "heuristics", one sum for each row or column.
+        subset_leaves: See `scale_by_subset_norm`. Default: None, the leaves with dimension numbers; without any
+            dimension numbers, the leaves of exactly two axes.
+        weight_dimension_numbers: See `scale_by_subset_norm`. Default: None, the layout of Flax's dense layers.
+        mu_dtype: Dtype of the momentum. Default: that of the parameters, but at least float32.
 
     Returns:
-        An optimizer; its state is one number a parameter and one a subset, the latter alone without momentum.
+        An optimizer. Its state is one number per parameter and one per subset; without momentum, only one per subset.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range.
+        ValueError: If a hyperparameter is outside its range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -62,8 +77,7 @@ def adagrad_sn(
                [ -8., -10.]], dtype=float32)
 
     Reference:
-        Nguyen, Nguyen, "Lean and Mean Adaptive Optimization via Subset-Norm and Subspace-Momentum with Convergence
-        Guarantees", 2024, arXiv:2411.07120.
+        arXiv:2411.07120
     """
     check_range("b1", b1, 0.0, 1.0, high_open=True)
     momentum = None if b1 is None else optax.ema(b1, debias=False, accumulator_dtype=mu_dtype)
@@ -85,7 +99,7 @@ METHODS = (
         name="adagrad_sn",
         factory=adagrad_sn,
         kind="optimizer",
-        summary="AdaGrad with one sum of squares for each row or column of a matrix, and a momentum.",
+        summary="AdaGrad with one sum of squares for each row or column of a matrix, and with momentum.",
         paper=LEAN_AND_MEAN,
         also_known_as=("AdaGrad-SN", "AdaGradSN", "subset-norm"),
         example={"learning_rate": 1.0},

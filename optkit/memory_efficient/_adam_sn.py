@@ -33,30 +33,43 @@ def adam_sn(
     bias_correction: bool = True,
     mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Adam with one second moment for each row or column of a matrix: half of Adam's state.
+    """Adam with one second moment for each row or column of a matrix.
 
-    The learning rate is about 10 times Adam's, since a second moment is a sum over a subset. Do not take it where rows
-    or columns that share a second moment differ much in scale.
+    The update rule, where t counts the steps from 1, a row holds the weights of one output, and each entry of a matrix
+    uses the v of its row (or of its column, if the matrix has more columns than rows)::
+
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * (sum of g^2 over the row or column)
+        u = m / (1 - b1^t) * sqrt(1 - b2^t) / (sqrt(v) + eps)
+        x = (x - lr * u) * (1 - lr * wd)
+
+    The leaves that are not chosen by `subset_leaves` have one second moment for each entry, as in Adam.
+
+    Use it when Adam's state does not fit into memory: its state is half as large. The second moment is a sum, not a
+    mean, over the row or column, so that the learning rate is about 10 times Adam's. Avoid it when entries that share a
+    second moment differ much in scale, because the largest of them determine the step of all.
 
     Args:
-        learning_rate: a positive number or a schedule.
-        b1: decay of the first moment, in [0, 1); default 0.9.
-        b2: decay of the second moments, in [0, 1); default 0.999.
-        eps: added to the root of the second moments before their bias is corrected, at least 0; default 1e-6.
-        weight_decay: strength of the decoupled decay, which comes after the step, at least 0; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        subset_size: `"heuristics"` (default) or an integer, as in `scale_by_subset_norm`.
-        subset_leaves: the leaves with subsets, as in `scale_by_subset_norm`. By default those with dimension numbers,
-            and without any numbers those of exactly two axes.
-        weight_dimension_numbers: which axes are inputs and outputs, as in `scale_by_subset_norm`.
-        bias_correction: corrects the zero start of both moments. On by default.
-        mu_dtype: dtype of the first moment; default the parameters', but at least float32.
+        learning_rate: The learning rate, a positive number or a schedule. About 10 times Adam's.
+        b1: Decay rate of the first moment, in [0, 1). Default: 0.9.
+        b2: Decay rate of the second moment, in [0, 1). Default: 0.999.
+        eps: Added to the square root of the second moment, at least 0. Default: 1e-6. It is added before the bias
+            correction.
+        weight_decay: Strength of the decoupled weight decay, at least 0. Default: 0. The decay is applied after the
+            step.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        subset_size: See `scale_by_subset_norm`. Default: "heuristics", one second moment for each row or column.
+        subset_leaves: See `scale_by_subset_norm`. Default: None, the leaves with dimension numbers; without any
+            dimension numbers, the leaves of exactly two axes.
+        weight_dimension_numbers: See `scale_by_subset_norm`. Default: None, the layout of Flax's dense layers.
+        bias_correction: Whether the bias of both moments, which start at zero, is corrected. Default: True.
+        mu_dtype: Dtype of the first moment. Default: that of the parameters, but at least float32.
 
     Returns:
-        An optimizer; its state is one number a parameter and one a subset.
+        An optimizer. Its state is one number per parameter and one per subset.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range.
+        ValueError: If a hyperparameter is outside its range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -69,8 +82,7 @@ def adam_sn(
                [ -8., -10.]], dtype=float32)
 
     Reference:
-        Nguyen, Nguyen, "Lean and Mean Adaptive Optimization via Subset-Norm and Subspace-Momentum with Convergence
-        Guarantees", 2024, arXiv:2411.07120.
+        arXiv:2411.07120
     """
     check_range("b1", b1, 0.0, 1.0, high_open=True)
     momentum = optax.ema(b1, debias=bias_correction, accumulator_dtype=mu_dtype)

@@ -37,34 +37,53 @@ def adam_snsm(
     bias_correction: bool = True,
     key: Key | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Adam with momentum in a subspace and one second moment for each row or column: a fifth of its state and less.
+    """Adam with momentum in a subspace and one second moment for each row or column of a matrix.
 
-    The bias correction of the first moment enlarges the whole numerator, in the first steps also the part that has no
-    momentum: warm up. Do not take it where Adam's state fits into memory.
+    The update rule, where t counts the steps from 1, down(g) are the gradient's coordinates in the subspace of its
+    matrix, up is the way back, a row holds the weights of one output, and each entry uses the v of its row (or of its
+    column, if the matrix has more columns than rows)::
+
+        m = b1 * m + (1 - b1) * down(g)
+        v = b2 * v + (1 - b2) * (sum of g^2 over the row or column)
+        u = (up(m) + g - up(down(g))) / (1 - b1^t)
+        u = u * sqrt(1 - b2^t) / (sqrt(v) + eps)
+        x = (x - lr * u) * (1 - lr * wd)
+
+    Every `update_gap` steps a new subspace is chosen from the gradient, and its m begins at zero. Leaves without a
+    subspace follow Adam.
+
+    Use it when Adam's state does not fit into memory: for matrices whose sides are at least five times the rank, the
+    state is about a fifth of Adam's, or less. Avoid it when Adam's state fits, because this method only saves memory,
+    and the default projector computes a singular value decomposition of every matrix for each new subspace. The bias
+    correction of the first moment also enlarges the part of the gradient outside the subspace, which has no momentum,
+    in the first steps: warm the learning rate up.
 
     Args:
-        learning_rate: a positive number or a schedule, about 10 times Adam's.
-        b1: decay of the momentum, in [0, 1); default 0.9.
-        b2: decay of the second moments, in [0, 1); default 0.999.
-        eps: added to the root of the second moments before their bias is corrected, at least 0; default 1e-6.
-        weight_decay: strength of the decoupled decay, which comes after the step, at least 0; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        projector: chooses the subspaces, as in `subspace_momentum`; default `subspace_projector("svd", rank=128)`.
-        update_gap: number of steps for which subspaces stay, at least 1; default 200. With new ones the momentum begins
-            anew; what the published code does in place of that is an option of `subspace_momentum`.
-        subset_size: `"heuristics"` (default) or an integer, as in `scale_by_subset_norm`.
-        leaves: those with a subspace and subsets, as in `subspace_momentum`. By default those with dimension numbers,
-            and without any numbers those of exactly two axes.
-        weight_dimension_numbers: which axes are inputs and outputs, as in `subspace_momentum`.
-        key: an integer or a JAX key, equal on all workers, for a projector that draws.
-        bias_correction: corrects the zero start of both moments. On by default.
+        learning_rate: The learning rate, a positive number or a schedule. About 10 times Adam's.
+        b1: Decay rate of the first moment, in [0, 1). Default: 0.9.
+        b2: Decay rate of the second moment, in [0, 1). Default: 0.999.
+        eps: Added to the square root of the second moment, at least 0. Default: 1e-6. It is added before the bias
+            correction.
+        weight_decay: Strength of the decoupled weight decay, at least 0. Default: 0. The decay is applied after the
+            step.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        projector: See `subspace_momentum`. Default: None, `subspace_projector("svd", rank=128)`.
+        update_gap: Number of steps for which a subspace is kept, at least 1. Default: 200. The momentum begins anew
+            with each new subspace; `subspace_momentum` has an option for what the published code does instead.
+        subset_size: See `scale_by_subset_norm`. Default: "heuristics", one second moment for each row or column.
+        leaves: Which leaves have a subspace and subsets: see `subspace_momentum`. Default: None, the leaves with
+            dimension numbers; without any dimension numbers, the leaves of exactly two axes.
+        weight_dimension_numbers: See `subspace_momentum`. Default: None, the layout of Flax's dense layers.
+        key: Seed of the random draws, an integer or a JAX key. Must be equal on all workers. Default: None, for a
+            projector without random draws.
+        bias_correction: Whether the bias of both moments, which start at zero, is corrected. Default: True.
 
     Returns:
-        An optimizer; for an m x n matrix and r singular vectors its state is `r (m + n) + max(m, n)` numbers.
+        An optimizer. For an m x n matrix and r singular vectors its state is `r (m + n) + max(m, n)` numbers.
 
     Raises:
-        TypeError: from `init`, if parameters are complex.
-        ValueError: if a hyperparameter is out of its range, or a projector that draws has no key.
+        TypeError: From `init`, if parameters are complex.
+        ValueError: If a hyperparameter is outside its range, or if `key` is missing for a projector with random draws.
 
     Example:
         >>> import jax.numpy as jnp
@@ -77,8 +96,7 @@ def adam_snsm(
                [  -8., -100.]], dtype=float32)
 
     Reference:
-        Nguyen, Nguyen, "Lean and Mean Adaptive Optimization via Subset-Norm and Subspace-Momentum with Convergence
-        Guarantees", 2024, arXiv:2411.07120.
+        arXiv:2411.07120
     """
     momentum = subspace_momentum_named(
         "adam_snsm",

@@ -1,7 +1,8 @@
 """Subspaces along orthonormal vectors, on the left of a matrix, on its right, or on both sides.
 
-A projection is a pair: columns `(m, r)` on the left and rows `(r, n)` on the right, None where there are none; behind
-the axes over separate matrices, and sharded like the matrix along its rows or columns.
+A projection is a pair: columns of shape (m, r) on the left and rows of shape (r, n) on the right, with None on a side
+without vectors. The axes over separate matrices come first. Each part is sharded like the matrix along its rows or
+columns.
 """
 
 import functools
@@ -32,9 +33,9 @@ def basis_projector(kind: BasisKind, side: Side, number: Callable[[int], int]) -
     """Projects onto orthonormal vectors.
 
     Args:
-        kind: as in `subspace_projector`.
-        side: as in `subspace_projector`.
-        number: gives the dimension of a subspace of a space from its dimension.
+        kind: See `subspace_projector`.
+        side: See `subspace_projector`.
+        number: Returns the dimension of the subspace from that of the whole space.
 
     Returns:
         A `Projector`.
@@ -59,7 +60,7 @@ def basis_projector(kind: BasisKind, side: Side, number: Callable[[int], int]) -
 
 
 def _sizes(draws: bool, side: Side, number: Callable[[int], int], shape: tuple[int, ...]) -> Sizes:
-    """Numbers of vectors on the left and on the right."""
+    """Returns the numbers of vectors on the left and on the right."""
     m, n = shape[-2:]
     if side == "full":
         return number(min(m, n)), number(min(m, n))
@@ -100,16 +101,16 @@ def _approximate_singular_vectors(gradients: jax.Array, sizes: Sizes) -> Any:
 
 
 def _leading_columns(x: jax.Array, number: int) -> jax.Array:
-    """Approximates the first left singular vectors by power iterations and what a few more columns find.
+    """Approximates the first left singular vectors by power iterations from a random sketch with a few more columns.
 
-    There are products of `x` with thin matrices and factorizations of matrices as small as those are thin: what is
-    sharded stays so. Halko, Martinsson, Tropp, "Finding structure with randomness", 2009, arXiv:0909.4061, Algorithms
-    4.4 and 5.1.
+    It only multiplies `x` with thin matrices and factorizes matrices with short sides, so that sharded matrices stay
+    sharded. Halko, Martinsson, Tropp, "Finding structure with randomness", 2009, arXiv:0909.4061, Algorithms 4.4 and
+    5.1.
     """
     product = functools.partial(einsum, precision=_HIGHEST)
     m, n = x.shape[-2:]
     thin = min(number + _OVERSAMPLING, m, n)
-    # One sketch for all: what it is sketched with leaves hardly a trace.
+    # The same sketch for all matrices and steps: the result hardly depends on it.
     sketch = jax.random.normal(jax.random.key(0), (n, thin), x.dtype)
     sketch = shard(jnp.broadcast_to(sketch, (*x.shape[:-2], n, thin)), spec_like(x, -1, None))
 
@@ -136,7 +137,7 @@ def _draw(kind: BasisKind, key: jax.Array, shape: tuple[int, ...], dtype: DTypeL
     return None if left is None else rows(left_key, left, m).T, None if right is None else rows(right_key, right, n)
 
 
-# The highest precision, as in the authors' code: FRUGAL takes the sign of what such products leave of a matrix.
+# The highest precision, as in the authors' code: FRUGAL takes signs of the difference of a matrix and such a product.
 def _down(projection: Any, x: jax.Array) -> jax.Array:
     left, right = projection
     low = widen(x)

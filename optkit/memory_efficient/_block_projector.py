@@ -1,4 +1,4 @@
-"""Whole leaves as subspaces: some leaves are chosen for a while, the others have no part.
+"""Whole leaves as subspaces: some leaves are chosen for a while, and the others are outside the subspace.
 
 Zmushko, Beznosikov, Takáč, Horváth, "FRUGAL: Memory-Efficient Optimization by Reducing State Overhead for Scalable
 Training", 2024, arXiv:2411.07837. The orders are those of the authors' code (fzmushko/FRUGAL, `BlockOptimizer`).
@@ -21,22 +21,26 @@ BlockOrder = Literal["random", "ascending", "descending", "mirror"]
 
 
 def block_projector(density: float, order: BlockOrder = "random") -> Projector:
-    """Chooses whole leaves: some are the subspace, the others have no part in it.
+    """Chooses whole leaves as the subspace of `frugal`: some leaves are inside it for a while, the others outside.
 
-    All leaves keep the state that they need when they are chosen, since a compiled program has fixed shapes: this saves
-    no memory. `frugal_blocks` does.
+    Use it when you want to compare with FRUGAL's or BAdam's blocks in one compiled program. Avoid it when you want to
+    save memory, because all leaves keep the state that they need when they are chosen: a compiled program has fixed
+    shapes. `frugal_blocks` does save memory.
 
     Args:
-        density: share of the leaves that are chosen at a time, in [0, 1]; their number is rounded, to even in doubt.
-        order: which come next: `"random"` (default); `"ascending"`, in the order of the tree; `"descending"`, from its
-            last on; or `"mirror"`, half of them from the first on and half from the last on, towards the middle; one in
-            the middle of an odd number is never chosen. The last three begin anew at the end.
+        density: Share of the leaves that are chosen at a time, in [0, 1]. Their number is rounded; a half is rounded to
+            the even number.
+        order: Which leaves come next: "random", "ascending", "descending" or "mirror". Default: "random". "ascending"
+            follows the order of the tree, "descending" the reverse order. "mirror" takes one half from the first leaves
+            on and the other half from the last leaves on, towards the middle; the middle leaf of an odd number of
+            leaves is never chosen. These three begin anew at the end.
 
     Returns:
-        A `Projector`, whose projections are booleans.
+        A `Projector` whose projections are booleans.
 
     Raises:
-        ValueError: if an argument is out of its range; or in use, for `"mirror"` if an odd number is to be chosen.
+        ValueError: If an argument is outside its range; from `find`, if the order is "mirror" and the number of chosen
+            leaves is odd.
 
     Example:
         >>> import jax.numpy as jnp
@@ -74,14 +78,14 @@ def check_blocks(density: float, order: BlockOrder) -> None:
 
 
 def chosen_blocks(total: int, density: float, order: BlockOrder, period: Any, key: Any) -> jax.Array:
-    """Says of so many leaves in a row which are chosen."""
+    """Returns one boolean for each of `total` leaves: whether the leaf is chosen in this period."""
     active = round(total * density)
     if order == "random":
         return jax.random.permutation(key, total) < active
     places = jnp.arange(total)
     if order == "mirror":
         if active % 2:
-            raise ValueError(f"order 'mirror' takes pairs, and density {density} of {total} leaves is {active}")
+            raise ValueError(f"order 'mirror' takes pairs, but density {density} of {total} leaves is {active}")
         half = total // 2
         places = jnp.minimum(places, total - 1 - places)
         return (places < half) & ((places - period * (active // 2)) % max(half, 1) < active // 2)
@@ -94,7 +98,7 @@ METHODS = (
         name="block_projector",
         factory=block_projector,
         kind="function",
-        summary="Chooses whole leaves as the subspace: some have an optimizer with state for a while, the others none.",
+        summary="Chooses whole leaves as the subspace of FRUGAL: some are inside it for a while, the others outside.",
         paper=FRUGAL,
         also_known_as=("BlockOptimizer", "BlockAdamW"),
     ),

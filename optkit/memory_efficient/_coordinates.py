@@ -1,4 +1,4 @@
-"""Subspaces along coordinates: rows, columns or entries of a matrix, whose indices are the projection."""
+"""Subspaces along coordinates: rows, columns or entries of a matrix; the projection is their indices."""
 
 import functools
 from collections.abc import Callable
@@ -21,11 +21,11 @@ from optkit.memory_efficient._projector import (
 
 
 def lines_projector(kind: str, number: Callable[[int], int]) -> Projector:
-    """Takes rows or columns.
+    """Chooses rows or columns.
 
     Args:
-        kind: `"rows"`, `"columns"`, `"uniform"` or `"topk"`, as in `subspace_projector`.
-        number: gives the number of lines that are taken from that of all.
+        kind: "rows", "columns", "uniform" or "topk", see `subspace_projector`.
+        number: Returns the number of lines that are chosen, from the number of all lines.
 
     Returns:
         A `Projector`.
@@ -67,10 +67,10 @@ def lines_projector(kind: str, number: Callable[[int], int]) -> Projector:
 
 
 def entries_projector(number: Callable[[int], int]) -> Projector:
-    """Takes entries, by their places in the flattened matrix.
+    """Chooses entries, by their places in the flattened matrix.
 
     Args:
-        number: gives the number of entries that are taken from that of all.
+        number: Returns the number of entries that are chosen, from the number of all entries.
 
     Returns:
         A `Projector`.

@@ -1,8 +1,8 @@
-"""Error feedback: what a compressor forgets of one gradient is added to the next.
+"""Error feedback: what a compressor drops of one gradient is added to the next.
 
 Seide et al., "1-Bit Stochastic Gradient Descent and its Application to Data-Parallel Distributed Training of Speech
 DNNs", 2014; Karimireddy et al., "Error Feedback Fixes SignSGD and other Gradient Compression Schemes", 2019,
-arXiv:1901.09847. Errors are kept without the learning rate, as in EFCP (Modoranu et al., 2023, arXiv:2306.06098).
+arXiv:1901.09847. Errors do not contain the learning rate, as in EFCP (Modoranu et al., 2023, arXiv:2306.06098).
 """
 
 from typing import Any, NamedTuple
@@ -24,10 +24,10 @@ class ErrorFeedbackState(NamedTuple):
     """State of `error_feedback`.
 
     Attributes:
-        error: what was not handed on so far, shaped and sharded like the parameters, in float32 at least; equal on all
-            workers if the gradients are.
-        compressor: state of the compressor.
-        inner: state of the inner transformation.
+        error: The part of the gradients that was not passed on so far, at least in float32, with the shapes and
+            shardings of the parameters. It is equal on all workers if the gradients are.
+        compressor: State of the compressor.
+        inner: State of the inner transformation.
     """
 
     error: optax.Updates
@@ -38,21 +38,31 @@ class ErrorFeedbackState(NamedTuple):
 def error_feedback(
     inner: optax.GradientTransformation, compressor: Compressor
 ) -> optax.GradientTransformationExtraArgs:
-    """Hands compressed gradients on to a transformation, and what they lack with the gradients after.
+    """Passes compressed gradients to a transformation, and adds what the compressor drops to the next gradient.
 
-    Gradients and errors are added up exactly: the sum of what is handed on and of the last error is that of all
-    gradients. Do not take it where the gradient's scale changes abruptly: old errors come late, at their old scale.
+    The update rule, where C compresses and decompresses, and inner is the update of the inner transformation::
+
+        a = e + g
+        e = a - C(a)
+        u = inner(C(a))
+
+    Nothing is lost: the sum of all gradients passed on, plus the last error e, is the sum of all gradients.
+
+    Use it when a compressor is biased, such as `optkit.compressors.global_top_k` or `scaled_sign`, or when a window of
+    gradients must be small. Avoid it when the scale of the gradients changes abruptly, because old errors arrive late
+    and at their old scale; it needs one number per parameter. It compresses what the inner transformation gets; it does
+    not send anything.
 
     Args:
-        inner: gets the gradients as they are after compression. In the extra argument `compressed` it gets them in
-            compressed form.
-        compressor: what compresses, such as `optkit.compressors.global_top_k`.
+        inner: The transformation that is wrapped. It gets the gradients after compression, and their compressed form as
+            the extra argument `compressed`.
+        compressor: Compresses the gradients, for example `optkit.compressors.global_top_k`.
 
     Returns:
-        A transformation; its state is one number a parameter, and those of the compressor and of `inner`.
+        A transformation. Its state is one number per parameter, and the states of the compressor and of `inner`.
 
     Raises:
-        TypeError: from `init`, if parameters are complex.
+        TypeError: From `init`, if parameters are complex.
 
     Example:
         >>> import jax.numpy as jnp
@@ -66,8 +76,7 @@ def error_feedback(
         [0.0, 4.0]
 
     Reference:
-        Karimireddy et al., "Error Feedback Fixes SignSGD and other Gradient Compression Schemes", 2019,
-        arXiv:1901.09847.
+        arXiv:1901.09847
     """
     refuse_arrays(compressor=compressor)
     inner = optax.with_extra_args_support(inner)
@@ -93,7 +102,7 @@ METHODS = (
         name="error_feedback",
         factory=error_feedback,
         kind="wrapper",
-        summary="Compresses gradients, and adds what a compressor forgets of one to the next.",
+        summary="Compresses gradients, and adds what the compressor drops of one gradient to the next.",
         paper=ERROR_FEEDBACK_FIXES_SIGN_SGD,
         also_known_as=("EF", "EF14", "EF-SGD", "error compensation"),
         example={"compressor": global_top_k(0.25)},

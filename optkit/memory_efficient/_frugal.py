@@ -1,9 +1,9 @@
-"""FRUGAL: an optimizer with state in a subspace of each matrix's entries, signs of the gradient in the rest.
+"""FRUGAL: an optimizer with state in a subspace of each matrix's entries, signs of the gradient outside it.
 
 Zmushko, Beznosikov, Takáč, Horváth, "FRUGAL: Memory-Efficient Optimization by Reducing State Overhead for Scalable
-Training", 2024, arXiv:2411.07837. Algorithm 1; the rule is that of the authors' code (fzmushko/FRUGAL), which counts
-the inner optimizer's steps anew with each subspace. Where a matrix lies in its subspace, rounding leaves the code a
-rest, whose sign it takes; here there is none.
+Training", 2024, arXiv:2411.07837. Algorithm 1; the rule is that of the authors' code (fzmushko/FRUGAL), in which the
+inner optimizer counts its steps from zero again in each new subspace. If a matrix lies in its subspace, rounding leaves
+a remainder in the authors' code, and the code takes its sign; here the remainder is set to zero.
 """
 
 import math
@@ -27,8 +27,8 @@ from optkit.method import Method, Paper
 
 __all__ = ["frugal"]
 
-# Projections leave of a matrix in its subspace less than 2.5 units of rounding of its largest entry, times the root
-# of the shorter axis (measured for matrices up to 1024 x 4096, of full and of low rank, of one scale and of many).
+# If a matrix lies in its subspace, the part outside is less than 2.5 units of rounding of the largest entry, times the
+# root of the shorter axis (measured for matrices up to 1024 x 4096, of full and low rank, with one or many scales).
 _ROUNDING = 8
 
 
@@ -36,14 +36,14 @@ class FrugalAlongProjectionsState(NamedTuple):
     """State of `frugal_along_projections`.
 
     Attributes:
-        inner: state of the inner transformation for the coordinates in the subspaces.
+        inner: State of the inner transformation for the coordinates in the subspaces.
     """
 
     inner: optax.OptState
 
 
 def _unless_rounding(left: jax.Array, matrix: jax.Array) -> jax.Array:
-    """Gives what is left of each matrix outside its subspace, zero where that is nothing but rounding."""
+    """Returns the part of each matrix outside its subspace, or zero if that part is only rounding error."""
     largest, of_all = (jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True, initial=0.0) for x in (left, matrix))
     rounding = _ROUNDING * math.sqrt(min(matrix.shape[-2:])) * jnp.finfo(left.dtype).eps * of_all
     return jnp.where(largest <= rounding, 0.0, left)
@@ -58,15 +58,15 @@ def frugal_along_projections(
     scale: jax.typing.ArrayLike = 1.0,
     reset: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
-    """Makes `frugal` of projected leaves; `update` takes the extra arguments `projections` and `refreshed`.
+    """Makes `frugal` for projected leaves; `update` takes the extra arguments `projections` and `refreshed`.
 
     Args:
-        inner: as in `frugal`.
-        projector: takes leaves down into their subspaces and up again.
-        rest: as in `frugal`.
-        rest_scale: as in `frugal`.
-        scale: as in `frugal`.
-        reset: as in `frugal`.
+        inner: See `frugal`.
+        projector: Maps leaves to their coordinates in the subspaces, and back.
+        rest: See `frugal`.
+        rest_scale: See `frugal`.
+        scale: See `frugal`.
+        reset: See `frugal`.
 
     Returns:
         A transformation with a `FrugalAlongProjectionsState`.
@@ -121,7 +121,7 @@ def frugal_named(
     weight_dimension_numbers: Any | None,
     key: Key | None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Makes `frugal` as a part of a method, whose name stands in its errors."""
+    """Makes `frugal` as a part of a method; error messages contain the method's name."""
     refuse_arrays(projector=projector, leaves=leaves, weight_dimension_numbers=weight_dimension_numbers)
     check_rest(rest, rest_scale, scale)
     projector = subspace_projector("svd", density=0.25) if projector is None else projector
@@ -145,39 +145,57 @@ def frugal(
     weight_dimension_numbers: Any | None = None,
     key: Key | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Runs a transformation with state in a subspace of each matrix's entries, and one without state in the rest.
+    """Runs a transformation with state in a subspace of each matrix, and signs of the gradient outside the subspace.
 
-    Wrap a direction such as `optax.scale_by_adam()`; decay and learning rate, which hold for both parts, stand behind
-    it. The rest moves at the learning rate in every coordinate. Do not take it where the state fits into memory.
+    The update rule, where down(g) are the gradient's coordinates in the subspace of its matrix, up is the way back, and
+    inner is the update of the inner transformation::
+
+        c = down(g)
+        r = g - up(c)
+        u = scale * (up(inner(c)) + rest_scale * sign(r))
+
+    Every `update_gap` steps a new subspace is chosen from the gradient, and the state of `inner` begins anew. Leaves
+    that are not projected are updated by `inner` alone, with a state of their own and without `scale`. A projected leaf
+    whose subspace has dimension zero gets `scale * rest_scale * sign(g)`.
+
+    Use it when the state of an optimizer does not fit into memory: only the coordinates in the subspaces have state.
+    Wrap a direction such as `optax.scale_by_adam()`, and put weight decay and learning rate after it, because they
+    apply to both parts. Avoid it when the state fits, because outside the subspace every coordinate moves by the
+    learning rate, however small its gradient is. The default projector computes a singular value decomposition of every
+    matrix for each new subspace.
 
     Args:
-        inner: gets a tree of the gradients' coordinates in the subspaces, and the parameters' if there are any. Another
-            one, with its own state, gets the leaves that are not projected.
-        projector: chooses the subspaces; default `subspace_projector("svd", density=0.25)`. Columns, rows and entries
-            keep indices only and cost next to nothing; `block_projector` takes whole leaves.
-        update_gap: number of steps for which subspaces stay, at least 1; default 200.
-        rest: what is done outside the subspace, with the learning rate: `"sign"` (default), the sign of the gradient's
-            part there, or nothing where that part is nothing but rounding; `"sgd"`, that part; or None, nothing.
-        rest_scale: factor on what is done there, at least 0; default 1, the authors' for pre-training; 0.1 is theirs
-            for fine-tuning.
-        scale: factor on all updates of projected leaves, at least 0; default 1.
-        reset: whether the state begins anew with each subspace. On by default.
-        leaves: tree of booleans, or a function that makes it from the parameters: the leaves that are projected. By
-            default those with dimension numbers, and without any numbers those of exactly two axes; the authors leave
-            out embeddings and the last layer.
-        weight_dimension_numbers: which axes of projected leaves are a layer's inputs and outputs, as Optax's Muon takes
-            it, with None for leaves that are no matrices. By default the last axis is over outputs and the one before
-            over inputs, as in Flax; for weights stored as PyTorch does it is
-            `optax.contrib.MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)`, and convolutions need numbers. Axes
-            that it does not name count matrices, each with a subspace of its own.
-        key: an integer or a JAX key, equal on all workers, for a projector that draws.
+        inner: The transformation that is wrapped, a direction without a learning rate. It gets a tree of the gradients'
+            coordinates in the subspaces, and of the parameters' coordinates if parameters are given.
+        projector: How the subspaces are chosen, from `subspace_projector` or `block_projector`. Default: None,
+            `subspace_projector("svd", density=0.25)`. Columns, rows and entries are kept as indices and cost next to
+            nothing; `block_projector` chooses whole leaves.
+        update_gap: Number of steps for which a subspace is kept, at least 1. Default: 200.
+        rest: What happens outside the subspace: "sign", "sgd" or None. Default: "sign", the sign of the gradient's part
+            outside, or zero if that part is only rounding error. "sgd" uses that part itself. None leaves that part in
+            place. All are multiplied by the learning rate that follows.
+        rest_scale: Factor of the update outside the subspace, at least 0. Default: 1. The authors use 1 for
+            pre-training and 0.1 for fine-tuning.
+        scale: Factor of all updates of projected leaves, at least 0. Default: 1.
+        reset: Whether the state of `inner` begins anew with each new subspace. Default: True.
+        leaves: Which leaves are projected: a tree of booleans, or a function that makes it from the parameters.
+            Default: None, the leaves with dimension numbers; without any dimension numbers, the leaves of exactly two
+            axes. The authors leave out embeddings and the last layer.
+        weight_dimension_numbers: Which axes of each matrix are inputs and which are outputs, as in
+            `optax.contrib.muon`. A tree with None for leaves that are not matrices, or a function that makes it from
+            the parameters, or one entry for all leaves; `flax_dimension_numbers` makes it for Flax models. Default:
+            None, where the last axis is over outputs and the one before it over inputs, as in Flax. Weights stored as
+            in PyTorch need `optax.contrib.MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)`, and convolutions
+            always need numbers. Axes that it does not name count matrices, each with its own subspace.
+        key: Seed of the random draws, an integer or a JAX key. Must be equal on all workers. Default: None, for a
+            projector without random draws.
 
     Returns:
-        A transformation; its state is that of `inner` for the subspaces alone, and the projections.
+        A transformation. Its state is that of `inner` for the coordinates in the subspaces, and the projections.
 
     Raises:
-        TypeError: from `init`, if parameters are complex.
-        ValueError: if an argument is out of its range, or a projector that draws has no key.
+        TypeError: From `init`, if parameters are complex.
+        ValueError: If an argument is outside its range, or if `key` is missing for a projector with random draws.
 
     Example:
         >>> import jax.numpy as jnp
@@ -189,8 +207,7 @@ def frugal(
         [[1.0, -1.0], [4.0, 6.0], [0.0, 1.0]]
 
     Reference:
-        Zmushko, Beznosikov, Takáč, Horváth, "FRUGAL: Memory-Efficient Optimization by Reducing State Overhead for
-        Scalable Training", 2024, arXiv:2411.07837.
+        arXiv:2411.07837
     """
     return frugal_named(
         "frugal",
@@ -221,7 +238,7 @@ def frugal_optimizer(
     weight_dimension_numbers: Any | None,
     key: Key | None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Makes an optimizer of what `frugal` runs in the subspaces, with signs in the rest, decay and learning rate."""
+    """Makes an optimizer from `frugal`: `inner` in the subspaces, signs outside them, then decay and learning rate."""
     refuse_arrays(mask=mask)
     direction = frugal_named(
         method,
@@ -252,13 +269,13 @@ METHODS = (
         name="frugal",
         factory=frugal,
         kind="wrapper",
-        summary="Runs an optimizer with state in a subspace of each matrix's entries, and sign descent in the rest.",
+        summary="Runs an optimizer with state in a subspace of each matrix's entries, and sign descent outside it.",
         paper=FRUGAL,
         example={"projector": subspace_projector("svd", density=0.5)},
         learning_rate=1e-3,
         grid=1e-3,
         golden="frugal_adamw",
-        # The learning rate, which holds for the rest too, stands behind it.
+        # The learning rate comes after it, because it applies outside the subspace too.
         compose=lambda build, learning_rate: optax.chain(
             build(optax.trace(0.9)), optax.scale_by_learning_rate(learning_rate)
         ),

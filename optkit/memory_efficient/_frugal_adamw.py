@@ -1,4 +1,4 @@
-"""FRUGAL with AdamW: AdamW in a subspace of each matrix's entries, signs of the gradient in the rest.
+"""FRUGAL with AdamW: AdamW in a subspace of each matrix's entries, signs of the gradient outside it.
 
 Zmushko, Beznosikov, Takáč, Horváth, "FRUGAL: Memory-Efficient Optimization by Reducing State Overhead for Scalable
 Training", 2024, arXiv:2411.07837.
@@ -37,35 +37,50 @@ def frugal_adamw(
     key: Key | None = None,
     mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """AdamW in a subspace of each matrix's entries, signs of the gradient in the rest.
+    """AdamW in a subspace of each matrix's entries, and signs of the gradient outside the subspace.
 
-    Do not take it where the state of Adam fits into memory. What else may be done in the rest, a factor on all updates,
-    and moments that stay when the subspace changes are options of `frugal`.
+    The update rule, where down(g) are the gradient's coordinates in the subspace of its matrix, up is the way back, and
+    t counts the steps since the subspace was chosen, from 1::
+
+        c = down(g)
+        m = b1 * m + (1 - b1) * c
+        v = b2 * v + (1 - b2) * c^2
+        d = m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps)
+        x = x - lr * (up(d) + rest_scale * sign(g - up(c)) + wd * x)
+
+    Every `update_gap` steps a new subspace is chosen from the gradient, and m and v begin at zero. Leaves that are not
+    projected follow AdamW.
+
+    Use it when Adam's state does not fit into memory: only the coordinates in the subspaces have moments. Avoid it when
+    it fits, because outside the subspace every coordinate moves by the learning rate, however small its gradient is.
+    `frugal` has options for another rule outside the subspace, for a factor of all updates, and for moments that are
+    kept when the subspace changes.
 
     Args:
-        learning_rate: a positive number or a schedule.
-        b1: decay of the first moment, in [0, 1); default 0.9.
-        b2: decay of the second moment, in [0, 1); default 0.999.
-        eps: added to the root of the second moment, at least 0; default 1e-8.
-        weight_decay: strength of the decoupled decay, at least 0; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        projector: chooses the subspaces, as in `frugal`; default `subspace_projector("svd", density=0.25)`.
-        update_gap: number of steps for which subspaces stay, at least 1; default 200.
-        rest_scale: factor on the signs outside the subspace, at least 0; default 1, the authors' for pre-training; 0.1
-            is theirs for fine-tuning.
-        leaves: those that are projected, as in `frugal`. By default those with dimension numbers, and without any
-            numbers those of exactly two axes.
-        weight_dimension_numbers: which axes are inputs and outputs, as in `frugal`.
-        key: an integer or a JAX key, equal on all workers, for a projector that draws.
-        mu_dtype: dtype of the first moment; default the parameters', but at least float32.
+        learning_rate: The learning rate, a positive number or a schedule.
+        b1: Decay rate of the first moment, in [0, 1). Default: 0.9.
+        b2: Decay rate of the second moment, in [0, 1). Default: 0.999.
+        eps: Added to the square root of the second moment, at least 0. Default: 1e-8.
+        weight_decay: Strength of the decoupled weight decay, at least 0. Default: 0.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        projector: See `frugal`. Default: None, `subspace_projector("svd", density=0.25)`.
+        update_gap: Number of steps for which a subspace is kept, at least 1. Default: 200.
+        rest_scale: Factor of the signs outside the subspace, at least 0. Default: 1. The authors use 1 for pre-training
+            and 0.1 for fine-tuning.
+        leaves: Which leaves are projected: see `frugal`. Default: None, the leaves with dimension numbers; without any
+            dimension numbers, the leaves of exactly two axes.
+        weight_dimension_numbers: See `frugal`. Default: None, the layout of Flax's dense layers.
+        key: Seed of the random draws, an integer or a JAX key. Must be equal on all workers. Default: None, for a
+            projector without random draws.
+        mu_dtype: Dtype of the first moment. Default: that of the parameters, but at least float32.
 
     Returns:
-        An optimizer; for a projected matrix with a share `density` of all columns its state is twice that share of one
-        number a parameter, and indices.
+        An optimizer. If a share `density` of a matrix's columns is projected, its state is 2 * density numbers per
+        parameter of that matrix, and the indices of the columns.
 
     Raises:
-        TypeError: from `init`, if parameters are complex.
-        ValueError: if a hyperparameter is out of its range, or a projector that draws has no key.
+        TypeError: From `init`, if parameters are complex.
+        ValueError: If a hyperparameter is outside its range, or if `key` is missing for a projector with random draws.
 
     Example:
         >>> import jax.numpy as jnp
@@ -78,8 +93,7 @@ def frugal_adamw(
                [-0., -1.]], dtype=float32)
 
     Reference:
-        Zmushko, Beznosikov, Takáč, Horváth, "FRUGAL: Memory-Efficient Optimization by Reducing State Overhead for
-        Scalable Training", 2024, arXiv:2411.07837.
+        arXiv:2411.07837
     """
     check_range("b1", b1, 0.0, 1.0, high_open=True)
     check_range("b2", b2, 0.0, 1.0, high_open=True)
@@ -105,7 +119,7 @@ METHODS = (
         name="frugal_adamw",
         factory=frugal_adamw,
         kind="optimizer",
-        summary="AdamW in a subspace of each matrix's entries, signs of the gradient in the rest.",
+        summary="AdamW in a subspace of each matrix's entries, and signs of the gradient outside it.",
         paper=FRUGAL,
         also_known_as=("FRUGAL", "FRUGAL AdamW", "GaloreAdamW", "CoordAdamW", "BlockAdamW"),
         example={"learning_rate": 1e-2, "projector": subspace_projector("svd", density=0.5)},

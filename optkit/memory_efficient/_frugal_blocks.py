@@ -1,9 +1,9 @@
 """FRUGAL on whole leaves: some have an optimizer with state for a while, the others move by signs of their gradients.
 
 Zmushko, Beznosikov, Takáč, Horváth, "FRUGAL: Memory-Efficient Optimization by Reducing State Overhead for Scalable
-Training", 2024, arXiv:2411.07837. The orders are those of the authors' code (fzmushko/FRUGAL, `BlockOptimizer`).
-Without a rule for the rest it is BAdam (Luo, Yu, Li, 2024, arXiv:2404.02827). `block_projector` does it in one compiled
-program, with state for all; `frugal_blocks` has state for the chosen leaves alone, and a program for each choice.
+Training", 2024, arXiv:2411.07837. The orders are those of the authors' code (fzmushko/FRUGAL, `BlockOptimizer`). With
+`rest=None` it is BAdam (Luo, Yu, Li, 2024, arXiv:2404.02827). `block_projector` needs one compiled program, and state
+for all leaves; `frugal_blocks` has state for the chosen leaves only, and one program for each choice.
 """
 
 from typing import Any, NamedTuple
@@ -29,8 +29,8 @@ class FrugalBlocksState(NamedTuple):
     """State of `frugal_blocks`.
 
     Attributes:
-        chosen: state of the inner transformation for the chosen leaves, which begins anew with each choice.
-        other: that for the leaves that are never chosen nor moved by the rest's rule.
+        chosen: State of the inner transformation for the chosen leaves, which begins anew with each choice.
+        other: State of the inner transformation for the leaves that always have state, where `chosen` is None.
     """
 
     chosen: optax.OptState
@@ -46,22 +46,24 @@ def choose_blocks(
     leaves: Any | None = None,
     key: Key | None = None,
 ) -> Any:
-    """Chooses the leaves that have state in one of the periods, for `frugal_blocks`; call it outside `jit`.
+    """Chooses the leaves that have state in a given period, for `frugal_blocks`; call it outside `jit`.
 
     Args:
-        params: the parameters, or their shapes.
-        density: share of the leaves that are chosen at a time, in [0, 1]; their number is rounded, to even in doubt.
-        order: which come next, as in `block_projector`.
-        period: which choice it is, counted from 0.
-        leaves: tree of booleans, or a function that makes it from the parameters: the leaves to choose from. By default
-            those of exactly two axes.
-        key: an integer or a JAX key, for order `"random"`; the same for all periods.
+        params: The parameters, or their shapes.
+        density: Share of the leaves that are chosen at a time, in [0, 1]. Their number is rounded; a half is rounded to
+            the even number.
+        order: See `block_projector`. Default: "random".
+        period: Number of the choice, counted from 0.
+        leaves: Which leaves can be chosen: a tree of booleans, or a function that makes it from the parameters.
+            Default: None, the leaves of exactly two axes.
+        key: Seed of the random draws, an integer or a JAX key. Must be the same for all periods. Default: None, for the
+            orders other than "random".
 
     Returns:
-        A tree of booleans, None for the leaves that are not to be chosen from.
+        A tree of booleans, with None for the leaves that cannot be chosen.
 
     Raises:
-        ValueError: if an argument is out of its range, or `key` is missing.
+        ValueError: If an argument is outside its range, or if `key` is missing for the order "random".
 
     Example:
         >>> import jax.numpy as jnp
@@ -73,7 +75,7 @@ def choose_blocks(
     check_blocks(density, order)
     if order == "random":
         if key is None:
-            raise ValueError("order 'random' draws: give key, an integer or a JAX key")
+            raise ValueError("order 'random' needs a key: give key, an integer or a JAX key")
         key = jax.random.fold_in(typed(key), period)
     candidates, structure = jax.tree.flatten(chosen_leaves("choose_blocks", "leaves", leaves, params, None))
     chosen = iter(np.asarray(chosen_blocks(sum(candidates), density, order, period, key)))
@@ -88,26 +90,37 @@ def frugal_blocks(
     rest_scale: jax.typing.ArrayLike = 1.0,
     scale: jax.typing.ArrayLike = 1.0,
 ) -> optax.GradientTransformationExtraArgs:
-    """Runs a transformation with state on some leaves, and one without state on the rest.
+    """Runs a transformation with state on chosen leaves, and signs of the gradient on the other leaves.
 
-    It is `frugal` with whole leaves as subspaces, and keeps state for the chosen ones alone. They are chosen outside
-    the compiled program, which is compiled once for each choice: take deterministic orders, which come to few, or let
-    choices stay for long. For a new choice build the optimizer anew and take over what stays by `carry_over`.
+    The update rule, where inner is the update of the inner transformation::
+
+        u = scale * inner(g)                    (if chosen is True)
+        u = scale * rest_scale * sign(g)        (if chosen is False)
+        u = inner(g)                            (if chosen is None)
+
+    It is `frugal` with whole leaves as subspaces. The choice is made outside the compiled program, so that only the
+    chosen leaves have state. For each new choice, build the optimizer anew and take over the rest of the state with
+    `carry_over`.
+
+    Use it when the state of an optimizer does not fit into memory and the model has many leaves of similar size. Avoid
+    it when choices change often, because the step is compiled once for each different choice: use an order that is not
+    random, which leads to few different choices, or keep each choice for long.
 
     Args:
-        inner: for the chosen leaves; another one, with its own state, for those where `chosen` is None.
-        chosen: what `choose_blocks` gave: True for leaves with state, False for those without, None for those that
-            always have state. Booleans of Python, not arrays.
-        rest: what is done to the leaves without state, as in `frugal`.
-        rest_scale: factor on that, at least 0; default 1.
-        scale: factor on all updates but those where `chosen` is None, at least 0; default 1.
+        inner: The transformation that is wrapped, a direction without a learning rate. It runs on the chosen leaves,
+            and again, with a state of its own, on the leaves where `chosen` is None.
+        chosen: The tree that `choose_blocks` returns: True for leaves with state, False for leaves without state, None
+            for leaves that always have state. Python booleans, not arrays.
+        rest: What happens to the leaves without state: see `frugal`. Default: "sign".
+        rest_scale: Factor of the update of the leaves without state, at least 0. Default: 1.
+        scale: Factor of all updates except those where `chosen` is None, at least 0. Default: 1.
 
     Returns:
-        A transformation with a `FrugalBlocksState`.
+        A transformation with a `FrugalBlocksState`: the state of `inner` for the leaves where `chosen` is True or None.
 
     Raises:
-        TypeError: from `init`, if parameters are complex.
-        ValueError: if an argument is out of its range.
+        TypeError: From `init`, if parameters are complex.
+        ValueError: If an argument is outside its range.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax, optkit
@@ -129,8 +142,7 @@ def frugal_blocks(
         ([[1.0, 1.0], [1.0, 1.0]], 9)
 
     Reference:
-        Zmushko, Beznosikov, Takáč, Horváth, "FRUGAL: Memory-Efficient Optimization by Reducing State Overhead for
-        Scalable Training", 2024, arXiv:2411.07837.
+        arXiv:2411.07837
     """
     refuse_arrays(chosen=chosen)
     check_rest(rest, rest_scale, scale)
@@ -159,14 +171,14 @@ def frugal_blocks(
 
 
 def carry_over(state: optax.OptState, fresh: optax.OptState) -> optax.OptState:
-    """Takes over what stays when other leaves are chosen for `frugal_blocks`: all but the state of chosen leaves.
+    """Keeps all state except that of the chosen leaves, when `frugal_blocks` gets a new choice of leaves.
 
     Args:
-        state: the state so far, that of `frugal_blocks` or of an optimizer around it.
-        fresh: what the new optimizer's `init` gives.
+        state: The current state, of `frugal_blocks` or of an optimizer that contains it.
+        fresh: The state that `init` of the new optimizer returns.
 
     Returns:
-        The state to go on with.
+        The state to continue with: that of the chosen leaves from `fresh`, everything else from `state`.
 
     Example:
         See `frugal_blocks`.
@@ -186,7 +198,7 @@ METHODS = (
         name="frugal_blocks",
         factory=frugal_blocks,
         kind="function",
-        summary="Runs an optimizer with state on some leaves, and sign descent without state on the rest.",
+        summary="Runs an optimizer with state on some leaves, and sign descent without state on the others.",
         paper=FRUGAL,
         also_known_as=("BlockOptimizer", "BlockAdamW", "BAdam"),
         parts=(choose_blocks, carry_over),

@@ -1,4 +1,4 @@
-"""What FRUGAL does outside of subspaces."""
+"""The update of FRUGAL outside of the subspaces."""
 
 from typing import Literal
 
@@ -12,7 +12,7 @@ Rest = Literal["sign", "sgd"]
 
 
 def check_rest(rest: Rest | None, rest_scale: jax.typing.ArrayLike, scale: jax.typing.ArrayLike) -> None:
-    """Raises a ValueError unless the arguments of `frugal` of these names are in their ranges."""
+    """Raises a ValueError unless the arguments `rest`, `rest_scale` and `scale` of `frugal` are in their ranges."""
     check_range("rest_scale", rest_scale, 0.0)
     check_range("scale", scale, 0.0)
     check_option("rest", rest, Rest, or_none=True)
@@ -21,7 +21,7 @@ def check_rest(rest: Rest | None, rest_scale: jax.typing.ArrayLike, scale: jax.t
 def only_rest(
     rest: Rest | None, rest_scale: jax.typing.ArrayLike, scale: jax.typing.ArrayLike
 ) -> optax.GradientTransformation:
-    """Does to whole leaves what `frugal` does outside of subspaces."""
+    """Makes the transformation that updates whole leaves as `frugal` updates what is outside of its subspaces."""
 
     def update(updates, params):
         del params
@@ -31,7 +31,7 @@ def only_rest(
 
 
 def apply_rest(rest: Rest | None, x: jax.Array) -> jax.Array:
-    """Gives the direction of one leaf's rest."""
+    """Returns the direction of one leaf outside of its subspace, from the gradient's part there."""
     if rest is None:
         return jnp.zeros_like(x)
     return jnp.sign(x) if rest == "sign" else x

@@ -1,9 +1,9 @@
-"""GaLore: AdamW in a subspace of each matrix's entries, nothing in the rest.
+"""GaLore: AdamW in a subspace of each matrix's entries, no movement outside it.
 
-Zhao et al., "GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection", 2024, arXiv:2403.03507.
-Algorithm 2; the rule is that of the authors' code (jiaweizzhao/GaLore): epsilon is added before the bias is corrected,
-decay comes after the step, and the moments stay as they are when the subspace changes. `optax.contrib.galore` has the
-subspaces of the other side, the code's `"reverse_std"`.
+Zhao et al., "GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection", 2024, arXiv:2403.03507. Algorithm
+2; the rule is that of the authors' code (jiaweizzhao/GaLore): epsilon is added before the bias correction, the decay is
+applied after the step, and the moments are kept when the subspace changes. `optax.contrib.galore` uses singular vectors
+on the other side of the matrix, the option `"reverse_std"` of the authors' code.
 """
 
 from typing import Any
@@ -39,32 +39,50 @@ def galore_adamw(
     key: Key | None = None,
     mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """AdamW in the subspace of each matrix's largest singular vectors; what is outside of it does not move.
+    """AdamW in the subspace of each matrix's largest singular vectors; the part outside does not move.
 
-    Do not take it where gradients have high rank or noise: `frugal_adamw` moves what this leaves in place.
+    The update rule, where down(g) are the gradient's coordinates in the subspace of its matrix, up is the way back, and
+    t counts the steps from 1::
+
+        c = down(g)
+        m = b1 * m + (1 - b1) * c
+        v = b2 * v + (1 - b2) * c^2
+        d = m / (1 - b1^t) * sqrt(1 - b2^t) / (sqrt(v) + eps)
+        x = (x - lr * scale * up(d)) * (1 - lr * wd)
+
+    Every `update_gap` steps a new subspace is chosen from the gradient; m and v are kept as they are. Leaves that are
+    not projected follow AdamW without `scale`.
+
+    Use it when Adam's state does not fit into memory and gradients have low rank. Avoid it when gradients have high
+    rank or much noise, because the part outside the subspace never reaches the parameters: `frugal_adamw` moves it too.
+    The default projector computes a singular value decomposition of every matrix for each new subspace.
 
     Args:
-        learning_rate: a positive number or a schedule.
-        b1: decay of the first moment, in [0, 1); default 0.9.
-        b2: decay of the second moment, in [0, 1); default 0.999.
-        eps: added to the root of the second moment before its bias is corrected, at least 0; default 1e-6.
-        weight_decay: strength of the decoupled decay, which comes after the step, at least 0; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        projector: chooses the subspaces; default `subspace_projector("svd", rank=128)`.
-        update_gap: number of steps for which subspaces stay, at least 1; default 200.
-        scale: factor on the updates of projected leaves, at least 0; default 0.25.
-        leaves: those that are projected, as in `frugal`. By default those with dimension numbers, and without any
-            numbers those of exactly two axes.
-        weight_dimension_numbers: which axes are inputs and outputs, as in `frugal`.
-        key: an integer or a JAX key, equal on all workers, for a projector that draws.
-        mu_dtype: dtype of the first moment; default the parameters', but at least float32.
+        learning_rate: The learning rate, a positive number or a schedule.
+        b1: Decay rate of the first moment, in [0, 1). Default: 0.9.
+        b2: Decay rate of the second moment, in [0, 1). Default: 0.999.
+        eps: Added to the square root of the second moment, at least 0. Default: 1e-6. It is added before the bias
+            correction.
+        weight_decay: Strength of the decoupled weight decay, at least 0. Default: 0. The decay is applied after the
+            step.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        projector: How the subspaces are chosen, from `subspace_projector`. Default: None,
+            `subspace_projector("svd", rank=128)`.
+        update_gap: Number of steps for which a subspace is kept, at least 1. Default: 200.
+        scale: Factor of the updates of projected leaves, at least 0. Default: 0.25.
+        leaves: Which leaves are projected: see `frugal`. Default: None, the leaves with dimension numbers; without any
+            dimension numbers, the leaves of exactly two axes.
+        weight_dimension_numbers: See `frugal`. Default: None, the layout of Flax's dense layers.
+        key: Seed of the random draws, an integer or a JAX key. Must be equal on all workers. Default: None, for a
+            projector without random draws.
+        mu_dtype: Dtype of the first moment. Default: that of the parameters, but at least float32.
 
     Returns:
-        An optimizer; for an m x n matrix, m at least n, and r singular vectors its state is `2 m r + n r` numbers.
+        An optimizer. For an m x n matrix with m >= n, and r singular vectors, its state is `2 m r + n r` numbers.
 
     Raises:
-        TypeError: from `init`, if parameters are complex.
-        ValueError: if a hyperparameter is out of its range, or a projector that draws has no key.
+        TypeError: From `init`, if parameters are complex.
+        ValueError: If a hyperparameter is outside its range, or if `key` is missing for a projector with random draws.
 
     Example:
         >>> import jax.numpy as jnp
@@ -77,7 +95,7 @@ def galore_adamw(
                [-0., -0.]], dtype=float32)
 
     Reference:
-        Zhao et al., "GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection", 2024, arXiv:2403.03507.
+        arXiv:2403.03507
     """
     refuse_arrays(mask=mask, mu_dtype=mu_dtype)
     direction = frugal_named(
@@ -101,7 +119,7 @@ METHODS = (
         name="galore_adamw",
         factory=galore_adamw,
         kind="optimizer",
-        summary="AdamW in the subspace of each matrix's largest singular vectors, nothing in the rest.",
+        summary="AdamW in the subspace of each matrix's largest singular vectors; the part outside does not move.",
         paper=Paper(
             "GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection", "Zhao et al.", 2024, "2403.03507"
         ),

@@ -3,7 +3,8 @@
 Agarwal et al., "Efficient Full-Matrix Adaptive Regularization", 2018, arXiv:1806.02958; compressed: Modoranu et al.,
 "Error Feedback Can Accurately Compress Preconditioners", 2023, arXiv:2306.06098. Their code adds 1e-6 to the squared
 singular values, so that gradients below 1e-3 are divided by epsilon; here singular values that rounding hides are left
-out instead. And it forgets to decay the window where it projects on it; the paper, and here the default, does.
+out instead. Their code also projects on the window without its decay; the paper, and the default here, use the decayed
+window.
 """
 
 from typing import Any, NamedTuple
@@ -38,8 +39,9 @@ class ScaleByGGTState(NamedTuple):
     """State of `scale_by_ggt`.
 
     Attributes:
-        window: the last gradients and their inner products.
-        momentum: exponential average of the gradients, shaped and sharded like the parameters; None without momentum.
+        window: The last gradients and their inner products.
+        momentum: Exponential average of the gradients, with the shapes and shardings of the parameters; None without
+            momentum.
     """
 
     window: GradientWindow
@@ -56,33 +58,44 @@ def scale_by_ggt(
     undecayed_backprojection: bool = False,
     compressor: Compressor | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Divides gradients by the root of the sum of their outer products over a window: full-matrix AdaGrad or Adam.
+    """Divides gradients by the square root of the sum of their outer products over a window: full-matrix AdaGrad.
 
-    With the window's gradients, each decayed by its age, as the rows of G and the singular value decomposition
-    `G^T = U S V^T`, a gradient (or momentum) v becomes `U (S + eps)^-1 U^T v + (v - U U^T v) / eps`. All leaves are one
-    vector. Do not take it, uncompressed, where `window` gradients do not fit into memory, nor in float32 where their
-    norms differ by more than 1000: the small ones move nothing until the large ones have left the window.
+    The update rule, where all leaves together are one vector, the rows of G are the gradients of the window, each
+    multiplied by b2 to the power of its age, and U, S, V are the singular value decomposition of G^T::
+
+        v = g          (v = b1 * v + (1 - b1) * g with momentum)
+        G^T = U S V^T
+        u = U (S + eps)^-1 U^T v + (v - U U^T v) / eps
+
+    The newest gradient is in the window: without momentum and jitter, the second term of u is zero.
+
+    Use it when a model is small and its gradients are strongly correlated, so that scaling each coordinate by itself is
+    not enough; with `b1` and `b2` below 1 it is a full-matrix Adam. Avoid it, without a compressor, when `window`
+    gradients do not fit into memory. In float32, avoid it when the norms of the gradients in the window differ by more
+    than a factor of 1000, because the small ones have no effect until the large ones have left the window. A `window` x
+    `window` matrix is diagonalized in each step.
 
     Args:
-        window: number of gradients, at least 1; None: 100. Their matrix of inner products is diagonalized in each step.
-        b1: decay of the momentum, in [0, 1); default None for none. Without it a gradient lies in the window's span,
-            and a step has the length of one at most.
-        b2: by how much a gradient is decayed with each step, in [0, 1]; default 1.
-        eps: added to the singular values, positive; default 1e-5. What a momentum has outside the window's span is
-            divided by it alone, so that the learning rate goes with it.
-        jitter: added to the squares of the singular values, at least 0; default 0. Gradients that are small against its
-            root count as outside the window's span. The published code has 1e-6.
-        undecayed_backprojection: takes the window without decay for U, as the published code does. Off by default.
-        compressor: keeps the window in compressed form. The transformation then stands inside `error_feedback` with the
-            same compressor.
+        window: Number of gradients in the window, at least 1. Default: None, which stands for 100.
+        b1: Decay rate of the momentum, in [0, 1). Default: None, without momentum. Then the gradient lies in the span
+            of the window, and an update has a length of at most one.
+        b2: Decay rate of the gradients in the window, in [0, 1]. Default: 1. Each step multiplies them by it.
+        eps: Added to the singular values, above 0. Default: 1e-5. The part of a momentum outside the span of the window
+            is divided by `eps` alone, so that the right learning rate depends on `eps`.
+        jitter: Added to the squares of the singular values, at least 0. Default: 0. Gradients that are small against
+            its square root count as outside the span of the window. The published code uses 1e-6.
+        undecayed_backprojection: Whether U is computed from the window without its decay, as in the published code.
+            Default: False.
+        compressor: Keeps the gradients of the window in compressed form. Default: None, whole gradients. With a
+            compressor, put the transformation inside `error_feedback` with the same compressor.
 
     Returns:
-        A transformation; its state is `window` gradients, or what the compressor makes of them, `window**2` numbers,
-        and the momentum.
+        A transformation. Its state is `window` gradients (or their compressed form), `window**2` numbers, and the
+        momentum.
 
     Raises:
-        TypeError: from `init`, if parameters are complex.
-        ValueError: if a hyperparameter is out of its range.
+        TypeError: From `init`, if parameters are complex; from `update`, if the compressed gradient is missing.
+        ValueError: If a hyperparameter is outside its range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -93,7 +106,7 @@ def scale_by_ggt(
         True
 
     Reference:
-        Agarwal et al., "Efficient Full-Matrix Adaptive Regularization", 2018, arXiv:1806.02958.
+        arXiv:1806.02958
     """
     refuse_arrays(window=window)
     check_count("window", window)
@@ -130,13 +143,13 @@ def scale_by_ggt(
 
 
 class _Spectrum(NamedTuple):
-    """What the inner products say of the decayed window.
+    """Singular values and vectors of the decayed window, from its inner products.
 
     Attributes:
-        decays: by which its rows are decayed.
-        vectors: V, columns of zeros for singular values that rounding hides.
+        decays: Factors by which the rows of the window are decayed.
+        vectors: V, with columns of zeros for singular values that rounding hides.
         values: S, positive.
-        missing: share of the jitter in S^2: by how much U falls short of being orthonormal.
+        missing: Share of the jitter in S^2: how far U is from being orthonormal.
     """
 
     decays: jax.Array
@@ -155,16 +168,20 @@ def _spectrum(window: GradientWindow, b2: jax.typing.ArrayLike, jitter: jax.typi
 
 
 def _weights(spectrum: _Spectrum, products: jax.Array, eps: jax.typing.ArrayLike) -> jax.Array:
-    """Weights whose sum of rows is `U ((S + eps)^-1 - 1 / eps) U^T v`, from the rows' products with v."""
+    """Returns weights of the rows, whose weighted sum is `U ((S + eps)^-1 - 1 / eps) U^T v`.
+
+    The products are those of the rows with v.
+    """
     _, vectors, values, _ = spectrum
     factors = (1 / (values + eps) - 1 / eps) / values  # the first U^T divides by S
     return vectors @ ((factors / values) * (products @ vectors)).astype(products.dtype)
 
 
 def _weights_of_newest(window: GradientWindow, spectrum: _Spectrum, eps: jax.typing.ArrayLike) -> jax.Array:
-    """Weights whose sum of rows is the whole update of the newest gradient.
+    """Returns the weights with which the rows sum to the whole update of the newest gradient.
 
-    As that is a row itself, `U^T g` and g need no products, and `g / eps` no difference that rounding would ruin.
+    That gradient is a row itself, so that `U^T g` and g need no products, and no difference is taken of `g / eps` and a
+    number that is almost equal.
     """
     _, vectors, values, missing = spectrum
     factors = (1 - missing) / (values + eps) + missing / eps
@@ -183,29 +200,34 @@ def ggt(
     *,
     axis_name: AxisName | tuple[str, ...] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """GGT: full-matrix AdaGrad from a window of the last gradients.
+    """Full-matrix AdaGrad from a window of the last gradients.
 
-    Do not take it where `window` gradients do not fit into memory: `sparse_ggt` needs a fiftieth of it. What the
-    published code does otherwise are options of `scale_by_ggt`.
+    The update rule is `x = x - lr * u`, with u from `scale_by_ggt` applied to `g + wd * x`.
+
+    Use it when a model is small and its gradients are strongly correlated, so that scaling each coordinate by itself is
+    not enough. Avoid it when `window` gradients do not fit into memory: `sparse_ggt` needs a fiftieth of that.
+    `scale_by_ggt` has options for what the published code does differently.
 
     Args:
-        learning_rate: a positive number or a schedule. Without momentum it is the length of a step, at most.
-        window: number of gradients, at least 1; None: 100.
-        b1: decay of the momentum, in [0, 1); default None for none. With momentum the learning rate goes with `eps`.
-        b2: by how much a gradient is decayed with each step, in [0, 1]; default 1.
-        eps: added to the singular values, positive; default 1e-5.
-        weight_decay: times the parameters it is added to the gradients, before all else, as in the published code; at
-            least 0; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        axis_name: axis over data-parallel workers, or a tuple of axes, whose gradients were not averaged: they are
-            first.
+        learning_rate: The learning rate, a positive number or a schedule. Without momentum, it is the largest length of
+            a step.
+        window: See `scale_by_ggt`. Default: None, which stands for 100.
+        b1: Decay rate of the momentum, in [0, 1). Default: None, without momentum. With momentum, the right learning
+            rate depends on `eps`.
+        b2: See `scale_by_ggt`. Default: 1.
+        eps: Added to the singular values, above 0. Default: 1e-5.
+        weight_decay: Strength of the L2 penalty, at least 0. Default: 0. It is added to the gradients before everything
+            else, as in the published code.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        axis_name: Name of the axis over workers. A name, or a tuple of names, over which the gradients are averaged
+            first. Default: None, for gradients that are already averaged.
 
     Returns:
-        An optimizer; its state is `window` gradients and `window**2` numbers, and the momentum.
+        An optimizer. Its state is `window` gradients, `window**2` numbers, and the momentum.
 
     Raises:
-        TypeError: from `init`, if parameters are complex.
-        ValueError: if a hyperparameter is out of its range.
+        TypeError: From `init`, if parameters are complex.
+        ValueError: If a hyperparameter is outside its range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -217,7 +239,7 @@ def ggt(
         True
 
     Reference:
-        Agarwal et al., "Efficient Full-Matrix Adaptive Regularization", 2018, arXiv:1806.02958.
+        arXiv:1806.02958
     """
     refuse_arrays(mask=mask)
     scale = scale_by_ggt(window, b1, b2, eps)
@@ -242,7 +264,7 @@ METHODS = (
         name="ggt",
         factory=ggt,
         kind="optimizer",
-        summary="AdaGrad with a full matrix from a window of the last gradients.",
+        summary="Full-matrix AdaGrad from a window of the last gradients.",
         paper=Paper("Efficient Full-Matrix Adaptive Regularization", "Agarwal et al.", 2018, "1806.02958"),
         also_known_as=("full-matrix adaptive regularization", "full-matrix AdaGrad"),
         parts=(scale_by_ggt,),

@@ -16,14 +16,14 @@ from optkit.core.workers import collectives
 
 
 class GradientWindow(NamedTuple):
-    """The last gradients; those before the first are zero.
+    """The last gradients; the rows before the first gradient are zero.
 
     Attributes:
-        oldest: the row that the next gradient overwrites, equal on all workers.
-        rows: the gradients along a new leading axis, the oldest overwritten first: trees like the parameters, sharded
-            like them along the other axes and in float32 at least; or, compressed, replicated, what the compressor
-            makes of them.
-        gram: their inner products, in float32 at least.
+        oldest: The row that the next gradient overwrites, equal on all workers.
+        rows: The gradients along a new leading axis. Without a compressor, trees like the parameters, at least in
+            float32 and sharded like the parameters along the other axes. With a compressor, what it makes of the
+            gradients, replicated.
+        gram: Inner products of the gradients, at least in float32.
     """
 
     oldest: jax.Array
@@ -40,9 +40,9 @@ def empty_window(params: Any, size: int, compressor: Compressor | None) -> Gradi
     """Makes a window of zeros.
 
     Args:
-        params: the parameters.
-        size: number of gradients in it.
-        compressor: of its gradients; None to keep them whole.
+        params: The parameters.
+        size: Number of gradients in the window.
+        compressor: Compressor of the gradients; None keeps them whole.
 
     Returns:
         The window.
@@ -58,7 +58,7 @@ def empty_window(params: Any, size: int, compressor: Compressor | None) -> Gradi
 
 
 def ages(window: GradientWindow) -> jax.Array:
-    """Says for each row how many steps ago its gradient came: 0 for the newest."""
+    """Returns the number of steps since each row's gradient came: 0 for the newest."""
     size = len(window.gram)
     return jnp.mod(window.oldest - 1 - jnp.arange(size), size)
 
@@ -66,20 +66,20 @@ def ages(window: GradientWindow) -> jax.Array:
 def push(
     window: GradientWindow, gradient: Any, compressed: Any, compressor: Compressor | None, method: str
 ) -> GradientWindow:
-    """Overwrites the oldest gradient, and one row and column of the inner products.
+    """Overwrites the oldest gradient, and its row and column of inner products.
 
     Args:
-        window: the window.
-        gradient: the new one.
-        compressed: its compressed form; None if there is none.
-        compressor: as in `empty_window`.
-        method: the public name of the transformation.
+        window: The window.
+        gradient: The new gradient.
+        compressed: Its compressed form; None if there is none.
+        compressor: See `empty_window`.
+        method: Public name of the transformation, for messages.
 
     Returns:
         The next window.
 
     Raises:
-        TypeError: if the compressed form is needed and missing.
+        TypeError: If the compressed form is needed and missing.
     """
     if compressor is None:
         row = gradient
@@ -96,12 +96,12 @@ def push(
 
 
 def unless_bad(weights: jax.Array, window: GradientWindow) -> jax.Array:
-    """Gives weights of the rows, NaN as long as a gradient in the window is not finite, or too large for its square."""
+    """Returns the weights, or NaN while a gradient in the window is not finite or its squared norm overflows."""
     return jnp.where(jnp.all(jnp.isfinite(window.gram)), weights, jnp.nan)
 
 
 def inner_products(window: GradientWindow, tree: Any, compressor: Compressor | None) -> jax.Array:
-    """Gives the inner product of a tree with each row, in float32 at least."""
+    """Returns the inner product of a tree with each row, at least in float32."""
     if compressor is not None:
         return compressor.inner_products(window.rows, tree).astype(window.gram.dtype)
 
@@ -114,7 +114,7 @@ def inner_products(window: GradientWindow, tree: Any, compressor: Compressor | N
 
 
 def combine(weights: jax.Array, window: GradientWindow, like: Any, compressor: Compressor | None) -> Any:
-    """Gives the sum of all rows, each times a weight, shaped and sharded like a tree and in its dtypes."""
+    """Returns the sum of all rows, each times a weight, with the shapes, shardings and dtypes of a tree."""
     if compressor is not None:
         # Weights of NaN also show where no row has an entry.
         shown = jnp.where(jnp.any(jnp.isnan(weights)), jnp.nan, 0.0)

@@ -1,4 +1,4 @@
-"""How MicroAdam keeps what its window leaves out: in few bits, or whole."""
+"""The two forms in which MicroAdam keeps what its window leaves out: in few bits, or whole."""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -16,23 +16,24 @@ Bits = Literal[1, 2, 4, 8, "whole"]
 
 
 class Unquantized(NamedTuple):
-    """Errors as they are.
+    """Errors without quantization.
 
     Attributes:
-        errors: shaped like the parameters, on explicit mesh axes also sharded like them; in float32 at least.
+        errors: The errors, at least in float32, with the shapes of the parameters and, on explicit mesh axes, their
+            shardings.
     """
 
     errors: Any
 
 
 class ErrorCodec(NamedTuple):
-    """How flattened errors are kept.
+    """Functions that encode and decode flattened errors.
 
     Attributes:
-        kind: the type of what is kept, `Quantized` or `Unquantized`.
-        zeros: gives what is kept of a parameter without an error.
-        encode: gives what is kept, from an error and its gradient.
-        decode: gives the flattened error, from what is kept and a flattened gradient.
+        kind: Type of the encoded error, `Quantized` or `Unquantized`.
+        zeros: Returns the encoded error of a parameter whose error is zero.
+        encode: Returns the encoded error, from an error and its gradient.
+        decode: Returns the flattened error, from an encoded error and a flattened gradient.
     """
 
     kind: Any
@@ -42,18 +43,18 @@ class ErrorCodec(NamedTuple):
 
 
 def error_codec(bits: Bits, block_size: int, dtype: DTypeLike | None) -> ErrorCodec:
-    """Makes the way in which errors are kept.
+    """Makes the functions that encode and decode errors.
 
     Args:
-        bits: as in `scale_by_micro_adam`.
-        block_size: number of neighbours whose errors share a range.
-        dtype: of the ranges.
+        bits: See `scale_by_micro_adam`.
+        block_size: Number of neighbouring entries whose errors share a range.
+        dtype: Dtype of the ranges.
 
     Returns:
         The codec.
 
     Raises:
-        ValueError: if `bits` is none of its options.
+        ValueError: If `bits` is none of its options.
     """
     check_option("bits", bits, Bits)
     if bits == "whole":

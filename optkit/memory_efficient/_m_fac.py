@@ -3,9 +3,10 @@
 Frantar, Kurtic, Alistarh, "M-FAC: Efficient Matrix-Free Approximations of Second-Order Information", 2021,
 arXiv:2107.03356; compressed: Modoranu et al., "Error Feedback Can Accurately Compress Preconditioners", 2023,
 arXiv:2306.06098. Their code solves by recursions over the window; here one linear system of the window's size gives the
-same. Since the newest gradient is in the window, nothing is divided by the damping, which loses all digits in float32.
-The code's weight decay does not depend on the learning rate (here it does, as in Optax), or is added to the gradient
-behind the inner products: that is `optax.add_decayed_weights(weight_decay / damping)` behind `scale_by_m_fac`.
+same result. Because the newest gradient is in the window, nothing is divided by the damping, a division that would lose
+all digits in float32. The weight decay of their code does not depend on the learning rate (here it does, as in Optax),
+or is added to the gradient after the inner products: for the latter, put
+`optax.add_decayed_weights(weight_decay / damping)` after `scale_by_m_fac`.
 """
 
 import math
@@ -45,7 +46,7 @@ class ScaleByMFacState(NamedTuple):
     """State of `scale_by_m_fac`.
 
     Attributes:
-        window: the last gradients and their inner products.
+        window: The last gradients and their inner products.
     """
 
     window: GradientWindow
@@ -56,24 +57,30 @@ def scale_by_m_fac(
 ) -> optax.GradientTransformationExtraArgs:
     """Multiplies gradients by the inverse of their damped second moment over a window: a natural gradient.
 
-    With the window's gradients as the rows of G, the update u solves `(damping I + G^T G / window) u = g`. All leaves
-    are one vector. The average is over the whole window also while it fills, so that the first updates are large. Do
-    not take it, uncompressed, where `window` gradients do not fit into memory.
+    The update rule, where all leaves together are one vector, and the rows of G are the gradients of the window, with
+    the newest among them::
+
+        u = (damping * I + G^T G / window)^-1 g
+
+    Use it when a model is small enough that a window of gradients fits into memory, and its gradients are strongly
+    correlated. Avoid it, without a compressor, when `window` gradients do not fit. The average divides by the whole
+    window also while the window is filling, so that the first updates are large: warm the learning rate up. A linear
+    system with `window` unknowns is solved in each step.
 
     Args:
-        window: number of gradients m, at least 1; None: 1024.
-        damping: added to the second moment, positive; default 1e-5. In float32 a gradient is damped by at least
-            `1e-6 sqrt(window)` of its own square norm, in float64 by `2e-15 sqrt(window)`: less cannot be resolved.
-        compressor: keeps the window in compressed form. The transformation then stands inside `error_feedback` with the
-            same compressor.
+        window: Number of gradients in the window, at least 1. Default: None, which stands for 1024.
+        damping: Added to the second moment, above 0. Default: 1e-5. In float32 a gradient is damped by at least
+            `1e-6 sqrt(window)` times its own squared norm, in float64 by at least `2e-15 sqrt(window)` times, because
+            rounding hides less.
+        compressor: Keeps the gradients of the window in compressed form. Default: None, whole gradients. With a
+            compressor, put the transformation inside `error_feedback` with the same compressor.
 
     Returns:
-        A transformation; its state is `window` gradients, or what the compressor makes of them, and `window**2`
-        numbers.
+        A transformation. Its state is `window` gradients (or their compressed form), and `window**2` numbers.
 
     Raises:
-        TypeError: from `init`, if parameters are complex.
-        ValueError: if a hyperparameter is out of its range.
+        TypeError: From `init`, if parameters are complex; from `update`, if the compressed gradient is missing.
+        ValueError: If a hyperparameter is outside its range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -84,8 +91,7 @@ def scale_by_m_fac(
         True
 
     Reference:
-        Frantar, Kurtic, Alistarh, "M-FAC: Efficient Matrix-Free Approximations of Second-Order Information", 2021,
-        arXiv:2107.03356.
+        arXiv:2107.03356
     """
     refuse_arrays(window=window)
     check_count("window", window)
@@ -105,9 +111,9 @@ def scale_by_m_fac(
 
 
 def _column_of_inverse(window: GradientWindow, damping: jax.typing.ArrayLike) -> jax.Array:
-    """The newest gradient's column of `(m damping I + G G^T)^-1`.
+    """Returns the column of `(m damping I + G G^T)^-1` that belongs to the newest gradient.
 
-    With it as weights the rows sum to `(damping I + G^T G / m)^-1 g / m`, since g is a row of G.
+    With it as weights, the rows sum to `(damping I + G^T G / m)^-1 g / m`, because g is a row of G.
     """
     size, norms = len(window.gram), jnp.diagonal(window.gram)
     least = _RESOLUTION * math.sqrt(size) * jnp.finfo(window.gram.dtype).eps * norms
@@ -125,27 +131,34 @@ def m_fac(
     *,
     axis_name: AxisName | tuple[str, ...] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """M-FAC: natural gradients from a window of the last gradients.
+    """Natural gradients from a window of the last gradients.
 
-    Do not take it where `window` gradients do not fit into memory: `sparse_m_fac` needs a fiftieth of it.
+    The update rule, with u from `scale_by_m_fac`::
+
+        m = momentum * m + u          (m = u if momentum is None)
+        x = x - lr * (m + wd * x)
+
+    Use it when a model is small enough that a window of gradients fits into memory, and its gradients are strongly
+    correlated. Avoid it when `window` gradients do not fit: `sparse_m_fac` needs a fiftieth of that. The first updates
+    are large, because the average divides by the whole window while it is filling: warm the learning rate up.
 
     Args:
-        learning_rate: a positive number or a schedule.
-        window: number of gradients, at least 1; None: 1024.
-        damping: added to their second moment, positive; default 1e-5. See `scale_by_m_fac`.
-        momentum: decay of the sum of the updates, in [0, 1]; default None for no momentum.
-        weight_decay: strength of the decoupled decay, at least 0; default 0. The authors' is this times the learning
-            rate.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        axis_name: axis over data-parallel workers, or a tuple of axes, whose gradients were not averaged: they are
-            first.
+        learning_rate: The learning rate, a positive number or a schedule.
+        window: See `scale_by_m_fac`. Default: None, which stands for 1024.
+        damping: See `scale_by_m_fac`. Default: 1e-5.
+        momentum: Decay rate of the sum of the updates, in [0, 1]. Default: None, without momentum.
+        weight_decay: Strength of the decoupled weight decay, at least 0. Default: 0. The authors' strength is this one
+            times the learning rate.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        axis_name: Name of the axis over workers. A name, or a tuple of names, over which the gradients are averaged
+            first. Default: None, for gradients that are already averaged.
 
     Returns:
-        An optimizer; its state is `window` gradients and `window**2` numbers, and the momentum.
+        An optimizer. Its state is `window` gradients, `window**2` numbers, and the momentum.
 
     Raises:
-        TypeError: from `init`, if parameters are complex.
-        ValueError: if a hyperparameter is out of its range.
+        TypeError: From `init`, if parameters are complex.
+        ValueError: If a hyperparameter is outside its range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -157,8 +170,7 @@ def m_fac(
         (4, 2)
 
     Reference:
-        Frantar, Kurtic, Alistarh, "M-FAC: Efficient Matrix-Free Approximations of Second-Order Information", 2021,
-        arXiv:2107.03356.
+        arXiv:2107.03356
     """
     refuse_arrays(mask=mask)
     scale = scale_by_m_fac(window, damping)

@@ -1,4 +1,4 @@
-"""How these methods see leaves as matrices: rows are a layer's outputs and columns its inputs, as in the papers."""
+"""How this family sees leaves as matrices: rows are a layer's outputs and columns its inputs, as in the papers."""
 
 from typing import Any
 
@@ -11,21 +11,21 @@ from optkit.core.trees import resolve
 
 
 def chosen_leaves(method: str, name: str, choice: Any | None, tree: Any, weight_dimension_numbers: Any | None) -> Any:
-    """Says which leaves a method treats as matrices, or has chosen in place of these.
+    """Returns which leaves a method treats as matrices.
 
     Args:
-        method: the public name of the method, for messages.
-        name: that of its argument `choice`, for messages.
-        choice: tree of booleans, a prefix of `tree`, or a function that makes it from `tree`. None stands for the
-            leaves that have dimension numbers, and without any numbers for those of exactly two axes.
-        tree: the whole tree of parameters, or of gradients.
-        weight_dimension_numbers: as in `leaf_views`.
+        method: Public name of the method, for messages.
+        name: Name of its argument `choice`, for messages.
+        choice: A tree of booleans, a prefix of `tree`, or a function that makes it from `tree`. None stands for the
+            leaves that have dimension numbers; without any dimension numbers, for the leaves of exactly two axes.
+        tree: The whole tree of parameters or gradients.
+        weight_dimension_numbers: See `leaf_views`.
 
     Returns:
         A tree of booleans.
 
     Raises:
-        ValueError: if no leaf is chosen although one has two axes or more; or if, without a choice, a leaf of two axes
+        ValueError: If no leaf is chosen although one has two axes or more; or if, without a choice, a leaf of two axes
             or more is called `bias` or `scale`.
 
     Example:
@@ -39,21 +39,22 @@ def chosen_leaves(method: str, name: str, choice: Any | None, tree: Any, weight_
     chosen = resolve(name, choice, tree)
     with_matrices = [leaf_name(path) for path, x in jax.tree.leaves_with_path(tree) if x.ndim > 1 and x.size]
     if with_matrices and not any(jax.tree.leaves(chosen)):
-        raise ValueError(f"{method}: {name} has no leaf, although {with_matrices[0]!r} has two axes or more")
+        raise ValueError(f"{method}: {name} chooses no leaf, although {with_matrices[0]!r} has two axes or more")
     return chosen
 
 
 def leaf_views(tree: Any, weight_dimension_numbers: Any | None = None) -> Any:
-    """Says how each leaf is seen as matrices.
+    """Returns how each leaf is seen as matrices.
 
     Args:
-        tree: arrays.
-        weight_dimension_numbers: tree of `optax.contrib.MuonDimensionNumbers`, a prefix of `tree`, or a function that
-            makes it from `tree`; or one for all leaves of two axes or more. Where there are none, the last axis is over
-            outputs, the one before over inputs, as in kernels of Flax's dense layers, and all others count matrices.
+        tree: Arrays.
+        weight_dimension_numbers: Which axes of each matrix are inputs and which are outputs, as in
+            `optax.contrib.muon`. A tree of `optax.contrib.MuonDimensionNumbers`, a prefix of `tree`, or a function that
+            makes it from `tree`, or one for all leaves of two axes or more. None stands for the layout of Flax's dense
+            layers: the last axis is over outputs, the one before it over inputs, and all others count matrices.
 
     Returns:
-        A tree of `MatrixView`, None where a leaf has less than two axes or no entries.
+        A tree of `MatrixView`, with None for a leaf that has fewer than two axes or no entries.
 
     Example:
         >>> import jax.numpy as jnp
@@ -71,21 +72,22 @@ def leaf_views(tree: Any, weight_dimension_numbers: Any | None = None) -> Any:
 
 
 def matrix_shape(view: MatrixView) -> tuple[int, ...]:
-    """Gives the shape of the matrices that a leaf is seen as: axes over separate matrices, rows, columns."""
+    """Returns the shape in which a leaf is seen as matrices: axes over separate matrices, then rows, then columns."""
     return *(view.shape[axis] for axis in view.batch), view.row_count, view.column_count
 
 
 def on_matrices(
     inner: optax.GradientTransformationExtraArgs, weight_dimension_numbers: Any | None
 ) -> optax.GradientTransformationExtraArgs:
-    """Gives a transformation matrices in place of leaves, and leaves in place of its matrices.
+    """Runs a transformation on the matrices of the leaves instead of on the leaves.
 
     Args:
-        inner: sees the trees with matrices of rows and columns, behind the axes over separate matrices.
-        weight_dimension_numbers: as in `leaf_views`; every leaf must be seen as matrices.
+        inner: The transformation. It sees trees whose leaves have rows and columns as their last axes, after the axes
+            over separate matrices.
+        weight_dimension_numbers: See `leaf_views`. Every leaf must be seen as matrices.
 
     Returns:
-        A transformation with the state of `inner`.
+        A transformation with the state of `inner`. Its updates have the shapes of the leaves.
     """
 
     def matrices(tree):

@@ -1,9 +1,9 @@
-"""MicroAdam: Adam on the largest entries of the last gradients; what they leave out is kept in four bits and fed back.
+"""MicroAdam: Adam on the largest entries of the last gradients, with error feedback in four bits for the rest.
 
 Modoranu et al., "MicroAdam: Accurate Adaptive Optimization with Low Space Overhead and Provable Convergence", 2024,
 arXiv:2405.15593. The rule is that of the authors' code (IST-DASLab/ISTA-DASLab-Optimizers), for gradients of any dtype.
-Where theirs divides by zero, for a block of equal errors, these are kept exactly; and what the dtype of the window
-rounds off stays in the error, where theirs has gradients of that dtype.
+Where their code divides by zero, for a block of equal errors, these errors are kept exactly. What the dtype of the
+window rounds off stays in the error here; the authors' gradients have that dtype themselves.
 """
 
 from collections.abc import Callable
@@ -30,15 +30,16 @@ __all__ = ["micro_adam", "scale_by_micro_adam"]
 
 
 class ScaleByMicroAdamState(NamedTuple):
-    """State of `scale_by_micro_adam`: equal on all workers, and replicated over mesh axes where not said otherwise.
+    """State of `scale_by_micro_adam`: equal on all workers, and replicated over mesh axes unless stated otherwise.
 
     Attributes:
-        count: number of updates so far.
-        places: of the entries in the window, for each parameter a row for each of the last gradients: counted from the
-            start of their block, as integers of 16 bits where blocks have at most 32,768 entries, otherwise of 32.
-        values: of these entries, in `state_dtype`.
-        error: what has not reached the window so far: a `Quantized` of three trees, or `Unquantized` if `bits` is
-            `"whole"`.
+        count: Number of updates so far.
+        places: Places of the entries in the window: for each parameter, one row for each of the last gradients. They
+            are counted from the start of their block, as integers of 16 bits if blocks have at most 32,768 entries,
+            otherwise of 32 bits.
+        values: Values of these entries, in `state_dtype`.
+        error: What has not reached the window so far: a `Quantized` of three trees, or an `Unquantized` if `bits` is
+            "whole".
     """
 
     count: jax.typing.ArrayLike
@@ -51,8 +52,8 @@ class MicroAdamWithResidualState(NamedTuple):
     """State of `micro_adam` with `add_residual`.
 
     Attributes:
-        micro_adam: state of the moments and errors.
-        behind: state of decay and learning rate.
+        micro_adam: State of the moments and errors.
+        behind: State of weight decay and learning rate.
     """
 
     micro_adam: Any
@@ -60,14 +61,14 @@ class MicroAdamWithResidualState(NamedTuple):
 
 
 class _Rule(NamedTuple):
-    """Initialises all leaves; makes of updates and state directions, residuals and the next state."""
+    """`init` makes the state; `step` returns directions, residuals and the next state, from updates and state."""
 
     init: optax.TransformInitFn
     step: Callable[[Any, Any], tuple[Any, Any, ScaleByMicroAdamState]]
 
 
 class _Step(NamedTuple):
-    """What an update makes of one leaf; the residual is what quantization takes from the error."""
+    """Results of an update for one leaf; the residual is what quantization removes from the error."""
 
     direction: Any
     residual: Any
@@ -77,7 +78,7 @@ class _Step(NamedTuple):
 
 
 def _moments_of_window(places: jax.Array, values: jax.Array, weights: Any, size: int) -> tuple[jax.Array, jax.Array]:
-    """Sums values and squares of values at their places, those of each row with its two weights."""
+    """Sums values and squared values at their places, each row with its two weights."""
 
     # Row after row, since no place is twice in a row: sums then do not depend on the order of parallel threads.
     def add_row(moments, row):
@@ -89,7 +90,7 @@ def _moments_of_window(places: jax.Array, values: jax.Array, weights: Any, size:
 
 
 def _each(kind: Any, tree: Any, like: Any) -> Any:
-    """Makes of a tree like another one, with a tuple for each leaf, a tuple of trees."""
+    """Turns a tree with a tuple at each leaf of `like` into a tuple of trees."""
     return kind(*(jax.tree.map(lambda _, parts, i=i: parts[i], like, tree) for i in range(len(kind._fields))))
 
 
@@ -105,7 +106,7 @@ def _rule(
     quantization_block_size: int | None,
     state_dtype: DTypeLike | None,
 ) -> _Rule:
-    """Makes the rule of `scale_by_micro_adam`, from its arguments."""
+    """Makes the rule of `scale_by_micro_adam` from its arguments."""
     refuse_arrays(
         window=window,
         density=density,
@@ -157,7 +158,7 @@ def _rule(
         whole = places_in_whole(all_places, flat.size, block_size, density)
         mu, nu = _moments_of_window(whole, all_values.astype(flat.dtype), weights, flat.size)  # lines 10 and 11
         direction = mu / (jnp.sqrt(nu) + eps)  # line 12
-        # What is not finite stays in the errors, and would hold up all but the largest entries without showing.
+        # Errors that are not finite stay, and would block all but the largest entries without a sign of it.
         direction = jnp.where(jnp.all(jnp.isfinite(all_values)), direction, jnp.nan)
 
         error = codec.decode(kept, flat)
@@ -192,7 +193,7 @@ def _only_direction(rule: _Rule) -> optax.GradientTransformation:
 
 
 def _with_residual(rule: _Rule, behind: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Makes an optimizer that adds the residual behind the learning rate, not multiplied with it."""
+    """Makes an optimizer that subtracts the residual after the learning rate, so that it is not multiplied by it."""
 
     def init_fn(params):
         return MicroAdamWithResidualState(micro_adam=rule.init(params), behind=behind.init(params))
@@ -218,44 +219,53 @@ def scale_by_micro_adam(
     quantization_block_size: int | None = None,
     state_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Rescales like Adam by moments of the largest entries of the last gradients, and feeds back the rest.
+    """Rescales like Adam by the largest entries of the last gradients, with error feedback for the other entries.
 
-    Each gradient, added to what earlier ones have left out, puts its largest entries into a window, whose moments are
-    taken; the rest is kept in 4 bits a parameter until it is large enough. Only parameters in the window move.
+    The update rule, where top_k keeps the `density` largest entries of each block, Q quantizes to 4 bits, e is the
+    error that is fed back, W_i is what the gradient of i steps ago put into the window, and t counts the steps from 1::
 
-    Bias is corrected as if the window reached back to the first step. After many more steps than that, an entry that is
-    in all of the window and does not change gets `(1 - b1**window) / sqrt(1 - b2**window)` in place of Adam's 1, 6.5
-    with the defaults. So the learning rate must be lower than Adam's.
+        a = g + e
+        W_0 = top_k(a)
+        e = Q(a - W_0)
+        m = (1 - b1) / (1 - b1^t) * sum_i b1^i * W_i
+        v = (1 - b2) / (1 - b2^t) * sum_i b2^i * W_i^2
+        u = m / (sqrt(v) + eps)
 
-    Do not take it where the state of Adam fits into memory, nor for parameters that are sharded over 8 devices or more:
-    it gathers them flattened, and its own state is not sharded. After a NaN in a parameter's gradient all its updates
-    are NaN: put `optax.apply_if_finite` around the optimizer where gradients may have any.
+    The bias is corrected as if the window reached back to the first step. Long after the window is full, an entry that
+    is in the whole window and does not change gets `(1 - b1**window) / sqrt(1 - b2**window)` instead of Adam's 1, which
+    is 6.5 with the defaults. So the learning rate must be lower than Adam's. Only parameters with an entry in the
+    window move, unless `alpha` is positive.
+
+    Use it when Adam's state does not fit into memory: with the defaults its state is 0.9 bytes per parameter. Avoid it
+    when Adam's state fits, or when parameters are sharded over 8 devices or more, because it gathers flattened
+    gradients and its own state is not sharded. After a NaN in the gradient of a parameter, all updates of that
+    parameter are NaN: put `optax.apply_if_finite` around the optimizer if gradients can contain NaN.
 
     Args:
-        window: number of gradients in the window, at least 1; None: 10.
-        density: share of the entries of each block that a gradient puts into the window, in (0, 1], their number
-            rounded up; None: 0.01.
-        b1: decay of the first moment, in [0, 1); default 0.9.
-        b2: decay of the second moment, in [0, 1); default 0.999.
-        eps: added to the root of the second moment, more than 0; default 1e-8.
-        alpha: share of the error that joins the step instead of staying, in [0, 1); None: 0. The authors pre-train
-            with 0.1: all parameters then move.
-        block_size: number of neighbours in the flattened parameter of which the largest are taken, at least 1; None:
-            16,384. The authors take as many as fit into a GPU's shared memory, 10,000 to 20,000. A smaller parameter is
-            one block.
-        bits: of an error, 1, 2, 4 or 8; None: 4. `"whole"` keeps errors as they are, which shows what quantization
-            costs.
-        quantization_block_size: number of neighbours whose errors share a range, at least 1; None: 100,000. The
-            authors also take 32 and 64.
-        state_dtype: dtype of the window's values and of the ranges of errors; None: bfloat16.
+        window: Number of gradients in the window, at least 1. Default: None, which stands for 10.
+        density: Share of each block's entries that a gradient puts into the window, in (0, 1]. Default: None, which
+            stands for 0.01. The number is rounded up.
+        b1: Decay rate of the first moment, in [0, 1). Default: 0.9.
+        b2: Decay rate of the second moment, in [0, 1). Default: 0.999.
+        eps: Added to the square root of the second moment, above 0. Default: 1e-8.
+        alpha: Share of the error that is added to the update instead of being kept, in [0, 1). Default: None, which
+            stands for 0. The authors pre-train with 0.1; then all parameters move.
+        block_size: Number of neighbouring entries of the flattened parameter in a block, at least 1. Default: None,
+            which stands for 16,384. The authors take as many as fit into a GPU's shared memory, 10,000 to 20,000. A
+            smaller parameter is one block.
+        bits: Number of bits of an error: 1, 2, 4, 8 or "whole". Default: None, which stands for 4. "whole" keeps errors
+            without quantization, which shows what quantization costs.
+        quantization_block_size: Number of neighbouring entries whose errors share a range, at least 1. Default: None,
+            which stands for 100,000. The authors also use 32 and 64.
+        state_dtype: Dtype of the window's values and of the ranges of errors. Default: None, which stands for bfloat16.
 
     Returns:
-        A transformation; its state has `bits / 8 + 4 * window * density + 4 / quantization_block_size` bytes a
-        parameter, with the defaults 0.9.
+        A transformation. Its state is `bits / 8 + 4 * window * density + 4 / quantization_block_size` bytes per
+        parameter, which is 0.9 with the defaults.
 
     Raises:
-        TypeError: from `init`, if parameters are complex.
-        ValueError: if a hyperparameter is out of its range.
+        TypeError: From `init`, if parameters are complex.
+        ValueError: If a hyperparameter is outside its range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -270,8 +280,7 @@ def scale_by_micro_adam(
         True
 
     Reference:
-        Modoranu et al., "MicroAdam: Accurate Adaptive Optimization with Low Space Overhead and Provable Convergence",
-        2024, arXiv:2405.15593.
+        arXiv:2405.15593
     """
     rule = _rule(window, density, b1, b2, eps, alpha, block_size, bits, quantization_block_size, state_dtype)
     return only_real("scale_by_micro_adam", _only_direction(rule))
@@ -294,40 +303,43 @@ def micro_adam(
     quantization_block_size: int | None = None,
     state_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """AdamW on the largest entries of the last gradients: less than one byte of state a parameter.
+    """AdamW on the largest entries of the last gradients, with less than one byte of state per parameter.
 
-    An entry that is in all of the window and does not change comes to move by 6.5 learning rates with the defaults, as
-    `scale_by_micro_adam` says. So the learning rate must be lower than Adam's.
+    The update rule is `x = x - lr * (u + wd * x)`, with u from `scale_by_micro_adam`.
 
-    Do not take it where the state of Adam fits into memory, nor for parameters that are sharded over 8 devices or more:
-    it gathers them flattened, and its own state is not sharded. After a NaN in a parameter's gradient all its updates
-    are NaN: put `optax.apply_if_finite` around it where gradients may have any.
+    Use it when Adam's state does not fit into memory: with the defaults its state is 0.9 bytes per parameter, where
+    Adam's is 8. Avoid it when Adam's state fits, or when parameters are sharded over 8 devices or more, because it
+    gathers flattened gradients and its own state is not sharded. The learning rate must be lower than Adam's: with the
+    defaults, an entry that is in the whole window and does not change moves by up to 6.5 learning rates (see
+    `scale_by_micro_adam`). After a NaN in the gradient of a parameter, all updates of that parameter are NaN: put
+    `optax.apply_if_finite` around the optimizer if gradients can contain NaN.
 
     Args:
-        learning_rate: a positive number or a schedule; the authors fine-tune language models with 1e-5 to 1e-4.
-        window: number of gradients in the window, at least 1; None: 10.
-        density: share of each gradient's entries in the window, in (0, 1], as in `scale_by_micro_adam`; None: 0.01.
-        b1: decay of the first moment, in [0, 1); default 0.9.
-        b2: decay of the second moment, in [0, 1); default 0.999.
-        eps: added to the root of the second moment, more than 0; default 1e-8.
-        weight_decay: strength of the decoupled decay, at least 0; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        alpha: share of the error that joins the step, in [0, 1), as in `scale_by_micro_adam`; None: 0.
-        add_residual: whether parameters move at once, without the learning rate, by what quantization takes from the
-            errors, the authors' `alpha=-2`. Off by default: it is gradient descent at rate 1 on that part, and diverges
-            where gradients are not far smaller than parameters.
-        block_size: number of neighbours of which the largest are taken, as in `scale_by_micro_adam`; None: 16,384.
-        bits: of an error, 1, 2, 4, 8 or `"whole"`, as in `scale_by_micro_adam`; None: 4.
-        quantization_block_size: number of neighbours whose errors share a range, at least 1; None: 100,000.
-        state_dtype: dtype of the window's values and of the ranges of errors; None: bfloat16.
+        learning_rate: The learning rate, a positive number or a schedule. The authors fine-tune language models with
+            1e-5 to 1e-4.
+        window: See `scale_by_micro_adam`. Default: None, which stands for 10.
+        density: See `scale_by_micro_adam`. Default: None, which stands for 0.01.
+        b1: Decay rate of the first moment, in [0, 1). Default: 0.9.
+        b2: Decay rate of the second moment, in [0, 1). Default: 0.999.
+        eps: Added to the square root of the second moment, above 0. Default: 1e-8.
+        weight_decay: Strength of the decoupled weight decay, at least 0. Default: 0.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        alpha: See `scale_by_micro_adam`. Default: None, which stands for 0.
+        add_residual: Whether the part of the errors that quantization removes is subtracted from the parameters at
+            once, without the learning rate; the authors' `alpha=-2`. Default: False. It is gradient descent at rate 1
+            on that part, and diverges unless gradients are far smaller than parameters.
+        block_size: See `scale_by_micro_adam`. Default: None, which stands for 16,384.
+        bits: See `scale_by_micro_adam`. Default: None, which stands for 4.
+        quantization_block_size: See `scale_by_micro_adam`. Default: None, which stands for 100,000.
+        state_dtype: See `scale_by_micro_adam`. Default: None, which stands for bfloat16.
 
     Returns:
-        An optimizer; its state has `bits / 8 + 4 * window * density + 4 / quantization_block_size` bytes a parameter,
-        with the defaults 0.9, where Adam's has 8.
+        An optimizer. Its state is `bits / 8 + 4 * window * density + 4 / quantization_block_size` bytes per parameter,
+        which is 0.9 with the defaults.
 
     Raises:
-        TypeError: from `init`, if parameters are complex.
-        ValueError: if a hyperparameter is out of its range.
+        TypeError: From `init`, if parameters are complex.
+        ValueError: If a hyperparameter is outside its range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -337,8 +349,7 @@ def micro_adam(
         900444
 
     Reference:
-        Modoranu et al., "MicroAdam: Accurate Adaptive Optimization with Low Space Overhead and Provable Convergence",
-        2024, arXiv:2405.15593.
+        arXiv:2405.15593
     """
     refuse_arrays(mask=mask)
     rule = _rule(window, density, b1, b2, eps, alpha, block_size, bits, quantization_block_size, state_dtype)
@@ -353,7 +364,7 @@ METHODS = (
         name="micro_adam",
         factory=micro_adam,
         kind="optimizer",
-        summary="Adam on the largest entries of the last 10 gradients, with the rest fed back from 4 bits a parameter.",
+        summary="Adam on the largest entries of the last 10 gradients, with error feedback in 4 bits for the rest.",
         paper=Paper(
             "MicroAdam: Accurate Adaptive Optimization with Low Space Overhead and Provable Convergence",
             "Modoranu et al.",

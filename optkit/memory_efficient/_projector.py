@@ -1,8 +1,8 @@
-"""Subspaces of a matrix's entries: how they are chosen, and the ways down into them and up again.
+"""Subspaces of a matrix's entries: how they are chosen, and the maps to coordinates in them and back.
 
 Shared by subspace momentum (Nguyen, Nguyen, 2024, arXiv:2411.07120), FRUGAL (Zmushko et al., 2024, arXiv:2411.07837)
-and GaLore (Zhao et al., 2024, arXiv:2403.03507). Matrices have axes over separate matrices, if there are any, before
-their rows and columns.
+and GaLore (Zhao et al., 2024, arXiv:2403.03507). Axes that count matrices, if there are any, come before the rows and
+columns.
 """
 
 from collections.abc import Callable
@@ -21,20 +21,22 @@ Find = Callable[[Any, Any, jax.Array, Any], Any]
 
 
 class Projector(NamedTuple):
-    """A way to choose subspaces, as functions.
+    """A way to choose subspaces, as a tuple of functions.
 
     Attributes:
-        is_empty: says of a matrix's shape whether its subspace has no dimension.
-        is_whole: says of a matrix's shape whether its subspace is the whole space.
-        start: gives a matrix's projection before the first gradient.
-        find: gives a tree of new projections from the tree of gradients, that of the last projections, the number of
-            subspaces found before, and a key, None unless `draws`.
-        down: takes a projection and a matrix to the matrix's coordinates in the subspace.
-        up: takes a projection, coordinates and a matrix to that part of the matrix, shaped and sharded like it.
-        draws: whether `find` needs a key.
-        of_matrices: whether it takes matrices; otherwise leaves as they are.
-        of_vectors: whether a projection is a pair, columns on the left and rows on the right, None where there are
-            none; otherwise it is one array. What such a projection leaves of a matrix is known up to rounding only.
+        is_empty: Function of a matrix's shape: whether its subspace has dimension zero.
+        is_whole: Function of a matrix's shape: whether its subspace is the whole space.
+        start: Function of a matrix that returns its projection before the first gradient.
+        find: Function that returns a tree of new projections. Its arguments are the tree of gradients, the tree of the
+            last projections, the number of subspaces found before, and a key (None unless `draws` is True).
+        down: Function of a projection and a matrix that returns the matrix's coordinates in the subspace.
+        up: Function of a projection, coordinates and a matrix that maps the coordinates back to an array with the shape
+            and sharding of the matrix.
+        draws: Whether `find` needs a key.
+        of_matrices: Whether the functions take matrices. If it is False, they take leaves as they are.
+        of_vectors: Whether a projection is a pair, of columns on the left and rows on the right, with None on a side
+            without vectors. If it is False, a projection is one array. With vectors, the part of a matrix outside its
+            subspace is known only up to rounding.
     """
 
     is_empty: Callable[[tuple[int, ...]], bool]
@@ -49,15 +51,15 @@ class Projector(NamedTuple):
 
 
 def found_from_gradients(find: Callable[[jax.Array], Any]) -> Find:
-    """Makes a tree's `find` of that of stacked matrices.
+    """Makes the `find` of a projector from a function of stacked matrices.
 
-    A gradient that is not finite, or a factorization that is not, leaves the last projection in place.
+    If a gradient or its factorization is not finite, the last projection is kept.
 
     Args:
-        find: gives the projections of gradients in float32 at least.
+        find: Returns the projections of stacked gradients, which are at least in float32.
 
     Returns:
-        `Projector.find`.
+        The function for `Projector.find`.
     """
 
     def find_all(gradients, projections, period, key):
@@ -76,13 +78,13 @@ def found_from_gradients(find: Callable[[jax.Array], Any]) -> Find:
 
 
 def drawn(draw: Callable[[jax.Array, tuple[int, ...], Any], Any]) -> Find:
-    """Makes a tree's `find` of a draw for one matrix.
+    """Makes the `find` of a projector from a random draw for one matrix.
 
     Args:
-        draw: gives a projection from a key, the matrix's shape, and a dtype of 32 bits or more.
+        draw: Returns a projection, from a key, the shape of the matrix, and a dtype of at least 32 bits.
 
     Returns:
-        `Projector.find`.
+        The function for `Projector.find`.
     """
 
     def find_all(gradients, projections, period, key):
@@ -104,21 +106,21 @@ def drawn(draw: Callable[[jax.Array, tuple[int, ...], Any], Any]) -> Find:
 
 
 def each_matrix(function: Callable[..., Any], axes: int) -> Callable[..., Any]:
-    """Maps a function of one matrix over so many axes over separate matrices, the first ones of all arguments."""
+    """Maps a function of one matrix over the first `axes` axes of all its arguments, which count matrices."""
     for _ in range(axes):
         function = jax.vmap(function)
     return function
 
 
 def spec_like(matrix: jax.Array, *axes: int | None) -> NamedSharding | None:
-    """Gives the sharding of an array with a matrix's axes over separate matrices and others behind them.
+    """Returns the sharding of an array that has a matrix's axes over separate matrices, followed by other axes.
 
     Args:
-        matrix: what is sharded, or not, over explicit mesh axes.
-        *axes: for each axis behind, the axis of the matrix that it is sharded like, -1 or -2, or None.
+        matrix: The matrix, which may be sharded over explicit mesh axes.
+        *axes: For each axis that follows: the axis of the matrix whose sharding it has, -1 or -2, or None.
 
     Returns:
-        The sharding, None where the matrix is not sharded.
+        The sharding; None if the matrix is not sharded.
     """
     sharding = jax.typeof(matrix).sharding
     if all(axis is None for axis in sharding.spec):
@@ -128,11 +130,11 @@ def spec_like(matrix: jax.Array, *axes: int | None) -> NamedSharding | None:
 
 
 def shard(x: jax.Array, sharding: NamedSharding | None) -> jax.Array:
-    """Shards an array over explicit mesh axes; leaves it as it is where there are none."""
+    """Shards an array over explicit mesh axes; returns it unchanged if `sharding` is None."""
     return x if sharding is None else jax.sharding.reshard(x, sharding)
 
 
 def _shard_as(x: jax.Array, like: jax.Array) -> jax.Array:
-    """Gives an array the explicit sharding of another one, be it none."""
+    """Gives an array the explicit sharding of another one, or removes its sharding if the other has none."""
     ours, theirs = jax.typeof(x).sharding, jax.typeof(like).sharding
     return x if ours.spec == theirs.spec else jax.sharding.reshard(x, theirs)

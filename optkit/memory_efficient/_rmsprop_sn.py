@@ -29,27 +29,38 @@ def rmsprop_sn(
     subset_leaves: Any | None = None,
     weight_dimension_numbers: Any | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """RMSProp with one second moment for each row or column of a matrix: hardly any state.
+    """RMSProp with one second moment for each row or column of a matrix, without momentum.
 
-    The zero start of the second moments is not corrected: the first steps are up to `1 / sqrt(1 - b2)` times as long as
-    later ones, so warm up.
+    The update rule, where a row holds the weights of one output, and each entry of a matrix uses the v of its row (or
+    of its column, if the matrix has more columns than rows)::
+
+        v = b2 * v + (1 - b2) * (sum of g^2 over the row or column)
+        x = (x - lr * g / (sqrt(v) + eps)) * (1 - lr * wd)
+
+    The leaves that are not chosen by `subset_leaves` have one second moment for each entry.
+
+    Use it when hardly any memory is left for the optimizer's state. Avoid it when momentum fits into memory (`adam_sn`
+    has it), or when entries that share a second moment differ much in scale, because the largest of them determine the
+    step of all. The bias of the second moments, which start at zero, is not corrected: the first steps are up to
+    `1 / sqrt(1 - b2)` times as long as later ones, so warm the learning rate up.
 
     Args:
-        learning_rate: a positive number or a schedule.
-        b2: decay of the second moments, in [0, 1); default 0.999.
-        eps: added to the root of the second moments before their bias is corrected, at least 0; default 1e-6.
-        weight_decay: strength of the decoupled decay, which comes after the step, at least 0; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        subset_size: `"heuristics"` (default) or an integer, as in `scale_by_subset_norm`.
-        subset_leaves: the leaves with subsets, as in `scale_by_subset_norm`. By default those with dimension numbers,
-            and without any numbers those of exactly two axes.
-        weight_dimension_numbers: which axes are inputs and outputs, as in `scale_by_subset_norm`.
+        learning_rate: The learning rate, a positive number or a schedule.
+        b2: Decay rate of the second moment, in [0, 1). Default: 0.999.
+        eps: Added to the square root of the second moment, at least 0. Default: 1e-6.
+        weight_decay: Strength of the decoupled weight decay, at least 0. Default: 0. The decay is applied after the
+            step.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        subset_size: See `scale_by_subset_norm`. Default: "heuristics", one second moment for each row or column.
+        subset_leaves: See `scale_by_subset_norm`. Default: None, the leaves with dimension numbers; without any
+            dimension numbers, the leaves of exactly two axes.
+        weight_dimension_numbers: See `scale_by_subset_norm`. Default: None, the layout of Flax's dense layers.
 
     Returns:
-        An optimizer; its state is one number a subset.
+        An optimizer. Its state is one number per subset.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range.
+        ValueError: If a hyperparameter is outside its range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -62,8 +73,7 @@ def rmsprop_sn(
                [-16., -20.]], dtype=float32)
 
     Reference:
-        Nguyen, Nguyen, "Lean and Mean Adaptive Optimization via Subset-Norm and Subspace-Momentum with Convergence
-        Guarantees", 2024, arXiv:2411.07120.
+        arXiv:2411.07120
     """
     transformation = scale_by_subset_norm_named(
         "rmsprop_sn",
@@ -83,7 +93,7 @@ METHODS = (
         name="rmsprop_sn",
         factory=rmsprop_sn,
         kind="optimizer",
-        summary="RMSProp with one second moment for each row or column of a matrix, and no momentum.",
+        summary="RMSProp with one second moment for each row or column of a matrix, without momentum.",
         paper=LEAN_AND_MEAN,
         also_known_as=("RMSProp-SN", "RMSPropSN", "subset-norm"),
         example={"learning_rate": 1e-2},

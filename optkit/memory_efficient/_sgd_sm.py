@@ -32,29 +32,35 @@ def sgd_sm(
     weight_dimension_numbers: Any | None = None,
     key: Key | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Gradient descent with momentum in a subspace only.
+    """Stochastic gradient descent with momentum in a subspace of each matrix only.
 
-    Do not take it for transformers, which need a preconditioner. The momentum begins anew with each subspace; what the
-    published code does in place of that is an option of `subspace_momentum`.
+    The update rule is `x = (x - lr * u) * (1 - lr * wd)`, with u from `subspace_momentum`.
+
+    Use it when gradient descent with momentum works for the model, but a momentum of the size of the parameters does
+    not fit into memory. Avoid it for transformers, because they need a preconditioner: `adam_snsm` has one. The default
+    projector computes a singular value decomposition of every matrix for each new subspace.
 
     Args:
-        learning_rate: a positive number or a schedule.
-        b1: decay of the momentum, in [0, 1); default 0.9.
-        weight_decay: strength of the decoupled decay, which comes after the step, at least 0; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        projector: chooses the subspaces, as in `subspace_momentum`; default `subspace_projector("svd", rank=128)`.
-        update_gap: number of steps for which subspaces stay, at least 1; default 200.
-        leaves: those with a subspace, as in `subspace_momentum`. By default those with dimension numbers, and without
-            any numbers those of exactly two axes.
-        weight_dimension_numbers: which axes are inputs and outputs, as in `subspace_momentum`.
-        key: an integer or a JAX key, equal on all workers, for a projector that draws.
+        learning_rate: The learning rate, a positive number or a schedule.
+        b1: Decay rate of the momentum, in [0, 1). Default: 0.9.
+        weight_decay: Strength of the decoupled weight decay, at least 0. Default: 0. The decay is applied after the
+            step.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        projector: See `subspace_momentum`. Default: None, `subspace_projector("svd", rank=128)`.
+        update_gap: Number of steps for which a subspace is kept, at least 1. Default: 200. The momentum begins anew
+            with each new subspace; `subspace_momentum` has an option for what the published code does instead.
+        leaves: Which leaves have a subspace: see `subspace_momentum`. Default: None, the leaves with dimension numbers;
+            without any dimension numbers, the leaves of exactly two axes.
+        weight_dimension_numbers: See `subspace_momentum`. Default: None, the layout of Flax's dense layers.
+        key: Seed of the random draws, an integer or a JAX key. Must be equal on all workers. Default: None, for a
+            projector without random draws.
 
     Returns:
-        An optimizer; for an m x n matrix and r singular vectors its state is `r (m + n)` numbers.
+        An optimizer. For an m x n matrix and r singular vectors its state is `r (m + n)` numbers.
 
     Raises:
-        TypeError: from `init`, if parameters are complex.
-        ValueError: if a hyperparameter is out of its range, or a projector that draws has no key.
+        TypeError: From `init`, if parameters are complex.
+        ValueError: If a hyperparameter is outside its range, or if `key` is missing for a projector with random draws.
 
     Example:
         >>> import jax.numpy as jnp
@@ -67,8 +73,7 @@ def sgd_sm(
                [ -4., -20.]], dtype=float32)
 
     Reference:
-        Nguyen, Nguyen, "Lean and Mean Adaptive Optimization via Subset-Norm and Subspace-Momentum with Convergence
-        Guarantees", 2024, arXiv:2411.07120.
+        arXiv:2411.07120
     """
     momentum = subspace_momentum_named(
         "sgd_sm",
@@ -89,7 +94,7 @@ METHODS = (
         name="sgd_sm",
         factory=sgd_sm,
         kind="optimizer",
-        summary="Gradient descent with momentum in a subspace only.",
+        summary="Stochastic gradient descent with momentum in a subspace of each matrix only.",
         paper=LEAN_AND_MEAN,
         also_known_as=("SGD-SM", "SGDSM", "subspace-momentum"),
         example={"learning_rate": 2e-3, "projector": subspace_projector("svd", rank=2)},

@@ -1,7 +1,7 @@
 """Sparse GGT: AdaGrad with a full matrix, from a window of the last gradients' largest entries, with error feedback.
 
-Modoranu et al., "Error Feedback Can Accurately Compress Preconditioners", 2023, arXiv:2306.06098. What parts
-code and paper, `_ggt.py` says.
+Modoranu et al., "Error Feedback Can Accurately Compress Preconditioners", 2023, arXiv:2306.06098. The docstring of
+`_ggt.py` lists where their code differs from the paper and from this code.
 """
 
 import jax
@@ -29,31 +29,40 @@ def sparse_ggt(
     window_dtype: DTypeLike | None = None,
     axis_name: AxisName | tuple[str, ...] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """GGT on a window of sparse gradients: their largest entries, the others added to the next by error feedback.
+    """GGT on a window of sparse gradients: their largest entries, with error feedback for the others.
 
-    A step moves only parameters with an entry in the window. Where mesh axes are explicit each device gathers a whole
-    gradient to find its largest entries: do not take it where that does not fit into memory.
+    The update rule, where e is the error of the compression and top_k keeps the `density` largest entries of all
+    leaves::
+
+        a = e + g + wd * x
+        e = a - top_k(a)
+        x = x - lr * u          (u from `scale_by_ggt`, for the gradient top_k(a))
+
+    Use it when full-matrix AdaGrad suits the problem but `window` whole gradients do not fit into memory: with the
+    defaults it needs a fiftieth of that. Avoid it when all parameters must move in every step, because a step moves
+    only the parameters with an entry in the window. If mesh axes are explicit, avoid it when a whole gradient does not
+    fit into the memory of one device, because each device gathers it to find the largest entries.
 
     Args:
-        learning_rate: a positive number or a schedule: the length of a step, at most.
-        window: number of gradients m, at least 1; None: 100.
-        eps: added to the singular values, positive; default 1e-5.
-        density: share of the entries of all leaves together that are kept of a gradient, in (0, 1]; None: 0.01. Their
-            number k is rounded down.
-        weight_decay: times the parameters it is added to the gradients, before all else, as in the published code; at
-            least 0; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        window_dtype: dtype of the window's entries, `jnp.bfloat16` to save a third of it (what is rounded off goes to
-            the error feedback); default the parameters', but at least float32.
-        axis_name: axis over data-parallel workers, or a tuple of axes, whose gradients were not averaged: they are
-            first.
+        learning_rate: The learning rate, a positive number or a schedule. It is the largest length of a step.
+        window: Number m of gradients in the window, at least 1. Default: None, which stands for 100.
+        eps: Added to the singular values, above 0. Default: 1e-5.
+        density: Share of the entries of all leaves together that is kept of a gradient, in (0, 1]. Default: None, which
+            stands for 0.01. Their number k is rounded down.
+        weight_decay: Strength of the L2 penalty, at least 0. Default: 0. It is added to the gradients before everything
+            else, as in the published code.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        window_dtype: Dtype of the window's entries. Default: that of the parameters, but at least float32.
+            `jnp.bfloat16` saves a third of the window; the error feedback keeps what is rounded off.
+        axis_name: Name of the axis over workers. A name, or a tuple of names, over which the gradients are averaged
+            first. Default: None, for gradients that are already averaged.
 
     Returns:
-        An optimizer; its state is one number a parameter, `m k` entries with their places, and `m**2` numbers.
+        An optimizer. Its state is one number per parameter, `m k` entries with their places, and `m**2` numbers.
 
     Raises:
-        TypeError: from `init`, if parameters are complex.
-        ValueError: if a hyperparameter is out of its range.
+        TypeError: From `init`, if parameters are complex.
+        ValueError: If a hyperparameter is outside its range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -65,7 +74,7 @@ def sparse_ggt(
         True
 
     Reference:
-        Modoranu et al., "Error Feedback Can Accurately Compress Preconditioners", 2023, arXiv:2306.06098.
+        arXiv:2306.06098
     """
     refuse_arrays(density=density, mask=mask, window_dtype=window_dtype)
     compressor = global_top_k(density, dtype=window_dtype)
@@ -78,7 +87,7 @@ METHODS = (
         name="sparse_ggt",
         factory=sparse_ggt,
         kind="optimizer",
-        summary="AdaGrad with a full matrix from a window of the last gradients' largest entries, with error feedback.",
+        summary="Full-matrix AdaGrad from a window of the last gradients' largest entries, with error feedback.",
         paper=EFCP,
         also_known_as=("EFCP", "S-GGT", "sparse GGT", "SparseGGT"),
         example={"learning_rate": 0.1, "window": 4, "density": 0.25},

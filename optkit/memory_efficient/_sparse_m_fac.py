@@ -1,7 +1,7 @@
 """Sparse M-FAC: natural gradients from a window of the last gradients' largest entries, with error feedback.
 
-Modoranu et al., "Error Feedback Can Accurately Compress Preconditioners", 2023, arXiv:2306.06098. What parts
-code and paper, `_m_fac.py` says.
+Modoranu et al., "Error Feedback Can Accurately Compress Preconditioners", 2023, arXiv:2306.06098. The docstring of
+`_m_fac.py` lists where their code differs from this code.
 """
 
 import jax
@@ -29,33 +29,43 @@ def sparse_m_fac(
     window_dtype: DTypeLike | None = None,
     axis_name: AxisName | tuple[str, ...] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """M-FAC on a window of sparse gradients: their largest entries, the others added to the next by error feedback.
+    """M-FAC on a window of sparse gradients: their largest entries, with error feedback for the others.
 
-    A step moves only parameters with an entry in the window. Where mesh axes are explicit each device gathers a whole
-    gradient to find its largest entries: do not take it where that does not fit into memory.
+    The update rule, where e is the error of the compression and top_k keeps the `density` largest entries of all
+    leaves::
+
+        a = e + g
+        e = a - top_k(a)
+        m = momentum * m + u          (u from `scale_by_m_fac`, for the gradient top_k(a); m = u if momentum is None)
+        x = x - lr * (m + wd * x)
+
+    Use it when natural gradients suit the problem but `window` whole gradients do not fit into memory: with the
+    defaults it needs a fiftieth of that. Avoid it when all parameters must move in every step, because u is zero for
+    the parameters without an entry in the window. If mesh axes are explicit, avoid it when a whole gradient does not
+    fit into the memory of one device, because each device gathers it to find the largest entries.
 
     Args:
-        learning_rate: a positive number or a schedule.
-        window: number of gradients m, at least 1; None: 1024.
-        damping: added to their second moment, positive; default 1e-5. See `scale_by_m_fac`.
-        density: share of the entries of all leaves together that are kept of a gradient, in (0, 1]; None: 0.01. Their
-            number k is rounded down.
-        momentum: decay of the sum of the updates, in [0, 1]; default None for no momentum.
-        weight_decay: strength of the decoupled decay, at least 0; default 0. The authors' is this times the learning
-            rate.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        window_dtype: dtype of the window's entries, `jnp.bfloat16` to save a third of it (what is rounded off goes to
-            the error feedback); default the parameters', but at least float32.
-        axis_name: axis over data-parallel workers, or a tuple of axes, whose gradients were not averaged: they are
-            first.
+        learning_rate: The learning rate, a positive number or a schedule.
+        window: Number m of gradients in the window, at least 1. Default: None, which stands for 1024.
+        damping: See `scale_by_m_fac`. Default: 1e-5.
+        density: Share of the entries of all leaves together that is kept of a gradient, in (0, 1]. Default: None, which
+            stands for 0.01. Their number k is rounded down.
+        momentum: Decay rate of the sum of the updates, in [0, 1]. Default: None, without momentum.
+        weight_decay: Strength of the decoupled weight decay, at least 0. Default: 0. The authors' strength is this one
+            times the learning rate.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        window_dtype: Dtype of the window's entries. Default: that of the parameters, but at least float32.
+            `jnp.bfloat16` saves a third of the window; the error feedback keeps what is rounded off.
+        axis_name: Name of the axis over workers. A name, or a tuple of names, over which the gradients are averaged
+            first. Default: None, for gradients that are already averaged.
 
     Returns:
-        An optimizer; its state is one number a parameter, `m k` entries with their places, and `m**2` numbers, and the
+        An optimizer. Its state is one number per parameter, `m k` entries with their places, `m**2` numbers, and the
         momentum.
 
     Raises:
-        TypeError: from `init`, if parameters are complex.
-        ValueError: if a hyperparameter is out of its range.
+        TypeError: From `init`, if parameters are complex.
+        ValueError: If a hyperparameter is outside its range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -67,7 +77,7 @@ def sparse_m_fac(
         True
 
     Reference:
-        Modoranu et al., "Error Feedback Can Accurately Compress Preconditioners", 2023, arXiv:2306.06098.
+        arXiv:2306.06098
     """
     refuse_arrays(density=density, mask=mask, window_dtype=window_dtype)
     compressor = global_top_k(density, dtype=window_dtype)

@@ -1,8 +1,8 @@
-"""Subset-norm: one second moment for each subset of a matrix's entries, in AdaGrad, RMSProp and Adam forms.
+"""Subset-norm: one second moment for each subset of a matrix's entries, in the forms of AdaGrad, RMSProp and Adam.
 
 Nguyen, Nguyen, "Lean and Mean Adaptive Optimization via Subset-Norm and Subspace-Momentum with Convergence Guarantees",
-2024, arXiv:2411.07120. The rule is that of the authors' code (sn-sm, `GenericOptim`): a subset's second moment is the
-sum, not the mean, of its squares; epsilon is added before the bias is corrected; decay comes after the step.
+2024, arXiv:2411.07120. The rule is that of the authors' code (sn-sm, `GenericOptim`): the second moment of a subset is
+the sum, not the mean, of its squares; epsilon is added before the bias correction; the decay is applied after the step.
 """
 
 from typing import Any, NamedTuple
@@ -26,11 +26,13 @@ class ScaleBySubsetNormState(NamedTuple):
     """State of `scale_by_subset_norm`.
 
     Attributes:
-        count: number of updates so far, equal on all workers; None without bias correction.
-        nu: second moments of the subsets, in float32 at least: for a matrix by `"heuristics"` one for each index of its
-            longer axis, with ones in the place of its other axes; by a number a vector of one for each block, behind
-            the axes that count matrices; shaped and sharded like the parameter where every entry has its own.
-        momentum: state of the transformation that gives the numerator; `optax.EmptyState` if that is the gradient.
+        count: Number of updates so far, equal on all workers; None without bias correction.
+        nu: Second moments of the subsets, at least in float32. With `subset_size="heuristics"`, a matrix has one for
+            each index of its longer axis, and its other axes have length one. With a number as `subset_size`, it is a
+            vector with one entry for each block, after the axes that count matrices. If every entry has a second moment
+            of its own, it has the shape and sharding of the parameter.
+        momentum: State of the transformation that makes the numerator; `optax.EmptyState` if the numerator is the
+            gradient.
     """
 
     count: Any
@@ -49,7 +51,7 @@ def scale_by_subset_norm_named(
     momentum: optax.GradientTransformation | None,
     bias_correction: bool,
 ) -> optax.GradientTransformationExtraArgs:
-    """Makes `scale_by_subset_norm` as a part of a method, whose name stands in its errors."""
+    """Makes `scale_by_subset_norm` as a part of a method; error messages contain the method's name."""
     refuse_arrays(
         subset_size=subset_size, subset_leaves=subset_leaves, weight_dimension_numbers=weight_dimension_numbers
     )
@@ -58,13 +60,13 @@ def scale_by_subset_norm_named(
     if subset_size != "heuristics":
         _check_subset_size(subset_size)
     if bias_correction and b2 is None:
-        raise ValueError("bias_correction corrects averages and got b2=None, which makes sums: leave it out")
+        raise ValueError("bias_correction must be False for sums of squares, which have no bias, got b2=None")
     numerator = optax.with_extra_args_support(optax.identity() if momentum is None else momentum)
 
     one_for_all = weight_dimension_numbers is None or isinstance(weight_dimension_numbers, MuonDimensionNumbers)
 
     def views(tree):
-        # The authors' blocks are of the whole of any leaf, convolutions among them.
+        # The authors divide any leaf as a whole into blocks, convolutions too.
         if subset_size != "heuristics" and one_for_all:
             return jax.tree.map(lambda _: None, tree)
         return leaf_views(tree, weight_dimension_numbers)
@@ -109,35 +111,51 @@ def scale_by_subset_norm(
     momentum: optax.GradientTransformation | None = None,
     bias_correction: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    """Divides gradients by the root of the second moment of their subset: RMSProp and AdaGrad with little state.
+    """Divides each gradient entry by the square root of a second moment that a subset of entries shares.
 
-    Do not take it for leaves whose entries differ much in scale inside a subset (embeddings of rare and frequent words
-    whose rows share one): the largest sets the step of all.
+    The update rule, where the sum is over the entry's subset: by default the weights of one output (a row), or of one
+    input if the matrix has more inputs than outputs (a column)::
+
+        v = b2 * v + (1 - b2) * sum(g^2)          (v = v + sum(g^2) if b2 is None)
+        u = g / (sqrt(v) + eps)
+
+    With `bias_correction`, u is multiplied by `sqrt(1 - b2^t)`, where t counts the steps from 1. With `momentum`, the
+    numerator is what that transformation makes of the gradient.
+
+    Use it when the second moments of RMSProp, AdaGrad or Adam do not fit into memory: a matrix needs one number per row
+    or column instead of one per entry. Avoid it for leaves whose entries differ much in scale inside a subset (for
+    example embeddings, if rare and frequent words share a subset), because the largest entries determine the step of
+    all.
 
     Args:
-        b2: decay of the second moments, in [0, 1); default 0.999. None sums them up instead, as AdaGrad does.
-        eps: added to the root of the second moments, at least 0; default 1e-6.
-        subset_size: `"heuristics"` (default) has one subset for each row of a matrix, or for each column of a wide one;
-            what is no matrix has no subsets. A positive number has blocks of at most so many neighbours of the
-            flattened leaf, of equal size, or of each of the matrices that numbers of its own say it holds; `-j` blocks
-            of about the root of that size over `j`. Blocks are gathered where mesh axes are explicit.
-        subset_leaves: tree of booleans, or a function that makes it from the parameters: the leaves with subsets; the
-            others have one second moment for each entry. By default those with dimension numbers, and without any
-            numbers those of exactly two axes; the authors leave out embeddings and the last layer.
-        weight_dimension_numbers: which axes of these leaves are a layer's inputs and outputs, as Optax's Muon takes
-            it, with None for leaves that are no matrices. By default the last axis is over outputs and the one before
-            over inputs, as in Flax; for weights stored as PyTorch does it is
-            `optax.contrib.MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)`, and convolutions need numbers. Axes
-            that it does not name count matrices, each with subsets of its own.
-        momentum: gives the numerator from the gradient, such as `optax.ema`; default the gradient itself. The second
-            moments are always those of the gradient.
-        bias_correction: corrects the zero start of the second moments, behind epsilon. Off by default.
+        b2: Decay rate of the second moment, in [0, 1). Default: 0.999. None sums the squares instead, as AdaGrad does.
+        eps: Added to the square root of the second moment, at least 0. Default: 1e-6. It is added before the bias
+            correction.
+        subset_size: How a leaf is divided into subsets: "heuristics" or an integer other than 0. Default: "heuristics",
+            one subset for each row of a matrix, or for each column if it has more columns than rows; leaves that are
+            not matrices have one second moment for each entry. A positive number divides the flattened leaf into blocks
+            of equal size, the largest size up to this number that divides the leaf. A negative number -j makes blocks
+            of about `sqrt(size) / j` entries. If `weight_dimension_numbers` is a tree or a function, each matrix of a
+            leaf is divided into blocks of its own. Blocks are gathered if mesh axes are explicit.
+        subset_leaves: Which leaves have subsets: a tree of booleans, or a function that makes it from the parameters.
+            The other leaves have one second moment for each entry. Default: None, the leaves with dimension numbers;
+            without any dimension numbers, the leaves of exactly two axes. The authors leave out embeddings and the last
+            layer.
+        weight_dimension_numbers: Which axes of each matrix are inputs and which are outputs, as in
+            `optax.contrib.muon`. A tree with None for leaves that are not matrices, or a function that makes it from
+            the parameters, or one entry for all leaves; `flax_dimension_numbers` makes it for Flax models. Default:
+            None, where the last axis is over outputs and the one before it over inputs, as in Flax. Weights stored as
+            in PyTorch need `optax.contrib.MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)`, and convolutions
+            always need numbers. Axes that it does not name count matrices, each with its own subsets.
+        momentum: The transformation that makes the numerator from the gradient, for example `optax.ema`. Default: None,
+            where the numerator is the gradient itself. The second moments are always those of the gradient.
+        bias_correction: Whether the bias of the second moments, which start at zero, is corrected. Default: False.
 
     Returns:
-        A transformation; its state is one number for each subset and that of `momentum`.
+        A transformation. Its state is one number for each subset and the state of `momentum`.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range, or `bias_correction` is asked for without `b2`.
+        ValueError: If a hyperparameter is outside its range, or if `bias_correction` is True and `b2` is None.
 
     Example:
         >>> import jax.numpy as jnp
@@ -149,8 +167,7 @@ def scale_by_subset_norm(
         ([[0.6000000238418579, 0.0], [0.800000011920929, 1.0]], [[25.0, 4.0]])
 
     Reference:
-        Nguyen, Nguyen, "Lean and Mean Adaptive Optimization via Subset-Norm and Subspace-Momentum with Convergence
-        Guarantees", 2024, arXiv:2411.07120.
+        arXiv:2411.07120
     """
     return scale_by_subset_norm_named(
         "scale_by_subset_norm",

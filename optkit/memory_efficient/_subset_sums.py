@@ -1,4 +1,4 @@
-"""Subsets of a leaf's entries, the sums of their squares, and the way back to the entries."""
+"""Subsets of a leaf's entries: the sums of their squares, and the broadcast of these sums back to the entries."""
 
 import math
 from typing import Literal
@@ -14,11 +14,11 @@ SubsetSize = int | Literal["heuristics"]
 
 
 def block_size(size: int, subset_size: int) -> int:
-    """Gives the size of the blocks of a flattened leaf: the largest divisor of its size up to the one asked for.
+    """Returns the size of the blocks of a flattened leaf: its largest divisor up to the size that is asked for.
 
     Args:
-        size: of the leaf.
-        subset_size: that of a block; `-j` stands for the root of `size` over `j`.
+        size: Size of the leaf.
+        subset_size: Size of a block; -j stands for `sqrt(size) / j`.
 
     Returns:
         A positive divisor of `size`.
@@ -32,15 +32,15 @@ def block_size(size: int, subset_size: int) -> int:
 
 
 def subset_sum_of_squares(x: jax.Array, subset_size: SubsetSize, view: MatrixView | None = None) -> jax.Array:
-    """Sums the squared magnitudes of each subset of a leaf, in float32 at least; a sum that overflows is NaN.
+    """Sums the squared magnitudes of each subset of a leaf, at least in float32; a sum that overflows becomes NaN.
 
     Args:
-        x: a leaf.
-        subset_size: as in `scale_by_subset_norm`.
-        view: how it is seen as matrices; None if it is no matrix.
+        x: A leaf.
+        subset_size: See `scale_by_subset_norm`.
+        view: How the leaf is seen as matrices; None if it is not a matrix.
 
     Returns:
-        One number for each subset, shaped as `ScaleBySubsetNormState.nu` says.
+        One number for each subset, with the shape that `ScaleBySubsetNormState.nu` describes.
 
     Example:
         >>> from optkit.memory_efficient._matrices import leaf_views
@@ -62,12 +62,12 @@ def subset_sum_of_squares(x: jax.Array, subset_size: SubsetSize, view: MatrixVie
         if size > 1:
             ordered = jnp.moveaxis(replicate(squares), () if view is None else view.batch, range(len(batch)))
             sums = jnp.sum(ordered.reshape(*batch, -1, size), axis=-1)
-    # An infinite sum would stop its subset for ever and show nowhere.
+    # An infinite sum would stop its subset forever without a sign of it.
     return jnp.where(jnp.isinf(sums), jnp.nan, sums)
 
 
 def spread(values: jax.Array, like: jax.Array, view: MatrixView | None) -> jax.Array:
-    """Brings one number for each subset to where it broadcasts over the leaf."""
+    """Reshapes one number for each subset so that it broadcasts over the entries of the leaf."""
     if values.ndim == like.ndim and all(
         size in (1, whole) for size, whole in zip(values.shape, like.shape, strict=True)
     ):
@@ -80,6 +80,6 @@ def spread(values: jax.Array, like: jax.Array, view: MatrixView | None) -> jax.A
 
 
 def _flat_shape(shape: tuple[int, ...], view: MatrixView | None) -> tuple[int, ...]:
-    """The axes that count separate matrices, and the number of entries of each."""
+    """Returns the sizes of the axes that count matrices, followed by the number of entries of each matrix."""
     batch = () if view is None else tuple(shape[axis] for axis in view.batch)
     return *batch, math.prod(shape[axis] for axis in range(len(shape)) if view is None or axis not in view.batch)

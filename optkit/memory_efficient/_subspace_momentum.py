@@ -1,8 +1,9 @@
-"""Subspace momentum: momentum in a subspace of each matrix's entries, the plain gradient in the rest.
+"""Subspace momentum: momentum in a subspace of each matrix's entries, the plain gradient outside it.
 
 Nguyen, Nguyen, "Lean and Mean Adaptive Optimization via Subset-Norm and Subspace-Momentum with Convergence Guarantees",
-2024, arXiv:2411.07120. The rule is that of the authors' code (sn-sm, `GenericOptim`), but for the steps with a new
-subspace: there the code applies the old subspace's momentum in the new one and forgets the step's gradient.
+2024, arXiv:2411.07120. The rule is that of the authors' code (sn-sm, `GenericOptim`), except in steps with a new
+subspace: there the code applies the momentum of the old subspace in the new one and then discards it together with the
+gradient of that step.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -33,8 +34,8 @@ class SubspaceMomentumState(NamedTuple):
     """State of `momentum_along_projections`.
 
     Attributes:
-        count: number of updates so far, equal on all workers.
-        momentum: exponential averages of the gradients' coordinates in the subspaces, in float32 at least.
+        count: Number of updates so far, equal on all workers.
+        momentum: Exponential averages of the gradients' coordinates in the subspaces, at least in float32.
     """
 
     count: jax.typing.ArrayLike
@@ -44,13 +45,13 @@ class SubspaceMomentumState(NamedTuple):
 def momentum_along_projections(
     b1: jax.typing.ArrayLike, projector: Projector, *, debias: bool = False, reset: Reset = "before"
 ) -> optax.GradientTransformationExtraArgs:
-    """Makes `subspace_momentum` of projected leaves; `update` takes the extra arguments `projections` and `refreshed`.
+    """Makes `subspace_momentum` for projected leaves; `update` takes the extra arguments `projections` and `refreshed`.
 
     Args:
-        b1: as in `subspace_momentum`.
-        projector: takes leaves down into their subspaces and up again.
-        debias: as in `subspace_momentum`.
-        reset: as in `subspace_momentum`.
+        b1: See `subspace_momentum`.
+        projector: Maps leaves to their coordinates in the subspaces, and back.
+        debias: See `subspace_momentum`.
+        reset: See `subspace_momentum`.
 
     Returns:
         A transformation with a `SubspaceMomentumState`.
@@ -97,7 +98,7 @@ def subspace_momentum_named(
     reset: Reset,
     key: Key | None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Makes `subspace_momentum` as a part of a method, whose name stands in its errors."""
+    """Makes `subspace_momentum` as a part of a method; error messages contain the method's name."""
     refuse_arrays(projector=projector, leaves=leaves, weight_dimension_numbers=weight_dimension_numbers)
     check_range("b1", b1, 0.0, 1.0, high_open=True)
     projector = subspace_projector("svd", rank=128) if projector is None else projector
@@ -119,37 +120,52 @@ def subspace_momentum(
     reset: Reset = "before",
     key: Key | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Averages gradients in a subspace and leaves what is outside of it as it is; other leaves get a plain momentum.
+    """Averages the part of each gradient in a subspace, and leaves the part outside the subspace as it is.
 
-    The part outside is not multiplied by `1 - b1`, and with `debias` the first gradients' part outside is enlarged up
-    to `1 / (1 - b1)` times: warm up. Do not take it where momentum fits into memory.
+    The update rule, where down(g) are the gradient's coordinates in the subspace of its matrix, and up is the way
+    back::
+
+        m = b1 * m + (1 - b1) * down(g)
+        u = up(m) + (g - up(down(g)))
+
+    With `debias`, u is divided by `1 - b1^t`, where t counts the steps from 1. Every `update_gap` steps a new subspace
+    is chosen from the gradient, and its m begins at zero. Leaves without a subspace have a plain exponential average,
+    `u = m = b1 * m + (1 - b1) * g`.
+
+    Use it when a momentum of the size of the parameters does not fit into memory. Avoid it when it fits, because the
+    part outside the subspace stays as noisy as the gradient; that part is not multiplied by `1 - b1` either. With
+    `debias` the part outside is enlarged up to `1 / (1 - b1)` times in the first steps: warm the learning rate up.
 
     Args:
-        b1: decay of the averages, in [0, 1); default 0.9.
-        projector: chooses the subspaces; default `subspace_projector("svd", rank=128)`. The singular value
-            decomposition of large matrices is slow; random or top rows cost next to nothing.
-        update_gap: number of steps for which subspaces stay, at least 1; default 200. With new ones the momentum begins
-            anew. The first ones stay for a step less, as in the authors' code.
-        leaves: tree of booleans, or a function that makes it from the parameters: the leaves with a subspace. By
-            default those with dimension numbers, and without any numbers those of exactly two axes; the authors leave
-            out embeddings and the last layer.
-        weight_dimension_numbers: which axes of these leaves are a layer's inputs and outputs, as Optax's Muon takes
-            it, with None for leaves that are no matrices. By default the last axis is over outputs and the one before
-            over inputs, as in Flax; for weights stored as PyTorch does it is
-            `optax.contrib.MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)`, and convolutions need numbers. Axes
-            that it does not name count matrices, each with a subspace of its own.
-        debias: divides by `1 - b1**t`, as Adam does. Off by default.
-        reset: when averages begin anew for a new subspace: `"before"` (default), before its first step; `"after"`,
-            behind it, as the published code does, which takes the last subspace's averages for those in the new one in
-            that step; or `"never"`, the code's option `overlap_state`, which always takes them so.
-        key: an integer or a JAX key, equal on all workers, for a projector that draws.
+        b1: Decay rate of the momentum, in [0, 1). Default: 0.9.
+        projector: How the subspaces are chosen, from `subspace_projector`. Default: None,
+            `subspace_projector("svd", rank=128)`. The singular value decomposition of large matrices is slow; random
+            rows, or the rows of largest norm, cost next to nothing.
+        update_gap: Number of steps for which a subspace is kept, at least 1. Default: 200. The momentum begins anew
+            with each new subspace. The first subspace is kept for one step less, as in the authors' code.
+        leaves: Which leaves have a subspace: a tree of booleans, or a function that makes it from the parameters.
+            Default: None, the leaves with dimension numbers; without any dimension numbers, the leaves of exactly two
+            axes. The authors leave out embeddings and the last layer.
+        weight_dimension_numbers: Which axes of each matrix are inputs and which are outputs, as in
+            `optax.contrib.muon`. A tree with None for leaves that are not matrices, or a function that makes it from
+            the parameters, or one entry for all leaves; `flax_dimension_numbers` makes it for Flax models. Default:
+            None, where the last axis is over outputs and the one before it over inputs, as in Flax. Weights stored as
+            in PyTorch need `optax.contrib.MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)`, and convolutions
+            always need numbers. Axes that it does not name count matrices, each with its own subspace.
+        debias: Whether the update is divided by `1 - b1^t`, as in Adam. Default: False.
+        reset: When the momentum begins anew for a new subspace: "before", "after" or "never". Default: "before", before
+            the first step in the new subspace. "after" resets it after that step, as the published code does, so that
+            this step uses the averages of the old subspace as if they were coordinates in the new one. "never" always
+            keeps them in this way; it is the code's option `overlap_state`.
+        key: Seed of the random draws, an integer or a JAX key. Must be equal on all workers. Default: None, for a
+            projector without random draws.
 
     Returns:
-        A transformation; for an m x n matrix in a subspace of r singular vectors its state is `r (m + n)` numbers.
+        A transformation. For an m x n matrix in a subspace of r singular vectors its state is `r (m + n)` numbers.
 
     Raises:
-        TypeError: from `init`, if parameters are complex.
-        ValueError: if a hyperparameter is out of its range, or a projector that draws has no key.
+        TypeError: From `init`, if parameters are complex.
+        ValueError: If a hyperparameter is outside its range, or if `key` is missing for a projector with random draws.
 
     Example:
         >>> import jax.numpy as jnp
@@ -161,8 +177,7 @@ def subspace_momentum(
         [[1.0, 1.0], [2.0, 3.0], [0.0, 2.0]]
 
     Reference:
-        Nguyen, Nguyen, "Lean and Mean Adaptive Optimization via Subset-Norm and Subspace-Momentum with Convergence
-        Guarantees", 2024, arXiv:2411.07120.
+        arXiv:2411.07120
     """
     return subspace_momentum_named(
         "subspace_momentum",
@@ -182,13 +197,13 @@ METHODS = (
         name="subspace_momentum",
         factory=subspace_momentum,
         kind="transformation",
-        summary="Averages gradients in a subspace of each matrix's entries, and leaves what is outside of it as it is.",
+        summary="Averages the part of each gradient in a subspace, and leaves the part outside the subspace as it is.",
         paper=LEAN_AND_MEAN,
         also_known_as=("subspace-momentum", "SM"),
         example={"projector": subspace_projector("svd", rank=2)},
         grid=3e-2,
         golden="sgd_sm",
-        # Plain gradient descent behind it, since one momentum is enough.
+        # Plain gradient descent after it, because one momentum is enough.
         compose=lambda build, learning_rate: optax.chain(build(), optax.scale_by_learning_rate(learning_rate)),
     ),
 )

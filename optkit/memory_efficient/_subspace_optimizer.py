@@ -1,4 +1,4 @@
-"""The wrapper that finds new subspaces now and then, for an inner transformation to work along."""
+"""The wrapper that finds a new subspace every so many steps, and gives it to an inner transformation."""
 
 from typing import Any, NamedTuple
 
@@ -20,12 +20,13 @@ class AlongProjectionsState(NamedTuple):
     """State of `along_projections`.
 
     Attributes:
-        count: number of updates so far, equal on all workers.
-        key: raw data of the key to draw the next projections with, equal on all workers; None if they are not drawn.
-        projections: tree with the projection of each leaf, or a pair of trees for projections along vectors on the left
-            and on the right, None where there are none; sharded as its module says; equal on all workers if the
-            gradients are.
-        inner: state of the transformation that works along them.
+        count: Number of updates so far, equal on all workers.
+        key: Raw data of the key for the next draw of projections, equal on all workers; None if projections are not
+            drawn.
+        projections: Tree with the projection of each leaf. For projections along vectors, a pair of such trees, for
+            vectors on the left and on the right, with None on a side without vectors. Sharded as the projector's module
+            describes; equal on all workers if the gradients are.
+        inner: State of the inner transformation.
     """
 
     count: jax.typing.ArrayLike
@@ -42,21 +43,21 @@ def along_projections(
     key: Key | None,
     short_first_period: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    """Finds new projections from the gradient every `update_gap` steps, for an inner transformation to work along.
+    """Finds new projections from the gradient every `update_gap` steps, and gives them to an inner transformation.
 
     Args:
-        inner: takes the extra arguments `projections`, a tree with one for each leaf, and `refreshed`, whether they are
-            new. So recorded runs can be replayed.
-        projector: chooses the subspaces.
-        update_gap: number of steps for which projections stay, at least 1.
-        key: for projectors that draw.
-        short_first_period: finds the second projections a step early.
+        inner: Transformation with the extra arguments `projections`, a tree with one projection for each leaf, and
+            `refreshed`, whether they are new. As arguments, they can also come from a recorded run.
+        projector: Chooses the subspaces.
+        update_gap: Number of steps for which projections are kept, at least 1.
+        key: Seed of the random draws, an integer or a JAX key. None for projectors without random draws.
+        short_first_period: Whether the second projections are found one step early.
 
     Returns:
         A transformation with an `AlongProjectionsState`.
 
     Raises:
-        ValueError: if `update_gap` is no positive integer, or a projector that draws has no key.
+        ValueError: If `update_gap` is not a positive integer, or if `key` is missing for a projector with random draws.
     """
     check_count("update_gap", update_gap)
     if projector.draws and key is None:
@@ -111,20 +112,22 @@ def in_and_outside(
     weight_dimension_numbers: Any | None,
     without_subspace: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Gives the leaves that are projected to one transformation and the others to another.
+    """Runs one transformation on the projected leaves and another one on the other leaves.
 
     Args:
-        method: the public name of the transformation, for messages.
-        projected: for the leaves with a subspace, as matrices if the projector takes these.
-        other: for those that are not projected.
-        projector: says whose subspace is empty.
-        leaves: the leaves that are projected, as in `chosen_leaves`, as far as they are matrices if the projector takes
-            these.
-        weight_dimension_numbers: how they are seen as matrices, as in `leaf_views`.
-        without_subspace: for projected leaves whose subspace is empty; default `other`.
+        method: Public name of the transformation, for messages.
+        projected: Transformation for the leaves with a subspace, which it sees as matrices if the projector takes
+            matrices.
+        other: Transformation for the leaves that are not projected.
+        projector: Its `is_empty` determines which subspaces have dimension zero.
+        leaves: Which leaves are projected, see `chosen_leaves`. If the projector takes matrices, leaves that are not
+            matrices are never projected.
+        weight_dimension_numbers: See `leaf_views`.
+        without_subspace: Transformation for projected leaves whose subspace has dimension zero; None stands for
+            `other`.
 
     Returns:
-        The partition.
+        The transformation that runs all of them.
     """
 
     def label(inside, x, view):

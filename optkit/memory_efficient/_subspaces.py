@@ -1,8 +1,8 @@
-"""The kinds of subspaces, by the names that the papers' code gives them.
+"""The kinds of subspaces, with the names that the code of the papers gives them.
 
 The code of subspace momentum (sn-sm) has two more. Its `"srht"`, a subsampled randomized Hadamard transform, transforms
-the axis that it does not sample, so that nothing is left of it but random rows times a constant; it is left out. Its
-approximate decomposition samples by that transform; `"approximate_svd"` here is the usual one by power iterations.
+only the axis that it does not sample, so that it is the same as choosing random rows, up to a constant; it is left out.
+Its approximate decomposition samples by that transform; `"approximate_svd"` here is the usual one, by power iterations.
 """
 
 from typing import Literal, get_args
@@ -23,33 +23,41 @@ _BASES = get_args(BasisKind)
 def subspace_projector(
     kind: Kind, *, rank: int | None = None, density: float | None = None, side: Side = "std"
 ) -> Projector:
-    """Chooses a subspace of each matrix's entries.
+    """Chooses a subspace of the entries of each matrix.
 
-    Rows of a matrix are a layer's outputs and columns its inputs; optimizers say by `weight_dimension_numbers` which
-    axes of a leaf these are. Sharded matrices are gathered by `"svd"` for every new subspace and by `"randk"` in every
-    step; `"approximate_svd"` never gathers any, and neither do the others on explicit mesh axes, but for the axis that
-    `"columns"`, `"rows"`, `"uniform"` and `"topk"` choose from.
+    The rows of a matrix are the outputs of a layer, and the columns its inputs; the `weight_dimension_numbers` of an
+    optimizer name these axes of a leaf.
+
+    Use "svd" when the subspace must capture as much of the gradient as possible. Avoid it when matrices are large or
+    sharded, because the decomposition is slow and a sharded matrix is gathered for each new subspace. "approximate_svd"
+    is many times faster for large matrices and low ranks, and never gathers a matrix. "columns", "rows", "uniform",
+    "topk" and "randk" keep only indices and cost next to nothing, but "randk" gathers a sharded matrix in each step,
+    and the other four gather the axis from which they choose. "random" and "randperm" gather no matrix if mesh axes are
+    explicit.
 
     Args:
-        kind: `"svd"`, along the gradient's largest singular vectors; `"approximate_svd"`, along what power iterations
-            from a random sketch make of them, many times as fast for large matrices and low ranks; `"random"`, along
-            random orthonormal vectors; `"randperm"`, along random coordinates, as such vectors; `"columns"` or
-            `"rows"`, random ones; `"uniform"`, random rows of a matrix that is not wide, random columns otherwise;
-            `"topk"`, of the same those whose gradient has the largest norms; `"randk"`, random entries.
-        rank: dimension of the subspace, number of columns, rows or entries, at least 1; at most all, and at most the
-            number of singular vectors, that of the shorter axis.
-        density: in place of `rank`, the share of that dimension or number, in [0, 1]; rounded for the first four
-            kinds, to even where in doubt, and rounded down for the others, as in FRUGAL's code. With `side="full"` it
-            is the share of the shorter axis on both sides.
-        side: for the first four kinds, on which side of the matrix the vectors are: `"std"` (default), for rows
-            (`"right"`) unless the matrix is wide, otherwise for columns (`"left"`); `"reverse_std"`, the other way
-            round, as in `optax.contrib.galore`; or `"full"`, both.
+        kind: How the subspace is chosen. "svd": the gradient's largest singular vectors. "approximate_svd": an
+            approximation of them by power iterations from a random sketch. "random": random orthonormal vectors.
+            "randperm": random coordinates, stored as orthonormal vectors. "columns" or "rows": random columns or rows.
+            "uniform": random rows, or random columns if the matrix is wide. "topk": the rows, or columns if the matrix
+            is wide, in which the gradient has the largest norms. "randk": random entries.
+        rank: Dimension of the subspace, or number of columns, rows or entries, at least 1. It is limited to the number
+            that the matrix has; for singular vectors that is the length of the shorter axis. Default: None, which
+            requires `density`.
+        density: The same number as a share of the dimension, or of all columns, rows or entries, in [0, 1]. Default:
+            None, which requires `rank`. The number is rounded for the first four kinds (a half to the even number), and
+            rounded down for the others, as in FRUGAL's code. With `side="full"` it is a share of the shorter axis on
+            both sides.
+        side: On which side of the matrix the vectors of the first four kinds are: "std", "reverse_std", "left", "right"
+            or "full". Default: "std", on the right (each row is projected), or on the left if the matrix is wide (each
+            column is projected). "reverse_std" is the opposite, as in `optax.contrib.galore`. "full" has vectors on
+            both sides.
 
     Returns:
         A `Projector`.
 
     Raises:
-        ValueError: if an argument is out of its range, or not exactly one of `rank` and `density` is given.
+        ValueError: If an argument is outside its range, or if not exactly one of `rank` and `density` is given.
 
     Example:
         >>> import jax.numpy as jnp

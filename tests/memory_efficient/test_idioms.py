@@ -316,5 +316,5 @@ def test_numbers_or_leaves_that_reach_no_leaf_are_named(name):
     params = {"w": jnp.ones((4, 3)), "b": jnp.ones(3)}
     with pytest.raises(ValueError, match=rf"^{name}: by weight_dimension_numbers no leaf is a matrix, although 'w'"):
         example(name, weight_dimension_numbers=optkit.flax_dimension_numbers).init(params)
-    with pytest.raises(ValueError, match=rf"^{name}: {chosen} has no leaf, although 'w' has two axes or more"):
+    with pytest.raises(ValueError, match=rf"^{name}: {chosen} chooses no leaf, although 'w' has two axes or more"):
         example(name, **{chosen: nowhere}).init(params)

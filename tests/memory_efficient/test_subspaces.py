@@ -492,7 +492,7 @@ def test_state_of_frugal_is_its_share_and_indices():
         (lambda: block_projector(-0.5), r"density must be in \[0, 1\], got -0.5"),
         (lambda: block_projector(0.5, "sideways"), "order must be 'random', .*, got 'sideways'"),
         (lambda: block_projector(0.25, "mirror").find([jnp.zeros(1)] * 4, None, 0, None), "takes pairs, .* is 1"),
-        (lambda: choose_blocks([jnp.ones((1, 1))], 0.5, period=0), "order 'random' draws: give key"),
+        (lambda: choose_blocks([jnp.ones((1, 1))], 0.5, period=0), "order 'random' needs a key: give key"),
         (lambda: frugal_blocks(optax.identity(), [True], rest="signs"), "rest must be 'sign', 'sgd' or None"),
         (lambda: subspace_momentum(0.9, reset="later"), "reset must be 'before', 'after' or 'never', got 'later'"),
         (lambda: subspace_momentum(1.0), r"b1 must be in \[0, 1\), got 1.0"),
