@@ -36,7 +36,7 @@ def class_normalized(
 ) -> aggregating.Aggregator:
     """Sums the gradients of the classes after dividing each by its norm over all leaves.
 
-    The rule, where g_c is the gradient of class c and |.| the norm over all leaves::
+    The rule, where g_c is the gradient of class c and `|.|` the norm over all leaves::
 
         u = sum over c of g_c / (|g_c| + eps)
 

@@ -31,7 +31,7 @@ def clipped_sgd(
 ) -> optax.GradientTransformationExtraArgs:
     """SGD with gradient clipping, where the norm of a median decides how the gradient is clipped.
 
-    The update rule, where |.| is the norm over all leaves, and `step` and `momentum` are the defaults::
+    The update rule, where `|.|` is the norm over all leaves, and `step` and `momentum` are the defaults::
 
         u = g * min(1, tau / |g|)
         x = x - lr * (u + wd * x)

@@ -48,7 +48,7 @@ def geometric_median(
 ) -> aggregating.Aggregator:
     """Takes the geometric median of the rows, the point with the least mean distance, by Weiszfeld's iterations.
 
-    The rule of each iteration, where u begins at `start`, g_i are the rows and |.| is the norm over all leaves::
+    The rule of each iteration, where u begins at `start`, g_i are the rows and `|.|` is the norm over all leaves::
 
         w_i = 1 / |g_i - u|
         u = sum(w_i * g_i) / sum(w_i)

@@ -51,7 +51,7 @@ def scale_by_median_tracking(
 ) -> optax.GradientTransformation:
     """Replaces the gradient by an estimate of the median gradient, which each gradient moves by one proximal step.
 
-    The update rule, where m starts at zero, |.| is the norm over all leaves, and `step` is the default::
+    The update rule, where m starts at zero, `|.|` is the norm over all leaves, and `step` is the default::
 
         d = g - m
         m = m + d * min(1, tau / |d|)
@@ -116,7 +116,7 @@ def median_tracking_sgd(
 ) -> optax.GradientTransformationExtraArgs:
     """SGD along an estimate of the median gradient, which each gradient moves by one proximal step.
 
-    The update rule, where m starts at zero, |.| is the norm over all leaves, and `step` is the default::
+    The update rule, where m starts at zero, `|.|` is the norm over all leaves, and `step` is the default::
 
         d = g - m
         m = m + d * min(1, tau / |d|)

@@ -255,7 +255,7 @@ def quantile(quantile: float) -> MedianStep:
 
 
 def insensitive_l2(epsilon: float) -> MedianStep:
-    """The step of the l2 norm beyond a dead zone, `max(0, |.| - epsilon)`: small differences move nothing.
+    """The step of the l2 norm beyond a dead zone, `max(0, `|.|` - epsilon)`: small differences move nothing.
 
     The step for a difference d::
 

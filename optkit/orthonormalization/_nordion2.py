@@ -79,7 +79,7 @@ def scale_by_nordion2(
         w = o / (sqrt(v) + eps)
         u = sqrt(fan_out / fan_in) * w * |o| / max(|w|, eps)
 
-    |.| is the Frobenius norm, and v has one number per row. It selects among the rows, that is the neurons, as in
+    `|.|` is the Frobenius norm, and v has one number per row. It selects among the rows, that is the neurons, as in
     `scale_by_dion2` with `select="rows"`, however many columns there are. The selected rows are divided by their usual
     size as in `scale_by_normuon`.
 

@@ -70,7 +70,7 @@ def scale_by_normuon(
 ) -> optax.GradientTransformation:
     """Replaces the gradient of a matrix by its orthogonalized momentum, with rows divided by their usual size.
 
-    The update rule with the default arguments, where |.| is the Frobenius norm; m and v, one number per row, start at
+    The update rule with the default arguments, where `|.|` is the Frobenius norm; m and v, one number per row, start at
     zero::
 
         m = momentum * m + g

@@ -75,7 +75,7 @@ def l1() -> Kappa:
 def lp(p: float) -> Kappa:
     """The l_p norm of a leaf, whose subgradient for p = 2 is the normalized momentum.
 
-    The subgradient, where |x|_p is the norm of the leaf::
+    The subgradient, where `|x|_p` is the norm of the leaf::
 
         sign(x) * (|x| / |x|_p)^(p - 1)
 
