@@ -74,9 +74,9 @@ def adam_snsm(
         leaves: Which leaves have a subspace and subsets: see `subspace_momentum`. Default: None, the leaves with
             dimension numbers; without any dimension numbers, the leaves of exactly two axes.
         weight_dimension_numbers: See `subspace_momentum`. Default: None, the layout of Flax's dense layers.
+        bias_correction: Whether the bias of both moments, which start at zero, is corrected. Default: True.
         key: Seed of the random draws, an integer or a JAX key. Must be equal on all workers. Default: None, for a
             projector without random draws.
-        bias_correction: Whether the bias of both moments, which start at zero, is corrected. Default: True.
 
     Returns:
         An optimizer. For an m x n matrix and r singular vectors its state is `r (m + n) + max(m, n)` numbers.
