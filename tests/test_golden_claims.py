@@ -34,11 +34,13 @@ def recorded():
     return {path.stem.split("__")[0] for path in files("*")}
 
 
+@pytest.mark.slow
 def test_golden_files_of_catalogued_methods_are_all_replayed():
     asked = recorded() if golden_files.all_are_there() else recorded() & set(catalogued().values())
     assert asked <= claimed_methods()
 
 
+@pytest.mark.slow
 @of_this_repository
 def test_golden_files_are_as_many_as_ever_and_small():
     replayed = [path for method in claimed_methods() for path in files(method)]
@@ -51,6 +53,7 @@ def test_methods_without_a_recording_are_those_that_are_known_to_have_none():
     assert {name for name, golden in catalogued().items() if golden not in recorded()} == set(WITHOUT_RECORDING)
 
 
+@pytest.mark.slow
 def test_pytest_collects_every_recording(request):
     config = request.config
     folders = [pathlib.Path(config.invocation_params.dir, argument) for argument in config.args]

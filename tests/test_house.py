@@ -63,6 +63,7 @@ def imports(module):
     return {name for name in found if name in MODULES and name != module}
 
 
+@pytest.mark.slow
 def test_imports_run_downwards():
     upwards = [
         f"{module} imports {imported}"
@@ -111,6 +112,7 @@ def test_a_family_is_imports_and_one_list(family):
     assert ast.unparse(methods).startswith("METHODS = methods_of(")
 
 
+@pytest.mark.slow
 def test_importing_costs_little():
     code = (
         "import sys, optkit; from jax._src import xla_bridge; assert not xla_bridge.backends_are_initialized();"

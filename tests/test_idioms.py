@@ -61,6 +61,7 @@ def test_getting_started(build):
     assert loss(params, INPUTS, TARGETS) < 0.7 * loss(initial(), INPUTS, TARGETS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "storm"])
 def test_gradient_accumulation_over_parts_is_a_step_on_the_whole(name):
     build = OPTIMIZERS[name]
@@ -89,6 +90,7 @@ def test_frozen_parameters_stay_where_the_optimizer_asks_for_gradients():
     assert jnp.any(params["output"]["kernel"] != initial()["output"]["kernel"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "micro_adam"])  # It rounds to codes.
 def test_meta_learning_differentiates_through_the_steps(name):

@@ -180,6 +180,7 @@ def test_the_worst_leaf_gives_a_trees_constant():
     assert compressors.natural(key=0).delta is None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", ["top_k", "qsgd"])
 def test_windows_of_messages_are_those_of_the_decompressed_trees(name):

@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from golden_files import assert_replays, replays
 
 from optkit.compressors._dithering import dithering_rule
@@ -40,6 +41,7 @@ def draws_of(recording, leaf):
     return jnp.stack([drawn, drawn], axis=1) if "natural_dithering" in recording.name else drawn
 
 
+@pytest.mark.slow
 @replays("compressor")
 def test_golden_compressor(recording):
     rule, rate = rule_of(recording), recording.hyperparams["learning_rate"]

@@ -47,6 +47,7 @@ def test_everything_is_kept_at_density_one():
     jax.tree.map(np.testing.assert_array_equal, compressor.decompress(entries, TREE), TREE)
 
 
+@pytest.mark.slow
 def test_it_contracts_by_the_share_of_entries_kept():
     tree = {"a": normal(40, 20), "b": normal(200, seed=1)}
     for density in (0.01, 0.25, 0.9):
@@ -56,6 +57,7 @@ def test_it_contracts_by_the_share_of_entries_kept():
         assert lost <= (1 - density) * norm
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_inner_products_and_combinations_are_those_of_the_decompressed_trees():
     in_double_precision = jax.tree.map(lambda x: x.astype(float), TREE)

@@ -61,6 +61,7 @@ def test_a_transformation_with_a_state_is_refused():
         optkit.preprocess_gradients(optkit.storm(), optax.trace(0.9)).init(PARAMS)
 
 
+@pytest.mark.slow
 def test_a_product_with_the_hessian_is_derived_from_what_is_clipped():
     def hessian_product(vector, point):
         del point

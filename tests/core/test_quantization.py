@@ -60,6 +60,7 @@ def test_zeros_are_what_quantization_makes_of_zeros(size, bits):
         np.testing.assert_array_equal(expected, actual)
 
 
+@pytest.mark.slow
 def test_a_nan_spoils_its_block_only():
     x = jnp.arange(8.0).at[1].set(jnp.nan)
     back = dequantize(quantize(x, 4, 4, jnp.float32), 8, 4, 4, jnp.float32)

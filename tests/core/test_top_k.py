@@ -37,6 +37,7 @@ def test_of_equal_entries_the_first_is_taken():
     assert top_k_in_blocks(x, 4, 0.5).tolist() == [1, 2]
 
 
+@pytest.mark.slow
 def test_places_in_whole_lead_to_the_same_entries():
     x = normal(37)
     places = places_in_whole(top_k_in_blocks(x, 8, 0.3), 37, 8, 0.3)

@@ -63,11 +63,13 @@ def test_permuted_units_leave_the_function_as_it_is():
     assert not np.allclose(shuffled(network(), 1)["second"]["kernel"], network()["second"]["kernel"])
 
 
+@pytest.mark.slow
 def test_a_shuffled_copy_is_aligned_exactly():
     aligned = align_units(network(), shuffled(network(), 1), UNITS, activations)
     jax.tree.map(np.testing.assert_array_equal, aligned, network())
 
 
+@pytest.mark.slow
 def test_shuffled_copies_merge_to_the_same_function_exactly():
     topology = sequence(ring(WORKERS), complete(WORKERS))
     exchange = jax.jit(
@@ -79,6 +81,7 @@ def test_shuffled_copies_merge_to_the_same_function_exactly():
     assert np.max(np.abs(layers(jax.tree.map(lambda x: x[0], plain))[1] - layers(network())[1])) > 0.1
 
 
+@pytest.mark.slow
 def test_matched_copies_that_moved_apart_are_averaged():
     moves = [jax.tree.map(lambda x, s=seed: x + 0.01 * s, network()) for seed in range(WORKERS)]
     merged = mixed(stack([shuffled(move, seed) for seed, move in enumerate(moves)]), complete(WORKERS), MATCHED)
@@ -88,6 +91,7 @@ def test_matched_copies_that_moved_apart_are_averaged():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), params, shuffled(mean, worker))
 
 
+@pytest.mark.slow
 def test_matching_finds_the_best_assignment():
     rng = np.random.default_rng(0)
     own, other = (rng.standard_normal((30, HIDDEN)).astype(np.float32) for _ in range(2))
@@ -97,6 +101,7 @@ def test_matching_finds_the_best_assignment():
     )
 
 
+@pytest.mark.slow
 def test_constant_units_are_matched_too():
     own = jnp.asarray(EXAMPLES).at[:, 2].set(7.0)
     order = match_units(own, own)
@@ -104,6 +109,7 @@ def test_constant_units_are_matched_too():
     np.testing.assert_array_equal(own[:, order], own)
 
 
+@pytest.mark.slow
 def test_convolutions_are_matched_by_channels():
     images = jax.random.normal(jax.random.key(0), (4, 6, 6, 3))
     params = {"conv": jax.random.normal(jax.random.key(1), (3, 3, 3, 5)), "head": jnp.ones((5, 2))}
@@ -121,6 +127,7 @@ def test_convolutions_are_matched_by_channels():
     np.testing.assert_array_equal(align_units(params, other, units, channels)["conv"], params["conv"])
 
 
+@pytest.mark.slow
 def test_what_is_not_heard_may_be_nan():
     broken = jax.tree.map(lambda x: x.at[1].set(jnp.nan), SHUFFLED)
     links = jnp.ones((WORKERS, WORKERS), bool).at[:, 1].set(False)
@@ -129,6 +136,7 @@ def test_what_is_not_heard_may_be_nan():
         jax.tree.map(lambda a, b, i=worker: np.testing.assert_array_equal(a[i], b[i]), merged, SHUFFLED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["pmap", "shard_map"])
 def test_backends_agree(backend):
     params = stack([network(seed) for seed in range(WORKERS)])
@@ -136,6 +144,7 @@ def test_backends_agree(backend):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), simulated, real)
 
 
+@pytest.mark.slow
 def test_gossip_takes_it_and_dtypes_stay():
     tx = gossip(optax.sgd(0.1), ring(WORKERS), axis_name="workers", mixing=MATCHED, every=2)
 
@@ -162,5 +171,6 @@ def test_wrong_arguments_are_named():
         mixed(SHUFFLED, ring(2), MATCHED)
 
 
+@pytest.mark.slow
 def test_matching_comes_to_an_end_on_nan():
     assert sorted(match_units(jnp.full((4, 3), jnp.nan), EXAMPLES[:4, :3]).tolist()) == [0, 1, 2]

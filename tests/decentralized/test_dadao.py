@@ -59,6 +59,7 @@ def recorded_rates(recording):
     return GossipRates(workers, edges, np.full(len(edges), recording.hyperparams["lambda_mix"] / len(edges)))
 
 
+@pytest.mark.slow
 @replays("dadao")
 def test_golden(recording):
     hyperparams = recording.hyperparams
@@ -120,6 +121,7 @@ def test_the_flow_is_the_matrix_exponential(condition):
         assert error <= 1e-12 * np.abs(expected).max()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_all_workers_reach_the_common_optimum():
     params = SIMULATOR.params(RUN(SIMULATOR.init(start()), SAMPLE(KEY, 4000)))
@@ -128,6 +130,7 @@ def test_all_workers_reach_the_common_optimum():
     assert params["none"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_one_worker_without_neighbours_minimizes_its_own_function():
     simulator = dadao(lambda x, *_: x - 3.0, uniform_rates(optkit.topology.ring(1)), mu=1.0, L=1.0)
@@ -137,6 +140,7 @@ def test_one_worker_without_neighbours_minimizes_its_own_function():
     np.testing.assert_allclose(simulator.params(state), [3.0], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_a_run_in_pieces_is_the_run_as_a_whole():
     init, events = SIMULATOR.init(start()), SAMPLE(KEY, COUNT)
@@ -180,6 +184,7 @@ def test_an_exchange_keeps_the_sum_over_workers_of_what_is_exchanged():
         np.testing.assert_allclose(x.sum(axis=0), y.sum(axis=0), rtol=0, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_events_come_at_their_rates():
     rates = GossipRates(3, np.array([[0, 1], [1, 2]]), np.array([1.0, 4.0]))
     sample = jax.jit(dadao(pull, rates, mu=1.0, L=1.0).sample, static_argnums=(0, 1))
@@ -192,6 +197,7 @@ def test_events_come_at_their_rates():
     np.testing.assert_array_equal(events.is_gradient, events.workers[:, 0] == events.workers[:, 1])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_noisy_gradients_get_a_key_of_their_own_at_each_event():
     # At X = Y~ = 0 without a wait, X moves by the noise alone.
@@ -209,6 +215,7 @@ def test_noisy_gradients_get_a_key_of_their_own_at_each_event():
     assert len(np.unique(state.variables[:, 0])) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_runs_map_over_keys():
     keys, init = jax.random.split(KEY, 2), SIMULATOR.init(start())

@@ -20,6 +20,7 @@ def gradient_at(hessian, linear, point):
     return jax.tree.map(lambda x, a, b: (a @ x.ravel()).reshape(x.shape) - b, point, hessian, linear)
 
 
+@pytest.mark.slow
 @replays("dfedsam")
 def test_golden_dfedsam(recording):
     hyperparams = recording.hyperparams
@@ -61,6 +62,7 @@ def test_without_ascent_and_in_rounds_of_one_step_it_is_gossip_of_sgd():
     np.testing.assert_allclose(ours, theirs, rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_a_round_of_one_worker_is_optax_sam_with_momentum():
     ascent = optax.chain(optax.contrib.normalize(), optax.sgd(0.1))
@@ -82,6 +84,7 @@ def test_a_round_of_one_worker_is_optax_sam_with_momentum():
     np.testing.assert_allclose(ours[0], params, rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_momentum_starts_anew_in_each_round():
     # Of one gradient that stays the same, two steps move by 1 and 1.9 rates, and so do the next two.
@@ -136,6 +139,7 @@ def test_failed_links_carry_nothing():
     np.testing.assert_allclose(alone[0], start, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_leaves_that_are_not_trainable_stay_and_are_not_perturbed():
     tx = dfedsam(0.1, complete(2), 1, rho=1.0, momentum=0.0, trainable={"in": True, "out": False}, axis_name="workers")
 
@@ -168,6 +172,7 @@ def test_the_mask_says_what_decays(mask, trainable):
     np.testing.assert_allclose(updates["b"], -0.25)
 
 
+@pytest.mark.slow
 def test_it_descends_along_gradients_that_what_stands_before_it_in_a_chain_has_not_seen():
     method = dfedsam(0.1, complete(WORKERS), 1, rho=0.0, momentum=0.0, axis_name="workers")
     clip = optax.clip_by_global_norm(1e-3)
@@ -190,6 +195,7 @@ def test_it_descends_along_gradients_that_what_stands_before_it_in_a_chain_has_n
     assert length(clip_before=False, clip_inside=True) < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_under_multi_steps_grad_fn_is_that_of_all_parts_together():
     method = dfedsam(0.1, complete(2), 1, rho=0.5, axis_name="workers")
@@ -248,6 +254,7 @@ def test_wrong_hyperparameters_are_named(changes, message):
         dfedsam(**{"learning_rate": 0.1, "topology": ring(2), "every": 1, "axis_name": "workers", **changes})
 
 
+@pytest.mark.slow
 def test_missing_parameters_and_gradients_are_named():
     tx = dfedsam(0.1, ring(2), 1, axis_name="workers")
     assert_needs_parameters(tx, "dfedsam")

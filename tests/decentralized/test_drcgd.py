@@ -27,6 +27,7 @@ def train(tx, problem, start, steps):
     return descend(tx, gradient, start, jnp.broadcast_to(problem, (steps, *problem.shape)), axis_name="workers").params
 
 
+@pytest.mark.slow
 @replays("drcgd")
 def test_golden_drcgd(recording):
     hyperparams = recording.hyperparams
@@ -86,6 +87,7 @@ def test_subspace_error_falls():
     assert errors[-1] < 0.1 * errors[0]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_tracked_gradients_take_most_of_the_bias_away():
     problem, start = principal_components(1)
@@ -96,6 +98,7 @@ def test_tracked_gradients_take_most_of_the_bias_away():
     assert errors[True] < 0.1 * errors[False]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_without_conjugacy_one_worker_takes_the_projected_gradient_step():
     problem, start = principal_components(2)
@@ -129,6 +132,7 @@ def test_free_leaves_follow_conjugate_gradients_of_flat_space():
         np.testing.assert_allclose(last(run.params)[0], target, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_wide_matrices_and_vectors_are_free_by_default():
     tx = drcgd(0.1, ring(1), axis_name="workers")
     params = {"tall": jnp.eye(3, 2), "stack": jnp.ones((5, 3, 2)), "wide": jnp.ones((2, 3)), "vector": jnp.ones(3)}
@@ -156,6 +160,7 @@ def test_state_holds_what_its_options_need():
     assert tracked.steepest.shape == tracked.gradient.shape == (3, 2)
 
 
+@pytest.mark.slow
 def test_matrices_keep_the_contract():
     # The catalog's entry has no matrices on the manifold: the contract's problems have their solutions off it.
     promises = "keeps_types", "allows_donation", "takes_all_shapes", "stays_finite_in_float16", "continues_from_flax"
@@ -172,6 +177,7 @@ def test_matrices_keep_the_contract():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["pmap", "shard_map"])
 def test_backends_agree(backend):
     problem, start = principal_components(0)
@@ -211,6 +217,7 @@ def test_complex_matrices_keep_orthonormal_columns_and_reach_the_eigenvectors(be
     np.testing.assert_allclose(values, np.linalg.eigvalsh(hermitian)[-2:], rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_no_leaf_need_be_on_the_manifold():
     tx = drcgd(0.1, complete(2), axis_name="workers", stiefel=False)
     params = jnp.ones((2, 3, 2))

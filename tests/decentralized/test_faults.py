@@ -259,6 +259,7 @@ MARGIN = 0.5
 HIDDEN = ("a_little_is_enough", "mimic")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("rule", RULES)
 def test_robust_rules_stay_near_the_clean_run_under_every_attack(rule):
@@ -267,6 +268,7 @@ def test_robust_rules_stay_near_the_clean_run_under_every_attack(rule):
         assert distance < without_attack + MARGIN, attack
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_these_attacks_lead_the_plain_mean_astray():
     distances, without_attack = attacked("mix")

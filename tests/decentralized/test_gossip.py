@@ -109,6 +109,7 @@ def test_local_steps_lie_between_exchanges_that_take_a_periodic_topology_in_turn
     np.testing.assert_array_equal(state.count, 6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_the_mean_moves_as_without_exchange_where_links_are_lost():
     params, gradients = numbers(5), numbers(4, 5, seed=1)
@@ -119,6 +120,7 @@ def test_the_mean_moves_as_without_exchange_where_links_are_lost():
     assert np.abs(mixed - alone).max() > 0.1
 
 
+@pytest.mark.slow
 def test_a_silent_worker_trains_alone_and_its_nan_does_not_spread():
     params, gradients = numbers(5), numbers(4, 5, seed=1)
     links = links_among(jnp.arange(WORKERS) != 1)
@@ -166,6 +168,7 @@ def test_the_inner_optimizer_and_the_mixing_get_what_gossip_got():
     assert seen["mixing"] == (WORKERS, "workers", jnp.int32, links)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("backend", ["pmap", "shard_map"])
 def test_simulation_and_devices_give_the_same_numbers(backend):
@@ -224,6 +227,7 @@ def test_dadam_decays_what_the_mask_says():
     np.testing.assert_array_equal(trajectory["b"], 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("topology", [ring(WORKERS), one_peer_exponential(WORKERS)], ids=["ring", "one_peer"])
 def test_the_period_may_be_an_array(topology):
     params, gradients = numbers(3), numbers(6, 3, seed=1)

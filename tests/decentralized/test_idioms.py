@@ -155,6 +155,7 @@ def test_complex_parameters_are_refused_at_once_where_the_proximal_map_is_of_rea
         tx.init({"w": jnp.ones(2, jnp.complex64)})
 
 
+@pytest.mark.slow
 def test_functions_promote_neither_ranks_nor_dtypes():
     with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
         links = links_among(jnp.array([True, False, True]))

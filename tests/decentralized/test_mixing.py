@@ -92,6 +92,7 @@ def compiled_for_devices(mixing, topology, tree, **arguments):
     return hlo.read(lowered.compile(), lowered), lowered.as_text()
 
 
+@pytest.mark.slow
 @replays("multi_gossip")
 def test_repeated_and_chebyshev_mix_golden(recording):
     topology, start = topology_of(recording), recording.tree("params0")
@@ -122,6 +123,7 @@ def test_a_link_that_fails_leaves_its_weight_to_the_receiver(topology):
     np.testing.assert_allclose(simulate(mix, topology, values, links=links), expected, rtol=0, atol=1e-14)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @of_all_mixings
 def test_the_mean_stays_where_links_fail_in_both_directions(mixing):
@@ -146,6 +148,7 @@ def test_one_worker_keeps_what_it_has(mixing):
     np.testing.assert_array_equal(simulate(mixing, ring(1), values)["w"], values["w"])
 
 
+@pytest.mark.slow
 @of_all_mixings
 def test_all_kinds_of_leaves(mixing):
     tree = {
@@ -244,6 +247,7 @@ def test_the_silent_keep_their_values_and_the_others_their_mean(mixing):
 LOSSY = lossy_links(jax.random.key(3), 8, 0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mixing", "topology", "links"),
     [

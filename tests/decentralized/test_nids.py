@@ -29,6 +29,7 @@ def composite_minimum(losses):
     return jax.lax.fori_loop(0, 500, step, jnp.zeros_like(losses.linear))[0]
 
 
+@pytest.mark.slow
 @replays("nids")
 def test_golden_nids(recording):
     c = recording.hyperparams.get("c", 0.5)

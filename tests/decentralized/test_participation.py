@@ -47,6 +47,7 @@ def test_links_that_cannot_be_drawn(size, probability, message):
         lossy_links(jax.random.key(0), size, probability)
 
 
+@pytest.mark.slow
 def test_a_sample_is_the_same_for_all_and_changes_with_round_and_key():
     rounds = [np.asarray(sample_participants(step, 12, 4, key=0)) for step in range(30)]
     assert {int(chosen.sum()) for chosen in rounds} == {4}
@@ -69,6 +70,7 @@ def test_who_is_not_alive_is_replaced_by_the_next_in_the_same_order():
     assert not np.any(sample_participants(3, 12, 4, key=0, active=jnp.zeros(12, bool)))
 
 
+@pytest.mark.slow
 def test_the_mean_of_participants_goes_to_those_of_the_next_round():
     mixing, values = participation_mix(3, key=0), {"w": normal(8, 5), "count": jnp.arange(8)}
     senders, receivers = (np.asarray(sample_participants(step, 8, 3, key=0)) for step in (5, 6))
@@ -91,6 +93,7 @@ def test_nobody_alive_leaves_everything_as_it_is():
     np.testing.assert_array_equal(simulate(participation_mix(3, key=0), values, links=jnp.zeros((8, 8), bool)), values)
 
 
+@pytest.mark.slow
 def test_participation_is_one_reduction_and_the_same_on_devices():
     mixing, values = participation_mix(3, key=0), normal(8, 5000)
 
@@ -124,6 +127,7 @@ def test_what_does_not_fit_is_refused(call, message):
         call()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_the_covariance_is_that_of_all_values_in_a_row():
     tree = {"w": normal(8, 3, 2), "b": (normal(8, 4, seed=1), None), "count": jnp.arange(8)}
@@ -135,6 +139,7 @@ def test_the_covariance_is_that_of_all_values_in_a_row():
     np.testing.assert_allclose(distance, np.full(8, np.sqrt(expected)), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_distances_are_in_single_precision_at_least_and_nothing_has_none():
     distance = jax.vmap(lambda x: consensus_distance(x, "workers"), axis_name="workers")
     values = jnp.asarray([100.0, 101.0], jnp.bfloat16)

@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import optax
+import pytest
 from golden_files import assert_replays, replays
 from worker_runs import topology_of
 
@@ -36,6 +37,7 @@ def replay(tx, recording):
     return golden.replay_workers(optax.chain(clip, tx), recording)
 
 
+@pytest.mark.slow
 @replays("dproxsgt")
 def test_golden_proximal_gradient_tracking(recording):
     hyperparams = recording.hyperparams
@@ -49,6 +51,7 @@ def test_golden_proximal_gradient_tracking(recording):
     assert_replays(recording, replay(tx, recording))
 
 
+@pytest.mark.slow
 @replays("cdproxsgt")
 def test_golden_compressed_proximal_tracking(recording):
     hyperparams = recording.hyperparams
@@ -64,6 +67,7 @@ def test_golden_compressed_proximal_tracking(recording):
     assert_replays(recording, replay(tx, recording))
 
 
+@pytest.mark.slow
 @replays("choco_sgd")
 def test_golden_choco(recording):
     hyperparams = recording.hyperparams

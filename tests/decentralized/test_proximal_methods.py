@@ -76,6 +76,7 @@ def means(tree):
     return jax.tree.map(lambda x: jnp.mean(x, axis=1), tree)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", ["proximal_gradient_tracking", "compressed_proximal_tracking"])
 def test_the_mean_estimate_is_the_mean_gradient(name):
@@ -83,6 +84,7 @@ def test_the_mean_estimate_is_the_mean_gradient(name):
     assert_close(means(state.tracked), means(grads))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_what_is_not_compressed_moves_like_the_method_without_compression():
     _, expected, _ = run(plain())
@@ -93,6 +95,7 @@ def test_what_is_not_compressed_moves_like_the_method_without_compression():
     assert_close(params, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("compressor", [top_k(0.3), scaled_sign(), qsgd(2, key=0, axis_name="workers")])
 def test_choco_moves_the_mean_as_if_nothing_were_exchanged(compressor):
@@ -102,6 +105,7 @@ def test_choco_moves_the_mean_as_if_nothing_were_exchanged(compressor):
     assert_close(means(params), jax.tree.map(lambda x, g: x - 0.1 * jnp.cumsum(g, axis=0), start, means(grads)))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_lost_messages_keep_all_means():
     drawn = np.random.default_rng(0).random((WORKERS, WORKERS)) > 0.4
@@ -127,6 +131,7 @@ def test_the_exchange_adds_up_how_neighbours_differ(topology):
     assert_close(optax.tree.add(tree, change), mixed)
 
 
+@pytest.mark.slow
 def test_what_is_not_heard_may_be_nan():
     x = jnp.arange(8.0).at[3].set(jnp.nan)
     links = jnp.ones((8, 8), bool).at[:, 3].set(False)
@@ -138,6 +143,7 @@ def test_what_is_not_heard_may_be_nan():
     assert np.all(np.isfinite(np.delete(changes, 3)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_backends_agree(name):
     tx, params = METHODS[name], optax.tree.cast(draw(0), jnp.float32)
@@ -191,6 +197,7 @@ def test_a_message_on_the_wire_is_what_the_compressor_made():
     assert sent(tx, jnp.ones((WORKERS, 300))) == {"collective-permute": 2 * message}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_parameters_of_16_bits_are_mixed_in_float32(name):
     params = optax.tree.cast(draw(0), jnp.bfloat16)
@@ -204,6 +211,7 @@ def test_parameters_of_16_bits_are_mixed_in_float32(name):
     assert_close(optax.tree.cast(low, jnp.float32), high, atol=0.15)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_workers_meet_at_the_minimum_under_an_l1_penalty():
     targets = draw(3)["matrix"]
@@ -226,6 +234,7 @@ def test_workers_meet_at_the_minimum_under_an_l1_penalty():
         np.testing.assert_allclose(params, jnp.broadcast_to(minimum, params.shape), atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_noise_is_in_what_others_hear_and_has_the_scale_asked_for():
     def change(x, scale, step):
@@ -296,6 +305,7 @@ def test_an_empty_tree_stays_empty():
         assert updates == {}
 
 
+@pytest.mark.slow
 def test_a_penalty_whose_step_is_the_rate_is_the_penalty_of_the_loss():
     # With half a squared norm as penalty the minimum is that of the loss plus the weight.
     tx = proximal_gradient_tracking(0.3, ring(2), prox.squared_l2(1.0), axis_name="workers")

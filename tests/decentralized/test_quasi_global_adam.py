@@ -11,6 +11,7 @@ from optkit.testing.golden import replay_workers
 WORKERS = {"axis_name": "workers"}
 
 
+@pytest.mark.slow
 @replays("qg_dadam")
 def test_golden_qg_dadam(recording):
     arguments = recording.hyperparams.take("b1", "b2", "eps", "weight_decay")

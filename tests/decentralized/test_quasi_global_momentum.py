@@ -22,6 +22,7 @@ def test_golden_qg_dsgdm(recording):
     assert_replays(recording, replay_workers(tx, recording))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_its_bias_is_below_that_of_local_momentum():
     losses = quadratics(8)

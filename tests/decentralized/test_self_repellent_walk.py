@@ -69,6 +69,7 @@ def test_kernel_of_tiny_frequencies_is_finite():
     assert jnp.all(jnp.isfinite(self_repellent_kernel(RING, visits, 20.0)))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_draws_choose_workers_in_order_of_their_probabilities():
     start = self_repellent_start(6)

@@ -11,6 +11,7 @@ def vector(*values):
     return jnp.array(values, float)
 
 
+@pytest.mark.slow
 @replays("ties_merging")
 def test_golden_ties_merging(recording):
     hyperparams = recording.hyperparams
@@ -25,6 +26,7 @@ def test_golden_ties_merging(recording):
     assert_replays(recording, merged, "merged")
 
 
+@pytest.mark.slow
 def test_entries_are_trimmed_over_all_leaves_at_once():
     models = {"small": jnp.full((1, 3), 0.25), "large": vector(1.0, 2.0, 3.0)[None]}
     merged = ties_merge(jax.tree.map(lambda x: jnp.zeros(x.shape[1:]), models), models, density=0.5)
@@ -34,17 +36,20 @@ def test_entries_are_trimmed_over_all_leaves_at_once():
     np.testing.assert_array_equal(merged["small"], 0)
 
 
+@pytest.mark.slow
 def test_density_one_keeps_everything():
     base, models = vector(1, 2, 3), vector(1, 2, 3) + jnp.array([[1.0, -2.0, 0.5]])
     np.testing.assert_allclose(ties_merge(base, models, density=1.0), models[0])
 
 
+@pytest.mark.slow
 def test_larger_mass_elects_the_sign_and_the_rest_is_left_out():
     models = jnp.array([[5.0], [-1.0], [-2.0]])
     np.testing.assert_allclose(ties_merge(jnp.zeros(1), models, density=1.0), 5.0)
     np.testing.assert_allclose(ties_merge(jnp.zeros(1), -models, density=1.0), -5.0)
 
 
+@pytest.mark.slow
 def test_norm_mass_elects_by_the_share_in_the_model_s_norm():
     # The first model's entry is larger, and smaller beside its others.
     models = jnp.array([[5.0, 100.0], [-1.0, 0.0]])
@@ -63,6 +68,7 @@ def test_agreeing_changes_are_combined(combine, expected):
     np.testing.assert_allclose(ties_merge(jnp.zeros(1), models, density=1.0, combine=combine), expected)
 
 
+@pytest.mark.slow
 def test_equal_models_merge_to_themselves_and_none_moves_the_base():
     model = {"w": vector(1, -2, 3), "scalar": jnp.array(4.0), "none": None}
     models = jax.tree.map(lambda x: jnp.stack([x] * 3), model)
@@ -101,6 +107,7 @@ def test_nan_does_not_vanish(combine):
     assert np.all(np.isnan(ties_merge(jnp.zeros(3), models, density=1.0, combine=combine, elect="norm_mass")))
 
 
+@pytest.mark.slow
 def test_complex_numbers_are_refused():
     with pytest.raises(TypeError, match="ties_merge works on real parameters"):
         ties_merge(jnp.zeros(2), jnp.ones((2, 2), jnp.complex64))

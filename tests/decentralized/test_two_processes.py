@@ -12,6 +12,7 @@ PROGRAM = Path(__file__).with_name("two_process_training.py")
 A_MINUTE = 60
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_two_hosts_train_as_one_device_does_end_with_each_other_and_resume(tmp_path):
     # One test, so that the processes start twice only, however the tests are spread.

@@ -10,6 +10,7 @@ from optkit.decentralized import gossip, mix, repeated_mix, variance_corrected_m
 from optkit.decentralized.topology import complete, ring
 
 
+@pytest.mark.slow
 @replays("variance_corrected_averaging")
 def test_golden_variance_corrected_averaging(recording):
     weights = recording.hyperparams["weights"]
@@ -35,6 +36,7 @@ def mixed(mixing, topology, models, backend="vmap", **arguments):
     )
 
 
+@pytest.mark.slow
 def test_variance_and_mean_of_a_leaf_are_the_models_own():
     models = draw()
     merged = variance_corrected_mean(models)["kernel"]
@@ -50,12 +52,14 @@ def test_leaves_of_few_axes_are_averaged_only():
     assert jnp.var(variance_corrected_mean(models, min_ndim=1)["bias"]) > 1.5 * jnp.var(merged["bias"])
 
 
+@pytest.mark.slow
 def test_equal_models_stay():
     model = draw(1)
     merged = variance_corrected_mean(jax.tree.map(lambda x: jnp.repeat(x, 3, axis=0), model))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[0], atol=1e-6), merged, model)
 
 
+@pytest.mark.slow
 def test_constant_and_opposite_leaves_stay_finite():
     zeros = jnp.zeros((3, 4, 4))
     np.testing.assert_array_equal(variance_corrected_mean(zeros), 0)
@@ -79,6 +83,7 @@ def test_mixing_on_a_complete_graph_is_the_mean_of_models():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, jnp.stack([b] * 4), atol=1e-6), result, expected)
 
 
+@pytest.mark.slow
 def test_mixing_weighs_variances_like_values():
     models = draw(3)
     topology = ring(3).lazy()
@@ -88,6 +93,7 @@ def test_mixing_weighs_variances_like_values():
         jax.tree.map(lambda a, b, i=worker: np.testing.assert_allclose(a[i], b, atol=1e-5), result, expected)
 
 
+@pytest.mark.slow
 def test_it_corrects_any_mixing():
     models = draw()
     factor = jnp.var(mixed(variance_corrected_mix(repeated_mix(8)), ring(4), models)["kernel"], axis=(1, 2))
@@ -114,6 +120,7 @@ def test_backends_agree(backend):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), simulated, real)
 
 
+@pytest.mark.slow
 def test_gossip_takes_it_and_dtypes_stay():
     tx = gossip(optax.sgd(0.1), ring(4), axis_name="workers", mixing=variance_corrected_mix())
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), {"kernel": draw()["kernel"]})

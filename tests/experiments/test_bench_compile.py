@@ -29,6 +29,7 @@ def small(monkeypatch):
     monkeypatch.setattr(compile_time, "METHODS", {"lion": optkit.lion_kappa, "optax.lion": optax.lion})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_a_run_prints_lines_and_a_table_and_writes_json_and_markdown(capsys, tmp_path):
     assert execute("--out", str(tmp_path)) == 0

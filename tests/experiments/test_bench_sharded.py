@@ -18,6 +18,7 @@ def row_of(**changes):
     return sharded.Row(**{**found, **changes})
 
 
+@pytest.mark.slow
 def test_a_run_prints_lines_and_tables_and_writes_json_and_markdown(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(sharded, "SHAPES", ((64, 32),))
     monkeypatch.setattr(sharded, "MESHES", ((4, 2),))

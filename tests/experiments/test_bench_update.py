@@ -47,6 +47,7 @@ def row_of(optimizer, **changes):
     return dataclasses.replace(row, optimizer=optimizer, **changes)
 
 
+@pytest.mark.slow
 def test_a_run_prints_lines_and_tables_and_writes_json_and_markdown(capsys, tmp_path):
     assert execute("--optimizers", "lion_kappa:l1,cautious:adamw", "--rounds", "3", "--out", str(tmp_path)) == 0
     printed = capsys.readouterr().out
@@ -76,6 +77,7 @@ def test_a_run_prints_lines_and_tables_and_writes_json_and_markdown(capsys, tmp_
         assert "cpu" in row["hardware"]["devices"]
 
 
+@pytest.mark.slow
 def test_a_second_run_replaces_its_rows_and_keeps_the_others(tmp_path):
     execute("--optimizers", "signum,lion_kappa:l1", "--rounds", "1", "--out", str(tmp_path))
     execute("--optimizers", "lion_kappa:l1,grams", "--rounds", "2", "--out", str(tmp_path))
@@ -83,6 +85,7 @@ def test_a_second_run_replaces_its_rows_and_keeps_the_others(tmp_path):
     assert [(row["optimizer"], row["rounds"]) for row in rows] == [("signum", 1), ("lion_kappa:l1", 2), ("grams", 2)]
 
 
+@pytest.mark.slow
 def test_two_runs_into_one_folder_keep_the_rows_of_both(monkeypatch, tmp_path):
     measure = update.Bench.measure
 
@@ -96,6 +99,7 @@ def test_two_runs_into_one_folder_keep_the_rows_of_both(monkeypatch, tmp_path):
     assert [row["optimizer"] for row in read(tmp_path)["rows"]] == ["lion_kappa:l1", "grams", "signum"]
 
 
+@pytest.mark.slow
 def test_the_file_of_another_dtype_is_another_one(tmp_path):
     execute("--optimizers", "lion_kappa:l1", "--rounds", "1", "--dtype", "bfloat16", "--out", str(tmp_path))
     assert (tmp_path / "bench-update-cpu-bfloat16.md").exists()
@@ -139,6 +143,7 @@ def test_foreign_results_are_refused_in_one_line(capsys, tmp_path):
     assert f"{tmp_path}/bench-update-cpu.json, line 1: [] is not of type 'object'" in said
 
 
+@pytest.mark.slow
 def test_targets_are_held_against_medians():
     row = row_of("lion_kappa:l1", ratio=(0.9, 1.05, 2.0), share_of_copy=(0.1, 0.69, 0.9))
     time, bandwidth = update_report.verdicts([row])
@@ -155,6 +160,7 @@ ASKING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ASKING.values())
 def test_methods_that_need_more_than_a_gradient_get_it(name):
     row = update.Bench("tiny", "float32", 1).measure(METHODS[name])
@@ -162,6 +168,7 @@ def test_methods_that_need_more_than_a_gradient_get_it(name):
     assert 0 < row.ratio[1] < np.inf
 
 
+@pytest.mark.slow
 def test_rows_are_read_and_the_reference_reads_them_too():
     row = update.Bench("tiny", "float32", 1).measure(METHODS["vr_sgd"])
     assert row.fed_with == "4 microbatches"

@@ -155,6 +155,7 @@ def reference(tmp_path_factory):
     return folder, finished.stdout
 
 
+@pytest.mark.slow
 def test_a_run_prints_plain_progress_and_a_table_and_draws_a_figure(reference):
     folder, printed = reference
     assert "lion: 120/120 steps, validation loss" in printed
@@ -163,6 +164,7 @@ def test_a_run_prints_plain_progress_and_a_table_and_draws_a_figure(reference):
     assert (folder / "figure.png").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_the_same(reference, tmp_path):
     # At 200 changes of files and more, in all: opening the lock, amid checkpoints and amid results.
     killed = 0
@@ -176,6 +178,7 @@ def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_the_same(referenc
     assert numbers(tmp_path) == numbers(reference[0])
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_it_computes_continues_with_its_checkpoint(reference, tmp_path):
     arguments = [sys.executable, "-c", textwrap.dedent(KILLED), tmp_path, "0", *SMALL]
     with subprocess.Popen(arguments, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL) as process:
@@ -189,6 +192,7 @@ def test_a_run_killed_while_it_computes_continues_with_its_checkpoint(reference,
     assert numbers(tmp_path) == numbers(reference[0])
 
 
+@pytest.mark.slow
 def test_workers_get_devices_and_give_the_same_result(reference, tmp_path):
     finished = python("-m", "experiments", *SMALL, "--workers", 4, "--out", tmp_path)
     assert finished.returncode == 0, finished.stderr
@@ -203,6 +207,7 @@ def test_workers_get_devices_and_give_the_same_result(reference, tmp_path):
     assert compared == 8
 
 
+@pytest.mark.slow
 def test_drawing_only_trains_nothing(reference, capsys):
     folder, printed = reference
     (folder / "figure.png").unlink()
@@ -272,6 +277,7 @@ def test_names_and_paths_are_refused_before_jax_is_imported():
         assert (code, error, imported) == (0, "", []), command
 
 
+@pytest.mark.slow
 def test_optimizers_are_refused_before_more_than_optkit_is_imported():
     commands = (
         "compare --optimizers adamv",
@@ -287,6 +293,7 @@ def test_optimizers_are_refused_before_more_than_optkit_is_imported():
         assert not imported, command
 
 
+@pytest.mark.slow
 def test_a_wrong_backend_of_matplotlib_is_refused_before_data_are_loaded():
     commands = [[command] for command in ("compare", "decentralized", "claims")] + [["bench", "sweep"]]
     for command, (code, error, imported) in run_several(("flax", "sklearn"), commands, MPLBACKEND="nonsense").items():
@@ -308,6 +315,7 @@ def test_what_is_refused_is_shown_as_it_is_in_one_line(capsys, command):
     assert "\\x1b[31m[red]\\nx\\u202e" in error
 
 
+@pytest.mark.slow
 def test_names_of_folders_are_no_markup(reference, capsys, monkeypatch, tmp_path):
     folder = "x[/a] [red] :smile: $\\frac{$"
     (tmp_path / folder).mkdir(parents=True)
@@ -329,6 +337,7 @@ def test_results_are_shown_in_characters_that_standard_output_has(reference, mon
     assert expected in stream.buffer.getvalue().decode(encoding)
 
 
+@pytest.mark.slow
 def test_the_c_locale_is_enough(reference, tmp_path):
     drawn = python("-m", "experiments", "compare", "--plot-only", reference[0], **C_LOCALE)
     assert (drawn.returncode, drawn.stderr) == (0, "")
@@ -339,6 +348,7 @@ def test_the_c_locale_is_enough(reference, tmp_path):
     assert "0.1 ± 0.2" in (tmp_path / "claims.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"backend: nonsense\nno colon\nlines.linewidth: x\n", b"\xff"])
 def test_a_broken_configuration_of_matplotlib_gives_no_traceback(reference, tmp_path, content):
     (tmp_path / "matplotlibrc").write_bytes(content)
@@ -365,6 +375,7 @@ def write_to(stdout, command, reference):
 COMMANDS_THAT_WRITE = pytest.mark.parametrize("command", ["--help", "compare --help", "compare --plot-only"])
 
 
+@pytest.mark.slow
 @COMMANDS_THAT_WRITE
 def test_a_closed_pipe_ends_a_command_quietly(reference, command):
     reading, writing = os.pipe()
@@ -400,6 +411,7 @@ def on_a_terminal(*arguments, **variables):
     return process.returncode, got.decode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("terminal", ["dumb", "xterm"])
 def test_a_poor_and_narrow_terminal_is_enough(tmp_path, terminal):
     variables = {"TERM": terminal, "NO_COLOR": "1", "COLUMNS": "20", "PYTHONIOENCODING": "ascii"}
@@ -541,6 +553,7 @@ def test_a_second_run_in_the_same_folder_is_refused_in_one_line(capsys, tmp_path
         assert f"another run is writing to {tmp_path}" in refused(capsys, "compare", "--out", str(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_refused_in_one_line(reference, tmp_path):
     # Killed in the midst of it, with checkpoints at hand.
     assert python("-c", textwrap.dedent(KILLED), tmp_path, 60, *SMALL).returncode == -signal.SIGKILL
@@ -558,6 +571,7 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(reference, tmp_path):
     assert numbers(tmp_path) == numbers(reference[0])
 
 
+@pytest.mark.slow
 def test_a_whole_grid_costs_much_less_than_its_trainings_one_by_one(capsys, monkeypatch):
     # The printed ratio is about 3 on two free cores; eighteen single trainings would make 18.
     monkeypatch.setattr(sweep, "STEPS", 300)

@@ -37,6 +37,7 @@ def trainings(records, name):
     return [record for record in records if record["record"] == "training" and record["optimizer"] == name]
 
 
+@pytest.mark.slow
 def test_every_optimizer_gets_the_same_number_of_trainings_with_the_same_seeds(run):
     _, records = run("sgd", "adamw", "lion")
     for name in ("sgd", "adamw", "lion"):
@@ -47,12 +48,14 @@ def test_every_optimizer_gets_the_same_number_of_trainings_with_the_same_seeds(r
         assert {tuple(record["steps"]) for record in own} == {tuple(range(11))}
 
 
+@pytest.mark.slow
 def test_adamw_is_always_trained(run):
     printed, records = run("sgd")
     assert trainings(records, "adamw")
     assert printed.index("adamw") < printed.index("sgd")
 
 
+@pytest.mark.slow
 def test_a_diverging_optimizer_gets_a_row_that_says_so(run, monkeypatch):
     wild = dataclasses.replace(BASELINES["sgd"], name="wild", grid=1e30)
     methods = {**BASELINES, "wild": wild}
@@ -62,6 +65,7 @@ def test_a_diverging_optimizer_gets_a_row_that_says_so(run, monkeypatch):
     assert all(record["validation"]["loss"][-1] is None for record in trainings(records, "wild")[:4])
 
 
+@pytest.mark.slow
 def test_weight_decay_is_said_to_be_missing_where_it_is(run):
     printed, _ = run("sgd", weight_decay=0.1)
     assert "without weight decay, which they do not have: sgd" in printed
@@ -69,6 +73,7 @@ def test_weight_decay_is_said_to_be_missing_where_it_is(run):
     assert "sgd" in printed
 
 
+@pytest.mark.slow
 def test_a_stopped_run_continues_from_its_last_checkpoint(run, monkeypatch):
     class KilledError(Exception):
         pass
@@ -92,12 +97,14 @@ def test_a_stopped_run_continues_from_its_last_checkpoint(run, monkeypatch):
     assert left == 0
 
 
+@pytest.mark.slow
 def test_another_configuration_in_the_same_folder_is_refused(run):
     run("sgd")
     with pytest.raises(UserError, match="holds a run with steps 10, not 12; choose another --out"):
         run("sgd", steps=12)
 
 
+@pytest.mark.slow
 def test_rounds_whose_rates_would_be_the_same_are_refused(run, monkeypatch):
     monkeypatch.setattr(compare, "SPACING", 1 + 2e-7)
     with pytest.raises(UserError, match=r"in round \d learning rates of \w+ differ by less than float32"):
@@ -109,6 +116,7 @@ def test_a_batch_that_workers_cannot_share_is_refused(run):
         run("sgd", workers=3)
 
 
+@pytest.mark.slow
 def test_results_hold_versions_seeds_hardware_and_data(run):
     _, (header, *_) = run("sgd")
     assert header["versions"]["jax"] == jax.__version__
@@ -117,6 +125,7 @@ def test_results_hold_versions_seeds_hardware_and_data(run):
     assert "data" in header
 
 
+@pytest.mark.slow
 def test_the_run_can_be_drawn_again_without_training(run, tmp_path, monkeypatch):
     printed, _ = run("sgd")
     (tmp_path / "figure.png").unlink()

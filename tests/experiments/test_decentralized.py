@@ -91,6 +91,7 @@ def test_methods_of_lazy_topologies_get_one_and_others_do_not():
         choices.build(METHODS["exact_diffusion:d2"], made)
 
 
+@pytest.mark.slow
 def test_bytes_are_those_of_the_formulas(run):
     _, trained = run("gossip", "gradient_tracking", "choco", compressor="top_k:0.5", steps=2)
     numbers = 12
@@ -99,6 +100,7 @@ def test_bytes_are_those_of_the_formulas(run):
     assert trained["choco"]["sent"] == {"collective-permute": 2 * (4 + 4) * numbers // 2}
 
 
+@pytest.mark.slow
 def test_local_steps_send_nothing(run):
     _, trained = run("gossip", "gossip:cta", "dfedsam", every=4, steps=8, alpha=math.inf)
     for record in trained.values():
@@ -125,6 +127,7 @@ def test_an_epoch_of_a_changing_topology_counts_its_most_expensive_step(run):
     assert sum(trained["gossip"]["sent"].values()) == 4 * 12
 
 
+@pytest.mark.slow
 def test_workers_differ_on_uneven_data_and_tracking_brings_them_together(run):
     _, trained = run("gossip", "gradient_tracking", alpha=0.1, learning_rate=0.1, steps=200)
     assert trained["gossip"]["consensus"][0] < 1e-6
@@ -132,6 +135,7 @@ def test_workers_differ_on_uneven_data_and_tracking_brings_them_together(run):
     assert trained["gossip"]["worst"][-1] > trained["gossip"]["validation"]["loss"][-1]
 
 
+@pytest.mark.slow
 def test_lost_links_and_silent_workers_part_workers(run):
     _, clean = run("gossip", steps=30)
     _, lossy = run("gossip", steps=30, dropout=0.6, out="lossy")
@@ -143,6 +147,7 @@ def test_lost_links_and_silent_workers_part_workers(run):
     assert silent["gossip"]["consensus"][: steps.index(10) + 1] == clean["gossip"]["consensus"][: steps.index(10) + 1]
 
 
+@pytest.mark.slow
 def test_a_robust_rule_trains_under_an_attack_that_ruins_the_mean(run):
     attacked = {"topology": "complete", "attack": "sign_flip", "alpha": math.inf, "steps": 40}
     _, mean = run("gossip", **attacked)
@@ -207,6 +212,7 @@ def test_attackers_do_not_count_in_what_is_reported(blobs):
     assert np.isfinite(scores["worst"])
 
 
+@pytest.mark.slow
 def test_devices_give_the_numbers_of_the_simulation(run):
     faults = {"dropout": 0.3, "silent": 1, "steps": 30}
     _, simulated = run("gossip", "gradient_tracking", **faults)
@@ -217,6 +223,7 @@ def test_devices_give_the_numbers_of_the_simulation(run):
             np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_continues_from_its_last_checkpoint(run, monkeypatch):
     class KilledError(Exception):
         pass
@@ -251,6 +258,7 @@ def test_another_configuration_in_the_same_folder_is_refused(run):
         run("gossip", steps=2, dropout=0.5)
 
 
+@pytest.mark.slow
 def test_the_run_can_be_drawn_again_without_training(run, tmp_path, monkeypatch):
     printed, _ = run("gossip", steps=4)
     monkeypatch.undo()

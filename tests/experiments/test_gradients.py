@@ -51,6 +51,7 @@ def balanced_sgd(learning_rate):
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
+@pytest.mark.slow
 def test_microbatch_gradients_average_to_the_batch_gradient(line):
     params = jnp.ones(3)
     batch = jax.tree.map(lambda leaf: leaf[:16], line.train)
@@ -71,6 +72,7 @@ def test_sample_gradients_are_those_of_single_examples(line):
     np.testing.assert_allclose(rows, jnp.stack(alone), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_class_gradients_add_up_to_the_batch_gradient(classes):
     params = jnp.ones(3)
     batch = jax.tree.map(lambda leaf: leaf[:16], classes.train)
@@ -84,6 +86,7 @@ def test_class_gradients_add_up_to_the_batch_gradient(classes):
     np.testing.assert_allclose(rows[1], share * jax.grad(classes.loss)(params, middle), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_absent_class_has_a_zero_gradient(classes):
     batch = jax.tree.map(lambda leaf: leaf[classes.labels(classes.train) != 2], classes.train)
     _, rows, further = gradients.of_batch(classes, "classes", jnp.ones(3), batch, workers=1)
@@ -99,6 +102,7 @@ def test_the_full_gradient_is_that_of_all_examples(line, batch_size):
     np.testing.assert_allclose(gradients.of_all(task, params, task.train), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_is_passed_is_of_the_batch_and_of_all_examples(line):
     params, vector = jnp.ones(3), jnp.array([1.0, 0.0, -1.0])
     batch = jax.tree.map(lambda leaf: leaf[:4], line.train)
@@ -110,6 +114,7 @@ def test_what_is_passed_is_of_the_batch_and_of_all_examples(line):
     np.testing.assert_allclose(passed["full_grad_fn"](params), jax.grad(line.loss)(params, line.train), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("factory", "rows"), [(mean_sgd, "microbatches"), (balanced_sgd, "classes")])
 def test_workers_see_the_rows_of_one_device(classes, factory, rows):
     ends = []

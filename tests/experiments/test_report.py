@@ -174,6 +174,7 @@ def test_names_are_shown_as_they_are(records, monkeypatch, tmp_path, name):
     assert any(text.startswith(f"{NAMES[name]}: every optimizer") for text in drawn)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_names_of_decentralized_runs_are_shown_as_they_are(monkeypatch, tmp_path, name):
     settings = {"task": name, "topology": name, "attack": name, "mixing": name, "alpha": None, "dropout": 0.0}

@@ -171,6 +171,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, full_disk, old):
     assert [path.read_text() for path in tmp_path.iterdir()] == ([old] if old else [])
 
 
+@pytest.mark.slow
 def test_a_killed_writer_leaves_the_old_file_and_a_draft_that_the_next_one_takes(tmp_path):
     file = tmp_path / "results.json"
     store.write(file, "old")
@@ -195,6 +196,7 @@ def test_a_full_disk_at_a_checkpoint_is_said_in_one_line_and_the_last_one_stays(
         folder.save("adamw-0", 2, TREE)
 
 
+@pytest.mark.slow
 def test_writers_of_one_folder_wait_for_each_other(tmp_path):
     file = tmp_path / "numbers"
     store.write(file, "")

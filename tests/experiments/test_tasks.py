@@ -28,6 +28,7 @@ def test_an_unknown_task_is_refused_with_close_matches():
         tasks.load("digit-mlp")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_task_starts_at_chance_and_learns(name):
     task = load(name)
@@ -103,6 +104,7 @@ def test_imbalanced_digits_are_long_tailed_in_training_only():
     np.testing.assert_array_equal(task.test["image"], balanced["test"]["image"])
 
 
+@pytest.mark.slow
 def test_minority_recall_is_that_of_the_three_rarest_digits():
     task = load("imbalanced-digits")
     params = jax.tree.map(np.zeros_like, task.init(jax.random.key(0)))
@@ -121,6 +123,7 @@ def test_heavy_tailed_regression_measures_the_distance_to_the_true_weights():
     np.testing.assert_allclose(tail_index, heavy_tailed_regression.DEGREES_OF_FREEDOM, rtol=0.2)
 
 
+@pytest.mark.slow
 def test_the_convolution_is_a_convolution():
     ours = digits_cnn.Convolution(2, 5, 2, nnx.Rngs(0))
     theirs = nnx.Conv(2, 5, (3, 3), strides=2, padding=1, rngs=nnx.Rngs(1))

@@ -34,6 +34,7 @@ def trained(task, entry, *, rates=RATES, seeds=SEEDS, steps=20, stops=(20,), **o
     return trainings, carry
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_each_replica_trains_as_if_it_were_alone(line, name):
     _, (params, _) = trained(line, BASELINES[name], stops=(7, 20))
@@ -50,6 +51,7 @@ def test_each_replica_trains_as_if_it_were_alone(line, name):
         np.testing.assert_allclose(params[replica], alone, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_method_that_acts_every_k_steps_acts_that_often(line):
     acts = []
 

@@ -63,6 +63,7 @@ def assert_equal(actual, expected, rtol=1e-10):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol), actual, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_every_class_pulls_with_a_unit_gradient_over_all_leaves():
     gradients = class_gradients()
@@ -156,6 +157,7 @@ def test_workers_sum_their_classes_before_they_normalize(backend):
     assert_equal(rule(stacked), aggregate(jax.tree.map(lambda *rows: sum(rows), *shares)))
 
 
+@pytest.mark.slow
 def test_works_over_workers():
     check_transformation(
         METHODS["class_normalized"].optimizer_factory,

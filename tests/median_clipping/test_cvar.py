@@ -107,6 +107,7 @@ def test_a_step_minimizes_the_model_of_a_batch(seed):
     assert least <= model(gradients, values, alpha, expected_step, expected_alpha) + 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_every_pass_comes_closer_to_the_minimizer():
     gradients, values, alpha = sample_batch(0, samples=16)
@@ -123,6 +124,7 @@ def test_every_pass_comes_closer_to_the_minimizer():
     assert distances[2] < 1e-9, "the default is as good as exact for a small batch"
 
 
+@pytest.mark.slow
 def test_three_regimes():
     gradient, ceiling = jnp.array([1.0, 2.0, -1.0]), 1 / (1 - BETA)
     step, alpha = take_step(optkit.cvar_prox_linear, gradient, 1.0, 5.0)  # far below alpha
@@ -180,6 +182,7 @@ def test_a_batch_of_equal_samples_is_one_sample(method):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4), equal, one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_works_over_workers(method):
     check_transformation(
@@ -279,6 +282,7 @@ def test_losses_that_are_nan_are_seen_and_other_shapes_named(method):
         tx.init(jnp.ones(2, jnp.complex64))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [optkit.cvar_prox_linear, optkit.cvar_subgradient])
 def test_cvar_promotes_no_ranks_or_dtypes(method):
     params = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}

@@ -68,6 +68,7 @@ def test_step_minimises_the_proximal_objective(name):
     assert jnp.min(over_all(jnp.array([0.1, 1.0, 10.0]), jnp.array([0.1, 1.0, 5.0]))) >= -1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_projection_on_a_dual_ball_is_the_step_of_any_norm():
     # The spectral norm; its dual is the nuclear norm, whose ball is that of the l1 norm of the singular values.

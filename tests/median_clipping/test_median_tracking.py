@@ -28,6 +28,7 @@ def assert_equal_runs(ours, theirs):
     assert_same_steps(ours, theirs, draw(0, scale=2.0), params, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("tau", [0.5, 5.0, 50.0])
 def test_without_memory_l2_is_optax_clipping_by_global_norm(tau):
@@ -51,6 +52,7 @@ def test_without_memory_l1_is_optax_clipping_by_value():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_without_memory_huber_is_the_gradient_of_optax_huber_loss():
     tau, threshold = 0.4, 0.9
@@ -103,6 +105,7 @@ def test_sign_momentum_is_optax_sign_descent_of_the_estimate_towards_the_gradien
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15), estimates, expected)
 
 
+@pytest.mark.slow
 def test_no_gradient_moves_the_estimate_further_than_tau():
     gradients = draw(2, scale=1e6)
     estimates = run(optkit.scale_by_median_tracking(0.5), gradients)
@@ -129,6 +132,7 @@ def test_quantile_tracks_the_quantile():
     np.testing.assert_allclose(run(tx, gradients)[-1], 0.9, atol=0.05)
 
 
+@pytest.mark.slow
 def test_first_gradient_may_be_the_start():
     gradients = draw(5, steps=3, scale=100.0)
     estimates = run(optkit.scale_by_median_tracking(1.0, init="first"), gradients)

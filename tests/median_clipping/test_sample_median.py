@@ -55,6 +55,7 @@ AGGREGATORS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", AGGREGATORS)
 @pytest.mark.parametrize("backend", ["vmap", "pmap", "shard_map"])
@@ -63,6 +64,7 @@ def test_workers_and_stacked_rows_give_the_same(name, backend):
     assert_rows_are_workers(AGGREGATORS[name], [draw(0)], params, backend=backend, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", AGGREGATORS)
 def test_shard_map_sees_that_the_result_is_equal_on_all_workers(name):
     rows, aggregator = draw(0), AGGREGATORS[name](axis_name="workers")
@@ -70,6 +72,7 @@ def test_shard_map_sees_that_the_result_is_equal_on_all_workers(name):
     assert_shard_map_sees_that_an_aggregate_is_equal(aggregator, rows, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("factory", "example"),
     [
@@ -121,6 +124,7 @@ def test_geometric_median_is_where_the_unit_vectors_cancel(start, rows):
     np.testing.assert_allclose(pull, 0.0, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_geometric_median_per_leaf_is_that_of_each_leaf():
     gradients = draw(3, 5)
@@ -167,6 +171,7 @@ def test_outliers_move_the_median_no_further_however_far_they_are(name):
     np.testing.assert_allclose(medians[0], medians[1], atol=0.02 * radius)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", ["coordinate", "geometric"])
 def test_median_does_not_depend_on_the_order_of_rows_and_moves_with_them(name):
@@ -234,6 +239,7 @@ def test_no_outlier_moves_the_geometric_median_far_at_any_scale(rows, bad, size)
     assert np.all(length(medians) <= np.where(longest > 0, bound(rows, bad) * longest, 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["gather", "transpose"])
 def test_no_outlier_moves_the_geometric_median_of_workers_far(layout):
     gradients = attacked(WORKERS, 3, 10)
@@ -271,6 +277,7 @@ def test_geometric_median_leaves_a_row_that_it_starts_from_and_stays_at_one_that
     np.testing.assert_array_equal(aggregate(optkit.geometric_median(), equal), equal[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_geometric_median_of_16_bits_is_that_of_32(dtype):
     gradients = normal(7, 10, seed=13, dtype=dtype)
@@ -286,6 +293,7 @@ def weiszfeld(rows, iterations, smoothing):
     return center
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_without_tolerance_all_iterations_run_and_have_a_gradient():
     rows = normal(5, 3, seed=14)
@@ -301,6 +309,7 @@ def test_without_tolerance_all_iterations_run_and_have_a_gradient():
         np.testing.assert_allclose(jnp.sum(jax.grad(loss)(rows) * direction), slope, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_a_smaller_tolerance_comes_nearer():
     rows = normal(9, 20, seed=16)
@@ -313,6 +322,7 @@ def test_a_smaller_tolerance_comes_nearer():
     assert errors[2] < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nan_policy", ["propagate", "omit"])
 def test_geometric_median_of_bad_rows_only_is_nan(nan_policy):
     aggregator = optkit.geometric_median(nan_policy=nan_policy)
@@ -336,6 +346,7 @@ def injected(name, **arguments):
     return optax.inject_hyperparams(METHODS[name].optimizer_factory)(0.1, **arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["coordinate_median", "geometric_median"])
 def test_injected_bare_it_gives_the_plain_numbers(name):
     gradients, params = draw(17, 5), jax.tree.map(lambda x: x[0], draw(18, 1))
@@ -373,6 +384,7 @@ def with_bad_row(value):
     return good, with_rows(good, jnp.array([value]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["zeros", "mean", "median"])
 @pytest.mark.parametrize("value", [jnp.nan, jnp.inf])
 def test_geometric_median_omits_rows_that_are_not_finite(start, value):
@@ -383,6 +395,7 @@ def test_geometric_median_omits_rows_that_are_not_finite(start, value):
     assert jnp.all(jnp.isnan(vector(aggregate(build(), with_bad_row(jnp.nan)[1]))))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_proximal_pass_is_one_step_of_tau_over_b_for_each_sample():
     samples = draw(8, 5)
@@ -395,6 +408,7 @@ def test_proximal_pass_is_one_step_of_tau_over_b_for_each_sample():
     chex.assert_trees_all_close(optkit.proximal_pass(median, samples, 0.7, step), expected, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_proximal_pass_over_one_sample_is_a_step_of_tracking():
     gradient = jax.tree.map(lambda x: x[0], draw(10))
     tx = optkit.scale_by_median_tracking(0.4, optkit.median_step.l2())

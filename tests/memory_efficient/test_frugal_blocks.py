@@ -59,6 +59,7 @@ def blocks_adamw(period):
     return in_float32(optax.chain(direction, optax.add_decayed_weights(0.1), optax.scale_by_learning_rate(SCHEDULE)))
 
 
+@pytest.mark.slow
 def test_choices_outside_the_program_give_what_those_inside_give():
     projector = block_projector(0.34, "descending")
     direction = frugal(optax.scale_by_adam(), projector, GAP, rest_scale=0.3, scale=0.7)
@@ -96,6 +97,7 @@ def test_leaves_without_state_move_by_signs_or_as_told():
         jax.tree.map(np.testing.assert_array_equal, updates, jax.tree.map(expected, PARAMS))
 
 
+@pytest.mark.slow
 def test_counters_and_moments_that_stay_are_carried_over():
     tx = blocks_adamw(0)
     state = tx.init(PARAMS)

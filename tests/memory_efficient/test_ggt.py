@@ -80,6 +80,7 @@ def test_the_update_is_the_formula(b1, jitter, undecayed_backprojection):
     np.testing.assert_allclose(flat(updates), expected, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_steps_are_not_longer_than_the_learning_rate():
     for tx in (ggt(0.1, 4, eps=1e-8), sparse_ggt(0.1, 4, eps=1e-8, density=0.2)):
         for steps in (1, 3, 9):
@@ -100,6 +101,7 @@ def test_everything_kept_is_the_whole_window():
     np.testing.assert_allclose(flat(sparse), flat(whole), rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_gradients_of_zero_give_updates_of_zero():
     zeros = optax.tree.zeros_like(normal_like(LIKE, rows=(2,)))
     for tx in (ggt(0.1, 3), ggt(0.1, 3, b1=0.9), sparse_ggt(0.1, 3, density=0.1)):

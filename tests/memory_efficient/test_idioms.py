@@ -72,6 +72,7 @@ def test_bare_injection_keeps_frugals_subspace():
     assert numbers - plain == hyperparameters_and_count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "given"),
     [
@@ -295,6 +296,7 @@ def test_stacked_biases_are_no_matrices(name):
         example(name).init(params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["adam_sn", "adam_snsm", "frugal_adamw", "frugal_lion", "galore_adamw", "sgd_sm"])
 def test_stacked_layers_are_those_alone(name):
     key = {} if name != "frugal_lion" else {"projector": subspace_projector("svd", rank=2)}

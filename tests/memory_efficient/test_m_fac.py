@@ -81,6 +81,7 @@ def test_the_update_solves_the_damped_system(steps, damping):
     np.testing.assert_allclose(fisher @ flat(updates), rows[-1], atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_the_sparse_update_solves_it_for_the_sparse_window():
     window, damping, compressor = 4, 0.1, global_top_k(0.25)
@@ -124,6 +125,7 @@ def test_a_singular_window_in_float32_gives_the_update_of_the_least_damping(wind
         assert 0.75 <= updates @ newest <= 1.25 * window  # g^T F^-1 g, where g g^T / window <= F
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damping", [1e-7, 1e-4])
 def test_float32_agrees_with_float64_where_the_window_is_not_singular(damping):
     gradients = normal_like(LIKE, rows=(20,))
@@ -179,6 +181,7 @@ def test_decay_is_that_of_the_learning_rate():
     np.testing.assert_allclose(flat(updates), -0.05 * flat(params), rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [m_fac, sparse_m_fac])
 def test_workers_gradients_are_averaged_first(optimizer):
     options = {"window": 3, "damping": 0.1, "density": 0.5} if optimizer is sparse_m_fac else {"window": 3}

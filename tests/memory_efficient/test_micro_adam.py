@@ -35,6 +35,7 @@ def recorded_optimizer(recording):
     )
 
 
+@pytest.mark.slow
 @replays("microadam")
 def test_golden_micro_adam(recording):
     assert_replays(recording, golden.replay_gradients(recorded_optimizer(recording), recording))
@@ -92,6 +93,7 @@ def test_what_does_not_change_moves_up_to_six_and_a_half_times_as_far_as_with_ad
     np.testing.assert_allclose(updates[-1], (1 - 0.9**10) / math.sqrt(1 - 0.999**10), rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [4, "whole"])
 @pytest.mark.usefixtures("x64")
 def test_errors_keep_what_is_not_sent_as_well_as_their_bits_can(bits):
@@ -114,6 +116,7 @@ def test_errors_keep_what_is_not_sent_as_well_as_their_bits_can(bits):
             assert np.all(np.abs(error - left) <= steps / 2 + 1e-14)
 
 
+@pytest.mark.slow
 def test_what_the_dtype_of_the_window_rounds_off_stays_in_the_error():
     grads = normal(1, 20)
     states = trajectory(scale_by_micro_adam(4, 1.0, bits="whole"), grads).states
@@ -122,6 +125,7 @@ def test_what_the_dtype_of_the_window_rounds_off_stays_in_the_error():
     np.testing.assert_array_equal(values + states.error.errors[0], grads[0])
 
 
+@pytest.mark.slow
 def test_whole_errors_are_sharded_like_their_parameters():
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data", None))
@@ -169,6 +173,7 @@ def test_places_have_sixteen_bits_where_they_suffice(block_size, dtype):
     assert jax.eval_shape(scale_by_micro_adam(block_size=block_size).init, params).places.dtype == dtype
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_alpha_moves_part_of_the_error_into_the_step():
     grads = normal(1, 50)
@@ -184,6 +189,7 @@ def test_alpha_moves_part_of_the_error_into_the_step():
     assert np.all(dense != 0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_the_residual_is_added_without_the_learning_rate():
     grads = normal(6, 50)
@@ -198,6 +204,7 @@ def test_the_residual_is_added_without_the_learning_rate():
     assert np.any(left != error)
 
 
+@pytest.mark.slow
 def test_decay_comes_before_the_step():
     params = jnp.array([2.0, 4.0])
     plain, decayed = micro_adam(0.1), micro_adam(0.1, weight_decay=0.5)
@@ -206,6 +213,7 @@ def test_decay_comes_before_the_step():
     np.testing.assert_allclose(params + both, params * 0.95 + step, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_nan_spoils_the_state_unless_it_is_kept_out():
     grads = normal(3, 20).at[1, 4].set(jnp.nan)
     spoilt = trajectory(micro_adam(0.1, density=0.2), grads).updates

@@ -163,6 +163,7 @@ def test_one_step_of_adagrad_gives_every_subset_norm_one():
     np.testing.assert_allclose(jnp.linalg.norm(updates, axis=1), 1.0, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_leaves_without_subsets_get_adam():
     params = {"kernel": normal(4, 3), "bias": normal(3)}
     subset, adam = adam_sn(0.1, eps=0.0), optax.adam(0.1, eps=0.0)

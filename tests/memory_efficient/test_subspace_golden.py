@@ -1,6 +1,7 @@
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from golden_files import assert_replays, replays
 from optax.contrib import MuonDimensionNumbers
 
@@ -101,6 +102,7 @@ def snsm_along_recorded_projections(recording, **changes):
     return golden.replay_gradients(preconditioned(recording, momentum), recording, extra_args)
 
 
+@pytest.mark.slow
 @replays("adam_snsm", "adagrad_snsm", "sgd_sm")
 def test_golden_snsm_along_recorded_projections(recording):
     assert_replays(recording, snsm_along_recorded_projections(recording))
@@ -148,6 +150,7 @@ def named_optimizer(recording, used):
     return adam_snsm(**used, **scaled)
 
 
+@pytest.mark.slow
 @replays("adam_snsm", "adagrad_snsm", "sgd_sm")
 def test_golden_snsm_whole(recording):
     assert_finds_the_subspaces(recording, recording.tree("params"))
@@ -228,6 +231,7 @@ def test_golden_frugal(recording):
     assert_replays(recording, golden.replay_gradients(tx, recording, extra_args))
 
 
+@pytest.mark.slow
 @replays("frugal_adamw")
 def test_golden_frugal_whole(recording):
     """Where the state begins anew with each subspace, the signs of singular vectors do not matter."""
@@ -253,6 +257,7 @@ def test_golden_frugal_whole(recording):
         assert_same_where_it_follows(recording, trajectory, expected, projector, signs_matter=not used["reset"])
 
 
+@pytest.mark.slow
 @replays("galore_adamw")
 def test_golden_galore(recording):
     recorded = recording.hyperparams

@@ -98,6 +98,7 @@ def test_density_is_rounded_as_published(kind, numbers):
     assert numbers in low.shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["svd", "random", "randperm"])
 def test_a_density_on_both_sides_is_that_of_the_shorter_one(kind):
     projector = subspace_projector(kind, density=0.25, side="full")
@@ -125,6 +126,7 @@ def test_singular_vectors_hold_the_largest_share_of_any_subspace():
     assert shares["svd"] > max(shares["random"], shares["randperm"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize(("decay", "least"), [(0.0, 0.97), (1.0, 0.9999)])
 def test_approximate_singular_vectors_hold_nearly_the_largest_share(decay, least, side):
@@ -138,6 +140,7 @@ def test_approximate_singular_vectors_hold_nearly_the_largest_share(decay, least
     assert least * largest <= share <= largest * (1 + 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e15])
 def test_approximate_singular_vectors_of_any_gradient_are_orthonormal(scale):
     projector = subspace_projector("approximate_svd", rank=3, side="left")
@@ -199,6 +202,7 @@ def test_weights_with_outputs_first_are_those_of_flax_transposed(kind):
     np.testing.assert_allclose(first_update(torch, kernel.T).T, first_update(flax, kernel), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["svd", "approximate_svd", "topk"])
 def test_each_of_stacked_matrices_has_a_subspace_of_its_own(kind):
     layers = [normal(6, 4, seed=seed) for seed in range(3)]
@@ -224,6 +228,7 @@ def test_leaves_that_are_named_are_left_out():
     assert not np.allclose(updates["kernel"], params["kernel"])
 
 
+@pytest.mark.slow
 def test_a_convolution_is_the_matrix_of_its_outputs_against_all_inputs():
     kernel = normal(3, 3, 2, 4)
     numbers = MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
@@ -249,6 +254,7 @@ SHARDED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "side"), [("svd", "full"), ("approximate_svd", "full"), ("random", "left"), *COORDINATES]
 )
@@ -284,6 +290,7 @@ def test_sharded_parameters_on_explicit_axes(kind, side):
         np.testing.assert_allclose(np.asarray(sharded[name]), np.asarray(alone[name]), atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize("kind", ["svd", "approximate_svd"])
 def test_only_exact_singular_vectors_gather_sharded_gradients(kind, axis_type):
@@ -308,6 +315,7 @@ def test_momentum_is_in_the_subspace_only():
     np.testing.assert_allclose(sorted(updates[0].tolist()), [0.5] * 2 + [1.0] * 2)
 
 
+@pytest.mark.slow
 def test_a_whole_subspace_gives_plain_momentum():
     projector = subspace_projector("random", density=1.0)
     tx, plain = subspace_momentum(0.8, projector, key=0), optax.ema(0.8, debias=False)
@@ -358,6 +366,7 @@ def test_frugal_of_density_one_is_the_inner_optimizer_and_of_zero_sign_descent(k
     assert all(x.size for x in jax.tree.leaves(state))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["svd", "approximate_svd"])
 @pytest.mark.parametrize("side", ["std", "reverse_std", "left", "right", "full"])
 @pytest.mark.parametrize(
@@ -424,6 +433,7 @@ def test_galore_moves_in_its_subspace_only(side):
     assert np.linalg.matrix_rank(np.asarray(updates), tol=1e-5) == 2
 
 
+@pytest.mark.slow
 def test_galore_keeps_its_moments_when_the_subspace_changes():
     direction = frugal(
         scale_by_adam(0.9, 0.99, 1e-6, eps_placement="pre"),
@@ -463,6 +473,7 @@ def test_snsm_keeps_at_most_a_fifth_of_adams_state(kind):
     assert state_numbers(tx) <= 0.2 * state_numbers(optax.adam(0.1))
 
 
+@pytest.mark.slow
 def test_state_of_snsm_is_what_the_paper_says():
     expected = sum(RANK * (m + n) + max(m, n) for m, n in MATRICES) + 2 * VECTORS
     assert 0 <= state_numbers(adam_snsm(0.1)) - expected < 10  # counters

@@ -59,6 +59,7 @@ def test_parameters_are_needed_for_decay_only(name, cautious_decay):
 COMPLEX = jnp.array([[3 + 4j, 0], [0, 2j]])
 
 
+@pytest.mark.slow
 def test_muon_turns_complex_matrices_as_optax_does():
     tx = muon(1.0)
     update, _ = tx.update(COMPLEX, tx.init(COMPLEX), COMPLEX)
@@ -66,6 +67,7 @@ def test_muon_turns_complex_matrices_as_optax_does():
     np.testing.assert_allclose(jnp.diag(update) / jnp.diag(COMPLEX), [-0.731 / 5, -1.047 / 2], atol=1e-3)
 
 
+@pytest.mark.slow
 @of_each
 @pytest.mark.usefixtures("x64")
 def test_a_complex_matrix_is_updated_up_to_unitary_factors(name):
@@ -97,6 +99,7 @@ STACKED = {"layers": {"kernel": normal(3, 8, 6, seed=1), "bias": jnp.ones((3, 6)
 STACKS = functools.partial(flax_dimension_numbers, stacked=lambda path: path.startswith("layers/"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "given"), [
     ("muon", {"weight_dimension_numbers": STACKS}),
     ("dion", {"weight_dimension_numbers": STACKS}),
@@ -135,6 +138,7 @@ def test_numbers_that_no_leaf_gets_are_refused(name, tree):
         OPTIMIZERS[name](1e-2, weight_dimension_numbers=flax_dimension_numbers).init(tree)
 
 
+@pytest.mark.slow
 def test_kernels_of_nnx_are_found_by_their_names():
     model = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
     before = {"kernel": model.kernel[...], "bias": jnp.zeros(3)}

@@ -22,6 +22,7 @@ def _is_dict(node):
     return isinstance(node, dict)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_at_full_rank_the_momentum_is_heavy_ball():
     gradients = normal(10, 7, 5)
@@ -31,6 +32,7 @@ def test_at_full_rank_the_momentum_is_heavy_ball():
     np.testing.assert_allclose(state.momentum, 0.9 * trace.trace, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("rank", [1, 3, 5])
 def test_updates_have_the_rank_and_columns_of_norm_one(rank):
@@ -39,6 +41,7 @@ def test_updates_have_the_rank_and_columns_of_norm_one(rank):
     np.testing.assert_allclose(jnp.linalg.norm(update) ** 2, rank, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_at_full_rank_power_iterations_give_the_polar_factor():
     left, _, right = jnp.linalg.svd(normal(12, 6), full_matrices=False)
@@ -47,6 +50,7 @@ def test_at_full_rank_power_iterations_give_the_polar_factor():
     np.testing.assert_allclose(update, left @ right, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_what_the_update_did_not_take_stays_whole():
     left, _, right = jnp.linalg.svd(normal(8, 6), full_matrices=False)
@@ -57,6 +61,7 @@ def test_what_the_update_did_not_take_stays_whole():
     np.testing.assert_allclose(state.momentum, (left * values.at[:2].multiply(0.5)) @ right, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("shape", [(8, 5), (5, 8)])
 @pytest.mark.parametrize("rank_fraction", [0.4, 1.0])
@@ -70,6 +75,7 @@ def test_parameters_do_not_depend_on_the_orthonormal_basis(shape, rank_fraction)
         np.testing.assert_allclose(other, runs[0], atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_a_matrix_and_its_transpose_take_the_same_steps():
     gradients = normal(10, 8, 5)
@@ -79,6 +85,7 @@ def test_a_matrix_and_its_transpose_take_the_same_steps():
     np.testing.assert_allclose(other.mT, one, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_transpose_is_given_for_each_leaf():
     gradients = {"a": normal(10, 8, 5), "b": normal(10, 8, 5)}
@@ -89,6 +96,7 @@ def test_transpose_is_given_for_each_leaf():
     assert not jnp.allclose(params["a"], params["b"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_leading_axes_hold_separate_matrices():
     gradients = normal(3, 8, 5)
@@ -101,6 +109,7 @@ def test_leading_axes_hold_separate_matrices():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), of_one, alone)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_leaves_of_equal_shape_take_the_steps_that_they_take_alone():
     gradients = {"a": normal(8, 5), "b": normal(8, 5, seed=1), "c": normal(5, 8, seed=2)}
@@ -112,6 +121,7 @@ def test_leaves_of_equal_shape_take_the_steps_that_they_take_alone():
         np.testing.assert_allclose(updates[name], alone, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_a_convolution_is_the_matrix_of_its_flattened_inputs():
     gradients = normal(6, 3, 2, 4, 5)
@@ -122,6 +132,7 @@ def test_a_convolution_is_the_matrix_of_its_flattened_inputs():
     assert last(optax.tree.get(states, "momentum")).shape == (3, 2, 4, 5)
 
 
+@pytest.mark.slow
 def test_zero_momentum_gives_no_update_and_normalizes_the_basis():
     tx = scale_by_dion(0.5)
     zeros = {"zero": jnp.zeros((6, 4)), "other": normal(6, 4)}
@@ -133,6 +144,7 @@ def test_zero_momentum_gives_no_update_and_normalizes_the_basis():
     assert jnp.linalg.norm(updates["other"]) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_gradients_of_low_rank_are_no_trouble():
     gradients = jnp.einsum("ti,tj->tij", normal(30, 12), normal(30, 8, seed=1)).at[:10, 3:].set(0.0)
@@ -159,6 +171,7 @@ def test_state_is_the_matrix_and_its_shorter_side_times_the_rank():
     assert numbers == 64 * 48 + 48 * 8 + 2 * 48
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_other_leaves_are_of_as_many_kinds_as_others_has():
     # The authors' advice: Lion, in the last layer at the rate over the root of its inputs, here 25.
@@ -180,12 +193,14 @@ def test_other_leaves_are_of_as_many_kinds_as_others_has():
         assert_same_parameters(tx, kinds[kind_of[name]], gradients, leaves=(name,), atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_by_default_leaves_that_are_no_matrices_are_adamws_at_the_same_rate():
     gradients = {"kernel": normal(8, 6, 4), "bias": normal(8, 4)}
     assert_same_parameters(dion(0.1), optax.adam(0.1, 0.9, 0.95, 1e-8), gradients, leaves=("bias",), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_masked_leaves_do_not_decay():
     params = {"a": normal(6, 4), "b": normal(6, 4)}
     zeros = jax.tree.map(jnp.zeros_like, params)
@@ -227,6 +242,7 @@ def test_a_leaf_without_numbers_is_named():
 # Over workers
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("workers", [2, 3])
 def test_factors_of_workers_give_the_steps_of_averaged_gradients(workers):
@@ -249,6 +265,7 @@ def test_factors_of_workers_give_the_steps_of_averaged_gradients(workers):
     np.testing.assert_allclose(momenta - jnp.mean(momenta, axis=0), drift, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_a_worker_without_gradients_takes_the_same_steps():
     gradients = normal(6, 2, 16, 12).at[:, 0].set(0.0)
@@ -257,6 +274,7 @@ def test_a_worker_without_gradients_takes_the_same_steps():
     assert jnp.linalg.norm(params[0, 0]) > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_momenta_may_be_synchronized_at_any_time():
     tx = dion(0.1, axis_name="workers")
@@ -281,6 +299,7 @@ def test_momenta_may_be_synchronized_at_any_time():
     np.testing.assert_allclose(go_on(params, synced)[0], go_on(params, state)[0], atol=1e-12)
 
 
+@pytest.mark.slow
 def test_workers_send_factors_where_these_are_smaller():
     params = {"kernel": jnp.zeros((64, 48)), "small": jnp.zeros((4, 4)), "bias": jnp.zeros(48)}
     step = optkit.on_workers(lambda g, state: tx.update(g, state, g), axis_name="workers", backend="shard_map")
@@ -293,6 +312,7 @@ def test_workers_send_factors_where_these_are_smaller():
     assert sent == {"all-reduce": pytest.approx(4 * numbers * 2 * 7 / 8)}
 
 
+@pytest.mark.slow
 def test_over_workers_it_keeps_the_contract():
     check_transformation(
         dion,
@@ -307,6 +327,7 @@ def test_over_workers_it_keeps_the_contract():
 # Sharded
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize("spec", [("data", "model"), (("data", "model"), None)])
@@ -328,6 +349,7 @@ def test_sharded_matrices_take_the_same_steps(axis_type, spec, shape):
     np.testing.assert_allclose(params, expected, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize(("orthonormalize", "shape", "passes", "most"), [
     (cholesky_qr, (1024, 512), 2, 0.2e6),

@@ -58,6 +58,7 @@ def test_of_equal_rows_the_first_are_selected():
     np.testing.assert_array_equal(moved(direction, 1), [0, 1, 2])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_what_is_selected_is_orthogonalized_alone():
     gradient = normal(6, 9).at[jnp.array([1, 4])].multiply(10.0)
@@ -89,6 +90,7 @@ def test_small_rows_have_their_turn():
     assert jnp.all(params[-1, 0] != 1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("shape", [(6, 4), (4, 6)])
 def test_all_rows_give_muon_without_nesterov(shape):
@@ -98,6 +100,7 @@ def test_all_rows_give_muon_without_nesterov(shape):
     assert_same_parameters(ours, theirs, gradients, ones_for(gradients), atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_each_matrix_of_a_batch_selects_by_itself():
     gradients = normal(3, 8, 4)
@@ -106,6 +109,7 @@ def test_each_matrix_of_a_batch_selects_by_itself():
     np.testing.assert_allclose(batch, jnp.stack(alone), atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_leaves_of_equal_shape_select_by_themselves():
     gradients = {"a": normal(8, 4), "b": normal(8, 4, seed=1), "c": normal(4, 8)}

@@ -1,5 +1,6 @@
 import functools
 
+import pytest
 from golden_files import assert_replays, replays
 from optax.contrib import MuonDimensionNumbers
 
@@ -43,6 +44,7 @@ def replay(recording, scale_by, **used):
     assert_replays(recording, replay_gradients(tx, recording))
 
 
+@pytest.mark.slow
 @replays("dion2")
 def test_golden_dion2(recording):
     replay(recording, scale_by_dion2, **recording.hyperparams.take("fraction", "ef_decay"))
@@ -57,6 +59,7 @@ def test_golden_normuon(recording):
     replay(recording, scale_by_normuon, **used, ema=False)
 
 
+@pytest.mark.slow
 @replays("nordion2")
 def test_golden_nordion2(recording):
     recording.hyperparams.word("select", ("rows always",))

@@ -41,6 +41,7 @@ def steps(gradients):
     return params, state
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize("spec", [("data", "model"), (("data", "model"), None), (None, "data")])
@@ -54,6 +55,7 @@ def test_sharded_matrices_take_the_same_steps(spec, axis_type):
     assert all(x.sharding.is_equivalent_to(sharding, 2) for x in jax.tree.leaves(sharded[0]))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_experts_on_their_own_devices_take_the_same_steps():
     gradients, mesh = normal(3, 4, 16, 8), mesh_of(AxisType.Explicit)
@@ -74,6 +76,7 @@ def test_second_moments_are_sharded_like_rows(axis_type):
     assert second_moment.sharding.is_equivalent_to(NamedSharding(mesh, PartitionSpec("model")), 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 def test_a_quarter_of_the_rows_sends_a_tenth_of_what_muon_sends(axis_type):
     mesh = mesh_of(axis_type)

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from golden_files import assert_replays, replays
 from optax.contrib import MuonDimensionNumbers
 from runs import last, trajectory
@@ -10,6 +11,8 @@ from optkit.core.linalg.orthonormal import householder_qr, randomized_cholesky_q
 from optkit.orthonormalization import scale_by_dion
 from optkit.orthonormalization._matrix_optimizer import matrix_optimizer
 from optkit.testing.golden import replay_gradients
+
+pytestmark = pytest.mark.slow
 
 # The recordings' weights are PyTorch's.
 OUTPUTS_FIRST = MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)

@@ -109,6 +109,7 @@ def test_layers_of_a_scan_are_matrices_of_their_own():
         assert kernel["bias"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("params", [linen_params, nnx_params])
 @pytest.mark.parametrize("optimizer", [dion, muon])
 def test_optimizers_take_them_and_leave_the_rest_to_others(optimizer, params):

@@ -60,6 +60,7 @@ def test_without_nesterov_it_is_optax_muon():
     assert_same_parameters(ours, theirs, normal(8, 6, 4), atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_products_of_rows_give_the_steps_of_newton_schulz():
     gradients = {"wide": normal(6, 4, 20), "tall": normal(6, 20, 4), "square": normal(6, 4, 4)}
@@ -73,6 +74,7 @@ def test_products_of_rows_give_the_steps_of_newton_schulz():
     assert fewer < 0.6 * more
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("blocks", [(3, 3), (1, 3, 2)])
 def test_blocks_of_rows_are_matrices_of_their_own(blocks):
@@ -84,6 +86,7 @@ def test_blocks_of_rows_are_matrices_of_their_own(blocks):
     np.testing.assert_allclose(update, jnp.concatenate(alone, axis=1), atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_blocks_are_given_for_each_leaf():
     kernels = {"fused": normal(4, 6), "whole": normal(4, 6)}
@@ -93,6 +96,7 @@ def test_blocks_are_given_for_each_leaf():
     assert jnp.max(jnp.abs(update["fused"] - whole["fused"])) > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_heads_of_attention_may_be_a_batch():
     kernel = normal(4, 3, 2)
@@ -101,6 +105,7 @@ def test_heads_of_attention_may_be_a_batch():
     np.testing.assert_allclose(batch.reshape(4, 6), blocks, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_a_convolution_is_the_matrix_of_its_flattened_inputs():
     kernel = normal(3, 2, 4, 5)
@@ -156,6 +161,7 @@ def test_a_vector_is_refused():
         first_update(scale_by_muon(), {"bias": jnp.ones(3)})
 
 
+@pytest.mark.slow
 def test_a_leaf_without_numbers_is_named():
     with pytest.raises(ValueError, match=r"scale_by_muon: the leaf 'head' of shape \(3, 4\) is no matrix by"):
         first_update(scale_by_muon(weight_dimension_numbers={"head": None}), {"head": jnp.ones((3, 4))})

@@ -1,6 +1,7 @@
 import functools
 
 import optax
+import pytest
 from golden_files import assert_replays, replays
 from optax.contrib import MuonDimensionNumbers
 
@@ -74,6 +75,7 @@ def optimizer(recording):
     )
 
 
+@pytest.mark.slow
 @replays("muon")
 def test_golden_muon(recording):
     assert_replays(recording, replay_gradients(optimizer(recording), recording))

@@ -25,6 +25,7 @@ def test_the_rows_of_dion2_move(shape):
     np.testing.assert_array_equal(ours.states.momentum, theirs.states.momentum)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_second_moments_of_other_rows_stay():
     _, updates, states = trajectory(scale_by_nordion2(0.3, 0.5, 0.9, weight_dimension_numbers=TORCH), normal(6, 6, 9))
@@ -34,6 +35,7 @@ def test_second_moments_of_other_rows_stay():
         assert jnp.all(after[~still] != before[~still])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_selected_rows_of_the_first_update_are_equal_in_size():
     update = last_update(scale_by_nordion2(0.5, weight_dimension_numbers=TORCH), normal(1, 10, 4))

@@ -68,6 +68,7 @@ def test_a_gradient_of_zeros_gives_an_update_of_zeros(scale):
     np.testing.assert_array_equal(update, jnp.zeros((4, 6)))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_cautious_decay_spares_what_the_update_moves_outward():
     assert_cautious_decay_spares_what_moves_outward(normuon)

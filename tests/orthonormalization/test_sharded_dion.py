@@ -65,6 +65,7 @@ def run_on(mesh, tx, specs, params, gradients, *, bases=None, check_vma=False, *
     return compiled(mapped)(params, state, gradients)
 
 
+@pytest.mark.slow
 @replays("dion_sharded")
 def test_golden_sharded_dion(recording):
     hyperparams = recording.hyperparams
@@ -128,6 +129,7 @@ def assert_close(actual, expected):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-10), actual, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 4, 1), (1, 1, 4), (2, 2, 2), (1, 2, 4)])
 def test_every_mesh_takes_the_steps_of_one_device(sizes):
@@ -136,6 +138,7 @@ def test_every_mesh_takes_the_steps_of_one_device(sizes):
     assert_close(all_params, on_one_device(params, gradients, **OPTIONS))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("sizes", [(2, 1, 4), (1, 2, 2), (2, 2, 2)])
 def test_ranks_are_rounded_up_to_the_devices_of_the_tensor_axis(sizes):
@@ -150,6 +153,7 @@ def test_ranks_are_rounded_up_to_the_devices_of_the_tensor_axis(sizes):
     assert_close(all_params, trajectory(tx, averaged(gradients), params).params)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("specs", [
     {"up": P("tp"), "down": P(None, "tp")},
@@ -163,6 +167,7 @@ def test_sides_may_be_whole(specs):
     assert_close(all_params, on_one_device(params, gradients, transposed, **OPTIONS))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("unit", [1.0, 1j])
 def test_several_power_iterations_are_those_of_one_device(unit):
@@ -174,6 +179,7 @@ def test_several_power_iterations_are_those_of_one_device(unit):
     assert_close(all_params, on_one_device(params, gradients, **options))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 def test_jax_may_check_what_varies_between_devices(axis_type):
@@ -183,6 +189,7 @@ def test_jax_may_check_what_varies_between_devices(axis_type):
     assert_close(all_params, on_one_device(params, gradients, **OPTIONS))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("check_vma", [True, False])
 def test_axes_over_separate_matrices_may_be_sharded(check_vma):
@@ -194,6 +201,7 @@ def test_axes_over_separate_matrices_may_be_sharded(check_vma):
     assert_close(all_params, trajectory(whole, averaged(gradients), params).params)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_zeros_on_some_devices_do_not_part_them():
     params, gradients = problem(2, steps=3, shapes={name: SHAPES[name] for name in ("up", "down")})
@@ -207,6 +215,7 @@ def test_zeros_on_some_devices_do_not_part_them():
     assert_close(all_params, on_one_device(params, gradients, **OPTIONS))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_momenta_may_be_synchronized():
     mesh, spec = mesh_of(4, 1, 2), P("tp", "fs")
@@ -230,6 +239,7 @@ def test_momenta_may_be_synchronized():
     assert_close(means, jnp.broadcast_to(jnp.mean(momenta, axis=0), means.shape))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_other_leaves_are_those_of_the_optimizer_that_is_given():
     params, gradients = problem(2, shapes={name: SHAPES[name] for name in ("up", "down", "bias")})
@@ -286,6 +296,7 @@ def elements_of_arrays(program):
     return {math.prod(map(int, sizes.split(","))) for sizes in re.findall(r"f32\[([\d,]+)\]", program)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1024, 512), (512, 1024)])
 @pytest.mark.parametrize("sizes", [(1, 4, 2), (1, 2, 4), (2, 2, 2)])
 def test_no_device_holds_a_matrix_and_factors_are_what_is_sent(shape, sizes):
@@ -319,6 +330,7 @@ HARD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [2, 8])
 def test_columns_over_devices_are_orthonormal_whatever_the_input(devices):
     matrices = np.stack(list(HARD.values())).astype(np.float32)
@@ -394,6 +406,7 @@ def test_a_vector_is_refused():
 # The contract
 
 
+@pytest.mark.slow
 def test_without_axes_it_keeps_the_contract():
     check_transformation(
         sharded_dion,
@@ -411,6 +424,7 @@ def test_without_axes_it_keeps_the_contract():
     )
 
 
+@pytest.mark.slow
 def test_over_workers_it_keeps_the_contract():
     check_transformation(
         sharded_dion,

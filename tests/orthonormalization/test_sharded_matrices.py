@@ -12,6 +12,8 @@ import optkit
 from optkit.catalog import METHODS
 from optkit.testing.case import compiled
 
+pytestmark = pytest.mark.slow
+
 METHODS_OF_MATRICES = ("dion", "muon", "mars_m", "mars_shampoo", "adam_sn", "adam_snsm", "galore_adamw", "frugal_adamw")
 AXIS_TYPES = (AxisType.Auto, AxisType.Explicit)
 

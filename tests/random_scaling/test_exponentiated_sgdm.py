@@ -14,11 +14,13 @@ def run(tx, steps):
     return trajectory(tx, normal(steps, 4, seed=1), jnp.ones(4)).updates
 
 
+@pytest.mark.slow
 def test_exponentiated_sgdm_is_the_scaled_learner():
     scaled = optkit.randomly_scaled(optkit.online_gradient_descent(0.1, 0.9, 2.0), key=4)
     assert_same_steps(optkit.exponentiated_sgdm(0.1, 0.9, 2.0, key=4), scaled, normal(20, 4, seed=1), jnp.ones(4))
 
 
+@pytest.mark.slow
 def test_the_mean_over_draws_is_the_learner():
     keys = jax.random.split(jax.random.key(0), 2000)
     updates = jax.jit(jax.vmap(lambda key: run(optkit.exponentiated_sgdm(0.1, 0.9, 0.0, key=key), steps=3)))(keys)

@@ -13,6 +13,7 @@ import optkit
 from optkit.random_scaling._online_to_nonconvex import converted_by_draws
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_every_point_lies_on_the_way_of_the_learner():
     learner, gradients = optkit.online_gradient_descent(0.1, 0.9, 1.0), normal(15, 3, seed=1)
@@ -27,6 +28,7 @@ def test_every_point_lies_on_the_way_of_the_learner():
     assert np.ptp(fractions[:, 0]) > 0.5, "fresh in every step"
 
 
+@pytest.mark.slow
 def test_the_linearization_is_exact_in_the_mean():
     def loss(x):
         return jnp.abs(x[0]) + jnp.maximum(x[1] - 0.2, -2.0 * x[1]) + 0.5 * jnp.sum(x**2)

@@ -53,6 +53,7 @@ def along(point):
     return jnp.stack([loss(point) for loss in losses]), jnp.stack([jax.grad(loss)(point) for loss in losses])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 def test_the_linearization_is_exact_in_the_mean(distribution):

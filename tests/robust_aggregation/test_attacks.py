@@ -17,6 +17,7 @@ def test_attackers_are_the_last_workers_stacked_or_not():
     np.testing.assert_allclose(over(rows), expected)
 
 
+@pytest.mark.slow
 def test_noise_is_drawn_anew_each_step():
     tx = optkit.attacks.under_attack(lambda honest, key: optkit.attacks.gaussian_noise(honest, 2.0, key), 1, key=0)
     rows = jnp.zeros((3, 2000))
@@ -33,6 +34,7 @@ def test_scaled_inner_product_cancels_the_mean():
     np.testing.assert_allclose(jnp.sum(honest, axis=0) + 2 * sent, 0.0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_long_among_kept_passes_cge():
     honest = normal(6, 4, seed=2)
     sent = optkit.attacks.long_among_kept(honest, 2)

@@ -182,6 +182,7 @@ def test_golden_objectives(recording):
     assert_replays(recording, params)
 
 
+@pytest.mark.slow
 @replays("monna")
 def test_golden_monna(recording):
     hyperparams = recording.hyperparams
@@ -241,6 +242,7 @@ def attack(name, hyperparams):
     }[kind]
 
 
+@pytest.mark.slow
 @replays("attacks")
 def test_golden_attacks(recording):
     honest = jnp.asarray(recording.arrays["honest"])

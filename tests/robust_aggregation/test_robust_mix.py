@@ -32,6 +32,7 @@ def mixed(mixing, topology, tree, backend="vmap", links=None, step=0):
     return over(tree)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
@@ -62,6 +63,7 @@ def test_each_worker_aggregates_what_it_hears(kind, topology):
     np.testing.assert_array_equal(found["steps"], tree["steps"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     "topology",
@@ -76,6 +78,7 @@ def test_backends_agree(topology):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15), actual, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("topology", [optkit.topology.complete(WORKERS), optkit.topology.ring(WORKERS)])
 @pytest.mark.parametrize("value", [jnp.nan, jnp.inf, 1e30])
@@ -111,6 +114,7 @@ def test_a_worker_sends_a_message_for_each_round():
         assert read(lowered.compile(), lowered).sent == {kind: times * 4000}
 
 
+@pytest.mark.slow
 def test_aggregators_with_a_state_are_refused():
     for aggregator in (optkit.centered_clip(1.0), optkit.bucketing(optkit.aksel(), key=0)):
         with pytest.raises(ValueError, match="robust_mix needs an aggregator without state"):

@@ -74,6 +74,7 @@ RULES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("layout", ["gather", "transpose"])
@@ -213,6 +214,7 @@ def test_equal_rows_give_that_row(name):
     chex.assert_trees_all_close(aggregate(RULES[name](), rows), row_of(rows), rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", [name for name in RULES if name not in ("bucketing", "centered_clip")])
 def test_absent_rows_count_as_if_they_were_not_there(name):
@@ -261,6 +263,7 @@ def test_krum_separates_rows_that_lie_far_from_zero():
     np.testing.assert_allclose(chosen, np.mean(cluster, axis=0), atol=0.05)
 
 
+@pytest.mark.slow
 def test_centered_clip_moves_no_further_than_the_radius_and_remembers():
     aggregator = optkit.centered_clip(0.5)
     rows = jnp.zeros((4, 2)).at[0].set(1e12)
@@ -275,6 +278,7 @@ def test_centered_clip_moves_no_further_than_the_radius_and_remembers():
     np.testing.assert_allclose(center, 0.1, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_nearest_neighbor_mixing_brings_honest_rows_together():
     rows = draw(9)
     seen = []
@@ -292,6 +296,7 @@ def test_nearest_neighbor_mixing_brings_honest_rows_together():
     assert np.mean(np.var(mixed, axis=0)) < 0.3 * np.mean(np.var(honest, axis=0))
 
 
+@pytest.mark.slow
 def test_buckets_are_drawn_anew_and_equal_for_equal_keys():
     rows = draw(10)
     aggregator = optkit.bucketing(optkit.coordinate_median(), 2, key=1)
@@ -303,6 +308,7 @@ def test_buckets_are_drawn_anew_and_equal_for_equal_keys():
     chex.assert_trees_all_close(aggregate(again, rows), first, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_bucketing_leaves_absent_rows_out():
     rows = jax.tree.map(lambda x: x.at[3].set(jnp.nan), jax.tree.map(jnp.ones_like, draw(11, 5)))
     aggregator = optkit.bucketing(optkit.trimmed_mean(0), 2, key=0)
@@ -310,6 +316,7 @@ def test_bucketing_leaves_absent_rows_out():
     np.testing.assert_allclose(vector(ones), 1.0, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("summed", [False, True])
 def test_workers_and_stacked_rows_have_the_same_momenta(summed):
     rows = draw(12)
@@ -333,6 +340,7 @@ def test_decay_spares_masked_leaves():
     assert_decay_spares_masked_leaves(build, rows=(3,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["gather", "transpose"])
 def test_contract_over_workers(layout):
     def factory(learning_rate, axis_name):
@@ -349,6 +357,7 @@ def test_contract_over_workers(layout):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["trimmed_mean", "krum", "cge", "meamed", "centered_clip", "bucketing"])
 def test_gradient_without_rows_is_refused(name):
     params = jnp.ones((9, 2))
@@ -416,6 +425,7 @@ def test_static_arguments_are_no_arrays(build, name):
         build(jnp.array(2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", [optkit.nearest_neighbor_average(1), optkit.self_centered_clip(1.0)])
 def test_rules_around_an_own_value_say_that_they_need_it(rule):
     with pytest.raises(TypeError, match=r"needs the extra argument own: call update\(grads, state, params, own=value"):

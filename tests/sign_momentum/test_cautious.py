@@ -65,6 +65,7 @@ def test_cautious_takes_leaves_of_more_entries_than_32_bits_count(scale, shape):
     assert jax.eval_shape(tx.update, leaf, jax.eval_shape(tx.init, leaf), leaf)[0].shape == shape
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_epsilon_of_cautious_adamw_follows_either_path_of_the_authors():
     grad, b1, b2, eps = 0.3, 0.9, 0.999, 0.1

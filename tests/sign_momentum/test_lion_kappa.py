@@ -268,5 +268,6 @@ def test_wrong_hyperparameters_are_named(build, message):
         build()
 
 
+@pytest.mark.slow
 def test_implicit_decay_without_parameters_says_how_to_call():
     assert_needs_parameters(optkit.lion_kappa(0.1, weight_decay=0.1, implicit_decay=True), "lion_kappa")

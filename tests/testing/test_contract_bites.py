@@ -569,6 +569,7 @@ def test_all_eight_points_are_checked():
     assert {words.split(".")[0] for words in PROMISES.values()} == set("12345678")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("factory", "example"),
     [
@@ -585,6 +586,7 @@ def test_method_of_special_kind_keeps_the_contract(factory, example):
     check_transformation(factory, **example)
 
 
+@pytest.mark.slow
 def test_transformation_without_learning_rate_need_not_solve_problems():
     check_transformation(optax.identity)
 

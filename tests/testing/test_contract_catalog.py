@@ -15,7 +15,10 @@ from optkit.testing.usage import without_params
 ENTRIES = with_variants()
 
 
-@pytest.mark.parametrize("name", ENTRIES)
+# `make test-quick` checks one.
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "lion_kappa" else pytest.mark.slow) for name in ENTRIES]
+)
 def test_contract(name):
     check_method(ENTRIES[name])
 

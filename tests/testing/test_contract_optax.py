@@ -122,6 +122,7 @@ OPTIMIZERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("factory", "example", "expected"), [pytest.param(*entry[1:], id=entry[0]) for entry in OPTIMIZERS]
 )

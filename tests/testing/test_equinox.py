@@ -12,6 +12,7 @@ from optkit.catalog import METHODS
 STEPS = 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

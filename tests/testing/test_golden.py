@@ -138,6 +138,7 @@ def test_golden_oracle_with_draws(recording):
     assert_replays(recording, golden.replay_oracle(tx, recording, extra_args={"v": directions}, estimate=estimate))
 
 
+@pytest.mark.slow
 @replays("scaffold_m")
 def test_golden_oracle_with_clients(recording):
     """SCAFFOLD-M as Cheng et al. (2023) write it, algorithm 2, and its form with reduced variance."""

@@ -39,6 +39,7 @@ def ask(test, gradients, initial=1, maximum=LARGEST, sample_counts=None, **optio
     return int(jax.jit(tx.update)(gradients, tx.init(None), sample_counts=sample_counts)[1].next_batch)
 
 
+@pytest.mark.slow
 @replays("batch_size_tests")
 def test_golden_batch_size_tests(recording):
     hyperparams, expected, rtol = recording.hyperparams, recording.arrays, recording.meta["rtol"]
@@ -78,6 +79,7 @@ def test_golden_batch_size_tests(recording):
     assert_replays("aug", None, *replay(optkit.augmented_inner_product_test(theta, nu), gradients))
 
 
+@pytest.mark.slow
 def test_outputs_the_mean_gradient():
     tx = optkit.adaptive_batch_size(optkit.norm_test(), 8, 64)
     updates, _ = tx.update(rows(), tx.init(PARAMS), PARAMS)
@@ -202,6 +204,7 @@ def test_means_weigh_by_their_samples():
     np.testing.assert_allclose(updates, samples.mean(0), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_batch_that_grows_compiles_nothing_again():
     tx = optkit.adaptive_batch_size(optkit.norm_test(0.5), 2, 8)
     update, state = jax.jit(chex.assert_max_traces(tx.update, n=1)), tx.init(PARAMS)
@@ -246,6 +249,7 @@ def momentum_over_workers(learning_rate, axis_name="workers"):
     return optax.chain(measure, optax.sgd(learning_rate, 0.9))
 
 
+@pytest.mark.slow
 def test_keeps_the_contract_over_workers():
     check_transformation(
         momentum_over_workers,
@@ -308,6 +312,7 @@ def test_wrong_arguments_raise(call, message):
         call()
 
 
+@pytest.mark.slow
 def test_sizes_may_be_injected():
     gradients = normal(4, 3)
     build = optkit.inject_hyperparams(optkit.adaptive_batch_size)

@@ -44,6 +44,7 @@ def recorded_inner(hyperparams):
     return optax.chain(clipping, inner)
 
 
+@pytest.mark.slow
 @replays("agvm")
 def test_golden_agvm(recording):
     hyperparams = recording.hyperparams
@@ -85,6 +86,7 @@ def cosine(a, b):
     return a.ravel() @ b.ravel() / np.linalg.norm(a) / np.linalg.norm(b)
 
 
+@pytest.mark.slow
 def test_factor_is_the_root_of_the_noises_ratio():
     tx = optkit.agvm(optax.sgd(1.0), LABELS, "backbone", start=0, decay=0.0)
     scales = run(tx, 1)[1][0]
@@ -102,6 +104,7 @@ def test_ratio_is_bounded(labels, factor):
     np.testing.assert_allclose(state.scales[sorted(LABELS).index(labels)], factor, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_factor_moves_geometrically():
     tx = optkit.agvm(optax.sgd(1.0), LABELS, "backbone", start=0, interval=1, decay=0.8)
     state, seen = tx.init(PARAMS), []
@@ -119,6 +122,7 @@ def test_factors_adapt_on_the_interval_between_start_and_stop():
     np.testing.assert_array_equal(changed, [4, 6, 8])
 
 
+@pytest.mark.slow
 def test_updates_are_scaled_between_start_and_stop_only():
     inner = optax.sgd(1.0, momentum=0.9)
     scaled, _ = run(optkit.agvm(inner, LABELS, "backbone", start=2, stop=4, interval=1), 7)
@@ -167,6 +171,7 @@ def test_labels_may_be_a_function():
     jax.tree.map(np.testing.assert_array_equal, by_tree, by_function)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"inner_b2": 0.999}])
 def test_workers_and_microbatches_give_the_same(options):
     make = functools.partial(optkit.agvm, optax.adamw(0.1), LABELS, "backbone", start=1, interval=2, **options)
@@ -182,6 +187,7 @@ def adam_by_module(learning_rate, axis_name="workers"):
     return optkit.agvm(inner, labels, "first", start=0, interval=2, inner_b2=0.999, axis_name=axis_name)
 
 
+@pytest.mark.slow
 def test_keeps_the_contract_over_workers():
     check_transformation(
         adam_by_module,
@@ -244,6 +250,7 @@ def test_wrong_arguments_raise(arguments, message):
         optkit.agvm(optax.sgd(1.0), LABELS, "backbone", **arguments)
 
 
+@pytest.mark.slow
 def test_steps_of_the_factors_may_be_injected():
     inner = optax.sgd(0.1)
 

@@ -227,6 +227,7 @@ def in_turn(learning_rate, **arguments):
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("probabilities", [None, PROBABILITIES])
 def test_one_cluster_a_batch_keeps_the_contract(probabilities):
     promises = ["keeps_types", "takes_all_shapes", "works_masked", "works_sharded_explicitly"]
@@ -279,6 +280,7 @@ def test_errors_name_the_optimizer(build):
         tx.update(params, tx.init(params), params, class_counts=jnp.array([1, 1]))
 
 
+@pytest.mark.slow
 def test_complex_gradients_are_two_real_ones():
     rows = normal(3, 2, 4)
     tx = optkit.discover(0.1, num_clusters=3)

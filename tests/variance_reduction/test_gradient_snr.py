@@ -49,6 +49,7 @@ def test_workers_and_microbatches_give_the_same(factory):
     assert_rows_are_workers(functools.partial(factory, 0.1), map(rows, range(3)), PARAMS, rtol=1e-6)
 
 
+@pytest.mark.slow
 @EACH_OPTIMIZER
 def test_keeps_the_contract_over_workers(factory):
     check_transformation(
@@ -84,6 +85,7 @@ def test_weighs_by_the_clipped_ratio_with_mean_one():
     np.testing.assert_allclose(average(optkit.scale_by_gradient_snr(0.2), gradients), expected, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_leaves_do_not_mix():
     gradients = rows()
     together = average(optkit.scale_by_gradient_snr(), gradients)
@@ -199,6 +201,7 @@ def test_complex_parameters_are_refused_by_name(factory):
     assert_refuses_complex_parameters(factory(0.1), factory.__name__)
 
 
+@pytest.mark.slow
 def test_averaged_weights_keep_their_dtype_with_wider_gradients():
     tx = optkit.vr_adam(0.1)
     state = tx.init(jnp.ones(3))
@@ -222,6 +225,7 @@ def test_updates_need_no_parameters_unless_they_are_relative_to_them():
         assert_needs_parameters(build(0.1), named, gradients=gradients)
 
 
+@pytest.mark.slow
 def test_which_steps_are_relative_may_depend_on_the_whole_tree():
     params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
     gradients = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), params)

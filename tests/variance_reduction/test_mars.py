@@ -43,6 +43,7 @@ def shifted(gradients):
     return jax.tree.map(lambda g: jnp.concatenate([jnp.zeros_like(g[:1]), g[:-1]]), gradients)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_the_change_since_the_last_gradient_is_added():
     gradients = stacked()
@@ -87,6 +88,7 @@ def test_no_leaf_exceeds_the_largest_norm_and_smaller_ones_stay():
     assert_same(run(optkit.reduce_variance(), small), run(optkit.reduce_variance(correction=UNCLIPPED), small), rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_global_clipping_keeps_the_direction_of_the_whole():
     free = run(optkit.reduce_variance(correction=UNCLIPPED), stacked())
@@ -149,6 +151,7 @@ def test_exact_unclipped_with_gamma_one_is_recursive_momentum():
         assert_same(updates, jax.tree.map(lambda d: -0.1 * d, estimate))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_both_ways_to_pass_the_previous_gradient_agree():
     def run(tx):
@@ -234,6 +237,7 @@ def test_the_state_is_what_the_paper_says(build, per_corrected):
     assert 0 <= cost.state_bytes - 4 * per_corrected * cost.parameters <= counters
 
 
+@pytest.mark.slow
 def test_references_of_16_bit_gradients_may_stay_so():
     params = {"kernel": jnp.ones((6, 4), jnp.bfloat16)}
     gradients = {"kernel": stacked()["kernel"].astype(jnp.bfloat16)}
@@ -261,6 +265,7 @@ EXAMPLES = {
 ENTRIES = optkit.catalog.METHODS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [optkit.mars_adamw, optkit.mars_m], ids=lambda build: build.__name__)
 def test_contract_of_the_exact_form(build):
     check_transformation(
@@ -273,6 +278,7 @@ def test_contract_of_the_exact_form(build):
     )
 
 
+@pytest.mark.slow
 def test_contract_of_the_exact_form_with_passed_gradients():
     check_transformation(
         optkit.mars_adamw,
@@ -298,6 +304,7 @@ CHEAP = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", BUILDERS[1:], ids=lambda build: build.__name__)
 def test_contract_of_the_unclipped_form(build):
     check_transformation(
@@ -310,6 +317,7 @@ def test_contract_of_the_unclipped_form(build):
     )
 
 
+@pytest.mark.slow
 def test_contract_of_amsgrad():
     check_transformation(
         optkit.mars_adamw,
@@ -387,6 +395,7 @@ def test_a_gradient_that_is_not_finite_is_no_reference():
     assert_same(state.reference, {**normal_like(PARAMS, 1), "bias": jnp.zeros(4)}, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_clipped_step_needs_no_memory_beside_the_state():
     # A copy of the gradient or of the reference, each a pass over memory more, would show here.
     params = {"kernel": jax.ShapeDtypeStruct((256, 1024), jnp.float32)}

@@ -13,6 +13,7 @@ from runs import first_update
 import optkit
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("shape", [(12, 16), (16, 12)])
 def test_singular_values_of_an_update_are_about_the_scaled_learning_rate(shape):
@@ -29,6 +30,7 @@ def test_shampoo_stretches_matrices_with_more_rows(shape, stretch):
     assert 0.6 < jnp.min(values) < jnp.max(values) < 1.25
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("build", [optkit.mars_lion, optkit.mars_shampoo, optkit.mars_m])
 def test_one_buffer_gives_the_steps_of_two(build):
@@ -40,6 +42,7 @@ def test_one_buffer_gives_the_steps_of_two(build):
     assert_same_steps(one, two, gradients, params, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_convolutions_are_matrices_of_output_channels_by_their_numbers():
     kernel = normal(3, 2, 5, 8)
@@ -59,6 +62,7 @@ def test_epsilon_of_the_other_leaves_stands_beside_the_uncorrected_root():
     np.testing.assert_allclose(update["bias"], -root / (root + 1e-8 / 1e-6), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_embeddings_may_be_left_to_adamw():
     params = {"kernel": normal(6, 4), "embedding": normal(9, 4)}
     tx = optkit.mars_m(0.1, weight_decay=0.0, corrected={"kernel": True, "embedding": False})
@@ -73,6 +77,7 @@ def test_a_vector_among_the_matrices_is_named():
         tx.init(params)
 
 
+@pytest.mark.slow
 def test_products_may_be_rounded_to_bfloat16():
     params = normal(12, 16)
     for build in (optkit.mars_m, optkit.mars_shampoo):

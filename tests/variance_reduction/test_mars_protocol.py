@@ -176,6 +176,7 @@ def test_each_layer_of_a_stack_is_moved_as_if_alone(build, correction, numbers):
         assert_close(part(together), trajectory(tx(), part(gradients), part(params)).updates, rtol=1e-12)
 
 
+@pytest.mark.slow
 @OF_MATRICES
 @pytest.mark.usefixtures("x64")
 def test_singular_values_of_stacked_layers_are_those_of_each(build):
@@ -187,6 +188,7 @@ def test_singular_values_of_stacked_layers_are_those_of_each(build):
     np.testing.assert_allclose(values(together), values(alone), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_leaves_that_are_labelled_matrices_count_matrices_along_leading_axes():
     kernel = normal_like(jnp.ones((2, 4, 3)))
     labelled = first_update(optkit.mars_m(0.1, corrected={"w": True}), {"w": kernel}, {"w": kernel})["w"]
@@ -248,6 +250,7 @@ def test_a_function_given_as_orthogonalize_is_static(build):
         tx.init(PARAMS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", BUILDERS[1:], ids=lambda build: build.__name__)
 def test_a_scheduled_gamma_takes_two_buffers_under_injection(build):
     gamma = lambda count: jnp.where(count < 2, 0.0, 0.3)  # noqa: E731
@@ -295,6 +298,7 @@ def of_all_parts(parts, _):
     return grad_fn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [optkit.mars_adamw, optkit.mars_m], ids=lambda build: build.__name__)
 def test_parts_of_a_batch_need_the_gradient_of_all_of_them(build):
     batches = normal_like(PARAMS, rows=(8,))
@@ -318,6 +322,7 @@ def test_parts_of_a_batch_need_the_gradient_of_all_of_them(build):
     assert not np.allclose(wrong["kernel"], by_scan["kernel"], atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [optkit.mars_adamw, optkit.mars_m], ids=lambda build: build.__name__)
 def test_what_precedes_the_exact_form_goes_into_preprocess_gradients(build):
     batches = optax.tree.scale(5.0, normal_like(PARAMS, rows=(4,)))

@@ -25,6 +25,7 @@ def measure(tx, gradients, params):
     return trajectory(tx, gradients, params).states
 
 
+@pytest.mark.slow
 @replays("gradient_noise_scale")
 def test_golden_gradient_noise_scale(recording):
     hyperparams, rtol = recording.hyperparams, recording.meta["rtol"]
@@ -46,12 +47,14 @@ def test_golden_gradient_noise_scale(recording):
     assert all(golden.deviation(x, recording.arrays[f"expected.{name}"]) <= rtol for name, x in ours.items())
 
 
+@pytest.mark.slow
 def test_outputs_the_mean_gradient():
     tx = optkit.gradient_noise_scale(8)
     updates, _ = tx.update(rows(), tx.init(PARAMS), PARAMS)
     jax.tree.map(lambda u, g: np.testing.assert_allclose(u, g.mean(0), rtol=1e-5), updates, rows())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_estimates_are_those_of_two_batch_sizes():
     gradients, small, parts = np.random.default_rng(0).standard_normal((4, 30)), 8, 4
@@ -121,6 +124,7 @@ def momentum_over_workers(learning_rate, axis_name="workers"):
     return optax.chain(optkit.gradient_noise_scale(8, axis_name=axis_name), optax.sgd(learning_rate, 0.9))
 
 
+@pytest.mark.slow
 def test_keeps_the_contract_over_workers():
     check_transformation(
         momentum_over_workers,
@@ -143,6 +147,7 @@ def test_sends_one_number_beside_the_gradient():
     assert now - before == before / 1000
 
 
+@pytest.mark.slow
 def test_consecutive_steps_without_motion_are_microbatches():
     gradients = rows(parts=6)
     over_steps = measure(optkit.gradient_noise_scale_over_steps(8, window=6), gradients, PARAMS)
@@ -212,6 +217,7 @@ def test_a_window_may_be_injected():
     np.testing.assert_allclose(injected, plain, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_complex_gradients_are_as_noisy_as_their_parts():
     parts = normal(4, 2, 5)
     tx = optkit.gradient_noise_scale(8)
@@ -231,6 +237,7 @@ def test_gradients_without_rows_are_said_to_be_so(gradients):
         tx.update(gradients, tx.init(gradients), gradients)
 
 
+@pytest.mark.slow
 def test_counts_are_converted_where_dtypes_are_not_promoted():
     tx = optkit.gradient_noise_scale_over_steps(8, window=2)
     with jax.numpy_dtype_promotion("strict"):

@@ -132,6 +132,7 @@ def test_with_probability_one_is_gradient_descent():
     np.testing.assert_allclose(estimates, full_gradients, rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_the_first_step_is_always_full():
     np.testing.assert_array_equal(was_full(0.0, 10), [True] + [False] * 9)
@@ -143,6 +144,7 @@ def test_full_gradients_come_as_often_as_the_probability_says():
     assert abs(share - 0.3) < 4 * np.sqrt(0.3 * 0.7 / 1000)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_the_key_says_where_they_come():
     first, again, other = (was_full(0.3, 50, key) for key in (1, jax.random.key(1), 2))

@@ -200,6 +200,7 @@ class Clipped(NamedTuple):
         return clipped(self.problem.full_gradient)(params)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @each({name: {**NAMED, **ANCHORED}[name] for name in ("storm", "spider_boost", "page", "svrg", "harpg")})
 def test_preprocessing_clips_the_gradients_at_all_points(build):
@@ -216,6 +217,7 @@ def test_preprocessing_clips_the_gradients_at_all_points(build):
     assert optax.tree.norm(optax.tree.sub(before, right)) > 1e-3, "in a chain the two points are clipped differently"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @each({name: {**NAMED, **ANCHORED}[name] for name in ("storm", "spider_boost", "harpg")})
 def test_multi_steps_need_the_gradient_of_all_parts(build):
@@ -343,6 +345,7 @@ def test_state_is_the_estimate_and_the_previous_parameters(build, numbers, keep_
     np.testing.assert_allclose(cost.state_bytes_per_parameter, 4 * numbers, rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_stands_in_front_of_any_preconditioner():
     tx = optax.chain(optkit.recursive_momentum(1.0), optax.scale_by_adam(), optax.scale_by_learning_rate(0.1))
@@ -373,6 +376,7 @@ def test_never_forgets_an_error_with_weight_zero():
     assert_close(error, start)
 
 
+@pytest.mark.slow
 def test_weight_outside_its_range_is_named():
     with pytest.raises(ValueError, match=r"a must be in \[0, 1\], got 1.5"):
         optkit.recursive_momentum(1.5)

@@ -12,6 +12,7 @@ from optkit.testing import check_transformation
 from optkit.testing.golden import replay_oracle
 
 
+@pytest.mark.slow
 @replays("spider")
 def test_golden_spider(recording):
     hyperparams = recording.hyperparams
@@ -20,6 +21,7 @@ def test_golden_spider(recording):
     assert_replays(recording, replay_oracle(tx, recording))
 
 
+@pytest.mark.slow
 def test_keeps_the_contract_with_smoothness():
     check_transformation(
         optkit.spider,

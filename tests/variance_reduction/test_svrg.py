@@ -14,6 +14,7 @@ from optkit.testing.golden import replay_oracle
 DATA = np.random.default_rng(0).standard_normal((6, 3))
 
 
+@pytest.mark.slow
 @replays("svrg")
 def test_golden_svrg(recording):
     tx = optkit.svrg(**recording.hyperparams.take("learning_rate", "anchor_every", alpha="coefficient"))

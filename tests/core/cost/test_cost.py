@@ -115,6 +115,7 @@ def test_the_state_of_70_billion_parameters_is_known_at_once():
     assert found.state_bytes / 256 < found.state_bytes_per_device < found.state_bytes / 250
 
 
+@pytest.mark.slow
 def test_the_step_of_a_large_model_is_compiled_without_allocating_it(mesh):
     params = llama_70b(mesh, layers=8)  # 7e9 parameters; all 80 layers take 10 s more
     before = len(jax.live_arrays())

@@ -49,6 +49,7 @@ def test_each_head_is_a_matrix():
     np.testing.assert_array_equal(matrices[1], kernel[:, 1])
 
 
+@pytest.mark.slow
 def test_views_agree_with_optax():
     kernel = normal(4, 3, 2)
     numbers = MuonDimensionNumbers(0, 2)

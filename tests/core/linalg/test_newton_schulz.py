@@ -33,6 +33,7 @@ def test_singular_values_come_near_one(shape):
     assert jnp.max(values) < 1.25
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_singular_vectors_stay():
     x = normal(12, 16)
@@ -57,6 +58,7 @@ def test_it_is_the_polynomial_of_the_singular_values(shape):
     np.testing.assert_allclose(newton_schulz(normal(*shape), eps=0.0), (left * values) @ right, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_leading_axes_hold_separate_matrices():
     x = normal(2, 3, 4, 6) * jnp.array([1e-3, 1.0, 1e3])[:, None, None]
     alone = [[newton_schulz(matrix) for matrix in row] for row in x]
@@ -99,6 +101,7 @@ def test_a_vector_is_refused():
         newton_schulz(jnp.ones(3))
 
 
+@pytest.mark.slow
 def test_leaves_of_equal_shape_share_a_call():
     shapes = []
 

@@ -103,6 +103,7 @@ def test_two_passes_do_for_a_well_conditioned_matrix(shape):
     assert passes == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("size", [1, 2, 16, 17, 50, 67])
 def test_triangular_matrices_are_inverted_by_products(size):
@@ -113,6 +114,7 @@ def test_triangular_matrices_are_inverted_by_products(size):
     np.testing.assert_array_equal(inverse, jnp.tril(inverse))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 4])
 def test_rows_may_be_spread_over_devices(devices):
     x = np.stack([HARD["normal"](304, 24), HARD["condition 1e8"](304, 24)]).astype(np.float32)
@@ -123,6 +125,7 @@ def test_rows_may_be_spread_over_devices(devices):
     np.testing.assert_allclose(found[0], cholesky_qr(x[0]), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("basis", BASES)
 def test_bases_are_equal_but_for_signs(basis):
@@ -150,6 +153,7 @@ def test_wide_matrices_are_refused(basis):
         basis(jnp.ones((3, 4)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("basis", BASES)
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 def test_sharded_matrices_have_the_same_basis(basis, axis_type):
@@ -163,6 +167,7 @@ def test_sharded_matrices_have_the_same_basis(basis, axis_type):
         assert found.sharding.is_equivalent_to(sharding, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("basis", [cholesky_qr, randomized_cholesky_qr])
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 def test_rows_are_not_gathered(basis, axis_type):
@@ -185,6 +190,7 @@ def test_complex_columns_are_orthonormal_and_spanned(basis):
     np.testing.assert_allclose(q @ (adjoint @ x), x, atol=1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("imaginary", [0, 1j])
 def test_the_derivative_of_cholesky_qr_is_that_of_its_columns(imaginary):
@@ -195,6 +201,7 @@ def test_the_derivative_of_cholesky_qr_is_that_of_its_columns(imaginary):
     np.testing.assert_allclose(derivative, difference, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_the_derivative_of_cholesky_qr_is_finite_for_dependent_columns():
     gradient = jax.grad(lambda x: jnp.sum(cholesky_qr(x) ** 3))(jnp.asarray(HARD["half rank"](20, 4), jnp.float32))
     assert jnp.all(jnp.isfinite(gradient))

@@ -81,6 +81,7 @@ def test_data_parallel_training_equals_training_on_all_data(backend):
     np.testing.assert_allclose(params, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_all_backends_give_the_same_numbers():
     def step(count, own, x, key, raw_key):
@@ -214,6 +215,7 @@ def test_the_second_call_neither_traces_nor_compiles(backend, caplog):
     assert caplog.text.count("Finished XLA compilation") == compilations
 
 
+@pytest.mark.slow
 @on_each_backend
 def test_it_works_under_jit_scan_vmap_and_grad(backend):
     def step(scale, x):

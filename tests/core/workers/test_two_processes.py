@@ -12,6 +12,7 @@ from joined_processes import PROCESSES, joined, wait_for_all
 WORKER = Path(__file__).with_name("two_process_worker.py")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_two_hosts_train_as_one_device_does_and_refuse_what_cannot_work(tmp_path):
     # One test, so that the processes start once, however the tests are spread.
