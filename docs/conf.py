@@ -24,6 +24,8 @@ myst_heading_anchors = 3
 # Otherwise each attribute of a state would be an object of its own beside the named tuple's.
 napoleon_use_ivar = True
 
+# Literal blocks in docstrings are formulas.
+highlight_language = "text"
 default_role = "py:obj"
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
