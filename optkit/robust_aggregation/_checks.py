@@ -47,6 +47,6 @@ def require_slices(aggregator: optax.GradientTransformationExtraArgs, method: st
     """Raises unless an aggregator can be called with slices: it has no state, and its `update` takes `total`."""
     if "total" not in inspect.signature(aggregator.update).parameters or not is_stateless(aggregator):
         raise ValueError(
-            f"{method} with layout='transpose' needs a rule without state whose update takes the extra argument total,"
-            " as those of optkit do: leave layout='gather'"
+            f"{method} with layout='transpose' needs a rule without state that takes the extra argument total, as those"
+            " of optkit do: use layout='gather' for this rule"
         )
