@@ -363,7 +363,7 @@ def _count_rows(in_axes: Any, args: tuple[Any, ...], names: Sequence[str] | None
 
         found = ", ".join(f"{name(path)} of shape {shape}" for path, shape in shapes.items())
         raise ValueError(
-            "arguments with in_axes 0 need a leading axis of the same size, at least 1, one row per worker, got " + found
+            f"arguments with in_axes 0 need a leading axis of one size, at least 1, one row per worker, got {found}"
         )
     ((rows,),) = sizes
     return rows
