@@ -172,10 +172,10 @@ def table(header: Record, rows: Sequence[Row]) -> Table:
     layout = Table(
         title=f"{task}: {settings['steps']} steps; {tried} learning rates x {seeds} seeds for everyone",
         caption=(
-            "The learning rate is chosen on validation data; the test columns are means and 95% intervals over seeds at "
-            "the end of training. An arrow means that the best rate is the smallest or the largest that was tried. "
-            "Speed-up: AdamW's steps divided by the steps after which the method's validation loss, under its own full "
-            "schedule, stays at or below AdamW's final loss; <1: never."
+            "The learning rate is chosen on validation data; the test columns are means and 95% intervals over seeds "
+            "at the end of training. An arrow means that the best rate is the smallest or the largest that was tried. "
+            "Speed-up: AdamW's steps divided by the steps after which the method's validation loss, under its own "
+            "full schedule, stays at or below AdamW's final loss; <1: never."
         ),
     )
     layout.add_column("optimizer", no_wrap=True)

@@ -33,9 +33,9 @@ def table(records: Sequence[Record]) -> Table:
     layout = Table(
         title=visible(_title(settings)),
         caption=(
-            "Sent: bytes that each worker sends in the compiled program, lost messages included. The validation loss and"
-            " the test metrics are those of the mean of the honest workers' parameters; worst: the largest loss of one"
-            " worker's own parameters. Consensus: root mean square distance of the honest workers from their mean."
+            "Sent: bytes that each worker sends in the compiled program, lost messages included. The validation loss"
+            " and the test metrics are those of the mean of the honest workers' parameters; worst: the largest loss of"
+            " one worker's own parameters. Consensus: root mean square distance of honest workers from their mean."
         ),
     )
     layout.add_column("optimizer", no_wrap=True)
