@@ -182,7 +182,7 @@ def kinds_of_leaves(
 
 
 def _numbers(method: str, tree: Any, weight_dimension_numbers: Any | None, alone: bool, labels_name: str) -> Any:
-    """Returns the numbers of each leaf; if nothing else (`alone`) tells which leaves are matrices, those of matrices only."""
+    """Returns the numbers of each leaf; if nothing else (`alone`) tells which leaves are matrices, only of those."""
     one = weight_dimension_numbers
     if one is not None and not isinstance(one, MuonDimensionNumbers):
         return resolve("weight_dimension_numbers", one, tree)

@@ -243,13 +243,13 @@ def test_arguments_of_its_transformation_out_of_range_are_refused(arguments, mes
 
 
 def test_a_vector_is_refused():
-    with pytest.raises(ValueError, match=r"the leaf 'bias' of shape \(3,\) is no matrix"):
+    with pytest.raises(ValueError, match=r"the leaf 'bias' of shape \(3,\) is not a matrix"):
         scale_by_dion().init({"bias": jnp.ones(3)})
 
 
 def test_a_leaf_without_numbers_is_named():
     params = {"head": jnp.ones((3, 4))}
-    with pytest.raises(ValueError, match=r"the leaf 'head' of shape \(3, 4\) is no matrix by"):
+    with pytest.raises(ValueError, match=r"the leaf 'head' of shape \(3, 4\) is not a matrix by"):
         scale_by_dion(weight_dimension_numbers={"head": None}).init(params)
 
 

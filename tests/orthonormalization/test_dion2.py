@@ -155,10 +155,10 @@ def test_arguments_out_of_range_are_refused(arguments, message):
 
 
 def test_a_vector_is_refused():
-    with pytest.raises(ValueError, match=r"the leaf 'bias' of shape \(3,\) is no matrix"):
+    with pytest.raises(ValueError, match=r"the leaf 'bias' of shape \(3,\) is not a matrix"):
         scale_by_dion2().init({"bias": jnp.ones(3)})
 
 
 def test_a_leaf_without_numbers_is_named():
-    with pytest.raises(ValueError, match=r"scale_by_dion2: the leaf 'head' of shape \(3, 4\) is no matrix by"):
+    with pytest.raises(ValueError, match=r"scale_by_dion2: the leaf 'head' of shape \(3, 4\) is not a matrix by"):
         scale_by_dion2(weight_dimension_numbers={"head": None}).init({"head": jnp.ones((3, 4))})

@@ -97,5 +97,5 @@ def test_epsilon_must_be_positive():
 
 
 def test_a_vector_is_refused():
-    with pytest.raises(ValueError, match=r"the leaf 'bias' of shape \(3,\) is no matrix"):
+    with pytest.raises(ValueError, match=r"the leaf 'bias' of shape \(3,\) is not a matrix"):
         scale_by_nordion2().init({"bias": jnp.ones(3)})

@@ -118,5 +118,5 @@ def test_epsilon_must_be_positive():
 
 
 def test_a_leaf_without_numbers_is_named():
-    with pytest.raises(ValueError, match=r"scale_by_normuon: the leaf 'head' of shape \(3, 4\) is no matrix by"):
+    with pytest.raises(ValueError, match=r"scale_by_normuon: the leaf 'head' of shape \(3, 4\) is not a matrix by"):
         scale_by_normuon(weight_dimension_numbers={"head": None}).init({"head": jnp.ones((3, 4))})
