@@ -58,16 +58,16 @@ _POINTS = (
 PROMISES: Mapping[str, str] = types.MappingProxyType(
     {promise.__name__: f"{point}. {(promise.__doc__ or '').splitlines()[0]}" for point, promise in _POINTS}
 )
-"""The contract: each promise's name, and its point and words."""
+"""The contract: the name of each promise, with its point and its text."""
 
 
 class Violation(NamedTuple):
     """A promise that a transformation breaks.
 
     Attributes:
-        promise: its name in `PROMISES`.
-        message: what was seen where, and what was expected.
-        error: the error that it ended in.
+        promise: Its name in `PROMISES`.
+        message: What was found, where, and what was expected.
+        error: The error that the check raised.
     """
 
     promise: str
@@ -75,7 +75,7 @@ class Violation(NamedTuple):
     error: Exception
 
     def __str__(self) -> str:
-        """The promise's words and the message, indented."""
+        """Returns the text of the promise and the message, which is indented."""
         lines = "\n".join(f"    {line}" for line in self.message.splitlines())
         return f"{self.promise}: {PROMISES[self.promise]}\n{lines}"
 
@@ -84,7 +84,7 @@ class BrokenContract(AssertionError):  # noqa: N818  (what it says is no error o
     """Raised for a transformation that breaks promises.
 
     Attributes:
-        violations: the promises that it breaks, in the order of the contract.
+        violations: The promises that it breaks, in the order of the contract.
     """
 
     def __init__(self, violations: Sequence[Violation]) -> None:
