@@ -161,7 +161,7 @@ def decay_after_step(
     Args:
         learning_rate: See `proximal_decay`.
         weight_decay: See `proximal_decay`.
-        mask: See `proximal_decay`.
+        mask: See `proximal_decay`. Default: all.
         method: See `proximal_decay`. Default: "decay_after_step".
 
     Returns:

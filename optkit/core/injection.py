@@ -99,7 +99,7 @@ def refuse_arrays(**arguments: Any) -> None:
 
 
 def refuse_scalar(argument: str, x: Any) -> None:
-    """Raises if a function that is no schedule was called as one by a bare `optax.inject_hyperparams`.
+    """Raises if a function that is not a schedule was called as one by a bare `optax.inject_hyperparams`.
 
     Call it first in public functions that users pass to optimizers.
 

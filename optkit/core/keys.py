@@ -10,7 +10,7 @@ def key_data(key: Key) -> jax.Array:
     """Returns the raw data of a key, for a state to keep.
 
     Args:
-        key: Seed of the random draws, an integer or a JAX key, typed or raw.
+        key: Seed of the random draws, an integer or a JAX key. The key may be typed or raw.
 
     Returns:
         An array of unsigned integers.
@@ -45,7 +45,7 @@ def typed(key: Key) -> jax.Array:
     """Returns a typed key, to draw with.
 
     Args:
-        key: Seed of the random draws, an integer (which may be traced) or a JAX key, typed or raw.
+        key: Seed of the random draws, an integer or a JAX key. The integer may be traced, and the key typed or raw.
 
     Returns:
         A JAX key.

@@ -43,8 +43,8 @@ def matrices_and_others(
         labels: See `kinds_of_leaves`.
         weight_dimension_numbers: See `kinds_of_leaves`.
         mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
-        axis_name: Name of the axis over workers, or a tuple of names. Gradients of the other parameters are averaged
-            over it before `others` receives them; `matrices` receives those of each worker.
+        axis_name: Name of the axis over workers. It may be a tuple of names. Gradients of the other parameters are
+            averaged over it before `others` receives them; `matrices` receives those of each worker. Default: None.
 
     Returns:
         An optimizer.
@@ -139,10 +139,11 @@ def kinds_of_leaves(
         tree: The whole tree of parameters, or of gradients.
         labels: Which leaves are matrices: a tree of "matrix" and "other", or a function that makes it from the
             parameters. The tree may be a prefix. In a leaf that is labelled a matrix and has no dimension numbers, the
-            last two axes are those of the matrix, and the other axes count matrices.
+            last two axes are those of the matrix, and the other axes count matrices. Default: None, see above.
         weight_dimension_numbers: Which axes of each matrix are inputs and which are outputs, as in
             `optax.contrib.muon`. A tree of `MuonDimensionNumbers`, or a prefix of it, with None for leaves that are not
             matrices; a function that makes it from the parameters; or a single one for all leaves of at least two axes.
+            Default: None, see above.
         labels_name: The optimizer's name for the argument from which `labels` are made, for messages. Default:
             "labels".
 

@@ -29,7 +29,7 @@ def preprocess_gradients(
     other methods, because `optax.chain` does the same.
 
     Args:
-        inner: The method: a whole optimizer or a part of one.
+        inner: The optimizer that is wrapped, with its learning rate. It may also be a part of an optimizer.
         preprocess: A transformation without state: `optax.clip_by_global_norm(1.0)`, `optax.add_decayed_weights(1e-4)`
             (the gradient of an L2 penalty), or a chain of such transformations. It receives whole trees of gradients,
             in at least float32, and the parameters to which each belongs (None for `prev_grads` and `predicted_grads`).

@@ -131,7 +131,7 @@ class Case:
 
     @property
     def calls_functions(self) -> bool:
-        """Whether it takes arguments that belong to the whole tree of parameters, so that it cannot be in a partition."""
+        """Whether it takes arguments that belong to the whole tree of parameters, and so cannot be in a partition."""
         return any(EXTRA_ARGS[name].whole_tree for name in self.extra_args)
 
     def per_worker(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -159,7 +159,7 @@ class Case:
         return tx.init if self.axis_name is None else jax.jit(self.per_worker(tx.init))
 
     def update(self, tx: optax.GradientTransformationExtraArgs, **extra_args: Any) -> Callable[..., Any]:
-        """Returns the function from gradients, state and parameters to updates and state; it passes needed arguments."""
+        """Returns the function from gradients, state and parameters to updates and state; it adds needed arguments."""
         return self.per_worker(functools.partial(self._update, tx, extra_args))
 
     def step_of_one_worker(self, tx: optax.GradientTransformationExtraArgs) -> Callable[..., Any]:
@@ -339,7 +339,7 @@ def _turned(g: jax.Array) -> jax.Array:
 
 
 def rounding(start: Any, end: Any) -> Any:
-    """Returns, for each leaf, the largest difference that rounding explains between float32 runs from `start` to `end`."""
+    """Returns, for each leaf, the largest difference that rounding explains between two float32 runs."""
     eps = np.finfo(np.float32).eps
 
     def allowed(first, last):

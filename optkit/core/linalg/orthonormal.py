@@ -72,8 +72,8 @@ def cholesky_qr(x: jax.Array, *, axis_name: AxisName | tuple[str, ...] | None = 
 
     Args:
         x: A matrix with at least as many rows as columns, or several along leading axes.
-        axis_name: Name of the mesh axis, or names of those, over which rows are spread inside `jax.shard_map`; `x` is
-            then the part of this device. Default: None, for rows that are not spread so.
+        axis_name: Name of the axis over workers. Inside `jax.shard_map`, it names the mesh axis, or a tuple of axes,
+            over which rows are spread, and `x` is the part of this device. Default: None, for rows not spread so.
 
     Returns:
         A matrix with orthonormal columns, with the shape, sharding and dtype of `x`.

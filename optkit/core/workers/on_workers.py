@@ -169,7 +169,7 @@ def worker_axes(
     rows = _count_rows((0, axes_of_own), (params, own), names=("params", "extra_args"))
 
     def after_update(differs):
-        """Gives a state's structure and which of its leaves differ, after `init` or after an update from `differs`."""
+        """Returns a state's structure and which leaves differ, after `init` or after an update from `differs`."""
         found = []
 
         def one_worker(params, own, equal, mark):
