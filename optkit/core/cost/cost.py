@@ -20,7 +20,7 @@ from optkit.core.workers.sharding import abstract_state
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cost:
-    """The cost of one step of an optimizer. What only compiling can tell is None if only the state was asked for.
+    """The cost of one step of an optimizer. Values that need compiling are None if only the state was asked for.
 
     Attributes:
         parameters: Number of parameters (elements, not arrays). With workers, it is that of one worker, and so are all
@@ -28,7 +28,7 @@ class Cost:
         state_bytes: Bytes of the optimizer's state, counters included, on all devices together. Replicas count once.
         state_bytes_per_device: Bytes of the state that each device holds.
         temporary_bytes: Bytes that each device needs during the step in addition to gradients, old and new state, and
-            old and new parameters. It is None also if the compiler does not tell.
+            old and new parameters. It is also None if the compiler does not report it.
         flops: Floating-point operations of each device in a step: 2 for each multiply-add of a matrix product or a
             convolution, n - 1 for a sum or maximum of n numbers, and 1 for each element of other arithmetic, roots and
             exponentials included. They are counted in the compiled program: loops by their number of iterations,

@@ -28,7 +28,7 @@ def on_workers(
     out_axes: Any = 0,
     backend: Backend = "auto",
 ) -> Callable[..., Any]:
-    """Runs a step that is written for one worker on all workers, which a named axis joins.
+    """Runs a step that is written for one worker on all workers, over a named axis.
 
     The step receives the values of its own worker, without the axis over workers, and communicates with the others by
     collectives over `axis_name` (`jax.lax.pmean`, `ppermute`, `all_gather` and so on). Every backend computes the same
@@ -40,7 +40,7 @@ def on_workers(
 
     The mapped step is compiled once for all calls with the same shapes. To donate buffers, or to scan over many steps,
     call it inside your own `jax.jit`. As in `jax.vmap`, arguments are arrays or trees of arrays; static values belong
-    into the closure of the step.
+    in the closure of the step.
 
     A counter that decides whether workers communicate must be equal on all of them (None in `in_axes`). A
     `jax.lax.cond` on it then stays a branch. With one counter per worker, the simulation runs both branches in every
