@@ -133,9 +133,8 @@ def gram_newton_schulz(
     `y @ y.T` is computed again before the third step and every third step after it. Results differ from those of
     `newton_schulz` by rounding only. Square and nearly square matrices take the steps of `newton_schulz` itself.
 
-    Use it for matrices that are far from square. Avoid it on TPUs, which compute in bfloat16 by default: other matrices
-    than square ones are multiplied at `jax.lax.Precision.HIGH`, because small eigenvalues would be noise in bfloat16,
-    so `newton_schulz` may be faster.
+    Use it for matrices that are far from square. Avoid it on TPUs, which compute in bfloat16 by default: it multiplies
+    at `jax.lax.Precision.HIGH`, because small eigenvalues would be noise in bfloat16, so `newton_schulz` may be faster.
 
     Args:
         x: A matrix, or several along leading axes, each with its own norm; sharded or not.

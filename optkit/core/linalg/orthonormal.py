@@ -60,11 +60,13 @@ def cholesky_qr(x: jax.Array, *, axis_name: AxisName | tuple[str, ...] | None = 
 
     The rule, repeated until the columns are orthonormal to rounding, which takes two to five passes::
 
-        x.T @ x + shift * I = L @ L.T        (shift = 0 unless the matrix is ill-conditioned)
+        x = x / norms of its columns
+        x.T @ x + shift * I = L @ L.T        (shift = 0 once the columns are nearly orthonormal)
         x = x @ inverse(L.T)
 
-    One pass squares the condition number of the matrix, so two passes are enough for a well-conditioned matrix. Noise
-    of the size of rounding errors is added first, so that the columns are independent.
+    The products square the condition number of the matrix. Two passes are enough for a well-conditioned matrix; the
+    shift makes the first passes of an ill-conditioned one possible. Noise of the size of rounding errors is added
+    before, so that the columns are independent.
 
     Use it for sharded matrices and on accelerators: rows stay sharded, and it needs only matrix products and
     factorizations of `columns x columns` matrices. Avoid it for small matrices on one CPU, where one factorization

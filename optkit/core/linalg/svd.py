@@ -7,7 +7,7 @@ import jax.numpy as jnp
 def svd(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Decomposes matrices by their singular values, and returns NaN for those that are not finite.
 
-    LAPACK never returns from some matrices with an infinite entry, and returns finite vectors for others.
+    LAPACK never returns for some matrices with an infinite entry, and returns finite vectors for others.
 
     Args:
         x: Matrices in the last two axes.

@@ -41,7 +41,7 @@ __all__ = [
 def sign_flip(honest: Any) -> Any:
     """Sends the negative mean of the honest rows.
 
-    Use it as the simplest attack: a rule that fails under it withstands nothing.
+    Use it as the simplest attack that points uphill.
 
     Args:
         honest: A tree of stacked rows.
@@ -59,13 +59,13 @@ def sign_flip(honest: Any) -> Any:
 def inner_product_manipulation(honest: Any, strength: jax.typing.ArrayLike = 0.1) -> Any:
     """Sends the negative mean of the honest rows, times a strength.
 
-    Use it with a small strength, which is hard to tell from noise, to test rules that drop outliers; use it with a
-    large one to test whether the mean of all rows changes sign.
+    Use it with a small strength, which is hard to tell from noise, to test rules that drop outliers, or with a large one
+    to reverse the mean of all rows.
 
     Args:
         honest: A tree of stacked rows.
         strength: Factor of the negative mean. The number of honest workers divided by that of attackers makes the mean
-            of all rows zero. The factor in the paper's "fall of empires" code is one more. Default: 0.1.
+            of all rows zero. The factor of "fall of empires" is one more than this strength. Default: 0.1.
 
     Returns:
         A tree shaped like a row.
