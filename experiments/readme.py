@@ -1,4 +1,4 @@
-"""Writes the README's table of methods and its links, from the catalog: `python -m experiments.readme`."""
+"""Writes the README's table of methods, from the catalog, and its links: `python -m experiments.readme`."""
 
 import itertools
 import pathlib

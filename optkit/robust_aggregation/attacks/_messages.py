@@ -59,8 +59,8 @@ def sign_flip(honest: Any) -> Any:
 def inner_product_manipulation(honest: Any, strength: jax.typing.ArrayLike = 0.1) -> Any:
     """Sends the negative mean of the honest rows, times a strength.
 
-    Use it with a small strength, which is hard to tell from noise, to test rules that drop outliers, or with a large one
-    to reverse the mean of all rows.
+    Use it with a small strength, which is hard to tell from noise, to test rules that drop outliers, or with a large
+    one to reverse the mean of all rows.
 
     Args:
         honest: A tree of stacked rows.
