@@ -1,1 +1,1 @@
-"""Experiments with optkit: fair comparisons and benchmarks (`python -m experiments --help`)."""
+"""Experiments with optkit: fair comparisons and benchmarks. `python -m experiments --help` lists the commands."""

@@ -1,4 +1,4 @@
-"""The command line: `python -m experiments compare`, `... decentralized`, `... claims`, `... bench`."""
+"""The command line: compare optimizers, simulate workers, check papers' claims, and measure costs."""
 
 if __name__ == "__main__":
     # Before all other imports, which take seconds.
@@ -30,7 +30,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _checked(check: Callable[[str], Any]) -> Callable[[str], str]:
-    """Makes an argument's type that hands on what passes a check, which raises `UserError` otherwise."""
+    """Makes the type of an argument that returns a text if `check` accepts it; `check` raises `UserError` otherwise."""
 
     def convert(text):
         try:
@@ -51,7 +51,7 @@ def _piece(kind, table):
 
 
 def _folder(text):
-    """A folder that can be made or written."""
+    """Returns a folder that exists and can be written, or that can be made."""
     folder = pathlib.Path(text)
     there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     if not os.path.isdir(there):  # noqa: PTH112  (`is_dir` raises where it may not look)
@@ -62,7 +62,7 @@ def _folder(text):
 
 
 def _run(text):
-    """The folder of a run, which can be drawn."""
+    """Returns the folder of a run that can be drawn."""
     if not os.path.lexists(pathlib.Path(text, "results.jsonl")):
         raise argparse.ArgumentTypeError(f"there is no results.jsonl in {text}")
     return _folder(text)
@@ -98,7 +98,7 @@ def _at_least_two(text):
 def _names(text):
     names = tuple(name for name in text.split(",") if name)
     if not names:
-        raise argparse.ArgumentTypeError(f"must be names with commas between, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be names separated by commas, got {text!r}")
     return names
 
 
@@ -145,112 +145,112 @@ def _add_compare(commands):
         "--task",
         type=_one_of("task", tasks.names()),
         default="digits-mlp",
-        help="what to train: a file of experiments/tasks",
+        help="what to train: the name of a file in experiments/tasks (default: digits-mlp)",
     )
     compare.add_argument(
         "--optimizers",
         type=_names,
-        help="names with commas between; a variant is name:variant; adamw is always among them",
+        help="names separated by commas; a variant is written name:variant; adamw is always added",
     )
-    compare.add_argument("--steps", type=_positive, help="length of every training (default: the task's)")
-    compare.add_argument("--rates", type=_at_least_two, default=6, help="learning rates tried in a round (default: 6)")
-    compare.add_argument("--rounds", type=_positive, default=3, help="rounds of learning rates (default: 3)")
-    compare.add_argument("--seeds", type=_positive, default=3, help="trainings of each learning rate (default: 3)")
+    compare.add_argument("--steps", type=_positive, help="steps of each training (default: the task's)")
+    compare.add_argument("--rates", type=_at_least_two, default=6, help="learning rates per round (default: 6)")
+    compare.add_argument("--rounds", type=_positive, default=3, help="rounds of search (default: 3)")
+    compare.add_argument("--seeds", type=_positive, default=3, help="trainings per learning rate (default: 3)")
     compare.add_argument(
-        "--weight-decay", type=_not_negative, default=0.0, help="for all optimizers that have it (default: 0)"
+        "--weight-decay", type=_not_negative, default=0.0, help="weight decay of all optimizers with one (default: 0)"
     )
-    compare.add_argument("--workers", type=_positive, default=1, help="devices that share each batch (default: 1)")
-    compare.add_argument("--out", type=_folder, help="the run's folder (default: one named after all of these)")
-    compare.add_argument("--plot-only", type=_run, metavar="RUN", help="only draw the run in this folder again")
+    compare.add_argument("--workers", type=_positive, default=1, help="devices that share a batch (default: 1)")
+    compare.add_argument("--out", type=_folder, help="folder of the run (default: named by these options)")
+    compare.add_argument("--plot-only", type=_run, metavar="RUN", help="only draw the run in this folder")
     compare.set_defaults(run=_compare)
 
 
 def _add_bench(commands):
-    bench = commands.add_parser("bench", help="measure what things cost")
+    bench = commands.add_parser("bench", help="measure time, memory and communication")
     benches = bench.add_subparsers(dest="what", required=True, parser_class=_Parser)
-    sweep = benches.add_parser("sweep", help="a grid of trainings beside a plain loop of one")
+    sweep = benches.add_parser("sweep", help="compare a grid of trainings with a plain loop of one training")
     sweep.set_defaults(run=_sweep)
-    update = benches.add_parser("update", help="one update of each method beside Optax's nearest")
+    update = benches.add_parser("update", help="compare one update of each method with that of Optax's nearest one")
     size = _one_of("size", (*SIZES, "all"))
-    update.add_argument("--size", type=size, default="all", help=f"{' or '.join(SIZES)} parameters (default: all)")
-    update.add_argument("--optimizers", type=_names, help="names with commas between (default: all without variants)")
+    update.add_argument("--size", type=size, default="all", help=f"parameters: {', '.join(SIZES)} (default: all)")
+    update.add_argument("--optimizers", type=_names, help="names separated by commas (default: all but variants)")
     update.add_argument(
         "--dtype",
         type=_one_of("dtype", DTYPES),
         default="float32",
-        help="of parameters and gradients (default: float32)",
+        help="dtype of parameters and gradients (default: float32)",
     )
-    update.add_argument("--rounds", type=_positive, default=20, help="measurements of each method (default: 20)")
-    update.add_argument("--out", type=_folder, help="where results go (default: experiments/results)")
+    update.add_argument("--rounds", type=_positive, default=20, help="measurements per method (default: 20)")
+    update.add_argument("--out", type=_folder, help="folder of the results (default: experiments/results)")
     update.set_defaults(run=_update)
     for name, module, workers, text in (
-        ("sharded", "sharded", 8, "what optimizers of matrices send between eight devices"),
-        ("compile", "compile_time", 1, "how compile time grows with the layers of a transformer"),
-        ("gossip", "gossip", 8, "a round of mixing beside the messages that it sends"),
+        ("sharded", "sharded", 8, "measure what optimizers of matrices send between eight devices"),
+        ("compile", "compile_time", 1, "measure how compile time grows with the layers of a transformer"),
+        ("gossip", "gossip", 8, "compare a round of mixing with the messages that it sends"),
     ):
         other = benches.add_parser(name, help=text)
-        other.add_argument("--out", type=_folder, help="where results go (default: experiments/results)")
+        other.add_argument("--out", type=_folder, help="folder of the results (default: experiments/results)")
         other.set_defaults(run=_bench, module=module, workers=workers)
 
 
 def _add_decentralized(commands):
-    decentralized = commands.add_parser("decentralized", help="train on workers that talk to their neighbours")
+    decentralized = commands.add_parser("decentralized", help="train on workers that exchange with neighbors")
     decentralized.add_argument(
         "--task",
         type=_one_of("task", tasks.names()),
-        help="what to train: a file of experiments/tasks (default: digits-mlp)",
+        help="what to train: the name of a file in experiments/tasks (default: digits-mlp)",
     )
-    decentralized.add_argument("--optimizers", type=_names, help="decentralized methods, with commas between")
-    decentralized.add_argument("--inner", help="the optimizer that they wrap (default: sgd)")
-    decentralized.add_argument("--learning-rate", type=_not_negative, help="constant (default: each method's own)")
+    decentralized.add_argument("--optimizers", type=_names, help="decentralized methods, separated by commas")
+    decentralized.add_argument("--inner", help="the optimizer that these methods wrap (default: sgd)")
+    decentralized.add_argument("--learning-rate", type=_not_negative, help="constant rate (default: each method's own)")
     decentralized.add_argument(
         "--topology",
         type=_piece("topology", pieces.TOPOLOGIES),
-        help="who hears whom, such as erdos_renyi:0.4 (default: ring)",
+        help="which workers exchange messages, such as erdos_renyi:0.4 (default: ring)",
     )
-    decentralized.add_argument("--workers", type=_positive, default=8, help="how many (default: 8)")
+    decentralized.add_argument("--workers", type=_positive, default=8, help="number of workers (default: 8)")
     decentralized.add_argument(
-        "--alpha", type=_concentration, help="how evenly classes are dealt, inf for evenly (default: 0.1)"
+        "--alpha", type=_concentration, help="how evenly classes are split among workers, inf: evenly (default: 0.1)"
     )
     decentralized.add_argument(
         "--mixing",
         type=_piece("mixing", pieces.MIXINGS),
-        help="how values are mixed, such as trimmed_mean (default: each method's own)",
+        help="how workers mix their values, such as trimmed_mean (default: each method's own)",
     )
     decentralized.add_argument(
         "--compressor",
         type=_piece("compressor", pieces.COMPRESSORS),
-        help="for methods that compress (default: top_k:0.1)",
+        help="compressor of methods that compress messages (default: top_k:0.1)",
     )
-    decentralized.add_argument("--gamma", type=_not_negative, help="how far these move to others (default: 0.3)")
-    decentralized.add_argument("--every", type=_positive, help="exchange in every so many steps only (default: 1)")
-    decentralized.add_argument("--dropout", type=_probability, help="share of links lost in a step (default: 0)")
+    decentralized.add_argument("--gamma", type=_not_negative, help="mixing step of these methods (default: 0.3)")
+    decentralized.add_argument("--every", type=_positive, help="steps from one exchange to the next (default: 1)")
+    decentralized.add_argument("--dropout", type=_probability, help="share of links that fail per step (default: 0)")
     decentralized.add_argument("--silent", type=_count, help="workers cut off for a third of the run (default: 0)")
     decentralized.add_argument(
         "--attack",
         type=_piece("attack", {**pieces.ATTACKS, pieces.LABEL_FLIP: lambda: None}),
-        help="what attackers do, such as sign_flip (default: nobody attacks)",
+        help="what attackers do, such as sign_flip (default: no attack)",
     )
-    decentralized.add_argument("--byzantine", type=_positive, help="how many workers attack (default: 2)")
-    decentralized.add_argument("--steps", type=_positive, help="length of every training (default: the task's)")
-    decentralized.add_argument("--seed", type=_count, help="of parameters and draws (default: 0)")
+    decentralized.add_argument("--byzantine", type=_positive, help="number of attackers (default: 2)")
+    decentralized.add_argument("--steps", type=_positive, help="steps of each training (default: the task's)")
+    decentralized.add_argument("--seed", type=_count, help="seed of parameters and random draws (default: 0)")
     decentralized.add_argument(
-        "--backend", choices=("vmap", "shard_map"), help="one device, or a device each (default: vmap)"
+        "--backend", choices=("vmap", "shard_map"), help="one device for all, or one per worker (default: vmap)"
     )
-    decentralized.add_argument("--out", type=_folder, help="the run's folder (default: named after all of these)")
-    decentralized.add_argument("--plot-only", type=_run, metavar="RUN", help="only draw this run again")
+    decentralized.add_argument("--out", type=_folder, help="folder of the run (default: named by these options)")
+    decentralized.add_argument("--plot-only", type=_run, metavar="RUN", help="only draw the run in this folder")
     decentralized.set_defaults(run=_decentralized)
 
 
 def _add_claims(commands):
-    papers = commands.add_parser("claims", help="measure what papers claim, at toy scale")
+    papers = commands.add_parser("claims", help="measure at toy scale what papers claim")
     papers.add_argument(
         "family",
         nargs="?",
         type=_one_of("family", claims.families()),
-        help="only the claims about this family (default: all)",
+        help="only the claims about methods of this family (default: all)",
     )
-    papers.add_argument("--out", type=_folder, help="where results go (default: experiments/results)")
+    papers.add_argument("--out", type=_folder, help="folder of the results (default: experiments/results)")
     papers.set_defaults(run=_claims)
 
 
@@ -258,7 +258,7 @@ def start_jax(workers: int) -> None:
     """Sets what JAX reads when it starts.
 
     Args:
-        workers: how many devices are needed at least.
+        workers: The least number of devices that are needed.
     """
     # So that a run that was killed ends bit for bit the same on a GPU too.
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
@@ -269,11 +269,12 @@ def start_jax(workers: int) -> None:
 
 
 def share_out_threads() -> None:
-    """Sets how many threads XLA and LAPACK make, unless the user has, for trainings that have a core each.
+    """Sets how many threads XLA and LAPACK start, unless the user has, for trainings that have one core each.
 
-    Before jaxlib 0.11.1, LAPACK calls for stacks of matrices wait for threads of the pool in which they run themselves.
-    By default that has one for each core, and where each is in such a call, all wait for ever. And OpenBLAS would have
-    a thread for each core in every call, which get in each other's way: for matrices of 64 x 64 a hundredfold.
+    Before jaxlib 0.11.1, LAPACK calls for stacks of matrices wait for threads of the same pool in which they run. By
+    default the pool has one thread per core; if each of them is in such a call, all wait forever. OpenBLAS would start
+    one thread per core in every call, and these get in each other's way: for matrices of 64 x 64 it is a hundred times
+    slower.
     """
     os.environ.setdefault("NPROC", str(8 * (os.cpu_count() or 1)))
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -283,10 +284,10 @@ def execute(options: argparse.Namespace) -> int:
     """Runs a command.
 
     Args:
-        options: the parsed command line.
+        options: The parsed command line.
 
     Returns:
-        The exit code: 0, or 2 for what the user can put right.
+        The exit code: 0, or 2 for an error that the user can correct.
     """
     try:
         options.run(options, Terminal())
@@ -296,7 +297,7 @@ def execute(options: argparse.Namespace) -> int:
     return 0
 
 
-# Each command looks its optimizers up, which takes `import optkit`, before it imports what takes more.
+# Each command looks up its optimizers, which needs `import optkit` only, before it imports what takes longer.
 
 
 def _compare(options, console):
@@ -357,7 +358,7 @@ def _bench(options, console):
 
 
 def _require_matplotlib():
-    """Imports Matplotlib, which reads the user's settings then."""
+    """Imports Matplotlib, which reads the user's settings when it is imported."""
     try:
         importlib.import_module("matplotlib")
     except (ValueError, OSError) as error:
@@ -365,13 +366,13 @@ def _require_matplotlib():
 
 
 def _given(options, kind):
-    """The options of one command, without those that were not given."""
+    """Returns the options of one command, without those that were not given."""
     fields = {field.name for field in dataclasses.fields(kind)}
     return kind(**{name: value for name, value in vars(options).items() if name in fields and value is not None})
 
 
 def main() -> int:
-    """Runs this process's command line."""
+    """Runs the command line of this process."""
     try:
         try:
             options = parser().parse_args()
@@ -384,7 +385,7 @@ def main() -> int:
         finally:
             print(end="", flush=True)
     except OSError as error:
-        # `store` writes files and names them: this is standard output, whose reader has gone or which is full.
+        # `store` names the files that it cannot write, so this is standard output: its reader has gone, or it is full.
         if error.errno not in (errno.EPIPE, errno.ENOSPC):
             raise
         if error.errno == errno.ENOSPC:
@@ -395,6 +396,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    # All is written and flushed. To take the interpreter down lasts half a second, in which no signal is answered
-    # and in which threads of JAX's that still run have crashed.
+    # Everything is written and flushed. Shutting the interpreter down would take half a second, in which signals are
+    # not answered and JAX's threads that still run have crashed.
     os._exit(main())

@@ -1,4 +1,4 @@
-"""The optimizers that everything is compared with: Optax's, as entries of the catalog's kind."""
+"""The optimizers of Optax that all others are compared with, as entries like those of the catalog."""
 
 import optax
 

@@ -1,4 +1,4 @@
-"""`python -m experiments compare`: optimizers under equal tuning."""
+"""`python -m experiments compare`: compares optimizers under equal tuning."""
 
 import dataclasses
 import hashlib
@@ -191,8 +191,8 @@ def _train(sweep, method, options, run_folder, progress):
             rates = next_rates(tried, options.rates) if tried else grid(method.grid, options.rates)
             if len({np.float32(rate) for rate in (*tried, *rates)}) < len(tried) + options.rates:
                 raise UserError(
-                    f"in round {number + 1} learning rates of {method.name} differ by less than float32 tells apart; "
-                    f"give --rounds {number}"
+                    f"in round {number + 1} learning rates of {method.name} differ by less than float32 can represent; "
+                    f"use --rounds {number}"
                 )
             records = _train_round(trainings, sweep, method.name, number, rates, run_folder, show_progress)
             run_folder.append(records)

@@ -1,4 +1,4 @@
-"""What results were made with: versions, source, machine."""
+"""The conditions under which results were made: versions, source code and machine."""
 
 import hashlib
 import importlib.metadata

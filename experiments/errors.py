@@ -1,4 +1,4 @@
-"""What the command line reports to the user, who can put it right."""
+"""Errors that the command line reports to the user, who can correct them."""
 
 import difflib
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""`python -m experiments claims`: measures what papers claim, and writes down what came out."""
+"""`python -m experiments claims`: measures what papers claim, and writes the results."""
 
 import pathlib
 import time

@@ -1,4 +1,4 @@
-"""The gradients that optimizers ask for: of a batch, of its parts, of its classes, of all examples."""
+"""The gradients that optimizers need: of a batch, of its parts, of its classes, and of all examples."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def require_trainable(task: Task, method: Method, workers: int) -> None:
     if method.stacked == "objectives":
         raise UserError(f"{method.name} weighs several objectives against each other, and this task has one")
     if method.stacked == "classes" and task.labels is None:
-        raise UserError(f"{method.name} treats classes apart, and this task has none")
+        raise UserError(f"{method.name} treats classes separately, and this task has no classes")
     if method.stacked == "microbatches" and (MICROBATCHES % workers or task.batch_size % MICROBATCHES):
         raise UserError(
             f"{method.name} cuts a batch into {MICROBATCHES} parts, which {workers} workers and a batch of "

@@ -1,4 +1,4 @@
-"""Flax NNX modules as pure functions of a plain tree of parameters, and which of these are hidden matrices."""
+"""Flax NNX modules as pure functions of a plain tree of parameters, and which parameters are hidden matrices."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Which optimizers the commands can run, by name."""
+"""The optimizers that the commands can run, by name."""
 
 import inspect
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""What a decentralized run can be made of, by name as on the command line; a number follows a colon: `top_k:0.1`.
+"""The parts of a decentralized run, by their names on the command line; a number follows a colon, as in `top_k:0.1`.
 
 The functions take optkit as their first argument, so that names can be checked before it is imported.
 """

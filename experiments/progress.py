@@ -1,4 +1,4 @@
-"""Progress: bars, or plain lines where there is no terminal that could show them."""
+"""Progress bars, or plain lines if the output is not a terminal that can show bars."""
 
 import contextlib
 import time

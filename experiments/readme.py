@@ -1,4 +1,4 @@
-"""Writes what the README says of the catalog, and its links: `python -m experiments.readme`."""
+"""Writes the README's table of methods, from the catalog, and its links: `python -m experiments.readme`."""
 
 import itertools
 import pathlib

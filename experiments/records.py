@@ -1,4 +1,4 @@
-"""What results files hold, checked as they are read: what is wrong is named by file and line."""
+"""The records of results files, which are checked when they are read; errors name the file and the line."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""What a comparison found: one row an optimizer, from the records of its trainings."""
+"""The results of a comparison: one row per optimizer, from the records of its trainings."""
 
 import dataclasses
 import math
@@ -172,10 +172,10 @@ def table(header: Record, rows: Sequence[Row]) -> Table:
     layout = Table(
         title=f"{task}: {settings['steps']} steps; {tried} learning rates x {seeds} seeds for everyone",
         caption=(
-            "The learning rate is chosen on validation; the test columns are means and 95% intervals over seeds at the "
-            "end of training. An arrow: the best rate is the last one tried on that side. Speed-up: AdamW's steps over "
-            "the steps after which the validation loss, under the method's own full schedule, stays at or below "
-            "AdamW's final one; <1: never."
+            "The learning rate is chosen on validation data; the test columns are means and 95% intervals over seeds "
+            "at the end of training. An arrow means that the best rate is the smallest or the largest that was tried. "
+            "Speed-up: AdamW's steps divided by the steps after which the method's validation loss, under its own "
+            "full schedule, stays at or below AdamW's final loss; <1: never."
         ),
     )
     layout.add_column("optimizer", no_wrap=True)

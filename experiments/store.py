@@ -1,4 +1,4 @@
-"""A run's folder: results, and progress that survives being killed at any point."""
+"""The folder of a run: its results, and its progress, which survives if the process is killed at any point."""
 
 import contextlib
 import fcntl

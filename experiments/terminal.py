@@ -1,4 +1,4 @@
-"""How text is shown: as it is, in characters that the terminal has."""
+"""Shows text as it is, in characters that the terminal has."""
 
 import io
 from typing import IO, Any

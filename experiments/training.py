@@ -1,4 +1,4 @@
-"""All trainings of one optimizer, every learning rate with every seed, as one compiled program."""
+"""All trainings of one optimizer, one for each learning rate and each seed, as a single compiled program."""
 
 import inspect
 import math

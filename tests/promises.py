@@ -86,14 +86,14 @@ def assert_same_parameters(tx, other, gradients, params=None, *, leaves=None, rt
 
 def assert_refuses_vectors(tx, name):
     """Initialising a leaf of one axis raises an error that names the method and the leaf."""
-    with pytest.raises(ValueError, match=rf"^{name}: the leaf 'bias' of shape \(3,\) is no matrix"):
+    with pytest.raises(ValueError, match=rf"^{name}: the leaf 'bias' of shape \(3,\) is not a matrix"):
         tx.init({"bias": jnp.ones(3)})
 
 
 def assert_names_leaf_without_numbers(factory):
     """Initialising a matrix that is given no dimension numbers raises an error that names the method and the leaf."""
     tx = factory(weight_dimension_numbers={"head": None})
-    with pytest.raises(ValueError, match=rf"^{factory.__name__}: the leaf 'head' of shape \(3, 4\) is no matrix by"):
+    with pytest.raises(ValueError, match=rf"^{factory.__name__}: the leaf 'head' of shape \(3, 4\) is not a matrix by"):
         tx.init({"head": jnp.ones((3, 4))})
 
 

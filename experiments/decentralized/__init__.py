@@ -166,7 +166,7 @@ def _build(options, network, name, method) -> tuple[Any, dict[str, int]]:
     """Makes a method, under the attack, and counts what it sends without it, in bytes a step."""
     taken = optimizers.takes(method)
     if "mixing" not in taken and (options.mixing is not None or network.attack not in (None, pieces.LABEL_FLIP)):
-        raise UserError(f"{name} has an exchange of its own: neither --mixing nor --attack act on it")
+        raise UserError(f"{name} has an exchange of its own, on which --mixing and --attack have no effect")
     if options.every > 1 and "every" not in taken:
         names = ", ".join(
             known for known, other in optimizers.decentralized().items() if "every" in optimizers.takes(other)

@@ -33,9 +33,9 @@ def table(records: Sequence[Record]) -> Table:
     layout = Table(
         title=visible(_title(settings)),
         caption=(
-            "Sent: by each worker, lost messages included, in the compiled program. Loss, on validation, and test"
-            " metrics: of the mean of the honest workers' parameters; worst: the largest loss of a worker's own."
-            " Consensus: root mean square over honest workers of the distance to their mean."
+            "Sent: bytes that each worker sends in the compiled program, lost messages included. The validation loss"
+            " and the test metrics are those of the mean of the honest workers' parameters; worst: the largest loss of"
+            " one worker's own parameters. Consensus: root mean square distance of honest workers from their mean."
         ),
     )
     layout.add_column("optimizer", no_wrap=True)

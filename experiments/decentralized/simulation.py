@@ -129,14 +129,15 @@ def deal(
         UserError: if it cannot be.
     """
     if not 0 <= silent < workers:
-        raise UserError(f"--silent must leave one of {workers} workers, got {silent}")
+        raise UserError(f"--silent must leave at least one of {workers} workers, got {silent}")
     if not 0 <= byzantine < workers:
-        raise UserError(f"--byzantine must leave one of {workers} workers, got {byzantine}")
+        raise UserError(f"--byzantine must leave at least one of {workers} workers, got {byzantine}")
     if attack == LABEL_FLIP and (task.labels is None or "label" not in task.train):
         raise UserError(f"{LABEL_FLIP} needs a task with classes")
     if backend == "shard_map" and workers > jax.device_count():
         raise UserError(
-            f"--backend shard_map needs a device for each worker, but there are {workers} and {jax.device_count()}"
+            f"--backend shard_map needs a device for each worker, but there are {workers} workers and"
+            f" {jax.device_count()} devices"
         )
     size = max(1, task.batch_size // workers)
     parts = split.deal(task, workers=workers, alpha=alpha, least=size, seed=seed)

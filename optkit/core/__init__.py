@@ -1,1 +1,1 @@
-"""What families share."""
+"""What all families share."""

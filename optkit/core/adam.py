@@ -1,4 +1,4 @@
-"""Adam's preconditioner with the two placements of epsilon that authors use."""
+"""Adam's preconditioner, with either of the two placements of epsilon that authors use."""
 
 from typing import Any, Literal
 
@@ -14,14 +14,14 @@ EpsPlacement = Literal["pre", "post"]
 
 
 def bias_factor(decay: jax.typing.ArrayLike, count: jax.typing.ArrayLike, tree: Any) -> jax.Array:
-    """Gives the factor by which an exponential average that began with zero is too small.
+    """Returns the factor by which an exponential average that started at zero is too small: `1 - decay**count`.
 
-    `optax.tree.bias_correction` raises where JAX is told to promote no dtypes.
+    `optax.tree.bias_correction` raises if JAX is set to promote no dtypes.
 
     Args:
-        decay: of the average.
-        count: how many values it has seen, at least 1.
-        tree: arrays whose widest dtype it is computed in, but at least in float32.
+        decay: Decay rate of the average.
+        count: Number of values that it has averaged, at least 1.
+        tree: Arrays. The factor is computed in their widest dtype, but at least in float32.
 
     Returns:
         A number.
@@ -42,27 +42,34 @@ def scale_by_adam(
     bias_correction: bool = True,
     mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
-    """Rescales by Adam's moments, with epsilon added before or after the bias correction of the second one.
+    """Rescales updates by Adam's moments, with epsilon added before or after the bias correction of the second moment.
 
-    `optax.scale_by_adam` has the second placement only; code derived from Hugging Face's AdamW has the first.
+    The rule, where t counts updates::
+
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * g**2
+        u = sqrt(1 - b2**t) / (1 - b1**t) * m / (sqrt(v) + eps)                      (eps_placement="pre")
+        u = m / (1 - b1**t) / (sqrt(v / (1 - b2**t)) + eps)                          (eps_placement="post")
+
+    `optax.scale_by_adam` has "post" only; code derived from Hugging Face's AdamW has "pre".
 
     Args:
-        b1: decay of the first moment, in [0, 1).
-        b2: decay of the second moment, in [0, 1).
-        eps: added to the root of the second moment, at least 0.
-        eps_placement: `"pre"` divides by `sqrt(nu) + eps` and corrects the bias of the quotient, so that in the first
-            steps epsilon counts `1 / sqrt(1 - b2**t)` times as much; `"post"` divides by `sqrt(nu_hat) + eps`.
-        bias_correction: whether the zero start of both moments is corrected.
-        mu_dtype: dtype of the first moment, that of the parameters by default.
+        b1: Decay rate of the first moment, in [0, 1).
+        b2: Decay rate of the second moment, in [0, 1).
+        eps: Added to the square root of the second moment, at least 0.
+        eps_placement: With "pre", epsilon is added before the bias correction, so that in the first steps it counts
+            `1 / sqrt(1 - b2**t)` times as much as with "post".
+        bias_correction: Whether the zero start of both moments is corrected. Default: True.
+        mu_dtype: Dtype of the first moment. Default: that of the parameters.
 
     Returns:
         A transformation with an `optax.ScaleByAdamState`.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range.
+        ValueError: If a hyperparameter is out of its range.
 
     Reference:
-        Kingma, Ba, "Adam: A Method for Stochastic Optimization", 2014, arXiv:1412.6980. Algorithm 1.
+        arXiv:1412.6980
     """
     check_range("b1", b1, 0.0, 1.0, high_open=True)
     check_range("b2", b2, 0.0, 1.0, high_open=True)

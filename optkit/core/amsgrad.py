@@ -1,4 +1,4 @@
-"""Adam's preconditioner over the largest second moment so far, with the bias corrected behind the maximum."""
+"""Adam's preconditioner with the largest second moment so far, whose bias is corrected after the maximum is taken."""
 
 import jax
 import jax.numpy as jnp
@@ -12,25 +12,32 @@ from optkit.core.types import DTypeLike
 def scale_by_amsgrad(
     b1: jax.typing.ArrayLike, b2: jax.typing.ArrayLike, eps: jax.typing.ArrayLike, *, mu_dtype: DTypeLike | None = None
 ) -> optax.GradientTransformation:
-    """Rescales by Adam's moments, the second one replaced by its largest value so far: PyTorch's AMSGrad.
+    """Rescales updates by Adam's moments, but divides by the largest second moment so far: PyTorch's AMSGrad.
 
-    `optax.scale_by_amsgrad` corrects the bias before it takes the maximum, so that the first gradients, which the
-    correction enlarges most, hold for ever; or it does not correct it at all.
+    The rule, where t counts updates::
+
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * g**2
+        v_max = max(v_max, v)
+        u = m / (1 - b1**t) / (sqrt(v_max / (1 - b2**t)) + eps)
+
+    `optax.scale_by_amsgrad` either corrects the bias before it takes the maximum, so that the first gradients, which
+    the correction enlarges most, count forever; or it does not correct the bias.
 
     Args:
-        b1: decay of the first moment, in [0, 1).
-        b2: decay of the second moment, in [0, 1).
-        eps: added to the root of the corrected maximum, at least 0.
-        mu_dtype: dtype of the first moment, that of the parameters by default.
+        b1: Decay rate of the first moment, in [0, 1).
+        b2: Decay rate of the second moment, in [0, 1).
+        eps: Added to the square root of the corrected maximum, at least 0.
+        mu_dtype: Dtype of the first moment. Default: that of the parameters.
 
     Returns:
-        A transformation with an `optax.ScaleByAmsgradState`: three numbers a parameter.
+        A transformation with an `optax.ScaleByAmsgradState`, which has three numbers per parameter.
 
     Raises:
-        ValueError: if a hyperparameter is out of its range.
+        ValueError: If a hyperparameter is out of its range.
 
     Reference:
-        Reddi, Kale, Kumar, "On the Convergence of Adam and Beyond", 2018, arXiv:1904.09237. Algorithm 2.
+        arXiv:1904.09237
     """
     check_range("b1", b1, 0.0, 1.0, high_open=True)
     check_range("b2", b2, 0.0, 1.0, high_open=True)

@@ -7,14 +7,14 @@ from optkit.core.types import DTypeLike
 
 
 def pack(codes: jax.Array, bits: int) -> jax.Array:
-    """Packs a vector of integers, first in the highest bits, whatever their width.
+    """Packs a vector of integers into bytes, the first one in the highest bits.
 
     Args:
-        codes: unsigned integers below `2**bits`.
-        bits: how many each one takes.
+        codes: Unsigned integers below `2**bits`.
+        bits: Number of bits of each integer.
 
     Returns:
-        `ceil(size * bits / 8)` bytes; the last one is filled with zeros.
+        `ceil(size * bits / 8)` bytes. The last one is filled with zeros.
 
     Example:
         >>> pack(jnp.array([1, 2, 7], jnp.uint32), 3).tolist()
@@ -35,13 +35,13 @@ def pack(codes: jax.Array, bits: int) -> jax.Array:
 
 
 def unpack(packed: jax.Array, size: int, bits: int, dtype: DTypeLike = jnp.uint32) -> jax.Array:
-    """Gives the integers that `pack` has packed.
+    """Returns the integers that `pack` has packed.
 
     Args:
-        packed: what it gave.
-        size: how many integers.
-        bits: how many each one takes.
-        dtype: of the integers, unsigned.
+        packed: The result of `pack`.
+        size: Number of integers.
+        bits: Number of bits of each integer.
+        dtype: Unsigned dtype of the integers. Default: uint32.
 
     Returns:
         A vector.

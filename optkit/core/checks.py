@@ -1,4 +1,4 @@
-"""Errors that a person can act on."""
+"""Errors on which a user can act."""
 
 import math
 import numbers
@@ -20,16 +20,16 @@ def check_range(
     """Raises unless a hyperparameter lies in its range.
 
     Args:
-        name: the argument's name, for the message.
-        value: what was given. Only Python and NumPy numbers are checked: traced values and JAX arrays, as
-            `optax.inject_hyperparams` makes them, and schedules pass.
-        low: the smallest value allowed.
-        high: the largest value allowed.
-        low_open: excludes `low` itself.
-        high_open: excludes `high` itself.
+        name: Name of the argument, for the message.
+        value: The argument. Only Python and NumPy numbers are checked. Traced values, JAX arrays (which
+            `optax.inject_hyperparams` makes), and schedules are accepted.
+        low: The smallest value allowed. Default: no limit.
+        high: The largest value allowed. Default: no limit.
+        low_open: Whether `low` itself is excluded. Default: False.
+        high_open: Whether `high` itself is excluded. Default: False.
 
     Raises:
-        ValueError: if `value` is a number outside the range, or not a number.
+        ValueError: If `value` is a number outside the range, or not a number (NaN).
     """
     if not isinstance(value, (numbers.Real, np.ndarray, np.generic)):
         return
@@ -45,11 +45,11 @@ def check_count(name: str, value: Any) -> None:
     """Raises unless an argument is a positive integer.
 
     Args:
-        name: the argument's name, for the message.
-        value: what was given. Only Python and NumPy numbers are checked.
+        name: Name of the argument, for the message.
+        value: The argument. Only Python and NumPy numbers are checked.
 
     Raises:
-        ValueError: if it is no integer or less than 1.
+        ValueError: If it is not an integer, or less than 1.
 
     Example:
         >>> check_count("anchor_every", 5)
@@ -62,14 +62,14 @@ def check_count(name: str, value: Any) -> None:
 
 
 def check_period(name: str, value: Any) -> None:
-    """Raises unless a number of steps, with which a counter is compared, is a positive integer; arrays pass.
+    """Raises unless a number of steps, with which a counter is compared, is a positive integer or an array.
 
     Args:
-        name: the argument's name, for the message.
-        value: what was given.
+        name: Name of the argument, for the message.
+        value: The argument.
 
     Raises:
-        ValueError: if it is neither an array of JAX, which may be traced, nor a positive integer.
+        ValueError: If it is neither a JAX array, which may be traced, nor a positive integer.
 
     Example:
         >>> check_period("every", 8)
@@ -79,15 +79,15 @@ def check_period(name: str, value: Any) -> None:
 
 
 def check_integer(name: str, value: Any, least: int = 1) -> None:
-    """Raises unless an argument on which a shape or the length of a loop depends is an integer.
+    """Raises unless an argument that determines a shape or the length of a loop is an integer.
 
     Args:
-        name: the argument's name, for the message.
-        value: what was given.
-        least: the smallest value allowed; default 1.
+        name: Name of the argument, for the message.
+        value: The argument.
+        least: The smallest value allowed. Default: 1.
 
     Raises:
-        ValueError: if it is no integer of Python or NumPy (a float such as 2.0 is none), or too small.
+        ValueError: If it is not an integer of Python or NumPy (2.0 is not one), or too small.
 
     Example:
         >>> check_integer("size", 8)
@@ -98,16 +98,16 @@ def check_integer(name: str, value: Any, least: int = 1) -> None:
 
 
 def check_option(name: str, value: Any, options: Any, *, or_none: bool = False) -> None:
-    """Raises unless an argument is one of the words that it may be.
+    """Raises unless an argument is one of the allowed words.
 
     Args:
-        name: the argument's name, for the message.
-        value: what was given.
-        options: a `Literal` of all words.
-        or_none: whether it may be None too.
+        name: Name of the argument, for the message.
+        value: The argument.
+        options: A `Literal` of all words.
+        or_none: Whether None is allowed too. Default: False.
 
     Raises:
-        ValueError: if it is none of them.
+        ValueError: If it is not allowed.
 
     Example:
         >>> from typing import Literal

@@ -8,15 +8,16 @@ import optax
 
 
 def refuse_complex(tree: Any, method: str, *, functions: bool = False) -> None:
-    """Raises if a leaf is complex, and says what to do about it.
+    """Raises if a leaf is complex, and says what to do.
 
     Args:
-        tree: parameters or gradients, arrays or `jax.ShapeDtypeStruct`.
-        method: the public name of the method.
-        functions: whether the method takes extra arguments, which `optax.contrib.split_real_and_imaginary` drops.
+        tree: Parameters or gradients, arrays or `jax.ShapeDtypeStruct`.
+        method: The public name of the method.
+        functions: Whether the method takes extra arguments, which `optax.contrib.split_real_and_imaginary` drops.
+            Default: False.
 
     Raises:
-        TypeError: if there is a complex leaf.
+        TypeError: If there is a complex leaf.
 
     Example:
         >>> refuse_complex({"kernel": jnp.ones(2)}, "muon")
@@ -33,11 +34,13 @@ def refuse_complex(tree: Any, method: str, *, functions: bool = False) -> None:
 
 
 def only_real(method: str, tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """Makes `init` of a transformation without functions among its extra arguments refuse complex parameters.
+    """Makes the `init` of a transformation refuse complex parameters.
+
+    It is for transformations without functions among their extra arguments.
 
     Args:
-        method: the public name of the method.
-        tx: the transformation.
+        method: The public name of the method.
+        tx: The transformation.
 
     Returns:
         The same transformation, whose `init` raises a TypeError if there is a complex leaf.

@@ -1,4 +1,4 @@
-"""Weight decay: as a part of the step, or after it (parameters move first, and where they arrive is shrunk)."""
+"""Weight decay as a part of the step, or after the step, when the parameters have moved."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -20,7 +20,7 @@ class DecayAfterStepState(NamedTuple):
     """State of `proximal_decay` and `decay_after_step`.
 
     Attributes:
-        count: number of updates so far, equal on all workers.
+        count: Number of updates so far. It is equal on all workers.
     """
 
     count: jax.typing.ArrayLike
@@ -29,21 +29,21 @@ class DecayAfterStepState(NamedTuple):
 def add_decay(
     method: str, weight_decay: optax.ScalarOrSchedule, mask: Mask | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    """Adds the parameters times the strength of the decay, as `optax.add_decayed_weights`, inside a named optimizer.
+    """Adds the parameters times the strength of the decay to the update, as `optax.add_decayed_weights` does.
 
-    Without decay, or without leaves, updates need no parameters. A mask may be a function or a tree that is callable
-    itself.
+    It is used inside named optimizers. The rule is `u = u + weight_decay * x`. Without decay, or without leaves,
+    updates need no parameters. The mask may be a function, or a tree that is callable itself.
 
     Args:
-        method: the public name of the optimizer.
-        weight_decay: strength of the decay, at least 0, or a schedule of it.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
+        method: The public name of the optimizer.
+        weight_decay: Strength of the decoupled weight decay, at least 0, or a schedule of it.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
 
     Returns:
         A transformation whose `update` needs `params` if there is decay.
 
     Raises:
-        ValueError: if `weight_decay` is negative; from `update`, without parameters.
+        ValueError: If `weight_decay` is negative; from `update`, if there are no parameters.
 
     Example:
         >>> tx = add_decay("adamw", 0.5)
@@ -74,17 +74,19 @@ def add_cautious_decay(
 ) -> optax.GradientTransformationExtraArgs:
     """Adds cautious decay inside a named optimizer, as `add_cautious_decayed_weights` does, and names it in errors.
 
+    The rule is `u = u + weight_decay * x` where u and x have the same sign.
+
     Args:
-        method: the public name of the optimizer.
-        weight_decay: strength of the decay, at least 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
+        method: The public name of the optimizer.
+        weight_decay: Strength of the decoupled weight decay, at least 0.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
 
     Returns:
         A transformation without state whose `update` needs `params` if there is decay.
 
     Raises:
-        ValueError: if `weight_decay` is out of its range; from `update`, without parameters.
-        TypeError: if `mask` is an array.
+        ValueError: If `weight_decay` is out of its range; from `update`, if there are no parameters.
+        TypeError: If `mask` is an array.
 
     Example:
         >>> tx = add_cautious_decay("muon", 0.5)
@@ -118,15 +120,15 @@ def proximal_decay(
     *,
     method: str = "proximal_decay",
 ) -> optax.GradientTransformationExtraArgs:
-    """Shrinks the parameters after the step, `(params + updates) / (1 + learning_rate * weight_decay)`.
+    """Shrinks the parameters after the step: they become `(params + updates) / (1 + learning_rate * weight_decay)`.
 
     It comes last in a chain, after `optax.scale_by_learning_rate` with the same learning rate.
 
     Args:
-        learning_rate: a positive number or a schedule.
-        weight_decay: strength of the decay, at least 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        method: the public name of the optimizer, for messages.
+        learning_rate: The learning rate, a positive number or a schedule.
+        weight_decay: Strength of the decay, at least 0.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        method: The public name of the optimizer, for messages. Default: "proximal_decay".
 
     Returns:
         A transformation whose `update` needs `params` if there is decay.
@@ -151,16 +153,16 @@ def decay_after_step(
     *,
     method: str = "decay_after_step",
 ) -> optax.GradientTransformationExtraArgs:
-    """Shrinks the parameters after the step, `(params + updates) * (1 - learning_rate * weight_decay)`.
+    """Shrinks the parameters after the step: they become `(params + updates) * (1 - learning_rate * weight_decay)`.
 
     It comes last in a chain, after `optax.scale_by_learning_rate` with the same learning rate. Optimizers derived from
-    Hugging Face's AdamW decay so.
+    Hugging Face's AdamW decay in this way.
 
     Args:
-        learning_rate: as in `proximal_decay`.
-        weight_decay: as in `proximal_decay`.
-        mask: as in `proximal_decay`.
-        method: as in `proximal_decay`.
+        learning_rate: See `proximal_decay`.
+        weight_decay: See `proximal_decay`.
+        mask: See `proximal_decay`. Default: all.
+        method: See `proximal_decay`. Default: "decay_after_step".
 
     Returns:
         A transformation whose `update` needs `params` if there is decay.
@@ -185,20 +187,20 @@ def decayed_after_step(
     weight_decay: float | jax.Array,
     mask: Mask | None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Makes an optimizer of a direction: then the learning rate and `decay_after_step`, all in float32 at least.
+    """Makes an optimizer from a direction, followed by the learning rate and `decay_after_step`, in at least float32.
 
     Args:
-        method: the public name of the optimizer.
-        learning_rate: a positive number or a schedule.
-        direction: what the parameters move against.
-        weight_decay: as in `decay_after_step`.
-        mask: as in `decay_after_step`.
+        method: The public name of the optimizer.
+        learning_rate: The learning rate, a positive number or a schedule.
+        direction: The direction against which the parameters move.
+        weight_decay: See `decay_after_step`.
+        mask: See `decay_after_step`.
 
     Returns:
         The optimizer.
 
     Raises:
-        ValueError: if `weight_decay` is negative.
+        ValueError: If `weight_decay` is negative.
     """
     refuse_arrays(mask=mask)
     check_range("weight_decay", weight_decay, 0.0)
@@ -213,7 +215,7 @@ def _decay(
     weight_decay: jax.typing.ArrayLike,
     mask: Mask | None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Makes a decay of what it does to an update, a parameter, and the rate times the strength."""
+    """Makes a decay from a function of an update, a parameter, and the learning rate times the strength."""
     decays = not (isinstance(weight_decay, (int, float)) and weight_decay == 0)
 
     def init_fn(params):

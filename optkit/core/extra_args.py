@@ -1,4 +1,4 @@
-"""Extra arguments of `update`: their vocabulary, and errors for those that are missing."""
+"""The extra arguments of `update`: their vocabulary, and errors for missing ones."""
 
 import types
 from collections.abc import Callable, Iterable, Mapping
@@ -13,11 +13,11 @@ class Moment(NamedTuple):
     """One step of training, from which extra arguments are made.
 
     Attributes:
-        params: the parameters.
-        value_fn: from parameters to this batch's loss.
-        grad_fn: from parameters to this batch's gradient.
-        full_grad_fn: from parameters to the gradient on all data, None if nobody can have it.
-        previous: the parameters one step ago, None if nobody kept them.
+        params: The parameters.
+        value_fn: A function from parameters to the loss of this batch.
+        grad_fn: A function from parameters to the gradient of this batch.
+        full_grad_fn: A function from parameters to the gradient on all data, or None if it is not available.
+        previous: The parameters one step ago, or None if they were not kept.
     """
 
     params: Any
@@ -28,18 +28,18 @@ class Moment(NamedTuple):
 
 
 class ExtraArg(NamedTuple):
-    """What an extra argument of `update` is.
+    """The properties of one extra argument of `update`.
 
     Attributes:
-        meaning: in words.
-        of: makes it from a `Moment`; None where a loss alone does not say it.
-        points: of a function whose first argument, and those by name, are trees like the parameters, the dtype in which
-            a method in `in_float32` hands them on: "own", the parameters' own, for functions that give gradients or
-            products with the Hessian; "float32", at least, for functions whose small differences count. None for all
-            else.
-        whole_tree: whether it is of the whole tree of parameters, so that a method which takes it cannot stand inside
+        meaning: The meaning in words.
+        of: Makes the argument from a `Moment`; None if a loss alone does not determine it.
+        points: For a function whose first argument, and named arguments, are trees like the parameters: the dtype of
+            these trees when a method inside `in_float32` calls it. "own" is the dtype of the parameters, for functions
+            that return gradients or products with the Hessian. "float32" is at least float32, for functions of which
+            small differences matter. None for all other arguments.
+        whole_tree: Whether it belongs to the whole tree of parameters. A method that takes it cannot be used inside
             `optax.masked` or `optax.partition`.
-        equal: whether it is equal on all workers.
+        equal: Whether it is equal on all workers.
     """
 
     meaning: str
@@ -98,8 +98,8 @@ def extra_args(names: Iterable[str], at: Moment) -> dict[str, Any]:
     """Makes extra arguments from a loss.
 
     Args:
-        names: names in `EXTRA_ARGS`; those that a loss alone does not say are left out.
-        at: the step.
+        names: Names in `EXTRA_ARGS`. Those that a loss alone does not determine are left out.
+        at: The step.
 
     Returns:
         The arguments by name, as `update` takes them.
@@ -114,15 +114,15 @@ def extra_args(names: Iterable[str], at: Moment) -> dict[str, Any]:
 
 
 def split_functions(extra_args: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Parts extra arguments into functions and arrays, which can be traced.
+    """Splits extra arguments into functions and arrays, which can be traced.
 
-    The vocabulary decides, since a tree of arrays can be callable; of names that are not in it `is_function` does.
+    The vocabulary decides, because a tree of arrays can be callable; for other names `is_function` decides.
 
     Args:
-        extra_args: extra arguments of `update`, by name.
+        extra_args: Extra arguments of `update`, by name.
 
     Returns:
-        Functions, and all others.
+        The functions, and all others.
 
     Example:
         >>> split_functions({"grad_fn": abs, "value": 1.0})
@@ -138,19 +138,19 @@ def split_functions(extra_args: Mapping[str, Any]) -> tuple[dict[str, Any], dict
 
 
 def required(value: Any, name: str, method: str, example: str) -> Any:
-    """Returns an extra argument of `update`, or says that it is missing.
+    """Returns an extra argument of `update`, or raises if it is missing.
 
     Args:
-        value: what was passed, None if nothing.
-        name: the argument's name, for example `"grad_fn"`.
-        method: the public name of the transformation.
-        example: the argument in a call that works, for example `"grad_fn=jax.grad(loss)"`.
+        value: The argument, or None if it was not passed.
+        name: Its name, for example `"grad_fn"`.
+        method: The public name of the transformation.
+        example: The argument in a call that works, for example `"grad_fn=jax.grad(loss)"`.
 
     Returns:
         `value`.
 
     Raises:
-        TypeError: if it is None.
+        TypeError: If it is None.
 
     Example:
         >>> required(1.0, "value", "polyak", "value=loss")
@@ -162,14 +162,14 @@ def required(value: Any, name: str, method: str, example: str) -> Any:
 
 
 def require_whole_tree(tree: Any, method: str) -> None:
-    """Says that a method which calls functions of the whole parameter tree sees a part of it only.
+    """Raises if a method that calls functions of the whole parameter tree receives only a part of it.
 
     Args:
-        tree: parameters or gradients.
-        method: the public name of the transformation.
+        tree: Parameters or gradients.
+        method: The public name of the transformation.
 
     Raises:
-        TypeError: if `optax.masked` or `optax.partition` cut leaves out of the tree.
+        TypeError: If `optax.masked` or `optax.partition` removed leaves from the tree.
 
     Example:
         >>> require_whole_tree({"kernel": 1.0, "bias": None}, "storm")
@@ -177,19 +177,19 @@ def require_whole_tree(tree: Any, method: str) -> None:
     if any(map(is_masked, jax.tree.leaves(tree, is_leaf=is_masked))):
         raise TypeError(
             f"{method} evaluates functions of all parameters and cannot stand inside optax.masked or optax.partition: "
-            "put it outside, and name the leaves that it works on by its own argument applies_to or trainable"
+            "put it outside, and choose its leaves by its own argument applies_to or trainable"
         )
 
 
 def require_params(params: Any, method: str) -> None:
-    """Says that a method cannot do without the parameters.
+    """Raises if a method that needs the parameters was called without them.
 
     Args:
-        params: what `update` was given.
-        method: the public name of the method.
+        params: The parameters that `update` received, or None.
+        method: The public name of the method.
 
     Raises:
-        ValueError: if it is None.
+        ValueError: If it is None.
 
     Example:
         >>> require_params({"kernel": 1.0}, "dfedsam")

@@ -1,4 +1,4 @@
-"""Products of this batch's Hessian and a vector, given by the caller or derived from gradients."""
+"""Products of this batch's Hessian and a vector, from the caller or derived from gradients."""
 
 import inspect
 from collections.abc import Callable
@@ -12,18 +12,18 @@ from optkit.core.extra_args import required
 def hessian_products_at(
     method: str, grad_fn: Callable[[Any], Any] | None, hvp_fn: Callable[..., Any] | None
 ) -> Callable[[Any, Any], Any]:
-    """Gives the product of a vector and this batch's Hessian at a point that the method chooses.
+    """Returns a function for the product of a vector and this batch's Hessian at a point that the method chooses.
 
     Args:
-        method: the public name of the method.
-        grad_fn: extra argument of `update`, whose derivative is the Hessian where there is no `hvp_fn`.
-        hvp_fn: extra argument of `update`, called as `hvp_fn(vector, point=point)`.
+        method: The public name of the method.
+        grad_fn: Extra argument of `update`. Its derivative is the Hessian if `hvp_fn` is missing.
+        hvp_fn: Extra argument of `update`, called as `hvp_fn(vector, point=point)`.
 
     Returns:
         A function of the point and the vector.
 
     Raises:
-        TypeError: if both are missing, if `hvp_fn` takes no `point`, or if `grad_fn` cannot be differentiated.
+        TypeError: If both are missing, if `hvp_fn` has no argument `point`, or if `grad_fn` cannot be differentiated.
 
     Example:
         >>> import jax.numpy as jnp
@@ -48,7 +48,7 @@ def _derivative(method: str, grad_fn: Callable[[Any], Any]) -> Callable[[Any, An
         try:
             return jax.jvp(grad_fn, (point,), (vector,))[1]
         except (TypeError, ValueError, NotImplementedError) as error:
-            jax.eval_shape(grad_fn, point)  # An error of its own is shown as it is.
+            jax.eval_shape(grad_fn, point)  # raises the error of grad_fn itself, if there is one
             raise TypeError(
                 f"{method} differentiates grad_fn by jax.jvp, and JAX cannot: {error}; pass the product of the Hessian"
                 " and a vector as the extra argument hvp_fn: call"

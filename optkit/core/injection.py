@@ -1,4 +1,4 @@
-"""Hyperparameters that `optax.inject_hyperparams` may hold in its state, and arguments that it must leave alone."""
+"""Hyperparameters that may be arrays in the state of `optax.inject_hyperparams`, and arguments that must not be."""
 
 import functools
 import inspect
@@ -15,17 +15,17 @@ from optkit.core.types import DTypeLike
 
 
 def static_arguments(function: Callable[..., Any]) -> tuple[str, ...]:
-    """Returns the arguments of a function that cannot be traced, by their annotations.
+    """Returns the names of a function's arguments that cannot be traced, found from their annotations.
 
-    An argument whose annotation holds `jax.Array`, by itself or in a union, may be an array in an optimizer's state: a
-    number, a schedule, a key. All others are static: shapes, loop lengths and Python branches depend on them, or they
-    are functions, trees, words or dtypes.
+    An argument whose annotation contains `jax.Array`, alone or in a union, may be an array in an optimizer's state: a
+    number, a schedule, or a key. All others are static, either because shapes, loop lengths or Python branches depend
+    on them, or because they are functions, trees, strings or dtypes.
 
     Args:
-        function: a factory of transformations, or `functools.partial` of one.
+        function: A function that builds a transformation, or `functools.partial` of one.
 
     Returns:
-        Names of arguments, as `static_args` of `optax.inject_hyperparams` takes them.
+        Names of arguments, in the form of `static_args` of `optax.inject_hyperparams`.
 
     Example:
         >>> def factory(learning_rate: optax.ScalarOrSchedule, rank: int | None = None): ...
@@ -41,25 +41,26 @@ def inject_hyperparams(
     static_args: str | Iterable[str] = (),
     hyperparam_dtype: DTypeLike | None = None,
 ) -> Callable[..., optax.GradientTransformationExtraArgs]:
-    """Keeps hyperparameters in the optimizer's state, as `optax.inject_hyperparams` does, and leaves static ones alone.
+    """Keeps hyperparameters in the optimizer's state, as `optax.inject_hyperparams` does, but not static arguments.
 
-    Optax's own turns every number into an array and calls every function as a schedule. Here the arguments that cannot
-    be traced are found from the annotations of `factory`, see `static_arguments`, so that functions and trees (`mask`,
-    `weight_dimension_numbers`, `projector`, `mixing`) and sizes (`rank`, `window`) may be passed as they are.
+    Optax's function turns every number into an array and calls every function as a schedule. This one finds from the
+    annotations of `factory` which arguments cannot be traced (see `static_arguments`). Functions and trees (`mask`,
+    `weight_dimension_numbers`, `projector`, `mixing`) and sizes (`rank`, `window`) may therefore be passed as usual.
 
-    Use it to schedule any hyperparameter, to change one during training, and to train over many of them under `vmap`.
+    Use it to schedule any hyperparameter, to change one during training, or to train with many values of one under
+    `vmap`. Avoid it for hyperparameters that never change, because it only adds them to the state.
 
     Args:
-        factory: a function of optkit, or any other one with annotations, that builds a transformation.
-        static_args: further arguments that are to be left alone: one name or several.
-        hyperparam_dtype: dtype of injected floating-point hyperparameters; by default the parameters' highest.
+        factory: A function that builds a transformation: one of optkit, or any other one with annotations.
+        static_args: Further arguments that stay as they are: one name or several. Default: none.
+        hyperparam_dtype: Dtype of the floating-point hyperparameters. Default: the highest dtype of the parameters.
 
     Returns:
-        A function with the arguments of `factory`. The state of its transformations is Optax's, with the current
-        hyperparameters as the dictionary `hyperparams`.
+        A function with the arguments of `factory`. Its transformations have the state of Optax's, with the current
+        hyperparameters in the dictionary `hyperparams`.
 
     Raises:
-        ValueError: if `factory` has no argument of a name in `static_args`.
+        ValueError: If `factory` has no argument with a name in `static_args`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -77,13 +78,13 @@ def inject_hyperparams(
 
 
 def refuse_arrays(**arguments: Any) -> None:
-    """Raises if a static argument arrives as an array, as a bare `optax.inject_hyperparams` makes one.
+    """Raises if a static argument is an array, as a bare `optax.inject_hyperparams` would make it.
 
     Args:
-        **arguments: static arguments of a public function, by name. Trees of arrays pass.
+        **arguments: Static arguments of a public function, by name. Trees of arrays are accepted.
 
     Raises:
-        TypeError: if one is a `jax.Array`, traced or not; the message names it and `static_args`.
+        TypeError: If one is a `jax.Array`, traced or not. The message names it and `static_args`.
 
     Example:
         >>> refuse_arrays(rank=4, mask={"kernel": True, "bias": False})
@@ -92,22 +93,22 @@ def refuse_arrays(**arguments: Any) -> None:
         if isinstance(value, jax.Array):
             raise TypeError(
                 f"{name} cannot be an array, got {value}: build the optimizer by optkit.inject_hyperparams, or name"
-                f" {name!r} in static_args of optax.inject_hyperparams, which makes arrays of numbers and of what"
-                " functions return"
+                f" {name!r} in static_args of optax.inject_hyperparams, which turns numbers, and the results of"
+                " functions, into arrays"
             )
 
 
 def refuse_scalar(argument: str, x: Any) -> None:
-    """Raises if a function that a bare `optax.inject_hyperparams` would call as a schedule got the count of steps.
+    """Raises if a function that is not a schedule was called as one by a bare `optax.inject_hyperparams`.
 
     Call it first in public functions that users pass to optimizers.
 
     Args:
-        argument: the optimizer's argument that takes the function.
-        x: what the function was called with: trees and arrays with axes pass.
+        argument: The optimizer's argument that takes the function.
+        x: What the function was called with. Trees, and arrays with at least one axis, are accepted.
 
     Raises:
-        TypeError: if it is a single number held by a `jax.Array`; the message names `argument` and `static_args`.
+        TypeError: If it is a `jax.Array` without axes. The message names `argument` and `static_args`.
 
     Example:
         >>> import jax.numpy as jnp

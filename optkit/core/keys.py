@@ -1,4 +1,4 @@
-"""Random keys in optimizer states: raw numbers, which every checkpoint library takes."""
+"""Random keys in optimizer states, as raw numbers, which every checkpoint library accepts."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ def key_data(key: Key) -> jax.Array:
     """Returns the raw data of a key, for a state to keep.
 
     Args:
-        key: an integer seed, or a JAX key, typed or raw.
+        key: Seed of the random draws, an integer or a JAX key. The key may be typed or raw.
 
     Returns:
         An array of unsigned integers.
@@ -23,14 +23,14 @@ def key_data(key: Key) -> jax.Array:
 
 
 def split(data: jax.Array, key: Key) -> tuple[jax.Array, jax.Array]:
-    """Takes a fresh key off the one that a state keeps.
+    """Splits a new key off the key that a state keeps.
 
     Args:
-        data: what the state keeps.
-        key: the key that it began with, for its implementation.
+        data: The data in the state.
+        key: The key with which the state began, for its implementation.
 
     Returns:
-        The next data to keep, and a typed key to draw with, once.
+        The data for the next state, and a typed key to draw with once.
 
     Example:
         >>> data, fresh = split(key_data(0), 0)
@@ -45,7 +45,7 @@ def typed(key: Key) -> jax.Array:
     """Returns a typed key, to draw with.
 
     Args:
-        key: an integer seed, which may be traced, or a JAX key, typed or raw.
+        key: Seed of the random draws, an integer or a JAX key. The integer may be traced, and the key typed or raw.
 
     Returns:
         A JAX key.

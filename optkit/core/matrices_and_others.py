@@ -1,4 +1,4 @@
-"""Which parameters are matrices, and what moves all others: shared by the optimizers whose rule is for matrices."""
+"""Which parameters are matrices, and the optimizer of all others: shared by optimizers whose rule is for matrices."""
 
 from collections.abc import Callable
 from typing import Any, Literal, get_args
@@ -31,27 +31,27 @@ def matrices_and_others(
     mask: Mask | None,
     axis_name: AxisName | tuple[str, ...] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Gives matrices one optimizer and all other parameters another one, all in float32 at least.
+    """Gives one optimizer to matrices and another one to all other parameters, both in at least float32.
 
     Args:
-        method: the public name of the optimizer, for messages.
-        matrices: builds the whole optimizer of the matrices from a tree of `MuonDimensionNumbers`, with None for leaves
-            that are no matrices, and from a tree of booleans, the leaves that decay, or None for all. Both are of the
-            whole tree of parameters, of which the optimizer sees a part.
-        others: the whole optimizer of all other parameters, taken as it is; or None.
-        default_others: builds what it is for None from the leaves that decay.
-        labels: see `kinds_of_leaves`.
-        weight_dimension_numbers: see `kinds_of_leaves`.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        axis_name: axis over workers, or a tuple of axes, over which gradients of the other parameters are averaged
-            before `others` sees them. `matrices` gets each worker's own.
+        method: The public name of the optimizer, for messages.
+        matrices: Builds the whole optimizer of the matrices from two trees: one of `MuonDimensionNumbers`, with None
+            for leaves that are not matrices, and one of booleans for the leaves that decay, or None for all. Both
+            describe the whole tree of parameters, of which the optimizer receives a part.
+        others: The optimizer of all other parameters. None: the one that `default_others` builds.
+        default_others: Builds the optimizer of all other parameters from the tree of the leaves that decay.
+        labels: See `kinds_of_leaves`.
+        weight_dimension_numbers: See `kinds_of_leaves`.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        axis_name: Name of the axis over workers. It may be a tuple of names. Gradients of the other parameters are
+            averaged over it before `others` receives them; `matrices` receives those of each worker. Default: None.
 
     Returns:
         An optimizer.
 
     Raises:
-        TypeError: if an argument is an array, or `others` is no transformation.
-        ValueError: if `matrices` or `default_others` raises it; from `init`, see `kinds_of_leaves`.
+        TypeError: If an argument is an array, or `others` is not a transformation.
+        ValueError: If `matrices` or `default_others` raises it; from `init`, see `kinds_of_leaves`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -83,7 +83,7 @@ def matrices_and_others(
 
 
 def check_others(others: Any) -> None:
-    """Raises unless what moves the other parameters is one transformation, or None."""
+    """Raises unless the optimizer of the other parameters is a single transformation or None."""
     if others is not None and not isinstance(others, optax.GradientTransformation):
         raise TypeError(f"others must be one optax.GradientTransformation or None, got {others!r}")
 
@@ -99,17 +99,17 @@ def adamw(
     weight_decay: float | jax.Array = 0.0,
     mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
-    """AdamW for the other parameters: `optax.adamw`, whose update needs no parameters where there is no decay.
+    """AdamW for the other parameters: `optax.adamw`, but its update needs no parameters if there is no decay.
 
     Args:
-        method: the public name of the optimizer that it is a part of.
-        learning_rate: a positive number or a schedule.
-        b1: decay of the first moment, in [0, 1).
-        b2: decay of the second moment, in [0, 1).
-        eps: added to the root of the second moment, at least 0.
-        mask: the leaves that decay. All by default.
-        weight_decay: strength of the decoupled decay, at least 0; default 0.
-        mu_dtype: dtype of the first moment, that of the parameters by default.
+        method: The public name of the optimizer of which it is a part.
+        learning_rate: The learning rate, a positive number or a schedule.
+        b1: Decay rate of the first moment, in [0, 1).
+        b2: Decay rate of the second moment, in [0, 1).
+        eps: Added to the square root of the second moment, at least 0.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        weight_decay: Strength of the decoupled weight decay, at least 0. Default: 0.
+        mu_dtype: Dtype of the first moment. Default: that of the parameters.
 
     Returns:
         The optimizer.
@@ -129,27 +129,31 @@ def kinds_of_leaves(
     *,
     labels_name: str = "labels",
 ) -> tuple[Any, Any]:
-    """Says which leaves are matrices, and of which axes.
+    """Finds which leaves are matrices, and which of their axes are inputs and outputs.
 
-    Without labels these are the leaves that have dimension numbers; and without any numbers all leaves of exactly two
-    axes, kernels of Flax's dense layers. Leaves without entries never are.
+    Without labels, these are the leaves that have dimension numbers. Without dimension numbers too, they are all leaves
+    of exactly two axes, like kernels of Flax's dense layers. Leaves without entries are never matrices.
 
     Args:
-        method: the public name of the optimizer, for messages.
-        tree: the whole tree of parameters, or of gradients.
-        labels: tree of the words `"matrix"` and `"other"`, a prefix of `tree`, or a function that makes it from `tree`.
-            A leaf that is labelled a matrix and has no numbers is one by its last two axes: others count matrices.
-        weight_dimension_numbers: tree of `optax.contrib.MuonDimensionNumbers`, a prefix of `tree`, with None for leaves
-            that are no matrices; a function that makes it from `tree`; or one for all leaves of two axes or more.
-        labels_name: what the optimizer calls the argument from which `labels` are made, for messages.
+        method: The public name of the optimizer, for messages.
+        tree: The whole tree of parameters, or of gradients.
+        labels: Which leaves are matrices: a tree of "matrix" and "other", or a function that makes it from the
+            parameters. The tree may be a prefix. In a leaf that is labelled a matrix and has no dimension numbers, the
+            last two axes are those of the matrix, and the other axes count matrices. Default: None, see above.
+        weight_dimension_numbers: Which axes of each matrix are inputs and which are outputs, as in
+            `optax.contrib.muon`. A tree of `MuonDimensionNumbers`, or a prefix of it, with None for leaves that are not
+            matrices; a function that makes it from the parameters; or a single one for all leaves of at least two axes.
+            Default: None, see above.
+        labels_name: The optimizer's name for the argument from which `labels` are made, for messages. Default:
+            "labels".
 
     Returns:
         A tree of words, and a tree of `MuonDimensionNumbers` and None.
 
     Raises:
-        ValueError: if a label is another word; if numbers or labels make a matrix of a leaf that cannot be one, or none
-            of any leaf although one has two axes or more; or if, without either, a leaf of two axes or more is called
-            `bias` or `scale`.
+        ValueError: If a label is another word; if numbers or labels make a matrix of a leaf that cannot be one, or of
+            no leaf although one has at least two axes; or if, without labels and numbers, a leaf of at least two axes
+            is called `bias` or `scale`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -179,7 +183,7 @@ def kinds_of_leaves(
 
 
 def _numbers(method: str, tree: Any, weight_dimension_numbers: Any | None, alone: bool, labels_name: str) -> Any:
-    """The numbers of each leaf; where nothing else says which leaves are matrices (`alone`), those of matrices only."""
+    """Returns the numbers of each leaf; if nothing else (`alone`) tells which leaves are matrices, only of those."""
     one = weight_dimension_numbers
     if one is not None and not isinstance(one, MuonDimensionNumbers):
         return resolve("weight_dimension_numbers", one, tree)
@@ -214,7 +218,7 @@ def _stacked_message(method: str, layers: list[str], name: str, shape: tuple[int
 
 
 def refuse_candidates(method: str, tree: Any, labels_name: str | None) -> None:
-    """Raises if a leaf could be a matrix, where none is one."""
+    """Raises if no leaf is a matrix although one could be."""
     advice = (
         "make one a matrix, or take another optimizer"
         if labels_name

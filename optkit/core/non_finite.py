@@ -1,4 +1,4 @@
-"""Infinities, which must not end in steps that look like any other."""
+"""Infinities, which must not lead to steps that look normal."""
 
 from typing import Any
 
@@ -7,12 +7,13 @@ import jax.numpy as jnp
 
 
 def nan_for_infinite(tree: Any) -> Any:
-    """Puts NaN in the place of infinities.
+    """Replaces infinities by NaN.
 
-    The sign of an infinite average, and a rate over an infinite sum, are finite for ever. NaN stays NaN in both.
+    The sign of an infinite average, and a rate divided by an infinite sum, stay finite forever. NaN remains NaN in
+    both.
 
     Args:
-        tree: arrays.
+        tree: Arrays.
 
     Returns:
         The tree.

@@ -1,4 +1,4 @@
-"""Arithmetic in float32 at least, whatever the parameters' dtype."""
+"""Arithmetic in at least float32, whatever the dtype of the parameters is."""
 
 import functools
 from typing import Any
@@ -14,7 +14,7 @@ def widen(tree: Any) -> Any:
     """Casts floating-point leaves of fewer than 32 bits to float32 and leaves the others as they are.
 
     Args:
-        tree: arrays, or `jax.ShapeDtypeStruct`.
+        tree: Arrays, or `jax.ShapeDtypeStruct`.
 
     Returns:
         The tree.
@@ -33,7 +33,7 @@ def widen(tree: Any) -> Any:
 
 
 def scalar_dtype(tree: Any) -> Any:
-    """Returns the dtype of real statistics over a tree: float32, or float64 where leaves have it.
+    """Returns the dtype of real statistics over a tree: float32, or float64 if a leaf has it.
 
     Example:
         >>> scalar_dtype({"w": jnp.zeros(3, jnp.bfloat16)})
@@ -45,18 +45,21 @@ def scalar_dtype(tree: Any) -> Any:
 
 
 def in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """Runs a transformation in float32 at least and gives its updates in the parameters' dtype.
+    """Runs an optimizer in at least float32 and returns its updates in the dtype of the parameters.
 
-    A bfloat16 or float16 second moment overflows, underflows, or stops moving; and a learning rate that
-    `optax.inject_hyperparams` holds in float32 promotes the updates of 16-bit parameters. Named optimizers therefore
-    stand inside this wrapper. Float32 and float64 parameters are computed in their own dtype.
+    A second moment in bfloat16 or float16 overflows, underflows, or stops moving. A learning rate that
+    `optax.inject_hyperparams` keeps in float32 would also turn the updates of 16-bit parameters into float32. The named
+    optimizers of optkit therefore use this wrapper already. Float32 and float64 parameters keep their own dtype.
+
+    Use it for a chain of your own on 16-bit parameters. Avoid it when memory is short, because a state that is shaped
+    like 16-bit parameters takes twice the bytes.
 
     Args:
-        inner: a whole optimizer, learning rate included. Its state is that of float32 parameters where they have fewer
-            bits; an inner `mu_dtype` still holds. It calls the functions of the parameters among the extra arguments
-            with points in float32. Those that give gradients (`grad_fn`, `full_grad_fn`, `hvp_fn`,
-            `minibatch_grad_fn`) see the parameters' dtype, and `value_fn` and `residual_fn` the points as they are,
-            since a small difference would be lost in 16 bits.
+        inner: The optimizer that is wrapped, with its learning rate. Its state is made from float32 parameters if the
+            parameters have fewer bits; an inner `mu_dtype` still holds. Of the functions among the extra arguments,
+            those that return gradients (`grad_fn`, `full_grad_fn`, `hvp_fn`, `minibatch_grad_fn`) are called with
+            points in the dtype of the parameters. `value_fn` and `residual_fn` are called with float32 points, because
+            16 bits would lose small differences.
 
     Returns:
         A transformation with the state of `inner`. Updates have the dtype of the parameters, or that of the incoming
@@ -92,7 +95,7 @@ def in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformat
             return with_points_cast
 
         handed = {name: handed_on(name, argument) for name, argument in extra_args.items()}
-        # Float64 gradients of float32 parameters, as they come where x64 was switched on late, would widen the state.
+        # Float64 gradients of float32 parameters, which occur if x64 was switched on late, would widen the state.
         wide_gradients = widen(updates) if wide_params is None else optax.tree.cast_like(updates, wide_params)
         wide_updates, state = inner.update(wide_gradients, state, wide_params, **handed)
         return optax.tree.cast_like(wide_updates, like), state

@@ -1,4 +1,4 @@
-"""What is done to each gradient before a method that calls for further gradients takes it."""
+"""Preprocessing of every gradient that a method uses, including those that it gets from `grad_fn`."""
 
 import functools
 
@@ -15,25 +15,32 @@ _GRADIENTS = ("prev_grads", "predicted_grads")
 def preprocess_gradients(
     inner: optax.GradientTransformation, preprocess: optax.GradientTransformation
 ) -> optax.GradientTransformationExtraArgs:
-    """Applies a transformation to every gradient that a method takes: to those of `grad_fn` too.
+    """Applies a transformation to every gradient that a method uses, including those that it gets from `grad_fn`.
 
-    What stands before a method in a chain sees the gradients that enter it. A method that compares gradients at two
-    points (`storm`, `page`, `dfedsam`) calls `grad_fn` for the others: clipped at one point and not at the other, they
-    cannot be compared. So clip, or add the gradient of a penalty, here.
+    The rule, for the gradient g at the parameters x, and for each call of a gradient function at a point y::
+
+        g = preprocess(g, x)
+        grad_fn(y) = preprocess(grad_fn(y), y)
+        u = inner(g, grad_fn)
+
+    Use it to clip gradients, or to add the gradient of a penalty, for a method that compares gradients at two points
+    (`storm`, `page`, `dfedsam`). A transformation earlier in the chain would change only the gradient that enters the
+    chain, and a gradient clipped at one point cannot be compared with one that is not clipped at another. Avoid it for
+    other methods, because `optax.chain` does the same.
 
     Args:
-        inner: the method: a whole optimizer or a part of one.
-        preprocess: a transformation without state: `optax.clip_by_global_norm(1.0)`, `optax.add_decayed_weights(1e-4)`
-            (the gradient of an l2 penalty), or a chain of such. It sees whole trees of gradients, in float32 at least,
-            and the parameters that each belongs to (None for `prev_grads` and `predicted_grads`).
+        inner: The optimizer that is wrapped, with its learning rate. It may also be a part of an optimizer.
+        preprocess: A transformation without state: `optax.clip_by_global_norm(1.0)`, `optax.add_decayed_weights(1e-4)`
+            (the gradient of an L2 penalty), or a chain of such transformations. It receives whole trees of gradients,
+            in at least float32, and the parameters to which each belongs (None for `prev_grads` and `predicted_grads`).
 
     Returns:
-        A transformation with the state of `inner`. Of the extra arguments it changes those that are gradients or
-        functions that give one. `hvp_fn` cannot be changed so: a method that would call it derives the product from
-        `grad_fn`; where that is missing, it raises.
+        A transformation with the state of `inner`. It changes those extra arguments that are gradients, or functions
+        that return one. `hvp_fn` cannot be changed, so it is removed: a method that would call it derives the product
+        from `grad_fn`, and raises if `grad_fn` is missing.
 
     Raises:
-        ValueError: from `init`, if `preprocess` keeps a state.
+        ValueError: From `init`, if `preprocess` has a state.
 
     Example:
         >>> import jax.numpy as jnp
@@ -50,8 +57,8 @@ def preprocess_gradients(
     def init_fn(params):
         if jax.tree.leaves(jax.eval_shape(preprocess.init, params)):
             raise ValueError(
-                "preprocess_gradients takes a transformation without state, since gradients at several points pass"
-                f" through it in each step; that of preprocess is {preprocess.init(params)!r}"
+                "preprocess_gradients takes a transformation without state, because gradients at several points pass"
+                f" through it in each step; the state of preprocess is {preprocess.init(params)!r}"
             )
         return inner.init(params)
 

@@ -1,7 +1,7 @@
-"""The types of proximal maps and of steps towards a median.
+"""The types of proximal maps and of steps toward a median.
 
-Both are functions of a tree and a number, of the same norms, but other ones: so both have types, and methods refuse
-those of the other kind.
+Both are functions of a tree and a number, and both exist for the same norms, but they are different functions. So each
+has its own type, and methods refuse the other one.
 """
 
 import dataclasses
@@ -11,18 +11,18 @@ from optkit.core.complex_numbers import refuse_complex
 
 
 class ProximalMap(Protocol):
-    """What methods take for a penalty or a constraint: a `Proximal`, or any function of a tree and a step."""
+    """The type of a penalty or constraint in methods: a `Proximal`, or any function of a tree and a step size."""
 
     def __call__(self, tree: Any, step: Any, /) -> Any:
-        """Gives `argmin_v r(v) + |v - tree|^2 / (2 step)`, in the tree's dtypes."""
+        """Returns `argmin_v r(v) + ||v - tree||^2 / (2 * step)`, in the dtypes of the tree."""
         ...
 
 
 class StepTowardsMedian(Protocol):
-    """What methods take for the norm of a median: a `MedianStep`, or any function of a difference and tau."""
+    """The type of the norm of a median in methods: a `MedianStep`, or any function of a difference and tau."""
 
     def __call__(self, difference: Any, tau: Any, /) -> Any:
-        """Gives the part of a difference that an estimate of the median takes over."""
+        """Returns the part of a difference by which an estimate of the median moves."""
         ...
 
 
@@ -31,8 +31,8 @@ class Proximal:
     """The proximal map of a penalty or a constraint.
 
     Attributes:
-        name: of the function that made it.
-        rule: what it calls, on real leaves.
+        name: Name of the function that made it.
+        rule: The function that it calls, on real leaves.
     """
 
     name: str
@@ -46,18 +46,18 @@ class Proximal:
 
 @dataclasses.dataclass(frozen=True)
 class MedianStep:
-    """A step of an estimate towards a median.
+    """A step of an estimate toward a median.
 
     Attributes:
-        name: of the function that made it.
-        rule: what it calls, on real leaves.
+        name: Name of the function that made it.
+        rule: The function that it calls, on real leaves.
     """
 
     name: str
     rule: StepTowardsMedian
 
     def __call__(self, difference: Any, tau: Any) -> Any:
-        """Gives the part of the difference that the estimate takes over."""
+        """Returns the part of the difference by which the estimate moves."""
         refuse_complex(difference, self.name)
         return self.rule(difference, tau)
 
@@ -66,11 +66,11 @@ def check_proximal(prox: Any, method: str) -> None:
     """Raises unless an argument `prox` can be a proximal map.
 
     Args:
-        prox: what was given; None passes.
-        method: the public name of the method.
+        prox: The argument. None is accepted.
+        method: The public name of the method.
 
     Raises:
-        TypeError: if it is a step towards a median, or no function.
+        TypeError: If it is a step toward a median, or not a function.
 
     Example:
         >>> from optkit import prox
@@ -85,14 +85,14 @@ def check_proximal(prox: Any, method: str) -> None:
 
 
 def check_proximal_leaves(prox: Any, params: Any) -> None:
-    """Raises in a method's `init` if its proximal map cannot take the parameters.
+    """Raises in a method's `init` if its proximal map cannot be applied to the parameters.
 
     Args:
-        prox: the map; functions that users wrote are not checked, and None passes.
-        params: the parameters.
+        prox: The map. Functions that users wrote are not checked, and None is accepted.
+        params: The parameters.
 
     Raises:
-        TypeError: if there is a complex leaf.
+        TypeError: If there is a complex leaf.
 
     Example:
         >>> from optkit import prox
@@ -103,14 +103,14 @@ def check_proximal_leaves(prox: Any, params: Any) -> None:
 
 
 def check_step(step: Any, method: str) -> None:
-    """Raises unless an argument `step` can be a step towards a median.
+    """Raises unless an argument `step` can be a step toward a median.
 
     Args:
-        step: what was given; None passes.
-        method: the public name of the method.
+        step: The argument. None is accepted.
+        method: The public name of the method.
 
     Raises:
-        TypeError: if it is the proximal map of a penalty, or no function.
+        TypeError: If it is the proximal map of a penalty, or not a function.
 
     Example:
         >>> check_step(None, "clipped_sgd")

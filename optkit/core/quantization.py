@@ -1,4 +1,4 @@
-"""Arrays kept as integers of few bits, with the range of each block of neighbours: linear quantization in blocks."""
+"""Linear quantization in blocks: arrays are stored as integers of few bits, with the range of each block."""
 
 from typing import Any, NamedTuple
 
@@ -13,9 +13,10 @@ class Quantized(NamedTuple):
     """A vector as integers of few bits.
 
     Attributes:
-        codes: bytes of `8 // bits` codes each, the first one in the highest bits; the last byte is filled with zeros.
-        low: of each block the number that code 0 stands for, at most its smallest entry.
-        high: of each block the number that the largest code stands for, at least its largest entry.
+        codes: Bytes of `8 // bits` codes each, the first code in the highest bits. The last byte is filled with zeros.
+        low: For each block, the number that code 0 stands for. It is at most the smallest entry of the block.
+        high: For each block, the number that the largest code stands for. It is at least the largest entry of the
+            block.
     """
 
     codes: jax.Array
@@ -24,18 +25,18 @@ class Quantized(NamedTuple):
 
 
 def quantize(x: jax.Array, bits: int, block_size: int, dtype: DTypeLike | None) -> Quantized:
-    """Rounds the entries of each block to one of `2**bits` numbers at equal distances, the block's range.
+    """Rounds the entries of each block to one of `2**bits` equally spaced numbers between the block's extremes.
 
-    Nothing moves by more than half that distance. A NaN or an infinity spoils its whole block.
+    An entry changes by at most half the distance of these numbers. A NaN or an infinity spoils its whole block.
 
     Args:
-        x: a vector of floating-point numbers, in the precision of the arithmetic.
+        x: A vector of floating-point numbers, in the precision of the arithmetic.
         bits: 1, 2, 4 or 8.
-        block_size: number of neighbours in a block; the last one has what is left.
-        dtype: of the ranges. What it cannot represent is rounded outwards, so that the range holds every entry.
+        block_size: Number of adjacent entries in a block. The last block may be shorter.
+        dtype: Dtype of the ranges. They are rounded outward, so that the range contains every entry.
 
     Returns:
-        Codes and ranges, to be taken back by `dequantize`.
+        Codes and ranges, for `dequantize`.
 
     Example:
         >>> quantized = quantize(jnp.array([0.0, 1.2, 15.0, 2.0, 2.0]), bits=4, block_size=3, dtype=jnp.bfloat16)
@@ -56,14 +57,14 @@ def quantize(x: jax.Array, bits: int, block_size: int, dtype: DTypeLike | None) 
 
 
 def dequantize(quantized: Quantized, size: int, bits: int, block_size: int, dtype: DTypeLike | None) -> jax.Array:
-    """Gives the vector that `quantize` has rounded.
+    """Returns the vector that `quantize` has rounded.
 
     Args:
-        quantized: what it gave.
-        size: of the vector.
-        bits: as in `quantize`.
-        block_size: as in `quantize`.
-        dtype: of the vector and of the arithmetic.
+        quantized: The result of `quantize`.
+        size: Size of the vector.
+        bits: See `quantize`.
+        block_size: See `quantize`.
+        dtype: Dtype of the vector and of the arithmetic.
 
     Returns:
         A vector.
@@ -79,13 +80,13 @@ def dequantize(quantized: Quantized, size: int, bits: int, block_size: int, dtyp
 
 
 def quantized_zeros(size: int, bits: int, block_size: int, dtype: DTypeLike | None) -> Quantized:
-    """Gives what `quantize` makes of a vector of zeros.
+    """Returns the result of `quantize` for a vector of zeros.
 
     Args:
-        size: of the vector.
-        bits: as in `quantize`.
-        block_size: as in `quantize`.
-        dtype: as in `quantize`.
+        size: Size of the vector.
+        bits: See `quantize`.
+        block_size: See `quantize`.
+        dtype: See `quantize`.
 
     Returns:
         Codes and ranges, all zero.
@@ -103,7 +104,7 @@ def _distance(low: jax.Array, high: jax.Array, bits: int, dtype: DTypeLike | Non
 
 
 def _towards(direction: float, x: jax.Array, dtype: DTypeLike | None) -> jax.Array:
-    """Casts without ever rounding in the other direction."""
+    """Casts to a dtype, and never rounds away from `direction`."""
     rounded = x.astype(dtype)
     wrong = rounded.astype(x.dtype) > x if direction < 0 else rounded.astype(x.dtype) < x
     # JAX has no derivative of `nextafter`.

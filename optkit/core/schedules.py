@@ -7,14 +7,14 @@ import jax
 
 
 def value_at(schedule: jax.typing.ArrayLike | Callable[[Any], Any], count: Any) -> Any:
-    """Returns a hyperparameter's value at a step.
+    """Returns the value of a hyperparameter at a step.
 
     Args:
-        schedule: a number, or a function of the number of steps.
-        count: the number of steps so far.
+        schedule: A number, or a function of the number of steps.
+        count: The number of steps so far.
 
     Returns:
-        The number, or what the function makes of the count.
+        The number, or the value of the function at the count.
 
     Example:
         >>> value_at(0.5, 3), value_at(lambda count: 2 * count, 3)

@@ -1,4 +1,4 @@
-"""Leaves of equal shape in one call: matrix methods compile once for each shape and not for each leaf."""
+"""Leaves of equal shape in one call, so that methods for matrices compile once per shape and not once per leaf."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# Stacks of one size are one program to XLA. Taking a leaf out of a larger stack would be another one for each leaf.
+# XLA compiles one program for all stacks of a size. To take a leaf from a larger stack, it would need one per leaf.
 _LARGEST_STACK = 8
 
 
@@ -14,13 +14,14 @@ def map_equal_shapes(function: Callable[..., Any], tree: Any, *rest: Any) -> Any
     """Maps a function over the leaves of trees, up to eight of equal shape, dtype and explicit sharding in a stack.
 
     Args:
-        function: of arrays with a leading axis over leaves, which it keeps; it gives such an array, or a tree of them.
-        tree: a tree of arrays.
-        *rest: further trees of its structure. Leaves that are no arrays must be hashable: the function gets them as
-            they are, and only leaves for which they are equal share a call.
+        function: A function of arrays with a leading axis over leaves, which returns an array with that axis, or a tree
+            of such arrays.
+        tree: A tree of arrays.
+        *rest: Further trees of the same structure. Leaves that are not arrays must be hashable. The function receives
+            them as they are, and only leaves for which they are equal share a call.
 
     Returns:
-        The tree of its results, one for each leaf.
+        The tree of results, one per leaf.
 
     Example:
         >>> map_equal_shapes(lambda x: x / jnp.sum(x, axis=1, keepdims=True), {"a": jnp.ones(2), "b": jnp.ones(2)})
@@ -48,15 +49,15 @@ def map_equal_shapes(function: Callable[..., Any], tree: Any, *rest: Any) -> Any
 
 
 def unzip(like: Any, tree: Any, width: int) -> tuple[Any, ...]:
-    """Turns a tree of tuples into a tuple of trees; unlike `jax.tree.transpose` it takes trees without leaves.
+    """Turns a tree of tuples into a tuple of trees. Unlike `jax.tree.transpose`, it accepts trees without leaves.
 
     Args:
-        like: a tree that has a leaf where `tree` has a tuple.
-        tree: the tree of tuples.
-        width: the length of these.
+        like: A tree that has a leaf where `tree` has a tuple.
+        tree: The tree of tuples.
+        width: The length of the tuples.
 
     Returns:
-        The trees of first entries, of second entries, and so on.
+        The tree of first entries, the tree of second entries, and so on.
 
     Example:
         >>> unzip({"a": 0, "b": 0}, {"a": (1, 2), "b": (3, 4)}, 2)

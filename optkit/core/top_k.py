@@ -1,4 +1,4 @@
-"""The entries of largest magnitude: of a whole array, or of each block of neighbours."""
+"""The entries of largest magnitude, of a whole array or of each block of adjacent entries."""
 
 import math
 from typing import Any
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from optkit.core.linalg.explicit_axes import replicate
 
-# JAX's indices have 31 bits; what is longer is taken for a matrix with rows of this length.
+# JAX's indices have 31 bits. A longer vector is handled as a matrix with rows of this length.
 _COUNTED = 2**31 - 1
 _ROW = 2**16
 
@@ -17,12 +17,12 @@ def top_k(x: jax.Array, k: int) -> jax.Array:
     """Finds the entries of largest magnitude.
 
     Args:
-        x: an array; it is gathered where mesh axes are explicit.
-        k: how many, from 0 to the size of `x`.
+        x: An array. It is gathered if it is sharded over explicit mesh axes.
+        k: Number of entries, from 0 to the size of `x`.
 
     Returns:
-        `k` places in the flattened array, largest first and of equal entries the first one first, as integers of 32
-        bits.
+        `k` places in the flattened array, as 32-bit integers, the largest entry first. Of equal entries, the first
+        comes first.
 
     Example:
         >>> top_k(jnp.array([[1.0, -3.0], [2.0, 0.0]]), 2).tolist()
@@ -32,15 +32,15 @@ def top_k(x: jax.Array, k: int) -> jax.Array:
 
 
 def number_in_blocks(size: int, block_size: int, density: float) -> int:
-    """Says how many entries `top_k_in_blocks` finds.
+    """Returns how many entries `top_k_in_blocks` finds.
 
     Args:
-        size: number of entries in all.
-        block_size: as in `top_k_in_blocks`.
-        density: as in `top_k_in_blocks`.
+        size: Number of all entries.
+        block_size: See `top_k_in_blocks`.
+        density: See `top_k_in_blocks`.
 
     Returns:
-        `ceil(density * block_size)` for each block, `ceil` of that share for a shorter last one.
+        `ceil(density * block_size)` for each block, and the same share, rounded up, of a shorter last block.
 
     Example:
         >>> number_in_blocks(150, 64, 0.1), number_in_blocks(5, 64, 0.1), number_in_blocks(0, 64, 0.1)
@@ -54,13 +54,14 @@ def top_k_in_blocks(x: jax.Array, block_size: int, density: float) -> jax.Array:
     """Finds the entries of largest magnitude in each block of a flattened array.
 
     Args:
-        x: an array; it is gathered where mesh axes are explicit. An array smaller than a block is one.
-        block_size: number of neighbours in a block; the last one has what is left.
-        density: share of each block's entries, in (0, 1], rounded up.
+        x: An array. It is gathered if it is sharded over explicit mesh axes. An array smaller than a block is one
+            block.
+        block_size: Number of adjacent entries in a block. The last block may be shorter.
+        density: Share of the entries of each block, in (0, 1], rounded up.
 
     Returns:
-        Their places, each counted from the start of its block, block after block: integers of 16 bits where they
-        suffice, otherwise of 32. `places_in_whole` counts from the start of the array.
+        Their places, counted from the start of each block, one block after another. They are 16-bit integers if these
+        are large enough, and 32-bit integers otherwise. `places_in_whole` counts from the start of the array.
 
     Example:
         >>> top_k_in_blocks(jnp.array([1.0, 2.0, 0.0, 4.0, 5.0, 6.0, 7.0]), 3, 0.5).tolist()
@@ -77,12 +78,12 @@ def top_k_in_blocks(x: jax.Array, block_size: int, density: float) -> jax.Array:
 
 
 def first_in_blocks(size: int, block_size: int, density: float) -> jax.Array:
-    """Gives the first entries of each block where `top_k_in_blocks` would give the largest, in its dtype.
+    """Returns the first entries of each block, as many and in the dtype in which `top_k_in_blocks` returns the largest.
 
     Args:
-        size: number of entries in all.
-        block_size: as in `top_k_in_blocks`.
-        density: as in `top_k_in_blocks`.
+        size: Number of all entries.
+        block_size: See `top_k_in_blocks`.
+        density: See `top_k_in_blocks`.
 
     Returns:
         Places counted from the start of each block.
@@ -97,19 +98,20 @@ def first_in_blocks(size: int, block_size: int, density: float) -> jax.Array:
 
 
 def places_in_whole(places: jax.Array, size: int, block_size: int, density: float) -> jax.Array:
-    """Counts places from the start of the whole array that `top_k_in_blocks` counts from the start of a block.
+    """Converts places that `top_k_in_blocks` counts from the start of a block to places in the whole array.
 
     Args:
-        places: what it gave, perhaps stacked behind leading axes.
-        size: number of entries in all.
-        block_size: as in `top_k_in_blocks`.
-        density: as in `top_k_in_blocks`.
+        places: The places, perhaps stacked along leading axes.
+        size: Number of all entries.
+        block_size: See `top_k_in_blocks`.
+        density: See `top_k_in_blocks`.
 
     Returns:
-        Places in the flattened array, as integers of 32 bits, without a sign where there are more than `2**31` entries.
+        Places in the flattened array, as 32-bit integers, which are unsigned if there are more than `2**31 - 1`
+        entries.
 
     Raises:
-        ValueError: if there are more than `2**32` entries.
+        ValueError: If there are more than `2**32` entries.
 
     Example:
         >>> places_in_whole(jnp.array([1, 0, 2, 1, 0]), 7, 3, 0.5).tolist()
@@ -127,8 +129,8 @@ def take(flat: jax.Array, places: jax.Array) -> jax.Array:
     """Takes entries of a vector, which may have more of them than JAX's indices count.
 
     Args:
-        flat: the vector.
-        places: of the entries, not negative.
+        flat: The vector.
+        places: Places of the entries, not negative.
 
     Returns:
         The entries.
@@ -146,10 +148,10 @@ def add(flat: jax.Array, places: jax.Array, values: jax.Array, *, unique: bool =
     """Adds to entries of a vector, which may have more of them than JAX's indices count.
 
     Args:
-        flat: the vector.
-        places: of the entries, not negative.
-        values: what is added to them.
-        unique: whether all places are different.
+        flat: The vector.
+        places: Places of the entries, not negative.
+        values: What is added to them.
+        unique: Whether all places are different. Default: True.
 
     Returns:
         The vector.
@@ -169,7 +171,7 @@ def _in_rows(flat: jax.Array) -> jax.Array:
 
 
 def _block(size: int, block_size: int, density: float) -> tuple[int, int]:
-    """The size of a full block, at least 1, and how many of its entries are found."""
+    """Returns the size of a full block, at least 1, and how many of its entries are found."""
     block = max(min(size, block_size), 1)
     return block, math.ceil(block * density)
 

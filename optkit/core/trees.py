@@ -1,4 +1,4 @@
-"""Trees that say something of each parameter: masks, labels, axes of matrices; and functions that make them."""
+"""Trees with one value per parameter (masks, labels, axes of matrices), and functions that make them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,16 +13,16 @@ from optkit.core.types import Mask
 
 
 def is_function(x: Any) -> bool:
-    """Says whether a mask, or anything alike, is a function of the parameters or a tree.
+    """Tells whether a mask, or a similar argument, is a function of the parameters and not a tree.
 
-    A tree of parameters can be callable itself, as a model of Equinox is. So it is a function if it has leaves and all
-    of them are callable, as `optax.masked` decides.
+    A tree of parameters can be callable itself, like a model of Equinox. An argument is therefore a function if it has
+    leaves and all of them are callable, which is how `optax.masked` decides.
 
     Args:
-        x: what a user gave.
+        x: The argument.
 
     Returns:
-        Whether it is to be called with the parameters.
+        Whether it must be called with the parameters.
 
     Example:
         >>> is_function(lambda params: params), is_function({"kernel": True})
@@ -33,19 +33,19 @@ def is_function(x: Any) -> bool:
 
 
 def resolve(name: str, choice: Any, tree: Any) -> Any:
-    """Makes of a mask, or anything alike, a tree with one value for each parameter.
+    """Makes a tree with one value per parameter from a mask or a similar argument.
 
     Args:
-        name: the argument's name, for messages.
-        choice: a tree of values, a prefix of `tree`, or a function that makes it from `tree`; or None.
-        tree: the whole tree of parameters, or of gradients.
+        name: Name of the argument, for messages.
+        choice: A tree of values, which may be a prefix of `tree`; a function that makes it from `tree`; or None.
+        tree: The whole tree of parameters, or of gradients.
 
     Returns:
-        A tree with the structure of `tree`; None for None, and `tree` itself if it has no leaves.
+        A tree with the structure of `tree`; None if `choice` is None, and `tree` itself if it has no leaves.
 
     Raises:
-        TypeError: if one boolean or array is given for a tree of several leaves, as `optax.inject_hyperparams` makes it
-            of a function.
+        TypeError: If a single boolean or array is given for a tree of several leaves, which `optax.inject_hyperparams`
+            makes from a function.
 
     Example:
         >>> resolve("mask", {"layer": True, "bias": False}, {"layer": {"kernel": 1.0, "scale": 2.0}, "bias": 3.0})
@@ -56,7 +56,7 @@ def resolve(name: str, choice: Any, tree: Any) -> Any:
     values = choice(tree) if is_function(choice) else choice
     if isinstance(values, (bool, np.bool_, np.ndarray, jax.Array)) and not jax.tree_util.all_leaves([tree]):
         raise TypeError(
-            f"{name} must be a tree with a value for each parameter, or a function that makes one, got {values!r} for"
+            f"{name} must be a tree with one value per parameter, or a function that makes it, got {values!r} for"
             f" {jax.tree.structure(tree).num_leaves} parameters; optax.inject_hyperparams calls functions as schedules:"
             f" name {name!r} in its static_args, or use optkit.inject_hyperparams"
         )
@@ -71,16 +71,16 @@ def resolve(name: str, choice: Any, tree: Any) -> Any:
 def with_whole_tree(
     build: Callable[..., optax.GradientTransformation], **choices: Any
 ) -> optax.GradientTransformationExtraArgs:
-    """Builds a transformation from masks and labels that have seen the whole tree of parameters.
+    """Builds a transformation from masks and labels that are made from the whole tree of parameters.
 
-    A function inside `optax.partition` or `optax.masked` would see holes in the place of other parameters.
+    A function inside `optax.partition` or `optax.masked` would receive holes in place of the other parameters.
 
     Args:
-        build: makes the transformation, whose state must depend on the parameters' shapes only, from the keyword
-            arguments `choices`, each a tree with one value for each parameter, or None. Give labels to
-            `optax.partition` as `lambda _: labels` and masks to `optax.masked` as `lambda _: mask`: these take a tree
-            that is callable, as a model of Equinox is, for a function.
-        **choices: what `resolve` takes, by name.
+        build: Makes the transformation from the keyword arguments `choices`, each of them a tree with one value per
+            parameter, or None. The state may depend only on the shapes of the parameters. Pass labels to
+            `optax.partition` as `lambda _: labels` and masks to `optax.masked` as `lambda _: mask`, because both
+            mistake a callable tree, such as a model of Equinox, for a function.
+        **choices: What `resolve` accepts, by name.
 
     Returns:
         The transformation.
@@ -112,12 +112,13 @@ def mask_tree(mask: Mask, tree: Any, name: str = "mask") -> Any:
     """Keeps the leaves inside a mask.
 
     Args:
-        mask: tree of booleans, a prefix of `tree`, or a function that makes it from `tree`; None keeps all.
-        tree: any tree.
-        name: the argument's name, for messages.
+        mask: A tree of booleans, which may be a prefix of `tree`, or a function that makes it from `tree`. None keeps
+            all.
+        tree: Any tree.
+        name: Name of the argument, for messages. Default: "mask".
 
     Returns:
-        The tree with `optax.MaskedNode` in place of the leaves outside, so that `jax.tree.map` passes over them.
+        The tree, with `optax.MaskedNode` in place of the leaves outside the mask, so that `jax.tree.map` skips them.
 
     Example:
         >>> mask_tree({"kernel": True, "bias": False}, {"kernel": 1.0, "bias": 2.0})
@@ -129,11 +130,11 @@ def mask_tree(mask: Mask, tree: Any, name: str = "mask") -> Any:
 
 
 def unmask_tree(inside: Any, outside: Any) -> Any:
-    """Puts the leaves that `mask_tree` cut out back in.
+    """Puts back the leaves that `mask_tree` removed.
 
     Args:
-        inside: a tree with `optax.MaskedNode` for some leaves.
-        outside: the whole tree that these leaves are taken from.
+        inside: A tree with `optax.MaskedNode` for some leaves.
+        outside: The whole tree, from which these leaves are taken.
 
     Returns:
         The whole tree.
@@ -146,17 +147,17 @@ def unmask_tree(inside: Any, outside: Any) -> Any:
 
 
 def is_masked(x: Any) -> bool:
-    """Says whether a node stands for a leaf that `optax.masked` cut out."""
+    """Tells whether a node stands for a leaf that `optax.masked` removed."""
     return isinstance(x, optax.MaskedNode)
 
 
 def only(tx: optax.GradientTransformation, trainable: Mask | None) -> optax.GradientTransformationExtraArgs:
-    """Gives an optimizer's updates to some parameters, and updates of zero to all others.
+    """Applies an optimizer to some parameters, and gives updates of zero to all others.
 
     Args:
-        tx: a whole optimizer, which sees the whole tree.
-        trainable: tree of booleans, a prefix of the parameters, or a function that makes it from them: the leaves that
-            move. None is all.
+        tx: A whole optimizer, which receives the whole tree.
+        trainable: Which leaves are trained: a tree of booleans, or a function that makes it from the parameters.
+            Default: all. The tree may be a prefix.
 
     Returns:
         The optimizer.
@@ -178,10 +179,10 @@ def only(tx: optax.GradientTransformation, trainable: Mask | None) -> optax.Grad
 
 
 def copy(tree: Any) -> Any:
-    """Copies arrays for a state to keep, so that the parameters can be donated.
+    """Copies arrays for a state that keeps them, so that the parameters can be donated.
 
     Args:
-        tree: arrays; or `jax.ShapeDtypeStruct`, in whose place there are zeros of that shape and sharding.
+        tree: Arrays, or `jax.ShapeDtypeStruct`, which is replaced by zeros of that shape and sharding.
 
     Returns:
         The copies.
@@ -200,10 +201,10 @@ def copy(tree: Any) -> Any:
 
 
 def concrete(tree: Any) -> Any:
-    """Puts zeros in the place of leaves that are only types, for what transposes or reduces them in `init`.
+    """Replaces leaves that are only types by zeros, for an `init` that transposes or reduces them.
 
     Args:
-        tree: arrays, which stay as they are, and `jax.ShapeDtypeStruct`.
+        tree: Arrays, which stay as they are, and `jax.ShapeDtypeStruct`.
 
     Returns:
         A tree of arrays.

@@ -1,4 +1,4 @@
-"""Names for types of arguments that many functions take."""
+"""Names for the types of arguments that many functions take."""
 
 from typing import Any, TypeAlias
 

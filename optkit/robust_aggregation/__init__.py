@@ -1,4 +1,4 @@
-"""Robust aggregation: rules that a minority of arbitrary rows cannot lead astray, and attacks to try them on."""
+"""Robust aggregation: rules that a minority of arbitrary rows cannot mislead, and attacks to test them with."""
 
 from optkit.method import methods_of
 

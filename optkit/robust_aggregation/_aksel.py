@@ -1,4 +1,4 @@
-"""Aksel: the mean of the half of the rows that is nearest to the coordinate-wise median.
+"""Aksel: averages the half of the rows that is nearest to their coordinate-wise median.
 
 Boussetta, El-Mhamdi, Guerraoui, Maurer, Rouault, "AKSEL: Fast Byzantine SGD", 2020 (OPODIS), in the form of public code
 that keeps half of the rows.
@@ -20,21 +20,29 @@ __all__ = ["aksel"]
 def aksel(*, axis_name: AxisName | None = None, layout: Layout = "gather") -> aggregating.Aggregator:
     """Averages the half of the rows that is nearest to their coordinate-wise median.
 
-    It needs no number of attackers: fewer than half of the rows may be arbitrary. Rows that are not finite are never
-    taken; if more than half are not, the result is NaN. The median of an even number of values is the lower one in the
-    middle.
+    The rule, for n rows g_i, with the lower of the two middle values as the median of an even number::
+
+        c = coordinate-wise median of the rows
+        u = mean of the (n + 1) // 2 rows g_i with the smallest distances ||g_i - c||
+
+    Rows that are not finite are never averaged. If more than half of the rows are not finite, the result is NaN.
+
+    Use it when the number of attackers is unknown: fewer than half of the rows may be arbitrary. Avoid it when few
+    workers are expected to fail, because it drops half of the gradients in every step, and the mean of the rest has
+    more noise. Its price is a sort of each coordinate and one distance per row.
 
     Args:
-        axis_name: the axis over workers, each of which passes its own gradient; None (default) for gradients stacked
-            along the leading axis of each leaf.
-        layout: `"gather"` (default), or `"transpose"` to send two gradients in place of n - 1, see `coordinate_median`.
+        axis_name: Name of the axis over workers. Each worker then passes its own gradient. None (the default):
+            gradients have a leading axis, one row per worker.
+        layout: How workers exchange gradients. With "gather" each worker sends n - 1 gradients and holds n. With
+            "transpose" it sends about two and holds about one, in slices; this needs `axis_name`. Default: "gather".
 
     Returns:
-        An aggregator without state; `update` takes the extra argument `active`, booleans that say which rows take
-        part.
+        An aggregator without state. Its `update` takes the extra argument `active`: an array of booleans, one per row,
+        that says which rows take part.
 
     Raises:
-        ValueError: if `layout` is unknown.
+        ValueError: If `layout` is unknown, or is "transpose" without `axis_name`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -45,7 +53,7 @@ def aksel(*, axis_name: AxisName | None = None, layout: Layout = "gather") -> ag
         Array([1.1, 2. ], dtype=float32)
 
     Reference:
-        Boussetta et al., "AKSEL: Fast Byzantine SGD", 2020.
+        Boussetta et al., 2020 (OPODIS), not on arXiv
     """
 
     def rule(rows, *, active, total):

@@ -1,4 +1,4 @@
-"""Bucketing: means of small random groups of rows, before another rule aggregates them.
+"""Bucketing: averages small random groups of rows before another rule aggregates them.
 
 Karimireddy, He, Jaggi, "Byzantine-Robust Learning on Heterogeneous Datasets via Bucketing", 2020, arXiv:2006.09365.
 """
@@ -26,8 +26,8 @@ class BucketingState(NamedTuple):
     """State of `bucketing`.
 
     Attributes:
-        key: raw data of the key to draw the next groups with, equal on all workers.
-        inner: state of the rule that follows.
+        key: Raw data of the key that the next groups are drawn with. It is equal on all workers.
+        inner: State of the rule that follows.
     """
 
     key: jax.Array
@@ -40,13 +40,13 @@ def bucket_means(
     """Averages rows in groups.
 
     Args:
-        rows: a tree of stacked rows.
-        permutation: their order; each `size` consecutive ones are a group, the last may be smaller.
-        size: of a group.
-        active: which rows take part, all by default.
+        rows: A tree of stacked rows.
+        permutation: The order of the rows. Each `size` consecutive rows are a group; the last group may be smaller.
+        size: Number of rows in a group.
+        active: Which rows take part. Default: all.
 
     Returns:
-        The means, stacked, and which groups have one, or None for all.
+        The means, stacked, and which groups have an active row, or None if `active` is None.
     """
     count = len(permutation)
     buckets = -(-count // size)
@@ -78,24 +78,31 @@ def bucketing(
 ) -> aggregating.Aggregator:
     """Averages rows in small groups, drawn anew in each step, before another rule aggregates the means.
 
-    Means differ less than rows do, so that rules withstand attacks on workers whose data differ. One bad row spoils
-    the mean of its group: the number of arbitrary rows that the rule must withstand stays, of fewer.
+    The rule, for n rows g_i in a random order that is drawn in each step::
+
+        y_1 = mean of the first `size` rows, y_2 = mean of the next `size` rows, ...
+        u = aggregator(y_1, y_2, ...)
+
+    Use it when the workers' data differ: means differ less than rows do, so the rule that follows withstands attacks
+    better. Avoid it when attackers are many, because one arbitrary row spoils the mean of its group: the rule that
+    follows must withstand as many arbitrary rows as before, among only n / size rows.
 
     Args:
-        aggregator: the rule that follows, of stacked rows (without an axis name), for example `coordinate_median()`.
-        size: of a group, at least 1. None: 2. The last may be smaller.
-        key: an integer or a JAX key, equal on all workers.
-        axis_name: the axis over workers, each of which passes its own gradient; None (default) for gradients stacked
-            along the leading axis of each leaf.
-        layout: `"gather"` (default), or `"transpose"` to send two gradients in place of n - 1, see `coordinate_median`.
+        aggregator: The rule that follows, for stacked rows (without an axis name), for example `coordinate_median()`.
+        size: Number of rows in a group, at least 1. The last group may be smaller. Default: 2.
+        key: Seed of the random draws, an integer or a JAX key. Must be equal on all workers.
+        axis_name: Name of the axis over workers. Each worker then passes its own gradient. None (the default):
+            gradients have a leading axis, one row per worker.
+        layout: How workers exchange gradients. With "gather" each worker sends n - 1 gradients and holds n. With
+            "transpose" it sends about two and holds about one, in slices; this needs `axis_name`. Default: "gather".
 
     Returns:
-        An aggregator with a `BucketingState`; `update` takes the extra argument `active`, booleans that say which rows
-        take part.
+        An aggregator with a `BucketingState`. Its `update` takes the extra argument `active`: an array of booleans, one
+        per row, that says which rows take part.
 
     Raises:
-        ValueError: if `size` is not a positive integer, or with `layout="transpose"` the rule has a state or sees whole
-            rows only.
+        ValueError: If `size` is not a positive integer, or if `layout` is "transpose" and the rule that follows has a
+            state or needs whole rows.
 
     Example:
         >>> import optkit
@@ -106,8 +113,7 @@ def bucketing(
         Array([1., 1., 1.], dtype=float32)
 
     Reference:
-        Karimireddy, He, Jaggi, "Byzantine-Robust Learning on Heterogeneous Datasets via Bucketing", 2020,
-        arXiv:2006.09365.
+        arXiv:2006.09365
     """
     refuse_arrays(aggregator=aggregator, size=size)
     check_count("size", size)

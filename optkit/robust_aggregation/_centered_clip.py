@@ -1,4 +1,4 @@
-"""Centered clipping: a mean of differences from a center, each clipped to a radius.
+"""Centered clipping: averages the rows' differences from a center, each clipped to a radius.
 
 Karimireddy, He, Jaggi, "Learning from History for Byzantine Robust Optimization", 2020, arXiv:2012.10333: the center is
 the last aggregate, and workers send momenta.
@@ -28,7 +28,7 @@ class CenteredClipState(NamedTuple):
     """State of `centered_clip`.
 
     Attributes:
-        center: the last aggregate, shaped like the parameters; equal on all workers.
+        center: The last aggregate, shaped like the parameters. It is equal on all workers.
     """
 
     center: Any
@@ -43,25 +43,34 @@ def centered_clip(
 ) -> aggregating.Aggregator:
     """Adds to the last aggregate the mean of the rows' differences from it, each clipped to a radius.
 
-    No row moves the aggregate further than `iterations * radius / n`, whatever it holds; one that is not finite does
-    not move it, and where none is finite the aggregate is NaN from then on. Let workers send momenta (`robust_sgd`, or
-    `optax.ema` before it in each worker's chain): clipping alone does not withstand attacks that hide in the noise. The
-    aggregate follows at most `iterations * radius` a step: a radius that is far too small makes it lag.
+    The rule, for n rows g_i and the last aggregate v, which starts at zero::
+
+        clip(z) = z * min(1, radius / ||z||)
+        v = v + (clip(g_1 - v) + ... + clip(g_n - v)) / n        (`iterations` times)
+
+    No row moves the aggregate further than `iterations * radius / n`, whatever it contains. A row that is not finite
+    does not move it. If no row is finite, the aggregate is NaN in this and all later steps.
+
+    Use it when the number of attackers is unknown, and let the workers send momenta (`robust_sgd`, or `optax.ema`
+    before this rule in each worker's chain): clipping alone does not withstand attacks that hide in the noise of the
+    gradients. Avoid it when no scale of the gradients is known, because a radius that is far too small makes the
+    aggregate lag: it moves by at most `iterations * radius` per step. It keeps one number per parameter.
 
     Args:
-        radius: how far a row may pull, above 0, in units of the rows: the distance between honest rows. The authors'
-            script takes 100 for sums of gradients with `b1=0.9`, which is as much as 10 for averages.
-        iterations: how often the center is moved, at least 1. None: 1.
-        axis_name: the axis over workers, each of which passes its own gradient; None (default) for gradients stacked
-            along the leading axis of each leaf.
-        layout: `"gather"` (default), or `"transpose"` to send two gradients in place of n - 1, see `coordinate_median`.
+        radius: The largest length of a difference, above 0, in the unit of the rows. Take about the distance between
+            honest rows. The authors' script takes 100 for sums of gradients with `b1=0.9`, which is 10 for averages.
+        iterations: How often the center is moved per step, at least 1. Default: 1.
+        axis_name: Name of the axis over workers. Each worker then passes its own gradient. None (the default):
+            gradients have a leading axis, one row per worker.
+        layout: How workers exchange gradients. With "gather" each worker sends n - 1 gradients and holds n. With
+            "transpose" it sends about two and holds about one, in slices; this needs `axis_name`. Default: "gather".
 
     Returns:
-        An aggregator with a `CenteredClipState`; `update` takes the extra argument `active`, booleans that say which
-        rows have arrived: the others do not move the center.
+        An aggregator with a `CenteredClipState`. Its `update` takes the extra argument `active`: an array of booleans,
+        one per row, that says which rows have arrived. The others do not move the center, but still count in n.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: If an argument is out of its range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -73,7 +82,7 @@ def centered_clip(
         [1.6, 1.8]
 
     Reference:
-        Karimireddy, He, Jaggi, "Learning from History for Byzantine Robust Optimization", 2020, arXiv:2012.10333.
+        arXiv:2012.10333
     """
     check_range("radius", radius, 0.0, low_open=True)
     refuse_arrays(iterations=iterations)

@@ -1,7 +1,7 @@
-"""Comparative gradient elimination: the mean of the shortest rows.
+"""Comparative gradient elimination: averages the shortest rows.
 
 Gupta, Liu, Vaidya, "Byzantine Fault-Tolerant Distributed Machine Learning Using Stochastic Gradient Descent (SGD) and
-Norm-Based Comparative Gradient Elimination (CGE)", 2020, arXiv:2008.04699. The mean is that of public code.
+Norm-Based Comparative Gradient Elimination (CGE)", 2020, arXiv:2008.04699. It averages, as public code does.
 """
 
 import jax
@@ -20,21 +20,29 @@ __all__ = ["cge"]
 def cge(byzantine: int, *, axis_name: AxisName | None = None, layout: Layout = "gather") -> aggregating.Aggregator:
     """Averages the rows without the longest ones (comparative gradient elimination).
 
-    One norm a row: the cheapest rule. An attack that keeps its length passes: reversed gradients do. Rows that are not
-    finite count as the longest; if there are more of them than `byzantine`, the result is NaN.
+    The rule, for n rows g_i::
+
+        u = mean of the n - byzantine rows g_i with the smallest norms ||g_i||
+
+    Rows that are not finite count as the longest. If there are more of them than `byzantine`, the result is NaN.
+
+    Use it when it is enough to remove gradients that are too long: it is the cheapest rule, with one norm per row.
+    Avoid it when attackers may keep the length of their gradients, because it then drops none of them; reversed
+    gradients pass.
 
     Args:
-        byzantine: how many rows are dropped, at least 0; 0 gives the mean. More than twice as many rows are needed.
-        axis_name: the axis over workers, each of which passes its own gradient; None (default) for gradients stacked
-            along the leading axis of each leaf.
-        layout: `"gather"` (default), or `"transpose"` to send two gradients in place of n - 1, see `coordinate_median`.
+        byzantine: How many rows are dropped, at least 0; 0 gives the mean. There must be more than twice as many rows.
+        axis_name: Name of the axis over workers. Each worker then passes its own gradient. None (the default):
+            gradients have a leading axis, one row per worker.
+        layout: How workers exchange gradients. With "gather" each worker sends n - 1 gradients and holds n. With
+            "transpose" it sends about two and holds about one, in slices; this needs `axis_name`. Default: "gather".
 
     Returns:
-        An aggregator without state; `update` takes the extra argument `active`, booleans that say which rows take
-        part.
+        An aggregator without state. Its `update` takes the extra argument `active`: an array of booleans, one per row,
+        that says which rows take part.
 
     Raises:
-        ValueError: if an argument is out of its range; from `update`, if there are too few rows.
+        ValueError: If an argument is out of its range; from `update`, if there are too few rows.
 
     Example:
         >>> import jax.numpy as jnp
@@ -45,8 +53,7 @@ def cge(byzantine: int, *, axis_name: AxisName | None = None, layout: Layout = "
         Array([2., 1.], dtype=float32)
 
     Reference:
-        Gupta, Liu, Vaidya, "Byzantine Fault-Tolerant Distributed Machine Learning Using Stochastic Gradient Descent
-        (SGD) and Norm-Based Comparative Gradient Elimination (CGE)", 2020, arXiv:2008.04699.
+        arXiv:2008.04699
     """
     check_byzantine(byzantine)
 
@@ -64,7 +71,7 @@ METHODS = (
         name="cge",
         factory=cge,
         kind="aggregator",
-        summary="The mean of the workers' gradients without the longest.",
+        summary="The mean of the workers' gradients, without the longest ones.",
         paper=Paper(
             "Byzantine Fault-Tolerant Distributed Machine Learning Using Stochastic Gradient Descent (SGD) and"
             " Norm-Based Comparative Gradient Elimination (CGE)",

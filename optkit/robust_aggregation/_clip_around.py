@@ -1,4 +1,4 @@
-"""Clipping around a center: rows pull it by their differences from it, each clipped to a radius."""
+"""Clipping around a center: rows pull the center by their differences from it, each clipped to a radius."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def clip_around(
     active: jax.Array | None,
     total: Total,
 ) -> Any:
-    """Moves a center by clipped differences; rows that are not finite do not move it, and if none is, it is NaN."""
+    """Moves a center by clipped differences; rows that are not finite do not move it. If none is finite, it is NaN."""
 
     def iteration(_, center):
         norms = distances_from(rows, center, active, total)

@@ -1,4 +1,4 @@
-"""Distances between rows, and from a point, as robust rules rank them: infinite for what cannot be used."""
+"""Distances between rows, and from a point, as robust rules rank them: infinite for rows that cannot be used."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from optkit.core.workers.aggregation import Total, distances, squared_distances
 
 
 def distances_from(rows: Any, center: Any, active: jax.Array | None, total: Total) -> jax.Array:
-    """Returns distances from a point: infinite for rows that are absent or not finite.
+    """Returns distances from a point, which are infinite for rows that are absent or not finite.
 
-    Where workers hold slices, it sends sums of squares and no largest entries: distances beyond the square root of the
-    dtype's range are then infinite, or zero.
+    If workers hold slices, it sends sums of squares, and not the largest entries. Distances beyond the square root of
+    the dtype's range are then infinite, or zero.
     """
     if total.axis_name is None:
         apart = distances(rows, center, total)
@@ -23,12 +23,12 @@ def distances_from(rows: Any, center: Any, active: jax.Array | None, total: Tota
 
 
 def lengths(rows: Any, active: jax.Array | None, total: Total) -> jax.Array:
-    """Returns norms: infinite for rows that are absent or not finite, see `distances_from`."""
+    """Returns norms, which are infinite for rows that are absent or not finite; see `distances_from`."""
     return distances_from(rows, jax.tree.map(lambda x: jnp.zeros_like(x[0]), rows), active, total)
 
 
 def distances_between(rows: Any, active: jax.Array | None, total: Total) -> jax.Array:
-    """Returns distances of all pairs: infinite where one is absent or not finite, see `distances_from`."""
+    """Returns the distances of all pairs, which are infinite if a row is absent or not finite; see `distances_from`."""
     if total.axis_name is None:
         apart = jax.lax.map(lambda row: distances(rows, row, total), rows)
     else:

@@ -1,9 +1,9 @@
-"""Krum: the row whose nearest others are nearest.
+"""Krum: selects the row whose nearest neighbors are closest to it.
 
 Blanchard, El Mhamdi, Guerraoui, Stainer, "Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent",
-2017, arXiv:1703.02757 (there "Byzantine-Tolerant Machine Learning"). The default is the paper's score, squared
-distances summed over the n - f - 2 nearest; public codes sum distances (over n - f - 1 in one of them) or their fourth
-powers.
+2017, arXiv:1703.02757 (first version: "Byzantine-Tolerant Machine Learning"). The default score is the paper's: squared
+distances, summed over the n - f - 2 nearest rows. Public implementations sum distances (one of them over n - f - 1
+rows) or their fourth powers.
 """
 
 import jax
@@ -31,28 +31,37 @@ def krum(
     axis_name: AxisName | None = None,
     layout: Layout = "gather",
 ) -> aggregating.Aggregator:
-    """Takes the row that lies nearest to its nearest others (Krum), or the mean of several such rows (multi-Krum).
+    """Takes the row that is closest to its nearest neighbors (Krum), or the mean of several such rows (multi-Krum).
 
-    All pairs of rows are compared: n^2 operations a parameter. Rows that are not finite are never taken; where a score
-    lacks as many finite neighbours as it sums, the result is NaN. One row has the noise of one worker: take several. Do
-    not take it where workers' data differ much: it always chooses from the same group.
+    The rule, for n rows g_i::
+
+        s_i = sum of ||g_i - g_j||^power over the n - byzantine - 2 rows g_j nearest to g_i
+        u = mean of the `selected` rows g_i with the smallest scores s_i
+
+    Rows that are not finite are never selected. If a selected row has fewer finite neighbors than its score sums, the
+    result is NaN.
+
+    Use it when a known minority of the workers may send anything and whole gradients must be kept or dropped. Avoid it
+    when the workers' data differ much, because it then always selects from the same group. One row has the noise of one
+    worker, so select several. It compares all pairs of rows, which takes n^2 operations per parameter.
 
     Args:
-        byzantine: how many rows may be arbitrary, at least 0; more than twice as many and two more are needed.
-        selected: how many rows are averaged, at least 1. None: 1, Krum.
-        power: of the distances that a score sums, above 0; default 2, the paper's.
-        neighbors: over how many nearest others, at least 1; default the paper's, the number of rows less `byzantine`
-            less 2.
-        axis_name: the axis over workers, each of which passes its own gradient; None (default) for gradients stacked
-            along the leading axis of each leaf.
-        layout: `"gather"` (default), or `"transpose"` to send two gradients in place of n - 1, see `coordinate_median`.
+        byzantine: How many rows may be arbitrary, at least 0. There must be at least `2 * byzantine + 3` rows, unless
+            `neighbors` is given.
+        selected: How many rows are averaged, at least 1. Default: 1, which is Krum.
+        power: Exponent of the distances that a score sums, above 0. Default: 2, as in the paper.
+        neighbors: Over how many nearest rows a score sums, at least 1. Default: n - byzantine - 2, as in the paper.
+        axis_name: Name of the axis over workers. Each worker then passes its own gradient. None (the default):
+            gradients have a leading axis, one row per worker.
+        layout: How workers exchange gradients. With "gather" each worker sends n - 1 gradients and holds n. With
+            "transpose" it sends about two and holds about one, in slices; this needs `axis_name`. Default: "gather".
 
     Returns:
-        An aggregator without state; `update` takes the extra argument `active`, booleans that say which rows take
-        part.
+        An aggregator without state. Its `update` takes the extra argument `active`: an array of booleans, one per row,
+        that says which rows take part.
 
     Raises:
-        ValueError: if an argument is out of its range; from `update`, if there are too few rows.
+        ValueError: If an argument is out of its range; from `update`, if there are too few rows.
 
     Example:
         >>> import optkit
@@ -62,8 +71,7 @@ def krum(
         Array([1.1, 2. ], dtype=float32)
 
     Reference:
-        Blanchard et al., "Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent", 2017,
-        arXiv:1703.02757.
+        arXiv:1703.02757
     """
     check_byzantine(byzantine)
     refuse_arrays(selected=selected, neighbors=neighbors)
@@ -98,7 +106,7 @@ METHODS = (
         name="krum",
         factory=krum,
         kind="aggregator",
-        summary="The workers' gradients that lie nearest to their nearest others.",
+        summary="The gradient, or the mean of several, that is closest to its nearest neighbors.",
         paper=Paper(
             "Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent",
             "Blanchard et al.",

@@ -19,23 +19,34 @@ __all__ = ["meamed"]
 
 
 def meamed(byzantine: int, *, axis_name: AxisName | None = None, layout: Layout = "gather") -> aggregating.Aggregator:
-    """Averages each coordinate over the values nearest to its median (MeaMed).
+    """Averages each coordinate over the values that are nearest to its median (MeaMed).
 
-    It keeps one value for each honest row, more than the trimmed mean, and no kept value is further from the median
-    than an honest one; NaN counts as infinitely far.
+    The rule, for each coordinate of n rows, with the lower of the two middle values as the median of an even number::
+
+        c = median of the n values
+        u = mean of the n - byzantine values nearest to c
+
+    It keeps one value per honest row, more than `trimmed_mean` does, and no kept value is further from the median than
+    the furthest honest one. NaN counts as infinitely far.
+
+    Use it when a known minority of the workers may send anything and the trimmed mean is too noisy. Avoid it when the
+    workers' data differ much, because it then drops honest values; mix neighbors first (`nearest_neighbor_mixing`). Its
+    price is a sort of each coordinate.
 
     Args:
-        byzantine: how many values are dropped, at least 0; 0 gives the mean. More than twice as many rows are needed.
-        axis_name: the axis over workers, each of which passes its own gradient; None (default) for gradients stacked
-            along the leading axis of each leaf.
-        layout: `"gather"` (default), or `"transpose"` to send two gradients in place of n - 1, see `coordinate_median`.
+        byzantine: How many values of each coordinate are dropped, at least 0; 0 gives the mean. There must be more than
+            twice as many rows.
+        axis_name: Name of the axis over workers. Each worker then passes its own gradient. None (the default):
+            gradients have a leading axis, one row per worker.
+        layout: How workers exchange gradients. With "gather" each worker sends n - 1 gradients and holds n. With
+            "transpose" it sends about two and holds about one, in slices; this needs `axis_name`. Default: "gather".
 
     Returns:
-        An aggregator without state; `update` takes the extra argument `active`, booleans that say which rows take
-        part.
+        An aggregator without state. Its `update` takes the extra argument `active`: an array of booleans, one per row,
+        that says which rows take part.
 
     Raises:
-        ValueError: if an argument is out of its range; from `update`, if there are too few rows.
+        ValueError: If an argument is out of its range; from `update`, if there are too few rows.
 
     Example:
         >>> import jax.numpy as jnp
@@ -46,7 +57,7 @@ def meamed(byzantine: int, *, axis_name: AxisName | None = None, layout: Layout 
         Array([2., 2.], dtype=float32)
 
     Reference:
-        Xie, Koyejo, Gupta, "Generalized Byzantine-tolerant SGD", 2018, arXiv:1802.10116.
+        arXiv:1802.10116
     """
 
     def lower_median(ordered: list[jax.Array], count: Any, dropped: Any) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Means around a center: of each coordinate, over those of the values that are nearest to it."""
+"""Means around a center: each coordinate is averaged over the values that are nearest to a center."""
 
 from collections.abc import Callable
 
@@ -18,11 +18,11 @@ def mean_around(
     """Makes an aggregator that averages each coordinate over the values nearest to a center.
 
     Args:
-        method: the public name of the aggregator.
-        center: makes the center of the sorted values, their number, and how many of them are dropped.
-        byzantine: how many values are dropped.
-        axis_name: as for `aggregator_of_rows`.
-        layout: as for `aggregator_of_rows`.
+        method: The public name of the aggregator.
+        center: A function that computes the center from the sorted values, their number, and how many are dropped.
+        byzantine: How many values are dropped.
+        axis_name: See `aggregator_of_rows`.
+        layout: See `aggregator_of_rows`.
     """
     check_byzantine(byzantine)
 
@@ -35,7 +35,7 @@ def mean_around(
         kept = count - dropped
 
         def mean(x):
-            # The nearest values are neighbours in their order: those above replace those below while they are nearer.
+            # The nearest values are adjacent once sorted: values above replace values below as long as they are nearer.
             ordered = sort_coordinates(x, active)
             middle = center(ordered, count, dropped)
             distances = [jnp.abs(value - middle) for value in ordered]

@@ -1,8 +1,8 @@
-"""MoNNA: local momentum, and averages over the parameters nearest to a worker's own.
+"""MoNNA: local momentum, and averages of the parameters that are nearest to a worker's own.
 
 Farhadkhani, Guerraoui, Gupta, Hoang, Pinot, Stephan, "Robust Collaborative Learning with Linear Gradient Overhead",
-2022, arXiv:2209.10931. There a worker averages n - 2 f of the n - f vectors that it receives first; here nobody is
-late, and it averages n - f of n.
+2022, arXiv:2209.10931. In the paper a worker averages n - 2 f of the n - f vectors that it receives first; here no
+message is late, and it averages n - f of n.
 """
 
 import jax
@@ -33,28 +33,36 @@ def monna(
     axis_name: AxisName,
     mixing: Mixing | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Descends along each worker's own momentum, and averages the parameters nearest to its own (MoNNA).
+    """Takes a local momentum step, then averages the parameters that are nearest to the worker's own (MoNNA).
 
-    There is no server to trust. It replaces parameters: weight decay goes into the loss, as in the paper. Workers'
-    parameters stay apart by about the learning rate: report the mean of those that are trusted. Do not take it where
-    nobody may be wrong: `gossip` sends less on sparse topologies and keeps the mean.
+    The update rule, where a worker receives h vectors from its neighbors, its own y included::
+
+        m = b1 * m + (1 - b1) * g
+        y = x - lr * m
+        x = mean of the h - byzantine received vectors nearest to y
+
+    It replaces parameters, so put weight decay into the loss, as in the paper. Workers' parameters stay apart by about
+    the learning rate; report the mean of those that are trusted.
+
+    Use it when there is no server to trust and some workers may send anything. Avoid it when all workers are trusted,
+    because `gossip` sends less on sparse topologies and keeps the mean. A step sends the parameters once in each round
+    of the topology: n - 1 times on a complete one.
 
     Args:
-        learning_rate: a positive number or a schedule.
-        topology: who hears whom; the paper's is `complete`.
-        byzantine: how many of those that a worker hears it leaves out, at least 0; with its own value it needs more
-            than twice as many.
-        b1: decay of the momentum, in [0, 1); default 0.99.
-        axis_name: the axis over workers.
-        mixing: how values are mixed; default `robust_mix(nearest_neighbor_average(byzantine))`. With
-            `robust_mix(self_centered_clip(radius, 3))` it is the self-centered clipping of the paper's comparison.
+        learning_rate: The learning rate, a positive number or a schedule.
+        topology: Which workers exchange messages, from `optkit.topology`. The paper's is `complete`.
+        byzantine: How many of the received vectors a worker leaves out, at least 0. It needs more than twice as many
+            vectors, its own included.
+        b1: Decay rate of the momentum, in [0, 1). Default: 0.99.
+        axis_name: Name of the axis over workers.
+        mixing: How values are mixed. Default: `robust_mix(nearest_neighbor_average(byzantine))`. With
+            `robust_mix(self_centered_clip(radius, 3))` it is the self-centered clipping that the paper compares with.
 
     Returns:
-        An optimizer that takes the extra argument `links`, see `mix`; its state is one number a parameter. A step sends
-        the parameters once in each round of the topology, on a complete one n - 1 times.
+        An optimizer that takes the extra argument `links`, see `mix`. Its state is one number per parameter.
 
     Raises:
-        ValueError: if an argument is out of its range; from `update`, if a worker hears too few.
+        ValueError: If an argument is out of its range; from `update`, if a worker receives too few vectors.
 
     Example:
         >>> import jax.numpy as jnp
@@ -68,7 +76,7 @@ def monna(
         Array([2., 2., 2.], dtype=float32)
 
     Reference:
-        Farhadkhani et al., "Robust Collaborative Learning with Linear Gradient Overhead", 2022, arXiv:2209.10931.
+        arXiv:2209.10931
     """
     refuse_arrays(topology=topology, axis_name=axis_name, mixing=mixing)
     check_range("b1", b1, 0.0, 1.0, high_open=True)
@@ -93,7 +101,7 @@ METHODS = (
         name="monna",
         factory=monna,
         kind="optimizer",
-        summary="Local momentum, and means of the parameters nearest to a worker's own, without a server.",
+        summary="Local momentum, then the mean of the parameters nearest to a worker's own, without a server.",
         paper=COLLABORATIVE,
         example={"learning_rate": 2e-3, "topology": complete(8), "byzantine": 2, "axis_name": "workers"},
         grid=1.0,

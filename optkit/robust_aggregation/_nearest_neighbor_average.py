@@ -1,4 +1,4 @@
-"""Nearest-neighbour averaging: the mean of the rows nearest to a worker's own value.
+"""Nearest-neighbor averaging: averages the rows that are nearest to a worker's own value.
 
 Farhadkhani, Guerraoui, Gupta, Hoang, Pinot, Stephan, "Robust Collaborative Learning with Linear Gradient Overhead",
 2022, arXiv:2209.10931.
@@ -21,22 +21,30 @@ __all__ = ["nearest_neighbor_average"]
 
 
 def nearest_neighbor_average(byzantine: int) -> aggregating.Aggregator:
-    """Averages what is nearest to a worker's own value among what it hears, its own included.
+    """Averages the received values that are nearest to a worker's own value, which is included.
 
-    A rule for gossip: `robust_mix(nearest_neighbor_average(byzantine))`, the mixing of `monna`, calls it with the
-    worker's own value, so results differ between workers. What is not finite is never taken; where too little
-    is, or the own value is not, the result is NaN.
+    The rule, for h values x_j that a worker receives, its own value x included::
+
+        x = mean of the h - byzantine values x_j with the smallest distances ||x_j - x||
+
+    Values that are not finite are never averaged. If too few are finite, or the worker's own value is not, the result
+    is NaN.
+
+    Use it for gossip, as `robust_mix(nearest_neighbor_average(byzantine))`, which passes the worker's own value and is
+    the default of `monna`. Avoid it when there is a server, because the results of workers differ; take `trimmed_mean`
+    there.
 
     Args:
-        byzantine: how many rows are left out, at least 0; 0 gives the mean. More than twice as many rows are needed.
+        byzantine: How many values are left out, at least 0; 0 gives the mean. There must be more than twice as many
+            rows.
 
     Returns:
-        An aggregator of stacked rows without state. Its `update` needs the extra argument `own`, a tree shaped like a
-        row, and takes `active`, booleans that say which rows take part.
+        An aggregator of stacked rows, without state. Its `update` needs the extra argument `own`, a tree shaped like a
+        row, and takes `active`, an array of booleans, one per row, that says which rows take part.
 
     Raises:
-        ValueError: if `byzantine` is out of its range; from `update`, if there are too few rows.
-        TypeError: from `update`, without `own`.
+        ValueError: If `byzantine` is out of its range; from `update`, if there are too few rows.
+        TypeError: From `update`, if `own` is missing.
 
     Example:
         >>> import optkit
@@ -46,7 +54,7 @@ def nearest_neighbor_average(byzantine: int) -> aggregating.Aggregator:
         Array([0.3, 0. ], dtype=float32)
 
     Reference:
-        Farhadkhani et al., "Robust Collaborative Learning with Linear Gradient Overhead", 2022, arXiv:2209.10931.
+        arXiv:2209.10931
     """
     check_byzantine(byzantine)
 
@@ -76,7 +84,7 @@ METHODS = (
         name="nearest_neighbor_average",
         factory=nearest_neighbor_average,
         kind="function",
-        summary="The mean of what a worker hears that is nearest to its own value, for gossip with `robust_mix`.",
+        summary="The mean of the received values nearest to a worker's own, for gossip with `robust_mix`.",
         paper=COLLABORATIVE,
         also_known_as=("NNA", "nearest neighbor averaging", "cva"),
     ),

@@ -1,4 +1,4 @@
-"""Nearest-neighbour mixing: each row becomes the mean of the rows nearest to it, before another rule aggregates them.
+"""Nearest-neighbor mixing: replaces each row by the mean of the rows nearest to it before another rule aggregates them.
 
 Allouah, Farhadkhani, Guerraoui, Gupta, Pinot, Stephan, "Fixing by Mixing: A Recipe for Optimal Byzantine ML under
 Heterogeneity", 2023, arXiv:2302.01772.
@@ -30,24 +30,31 @@ def nearest_neighbor_mixing(
 ) -> aggregating.Aggregator:
     """Replaces each row by the mean of the rows nearest to it, before another rule aggregates them.
 
-    Honest rows come closer to each other, so that rules withstand attacks on workers whose data differ. All pairs of
-    rows are compared: n^2 operations a parameter, and as many to mix.
+    The rule, for n rows g_i::
+
+        y_i = mean of the n - byzantine rows g_j nearest to g_i, itself included
+        u = aggregator(y_1, ..., y_n)
+
+    Use it when the workers' data differ: honest rows come closer to each other, so that the rule that follows
+    withstands attacks. Avoid it when gradients are large and workers are many, because it compares all pairs of rows,
+    which takes n^2 operations per parameter, and as many again to mix them.
 
     Args:
-        aggregator: the rule that follows, of stacked rows (without an axis name), for example `trimmed_mean(1)`.
-        byzantine: how many rows each mean leaves out, at least 0; more than twice as many rows are needed. Rows that
-            are not finite are always left out; if there are more of them, the result is NaN.
-        axis_name: the axis over workers, each of which passes its own gradient; None (default) for gradients stacked
-            along the leading axis of each leaf.
-        layout: `"gather"` (default), or `"transpose"` to send two gradients in place of n - 1, see `coordinate_median`.
+        aggregator: The rule that follows, for stacked rows (without an axis name), for example `trimmed_mean(1)`.
+        byzantine: How many rows each mean leaves out, at least 0. There must be more than twice as many rows. Rows that
+            are not finite are always left out; if there are more of them than `byzantine`, the result is NaN.
+        axis_name: Name of the axis over workers. Each worker then passes its own gradient. None (the default):
+            gradients have a leading axis, one row per worker.
+        layout: How workers exchange gradients. With "gather" each worker sends n - 1 gradients and holds n. With
+            "transpose" it sends about two and holds about one, in slices; this needs `axis_name`. Default: "gather".
 
     Returns:
-        An aggregator with the state of the rule that follows; `update` takes the extra argument `active`, booleans
-        that say which rows take part.
+        An aggregator with the state of the rule that follows. Its `update` takes the extra argument `active`: an array
+        of booleans, one per row, that says which rows take part.
 
     Raises:
-        ValueError: if an argument is out of its range, or with `layout="transpose"` the rule has a state or sees whole
-            rows only; from `update`, if there are too few rows.
+        ValueError: If an argument is out of its range, or if `layout` is "transpose" and the rule that follows has a
+            state or needs whole rows; from `update`, if there are too few rows.
 
     Example:
         >>> import optkit
@@ -57,8 +64,7 @@ def nearest_neighbor_mixing(
         Array([3., 2.], dtype=float32)
 
     Reference:
-        Allouah et al., "Fixing by Mixing: A Recipe for Optimal Byzantine ML under Heterogeneity", 2023,
-        arXiv:2302.01772.
+        arXiv:2302.01772
     """
     check_byzantine(byzantine)
     refuse_arrays(aggregator=aggregator)
@@ -102,7 +108,7 @@ METHODS = (
         name="nearest_neighbor_mixing",
         factory=nearest_neighbor_mixing,
         kind="aggregator",
-        summary="Replaces each worker's gradient by the mean of those nearest to it before a robust rule.",
+        summary="Replaces each worker's gradient by the mean of those nearest to it, before a robust rule.",
         paper=Paper(
             "Fixing by Mixing: A Recipe for Optimal Byzantine ML under Heterogeneity",
             "Allouah et al.",

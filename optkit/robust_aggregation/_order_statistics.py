@@ -10,17 +10,17 @@ from optkit.core.workers.aggregation import mean_of_rows, nan_unless, replace_ro
 
 
 def smallest(values: jax.Array, count: Any) -> jax.Array:
-    """Marks the smallest values along the last axis, of equal ones the first."""
+    """Marks the smallest values along the last axis; of equal values, the first ones."""
     return jnp.argsort(jnp.argsort(values, stable=True), stable=True) < count
 
 
 def mean_of_smallest(rows: Any, values: jax.Array, count: Any) -> Any:
-    """Averages the rows with the smallest values; NaN where a value that it needs is infinite.
+    """Averages the rows with the smallest values; the result is NaN if one of those values is infinite.
 
     Args:
-        rows: a tree of stacked rows.
-        values: a number for each, infinite for rows that cannot be used.
-        count: how many are averaged.
+        rows: A tree of stacked rows.
+        values: One number per row, infinite for rows that cannot be used.
+        count: How many rows are averaged.
 
     Returns:
         A tree shaped like a row.
@@ -31,7 +31,7 @@ def mean_of_smallest(rows: Any, values: jax.Array, count: Any) -> Any:
 
 
 def sort_coordinates(rows: jax.Array, active: jax.Array | None) -> list[jax.Array]:
-    """Sorts each coordinate over the rows; NaN, and what is absent, counts as infinite."""
+    """Sorts each coordinate over the rows; NaN and absent rows count as infinite."""
     if active is not None:
         rows = replace_rows(rows, active, jnp.inf)
     return sort_rows(jnp.where(jnp.isnan(rows), jnp.inf, rows))
@@ -43,9 +43,9 @@ def entry(ordered: list[jax.Array], index: Any) -> jax.Array:
 
 
 def mean_between(ordered: list[jax.Array], start: Any, size: Any) -> jax.Array:
-    """Averages so many of the sorted values from a place on, which may differ between coordinates.
+    """Averages `size` sorted values from position `start` on; both may differ between coordinates.
 
-    NaN where one of them is not finite, as those are that stand for NaN and for rows that are absent.
+    The result is NaN if one of these values is not finite: infinite values stand for NaN and for absent rows.
     """
     kept = [jnp.where((k >= start) & (k < start + size), x, 0) for k, x in enumerate(ordered)]
     mean = functools.reduce(jnp.add, kept) / jnp.asarray(size, ordered[0].dtype)

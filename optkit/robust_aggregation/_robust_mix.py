@@ -1,6 +1,6 @@
-"""Robust mixing: in gossip, each worker aggregates what it hears by a robust rule in place of a weighted mean.
+"""Robust mixing: in gossip, each worker aggregates what it receives by a robust rule in place of a weighted mean.
 
-Any aggregator without state serves; those that start from a worker's own value are He, Karimireddy, Jaggi,
+Any aggregator without state can be used. Two of them start from a worker's own value: He, Karimireddy, Jaggi,
 "Byzantine-Robust Decentralized Learning via ClippedGossip", 2022, arXiv:2202.01545, and Farhadkhani et al., "Robust
 Collaborative Learning with Linear Gradient Overhead", 2022, arXiv:2209.10931.
 """
@@ -22,22 +22,28 @@ __all__ = ["robust_mix"]
 
 
 def robust_mix(aggregator: aggregating.Aggregator) -> Mixing:
-    """Makes a mixing of an aggregator: a worker aggregates its own value and those that it hears from its neighbours.
+    """Makes a mixing from an aggregator, which each worker applies to its own value and to those of its neighbors.
 
-    The topology says who hears whom; its weights do not count. The mean over workers does not stay. A worker sends one
-    message, a `collective-permute`, for each of `topology.rounds`; where everyone hears everyone it is one
-    `all-gather`.
+    The rule, for the values x_j that worker i receives from its neighbors j::
+
+        x_i = aggregator(x_i and all x_j)
+
+    The topology says which workers exchange values; its weights are ignored.
+
+    Use it when some workers of a decentralized method may send anything. Avoid it when all workers are trusted, because
+    it changes the mean over workers, which `mix` keeps. A worker sends one message, a `collective-permute`, for each of
+    `topology.rounds`; on a complete topology, all messages are one `all-gather`.
 
     Args:
-        aggregator: a rule of stacked rows without state, for example `trimmed_mean(1)`. It gets the extra arguments
-            `active`, which rows were heard, and `own`, the worker's value, which `nearest_neighbor_average` and
-            `self_centered_clip` start from.
+        aggregator: A rule for stacked rows, without state, for example `trimmed_mean(1)`. It receives the extra
+            arguments `active`, which rows were received, and `own`, the worker's own value, from which
+            `nearest_neighbor_average` and `self_centered_clip` start.
 
     Returns:
-        A mixing; `links` are left out where they fail, and a worker always hears itself.
+        A mixing. It leaves out the messages that fail according to `links`; a worker always keeps its own value.
 
     Raises:
-        ValueError: if the aggregator has a state.
+        ValueError: If the aggregator has a state.
 
     Example:
         >>> import optkit
@@ -47,7 +53,7 @@ def robust_mix(aggregator: aggregating.Aggregator) -> Mixing:
         Array([2., 2., 3., 3.], dtype=float32)
 
     Reference:
-        He, Karimireddy, Jaggi, "Byzantine-Robust Decentralized Learning via ClippedGossip", 2022, arXiv:2202.01545.
+        arXiv:2202.01545
     """
     if not is_stateless(aggregator):
         raise ValueError("robust_mix needs an aggregator without state, for example trimmed_mean(1)")
@@ -73,7 +79,7 @@ def robust_mix(aggregator: aggregating.Aggregator) -> Mixing:
 
 
 def _hear(own, topology, index, axis_name, links):
-    """Stacks what a worker hears in a step of a period, and says which rows are messages; None for all."""
+    """Stacks what a worker receives in one step of a period, and says which rows are messages; None if all are."""
     matrix, worker = topology.matrices[index], jax.lax.axis_index(axis_name)
     if np.all(matrix + np.eye(topology.size) != 0):
         rows = jax.tree.map(lambda x: jax.lax.all_gather(x, axis_name), own)
@@ -99,7 +105,7 @@ METHODS = (
         name="robust_mix",
         factory=robust_mix,
         kind="function",
-        summary="A mixing for gossip in which each worker aggregates what it hears by a robust rule.",
+        summary="A mixing for gossip in which each worker aggregates what it receives by a robust rule.",
         paper=CLIPPED_GOSSIP,
     ),
 )

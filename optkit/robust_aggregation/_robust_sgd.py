@@ -21,19 +21,25 @@ __all__ = ["per_row", "robust_sgd"]
 
 
 def per_row(inner: optax.GradientTransformation, rows: int) -> optax.GradientTransformationExtraArgs:
-    """Runs a transformation on each of several stacked rows, with a state for each: simulates workers of a server.
+    """Runs a transformation on each of several stacked rows, with a separate state for each.
 
-    Over a named axis each worker runs `inner` itself.
+    The rule, for each row i with its state s_i::
+
+        u_i, s_i = inner(g_i, s_i)
+
+    Use it when one process simulates the workers of a server, as rows of a leading axis. Avoid it when workers have a
+    named axis, because each worker then runs `inner` itself. It keeps one state of `inner` per row.
 
     Args:
-        inner: a transformation of one worker's gradients, for example `optax.ema(0.9, debias=False)`.
-        rows: how many there are, at least 1.
+        inner: A transformation of one worker's gradients, for example `optax.ema(0.9, debias=False)`.
+        rows: Number of rows, at least 1.
 
     Returns:
-        A transformation of gradients with a leading axis, which stays. Its state is that of `inner` with such an axis.
+        A transformation of gradients with a leading axis, which the updates have too. Its state is that of `inner` with
+        a leading axis.
 
     Raises:
-        ValueError: if `rows` is not a positive integer.
+        ValueError: If `rows` is not a positive integer.
 
     Example:
         >>> import jax.numpy as jnp
@@ -69,27 +75,36 @@ def robust_sgd(
     summed: bool = False,
     workers: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Descends along what an aggregator makes of the workers' gradients, or of their momenta.
+    """SGD along a robust aggregate of the workers' gradients, or of their momenta.
 
-    Momenta differ less between honest workers than gradients do, and attacks cannot hide in their noise for long: any
-    median-like rule gains by them. Between trusted workers the mean has less noise.
+    The update rule, for the gradients g_1, ..., g_n of n workers::
+
+        m_i = b1 * m_i + (1 - b1) * g_i          (with `b1`; otherwise m_i = g_i)
+        u = aggregator(m_1, ..., m_n)
+        x = x - lr * (u + wd * x)
+
+    Use it with `b1` when some workers may attack: momenta of honest workers differ less than their gradients do, so
+    that attacks cannot hide in the noise for long, and any rule that resembles a median profits. Avoid it when all
+    workers are trusted, because their mean has less noise. With `b1` it keeps one number per parameter on each worker.
 
     Args:
-        learning_rate: a positive number or a schedule.
-        aggregator: the rule, for example `centered_clip(radius)`; its `axis_name` says whether gradients have a leading
-            axis, or each worker passes its own.
-        b1: decay of the momentum that a worker sends in place of its gradient, in [0, 1); default none.
-        weight_decay: strength of the decoupled decay, at least 0; default 0.
-        mask: tree of booleans, or a function that makes it from the parameters: the leaves that decay. All by default.
-        summed: sends sums `m = b1 m + g`, as the authors' code, in place of averages `m = b1 m + (1 - b1) g` (default).
-        workers: with `b1`, the number of rows where gradients are stacked; None (default) where each worker passes its
-            own.
+        learning_rate: The learning rate, a positive number or a schedule.
+        aggregator: The aggregation rule, for example `centered_clip(radius)`. Its `axis_name` says whether gradients
+            have a leading axis, or each worker passes its own.
+        b1: Decay rate of the momentum, in [0, 1). A worker sends its momentum in place of its gradient. Default: None,
+            which sends gradients.
+        weight_decay: Strength of the decoupled weight decay, at least 0. Default: 0.
+        mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
+        summed: Whether the momentum is the sum `m = b1 * m + g`, as in the authors' code, and not the average
+            `m = b1 * m + (1 - b1) * g`. Default: False.
+        workers: With `b1`, the number of rows if gradients have a leading axis. None (the default): each worker passes
+            its own gradient.
 
     Returns:
-        An optimizer; its state is that of the aggregator and one number a parameter and worker with `b1`.
+        An optimizer. Its state is that of the aggregator and, with `b1`, one number per parameter and worker.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: If an argument is out of its range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -101,7 +116,7 @@ def robust_sgd(
         Array([-1.5, -1. ], dtype=float32)
 
     Reference:
-        Karimireddy, He, Jaggi, "Learning from History for Byzantine Robust Optimization", 2020, arXiv:2012.10333.
+        arXiv:2012.10333
     """
     refuse_arrays(aggregator=aggregator, mask=mask, summed=summed, workers=workers)
     check_range("b1", b1, 0.0, 1.0, high_open=True)

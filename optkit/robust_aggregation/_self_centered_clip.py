@@ -1,8 +1,8 @@
-"""Self-centered clipping: a worker's value, moved by its neighbours' differences from it, each clipped to a radius.
+"""Self-centered clipping: moves a worker's value by its neighbors' differences from it, each clipped to a radius.
 
-He, Karimireddy, Jaggi, "Byzantine-Robust Decentralized Learning via ClippedGossip", 2022, arXiv:2202.01545, in the
-form, with equal weights and several iterations, of the code of Farhadkhani et al., "Robust Collaborative Learning with
-Linear Gradient Overhead", 2022, arXiv:2209.10931.
+He, Karimireddy, Jaggi, "Byzantine-Robust Decentralized Learning via ClippedGossip", 2022, arXiv:2202.01545, in the form
+of the code of Farhadkhani et al., "Robust Collaborative Learning with Linear Gradient Overhead", 2022,
+arXiv:2209.10931, which has equal weights and several iterations.
 """
 
 import jax
@@ -22,22 +22,31 @@ __all__ = ["self_centered_clip"]
 
 
 def self_centered_clip(radius: jax.typing.ArrayLike, iterations: int | None = None) -> aggregating.Aggregator:
-    """Adds to a worker's own value the mean of what it hears less that, each difference clipped to a radius.
+    """Adds to a worker's value the mean of the received values' differences from it, each clipped to a radius.
 
-    A rule for gossip: `robust_mix(self_centered_clip(radius))` calls it with the worker's own value, so results differ
-    between workers. What is not finite, or not heard, does not move it, and if nothing is finite it is NaN.
+    The rule, for h values x_j that a worker receives, its own value x included::
+
+        clip(z) = z * min(1, radius / ||z||)
+        x = x + (clip(x_1 - x) + ... + clip(x_h - x)) / h        (`iterations` times)
+
+    Values that are not finite, or were not received, do not move x. If none is finite, the result is NaN.
+
+    Use it for gossip, as `robust_mix(self_centered_clip(radius))`, which passes the worker's own value. Avoid it when
+    no distance between honest workers is known, because a radius that is far too small keeps them apart, and one that
+    is too large admits attacks. Avoid it also when there is a server, because the results of workers differ; take
+    `centered_clip` there.
 
     Args:
-        radius: how far one neighbour may pull, above 0, in units of the parameters.
-        iterations: how often the value is moved, at least 1. None: 1.
+        radius: The largest length of a difference, above 0, in the unit of the parameters.
+        iterations: How often the value is moved, at least 1. Default: 1.
 
     Returns:
-        An aggregator of stacked rows without state. Its `update` needs the extra argument `own`, a tree shaped like a
-        row, and takes `active`, booleans that say which rows take part.
+        An aggregator of stacked rows, without state. Its `update` needs the extra argument `own`, a tree shaped like a
+        row, and takes `active`, an array of booleans, one per row, that says which rows take part.
 
     Raises:
-        ValueError: if an argument is out of its range.
-        TypeError: from `update`, without `own`.
+        ValueError: If an argument is out of its range.
+        TypeError: From `update`, if `own` is missing.
 
     Example:
         >>> import jax.numpy as jnp
@@ -48,7 +57,7 @@ def self_centered_clip(radius: jax.typing.ArrayLike, iterations: int | None = No
         Array([0.8, 0.8], dtype=float32)
 
     Reference:
-        He, Karimireddy, Jaggi, "Byzantine-Robust Decentralized Learning via ClippedGossip", 2022, arXiv:2202.01545.
+        arXiv:2202.01545
     """
     check_range("radius", radius, 0.0, low_open=True)
     refuse_arrays(iterations=iterations)
@@ -79,7 +88,7 @@ METHODS = (
         name="self_centered_clip",
         factory=self_centered_clip,
         kind="function",
-        summary="Adds to a worker's value its neighbours' clipped differences from it, for gossip with `robust_mix`.",
+        summary="Adds to a worker's value its neighbors' clipped differences from it, for gossip with `robust_mix`.",
         paper=CLIPPED_GOSSIP,
         also_known_as=("ClippedGossip", "SSClip", "self-centered clipping"),
     ),

@@ -20,25 +20,33 @@ __all__ = ["trimmed_mean"]
 def trimmed_mean(
     byzantine: int, *, axis_name: AxisName | None = None, layout: Layout = "gather"
 ) -> aggregating.Aggregator:
-    """Averages each coordinate over the rows, without its largest and its smallest values.
+    """Averages each coordinate over the rows, without its largest and smallest values.
 
-    Each coordinate lies between the smallest and the largest honest value, whatever as many rows as `byzantine` hold;
-    NaN counts as the largest value. Do not take it where workers' data differ much: what is trimmed are then honest
-    workers; mix neighbours first (`nearest_neighbor_mixing`).
+    The rule, for each coordinate of n rows g_i, sorted so that g_(1) <= ... <= g_(n), with f = byzantine::
+
+        u = (g_(f+1) + ... + g_(n-f)) / (n - 2 * f)
+
+    Each coordinate of the result lies between the smallest and the largest honest value, whatever `byzantine` of the
+    rows contain. NaN counts as the largest value.
+
+    Use it when a known minority of the workers may send anything. Avoid it when the workers' data differ much, because
+    it then trims honest workers; mix neighbors first (`nearest_neighbor_mixing`). Its price is a sort of each
+    coordinate.
 
     Args:
-        byzantine: how many values are dropped at each end, at least 0; 0 gives the mean. More than twice as many rows
-            are needed.
-        axis_name: the axis over workers, each of which passes its own gradient; None (default) for gradients stacked
-            along the leading axis of each leaf.
-        layout: `"gather"` (default), or `"transpose"` to send two gradients in place of n - 1, see `coordinate_median`.
+        byzantine: How many values are dropped at each end, at least 0; 0 gives the mean. There must be more than twice
+            as many rows.
+        axis_name: Name of the axis over workers. Each worker then passes its own gradient. None (the default):
+            gradients have a leading axis, one row per worker.
+        layout: How workers exchange gradients. With "gather" each worker sends n - 1 gradients and holds n. With
+            "transpose" it sends about two and holds about one, in slices; this needs `axis_name`. Default: "gather".
 
     Returns:
-        An aggregator without state; `update` takes the extra argument `active`, booleans that say which rows take
-        part. Of few active ones it drops fewer, so that one or two stay.
+        An aggregator without state. Its `update` takes the extra argument `active`: an array of booleans, one per row,
+        that says which rows take part. If few rows are active, it drops fewer, so that one or two remain.
 
     Raises:
-        ValueError: if an argument is out of its range; from `update`, if there are too few rows.
+        ValueError: If an argument is out of its range; from `update`, if there are too few rows.
 
     Example:
         >>> import optkit
@@ -48,7 +56,7 @@ def trimmed_mean(
         Array([3.5, 1.5], dtype=float32)
 
     Reference:
-        Yin et al., "Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates", 2018, arXiv:1803.01498.
+        arXiv:1803.01498
     """
     check_byzantine(byzantine)
 

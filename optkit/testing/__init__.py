@@ -1,4 +1,4 @@
-"""What users test their own transformations with."""
+"""Checks of gradient transformations, for the tests of your own."""
 
 from optkit.testing.contract import (
     PROMISES,

@@ -1,4 +1,4 @@
-"""A transformation under test: how every promise of the contract builds it, initialises it and takes a step with it."""
+"""A transformation under test: how each promise of the contract builds it, initializes it and takes a step with it."""
 
 import contextlib
 import dataclasses
@@ -18,7 +18,7 @@ from optkit.testing import trees
 
 STEPS = 4
 SHARDED_STEPS = 2
-# What `needs` may name of the extra arguments: what a loss says. Those of rows come with the rows.
+# The extra arguments that `needs` may name: those that a loss determines. Arguments of rows come with the rows.
 OF_A_LOSS = tuple(name for name, argument in EXTRA_ARGS.items() if argument.of is not None)
 STACKED = ("microbatches", "samples", "classes", "objectives")
 # Four rows of a gradient. Row r has entry number e, counted in turns of four, _MULTIPLES[r] times, and _OWN times more
@@ -34,9 +34,9 @@ class Run(NamedTuple):
     """A short run on ordinary parameters in float32.
 
     Attributes:
-        step: a step with a compiled update, from parameters, state and gradients to parameters and state.
-        points: parameters and state before the first step and after each.
-        traces: how often JAX traced the update.
+        step: A step with a compiled update, from parameters, state and gradients to parameters and state.
+        points: Parameters and state before the first step and after each step.
+        traces: How often JAX traced the update.
     """
 
     step: Callable[..., Any]
@@ -46,7 +46,7 @@ class Run(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Case:
-    """What `check_transformation` was asked to check; its arguments are documented there."""
+    """The arguments of `check_transformation`, which documents them."""
 
     factory: Callable[..., optax.GradientTransformation]
     example: Mapping[str, Any]
@@ -60,7 +60,7 @@ class Case:
     programs: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Compiles a function as `compiled` does, once for all functions of the case that come to the same program."""
+        """Compiles a function as `compiled` does, but only once for all functions of the case with the same program."""
         seen = {}
 
         def call(*args):
@@ -91,11 +91,11 @@ class Case:
         return program, lambda: structures[0]
 
     def build(self, **changes: Any) -> optax.GradientTransformationExtraArgs:
-        """Builds the transformation anew, with some of the example's arguments changed."""
+        """Builds a new transformation, with some of the example's arguments changed."""
         return optax.with_extra_args_support(self.factory(**{**self.example, **changes}))
 
     def build_injected(self, **changes: Any) -> optax.GradientTransformationExtraArgs:
-        """Builds it with its hyperparameters injected as float32, as a sweep over learning rates does."""
+        """Builds it with its hyperparameters injected as float32, as in a sweep over learning rates."""
         factory = optax.inject_hyperparams(self.factory, self.static_args, hyperparam_dtype=jnp.float32)
         return factory(**{**self.example, **changes})
 
@@ -106,19 +106,19 @@ class Case:
 
     @functools.cached_property
     def rate(self) -> Any:
-        """The tuned hyperparameter's value in the example, or by default, or None."""
+        """The value of the tuned hyperparameter in the example, or its default, or None."""
         parameter = inspect.signature(self.factory).parameters.get(self.tuned)
         default = None if parameter is None or parameter.default is parameter.empty else parameter.default
         return self.example.get(self.tuned, default)
 
     @property
     def rate_is_number(self) -> bool:
-        """Whether the tuned hyperparameter is a number, as opposed to a schedule or missing."""
+        """Whether the tuned hyperparameter is a number, and not a schedule or missing."""
         return isinstance(self.rate, (int, float, np.number, np.ndarray, jax.Array))
 
     @property
     def axis_name(self) -> str | None:
-        """The axis of workers that the transformation talks over."""
+        """Name of the axis over workers, if the transformation communicates between workers."""
         if "axis_name" not in self.needs:
             return None
         default = inspect.signature(self.factory).parameters["axis_name"].default
@@ -131,17 +131,17 @@ class Case:
 
     @property
     def calls_functions(self) -> bool:
-        """Whether it takes what is of the whole tree of parameters, and so cannot stand inside a partition."""
+        """Whether it takes arguments that belong to the whole tree of parameters, and so cannot be in a partition."""
         return any(EXTRA_ARGS[name].whole_tree for name in self.extra_args)
 
     def per_worker(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Maps a function over all workers, for a transformation that talks between them."""
+        """Maps a function over all workers, for a transformation that communicates between them."""
         if self.axis_name is None:
             return function
         return jax.vmap(function, axis_name=self.axis_name, axis_size=self.devices)
 
     def stack(self, tree: Any) -> Any:
-        """Gives each worker its copy, for a transformation that talks between them."""
+        """Gives each worker its copy, for a transformation that communicates between them."""
         if self.axis_name is None:
             return tree
         return jax.tree.map(
@@ -154,16 +154,16 @@ class Case:
         )
 
     def init(self, tx: optax.GradientTransformation) -> Callable[[Any], Any]:
-        """Gives the function from parameters to state."""
+        """Returns the function from parameters to state."""
         # Mapped over workers, small operations outside `jit` take longer than compiling them together.
         return tx.init if self.axis_name is None else jax.jit(self.per_worker(tx.init))
 
     def update(self, tx: optax.GradientTransformationExtraArgs, **extra_args: Any) -> Callable[..., Any]:
-        """Gives the function from gradients, state and parameters to updates and state; needed arguments are passed."""
+        """Returns the function from gradients, state and parameters to updates and state; it adds needed arguments."""
         return self.per_worker(functools.partial(self._update, tx, extra_args))
 
     def step_of_one_worker(self, tx: optax.GradientTransformationExtraArgs) -> Callable[..., Any]:
-        """Gives the function from parameters, state and gradients to parameters and state, not mapped over workers."""
+        """Returns the step of one worker: the function from parameters, state and gradients to parameters and state."""
 
         def step(params, state, gradients):
             updates, state = self._update(tx, {}, gradients, state, params)
@@ -172,7 +172,7 @@ class Case:
         return step
 
     def step(self, tx: optax.GradientTransformationExtraArgs) -> Callable[..., Any]:
-        """Gives the function from parameters, state and gradients to parameters and state."""
+        """Returns the function from parameters, state and gradients to parameters and state."""
         return self.per_worker(self.step_of_one_worker(tx))
 
     def params(self, shapes: Any = None, dtype: DTypeLike = "float32", seed: int = 0) -> Any:
@@ -190,12 +190,12 @@ class Case:
         steps: int = STEPS,
         like: Callable[[Any], Any] = lambda leaves: leaves,
     ) -> Any:
-        """Takes the first steps of the short run, and gives parameters and state.
+        """Takes the first steps of the short run, and returns parameters and state.
 
         Args:
-            tx: takes them.
-            steps: how many.
-            like: makes of the dict of parameters, or of gradients, another tree.
+            tx: The transformation that takes them.
+            steps: Number of steps. Default: those of the short run.
+            like: A function that makes another tree from the dict of parameters, or of gradients. Default: no change.
 
         Returns:
             The parameters, in that tree, and the state.
@@ -252,7 +252,7 @@ class Case:
         return params
 
     def run_differences(self, actual: Any, name: str, step: int = STEPS) -> list[str]:
-        """Says where parameters differ from those of the reference after some steps, by more than rounding."""
+        """Lists where parameters differ from those of the reference after some steps, by more than rounding."""
         start, expected = self.reference.points[0][0], self.reference.points[step][0]
         return trees.value_differences(expected, actual, f"{name}: parameter", rounding(start, expected))
 
@@ -260,7 +260,7 @@ class Case:
         return tx.update(gradients, state, params, **{**self._needed(gradients, params), **extra_args})
 
     def _needed(self, gradients, params):
-        """The needed extra arguments, those of a linear loss with these gradients."""
+        """Returns the needed extra arguments, for a linear loss with these gradients."""
         if self.axis_name is not None:
             gradients = jax.lax.pmean(gradients, self.axis_name)
 
@@ -280,17 +280,17 @@ class Case:
 def fed_with_rows(
     factory: Callable[..., optax.GradientTransformation], stacked: str
 ) -> Callable[..., optax.GradientTransformationExtraArgs]:
-    """Wraps a factory of transformations that reduce rows of gradients, so that they take one gradient.
+    """Wraps a factory of transformations that reduce rows of gradients, so that they accept one gradient.
 
     Args:
-        factory: its transformations take gradients with a leading axis and remove it.
-        stacked: "microbatches" or "samples" if the gradient is their mean; "classes" if it is their sum, then the extra
-            argument `class_counts` is passed too; "objectives" if it is the mean of the objectives' gradients, then
-            `losses` is, where `value` is known.
+        factory: A factory of transformations of gradients with a leading axis, which they remove.
+        stacked: "microbatches" or "samples" if the gradient is the mean of the rows. "classes" if it is their sum; the
+            extra argument `class_counts` is then passed too. "objectives" if it is the mean of the objectives'
+            gradients; `losses` is then passed too, if `value` is known.
 
     Returns:
-        A factory with the same arguments. Of the gradient that they are given, its transformations make four
-        independent rows that disagree, the first with all others. What is not finite is in the first row alone.
+        A factory with the same arguments. Its transformations turn the gradient that they receive into four independent
+        rows that disagree, the first one with all others. Entries that are not finite are in the first row alone.
     """
 
     @functools.wraps(factory)
@@ -330,7 +330,7 @@ def _rows(kind: str, g: jax.Array) -> jax.Array:
 
 
 def _turned(g: jax.Array) -> jax.Array:
-    """Gradients with a leading axis, each turned by 90 degrees; zero for scalars."""
+    """Returns gradients with a leading axis, each turned by 90 degrees, or zero for scalars."""
     if g.ndim == 1:
         return jnp.zeros_like(g)
     middle = (g.shape[-1] - 1) / 2
@@ -339,21 +339,21 @@ def _turned(g: jax.Array) -> jax.Array:
 
 
 def rounding(start: Any, end: Any) -> Any:
-    """The largest differences that rounding explains between two float32 runs from `start` to `end`, for each leaf."""
+    """Returns, for each leaf, the largest difference that rounding explains between two float32 runs."""
     eps = np.finfo(np.float32).eps
 
     def allowed(first, last):
         first, last = np.asarray(first, np.float64), np.asarray(last, np.float64)
         if not first.size:
             return 0.0
-        # Relative to the way that the leaf went, since a wrong update is small beside its parameter.
+        # Relative to the distance that the leaf moved, because a wrong update is small compared with its parameter.
         return np.sqrt(eps) * np.max(np.abs(last - first)) + 4 * eps * np.max(np.abs(first))
 
     return jax.tree.map(allowed, start, end)
 
 
 def compiled(function: Callable[..., Any], **options: Any) -> Any:
-    """Compiles like `jax.jit`, in the way that costs least time on a CPU: the contract runs each program once."""
+    """Compiles like `jax.jit`, but as fast as possible on a CPU, because the contract runs each program once."""
     return jax.jit(function, compiler_options=_fast_to_compile(), **options)
 
 

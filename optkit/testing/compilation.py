@@ -23,7 +23,7 @@ def keeps_types(case: Case) -> None:
 
 
 def initialises_under_jit(case: Case) -> None:
-    """A jitted `init` gives the same state as one outside `jit`."""
+    """A jitted `init` returns the same state as one outside `jit`."""
     tx, params = case.build(), case.params()
     eager = case.per_worker(tx.init)(params)
     jitted = compiled(case.per_worker(tx.init))(params)
@@ -35,7 +35,7 @@ def initialises_under_jit(case: Case) -> None:
 
 
 def compiles_once(case: Case) -> None:
-    """The second and later steps do not compile again."""
+    """The second and all later steps do not compile again."""
     traces = case.reference.traces
     require([f"{len(case.gradients)} equal steps were compiled {traces} times"] if traces > 1 else [])
 
@@ -78,7 +78,7 @@ def runs_in_scan_and_vmap(case: Case) -> None:
 
 
 def takes_all_shapes(case: Case) -> None:
-    """Takes scalars, vectors, matrices, kernels, empty leaves, `None`, `optax.MaskedNode` and empty trees."""
+    """Accepts scalars, vectors, matrices, kernels, empty leaves, `None`, `optax.MaskedNode` and empty trees."""
     special = {**trees.SHAPES, **trees.EMPTY_SHAPES, "None": None}
     if not case.calls_functions:  # which refuse to stand inside `optax.masked`
         special["optax.MaskedNode"] = optax.MaskedNode()
@@ -107,7 +107,7 @@ def takes_all_shapes(case: Case) -> None:
 
 
 def takes_all_containers(case: Case) -> None:
-    """Takes nested dicts, tuples, dataclasses, and Flax NNX and Linen parameters."""
+    """Accepts nested dicts, tuples, dataclasses, and Flax NNX and Linen parameters."""
     lines = []
     for name, params in trees.containers():
         lines += [f"{name}: {line}" for line in failures_or_changed_types(case, params)]
@@ -115,7 +115,7 @@ def takes_all_containers(case: Case) -> None:
 
 
 def takes_huge_leaves(case: Case) -> None:
-    """Takes leaves of 2**31 entries, under `jax.eval_shape`."""
+    """Accepts leaves of 2**31 entries, under `jax.eval_shape`."""
     lines = []
     for shape in ((2**16, 2**15), (2**31,)):
         lines += [f"{shape}: {line}" for line in failures_or_changed_types(case, trees.abstract({"huge": shape}))]
@@ -123,13 +123,13 @@ def takes_huge_leaves(case: Case) -> None:
 
 
 def promotes_no_ranks(case: Case) -> None:
-    """Works where `jax_numpy_rank_promotion` is "raise"."""
+    """Works if `jax_numpy_rank_promotion` is "raise"."""
     with jax.numpy_rank_promotion("raise"):
         require(changed_types(case, case.build(), trees.abstract(trees.SHAPES)))
 
 
 def failures_or_changed_types(case: Case, params: object) -> list[str]:
-    """The lines of `changed_types`, or the error that the transformation raised instead."""
+    """Returns the lines of `changed_types`, or the error that the transformation raised instead."""
     try:
         return changed_types(case, case.build(), params)
     except Exception as error:  # noqa: BLE001  (any error of the transformation is the finding)
@@ -137,7 +137,7 @@ def failures_or_changed_types(case: Case, params: object) -> list[str]:
 
 
 def changed_types(case: Case, tx: optax.GradientTransformationExtraArgs, params: object) -> list[str]:
-    """Says what changes type in one abstract update: the state, or the updates against the gradients."""
+    """Lists what changes type in one abstract update: in the state, or in the updates compared with the gradients."""
     params = case.stack(params)
     state = jax.eval_shape(case.init(tx), params)
     updates, new_state = jax.eval_shape(case.update(tx), params, state, params)
@@ -145,7 +145,7 @@ def changed_types(case: Case, tx: optax.GradientTransformationExtraArgs, params:
 
 
 def in_precision(dtype: str) -> contextlib.AbstractContextManager:
-    """Enters double precision where a dtype asks for it."""
+    """Switches to double precision if a dtype needs it."""
     return jax.enable_x64(True) if dtype == "float64" else contextlib.nullcontext()
 
 
@@ -155,6 +155,6 @@ def stack(items: list) -> object:
 
 
 def describe(error: BaseException) -> str:
-    """An error in one line."""
+    """Returns an error in one line."""
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__

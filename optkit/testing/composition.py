@@ -18,7 +18,7 @@ INSIDE = {"kernel": True, "bias": False}
 
 
 def accepts_unknown_extra_args(case: Case) -> None:
-    """Extra arguments of `update` that the transformation does not know are accepted."""
+    """Accepts extra arguments of `update` that it does not know."""
     params = case.params()
     tx = case.build()
     state = jax.eval_shape(case.init(tx), params)
@@ -29,7 +29,7 @@ def accepts_unknown_extra_args(case: Case) -> None:
 
 
 def hands_on_extra_args(case: Case) -> None:
-    """A wrapper hands extra arguments on to the transformations that it was given."""
+    """A wrapper passes extra arguments on to the transformations that it was given."""
     inners = {name: value for name, value in case.example.items() if isinstance(value, optax.GradientTransformation)}
     lines = []
     for name, inner in inners.items():
@@ -66,11 +66,11 @@ def works_injected_in_16_bits(case: Case) -> None:
 
 
 def works_masked(case: Case) -> None:
-    """Under a mask, leaves outside pass through, and those inside get what they would get alone.
+    """Under a mask, leaves outside pass through, and leaves inside get the same updates as alone.
 
-    The mask is that of `optax.masked`. A transformation that takes `grad_fn`, or what else is of the whole tree, raises
-    a `TypeError` inside `optax.masked`. It has an argument for the mask: `applies_to`, if leaves outside pass through,
-    or `trainable`, if their updates are zero.
+    The mask is that of `optax.masked`. A transformation that takes `grad_fn`, or another argument that belongs to the
+    whole tree, raises a `TypeError` inside `optax.masked`. It has its own argument for the mask: `applies_to`, if
+    leaves outside pass through, or `trainable`, if their updates are zero.
     """
     if case.calls_functions:
         lines = _unless_type_error(lambda: _abstract_step(case, optax.masked(case.build(), INSIDE)), "optax.masked")
@@ -93,7 +93,7 @@ def works_masked(case: Case) -> None:
 
 
 def works_partitioned(case: Case) -> None:
-    """In `optax.partition` each part gets what its own transformation gives it alone."""
+    """In `optax.partition` each part gets the updates that its transformation gives to it alone."""
     labels = {"kernel": "checked", "bias": "other"}
     transforms: dict[Hashable, optax.GradientTransformation] = {"checked": case.build(), "other": optax.sgd(OTHER_RATE)}
     partition = optax.with_extra_args_support(optax.partition(transforms, labels))
@@ -109,7 +109,7 @@ def works_partitioned(case: Case) -> None:
 
 
 def works_in_multi_steps(case: Case) -> None:
-    """`optax.MultiSteps` over two equal gradients gives zeros and then the update that one alone gives."""
+    """`optax.MultiSteps` over two equal gradients gives zeros, and then the update that one of them gives alone."""
     params, gradients = case.params(), _gradients(case)
     multi: Any = optax.MultiSteps(case.build(), every_k_schedule=2)
     tx = optax.GradientTransformationExtraArgs(multi.init, multi.update)
@@ -121,13 +121,13 @@ def works_in_multi_steps(case: Case) -> None:
 
 
 def works_in_chain(case: Case) -> None:
-    """Works between other transformations in `optax.chain`, which hands extra arguments on."""
+    """Works between other transformations in `optax.chain`, which passes extra arguments on."""
     chain = optax.chain(optax.clip_by_global_norm(1.0), case.build(), optax.scale(0.5))
     require(changed_types(case, chain, trees.abstract(trees.ORDINARY)))
 
 
 def takes_schedules(case: Case) -> None:
-    """The learning rate may be a schedule; a constant one gives the same as the number."""
+    """The learning rate may be a schedule; a constant schedule gives the same result as the number."""
     if not (case.rate_is_number and case.tuned == "learning_rate"):
         return
     params, _ = case.train(case.build(learning_rate=optax.constant_schedule(case.rate)))
@@ -135,7 +135,7 @@ def takes_schedules(case: Case) -> None:
 
 
 def works_with_map_params(case: Case) -> None:
-    """`optax.tree.map_params` finds the way through the state."""
+    """`optax.tree.map_params` finds its way through the state."""
     tx = case.build()
     state = jax.eval_shape(case.init(tx), case.params())
     require(trees.type_differences(state, optax.tree.map_params(tx, lambda leaf: leaf, state), "state"))
@@ -155,7 +155,7 @@ def _gradients(case: Case) -> Any:
 
 
 def _first_step(case: Case, tx: optax.GradientTransformationExtraArgs, only: str | None = None) -> tuple[Any, Any]:
-    """The first updates and state, on all parameters or on one."""
+    """Returns the first updates and state, for all parameters or for one."""
     params, gradients = case.params(), _gradients(case)
     if only is not None:
         params, gradients = {only: params[only]}, {only: gradients[only]}
@@ -184,7 +184,7 @@ def _unless_type_error(call: Callable[[], Any], name: str) -> list[str]:
 
 
 def _recording(inner: optax.GradientTransformation, seen: set[str]) -> optax.GradientTransformationExtraArgs:
-    """An inner transformation that notes which extra arguments reach it."""
+    """Makes an inner transformation that records which extra arguments it receives."""
     inner = optax.with_extra_args_support(inner)
 
     def update(updates, state, params=None, **extra_args):
@@ -195,7 +195,7 @@ def _recording(inner: optax.GradientTransformation, seen: set[str]) -> optax.Gra
 
 
 def _dropping(tx: optax.GradientTransformationExtraArgs, name: str) -> optax.GradientTransformationExtraArgs:
-    """A transformation that does not get one extra argument."""
+    """Makes a transformation that does not receive one extra argument."""
 
     def update(updates, state, params=None, **extra_args):
         return tx.update(updates, state, params, **{key: arg for key, arg in extra_args.items() if key != name})

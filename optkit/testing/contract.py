@@ -1,4 +1,4 @@
-"""The contract of a good gradient transformation, for the catalog's methods and for anybody's own."""
+"""The contract of a good gradient transformation, for the methods of the catalog and for your own."""
 
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -58,16 +58,16 @@ _POINTS = (
 PROMISES: Mapping[str, str] = types.MappingProxyType(
     {promise.__name__: f"{point}. {(promise.__doc__ or '').splitlines()[0]}" for point, promise in _POINTS}
 )
-"""The contract: each promise's name, and its point and words."""
+"""The contract: the name of each promise, with its point and its text."""
 
 
 class Violation(NamedTuple):
     """A promise that a transformation breaks.
 
     Attributes:
-        promise: its name in `PROMISES`.
-        message: what was seen where, and what was expected.
-        error: the error that it ended in.
+        promise: Its name in `PROMISES`.
+        message: What was found, where, and what was expected.
+        error: The error that the check raised.
     """
 
     promise: str
@@ -75,7 +75,7 @@ class Violation(NamedTuple):
     error: Exception
 
     def __str__(self) -> str:
-        """The promise's words and the message, indented."""
+        """Returns the text of the promise and the message, which is indented."""
         lines = "\n".join(f"    {line}" for line in self.message.splitlines())
         return f"{self.promise}: {PROMISES[self.promise]}\n{lines}"
 
@@ -84,7 +84,7 @@ class BrokenContract(AssertionError):  # noqa: N818  (what it says is no error o
     """Raised for a transformation that breaks promises.
 
     Attributes:
-        violations: the promises that it breaks, in the order of the contract.
+        violations: The promises that it breaks, in the order of the contract.
     """
 
     def __init__(self, violations: Sequence[Violation]) -> None:
@@ -107,54 +107,59 @@ def check_transformation(
     devices: int = 8,
     **example: Any,
 ) -> None:
-    """Checks that a gradient transformation is a good citizen of JAX and Optax.
+    """Checks that a gradient transformation behaves as JAX and Optax expect.
 
-    Everything in `optkit.testing.PROMISES` is checked: that it runs compiled, mapped and scanned, in every dtype and on
-    every shape and tree; that its numbers stay finite; that it goes together with Optax's wrappers; that it solves four
-    problems; that its runs repeat and continue from checkpoints; that its state is sharded like the parameters. So is
-    what people do with it: a bare `optax.inject_hyperparams(factory)`, `flax.nnx.Optimizer`, a model that is a callable
-    tree, decay masks, complex parameters, a gradient with a NaN, `update` without parameters, stacked layers.
+    It checks everything in `optkit.testing.PROMISES`: that the transformation runs compiled, mapped and scanned, in
+    every dtype and on every shape and tree; that its numbers stay finite; that it works with Optax's wrappers; that it
+    solves four problems; that its runs are deterministic and continue from checkpoints; and that its state is sharded
+    like the parameters. It also checks what people do with a transformation: a bare
+    `optax.inject_hyperparams(factory)`, `flax.nnx.Optimizer`, a model that is a callable tree, decay masks, complex
+    parameters, a gradient with a NaN, `update` without parameters, and stacked layers.
 
-    It needs Flax and Orbax (`pip install 'optkit[test]'`) and eight devices; on a CPU say so before anything uses JAX,
+    Use it as the whole test of a new optimizer's behavior; whether its rule is right needs a test of its own. It needs
+    Flax and Orbax (`pip install 'optkit[test]'`) and eight devices. On a CPU, ask for these before anything uses JAX,
     in `conftest.py`: `jax.config.update("jax_num_cpu_devices", 8)`.
 
-    Convergence is checked where `factory` has the argument `tuned`. To have it checked for a bare transformation, pass
-    a factory that chains it with `optax.scale_by_learning_rate(learning_rate)`.
+    Convergence is checked if `factory` has the argument `tuned`. To check it for a transformation without learning
+    rate, pass a factory that chains it with `optax.scale_by_learning_rate(learning_rate)`.
 
     Args:
-        factory: builds the transformation from keyword arguments. If it has an argument named like one of those below,
-            bind that with `functools.partial`.
-        promises: names of the promises to check, all of `PROMISES` by default.
-        static_args: arguments of `factory` that are no numbers to trace (ranks, numbers of iterations, functions,
-            trees), as for `optax.inject_hyperparams`; `optkit.inject_hyperparams` finds them from annotations.
-        needs: what `update` cannot do without: of the extra arguments "value" (the loss), "value_fn" and "grad_fn" (of
-            the parameters, on the same batch), "prev_grads" (this batch's gradient at the previous parameters),
-            "full_grad_fn" (as "grad_fn", on all data), "hvp_fn" (of a vector: the Hessian times it); and "axis_name" if
-            it talks between workers over the axis named by the example's `axis_name`. It then runs on as many workers
-            as `devices`.
-        eval_params: gives the parameters to report, from the optimizer's state and the parameters of the loop, for
-            methods whose loop holds shifted ones.
-        tuned: the hyperparameter that is tuned, swept over in `vmap`. A `learning_rate` is decayed to zero by a cosine
-            on the four problems.
-        stacked: what the rows stand for if the gradients that `update` takes have a leading axis, which it removes.
-            "microbatches" and "samples": parts of the batch, whose mean is the batch's gradient. "classes": their sum
-            is; the extra argument `class_counts`, how many examples of each class the batch has, is passed too.
-            "objectives": their mean is, and `losses`, one for each, is passed if "value" is needed. The rows disagree:
-            four independent ones, the first of which, but of objectives, points uphill.
-        sampler: the parameters go on moving around the solution; their mean over the second half is what must be right.
-        devices: how many devices parameters are sharded over; 1 leaves out the promises that need several.
-        **example: arguments with which `factory` builds something usable, with a learning rate that solves the problems
-            in 30,000 steps.
+        factory: A function that builds the transformation from keyword arguments. If it has an argument with the name
+            of one of those below, bind that with `functools.partial`.
+        promises: Names of the promises to check. Default: None, all of `PROMISES`.
+        static_args: Arguments of `factory` that are not numbers to trace (ranks, numbers of iterations, functions,
+            trees), as for `optax.inject_hyperparams`. `optkit.inject_hyperparams` finds them from annotations. Default:
+            none.
+        needs: What `update` cannot do without. These are names of extra arguments: "value" (the loss), "value_fn" and
+            "grad_fn" (functions of the parameters, on the same batch), "prev_grads" (this batch's gradient at the
+            previous parameters), "full_grad_fn" (like "grad_fn", on all data), "hvp_fn" (the product of the Hessian and
+            a vector); and "axis_name" for a transformation that communicates between workers over the axis that the
+            example's `axis_name` names. It then runs on `devices` workers. Default: none.
+        eval_params: A function from the optimizer's state and the parameters of the loop to the parameters to report,
+            for methods whose loop has shifted ones. Default: the parameters of the loop.
+        tuned: The hyperparameter that is tuned and varied under `vmap`. On the four problems, a `learning_rate` is
+            decayed to zero by a cosine. Default: "learning_rate".
+        stacked: For an `update` that takes gradients with a leading axis and removes it: what the rows stand for.
+            "microbatches" and "samples" are parts of the batch, whose mean is the gradient of the batch. "classes" sum
+            up to it, and the extra argument `class_counts`, the number of examples of each class, is passed too.
+            "objectives" have it as their mean, and `losses`, one per objective, is passed if "value" is needed. The
+            rows are four independent ones that disagree; the first of them, except with objectives, points uphill.
+            Default: None, for ordinary gradients.
+        sampler: Whether the parameters continue to move around the solution, so that their mean over the second half of
+            a run must be right. Default: False.
+        devices: Over how many devices parameters are sharded. 1 leaves out the promises that need several. Default: 8.
+        **example: Arguments with which `factory` builds a usable transformation, with a learning rate that solves the
+            problems in 30,000 steps.
 
     Raises:
-        BrokenContract: if it breaks a promise; an `AssertionError` whose message lists all broken ones, with dtype,
-            leaf, and what was seen, and whose `violations` has them as data.
-        ValueError: if a name in `promises` or `needs`, or `stacked`, is unknown.
-        RuntimeError: if there are fewer devices.
+        BrokenContract: If a promise is broken. It is an `AssertionError` whose message lists all broken promises, with
+            dtype, leaf, and what was found. Its `violations` contains them as data.
+        ValueError: If a name in `promises` or `needs`, or `stacked`, is unknown.
+        RuntimeError: If there are fewer than `devices` devices.
 
     Example:
-        The whole test of one's own optimizer is `def test_contract(): check_transformation(my_optimizer,
-        learning_rate=1e-2)`. One promise alone:
+        The whole test of your own optimizer is `def test_contract(): check_transformation(my_optimizer,
+        learning_rate=1e-2)`. This checks one promise alone:
 
         >>> import optax
         >>> import optkit
@@ -200,15 +205,15 @@ def find_violations(factory: Callable[..., optax.GradientTransformation], **argu
     """Finds the promises of the contract that a gradient transformation breaks.
 
     Args:
-        factory: builds the transformation, see `check_transformation`.
-        **arguments: those of `check_transformation`.
+        factory: A function that builds the transformation, see `check_transformation`.
+        **arguments: Further arguments of `check_transformation`.
 
     Returns:
-        What it breaks, in the order of the contract; nothing for a transformation that keeps it.
+        The broken promises, in the order of the contract, as a tuple that is empty if there are none.
 
     Raises:
-        ValueError: if a name in `promises` or `needs`, or `stacked`, is unknown.
-        RuntimeError: if there are fewer devices.
+        ValueError: If a name in `promises` or `needs`, or `stacked`, is unknown.
+        RuntimeError: If there are fewer devices than the argument `devices` says.
 
     Example:
         >>> import optax
@@ -227,10 +232,10 @@ def check_method(method: Method) -> None:
     """Checks a method of the catalog, or a variant of one, by the contract.
 
     Args:
-        method: an entry of `optkit.catalog.METHODS` that makes gradient transformations.
+        method: An entry of `optkit.catalog.METHODS` that makes gradient transformations.
 
     Raises:
-        BrokenContract: if it breaks a promise.
+        BrokenContract: If it breaks a promise.
 
     Example:
         >>> import optkit

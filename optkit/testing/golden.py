@@ -1,6 +1,6 @@
-"""Recorded trajectories, of the authors' own code where there is any, and their replay.
+"""Recorded trajectories, of the authors' own code if there is any, and their replay.
 
-A file `METHOD__VARIANT.npz` holds inputs (`params0.LEAF`, `grads.LEAF`), outputs (`params.LEAF`) and a JSON string
+A file `METHOD__VARIANT.npz` contains inputs (`params0.LEAF`, `grads.LEAF`), outputs (`params.LEAF`) and a JSON string
 `meta` with every hyperparameter and the tolerance.
 """
 
@@ -23,10 +23,11 @@ from optkit.method import parameters_as_they_are
 
 
 class Hyperparameters:
-    """The hyperparameters of a recorded run, which a replay reads by name, nested ones as `"outer.inner"`.
+    """The hyperparameters of a recorded run, which a replay reads by name; nested ones are named `"outer.inner"`.
 
-    What a replay does not know must not pass unseen: a word without a meaning is refused where it is read, and
-    `refuse_unread` refuses every name that was never read. So nothing here gives several of them unnamed.
+    A replay must notice everything that it does not know: a word without a meaning is refused when it is read, and
+    `refuse_unread` refuses every name that was never read. For this reason no method returns several hyperparameters
+    without their names.
 
     Example:
         >>> recorded = Hyperparameters("lion_k__lp", {"b1": 0.9, "kappa": "lp", "kappa_args": {"p": 3.0}})
@@ -36,32 +37,32 @@ class Hyperparameters:
     """
 
     def __init__(self, recording: str, values: Mapping[str, Any]) -> None:
-        """Takes the hyperparameters of one recording.
+        """Stores the hyperparameters of one recording.
 
         Args:
-            recording: the recording's name, for the messages.
-            values: the hyperparameters as they were recorded, nested or not.
+            recording: The recording's name, for the messages.
+            values: The hyperparameters as they were recorded, nested or not.
         """
         self._recording = recording
         self._values = dict(_flattened(values))
         self._unread = set(self._values)
 
     def __contains__(self, name: str) -> bool:
-        """Whether a hyperparameter of this name was recorded; asking does not read it."""
+        """Tells whether a hyperparameter of this name was recorded; this does not count as reading it."""
         return name in self._values
 
     def __getitem__(self, name: str) -> Any:
-        """Returns a hyperparameter that is no word.
+        """Returns a hyperparameter that is not a word.
 
         Args:
-            name: its name, for example `"b1"` or `"base.lr"`.
+            name: Its name, for example `"b1"` or `"base.lr"`.
 
         Returns:
             A number, a boolean, a list or None.
 
         Raises:
-            KeyError: if it was not recorded.
-            ValueError: if it is a word.
+            KeyError: If it was not recorded.
+            ValueError: If it is a word.
         """
         value = self._read(name)
         if isinstance(value, str):
@@ -69,52 +70,52 @@ class Hyperparameters:
         return value
 
     def get(self, name: str, default: Any = None) -> Any:
-        """Returns a hyperparameter that is no word, or `default` if it was not recorded."""
+        """Returns a hyperparameter that is not a word, or `default` if it was not recorded."""
         return self.take_recorded(name).get(name, default)
 
     def take(self, *names: str, **renamed: str) -> dict[str, Any]:
-        """Returns several hyperparameters that are no words, as keyword arguments.
+        """Returns several hyperparameters that are not words, as keyword arguments.
 
         Args:
-            *names: names that are equal here and there.
-            **renamed: our names, with the recorded ones as values: `b1="beta"`.
+            *names: Names that are the same here and in the recording.
+            **renamed: Our names, with the recorded ones as values: `b1="beta"`.
 
         Returns:
             The values under our names.
 
         Raises:
-            KeyError: if one was not recorded.
-            ValueError: if one is a word.
+            KeyError: If one was not recorded.
+            ValueError: If one is a word.
         """
         return {ours: self[theirs] for ours, theirs in {**dict(zip(names, names, strict=True)), **renamed}.items()}
 
     def take_recorded(self, *names: str, **renamed: str) -> dict[str, Any]:
-        """Returns what `take` does, without the names that were not recorded."""
+        """Returns the result of `take`, without the names that were not recorded."""
         renamed = {**dict(zip(names, names, strict=True)), **renamed}
         return self.take(**{ours: theirs for ours, theirs in renamed.items() if theirs in self})
 
     def group(self, name: str) -> dict[str, Any]:
-        """Returns all hyperparameters `name.KEY`, which are no words, by their keys: leaves, for example."""
+        """Returns all hyperparameters `name.KEY`, which are not words, by their keys, for example leaves."""
         return {key: self[f"{name}.{key}"] for key in self._keys(name)}
 
     def is_word(self, name: str) -> bool:
-        """Whether a hyperparameter was recorded and is a word; asking does not read it."""
+        """Tells whether a hyperparameter was recorded and is a word; this does not count as reading it."""
         return isinstance(self._values.get(name), str)
 
     def word(self, name: str, meanings: Mapping[Any, Any] | tuple[Any, ...], *default: Any) -> Any:
-        """Returns what a recorded word means to us.
+        """Returns our meaning of a recorded word.
 
         Args:
-            name: the hyperparameter's name.
-            meanings: our value for each word that is known, or the known words alone if they are ours too.
-            *default: what it means that nothing was recorded; without it that is an error.
+            name: Name of the hyperparameter.
+            meanings: Our value for each known word, or the known words alone if they are ours too.
+            *default: The meaning if nothing was recorded. Without it, that is an error.
 
         Returns:
-            The word's meaning.
+            The meaning of the word.
 
         Raises:
-            KeyError: if it was not recorded and there is no default.
-            ValueError: if the word is unknown.
+            KeyError: If it was not recorded and there is no default.
+            ValueError: If the word is unknown.
         """
         if default and name not in self:
             return default[0]
@@ -126,22 +127,22 @@ class Hyperparameters:
         return meanings[known[0]]
 
     def words(self, name: str, meanings: Mapping[Any, Any] | tuple[Any, ...]) -> dict[str, Any]:
-        """Returns what all recorded words `name.KEY` mean to us, by their keys: leaves, for example."""
+        """Returns our meanings of all recorded words `name.KEY`, by their keys, for example leaves."""
         return {key: self.word(f"{name}.{key}", meanings) for key in self._keys(name)}
 
     def match(self, name: str, pattern: str) -> re.Match[str]:
-        """Reads a description with numbers in it.
+        """Reads a description that contains numbers.
 
         Args:
-            name: the hyperparameter's name.
-            pattern: a regular expression for all of the description.
+            name: Name of the hyperparameter.
+            pattern: A regular expression for the whole description.
 
         Returns:
             The match.
 
         Raises:
-            KeyError: if it was not recorded.
-            ValueError: if it does not match.
+            KeyError: If it was not recorded.
+            ValueError: If it does not match.
         """
         value = self._read(name)
         found = re.fullmatch(pattern, value) if isinstance(value, str) else None
@@ -150,10 +151,10 @@ class Hyperparameters:
         return found
 
     def refuse_unread(self) -> None:
-        """Says which hyperparameters were recorded and never read.
+        """Raises if hyperparameters were recorded and never read.
 
         Raises:
-            ValueError: if there are any.
+            ValueError: If there are any.
         """
         if self._unread:
             raise ValueError(f"{self._recording}: this replay does not know the hyperparameters {sorted(self._unread)}")
@@ -176,9 +177,9 @@ class Recording:
     """One golden file.
 
     Attributes:
-        name: the file's stem, `METHOD__VARIANT`.
-        meta: method, kind, source, hyperparameters, dtype, tolerance, notes.
-        arrays: everything else, by the name in the file, for example `"grads.w"`.
+        name: Name of the file without its ending, `METHOD__VARIANT`.
+        meta: Method, kind, source, hyperparameters, dtype, tolerance and notes.
+        arrays: All other contents, by their names in the file, for example `"grads.w"`.
     """
 
     name: str
@@ -187,20 +188,20 @@ class Recording:
 
     @functools.cached_property
     def hyperparams(self) -> Hyperparameters:
-        """The hyperparameters of the recorded run; one object, which knows what has been read of it."""
+        """The hyperparameters of the recorded run, as one object that knows which of them have been read."""
         return Hyperparameters(self.name, self.meta["hyperparams"])
 
     def tree(self, group: str) -> dict[str, np.ndarray]:
         """Returns the arrays `group.LEAF` as a tree.
 
         Args:
-            group: for example `"params0"`, `"grads"` or `"params"`.
+            group: For example `"params0"`, `"grads"` or `"params"`.
 
         Returns:
-            A dictionary from leaf to array.
+            A dictionary from leaves to arrays.
 
         Raises:
-            KeyError: if the file has no such group.
+            KeyError: If the file has no such group.
         """
         prefix = f"{group}."
         leaves = {name.removeprefix(prefix): x for name, x in self.arrays.items() if name.startswith(prefix)}
@@ -213,7 +214,7 @@ def read(path: str | os.PathLike[str]) -> Recording:
     """Reads a golden file.
 
     Args:
-        path: the `.npz` file.
+        path: The `.npz` file.
 
     Returns:
         Its contents.
@@ -224,17 +225,17 @@ def read(path: str | os.PathLike[str]) -> Recording:
 
 
 def deviation(actual: Any, expected: Any) -> float:
-    """Returns the largest difference of two trees, each leaf's relative to the largest recorded entry of that leaf.
+    """Returns the largest difference of two trees, relative to the largest recorded entry of each leaf.
 
     Args:
-        actual: a tree of trajectories, time first.
-        expected: the recorded one.
+        actual: A tree of trajectories, with time as the first axis.
+        expected: The recorded tree.
 
     Returns:
-        A number to compare with `meta["rtol"]`; NaN if anything is NaN.
+        A number to compare with `meta["rtol"]`, or NaN if anything is NaN.
 
     Raises:
-        ValueError: if the trees or their shapes differ.
+        ValueError: If the trees or their shapes differ.
     """
 
     def leaf_deviation(a, b):
@@ -248,18 +249,18 @@ def deviation(actual: Any, expected: Any) -> float:
 def replay_gradients(
     tx: optax.GradientTransformation, recording: Recording, extra_args: Mapping[str, Any] | None = None
 ) -> Any:
-    """Feeds the recorded gradients to a transformation: replays files of kind `gradients` and `stacked_gradients`.
+    """Passes the recorded gradients to a transformation, for files of kind `gradients` and `stacked_gradients`.
 
     Args:
-        tx: the method, with the recorded hyperparameters; it removes the leading axis of stacked gradients.
-        recording: the file. Enable x64 where it is float64.
-        extra_args: recorded extra arguments of `update`, trees of arrays with time first.
+        tx: The method, with the recorded hyperparameters. It removes the leading axis of stacked gradients.
+        recording: The file. Enable x64 if it is float64.
+        extra_args: Recorded extra arguments of `update`, trees of arrays with time as the first axis. Default: none.
 
     Returns:
-        The parameters after every step, shaped as `recording.tree("params")`.
+        The parameters after every step, shaped like `recording.tree("params")`.
 
     Raises:
-        ValueError: if the file is of another kind.
+        ValueError: If the file is of another kind.
     """
     _require_kind(recording, "gradients", "stacked_gradients")
     tx = optax.with_extra_args_support(tx)
@@ -282,20 +283,21 @@ def replay_jacobian(
     learning_rate: float,
     extra_args: Mapping[str, Any] | None = None,
 ) -> tuple[Any, Any]:
-    """Feeds the recorded gradients of all objectives to an aggregator: replays files of kind `jacobian`.
+    """Passes the recorded gradients of all objectives to an aggregator, for files of kind `jacobian`.
 
     Args:
-        aggregator: the method, with the recorded hyperparameters; it removes the leading axis, of objectives.
-        recording: the file. Enable x64 where it is float64.
-        learning_rate: the recorded learning rate, with which the parameters go against the aggregates.
-        extra_args: recorded extra arguments of `update`, draws for example, trees of arrays with time first.
+        aggregator: The method, with the recorded hyperparameters. It removes the leading axis, that of objectives.
+        recording: The file. Enable x64 if it is float64.
+        learning_rate: The recorded learning rate, with which the parameters move against the aggregates.
+        extra_args: Recorded extra arguments of `update`, for example draws: trees of arrays with time as the first
+            axis. Default: none.
 
     Returns:
-        The aggregates and the parameters of every step, shaped as `recording.tree("agg")` and as
+        The aggregates and the parameters of every step, shaped like `recording.tree("agg")` and
         `recording.tree("params")`.
 
     Raises:
-        ValueError: if the file is of another kind.
+        ValueError: If the file is of another kind.
     """
     _require_kind(recording, "jacobian")
     aggregator = optax.with_extra_args_support(aggregator)
@@ -320,24 +322,26 @@ def replay_oracle(
     extra_args: Mapping[str, Any] | None = None,
     estimate: Callable[..., Any] | None = None,
 ) -> Any:
-    """Lets a method ask for losses and gradients where it likes: replays files of kind `oracle`.
+    """Lets a method evaluate losses and gradients where it wants, for files of kind `oracle`.
 
-    In every step all extra arguments are passed that `optkit.core.extra_args.EXTRA_ARGS` makes from a loss, but
+    In every step it passes all extra arguments that `optkit.core.extra_args.EXTRA_ARGS` makes from a loss, except
     `prev_grads`.
 
     Args:
-        tx: the method, with the recorded hyperparameters.
-        recording: the file. Enable x64 where it is float64.
-        eval_params: gives the parameters to report from the state and the parameters of the loop.
-        extra_args: recorded extra arguments of `update`, draws for example, trees of arrays with time first.
-        estimate: makes the gradient that is passed to `update`, for methods that estimate it: called as
-            `estimate(params, **extra_args)` with all extra arguments of the step. None passes the exact one.
+        tx: The method, with the recorded hyperparameters.
+        recording: The file. Enable x64 if it is float64.
+        eval_params: A function from the state and the parameters of the loop to the parameters to report. Default: the
+            parameters of the loop.
+        extra_args: Recorded extra arguments of `update`, for example draws: trees of arrays with time as the first
+            axis. Default: none.
+        estimate: For methods that estimate the gradient: makes the gradient that is passed to `update`, called as
+            `estimate(params, **extra_args)` with all extra arguments of the step. Default: None, the exact gradient.
 
     Returns:
-        The reported parameters after every step, shaped as `recording.tree("params")`.
+        The reported parameters after every step, shaped like `recording.tree("params")`.
 
     Raises:
-        ValueError: if the file is of another kind.
+        ValueError: If the file is of another kind.
     """
     _require_kind(recording, "oracle")
     tx = optax.with_extra_args_support(tx)
@@ -361,20 +365,20 @@ def replay_oracle(
 
 
 def replay_clients(init: Callable[[Any], Any], one_round: Callable[..., Any], recording: Recording) -> Any:
-    """Lets a server run rounds over the recorded clients: replays files of kind `oracle` with an axis for clients.
+    """Lets a server run rounds over the recorded clients, for files of kind `oracle` with an axis over clients.
 
     Args:
-        init: makes the state of server and clients from the parameters.
-        one_round: called as `one_round(params, state, grad_fn, active)`, gives the parameters and the state after one
-            round; `grad_fn(params, client, step)` is a client's gradient in one of its local steps of this round, and
-            `active` has a boolean for every client, whether it takes part.
-        recording: the file. Enable x64 where it is float64.
+        init: Makes the state of server and clients from the parameters.
+        one_round: Called as `one_round(params, state, grad_fn, active)`; returns the parameters and the state after one
+            round. `grad_fn(params, client, step)` is a client's gradient in one of its local steps of this round.
+            `active` has one boolean per client, which says whether it takes part.
+        recording: The file. Enable x64 if it is float64.
 
     Returns:
-        The server's parameters after every round, shaped as `recording.tree("params")`.
+        The server's parameters after every round, shaped like `recording.tree("params")`.
 
     Raises:
-        ValueError: if the file is of another kind.
+        ValueError: If the file is of another kind.
     """
     _require_kind(recording, "oracle")
     params = jax.tree.map(jnp.asarray, recording.tree("params0"))
@@ -399,18 +403,19 @@ def replay_clients(init: Callable[[Any], Any], one_round: Callable[..., Any], re
 def replay_workers(
     tx: optax.GradientTransformation, recording: Recording, extra_args: Mapping[str, Any] | None = None
 ) -> Any:
-    """Feeds each worker its recorded gradients, under `vmap` with the axis "workers": replays files of kind `workers`.
+    """Passes each worker its recorded gradients, under `vmap` with the axis "workers", for files of kind `workers`.
 
     Args:
-        tx: the method, with the recorded hyperparameters and `axis_name="workers"`.
-        recording: the file. Enable x64 where it is float64.
-        extra_args: recorded extra arguments of `update`, trees of arrays with time first, and workers behind it.
+        tx: The method, with the recorded hyperparameters and `axis_name="workers"`.
+        recording: The file. Enable x64 if it is float64.
+        extra_args: Recorded extra arguments of `update`, trees of arrays with time as the first axis and workers as the
+            second. Default: none.
 
     Returns:
-        The parameters of all workers after every step, shaped as `recording.tree("params")`.
+        The parameters of all workers after every step, shaped like `recording.tree("params")`.
 
     Raises:
-        ValueError: if the file is of another kind.
+        ValueError: If the file is of another kind.
     """
     _require_kind(recording, "workers")
     tx = optax.with_extra_args_support(tx)
@@ -429,7 +434,7 @@ def replay_workers(
 
 
 class _QuadraticLosses(NamedTuple):
-    """The losses c_i x'Ax / 2 - (b + noise_i)'x, summed over leaves, on raveled leaves, of the components i."""
+    """The losses c_i x'Ax / 2 - (b + noise_i)'x of the components i, on raveled leaves, summed over leaves."""
 
     hessian: Any
     linear: Any
@@ -443,7 +448,7 @@ class _QuadraticLosses(NamedTuple):
         return cls(hessian, linear, noise, jnp.asarray(curvature))
 
     def moment(self, params: Any, component: Any) -> vocabulary.Moment:
-        """The step in which one component is the batch, and all components are all data."""
+        """Returns the step in which one component is the batch, and all components are all data."""
         return vocabulary.Moment(
             params=params,
             value_fn=lambda point: self.value(point, component),
@@ -476,7 +481,7 @@ class _QuadraticLosses(NamedTuple):
 
 
 def _flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested hyperparameters as `outer.inner`, as the vocabulary of the recordings names them."""
+    """Yields nested hyperparameters as `outer.inner`, the form in which the recordings name them."""
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from _flattened(value, f"{prefix}{name}.")

@@ -34,7 +34,7 @@ def stays_finite_in_float32(case: Case) -> None:
 
 
 def recovers_from_nan(case: Case) -> None:
-    """Under `optax.apply_if_finite` a NaN gradient changes nothing, and the run goes on."""
+    """Under `optax.apply_if_finite`, a NaN gradient changes nothing, and the run continues."""
     tx = optax.with_extra_args_support(optax.apply_if_finite(case.build(), max_consecutive_errors=3))
     step = compiled(case.step(tx))
     params = case.params()
@@ -46,10 +46,10 @@ def recovers_from_nan(case: Case) -> None:
 
 
 def is_honest_about_bad_gradients(case: Case) -> None:
-    """After a NaN or infinite entry in one gradient it comes as near to the minimum, or its parameters are not finite.
+    """After a NaN or infinite entry in one gradient it still nears the minimum, or its parameters are not finite.
 
-    On a quadratic, one entry of the third gradient is bad; after 3,000 steps, the parameters are no more than twice as
-    far from the minimum as without it, so that the method is neither stuck nor drifting in silence.
+    The loss is quadratic, and one entry of the third gradient is bad. After 3,000 steps the parameters are at most
+    twice as far from the minimum as without the bad entry, so the method does not stop or drift without being noticed.
     """
     shapes = {"matrix": (3, 4), "vector": (3,)}
     centre, direction = case.params(shapes, seed=1), case.params(shapes, seed=2)
@@ -72,11 +72,12 @@ def is_honest_about_bad_gradients(case: Case) -> None:
 
 
 def takes_complex_numbers(case: Case) -> None:
-    """Complex parameters descend in all directions, or a `TypeError` at `init` says how to hold them.
+    """Complex parameters descend in all directions, or a `TypeError` at `init` says how to represent them.
 
-    It names `split_real_and_imaginary`, or says to hold the real and imaginary parts as two leaves; a method that
-    reduces rows may raise it at `update`. Gradients are steepest ascents, as Optax takes them: conjugates of what
-    `jax.grad` gives. From a start and a minimum that are i times as large, the way must be i times as large.
+    The error names `split_real_and_imaginary`, or says to hold the real and imaginary parts as two leaves. A method
+    that reduces rows may raise it at `update`. Gradients are directions of steepest ascent, as in Optax: conjugates of
+    what `jax.grad` returns. If start and minimum are multiplied by i, all parameters on the way must be multiplied by i
+    too.
     """
     shapes = {"matrix": (3, 4), "vector": (3,)}
     start, centre = (
@@ -123,7 +124,7 @@ def solves_problems(case: Case) -> None:
 
 
 def is_deterministic(case: Case) -> None:
-    """Built anew, it runs the same bit for bit."""
+    """Built a second time, it runs the same bit for bit."""
     again = case.run()
     require(trees.value_differences(case.reference.points[-1], again.points[-1], "final parameters and state"))
 
@@ -151,7 +152,7 @@ def continues_from_flax(case: Case) -> None:
 
 
 def _not_finite(case: Case, dtype: str, scales: tuple[float, ...]) -> list[str]:
-    """Says what is not finite, at which scale, and after how many steps."""
+    """Lists what is not finite, at which scale, and after how many steps."""
     tx = case.build()
     update = case.update(tx)
     params = case.params(trees.SHAPES, dtype)
@@ -180,7 +181,7 @@ def _not_finite(case: Case, dtype: str, scales: tuple[float, ...]) -> list[str]:
 
 
 def _start_anew(case: Case) -> Any:
-    """Parameters and state as another process would make them to restore into."""
+    """Returns parameters and state as another process would make them to restore a checkpoint into."""
     params = case.params()
     return params, case.init(case.build())(params)
 

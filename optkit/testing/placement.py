@@ -1,4 +1,4 @@
-"""Points 7 and 8 of the contract: sharded parameters, and methods that talk between workers."""
+"""Points 7 and 8 of the contract: sharded parameters, and methods that communicate between workers."""
 
 from typing import Any
 
@@ -17,13 +17,13 @@ SPECS = {"kernel": PartitionSpec("data", "model"), "bias": PartitionSpec("model"
 
 
 def initialises_abstractly(case: Case) -> None:
-    """`jax.eval_shape(tx.init, abstract_params)` works and says what `init` gives."""
+    """`jax.eval_shape(tx.init, abstract_params)` works and returns the types of what `init` returns."""
     params, state = (jax.eval_shape(lambda x: x, tree) for tree in case.reference.points[0])
     require(trees.type_differences(state, jax.eval_shape(case.init(case.build()), params), "state"))
 
 
 def initialises_from_types(case: Case) -> None:
-    """`tx.init`, called directly on `jax.ShapeDtypeStruct`, gives a state of the right types."""
+    """`tx.init`, called directly on `jax.ShapeDtypeStruct`, returns a state of the right types."""
     params = trees.abstract(trees.ORDINARY)
     tx = case.build()
     if case.axis_name is None:
@@ -64,7 +64,7 @@ def works_sharded_explicitly(case: Case) -> None:
 def agrees_between_backends(case: Case) -> None:
     """A multi-worker method gives the same numbers under `vmap`, `pmap` and `shard_map`.
 
-    Its state is mapped as `worker_axes` finds it: what is equal on all workers is held once.
+    Its state is mapped as `worker_axes` says: what is equal on all workers is stored once.
     """
     if case.axis_name is None or case.devices == 1:
         return
@@ -108,7 +108,7 @@ def _place(mesh: Mesh, params: Any) -> Any:
 
 
 def _after_init_and_updates(case: Case, params: Any, where: str) -> tuple[Any, list[str]]:
-    """Takes steps on sharded parameters; gives the last ones and says which state leaves lie elsewhere."""
+    """Takes steps on sharded parameters; returns the last ones, and lists state leaves that are placed elsewhere."""
     tx = case.build()
     state = tx.init(params)
     lines = _misplaced(params, state, f"{where}, after init")
@@ -121,13 +121,13 @@ def _after_init_and_updates(case: Case, params: Any, where: str) -> tuple[Any, l
 
 
 def _differences(case: Case, end: Any, where: str) -> list[str]:
-    """Says where sharded parameters differ from those after the same steps on one device."""
+    """Lists where sharded parameters differ from those after the same steps on one device."""
     start, expected = case.shardable(0), case.on_one_device
     return trees.value_differences(expected, end, f"{where}, against one device: parameters", rounding(start, expected))
 
 
 def _misplaced(params: Any, state: Any, when: str) -> list[str]:
-    """Says which state leaves are shaped like a parameter and sharded otherwise."""
+    """Lists state leaves that have the shape of a parameter but are sharded differently."""
     shardings = {leaf.shape: (name, leaf.sharding) for name, leaf in params.items()}
     lines = []
     for place, leaf in trees.flatten(state):

@@ -1,4 +1,4 @@
-"""The four problems that Optax's common tests solve, in one program."""
+"""The four problems of Optax's common tests, solved in one program."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ TOLERANCE = 3e-2
 
 
 class Problem(NamedTuple):
-    """A loss with its start and its minimum, NumPy arrays."""
+    """A loss with its start and its minimum, which are NumPy arrays."""
 
     name: str
     loss: Callable[[Any], jax.Array]
@@ -55,7 +55,7 @@ PROBLEMS = (
 
 
 def unsolved(case: Case) -> list[str]:
-    """Says which problems a transformation does not solve."""
+    """Lists the problems that a transformation does not solve."""
     changes = {}
     if case.rate_is_number and case.tuned == "learning_rate":
         changes["learning_rate"] = optax.cosine_decay_schedule(case.rate, STEPS)
@@ -76,14 +76,14 @@ def descend(case: Case, start: Any, centre: Any, bad: Any, steps: int) -> tuple[
     """Takes steps on half the squared distance from a point.
 
     Args:
-        case: says what takes them.
-        start: parameters.
-        centre: the minimum.
-        bad: what to add to the third gradient.
-        steps: how many.
+        case: The transformation under test, which takes the steps.
+        start: The first parameters.
+        centre: The minimum.
+        bad: What is added to the third gradient.
+        steps: Number of steps.
 
     Returns:
-        The last parameters, and after each step their largest distance from the minimum in any entry.
+        The last parameters, and after each step the largest distance of an entry from the minimum.
     """
     tx = case.build()
 
@@ -109,7 +109,7 @@ def descend(case: Case, start: Any, centre: Any, bad: Any, steps: int) -> tuple[
 
 
 def _solve(case: Case, tx: optax.GradientTransformationExtraArgs, starts: list[Any]) -> list[Any]:
-    """Runs all problems side by side and gives the parameters to report."""
+    """Runs all problems side by side and returns the parameters to report."""
 
     def step(problem):
         def step(params, previous, state):

@@ -1,4 +1,4 @@
-"""Parameter trees that the contract is checked on, and how two trees differ."""
+"""Parameter trees on which the contract is checked, and the differences of two trees."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -36,7 +36,7 @@ def normal(like: Any, seed: int) -> Any:
 
 
 def containers() -> Iterator[tuple[str, Any]]:
-    """Gives abstract float32 parameters in every kind of tree that training loops hold them in, with its name."""
+    """Yields abstract float32 parameters in every kind of tree that training loops use, each with its name."""
     kernel, bias = abstract((6, 4)), abstract((4,))
     yield "nested dicts", {"encoder": {"kernel": kernel, "bias": bias}, "decoder": {"norm": {"scale": bias}}}
     yield "tuples and lists", ({"kernel": kernel}, [bias, (kernel,)])
@@ -47,20 +47,20 @@ def containers() -> Iterator[tuple[str, Any]]:
 
 
 def flatten(tree: Any) -> list[tuple[str, Any]]:
-    """Lists a tree's leaves with their places in words."""
+    """Lists the leaves of a tree with their places in words."""
     return [(jax.tree_util.keystr(path) or "the only leaf", leaf) for path, leaf in jax.tree.leaves_with_path(tree)]
 
 
 def type_differences(expected: Any, actual: Any, name: str) -> list[str]:
-    """Says where two trees differ in structure, shape, dtype or weak type.
+    """Lists where two trees differ in structure, shape, dtype or weak type.
 
     Args:
-        expected: arrays or `jax.ShapeDtypeStruct`.
-        actual: the same.
-        name: what the trees are, for the messages.
+        expected: Arrays or `jax.ShapeDtypeStruct`.
+        actual: Arrays or `jax.ShapeDtypeStruct`.
+        name: Name of the trees, for the messages.
 
     Returns:
-        A line for each leaf that differs, or one for the structure.
+        One line per leaf that differs, or one line for the structure.
     """
     if jax.tree.structure(expected) != jax.tree.structure(actual):
         structures = f"expected {jax.tree.structure(expected)}, got {jax.tree.structure(actual)}"
@@ -74,17 +74,17 @@ def type_differences(expected: Any, actual: Any, name: str) -> list[str]:
 
 
 def value_differences(expected: Any, actual: Any, name: str, tolerance: Any = 0.0) -> list[str]:
-    """Says where two trees of equal structure differ in value.
+    """Lists where two trees of equal structure differ in value.
 
     Args:
-        expected: arrays.
-        actual: arrays.
-        name: what the trees are, for the messages.
-        tolerance: largest absolute difference allowed: one number, or a tree of numbers or arrays. With 0, bits must
-            agree, and NaN agrees with NaN.
+        expected: Arrays.
+        actual: Arrays.
+        name: Name of the trees, for the messages.
+        tolerance: The largest absolute difference allowed: a number, or a tree of numbers or arrays. With 0, bits must
+            agree, and NaN agrees with NaN. Default: 0.
 
     Returns:
-        A line for each leaf that differs, or one for the structure.
+        One line per leaf that differs, or one line for the structure.
     """
     if jax.tree.structure(expected) != jax.tree.structure(actual):
         return type_differences(expected, actual, name)
@@ -109,7 +109,7 @@ def value_differences(expected: Any, actual: Any, name: str, tolerance: Any = 0.
 
 
 def to_numpy(x: Any) -> np.ndarray:
-    """Copies an array to the host; of a typed key its data."""
+    """Copies an array to the host; of a typed key, it copies the data."""
     return np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
 
 

@@ -1,4 +1,4 @@
-"""Point 4 of the contract: what people write around a transformation, as they write it."""
+"""Point 4 of the contract: what people write around a transformation, in the way they write it."""
 
 import dataclasses
 import inspect
@@ -26,33 +26,33 @@ NNX_STEPS = 3
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class Layer:
-    """A layer that is called, as those of Equinox are."""
+    """A layer that can be called, like those of Equinox."""
 
     bias: Any
     kernel: Any
 
     def __call__(self, x: Any) -> Any:
-        """Applies it."""
+        """Applies the layer."""
         return x @ self.kernel + self.bias
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class Model:
-    """A model that is called, with a hole where `equinox.filter` leaves one."""
+    """A model that can be called, with a hole like those that `equinox.filter` leaves."""
 
     layer: Layer
     activation: None = None
 
     def __call__(self, x: Any) -> Any:
-        """Applies it."""
+        """Applies the model."""
         return self.layer(x)
 
 
 def works_injected_bare(case: Case) -> None:
-    """A bare `optax.inject_hyperparams(factory)(...)` gives the plain numbers, or a `TypeError` names `static_args`.
+    """A bare `optax.inject_hyperparams(factory)(...)` gives the same numbers, or a `TypeError` names `static_args`.
 
-    It is given the example without functions; what `factory` cannot do without, if it is a function, in `static_args`.
+    It receives the example without functions. A function that `factory` needs is passed, and named in `static_args`.
     """
     plain, static = _plain_data(case)
     try:
@@ -104,7 +104,7 @@ def works_in_nnx_optimizer(case: Case) -> None:
 
 
 def trains_callable_model(case: Case) -> None:
-    """A model that is a callable tree, as Equinox's are, gets the same numbers as a dict of its leaves."""
+    """A model that is a callable tree, like those of Equinox, gets the same numbers as a dict of its leaves."""
 
     def as_model(leaves):
         return Model(Layer(bias=leaves["bias"], kernel=leaves["kernel"]))
@@ -114,11 +114,12 @@ def trains_callable_model(case: Case) -> None:
 
 
 def masks_decay(case: Case) -> None:
-    """The argument `mask` says which leaves decay, as in Optax, and nothing else.
+    """The argument `mask` says which leaves decay, as in Optax, and changes nothing else.
 
-    It is given as a tree, as a function, and as one that reads `.ndim` through Flax's flattened paths. Leaves outside
-    move downhill, as under a mask without any leaf, those inside as without a mask. But where decay is a part of the
-    gradients, on all of which a leaf's step may depend, they move as along gradients to which it was added.
+    It is given as a tree, as a function, and as a function that reads `.ndim` from Flax's flattened paths. Leaves
+    outside the mask move downhill, as under a mask without any leaf; leaves inside move as without a mask. If decay is
+    a part of the gradients, on all of which a leaf's step may depend, leaves move as along gradients to which the decay
+    was added.
     """
     if not {"mask", "weight_decay"} <= set(inspect.signature(case.factory).parameters):
         return
@@ -166,13 +167,13 @@ def _leaves_moving_uphill(case: Case, start: Any, end: Any) -> list[str]:
 
 
 def _after_decayed_gradients(case: Case, mask: Mask | None) -> Any:
-    """Parameters after a step along gradients to which the decay of some leaves is added."""
+    """Returns the parameters after a step along gradients to which the decay of some leaves is added."""
     decay = optax.add_decayed_weights(WEIGHT_DECAY, mask)
     return case.train(optax.chain(decay, case.build(weight_decay=0.0, mask=None)), steps=1)[0]
 
 
 def works_without_params(case: Case) -> None:
-    """`update(gradients, state)` works as with parameters, or raises an error that says who needs them."""
+    """`update(gradients, state)` works as with parameters, or raises an error that says what needs the parameters."""
     try:
         params, _ = case.train(without_params(case.build()))
     except (TypeError, ValueError) as error:
@@ -183,11 +184,11 @@ def works_without_params(case: Case) -> None:
 
 
 def takes_stacked_layers(case: Case) -> None:
-    """Takes layers stacked along a leading axis, as `flax.linen.scan` stacks them.
+    """Accepts layers that are stacked along a leading axis, as by `flax.linen.scan`.
 
-    If its factory has an argument `weight_dimension_numbers`, each layer gets what it gets alone; without the argument
-    too, or a `ValueError` names `weight_dimension_numbers`. Layers for which it draws have draws of their own, and only
-    types are checked.
+    If its factory has an argument `weight_dimension_numbers`, each layer gets the same step as alone. Without the
+    argument it does too, or a `ValueError` names `weight_dimension_numbers`. If it draws random numbers, layers have
+    draws of their own, and only types are checked.
     """
     shapes = {"kernel": (LAYERS, 4, 6), "bias": (LAYERS, 6)}
     numbers = [name for name in inspect.signature(case.factory).parameters if name.endswith("weight_dimension_numbers")]
@@ -229,7 +230,7 @@ def takes_stacked_layers(case: Case) -> None:
 
 
 def without_params(tx: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
-    """Makes a transformation whose `update` does not hand parameters on."""
+    """Makes a transformation whose `update` does not pass parameters on."""
 
     def update(updates, state, params=None, **extra_args):
         del params
@@ -244,7 +245,7 @@ def _has_no_default(case: Case, name: str) -> bool:
 
 
 def _plain_data(case: Case) -> tuple[dict[str, Any], set[str]]:
-    """The example without functions that can be left out, and the names of those that cannot."""
+    """Returns the example without functions that can be left out, and the names of those that cannot."""
     plain = {
         name: value for name, value in case.example.items() if not is_function(value) or _has_no_default(case, name)
     }
@@ -252,7 +253,7 @@ def _plain_data(case: Case) -> tuple[dict[str, Any], set[str]]:
 
 
 def _require_plain_numbers(case: Case, arguments: dict[str, Any], static: set[str]) -> None:
-    """Checks numbers and state of Optax's injection against those of `factory(**arguments)`."""
+    """Compares the numbers and the state under Optax's injection with those of `factory(**arguments)`."""
     factory = optax.inject_hyperparams(case.factory, static)
     expected, state = case.train(optax.with_extra_args_support(case.factory(**arguments)), steps=2)
     actual, injected = case.train(factory(**arguments), steps=2)

@@ -113,7 +113,7 @@ def test_another_word_is_refused(word):
 
 
 def test_a_vector_cannot_be_labelled_a_matrix():
-    with pytest.raises(ValueError, match=r"method: the leaf 'layer/bias' of shape \(3,\) is no matrix"):
+    with pytest.raises(ValueError, match=r"method: the leaf 'layer/bias' of shape \(3,\) is not a matrix"):
         kinds(PARAMS, "matrix")
 
 

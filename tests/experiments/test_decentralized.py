@@ -343,8 +343,8 @@ REFUSED = [
     ({"alpha": "nan"}, "must be a positive number or inf, got nan"),
     ({"dropout": "1.5"}, "must lie in [0, 1], got 1.5"),
     ({"seed": "-1"}, "must be an integer of at least 0, got -1"),
-    ({"silent": "8"}, "--silent must leave one of 8 workers, got 8"),
-    ({"attack": "sign_flip", "byzantine": "8"}, "--byzantine must leave one of 8 workers, got 8"),
+    ({"silent": "8"}, "--silent must leave at least one of 8 workers, got 8"),
+    ({"attack": "sign_flip", "byzantine": "8"}, "--byzantine must leave at least one of 8 workers, got 8"),
     ({"task": "diabetes-ridge", "attack": "label_flip", "alpha": "inf"}, "label_flip needs a task with classes"),
     ({"backend": "shard_map", "workers": "9"}, "--backend shard_map needs a device for each worker"),
     (

@@ -129,7 +129,7 @@ def test_workers_see_the_rows_of_one_device(classes, factory, rows):
 
 
 def test_a_task_without_classes_is_refused(line):
-    with pytest.raises(UserError, match="probe treats classes apart, and this task has none"):
+    with pytest.raises(UserError, match="probe treats classes separately, and this task has no classes"):
         gradients.require_trainable(line, method(balanced_sgd, "classes"), workers=1)
 
 

@@ -235,7 +235,7 @@ def test_a_convolution_is_the_matrix_of_its_outputs_against_all_inputs():
     projector = subspace_projector("rows", rank=1)
     tx = frugal(optax.identity(), projector, rest=None, weight_dimension_numbers=numbers, key=0)
     assert np.count_nonzero(np.any(first_update(tx, kernel).reshape(-1, 4) != 0, axis=0)) == 1
-    # Without numbers it is no matrix, and an inner transformation gets the whole of it.
+    # Without numbers it is not a matrix, and an inner transformation gets the whole of it.
     np.testing.assert_array_equal(first_update(frugal(optax.identity(), projector, key=0), kernel), kernel)
 
 

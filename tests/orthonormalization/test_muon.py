@@ -157,11 +157,11 @@ def test_blocks_that_do_not_sum_to_the_rows_are_refused():
 
 
 def test_a_vector_is_refused():
-    with pytest.raises(ValueError, match=r"the leaf 'bias' of shape \(3,\) is no matrix"):
+    with pytest.raises(ValueError, match=r"the leaf 'bias' of shape \(3,\) is not a matrix"):
         first_update(scale_by_muon(), {"bias": jnp.ones(3)})
 
 
 @pytest.mark.slow
 def test_a_leaf_without_numbers_is_named():
-    with pytest.raises(ValueError, match=r"scale_by_muon: the leaf 'head' of shape \(3, 4\) is no matrix by"):
+    with pytest.raises(ValueError, match=r"scale_by_muon: the leaf 'head' of shape \(3, 4\) is not a matrix by"):
         first_update(scale_by_muon(weight_dimension_numbers={"head": None}), {"head": jnp.ones((3, 4))})

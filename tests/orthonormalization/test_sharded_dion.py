@@ -399,7 +399,7 @@ def test_arguments_of_its_transformation_out_of_range_are_refused(arguments, mes
 
 
 def test_a_vector_is_refused():
-    with pytest.raises(ValueError, match=r"scale_by_sharded_dion: the leaf '' of shape \(3,\) is no matrix"):
+    with pytest.raises(ValueError, match=r"scale_by_sharded_dion: the leaf '' of shape \(3,\) is not a matrix"):
         scale_by_sharded_dion(P()).init(jnp.ones(3))
 
 

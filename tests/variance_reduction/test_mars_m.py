@@ -73,7 +73,7 @@ def test_embeddings_may_be_left_to_adamw():
 def test_a_vector_among_the_matrices_is_named():
     params = {"bias": jnp.ones(5)}
     tx = optkit.mars_m(0.1, corrected=True)
-    with pytest.raises(ValueError, match=r"mars_m: the leaf 'bias' of shape \(5,\) is no matrix"):
+    with pytest.raises(ValueError, match=r"mars_m: the leaf 'bias' of shape \(5,\) is not a matrix"):
         tx.init(params)
 
 

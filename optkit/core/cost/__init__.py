@@ -1,1 +1,1 @@
-"""What a transformation costs: state, memory, operations, bytes sent."""
+"""What a transformation costs: state, memory, operations and bytes sent."""

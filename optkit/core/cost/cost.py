@@ -1,4 +1,4 @@
-"""What an optimizer costs: memory, arithmetic, communication; found without running it."""
+"""The cost of an optimizer: memory, arithmetic and communication, found without running it."""
 
 import dataclasses
 import html
@@ -20,30 +20,31 @@ from optkit.core.workers.sharding import abstract_state
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What one step of an optimizer costs; what is found by compiling it is None if only the state was asked for.
+    """The cost of one step of an optimizer. Values that need compiling are None if only the state was asked for.
 
     Attributes:
-        parameters: number of parameters (elements, not arrays); of one worker, as all the rest.
-        state_bytes: bytes of the optimizer's state, counters included; all devices together, replicas counted once.
-        state_bytes_per_device: bytes of it that each device holds.
-        temporary_bytes: bytes that each device needs during the step, beside gradients, state and parameters, old and
-            new; None also where the compiler does not tell.
-        flops: floating-point operations of each device in a step: 2 for each multiply-add of a matrix product or a
-            convolution, n - 1 for a sum or maximum of n numbers, 1 for each element of other arithmetic, roots and
+        parameters: Number of parameters (elements, not arrays). With workers, it is that of one worker, and so are all
+            other numbers.
+        state_bytes: Bytes of the optimizer's state, counters included, on all devices together. Replicas count once.
+        state_bytes_per_device: Bytes of the state that each device holds.
+        temporary_bytes: Bytes that each device needs during the step in addition to gradients, old and new state, and
+            old and new parameters. It is also None if the compiler does not report it.
+        flops: Floating-point operations of each device in a step: 2 for each multiply-add of a matrix product or a
+            convolution, n - 1 for a sum or maximum of n numbers, and 1 for each element of other arithmetic, roots and
             exponentials included. They are counted in the compiled program: loops by their number of iterations,
-            conditionals by their most expensive branch, values that are computed twice to save memory twice. Moving,
-            converting and comparing numbers and arithmetic of integers (random bits) do not count, nor do the
-            additions inside collectives, nor what is in `library_calls`.
-        sent: bytes that each device sends in a step, by kind of collective, what is inserted for sharded parameters
-            included. In a group of g devices, each holding b bytes before: all-reduce 2 (g - 1) / g b, all-gather
-            (g - 1) b, reduce-scatter and all-to-all (g - 1) / g b, collective-permute b, or nothing if every device
-            sends to itself only.
-        sent_when_taken: bytes that each device sends in addition when the branches of conditionals are taken that send
-            most of that kind: in a synchronisation, for a method that has one every few steps.
-        every: in how many steps these branches are taken once.
-        library_calls: how often a step calls library routines, such as factorizations, whose arithmetic the program
-            does not show.
-        open_loops: number of loops in the step that run until something happens; everything in them counts once.
+            conditionals by their most expensive branch, and values that are computed twice to save memory twice.
+            Moving, converting and comparing numbers, integer arithmetic (random bits), additions inside collectives,
+            and what is in `library_calls` do not count.
+        sent: Bytes that each device sends in a step, by kind of collective, including those that are inserted for
+            sharded parameters. In a group of g devices that hold b bytes each before, all-reduce sends 2 (g - 1) / g b,
+            all-gather (g - 1) b, reduce-scatter and all-to-all (g - 1) / g b, and collective-permute b, or nothing if
+            every device sends to itself only.
+        sent_when_taken: Bytes that each device sends in addition in a step that takes the branches of conditionals that
+            send most, by kind of collective. A method that synchronizes every few steps sends them in these steps.
+        every: The branches of `sent_when_taken` are taken once in this many steps.
+        library_calls: How often a step calls each library routine, such as a factorization, whose arithmetic the
+            program does not show.
+        open_loops: Number of loops in the step that have no known number of iterations. Everything inside counts once.
     """
 
     parameters: int
@@ -59,12 +60,12 @@ class Cost:
 
     @property
     def state_bytes_per_parameter(self) -> float:
-        """Bytes of state for each parameter; 0 without parameters."""
+        """Bytes of state per parameter; 0 if there are no parameters."""
         return self.state_bytes / self.parameters if self.parameters else 0.0
 
     @property
     def sent_per_step(self) -> dict[str, float]:
-        """Bytes that each device sends in the mean over steps: a synchronisation counts by one over `every`."""
+        """Bytes that each device sends on average over steps: `sent_when_taken` counts divided by `every`."""
         sent: dict[str, float] = dict(self.sent or {})
         for kind, size in (self.sent_when_taken or {}).items():
             sent[kind] = sent.get(kind, 0) + size / self.every
@@ -102,13 +103,13 @@ class Cost:
         return rows
 
     def __str__(self) -> str:
-        """Gives one line for each cost."""
+        """Returns one line for each cost."""
         rows = self._rows()
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:{width}}  {value}" for name, value in rows)
 
     def _repr_html_(self) -> str:
-        """Gives a table, for notebooks."""
+        """Returns a table, for notebooks."""
         rows = (f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in self._rows())
         return f"<table>{''.join(rows)}</table>"
 
@@ -131,31 +132,36 @@ def cost(
     state_only: bool = False,
     **extra_args: Any,
 ) -> Cost:
-    """Says what one step of an optimizer costs, that is `tx.update` and `optax.apply_updates`; allocates nothing.
+    """Computes what one step of an optimizer costs, in memory, arithmetic and communication, without running it.
 
-    The step is compiled for the devices of this process, with parameters, gradients and state sharded as `params` and
-    `state_shardings` say, but never run. Where a mesh needs more devices than JAX's default ones, it is compiled for
-    CPUs.
+    A step is `tx.update` and `optax.apply_updates`. It is compiled for the devices of this process, with parameters,
+    gradients and state sharded as `params` and `state_shardings` say, but never run, and nothing is allocated. If a
+    mesh needs more devices than JAX's default backend has, the step is compiled for CPUs.
+
+    Use it to choose between optimizers, or to see whether one fits into memory, before training. Avoid it as a measure
+    of time, because it counts operations and bytes, not seconds.
 
     Args:
-        tx: the optimizer.
-        params: parameters, or `jax.ShapeDtypeStruct` in their place, with `sharding` set if they are to be sharded.
+        tx: The optimizer.
+        params: The parameters, or `jax.ShapeDtypeStruct` in their place, with `sharding` set if they are to be sharded.
             Their mesh may be abstract (`jax.sharding.AbstractMesh`).
-        axis_name: for an optimizer that talks over a named axis, that axis: each worker is then one device, or, if
-            `params` (one worker's) are sharded, as many as these are sharded over.
-        axis_size: number of workers on that axis.
-        every: for a method whose workers talk under a conditional, in how many steps they do so once, at least 1:
-            `sent_per_step` then counts what they send by one over it. Default 1.
-        state_only: leaves out all that needs compiling: takes less than a second for any model.
-        **extra_args: what `tx.update` needs beside gradients, state and parameters, for example `value`: arrays,
-            numbers, or `jax.ShapeDtypeStruct` (of one worker). What functions such as `grad_fn` do is counted too.
+        axis_name: Name of the axis over workers. Each worker is then one device, or, if `params` (those of one worker)
+            are sharded, as many devices as these are sharded over. Default: None, for an optimizer without workers.
+        axis_size: Number of workers. It is given together with `axis_name`. Default: None.
+        every: For a method whose workers communicate only in some steps, under a conditional: they do so once in this
+            many steps, at least 1. `sent_per_step` divides what they then send by it. Default: 1.
+        state_only: Whether to leave out everything that needs compiling. It then takes less than a second for any
+            model. Default: False.
+        **extra_args: What `tx.update` needs in addition to gradients, state and parameters, for example `value`:
+            arrays, numbers, or `jax.ShapeDtypeStruct` (of one worker). The work of functions such as `grad_fn` is
+            counted too.
 
     Returns:
-        The costs.
+        A `Cost`. `print` shows it as a table.
 
     Raises:
-        ValueError: if only one of `axis_name` and `axis_size` is given, if `every` is no positive integer, or if this
-            process has fewer devices than the workers and the mesh need.
+        ValueError: If only one of `axis_name` and `axis_size` is given, if `every` is not a positive integer, or if
+            this process has fewer devices than the workers and the mesh need.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax, optkit
@@ -222,7 +228,7 @@ def cost(
 
 
 def _lower(step: Any, params: Any, state: Any, arrays: Any, workers: Mapping[str, int]) -> jax.stages.Lowered:
-    """Lowers a step for real devices, as one program of all workers if there are any."""
+    """Lowers a step for real devices, as one program for all workers if there are any."""
     shardings = [leaf.sharding for leaf in jax.tree.leaves((params, state))]
     mesh = next((sharding.mesh for sharding in shardings if isinstance(sharding, NamedSharding)), None)
     if mesh is None and not workers:  # on whatever device JAX would take
@@ -240,7 +246,7 @@ def _lower(step: Any, params: Any, state: Any, arrays: Any, workers: Mapping[str
 
 
 def _place(tree: Any, mesh: jax.sharding.Mesh, workers: Mapping[str, int]) -> Any:
-    """Shards abstract arrays over a mesh as they are sharded over theirs, one after another for all workers."""
+    """Shards abstract arrays over a mesh as they were sharded over their own, with an axis over workers if any."""
 
     def place(leaf):
         spec = leaf.sharding.spec if isinstance(leaf.sharding, NamedSharding) else ()

@@ -1,8 +1,8 @@
 """Reads compiled XLA programs: how much a device computes, and what it sends to others.
 
-JAX offers both only in part: `compiled.cost_analysis()` counts the body of a loop once and says nothing of
-collectives. So the text of the optimized program is walked here from its entry through fusions, loops and
-branches.
+JAX offers both only in part: `compiled.cost_analysis()` counts the body of a loop once and tells nothing about
+collectives. This module therefore walks through the text of the optimized program, from its entry through fusions,
+loops and branches.
 """
 
 import collections
@@ -33,14 +33,14 @@ _HAND_ON = re.compile("all-gather|bitcast|collective-permute|convert|copy|(dynam
 
 @dataclasses.dataclass
 class Work:
-    """What one device does in one run of a program.
+    """The work of one device in one run of a program.
 
     Attributes:
-        flops: floating-point operations.
-        sent: bytes sent to other devices in every run, by kind of collective.
-        sent_when_taken: bytes sent under conditionals, each in the branch that sends most, by kind of collective.
-        library_calls: how often each library routine is called whose work is not in `flops`.
-        open_loops: how many loops have an unknown number of iterations; their bodies count once.
+        flops: Floating-point operations.
+        sent: Bytes sent to other devices in every run, by kind of collective.
+        sent_when_taken: Bytes sent under conditionals, each in the branch that sends most, by kind of collective.
+        library_calls: How often each library routine is called whose work is not in `flops`.
+        open_loops: How many loops have an unknown number of iterations. Their bodies count once.
     """
 
     flops: float = 0.0
@@ -50,7 +50,7 @@ class Work:
     open_loops: int = 0
 
     def add(self, other: "Work", times: int = 1) -> None:
-        """Adds what `other` does, so many times."""
+        """Adds the work of `other`, `times` times."""
         self.flops += times * other.flops
         self.open_loops += other.open_loops
         _add(self.sent, other.sent, times)
@@ -78,11 +78,11 @@ _Computation = dict[str, _Instruction]
 
 
 def read(compiled: Any, lowered: Any) -> Work:
-    """Counts what one device does in one run.
+    """Counts the work of one device in one run.
 
     Args:
-        compiled: the compiled program (`jax.stages.Compiled`).
-        lowered: the program that it was compiled from (`jax.stages.Lowered`), for the dtypes that are sent.
+        compiled: The compiled program (`jax.stages.Compiled`).
+        lowered: The program from which it was compiled (`jax.stages.Lowered`), for the dtypes that are sent.
 
     Returns:
         The work of one device.
@@ -129,7 +129,7 @@ class _Program:
                 computation[name] = _Instruction(name, shape, opcode, operands, attributes, bool(root))
 
     def work(self) -> Work:
-        """Counts what the whole program does."""
+        """Counts the work of the whole program."""
         return self._computation_work(self.entry)
 
     def _computation_work(self, name: str) -> Work:
@@ -174,7 +174,7 @@ class _Program:
                 yield self._computation_work(name)
 
     def _sent(self, instruction: _Instruction, computation: _Computation, kind: str) -> float:
-        """Says how many bytes a device sends for a collective."""
+        """Returns how many bytes a device sends for a collective."""
         if kind == "collective-permute":
             listed = re.search(r"source_target_pairs=\{([\d,{}]*)\}", instruction.attributes)
             if listed and all(source == target for source, target in re.findall(r"(\d+),(\d+)", listed[1])):
@@ -186,12 +186,12 @@ class _Program:
         return _SENT[kind](_group_size(instruction.attributes, self.devices)) * size
 
     def _sent_bits(self, instruction: _Instruction, computation: _Computation, kind: str, operand: str) -> int:
-        """Says how wide the sent elements are in the program as written.
+        """Returns the width of the sent elements in the program as it was written.
 
-        Compilers for CPUs widen 16-bit elements, which other devices send as they are. Where the lowered program sends
-        as many elements in one width only, that is it. It says nothing of what the partitioner inserted, and where it
-        sends as many elements in two widths, it does not say which is which: then elements count as wide as they were
-        before they were widened.
+        Compilers for CPUs widen 16-bit elements, which other devices send as they are. If the lowered program sends as
+        many elements in one width only, that is the width. It tells nothing about what the partitioner inserted, and if
+        it sends as many elements in two widths, it does not tell which is which. In these cases elements count as wide
+        as they were before they were widened.
         """
         own = _bits(computation[operand].type)
         # An all-to-all may be compiled into one operand for each device.
@@ -215,7 +215,7 @@ class _Program:
 
 
 def _most(branches: list[Work]) -> Work:
-    """Joins the branches of a conditional, of which one is taken: of each amount the greatest."""
+    """Joins the branches of a conditional, of which one is taken, by the greatest of each amount."""
 
     def greatest(*amounts: Mapping[str, float]) -> dict[str, float]:
         return {kind: max(each.get(kind, 0) for each in amounts) for kind in dict.fromkeys(itertools.chain(*amounts))}
@@ -257,24 +257,24 @@ def _flops(instruction: _Instruction, computation: _Computation) -> float:
 
 
 def _product_flops(result: list[int], factor: list[int], contracted: list[str]) -> float:
-    """Counts the operations of a matrix product, whose first factor is contracted over some axes."""
+    """Counts the operations of a matrix product whose first factor is contracted over some axes."""
     return 2.0 * math.prod(result) * math.prod(factor[int(axis)] for axis in contracted)
 
 
 def _dimensions(shape: str) -> list[int]:
-    """Gives the dimensions of an array, of the first one of a tuple."""
+    """Returns the dimensions of an array, or of the first array of a tuple."""
     found = re.search(r"\[([\d,]*)\]", shape)
     return [int(size) for size in found[1].split(",")] if found and found[1] else []
 
 
 def _elements(shape: str) -> int:
-    """Counts the elements of an array, of all arrays of a tuple."""
+    """Counts the elements of an array, or of all arrays of a tuple."""
     arrays = re.findall(r"\w\[([\d,]*)\]", shape)
     return sum(math.prod(int(size) for size in sizes.split(",") if size) for sizes in arrays)
 
 
 def _bits(element_type: str) -> int:
-    """Gives the width of an element, for `bf16[8,4]` and `f8e4m3fn[8]`, or `complex<f32>` and `i1` as in MLIR."""
+    """Returns the width of an element, for `bf16[8,4]` and `f8e4m3fn[8]`, or for `complex<f32>` and `i1` as in MLIR."""
     width = re.search(r"\d+", element_type.partition("[")[0])
     if width is None or element_type == "i1":
         return 8  # booleans take a byte

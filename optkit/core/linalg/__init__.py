@@ -1,1 +1,1 @@
-"""Linear algebra of leaves: as matrices, orthonormal bases, products on explicit mesh axes."""
+"""Linear algebra of leaves: views as matrices, orthonormal bases, and products on explicit mesh axes."""

@@ -8,14 +8,15 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 
 def einsum(subscripts: str, *operands: jax.Array, precision: Any | None = None) -> jax.Array:
-    """Computes `jnp.einsum`, and says how its result is sharded where operands are sharded over explicit mesh axes.
+    """Computes `jnp.einsum`, and shards its result if operands are sharded over explicit mesh axes.
 
-    Each axis of the result is sharded like the axis of that letter of an operand; sums over sharded axes are reduced.
+    Each axis of the result is sharded like the axis of an operand with the same letter. Sums over sharded axes are
+    reduced.
 
     Args:
-        subscripts: with `->` and the result's letters; all operands may begin with `...`.
-        *operands: the arrays.
-        precision: as for `jnp.einsum`.
+        subscripts: Letters with `->` and those of the result. All operands may begin with `...`.
+        *operands: The arrays.
+        precision: See `jnp.einsum`. Default: None.
 
     Returns:
         The product.
@@ -29,7 +30,7 @@ def einsum(subscripts: str, *operands: jax.Array, precision: Any | None = None) 
 
 
 def _sharding(subscripts: str, operands: tuple[jax.Array, ...]) -> NamedSharding | None:
-    """The sharding of the result; None where no operand is sharded over explicit axes."""
+    """Returns the sharding of the result, or None if no operand is sharded over explicit mesh axes."""
     inputs, output = subscripts.split("->")
     mesh, axes = None, {}
     for letters, operand in zip(inputs.split(","), operands, strict=True):

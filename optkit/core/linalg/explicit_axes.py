@@ -1,6 +1,6 @@
-"""Arrays that live on a mesh with explicit axes, JAX's default, where every product must say how it is sharded.
+"""Arrays on a mesh with explicit axes, JAX's default, where every product must say how it is sharded.
 
-On automatic axes, or on one device, these functions do nothing: there the partitioner decides.
+On automatic axes, or on one device, these functions do nothing, because the partitioner decides.
 """
 
 import jax
@@ -16,6 +16,6 @@ def replicate(x: jax.Array) -> jax.Array:
 
 
 def shard_like(x: jax.Array, like: jax.Array) -> jax.Array:
-    """Gives an array the sharding of another of its shape, where that one is sharded over explicit axes."""
+    """Gives an array the sharding of another array of the same shape, if that one is sharded over explicit axes."""
     sharding = jax.typeof(like).sharding
     return x if all(axis is None for axis in sharding.spec) else jax.sharding.reshard(x, sharding)

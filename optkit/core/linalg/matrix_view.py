@@ -1,4 +1,4 @@
-"""How a leaf is seen as matrices: which axes are rows, which columns, and which count separate matrices."""
+"""How a leaf is viewed as matrices: which axes are rows, which are columns, and which count separate matrices."""
 
 import dataclasses
 import math
@@ -22,9 +22,9 @@ class MatrixView:
     """The axes of one leaf. Rows are a layer's outputs and columns its inputs, as in the papers' `y = W x`.
 
     Attributes:
-        shape: the leaf's shape.
-        rows: the axes over outputs.
-        columns: the axes over inputs, that a layer sums over.
+        shape: The shape of the leaf.
+        rows: The axes over outputs.
+        columns: The axes over inputs, which a layer sums over.
     """
 
     shape: tuple[int, ...]
@@ -38,35 +38,35 @@ class MatrixView:
 
     @property
     def row_count(self) -> int:
-        """Rows of a matrix, fan-out."""
+        """Number of rows of a matrix, its fan-out."""
         return math.prod(self.shape[axis] for axis in self.rows)
 
     @property
     def column_count(self) -> int:
-        """Columns of a matrix, fan-in."""
+        """Number of columns of a matrix, its fan-in."""
         return math.prod(self.shape[axis] for axis in self.columns)
 
     @property
     def rows_first(self) -> bool:
-        """Whether rows come before columns in the leaf, and therefore in what `to_matrices` gives."""
+        """Whether rows come before columns in the leaf, and therefore in the result of `to_matrices`."""
         return self.rows < self.columns
 
 
 def matrix_view(shape: Sequence[int], numbers: MuonDimensionNumbers | None = None, leaf: str = "a leaf") -> MatrixView:
-    """Says how a leaf of some shape is seen as matrices.
+    """Returns how a leaf of a given shape is viewed as matrices.
 
     Args:
-        shape: the leaf's.
-        numbers: its input and output axes. By default the last axis is over outputs and the one before over inputs, as
-            in kernels of Flax; all others count separate matrices. For weights that are stored as PyTorch does, outputs
-            first, it is `MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)`.
-        leaf: what the leaf is called in messages.
+        shape: The shape of the leaf.
+        numbers: The input and output axes of the leaf. Default: the last axis is over outputs and the one before over
+            inputs, as in kernels of Flax, and all others count separate matrices. For weights stored as in PyTorch,
+            outputs first, it is `MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)`.
+        leaf: How messages name the leaf. Default: "a leaf".
 
     Returns:
         The view.
 
     Raises:
-        ValueError: if there are less than two axes, or one is named twice or does not exist.
+        ValueError: If there are less than two axes, or one is named twice or does not exist.
 
     Example:
         >>> view = matrix_view((3, 3, 16, 32), MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3))
@@ -75,7 +75,7 @@ def matrix_view(shape: Sequence[int], numbers: MuonDimensionNumbers | None = Non
     """
     rank = len(shape)
     if rank < 2:
-        raise ValueError(f"{leaf} of shape {tuple(shape)} is no matrix, which has at least two axes: leave it out")
+        raise ValueError(f"{leaf} of shape {tuple(shape)} is not a matrix, which has at least two axes: leave it out")
     numbers = DENSE_KERNELS if numbers is None else numbers
     columns, rows = (
         tuple(sorted(axis % rank for axis in ((axes,) if isinstance(axes, int) else axes) if -rank <= axis < rank))
@@ -88,16 +88,17 @@ def matrix_view(shape: Sequence[int], numbers: MuonDimensionNumbers | None = Non
 
 
 def matrix_views(tree: Any, weight_dimension_numbers: Any = None) -> Any:
-    """Says how each leaf of a tree is seen as matrices.
+    """Returns how each leaf of a tree is viewed as matrices.
 
     Args:
-        tree: arrays.
-        weight_dimension_numbers: as Optax's Muon takes it: one `MuonDimensionNumbers` for all leaves; a tree of them,
-            a prefix of `tree`, with None for leaves that are no matrices; or a function that makes it from `tree`. By
-            default all leaves of two axes are matrices, kernels of Flax's dense layers, and others are not.
+        tree: Arrays.
+        weight_dimension_numbers: Which axes of each matrix are inputs and which are outputs, as in
+            `optax.contrib.muon`. A single `MuonDimensionNumbers` for all leaves; a tree of them, which may be a prefix
+            of `tree`, with None for leaves that are not matrices; or a function that makes it from `tree`. Default: all
+            leaves of two axes are matrices, like kernels of Flax's dense layers, and all others are not.
 
     Returns:
-        A tree of `MatrixView`, None where a leaf is no matrix. A leaf without entries never is.
+        A tree of `MatrixView`, with None for leaves that are not matrices. A leaf without entries never is one.
 
     Example:
         >>> import jax.numpy as jnp
@@ -116,13 +117,13 @@ def matrix_views(tree: Any, weight_dimension_numbers: Any = None) -> Any:
 
 
 def leaf_name(path: tuple[Any, ...]) -> str:
-    """Gives the path of a leaf as words, as in `"layer/kernel"`, without the boxes in which Flax NNX keeps arrays.
+    """Returns the path of a leaf as words, such as "layer/kernel", without the boxes in which Flax NNX stores arrays.
 
     Args:
-        path: keys, as `jax.tree.map_with_path` hands them on.
+        path: Keys, as `jax.tree.map_with_path` passes them.
 
     Returns:
-        The names between slashes.
+        The names, separated by slashes.
 
     Example:
         >>> [(path, _)] = jax.tree.leaves_with_path({"layer": {"kernel": 1.0}})
@@ -134,18 +135,18 @@ def leaf_name(path: tuple[Any, ...]) -> str:
 
 
 def require_views(tree: Any, weight_dimension_numbers: Any, method: str) -> Any:
-    """Says how each leaf is seen as matrices, for methods that work on nothing else.
+    """Returns how each leaf is viewed as matrices, for methods that work on matrices only.
 
     Args:
-        tree: arrays.
-        weight_dimension_numbers: see `matrix_views`, but by default all leaves are matrices by their last two axes.
-        method: the public name of the transformation.
+        tree: Arrays.
+        weight_dimension_numbers: See `matrix_views`. Default: all leaves are matrices in their last two axes.
+        method: The public name of the transformation.
 
     Returns:
-        A tree of `MatrixView`, None for leaves without entries.
+        A tree of `MatrixView`, with None for leaves without entries.
 
     Raises:
-        ValueError: if a leaf is no matrix.
+        ValueError: If a leaf is not a matrix.
     """
     given = DENSE_KERNELS if weight_dimension_numbers is None else weight_dimension_numbers
     numbers = resolve("weight_dimension_numbers", given, tree)
@@ -156,7 +157,7 @@ def require_views(tree: Any, weight_dimension_numbers: Any, method: str) -> Any:
             return None
         if numbers is None:
             raise ValueError(
-                f"{leaf} of shape {x.shape} is no matrix by weight_dimension_numbers: leave it out by optax.masked"
+                f"{leaf} of shape {x.shape} is not a matrix by weight_dimension_numbers: leave it out by optax.masked"
             )
         return matrix_view(x.shape, numbers, leaf)
 
@@ -164,18 +165,18 @@ def require_views(tree: Any, weight_dimension_numbers: Any, method: str) -> Any:
 
 
 def to_matrices(x: jax.Array, view: MatrixView | None) -> Any:
-    """Gives a leaf as matrices: a leading axis for each of `view.batch`, and two more.
+    """Returns a leaf as matrices: one leading axis for each of `view.batch`, and two more axes.
 
-    Rows come before columns where they do in the leaf (`view.rows_first`), so that usual kernels stay as they are. On
-    explicit mesh axes they stay sharded too. Where rows or columns are several axes, all but the first of these are
-    gathered: their blocks would lie scattered over the matrix.
+    Rows come before columns if they do in the leaf (`view.rows_first`), so usual kernels stay as they are. On explicit
+    mesh axes they also stay sharded. If rows or columns are several axes, all of these but the first are gathered,
+    because their blocks would be scattered over the matrix.
 
     Args:
-        x: the leaf.
-        view: how it is seen.
+        x: The leaf.
+        view: How it is viewed.
 
     Returns:
-        Its matrices; None without a view.
+        Its matrices, or None without a view.
     """
     if view is None:
         return None
@@ -190,12 +191,12 @@ def from_matrices(like: jax.Array, view: MatrixView | None, matrices: Any) -> ja
     """Undoes `to_matrices`.
 
     Args:
-        like: the leaf, for its sharding and dtype.
-        view: how the leaf is seen.
-        matrices: what `to_matrices` gave, or something shaped alike.
+        like: The leaf, for its sharding and dtype.
+        view: How the leaf is viewed.
+        matrices: The result of `to_matrices`, or anything of the same shape.
 
     Returns:
-        The leaf; `like` without a view.
+        The leaf, or `like` without a view.
     """
     if view is None:
         return like
@@ -208,7 +209,7 @@ def from_matrices(like: jax.Array, view: MatrixView | None, matrices: Any) -> ja
 
 
 def _in_order(view: MatrixView) -> list[tuple[int, ...]]:
-    """The axes of a leaf that each axis of its matrices is made of."""
+    """Returns the axes of a leaf from which each axis of its matrices is made."""
     sides = (view.rows, view.columns) if view.rows_first else (view.columns, view.rows)
     return [*((axis,) for axis in view.batch), *sides]
 
@@ -216,7 +217,7 @@ def _in_order(view: MatrixView) -> list[tuple[int, ...]]:
 def _shardings_apart_and_joined(
     view: MatrixView, x: jax.Array
 ) -> tuple[NamedSharding, NamedSharding] | tuple[None, None]:
-    """How a leaf's axes in matrix order are sharded before and after some are joined; None off explicit mesh axes."""
+    """Returns shardings of a leaf's axes in matrix order, before and after some are joined; None off explicit axes."""
     sharding = jax.typeof(x).sharding
     if all(axis is None for axis in sharding.spec):
         return None, None

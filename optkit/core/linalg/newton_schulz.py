@@ -1,4 +1,4 @@
-"""Orthogonalization by the Newton-Schulz iteration: matrix products only, so that sharded matrices stay sharded."""
+"""Orthogonalization by the Newton-Schulz iteration: it uses matrix products only, so sharded matrices stay sharded."""
 
 import functools
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from optkit.core.types import DTypeLike
 Coefficients = tuple[float, float, float]
 
 QUINTIC: Coefficients = (3.4445, -4.7750, 2.0315)
-"""Muon's: steep at zero, for every step."""
+"""Muon's coefficients, which are steep at zero, for every step."""
 
 QUINTIC_DION: tuple[Coefficients, ...] = (
     (4.0848, -6.8946, 2.9270),
@@ -25,7 +25,7 @@ QUINTIC_DION: tuple[Coefficients, ...] = (
     (2.8769, -3.1427, 1.2046),
     (2.8366, -3.0525, 1.2012),
 )
-"""One triple a step, as the code of Dion's authors (microsoft/dion) has them."""
+"""One triple per step, from the code of Dion's authors (microsoft/dion)."""
 
 POLAR_EXPRESS: tuple[Coefficients, ...] = (
     (8.156554524902461, -22.48329292557795, 15.878769915207462),
@@ -34,7 +34,7 @@ POLAR_EXPRESS: tuple[Coefficients, ...] = (
     (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
     (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
 )
-"""The best polynomial for each of five steps, which expect a norm of at most 1 / 1.02."""
+"""The best polynomial for each of five steps. They expect a norm of at most 1 / 1.02."""
 
 
 def newton_schulz(
@@ -46,30 +46,37 @@ def newton_schulz(
     norm_factor: float = 1.0,
     dtype: DTypeLike | None = None,
 ) -> jax.Array:
-    """Moves the singular values of a matrix towards one.
+    """Moves the singular values of a matrix toward one.
 
-    It divides by the Frobenius norm and applies an odd polynomial of degree five, `a x + b x x^T x + c (x x^T)^2 x`, a
-    few times; where `x` is complex, with conjugate transposes. The default coefficients are those of Muon: steep at
-    zero, they leave the singular values of a well-conditioned matrix between 0.6 and 1.25 and never settle at one. The
-    iteration inside `optax.contrib.muon` is not public, and raises an error on matrices that are sharded over explicit
-    mesh axes.
+    The rule, for the coefficients a, b and c of each step, with conjugate transposes if x is complex::
+
+        y = x / (norm_factor * ||x||_F + eps)
+        y = a * y + b * (y @ y.T) @ y + c * (y @ y.T) @ (y @ y.T) @ y        (`steps` times)
+
+    The default coefficients are those of Muon. They are steep at zero and leave the singular values of a
+    well-conditioned matrix between 0.6 and 1.25; these never settle at one.
+
+    Use it as the `orthogonalize` of an optimizer when products in bfloat16 are wanted, or matrices are nearly square.
+    Avoid it for matrices that are far from square, because `gram_newton_schulz` needs fewer operations there, and when
+    small singular values matter, because `polar_express` brings them close to one in fewer steps. The iteration inside
+    `optax.contrib.muon` is not public, and raises an error on matrices that are sharded over explicit mesh axes.
 
     Args:
-        x: a matrix, or several along leading axes, each of which has its own norm; sharded or not.
-        coefficients: `a`, `b` and `c` of every step; or a sequence of them, one for each step, whose last one further
-            steps repeat.
-        steps: how often a polynomial is applied, at least 0.
-        eps: added to the norm; a matrix of zeros stays one.
-        norm_factor: the norm is taken this many times, at least 1; default 1.
-        dtype: what the factors of products are rounded to; default float32, or that of `x` if it is wider. Norm and
-            sums are always computed so. How precisely an accelerator multiplies, `jax.default_matmul_precision` says.
+        x: A matrix, or several along leading axes, each with its own norm; sharded or not.
+        coefficients: `a`, `b` and `c` for all steps, or a sequence of such triples, one per step, whose last one is
+            repeated in further steps. Default: `(3.4445, -4.7750, 2.0315)`.
+        steps: How often the polynomial is applied, at least 0. Default: 5.
+        eps: Added to the norm, at least 0. A matrix of zeros stays zero. Default: 1e-7.
+        norm_factor: Factor of the norm, at least 1. Default: 1.
+        dtype: Dtype to which the factors of products are rounded. The norm and sums do not use it. Default: float32, or
+            that of `x` if it is wider. `jax.default_matmul_precision` sets how precisely an accelerator multiplies.
 
     Returns:
-        The matrix, shaped and sharded like `x`, in its dtype.
+        The matrix, with the shape, sharding and dtype of `x`.
 
     Raises:
-        TypeError: if `x` is complex and `dtype` is not.
-        ValueError: if `x` has less than two axes, or `steps` is no integer or negative.
+        TypeError: If `x` is complex and `dtype` is not.
+        ValueError: If `x` has less than two axes, or `steps` is not an integer of at least 0.
 
     Example:
         >>> newton_schulz(jnp.array([[3.0, 0.0], [0.0, -2.0]])).round(2)
@@ -77,8 +84,8 @@ def newton_schulz(
                [ 0.  , -0.68]], dtype=float32)
 
     Reference:
-        Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; the iteration is that of
-        Bernstein, Newhouse, "Old Optimizer, New Norm: An Anthology", 2024, arXiv:2409.20325.
+        Jordan et al., 2024 (Muon), not on arXiv
+        arXiv:2409.20325
     """
     _require_matrix(x)
     if dtype is not None and jnp.iscomplexobj(x) and not jnp.issubdtype(dtype, jnp.complexfloating):
@@ -113,27 +120,34 @@ def gram_newton_schulz(
     eps: jax.typing.ArrayLike = 1e-7,
     norm_factor: float = 1.0,
 ) -> jax.Array:
-    """Takes the steps of `newton_schulz` by polynomials of the products of rows where that is fewer operations.
+    """Takes the steps of `newton_schulz` on the products of a matrix's rows, if that needs fewer operations.
 
-    The polynomials of `x x^T` and what they multiply `x` by are products of small square matrices; `x` itself is
-    multiplied four times in five steps, and not ten. Rounding would make eigenvalues of `x x^T` that are near zero
-    negative, and each step would enlarge these: so it is computed again from `x` before the third step and every third
-    one from there. Results are those of `newton_schulz` but for rounding. Matrices that are square, or nearly, take
-    its steps. For all others products are computed at `jax.lax.Precision.HIGH`, since in bfloat16 small
-    eigenvalues would be noise: on TPUs, which compute in bfloat16 by default, `newton_schulz` may be faster.
+    The rule, for matrices with more columns than rows (the others are transposed)::
+
+        y = x / (norm_factor * ||x||_F + eps)
+        q = polynomial of y @ y.T that two or three steps of `newton_schulz` multiply y by
+        y = q @ y        (once for the first two steps, then once for every three)
+
+    `q` is made of products of small square matrices, so y is multiplied four times in five steps and not ten times.
+    Rounding would make eigenvalues of `y @ y.T` that are near zero negative, and each step would enlarge these, so
+    `y @ y.T` is computed again before the third step and every third step after it. Results differ from those of
+    `newton_schulz` by rounding only. Square and nearly square matrices take the steps of `newton_schulz` itself.
+
+    Use it for matrices that are far from square. Avoid it on TPUs, which compute in bfloat16 by default: it multiplies
+    at `jax.lax.Precision.HIGH`, because small eigenvalues would be noise in bfloat16, so `newton_schulz` may be faster.
 
     Args:
-        x: a matrix, or several along leading axes, each of which has its own norm; sharded or not.
-        coefficients: see `newton_schulz`.
-        steps: how often a polynomial is applied, at least 0.
-        eps: added to the norm; a matrix of zeros stays one.
-        norm_factor: the norm is taken this many times, at least 1; default 1.
+        x: A matrix, or several along leading axes, each with its own norm; sharded or not.
+        coefficients: See `newton_schulz`. Default: `(3.4445, -4.7750, 2.0315)`.
+        steps: How often the polynomial is applied, at least 0. Default: 5.
+        eps: Added to the norm, at least 0. A matrix of zeros stays zero. Default: 1e-7.
+        norm_factor: Factor of the norm, at least 1. Default: 1.
 
     Returns:
-        The matrix, shaped and sharded like `x`, in its dtype.
+        The matrix, with the shape, sharding and dtype of `x`.
 
     Raises:
-        ValueError: if `x` has less than two axes, or `steps` is no integer or negative.
+        ValueError: If `x` has less than two axes, or `steps` is not an integer of at least 0.
 
     Example:
         >>> gram_newton_schulz(jnp.array([[3.0, 0.0, 0.0, 0.0], [0.0, -2.0, 0.0, 0.0]])).round(2)
@@ -141,7 +155,7 @@ def gram_newton_schulz(
                [ 0.  , -0.68,  0.  ,  0.  ]], dtype=float32)
 
     Reference:
-        Zhang, Amsel, Chen, Dao, "Gram Newton-Schulz", 2026.
+        Zhang, Amsel, Chen, Dao, 2026, not on arXiv
     """
     _require_matrix(x)
     triples = _triples(coefficients, steps)
@@ -187,31 +201,36 @@ def gram_newton_schulz(
 def polar_express(
     x: jax.Array, *, steps: int = 5, eps: jax.typing.ArrayLike = 1e-7, dtype: DTypeLike | None = None
 ) -> jax.Array:
-    """Moves the singular values of a matrix towards one by the best polynomial for each step.
+    """Moves the singular values of a matrix toward one, with the best polynomial for each step.
 
-    It reaches small ones sooner than `newton_schulz` with Muon's coefficients: of a 64 x 64 matrix of condition 100,
-    five steps bring all between 0.86 and 1.14. They never settle at one either.
+    The rule, with coefficients a, b and c of its own for each of the first five steps::
+
+        y = x / (1.02 * ||x||_F + eps)
+        y = a * y + b * (y @ y.T) @ y + c * (y @ y.T) @ (y @ y.T) @ y        (`steps` times)
+
+    Use it when small singular values should come close to one soon: five steps bring all those of a 64 x 64 matrix of
+    condition 100 between 0.86 and 1.14. Avoid it when an exact orthonormal matrix is needed, because the singular
+    values never settle at one; take `householder_qr` or `cholesky_qr` there.
 
     Args:
-        x: a matrix, or several along leading axes; sharded or not.
-        steps: how many steps, at least 0; from the sixth on they repeat the fifth.
-        eps: added to 1.02 times the norm; a matrix of zeros stays one.
-        dtype: what the factors of products are rounded to, see `newton_schulz`; by default `gram_newton_schulz` is what
-            takes the steps.
+        x: A matrix, or several along leading axes; sharded or not.
+        steps: How many steps, at least 0. From the sixth on, they repeat the fifth. Default: 5.
+        eps: Added to 1.02 times the norm, at least 0. A matrix of zeros stays zero. Default: 1e-7.
+        dtype: Dtype to which the factors of products are rounded, see `newton_schulz`. Default: None, which takes the
+            steps by `gram_newton_schulz`.
 
     Returns:
-        The matrix, shaped and sharded like `x`, in its dtype.
+        The matrix, with the shape, sharding and dtype of `x`.
 
     Raises:
-        ValueError: if `x` has less than two axes, or `steps` is no integer or negative.
+        ValueError: If `x` has less than two axes, or `steps` is not an integer of at least 0.
 
     Example:
         >>> jnp.diag(polar_express(jnp.array([[3.0, 0.0], [0.0, -3.0]]))).round(2)
         Array([ 1.13, -1.13], dtype=float32)
 
     Reference:
-        Amsel, Persson, Musco, Gower, "The Polar Express: Optimal Matrix Sign Methods and Their Application to the Muon
-        Algorithm", 2025, arXiv:2505.16932.
+        arXiv:2505.16932
     """
     if dtype is not None:
         return newton_schulz(x, coefficients=POLAR_EXPRESS, steps=steps, eps=eps, norm_factor=1.02, dtype=dtype)
@@ -225,14 +244,14 @@ def _require_matrix(x: jax.Array) -> None:
 
 
 def _triples(coefficients: Coefficients | Sequence[Coefficients], steps: int) -> list[list[float]]:
-    """The coefficients of each step."""
+    """Returns the coefficients of each step."""
     check_integer("steps", steps, 0)
     triples = np.reshape(coefficients, (-1, 3)).tolist()
     return [triples[min(step, len(triples) - 1)] for step in range(steps)]
 
 
 def _shardings_of_products(y: jax.Array, axis: int) -> tuple[NamedSharding, NamedSharding] | tuple[None, None]:
-    """The shardings of matrices and of their square products along an axis; None off explicit mesh axes."""
+    """Returns the shardings of matrices and of their square products along an axis; None without explicit mesh axes."""
     sharding = jax.typeof(y).sharding
     if all(name is None for name in sharding.spec):
         return None, None

@@ -1,8 +1,8 @@
-"""Orthonormal bases of the columns of matrices: one factorization, or products and small factorizations only.
+"""Orthonormal bases of the columns of matrices, by one factorization, or by products and small factorizations only.
 
-All are computed in float32 at least. None breaks down: columns that are zero, or depend on others, are completed by
-directions of no meaning, and so is a matrix of zeros. Bases differ by rotations of such directions, and of signs of
-columns; what is multiplied by a basis and by its transpose is the same for all.
+All are computed in at least float32. None of them fails: for columns that are zero or depend on others, and for a
+matrix of zeros, the basis is completed by arbitrary directions. Two bases may differ by rotations of such directions
+and by signs of columns; a product with a basis and with its transpose is the same for all.
 """
 
 import functools
@@ -30,19 +30,20 @@ _SMALL = 16
 
 
 def householder_qr(x: jax.Array) -> jax.Array:
-    """Gives an orthonormal basis of a matrix's columns by Householder reflections, as LAPACK does.
+    """Returns an orthonormal basis of a matrix's columns, by Householder reflections as in LAPACK.
 
-    The factorization cannot be partitioned: a matrix whose rows are sharded is gathered on every device. Accelerators
-    take long for it. See `cholesky_qr`.
+    Use it on one CPU, or for small matrices. Avoid it for sharded matrices and on accelerators, because the
+    factorization cannot be partitioned, so every device gathers the whole matrix, and accelerators are slow at it; take
+    `cholesky_qr`.
 
     Args:
-        x: a matrix with at least as many rows as columns, or several along leading axes.
+        x: A matrix with at least as many rows as columns, or several along leading axes.
 
     Returns:
-        A matrix with orthonormal columns, shaped and sharded like `x`, in its dtype.
+        A matrix with orthonormal columns, with the shape, sharding and dtype of `x`.
 
     Raises:
-        ValueError: if `x` has fewer rows than columns, or less than two axes.
+        ValueError: If `x` has fewer rows than columns, or less than two axes.
 
     Example:
         >>> jnp.abs(householder_qr(jnp.array([[2.0], [0.0]]))).round(2)
@@ -55,24 +56,32 @@ def householder_qr(x: jax.Array) -> jax.Array:
 
 
 def cholesky_qr(x: jax.Array, *, axis_name: AxisName | tuple[str, ...] | None = None) -> jax.Array:
-    """Gives an orthonormal basis of a matrix's columns by Cholesky factorizations of their products, repeated.
+    """Returns an orthonormal basis of a matrix's columns, by repeated Cholesky factorizations of their products.
 
-    One pass multiplies by the inverse of the Cholesky factor of `x^T x`. It squares the matrix's condition number: two
-    passes do for a well-conditioned matrix, the first ones of an ill-conditioned one are shifted, and they are repeated
-    until the columns are orthonormal to rounding, two to five times. Noise of the size of rounding is added first, so
-    that columns are independent. There are matrix products and factorizations of `columns x columns` only: rows stay
-    sharded, and accelerators are fast at it.
+    The rule, repeated until the columns are orthonormal to rounding, which takes two to five passes::
+
+        x = x / norms of its columns
+        x.T @ x + shift * I = L @ L.T        (shift = 0 once the columns are nearly orthonormal)
+        x = x @ inverse(L.T)
+
+    The products square the condition number of the matrix. Two passes are enough for a well-conditioned matrix; the
+    shift makes the first passes of an ill-conditioned one possible. Noise of the size of rounding errors is added
+    before, so that the columns are independent.
+
+    Use it for sharded matrices and on accelerators: rows stay sharded, and it needs only matrix products and
+    factorizations of `columns x columns` matrices. Avoid it for small matrices on one CPU, where one factorization
+    (`householder_qr`) does the same without repetition.
 
     Args:
-        x: a matrix with at least as many rows as columns, or several along leading axes.
-        axis_name: inside `jax.shard_map`, the mesh axes over which rows are spread, of which `x` is this device's part.
-            By default there are none.
+        x: A matrix with at least as many rows as columns, or several along leading axes.
+        axis_name: Name of the axis over workers. Inside `jax.shard_map`, it names the mesh axis, or a tuple of axes,
+            over which rows are spread, and `x` is the part of this device. Default: None, for rows not spread so.
 
     Returns:
-        A matrix with orthonormal columns, shaped and sharded like `x`, in its dtype.
+        A matrix with orthonormal columns, with the shape, sharding and dtype of `x`.
 
     Raises:
-        ValueError: if `x` has fewer rows than columns, or less than two axes.
+        ValueError: If `x` has fewer rows than columns, or less than two axes.
 
     Example:
         >>> jnp.abs(cholesky_qr(jnp.array([[2.0], [0.0]]))).round(2)
@@ -80,8 +89,7 @@ def cholesky_qr(x: jax.Array, *, axis_name: AxisName | tuple[str, ...] | None = 
                [0.]], dtype=float32)
 
     Reference:
-        Fukaya, Kannan, Nakatsukasa, Yamamoto, Yanagisawa, "Shifted CholeskyQR for computing the QR factorization of
-        ill-conditioned matrices", 2018, arXiv:1809.11085.
+        arXiv:1809.11085
     """
     if axis_name is None:
         _require_tall(x)
@@ -95,7 +103,7 @@ def _cholesky_basis(x: jax.Array, axis_name: AxisName | tuple[str, ...] | None) 
 
 @_cholesky_basis.defjvp
 def _derivative_of_cholesky_basis(axis_name, primals, tangents):
-    """That of the factorization `x = basis @ triangle`: how many passes it took has no derivative."""
+    """Returns the derivative of the factorization `x = basis @ triangle`; the number of passes has no derivative."""
     (x,), (change,) = primals, tangents
     basis = _cholesky_basis(x, axis_name)
     triangle = _sum(einsum("...mr,...ms->...rs", basis.conj(), x, precision=_HIGHEST), axis_name)
@@ -110,25 +118,32 @@ def _derivative_of_cholesky_basis(axis_name, primals, tangents):
 
 
 def randomized_cholesky_qr(x: jax.Array, *, key: Key = 0, oversampling: float = 1.25) -> jax.Array:
-    """Gives an orthonormal basis of a matrix's columns by the factorization of a sketch and one of Cholesky's.
+    """Returns an orthonormal basis of a matrix's columns, by a factorization of a random sketch and one of Cholesky's.
 
-    The triangular factor of `sketch @ x`, which has few rows, brings the columns near orthonormal whatever their
-    condition; one pass of `cholesky_qr` does the rest. Rows stay sharded, as in `cholesky_qr`. It is worth it where
-    matrices are ill-conditioned and many times as high as they are wide; otherwise drawing the sketch takes longer than
-    it saves. Of columns that are dependent but for rounding it loses the last two digits, which `cholesky_qr` keeps.
+    The rule, for a matrix s of normally distributed numbers with few rows::
+
+        s @ x = q @ r                      (QR factorization)
+        x = cholesky_qr(x @ inverse(r))    (one pass)
+
+    The first line makes the columns nearly orthonormal, whatever their condition is. Rows stay sharded, as in
+    `cholesky_qr`.
+
+    Use it when matrices are ill-conditioned and have many times more rows than columns. Avoid it otherwise, because
+    drawing the sketch takes longer than it saves. For columns that are dependent except for rounding it loses the last
+    two digits, which `cholesky_qr` keeps.
 
     Args:
-        x: a matrix with at least as many rows as columns, or several along leading axes, which share a sketch.
-        key: an integer seed or a JAX key. The same sketch in every call does no harm: the result does not depend on it,
-            but for rounding.
-        oversampling: rows of the sketch over columns of the matrix, at least 1, rounded up to a multiple of 128. Where
-            that is not less than the matrix's rows, there is no sketch.
+        x: A matrix with at least as many rows as columns, or several along leading axes, which share one sketch.
+        key: Seed of the random draws, an integer or a JAX key. Default: 0. Equal sketches in all calls do no harm,
+            because the result does not depend on the sketch, except for rounding.
+        oversampling: Rows of the sketch divided by columns of the matrix, at least 1; the rows are rounded up to a
+            multiple of 128. If these are not fewer than the rows of the matrix, there is no sketch. Default: 1.25.
 
     Returns:
-        A matrix with orthonormal columns, shaped and sharded like `x`, in its dtype.
+        A matrix with orthonormal columns, with the shape, sharding and dtype of `x`.
 
     Raises:
-        ValueError: if `x` has fewer rows than columns, or less than two axes.
+        ValueError: If `x` has fewer rows than columns, or less than two axes.
 
     Example:
         >>> jnp.abs(randomized_cholesky_qr(jnp.array([[2.0], [0.0]]))).round(2)
@@ -136,8 +151,8 @@ def randomized_cholesky_qr(x: jax.Array, *, key: Key = 0, oversampling: float = 
                [0.]], dtype=float32)
 
     Reference:
-        Garrison, Ipsen, "A randomized preconditioned Cholesky-QR algorithm", 2024, arXiv:2406.11751; sizes from Ahn et
-        al., "Dion: Distributed Orthonormalized Updates", 2025, arXiv:2504.05295.
+        arXiv:2406.11751
+        arXiv:2504.05295
     """
     _require_tall(x)
     rows, columns = x.shape[-2:]
@@ -162,12 +177,12 @@ def _sum(x: jax.Array, axis_name: AxisName | tuple[str, ...] | None) -> jax.Arra
 
 
 def _of_rank(matrix: jax.Array, rank: int) -> jax.Array:
-    """Gives a matrix leading axes of size one, which JAX can be told not to add by itself."""
+    """Adds leading axes of size one, which JAX can be told not to add by itself."""
     return jnp.reshape(matrix, (1,) * (rank - matrix.ndim) + matrix.shape)
 
 
 def _squares(x: jax.Array) -> jax.Array:
-    """The squared absolute values."""
+    """Returns the squared absolute values."""
     return jnp.real(x * x.conj())
 
 
@@ -198,14 +213,14 @@ def _independent(x: jax.Array, axis_name: AxisName | tuple[str, ...] | None = No
     )
     if axis_name:
         rows = jax.lax.dynamic_slice_in_dim(rows, count * jax.lax.axis_index(axis_name), count)
-    # The fractions of products are as good as a draw for each entry, which would take longer than all the rest.
+    # The fractions of products serve as well as one draw per entry, which would take longer than everything else.
     products = rows[:, None] * columns[None, :]
     noise = (products - jnp.floor(products) - 0.5) * math.sqrt(12 / max(all_rows, 1))
     return _unit(x, axis_name) + jnp.finfo(x.dtype).eps * _of_rank(noise, x.ndim)
 
 
 def _cholesky_passes(x: jax.Array, axis_name: AxisName | tuple[str, ...] | None = None) -> tuple[jax.Array, jax.Array]:
-    """Makes independent columns orthonormal, and says in how many passes."""
+    """Makes independent columns orthonormal, and returns also in how many passes."""
     eye = _of_rank(jnp.eye(x.shape[-1], dtype=x.dtype), x.ndim)
     # Above the rounding of products and of their factorization, whose smallest eigenvalues may be negative.
     least_shift = 10 * math.sqrt(max(x.shape[-1], 1)) * jnp.finfo(x.dtype).eps
@@ -227,16 +242,16 @@ def _cholesky_passes(x: jax.Array, axis_name: AxisName | tuple[str, ...] | None 
         columns = einsum("...rs,...sm->...rm", inverse, columns, precision=_HIGHEST)
         return columns, jnp.where(failed, 100 * shift, shift), far, passes + 1
 
-    # Of one number a matrix, varying over the mesh axes over which products do.
+    # One number per matrix, which varies over the same mesh axes as the products do.
     like = _sum(replicate(jnp.sum(jnp.real(x), axis=(-2, -1), keepdims=True)), axis_name)
-    # Columns lie one after the other: that is how their products are computed fastest.
+    # Each column is contiguous, because products of columns are fastest so.
     start = x.mT, jnp.full_like(like, least_shift), jnp.full_like(like, fill_value=True, dtype=bool), jnp.array(0)
     columns, _, _, passes = jax.lax.while_loop(unfinished, one_pass, start)
     return columns.mT, passes
 
 
 def _lower_products(columns: jax.Array, axis_name: AxisName | tuple[str, ...] | None = None) -> jax.Array:
-    """Multiplies columns with each other, without most of what is symmetric to the rest: so much less is sent."""
+    """Multiplies columns with each other, but leaves out most of the symmetric half, so that less is sent."""
     count = columns.shape[-2]
     size = max(math.ceil(count / 4), 16)
     blocks = []
@@ -260,7 +275,7 @@ def _bounded_below(factor: jax.Array) -> jax.Array:
 def _inverse_of_lower(factor: jax.Array) -> jax.Array:
     """Inverts lower triangular matrices by products of their blocks.
 
-    A solver takes column by column on accelerators, and LAPACK's waits for threads on a CPU that has other work.
+    On accelerators a solver goes column by column, and LAPACK's waits for threads on a CPU that has other work.
     """
     size = factor.shape[-1]
     if size <= _SMALL:
@@ -276,7 +291,7 @@ def _inverse_of_lower(factor: jax.Array) -> jax.Array:
 
 
 def _inverse_of_small(factor: jax.Array) -> jax.Array:
-    """Inverts lower triangular matrices: blocks along the diagonal, each time twice as large."""
+    """Inverts lower triangular matrices by blocks along the diagonal that double in size."""
     size = factor.shape[-1]
     index, width = np.arange(size), 1
     inverse = _of_rank(jnp.eye(size, dtype=factor.dtype), factor.ndim)

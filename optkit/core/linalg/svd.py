@@ -1,19 +1,19 @@
-"""Singular value decompositions that come to an end."""
+"""Singular value decompositions that always return."""
 
 import jax
 import jax.numpy as jnp
 
 
 def svd(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Decomposes matrices by their singular values, and gives NaN for those that are not finite.
+    """Decomposes matrices by their singular values, and returns NaN for those that are not finite.
 
-    LAPACK does not return from some matrices with an infinite entry, and gives finite vectors of others.
+    LAPACK never returns for some matrices with an infinite entry, and returns finite vectors for others.
 
     Args:
-        x: matrices in the last two axes.
+        x: Matrices in the last two axes.
 
     Returns:
-        What `jax.numpy.linalg.svd` gives with `full_matrices=False`: left vectors, values, right vectors.
+        The result of `jax.numpy.linalg.svd` with `full_matrices=False`: left vectors, values, and right vectors.
 
     Example:
         >>> left, values, right = svd(jnp.array([[3.0, 0.0], [0.0, jnp.inf]]))

@@ -1,1 +1,1 @@
-"""Many workers: mapping a step over them, their collectives, rows of gradients, shardings."""
+"""Many workers: mapping a step over them, collectives, rows of gradients, and shardings."""

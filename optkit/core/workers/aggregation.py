@@ -1,9 +1,9 @@
-"""Rules over all rows at once, for rows stacked along a leading axis and for those of workers.
+"""Rules over all rows at once, for rows stacked along a leading axis and for the rows of workers.
 
-A rule is a function `rule(rows, near, total=total)` of stacked rows. What it sums over coordinates (norms, distances)
-it hands to `total`, so that workers can also hold a slice of the coordinates each. Aggregators of such rules take two
-extra arguments: `active`, booleans, one for each row and equal on all workers, of which rows take part; and `total`,
-from an aggregator that calls them with a slice.
+A rule is a function `rule(rows, near, total=total)` of stacked rows. It passes what it sums over coordinates (norms,
+distances) to `total`, so that workers can also hold one slice of the coordinates each. Aggregators of such rules take
+two extra arguments: `active`, an array of booleans, one per row and equal on all workers, that says which rows take
+part; and `total`, from an aggregator that calls them with a slice.
 """
 
 import dataclasses
@@ -25,16 +25,17 @@ from optkit.core.workers.rows import require_reduced, require_rows, sum_rows
 
 Layout = Literal["gather", "transpose"]
 
-# Compiling a network takes long where there are more rows.
+# With more rows than this, a sorting network takes long to compile.
 LARGEST_NETWORK = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Total:
-    """Makes numbers of all coordinates of those that each worker computed from its slice of them.
+    """Turns numbers that each worker computed from its slice of the coordinates into numbers of all coordinates.
 
     Attributes:
-        axis_name: the axis over workers that hold a slice each; None (default) where all coordinates are at hand.
+        axis_name: Name of the axis over workers. Each worker then holds a slice. None (the default): all coordinates
+            are present.
     """
 
     axis_name: AxisName | None = None
@@ -44,21 +45,21 @@ class Total:
         return x if self.axis_name is None else jax.lax.psum(x, self.axis_name)
 
     def max(self, x: jax.Array) -> jax.Array:
-        """Takes the largest over the slices; it has no gradient."""
+        """Takes the largest value over the slices; it has no gradient."""
         x = jax.lax.stop_gradient(x)
         return x if self.axis_name is None else jax.lax.pmax(x, self.axis_name)
 
 
 class Rule(Protocol):
-    """What `over_all_rows` makes an aggregate of: a function of stacked rows."""
+    """The type of the rules of `over_all_rows`: a function from stacked rows to one row."""
 
     def __call__(self, rows: Any, near: Any, /, *, total: Total) -> Any:
-        """Makes one row of all.
+        """Makes one row from all rows.
 
         Args:
-            rows: a tree of stacked rows, in float32 at least.
-            near: what the caller gave beside them, a tree shaped like a row; or None.
-            total: sums, over all coordinates, what was summed over those that the rule sees.
+            rows: A tree of stacked rows, in at least float32.
+            near: What the caller passed together with the rows: a tree shaped like a row, or None.
+            total: Sums over all coordinates what was summed over the coordinates that the rule sees.
 
         Returns:
             A tree shaped like a row.
@@ -67,15 +68,15 @@ class Rule(Protocol):
 
 
 class RuleOfActive(Protocol):
-    """What `aggregator_of_rows` makes an aggregator of: a function of stacked rows, some of which may be absent."""
+    """The type of the rules of `aggregator_of_rows`: a function from stacked rows, some of them absent, to one row."""
 
     def __call__(self, rows: Any, /, *, active: jax.Array | None, total: Total) -> Any:
-        """Makes one row of all.
+        """Makes one row from all rows.
 
         Args:
-            rows: a tree of stacked rows, in float32 at least.
-            active: which rows take part, or None for all.
-            total: sums, over all coordinates, what was summed over those that the rule sees.
+            rows: A tree of stacked rows, in at least float32.
+            active: Which rows take part, or None for all.
+            total: Sums over all coordinates what was summed over the coordinates that the rule sees.
 
         Returns:
             A tree shaped like a row.
@@ -84,49 +85,50 @@ class RuleOfActive(Protocol):
 
 
 class OverAllRows(Protocol):
-    """A rule as a function of stacked rows, or of one worker's."""
+    """A rule as a function of stacked rows, or of one worker's row."""
 
     def __call__(self, updates: Any, near: Any = None, *, params: Any = None, total: Total | None = None) -> Any:
-        """Makes one row of all.
+        """Makes one row from all rows.
 
         Args:
-            updates: the stacked rows, or this worker's row.
-            near: a tree shaped like a row, for the rule.
-            params: the parameters, if known, whose shapes the result must have.
-            total: from a caller that gives a slice of the stacked rows, and gathers the results.
+            updates: The stacked rows, or the row of this worker.
+            near: A tree shaped like a row, for the rule.
+            params: The parameters, if known. The result must have their shapes.
+            total: From a caller that passes a slice of the stacked rows, and gathers the results.
 
         Returns:
-            A tree shaped like a row, in the rows' dtypes.
+            A tree shaped like a row, in the dtypes of the rows.
         """
         ...
 
 
 def check_layout(axis_name: AxisName | None, layout: Layout) -> None:
-    """Raises unless a layout is known, and its workers have an axis."""
+    """Raises unless a layout is known, and has an axis if it needs one."""
     refuse_arrays(axis_name=axis_name, layout=layout)
     check_option("layout", layout, Layout)
     if axis_name is None and layout == "transpose":
-        raise ValueError("layout='transpose' is for workers: give axis_name too, or leave layout='gather'")
+        raise ValueError("layout='transpose' is for workers: give axis_name too, or use layout='gather'")
 
 
 def over_all_rows(method: str, rule: Rule, axis_name: AxisName | None, layout: Layout = "gather") -> OverAllRows:
-    """Turns a rule over stacked rows into one over stacked rows or over workers, to the same numbers.
+    """Turns a rule over stacked rows into a function of stacked rows, or of one worker's row, with the same results.
 
     Args:
-        method: the public name of the aggregator.
-        rule: makes one row of all.
-        axis_name: the axis over workers, each of which passes its own row and gets the result; or None for rows
-            stacked along the leading axis of each leaf.
-        layout: with `"gather"` every worker gets all rows, and sends its own n - 1 times. With `"transpose"` it gets a
-            slice of all rows (`all_to_all`), and the results of slices are gathered: 2 (n - 1) / n times the bytes of a
-            row, and a `psum` of what the rule sums over coordinates. The rule then sees all leaves of a dtype as one.
+        method: The public name of the aggregator.
+        rule: Makes one row from all rows.
+        axis_name: Name of the axis over workers. Each worker then passes its own row and receives the result. None:
+            rows are stacked along the leading axis of each leaf.
+        layout: With "gather", every worker receives all rows, and sends its own row n - 1 times. With "transpose", it
+            receives a slice of all rows (`all_to_all`), and the results for the slices are gathered. This sends 2 (n -
+            1) / n times the bytes of a row, and a `psum` of what the rule sums over coordinates. The rule then sees all
+            leaves of one dtype as a single leaf. Default: "gather".
 
     Returns:
-        A function of the row, or of the stacked rows. It raises a `TypeError` where they are complex, and a
-        `ValueError` where they have no leading axis.
+        A function of the row, or of the stacked rows. It raises a `TypeError` if they are complex, and a `ValueError`
+        if they have no leading axis.
 
     Raises:
-        ValueError: if `layout` is unknown, or is "transpose" without an axis.
+        ValueError: If `layout` is unknown, or is "transpose" without an axis.
 
     Example:
         >>> def rule(rows, near, *, total):
@@ -153,19 +155,19 @@ def over_all_rows(method: str, rule: Rule, axis_name: AxisName | None, layout: L
 def aggregator_of_rows(
     method: str, rule: RuleOfActive, axis_name: AxisName | None, layout: Layout = "gather"
 ) -> aggregating.Aggregator:
-    """Makes an aggregator without state of a rule.
+    """Makes an aggregator without state from a rule.
 
     Args:
-        method: the public name of the aggregator.
-        rule: makes one row of those that take part.
-        axis_name: as for `over_all_rows`.
-        layout: as for `over_all_rows`.
+        method: The public name of the aggregator.
+        rule: Makes one row from those that take part.
+        axis_name: See `over_all_rows`.
+        layout: See `over_all_rows`. Default: "gather".
 
     Returns:
         An aggregator that takes the extra arguments `active` and `total`.
 
     Raises:
-        ValueError: if `layout` is unknown, or is "transpose" without an axis.
+        ValueError: If `layout` is unknown, or is "transpose" without an axis.
     """
     check_layout(axis_name, layout)
 
@@ -182,7 +184,7 @@ def aggregator_of_rows(
 
 
 def gather_rows(row: Any, axis_name: AxisName) -> Any:
-    """Stacks all rows; known to be equal on all workers where JAX tracks that."""
+    """Stacks all rows; if JAX tracks what varies between workers, it knows that the result does not."""
 
     def gather(x):
         kind = jax.typeof(x).manual_axis_type
@@ -193,10 +195,11 @@ def gather_rows(row: Any, axis_name: AxisName) -> Any:
 
 
 def sort_rows(rows: jax.Array) -> list[jax.Array]:
-    """Sorts each coordinate over the rows, NaN last where there are many rows, to all values where there are few.
+    """Sorts each coordinate over the rows.
 
-    Up to 64 rows by Batcher's network (Knuth, The Art of Computer Programming 5.2.2, algorithm M): XLA sorts along a
-    leading axis some hundred times slower.
+    With more than 64 rows NaN comes last; with fewer, a NaN replaces all values of its coordinate, because up to 64
+    rows are sorted by Batcher's network (Knuth, The Art of Computer Programming 5.2.2, algorithm M): XLA is about a
+    hundred times slower at sorting along a leading axis.
     """
     if len(rows) > LARGEST_NETWORK:
         ordered = jnp.sort(rows, axis=0)
@@ -217,30 +220,30 @@ def sort_rows(rows: jax.Array) -> list[jax.Array]:
 
 
 def replace_rows(rows: Any, kept: jax.Array, value: float) -> Any:
-    """Sets to one value all coordinates of rows that are not kept."""
+    """Replaces all coordinates of the rows that are not kept by one value."""
     return jax.tree.map(lambda x: jax.vmap(lambda keep, row: jnp.where(keep, row, value))(kept, x), rows)
 
 
 def nan_unless(condition: jax.Array, tree: Any) -> Any:
-    """Makes all of a tree NaN, so that too few rows are seen, unless a condition holds."""
+    """Replaces a whole tree by NaN unless a condition holds, so that too few rows are noticed."""
     return jax.tree.map(lambda x: jnp.where(condition, x, jnp.nan), tree)
 
 
 def mean_of_rows(rows: Any, weights: jax.Array) -> Any:
-    """Averages rows by weights, numbers or booleans; NaN where all are zero."""
+    """Averages rows by weights, numbers or booleans; the result is NaN if all are zero."""
     weights = weights.astype(scalar_dtype(rows))
     return sum_rows(rows, weights / jnp.sum(weights))
 
 
 def norms(rows: Any, total: Total) -> jax.Array:
-    """Returns each row's norm over all leaves, by way of its largest entry: squares neither overflow nor vanish.
+    """Returns the norm of each row over all leaves, scaled by its largest entry, so squares never overflow or vanish.
 
     Args:
-        rows: a tree of stacked rows, with leaves.
-        total: sums over all coordinates.
+        rows: A tree of stacked rows, with at least one leaf.
+        total: Sums over all coordinates.
 
     Returns:
-        The norms; NaN for rows that are not finite. The gradient is zero at zero.
+        The norms, which are NaN for rows that are not finite. The gradient is zero at zero.
 
     Example:
         >>> norms(jnp.array([[3e30, 4e30], [3e-30, 4e-30]]), Total())
@@ -265,20 +268,20 @@ def differences(rows: Any, center: Any) -> Any:
 
 
 def distances(rows: Any, center: Any, total: Total) -> jax.Array:
-    """Returns each row's distance from a point, over all leaves.
+    """Returns the distance of each row from a point, over all leaves.
 
-    From differences, not from inner products, which would lose half of the digits.
+    It is computed from differences and not from inner products, which would lose half of the digits.
     """
     return norms(differences(rows, center), total)
 
 
 def squared_distances(rows: Any, center: Any) -> jax.Array:
-    """Returns each row's squared distance from a point, over those coordinates that are at hand."""
+    """Returns the squared distance of each row from a point, over the coordinates that are present."""
     return jax.vmap(lambda row: optax.tree.norm(optax.tree.sub(row, center), squared=True))(rows)
 
 
 def _transposed(rule: Rule, axis_name: AxisName, row: Any, near: Any) -> Any:
-    """Applies a rule to a slice of the coordinates of all rows, and gathers what the workers' slices give."""
+    """Applies a rule to a slice of the coordinates of all rows, and gathers the results of all workers' slices."""
     workers, worker = jax.lax.axis_size(axis_name), jax.lax.axis_index(axis_name)
     leaves, treedef = jax.tree.flatten(row)
     dtypes = sorted({leaf.dtype.name for leaf in leaves if leaf.size})

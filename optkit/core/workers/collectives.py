@@ -1,4 +1,4 @@
-"""Collectives over a named axis of workers, or over none."""
+"""Collectives over a named axis of workers, which also work without an axis."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,18 +10,18 @@ from optkit.core.types import AxisName
 
 
 def pmean(tree: Any, axis_name: AxisName | tuple[str, ...] | None) -> Any:
-    """Averages over the workers, in float32 at least.
+    """Averages over the workers, in at least float32.
 
-    Sixteen-bit values are widened before they are summed and rounded once at the end: reduced as they are, they give
-    other numbers in simulation than on real devices.
+    Values of 16 bits are cast to float32 before they are summed, and the mean is rounded once at the end. Summed in 16
+    bits, they would give other numbers in simulation than on real devices.
 
     Args:
-        tree: arrays, one worker's.
-        axis_name: the axis over workers, or None where there is one worker only.
+        tree: Arrays of one worker.
+        axis_name: Name of the axis over workers. None means that there is only one worker.
 
     Returns:
-        The mean, equal on all workers; floating-point arrays in their own dtype, all others as from `jax.lax.pmean`.
-        With `axis_name=None`, `tree` as it is.
+        The mean, equal on all workers. Floating-point arrays keep their dtype; all others are as from `jax.lax.pmean`.
+        If `axis_name` is None, `tree` as it is.
 
     Example:
         >>> import jax
@@ -47,18 +47,19 @@ def cond(
     false_fun: Callable[..., Any],
     *operands: Any,
 ) -> Any:
-    """Is `jax.lax.cond` for branches of which only one talks to the other workers.
+    """Works like `jax.lax.cond`, but accepts branches of which only one communicates with the other workers.
 
-    Under `jax.shard_map`, which by default tracks what varies between devices, the result of a collective does not
-    vary and the other branch's does, and `jax.lax.cond` refuses branches of different types. Here both are declared
-    varying where either is. Under `vmap`, `pmap` and `shard_map(check_vma=False)` it is `jax.lax.cond` itself.
+    By default, `jax.shard_map` tracks which values vary between devices. The result of a collective does not vary, and
+    that of the other branch does, so `jax.lax.cond` refuses them as branches of different types. This function declares
+    both results as varying if either is. Under `vmap`, `pmap` and `shard_map(check_vma=False)` it is `jax.lax.cond`
+    itself.
 
     Args:
-        predicate: a boolean scalar, equal on all workers: otherwise some wait for others that never come. Under `vmap`
-            it must not be batched, or both branches run every time.
-        true_fun: called with `operands` if `predicate` is true.
-        false_fun: called with `operands` otherwise; returns the same tree of shapes and dtypes.
-        *operands: trees of arrays.
+        predicate: A scalar boolean that is equal on all workers; otherwise some workers wait forever for messages of
+            the others. Under `vmap` it must not be batched, or both branches run every time.
+        true_fun: Called with `operands` if `predicate` is true.
+        false_fun: Called with `operands` otherwise. It must return the same tree of shapes and dtypes.
+        *operands: Trees of arrays.
 
     Returns:
         The result of the branch that was taken.
@@ -77,12 +78,12 @@ def cond(
 
 
 def switch(index: Any, branches: Sequence[Callable[..., Any]], *operands: Any) -> Any:
-    """Is `jax.lax.switch` for branches that talk to the other workers in different ways, or not at all; see `cond`.
+    """Works like `jax.lax.switch`, but accepts branches that communicate in different ways, or not at all; see `cond`.
 
     Args:
-        index: which branch, an integer that is equal on all workers.
-        branches: called with `operands`; return the same tree of shapes and dtypes.
-        *operands: trees of arrays.
+        index: Index of the branch, an integer that is equal on all workers.
+        branches: Called with `operands`. They must return the same tree of shapes and dtypes.
+        *operands: Trees of arrays.
 
     Returns:
         The result of the branch that was taken.
@@ -102,14 +103,14 @@ def switch(index: Any, branches: Sequence[Callable[..., Any]], *operands: Any) -
 
 
 def vary_like(tree: Any, like: Any) -> Any:
-    """Declares values varying over the axes over which others are known to vary, such as the carry of a loop.
+    """Declares that values, such as the carry of a loop, vary over the same axes as other values do.
 
     Args:
-        tree: arrays.
-        like: a tree of the same structure, arrays or what `jax.eval_shape` gives.
+        tree: Arrays.
+        like: A tree of the same structure, of arrays or of what `jax.eval_shape` returns.
 
     Returns:
-        The same numbers. Where JAX does not track what varies, see `cond`, it is `tree` itself.
+        The same numbers. If JAX does not track what varies (see `cond`), `tree` itself.
 
     Example:
         >>> import jax
@@ -125,7 +126,7 @@ def vary_like(tree: Any, like: Any) -> Any:
 
 
 def _of_one_type(branches: Sequence[Callable[..., Any]], operands: tuple[Any, ...]) -> list[Callable[..., Any]]:
-    """Declares the results of all branches varying where those of any are."""
+    """Declares the results of all branches as varying if those of any branch are."""
     results = [jax.eval_shape(branch, *operands) for branch in branches]
     varying = jax.tree.map(lambda *shapes: frozenset().union(*map(_varying, shapes)), *results)
 
@@ -136,11 +137,11 @@ def _of_one_type(branches: Sequence[Callable[..., Any]], operands: tuple[Any, ..
 
 
 def _varying(shape: Any) -> frozenset[str]:
-    """Returns the axes over which a value is known to vary; none where JAX does not track them."""
+    """Returns the axes over which a value is known to vary; none if JAX does not track them."""
     return shape.manual_axis_type.varying if shape.manual_axis_type else frozenset()
 
 
 def _declare_varying(x: Any, axes: frozenset[str]) -> Any:
-    """Adds axes to those over which a value varies; JAX refuses those that it has already, and any under `vmap`."""
+    """Adds axes over which a value varies, without those that it already has, which JAX would refuse."""
     missing = axes - _varying(jax.typeof(x))
     return jax.lax.pcast(x, tuple(missing), to="varying") if missing else x

@@ -1,6 +1,6 @@
-"""Maps one worker's step over all workers: simulated on one device, or with a device each, on one host or many.
+"""Maps one worker's step over all workers: simulated on one device, or with one device each, on one host or many.
 
-`worker_axes` says which parts of an optimizer's state are equal on all workers.
+`worker_axes` finds which parts of an optimizer's state are equal on all workers.
 """
 
 import functools
@@ -28,53 +28,56 @@ def on_workers(
     out_axes: Any = 0,
     backend: Backend = "auto",
 ) -> Callable[..., Any]:
-    """Runs a step that is written for one worker on all of them, joined by a named axis.
+    """Runs a step that is written for one worker on all workers, over a named axis.
 
-    The step sees its own worker's values, without the axis of workers, and talks to the others by collectives over
-    `axis_name` (`jax.lax.pmean`, `ppermute`, `all_gather` ...). Every backend gives the same numbers, gradients of
-    collectives included: a gradient taken inside the step is this worker's alone, to be averaged with `pmean`.
+    The step receives the values of its own worker, without the axis over workers, and communicates with the others by
+    collectives over `axis_name` (`jax.lax.pmean`, `ppermute`, `all_gather` and so on). Every backend computes the same
+    numbers, also for gradients of collectives: a gradient taken inside the step is that of this worker alone, to be
+    averaged with `pmean`.
 
-    The mapped step is compiled, once for all calls with the same shapes. To donate buffers, or to scan over many
-    steps, call it inside a `jax.jit` of your own. As in `jax.vmap`, arguments are arrays or trees of them; what is
-    static belongs into the step's closure. The backends with devices make their own mesh and refuse to run inside
-    `jax.set_mesh`.
+    Use it to write a data-parallel or decentralized step once, to simulate it on one device, and to run it on many.
+    Avoid it inside a mesh: the backends with devices make their own and refuse to run inside `jax.set_mesh`.
 
-    A counter that decides whether the workers talk must be equal on all (None in `in_axes`): then a `jax.lax.cond` on
-    it stays a branch. One counter per worker makes the simulation run both branches every time. `worker_axes` gives the
-    `in_axes` and `out_axes` of an optimizer's state.
+    The mapped step is compiled once for all calls with the same shapes. To donate buffers, or to scan over many steps,
+    call it inside your own `jax.jit`. As in `jax.vmap`, arguments are arrays or trees of arrays; static values belong
+    in the closure of the step.
+
+    A counter that decides whether workers communicate must be equal on all of them (None in `in_axes`). A
+    `jax.lax.cond` on it then stays a branch. With one counter per worker, the simulation runs both branches in every
+    step. `worker_axes` returns the `in_axes` and `out_axes` for an optimizer's state.
 
     **Several hosts.** Every host runs the same program, calls `jax.distributed.initialize` first, and passes global
-    arrays, one row for each device of all hosts, which it makes from its own rows. When a host fails, JAX ends the
-    others after `heartbeat_timeout_seconds` (100) and waits `shutdown_timeout_seconds` (300) at the end: lower both to
-    hear of it within a minute::
+    arrays, with one row for each device of all hosts, which it makes from its own rows. If a host fails, JAX ends the
+    others after `heartbeat_timeout_seconds` (100) and waits for `shutdown_timeout_seconds` (300) at the end. Lower both
+    to learn of the failure within a minute::
 
         jax.distributed.initialize()
         mesh = jax.make_mesh((jax.device_count(),), ("workers",), axis_types=(jax.sharding.AxisType.Auto,))
         per_worker = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("workers"))
         batch = jax.make_array_from_process_local_data(per_worker, rows_of_this_host)
 
-    What is equal on all workers (None) may be an ordinary array, with the same value on every host. With
-    `backend="pmap"` each host passes its own rows instead, as many as it has devices, and gets its own rows back.
+    A value that is equal on all workers (None) may be an ordinary array with the same content on every host. With
+    `backend="pmap"`, each host passes its own rows instead, as many as it has devices, and receives its own rows.
 
     Args:
-        step: takes one worker's arguments, positional only, and returns one worker's results: any trees of arrays.
-        axis_name: the name of the axis over workers, for the collectives inside `step`.
-        in_axes: a prefix tree of the arguments, as for `jax.vmap`: 0 where a value has a leading axis with one entry
-            for each worker, None where it is equal on all workers.
-        out_axes: the same for the results. A result declared None must be equal on all workers by construction (the
-            result of `pmean` or `all_gather`, say, or computed from equal values alone).
-        backend: "vmap" simulates all workers on one device; "pmap" and "shard_map" give each worker a device, the first
-            ones of `jax.devices()`; "auto" is "shard_map" over several hosts and where there are at least as many
-            devices as workers, and "vmap" otherwise.
+        step: A function from one worker's arguments, positional only, to one worker's results: any trees of arrays.
+        axis_name: Name of the axis over workers. The collectives inside `step` use it.
+        in_axes: A prefix tree of the arguments, as for `jax.vmap`: 0 for a value with a leading axis of one entry per
+            worker, None for a value that is equal on all workers. Default: 0.
+        out_axes: The same for the results. A result that is declared None must be equal on all workers by construction:
+            the result of `pmean` or `all_gather`, for example, or computed from equal values alone. Default: 0.
+        backend: "vmap" simulates all workers on one device. "pmap" and "shard_map" give each worker a device, the first
+            ones of `jax.devices()`. "auto" is "shard_map" on several hosts, or if there are at least as many devices as
+            workers, and "vmap" otherwise. Default: "auto".
 
     Returns:
-        The step over all workers, of stacked arguments to stacked results. It raises a `ValueError` where the
-        arguments' leading axes disagree, where workers outnumber the devices, where a result that differs between
-        workers is declared equal, inside a mesh, and for "vmap" over several hosts.
+        The step over all workers, from stacked arguments to stacked results. It raises a `ValueError` if the leading
+        axes of the arguments disagree, if there are more workers than devices, if a result that differs between workers
+        is declared equal, if it is called inside a mesh, or if "vmap" is used on several hosts.
 
     Raises:
-        ValueError: if `axis_name` is not one name, `backend` is unknown, or an axis is neither 0 nor None.
-        TypeError: if `in_axes` is neither 0 nor None nor a tuple with an entry for each argument.
+        ValueError: If `axis_name` is not a single name, `backend` is unknown, or an axis is neither 0 nor None.
+        TypeError: If `in_axes` is not 0, None, or a tuple with one entry per argument.
 
     Example:
         Four workers descend on their own data and average their gradients; parameters stay equal on all.
@@ -118,26 +121,29 @@ def on_workers(
 def worker_axes(
     tx: optax.GradientTransformation, params: optax.Params, *, axis_name: AxisName, **extra_args: Any
 ) -> Any:
-    """Says which leaves of an optimizer's state differ between workers and which are equal on all; runs nothing.
+    """Finds which leaves of an optimizer's state differ between workers and which are equal on all, without running it.
 
-    `update` is traced on parameters and gradients that differ between workers until nothing changes: a leaf that is
-    equal after `init` may differ after one update, and so may what is computed from it in the next.
+    It traces `update` on parameters and gradients that differ between workers until nothing changes: a leaf that is
+    equal after `init` may differ after one update, and what is computed from it may differ after the next.
+
+    Use it for `in_axes` and `out_axes` of `on_workers`, so that values which are equal on all workers, such as
+    counters, are stored once and conditionals on them stay branches.
 
     Args:
-        tx: an optimizer that talks to the other workers over the axis `axis_name`, or to none.
-        params: the parameters of all workers, with a leading axis over workers, or `jax.ShapeDtypeStruct` in their
+        tx: An optimizer, whether it communicates over the axis `axis_name` or not.
+        params: The parameters of all workers, with a leading axis over workers, or `jax.ShapeDtypeStruct` in their
             place.
-        axis_name: the name of the axis over workers.
-        **extra_args: what `tx.update` needs beside gradients, state and parameters. Functions, such as `grad_fn`, are
-            those of one worker and may depend on its own data. Arrays have a leading axis over workers, and numbers are
-            each worker's own; but `links` and `active` are equal on all workers.
+        axis_name: Name of the axis over workers.
+        **extra_args: What `tx.update` needs in addition to gradients, state and parameters. Functions, such as
+            `grad_fn`, are those of one worker and may depend on its own data. Arrays have a leading axis over workers,
+            and numbers belong to each worker. Only `links` and `active` are equal on all workers.
 
     Returns:
-        A tree structured like one worker's state: 0 for each leaf that differs between workers, and None for each that
-        is equal on all. `jax.vmap` and `on_workers` take it as axes of the state.
+        A tree structured like one worker's state: 0 for each leaf that differs between workers, and None for each leaf
+        that is equal on all. `jax.vmap` and `on_workers` accept it as axes of the state.
 
     Raises:
-        ValueError: if `axis_name` is not one name, or the leading axes are missing or disagree.
+        ValueError: If `axis_name` is not a single name, or the leading axes are missing or disagree.
 
     Example:
         The counter of `gossip` stays one number, so that the exchange in every eighth step stays a branch.
@@ -163,7 +169,7 @@ def worker_axes(
     rows = _count_rows((0, axes_of_own), (params, own), names=("params", "extra_args"))
 
     def after_update(differs):
-        """Gives a state's structure and which of its leaves differ, after `init` or after an update from `differs`."""
+        """Returns a state's structure and which leaves differ, after `init` or after an update from `differs`."""
         found = []
 
         def one_worker(params, own, equal, mark):
@@ -197,13 +203,13 @@ def worker_axes(
 
 
 def check_axis_name(axis_name: Any) -> None:
-    """Raises unless an argument is the name of one axis.
+    """Raises unless an argument is the name of a single axis.
 
     Args:
-        axis_name: what was given.
+        axis_name: The argument.
 
     Raises:
-        ValueError: if it is no name: None, or a tuple of several axes.
+        ValueError: If it is not a name, for example None or a tuple of several axes.
 
     Example:
         >>> check_axis_name("workers")
@@ -228,9 +234,9 @@ Check = Callable[[tuple[Any, ...], int], None]
 
 
 def _check_of_results(mapping: _Mapping) -> Check:
-    """Makes the check that results declared equal are equal, of arguments and the number of workers.
+    """Makes a function that checks, from arguments and the number of workers, that results declared equal are equal.
 
-    `pmap` and `shard_map` would silently return worker 0's value for one that is not.
+    Otherwise `pmap` and `shard_map` would silently return the value of worker 0.
     """
 
     def step(*args):
@@ -241,7 +247,7 @@ def _check_of_results(mapping: _Mapping) -> Check:
     marked = jax.jit(mapping._replace(step=step, out_axes=0).vmap())
 
     def check(args, workers):
-        # Shapes without shardings: the arguments may lie on any mesh, and pmap's have the rows of one host only.
+        # Shapes without shardings: arguments may be on any mesh, and with pmap they have the rows of one host only.
         def of_all_workers(axis, x):
             aval = jax.typeof(x)
             shape = aval.shape if axis is None else (workers, *aval.shape[1:])
@@ -308,7 +314,7 @@ def _by_shard_map(mapping: _Mapping, check: Check, workers: int) -> Callable[...
 
 
 def _choose(backend: Backend, rows: int) -> Backend:
-    """Resolves "auto", and raises where the backend cannot run as many workers."""
+    """Resolves "auto", and raises if the backend cannot run as many workers."""
     processes, devices = jax.process_count(), jax.device_count()
     if backend == "auto":
         backend = "shard_map" if processes > 1 or rows <= devices else "vmap"
@@ -329,8 +335,8 @@ def _choose(backend: Backend, rows: int) -> Backend:
         if rows != expected:
             whose = "all hosts' devices, global arrays" if backend == "shard_map" else "this host's devices"
             raise ValueError(
-                f"over several hosts, backend={backend!r} takes {expected} rows (one for each of {whose}), got {rows};"
-                " jax.make_array_from_process_local_data makes global arrays of each host's rows"
+                f"on several hosts, backend={backend!r} takes {expected} rows (one for each of {whose}), got {rows};"
+                " jax.make_array_from_process_local_data makes global arrays from each host's rows"
             )
     elif rows > devices:
         raise ValueError(
@@ -342,7 +348,7 @@ def _choose(backend: Backend, rows: int) -> Backend:
 
 
 def _count_rows(in_axes: Any, args: tuple[Any, ...], names: Sequence[str] | None = None) -> int:
-    """Finds the size of the leading axes, which must agree; `names` are those of the arguments."""
+    """Finds the size of the leading axes, which must agree; `names` are the names of the arguments."""
     axes = jax.tree.leaves(_broadcast("in_axes", in_axes, args), is_leaf=_is_none)
     leaves = jax.tree.leaves_with_path(args, is_leaf=_is_none)
     shapes = {path: jnp.shape(x) for (path, x), axis in zip(leaves, axes, strict=True) if axis is not None}
@@ -357,14 +363,14 @@ def _count_rows(in_axes: Any, args: tuple[Any, ...], names: Sequence[str] | None
 
         found = ", ".join(f"{name(path)} of shape {shape}" for path, shape in shapes.items())
         raise ValueError(
-            "arguments with in_axes 0 need a leading axis of the same size, at least 1, one row a worker, got " + found
+            f"arguments with in_axes 0 need a leading axis of one size, at least 1, one row per worker, got {found}"
         )
     ((rows,),) = sizes
     return rows
 
 
 def _is_per_worker(x: Any) -> bool:
-    """Says whether a value differs between the workers of the `vmap` that is being traced."""
+    """Tells whether a value differs between the workers of the `vmap` that is being traced."""
     batched = []
 
     @jax.custom_batching.custom_vmap
@@ -382,7 +388,7 @@ def _is_per_worker(x: Any) -> bool:
 
 
 def _refuse_if_per_worker(path, axis, result):
-    """Is the identity under `vmap`, and raises for a result that is batched but declared equal on all workers."""
+    """Returns its argument, and raises for a result that is batched under `vmap` but declared equal on all workers."""
     if axis is not None or result is None:
         return result
 
@@ -402,10 +408,10 @@ def _refuse_if_per_worker(path, axis, result):
 
 
 def _place(shardings: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Puts arrays where the workers are.
+    """Puts arrays on the devices of the workers.
 
-    Otherwise those that are bound to other devices, such as restored ones, would be refused, and all others would
-    compile the step twice: on the first call, and on the second with results of the first.
+    Otherwise arrays that are bound to other devices, such as restored ones, would be refused, and all others would
+    compile the step twice: on the first call, and on the second one with the results of the first.
     """
 
     def place(sharding, x):
@@ -426,7 +432,7 @@ def _place(shardings: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _mesh(axis_name: AxisName, workers: int) -> Mesh:
-    """Lays the first devices out along the axis of workers, in the order of the user's own mesh over all of them."""
+    """Places the first devices along the axis over workers, in the order that `jax.make_mesh` has for all of them."""
     return jax.make_mesh((workers,), (axis_name,), axis_types=(AxisType.Auto,), devices=jax.devices()[:workers])
 
 

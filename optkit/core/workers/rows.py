@@ -1,4 +1,4 @@
-"""Rules over rows: one function for gradients stacked along a leading axis and for those of the workers of an axis."""
+"""Rules over rows of gradients: one function for rows along a leading axis and for rows of workers on a named axis."""
 
 import functools
 from collections.abc import Callable
@@ -13,16 +13,17 @@ _STACKED = "optkit.core.workers.rows"
 
 
 def over_rows(rule: Callable[..., Any], axis_name: AxisName | None) -> Callable[..., Any]:
-    """Turns a rule over a named axis into one over stacked rows or over workers, to the same numbers.
+    """Turns a rule over a named axis into a function of stacked rows, or of one worker's row, with the same results.
 
     Args:
-        rule: called as `rule(row, *shared, axis_name=axis_name)` with one row's tree, it talks to the other rows by
-            collectives (`jax.lax.psum`, `jax.lax.all_gather` ...) and returns what is equal for all.
-        axis_name: the axis over workers, each of which has one row; or None for rows stacked along the leading axis of
-            each leaf.
+        rule: Called as `rule(row, *shared, axis_name=axis_name)` with the tree of one row. It communicates with the
+            other rows by collectives (`jax.lax.psum`, `jax.lax.all_gather` and so on) and returns what is equal for all
+            rows.
+        axis_name: Name of the axis over workers. Each worker then has one row. None: rows are stacked along the leading
+            axis of each leaf.
 
     Returns:
-        A function of the row, or of the stacked rows, and of the arguments `shared` that have no such axis.
+        A function of the row, or of the stacked rows, and of the arguments `shared`, which have no such axis.
 
     Example:
         >>> import jax
@@ -51,12 +52,12 @@ def over_rows(rule: Callable[..., Any], axis_name: AxisName | None) -> Callable[
 def psum(row: Any, axis_name: AxisName) -> Any:
     """Sums over the rows, inside a rule.
 
-    It is `jax.lax.psum`, but for rows that are stacked: those it gathers, which is free, and sums. JAX 0.10 cannot
-    reduce over an axis of `vmap` what is sharded over explicit mesh axes.
+    For workers it is `jax.lax.psum`. Stacked rows are gathered, which costs nothing, and summed, because JAX 0.10
+    cannot reduce over an axis of `vmap` if the values are sharded over explicit mesh axes.
 
     Args:
-        row: one row's tree.
-        axis_name: what the rule was given.
+        row: The tree of one row.
+        axis_name: The axis name that the rule received.
 
     Returns:
         The sum, equal for all rows.
@@ -68,17 +69,17 @@ def psum(row: Any, axis_name: AxisName) -> Any:
     """
     if axis_name != _STACKED:
         return jax.lax.psum(row, axis_name)
-    # Tiled: inside lax.cond, the axis that all_gather adds otherwise would take the sharding of the one behind it.
+    # Tiled, because inside lax.cond an axis added by all_gather would take the sharding of the axis after it.
     rows = jax.tree.map(lambda x: jax.lax.all_gather(x[None], axis_name, tiled=True), row)
     return sum_rows(rows, jnp.ones(jax.lax.axis_size(axis_name)))
 
 
 def sum_rows(rows: Any, weights: jax.Array) -> Any:
-    """Sums stacked rows, each times a weight.
+    """Sums stacked rows, each multiplied by a weight.
 
     Args:
-        rows: a tree of arrays with a leading axis.
-        weights: a number for each row.
+        rows: A tree of arrays with a leading axis.
+        weights: One number per row.
 
     Returns:
         The tree without that axis, in its own dtypes; booleans are counted.
@@ -97,18 +98,18 @@ def sum_rows(rows: Any, weights: jax.Array) -> Any:
 
 
 def count_rows(row: Any, axis_name: AxisName, method: str) -> int:
-    """Returns how many rows there are, or says that one is not enough.
+    """Returns the number of rows, and raises if there is only one.
 
     Args:
-        row: one row's tree; where it has no leaves there is nothing to compare.
-        axis_name: the axis over rows.
-        method: the public name of the transformation.
+        row: The tree of one row. If it has no leaves, one row is enough.
+        axis_name: Name of the axis over rows.
+        method: The public name of the transformation.
 
     Returns:
         The size of the axis.
 
     Raises:
-        ValueError: if there is one row only.
+        ValueError: If there is only one row.
     """
     rows = jax.lax.axis_size(axis_name)
     if rows < 2 and jax.tree.leaves(row):
@@ -123,8 +124,8 @@ def mean_over_rows(row: Any, axis_name: AxisName) -> Any:
     """Averages over the rows, inside a rule.
 
     Args:
-        row: one row's tree, in the precision of the sum.
-        axis_name: the axis over rows.
+        row: The tree of one row, in the precision of the sum.
+        axis_name: Name of the axis over rows.
 
     Returns:
         The mean, equal for all rows.
@@ -134,14 +135,14 @@ def mean_over_rows(row: Any, axis_name: AxisName) -> Any:
 
 
 def require_rows(rows: Any, method: str) -> None:
-    """Raises if gradients have no leading axis, or leaves different ones.
+    """Raises if gradients have no leading axis, or if its size differs between leaves.
 
     Args:
-        rows: the gradients; a tree without leaves passes.
-        method: the public name of the transformation.
+        rows: The gradients. A tree without leaves is accepted.
+        method: The public name of the transformation.
 
     Raises:
-        ValueError: if a leaf is a scalar, or the leading axes of leaves have different sizes.
+        ValueError: If a leaf is a scalar, or if the leading axes of leaves have different sizes.
 
     Example:
         >>> import jax.numpy as jnp
@@ -151,21 +152,21 @@ def require_rows(rows: Any, method: str) -> None:
     if not all(shapes) or len({shape[0] for shape in shapes}) > 1:
         raise ValueError(
             f"{method} takes gradients with a leading axis, of as many microbatches, samples or workers in each leaf,"
-            f" got leaves of shapes {', '.join(map(str, shapes))}: pass one gradient a row, not their mean, or with"
+            f" got leaves of shapes {', '.join(map(str, shapes))}: pass one gradient per row, not their mean, or with"
             " axis_name each worker's own"
         )
 
 
 def require_reduced(gradient: Any, params: Any, method: str) -> None:
-    """Raises if gradients came without the leading axis, which broadcasting would hide.
+    """Raises if gradients had no leading axis to be removed, which broadcasting would hide.
 
     Args:
-        gradient: what was left of the gradients without that axis.
-        params: the parameters, None if `update` was called without them.
-        method: the public name of the transformation.
+        gradient: The gradients after the leading axis was removed.
+        params: The parameters, or None if `update` was called without them.
+        method: The public name of the transformation.
 
     Raises:
-        ValueError: if a leaf of the gradient has another shape than its parameter.
+        ValueError: If a leaf of the gradient has another shape than its parameter.
 
     Example:
         >>> import jax.numpy as jnp
@@ -177,6 +178,6 @@ def require_reduced(gradient: Any, params: Any, method: str) -> None:
         if jnp.shape(g) != jnp.shape(p):
             raise ValueError(
                 f"{method} takes gradients with a leading axis and removes it, or with axis_name each worker's own"
-                f" without one; without it the gradient of params{jax.tree_util.keystr(path)} has shape"
+                f" without one; after the removal the gradient of params{jax.tree_util.keystr(path)} has shape"
                 f" {jnp.shape(g)} and the parameter {jnp.shape(p)}"
             )

@@ -1,4 +1,4 @@
-"""Where the leaves of an optimizer's state belong."""
+"""The shardings of an optimizer's state."""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -10,24 +10,27 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSha
 
 
 def state_shardings(tx: optax.GradientTransformation, params: optax.Params) -> Any:
-    """Says how to shard an optimizer's state, from how its parameters are sharded; allocates nothing.
+    """Finds the shardings of an optimizer's state from those of its parameters, without allocating anything.
 
-    Jitted initialisation cannot find this out by itself on automatic mesh axes, since zeros do not depend on the
-    parameters that they are shaped like. A leaf of the state is sharded
+    A leaf of the state is sharded by these rules:
 
-    - like its parameter where it has that parameter's shape;
-    - where it sits at a parameter's place with another shape (one factor of a factored moment, a low-rank basis): along
-      the axes whose size is that of one axis of the parameter and no other, like that axis; its other axes not at all;
-    - not at all, that is replicated over the parameters' mesh, if it belongs to no parameter (counters, keys, injected
-      hyperparameters).
+    - If it has the shape of its parameter, it is sharded like the parameter.
+    - If it belongs to a parameter but has another shape (one factor of a factored moment, a low-rank basis), each of
+      its axes is sharded like the axis of the parameter that has the same size, if there is exactly one. Its other axes
+      are not sharded.
+    - If it belongs to no parameter (counters, keys, injected hyperparameters), it is replicated over the parameters'
+      mesh.
 
-    Axes are only ever sharded like parameter axes of equal size, so sizes always divide as they do for the parameters.
+    Axes are only ever sharded like parameter axes of equal size, so sizes divide as they do for the parameters.
+
+    Use it for `jax.jit(tx.init, out_shardings=...)` with sharded parameters: on automatic mesh axes, jitted
+    initialization cannot find the shardings, because zeros do not depend on the parameters whose shape they have.
 
     Args:
-        tx: the optimizer.
-        params: parameters, or `jax.ShapeDtypeStruct` in their place with `sharding` set. Leaves that are not sharded
-            over a mesh (NumPy arrays, arrays on one device) count as replicated over the mesh of the others. Without
-            any mesh the state is on the parameters' device, by default the first local one.
+        tx: The optimizer.
+        params: The parameters, or `jax.ShapeDtypeStruct` in their place with `sharding` set. Leaves that are not
+            sharded over a mesh (NumPy arrays, arrays on one device) count as replicated over the mesh of the others. If
+            no leaf has a mesh, the state is placed on the parameters' device, or on the first local device.
 
     Returns:
         A tree structured like `tx.init(params)` with a `jax.sharding.Sharding` for every array.
@@ -53,11 +56,11 @@ def state_shardings(tx: optax.GradientTransformation, params: optax.Params) -> A
 
 
 def abstract_state(init: Callable[[Any], Any], params: optax.Params) -> Any:
-    """Says what `init(params)` would be: shapes, dtypes and, as `state_shardings` explains, shardings.
+    """Returns the shapes, dtypes and shardings of `init(params)`; `state_shardings` explains the shardings.
 
     Args:
-        init: makes a state from parameters.
-        params: parameters, abstract or not.
+        init: Makes a state from parameters.
+        params: The parameters, abstract or not.
 
     Returns:
         A tree structured like `init(params)`, of `jax.ShapeDtypeStruct`.
@@ -88,10 +91,10 @@ def abstract_state(init: Callable[[Any], Any], params: optax.Params) -> Any:
 
 
 def _find_owners(node: Any, structure: Any, params: Sequence[Any], owners: Sequence[tuple]) -> list[tuple]:
-    """Adds to each leaf's `owners` the parameters at whose place it sits, the innermost last.
+    """Adds to each leaf's `owners` the parameters at whose place the leaf sits, the innermost last.
 
     A leaf sits at a parameter's place if some tree around it has the structure of the parameters, with anything in the
-    place of each: masked nodes, or a tree of its own.
+    place of each parameter: a masked node, or a tree of its own.
     """
     with contextlib.suppress(ValueError):  # how JAX says that the structures differ
         sizes = [len(jax.tree.leaves(place)) for place in structure.flatten_up_to(node)]
@@ -108,7 +111,7 @@ def _find_owners(node: Any, structure: Any, params: Sequence[Any], owners: Seque
 
 
 def _choose(shape: tuple[int, ...], owners: Sequence[Any], default: Sharding) -> Sharding:
-    """Gives a leaf the sharding of the innermost owner of its shape, otherwise of the innermost one, where it fits."""
+    """Chooses the sharding of the innermost owner with the leaf's shape, or else fits that of the innermost owner."""
     if not owners:
         return default
     param, sharding = next((owner for owner in reversed(owners) if owner[0].shape == shape), owners[-1])

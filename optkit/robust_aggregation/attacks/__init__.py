@@ -1,4 +1,4 @@
-"""Attacks: what workers send that want to spoil training, and simulations of such workers."""
+"""Attacks: what workers send that try to spoil training, and simulations of such workers."""
 
 from optkit.method import methods_of
 

@@ -1,10 +1,10 @@
-"""What attackers send, as functions of what honest workers send.
+"""The messages of attackers, as functions of what honest workers send.
 
-They know all honest rows, and all send the same. Little: Baruch, Baruch, Goldberg, "A Little Is Enough: Circumventing
-Defenses For Distributed Learning", 2019, arXiv:1902.06156. Inner product: Xie, Koyejo, Gupta, "Fall of Empires:
-Breaking Byzantine-tolerant SGD by Inner Product Manipulation", 2019, arXiv:1903.03936. Mimic: Karimireddy, He, Jaggi,
-"Byzantine-Robust Learning on Heterogeneous Datasets via Bucketing", 2020, arXiv:2006.09365. The attack on comparative
-gradient elimination is from public code.
+Attackers know all honest rows, and all of them send the same. Little: Baruch, Baruch, Goldberg, "A Little Is Enough:
+Circumventing Defenses For Distributed Learning", 2019, arXiv:1902.06156. Inner product: Xie, Koyejo, Gupta, "Fall of
+Empires: Breaking Byzantine-tolerant SGD by Inner Product Manipulation", 2019, arXiv:1903.03936. Mimic: Karimireddy, He,
+Jaggi, "Byzantine-Robust Learning on Heterogeneous Datasets via Bucketing", 2020, arXiv:2006.09365. The attack on
+comparative gradient elimination is from public code.
 """
 
 import statistics
@@ -39,10 +39,12 @@ __all__ = [
 
 
 def sign_flip(honest: Any) -> Any:
-    """Sends the honest rows' mean, reversed.
+    """Sends the negative mean of the honest rows.
+
+    Use it as the simplest attack that points uphill.
 
     Args:
-        honest: a tree of stacked rows.
+        honest: A tree of stacked rows.
 
     Returns:
         A tree shaped like a row.
@@ -55,12 +57,15 @@ def sign_flip(honest: Any) -> Any:
 
 
 def inner_product_manipulation(honest: Any, strength: jax.typing.ArrayLike = 0.1) -> Any:
-    """Sends the honest rows' mean, reversed and scaled: little is hard to tell from noise, much turns the mean round.
+    """Sends the negative mean of the honest rows, times a strength.
+
+    Use it with a small strength, which is hard to tell from noise, to test rules that drop outliers, or with a large
+    one to reverse the mean of all rows.
 
     Args:
-        honest: a tree of stacked rows.
-        strength: of the reversed mean; default 0.1. The number of honest workers over that of attackers makes the mean
-            of all rows zero. The factor of "fall of empires" is one more.
+        honest: A tree of stacked rows.
+        strength: Factor of the negative mean. The number of honest workers divided by that of attackers makes the mean
+            of all rows zero. The factor of "fall of empires" is one more than this strength. Default: 0.1.
 
     Returns:
         A tree shaped like a row.
@@ -73,11 +78,13 @@ def inner_product_manipulation(honest: Any, strength: jax.typing.ArrayLike = 0.1
 
 
 def a_little_is_enough(honest: Any, deviations: jax.typing.ArrayLike) -> Any:
-    """Sends the honest rows' mean less some standard deviations, coordinate by coordinate (ALIE).
+    """Sends the mean of the honest rows minus some standard deviations, for each coordinate (ALIE).
+
+    Use it to test rules that drop outliers: what it sends is closer to the mean than some honest rows are.
 
     Args:
-        honest: a tree of stacked rows, at least 2.
-        deviations: how many, see `hidden_deviations`; negative to go to the other side.
+        honest: A tree of stacked rows, at least 2.
+        deviations: How many standard deviations, see `hidden_deviations`. Negative numbers shift to the other side.
 
     Returns:
         A tree shaped like a row.
@@ -90,17 +97,20 @@ def a_little_is_enough(honest: Any, deviations: jax.typing.ArrayLike) -> Any:
 
 
 def hidden_deviations(workers: int, byzantine: int) -> float:
-    """Returns the most standard deviations at which attackers are still nearer to the mean than enough honest workers.
+    """Returns the largest number of standard deviations at which attackers stay hidden among honest workers.
+
+    At this distance from the mean, enough honest workers are further away than the attackers that both together are the
+    majority. Use it as the strength of `a_little_is_enough`.
 
     Args:
-        workers: the number of all workers.
-        byzantine: the number of attackers, at least 1 and less than half of the workers.
+        workers: Number of all workers.
+        byzantine: Number of attackers, at least 1 and less than half of the workers.
 
     Returns:
         A number for `a_little_is_enough`.
 
     Raises:
-        ValueError: if there are too many attackers, or none.
+        ValueError: If there are too many attackers, or none.
 
     Example:
         >>> round(hidden_deviations(11, 3), 4)
@@ -113,11 +123,13 @@ def hidden_deviations(workers: int, byzantine: int) -> float:
 
 
 def shifted_mean(honest: Any, shift: jax.typing.ArrayLike) -> Any:
-    """Sends the honest rows' mean, with every coordinate shifted by as much: little each, but far together.
+    """Sends the mean of the honest rows with the same shift added to every coordinate.
+
+    Use it to test rules that look at single coordinates: each shift is small, but together they are far from the mean.
 
     Args:
-        honest: a tree of stacked rows.
-        shift: how far.
+        honest: A tree of stacked rows.
+        shift: The number that is added to every coordinate.
 
     Returns:
         A tree shaped like a row.
@@ -130,11 +142,13 @@ def shifted_mean(honest: Any, shift: jax.typing.ArrayLike) -> Any:
 
 
 def mimic(honest: Any, worker: jax.typing.ArrayLike = 0) -> Any:
-    """Sends what one honest worker sends, so that this one counts too much: an attack where workers' data differ.
+    """Sends the row of one honest worker, so that this worker counts too much.
+
+    Use it to test training on workers whose data differ. Rules cannot detect it, because the row is an honest one.
 
     Args:
-        honest: a tree of stacked rows.
-        worker: which; default 0. The one that stands out most is `outlying_worker`.
+        honest: A tree of stacked rows.
+        worker: Index of the row that is copied. `outlying_worker` finds the one that stands out most. Default: 0.
 
     Returns:
         A tree shaped like a row.
@@ -150,11 +164,11 @@ def outlying_worker(honest: Any, direction: Any) -> jax.Array:
     """Finds the row that stands out most along a direction.
 
     Args:
-        honest: a tree of stacked rows.
-        direction: a tree shaped like a row, for example the one along which rows varied most in earlier steps.
+        honest: A tree of stacked rows.
+        direction: A tree shaped like a row, for example the direction along which rows varied most in earlier steps.
 
     Returns:
-        The number of the row with the largest inner product, of either sign.
+        The index of the row whose inner product with `direction` has the largest absolute value.
 
     Example:
         >>> outlying_worker(jnp.array([[1.0, 0.0], [-3.0, 9.0]]), jnp.array([1.0, 0.0]))
@@ -164,10 +178,12 @@ def outlying_worker(honest: Any, direction: Any) -> jax.Array:
 
 
 def send_nan(honest: Any) -> Any:
-    """Sends NaN: a worker whose computation failed.
+    """Sends NaN, like a worker whose computation failed.
+
+    Use it to test whether training survives such a worker: the mean of all rows does not.
 
     Args:
-        honest: a tree of stacked rows.
+        honest: A tree of stacked rows.
 
     Returns:
         A tree shaped like a row.
@@ -180,18 +196,20 @@ def send_nan(honest: Any) -> Any:
 
 
 def gaussian_noise(honest: Any, scale: jax.typing.ArrayLike, key: Key) -> Any:
-    """Sends normally distributed noise around zero.
+    """Sends normally distributed noise with mean zero.
+
+    Use it with a large scale as an attack that is easy to detect.
 
     Args:
-        honest: a tree of stacked rows, for the shapes.
-        scale: the standard deviation, at least 0.
-        key: an integer or a JAX key.
+        honest: A tree of stacked rows, of which only the shapes matter.
+        scale: The standard deviation, at least 0.
+        key: Seed of the random draws, an integer or a JAX key.
 
     Returns:
         A tree shaped like a row.
 
     Raises:
-        ValueError: if `scale` is negative.
+        ValueError: If `scale` is negative.
 
     Example:
         >>> gaussian_noise(jnp.array([[1.0], [3.0]]), 10.0, 0).shape
@@ -203,20 +221,20 @@ def gaussian_noise(honest: Any, scale: jax.typing.ArrayLike, key: Key) -> Any:
 
 
 def long_among_kept(honest: Any, byzantine: int) -> Any:
-    """Sends the reversed sum of the honest rows that comparative gradient elimination keeps, as long as it can be.
+    """Sends the negative sum of the honest rows that `cge` keeps, as long as it may be without being dropped.
 
-    It is as long as the shortest of the other honest rows, which `cge` then drops in its place. The shortest row counts
-    twice, as in public code.
+    Its length is that of the shortest of the other honest rows, which `cge` then drops in its place. In the sum the
+    shortest row counts twice, as in public code. Use it to test `cge`, the rule that it is made against.
 
     Args:
-        honest: a tree of stacked rows.
-        byzantine: how many attackers send it, at least 1 and less than the number of honest rows.
+        honest: A tree of stacked rows.
+        byzantine: Number of attackers that send it, at least 1 and less than the number of honest rows.
 
     Returns:
         A tree shaped like a row.
 
     Raises:
-        ValueError: if there are too many attackers, or none.
+        ValueError: If there are too many attackers, or none.
 
     Example:
         >>> long_among_kept(jnp.array([[1.0], [2.0], [3.0]]), 1)
@@ -231,14 +249,16 @@ def long_among_kept(honest: Any, byzantine: int) -> Any:
 
 
 def label_flip(labels: jax.Array, classes: int) -> jax.Array:
-    """Turns the classes round: attackers that are honest but for the labels of their data.
+    """Reverses the order of the classes: class c becomes `classes - 1 - c`.
+
+    Use it on the data of some workers: these attackers are honest, except for the labels of their data.
 
     Args:
-        labels: integers from 0 on.
-        classes: how many there are.
+        labels: Integers from 0 to `classes - 1`.
+        classes: Number of classes.
 
     Returns:
-        The last class for the first one, and so on.
+        The new labels: the last class for the first one, and so on.
 
     Example:
         >>> label_flip(jnp.array([0, 1, 9]), 10)
@@ -257,14 +277,14 @@ METHODS = (
         name="attacks.sign_flip",
         factory=sign_flip,
         kind="function",
-        summary="Attackers send the honest workers' mean, reversed.",
+        summary="Attackers send the negative mean of the honest workers.",
         also_known_as=("sign flipping",),
     ),
     Method(
         name="attacks.inner_product_manipulation",
         factory=inner_product_manipulation,
         kind="function",
-        summary="Attackers send the honest workers' mean, reversed and scaled.",
+        summary="Attackers send the negative mean of the honest workers, times a strength.",
         paper=Paper(
             "Fall of Empires: Breaking Byzantine-tolerant SGD by Inner Product Manipulation",
             "Xie, Koyejo, Gupta",
@@ -277,7 +297,7 @@ METHODS = (
         name="attacks.a_little_is_enough",
         factory=a_little_is_enough,
         kind="function",
-        summary="Attackers send the honest workers' mean less some standard deviations of each coordinate.",
+        summary="Attackers send the honest workers' mean minus some standard deviations of each coordinate.",
         paper=Paper(
             "A Little Is Enough: Circumventing Defenses For Distributed Learning",
             "Baruch, Baruch, Goldberg",
@@ -291,7 +311,7 @@ METHODS = (
         name="attacks.shifted_mean",
         factory=shifted_mean,
         kind="function",
-        summary="Attackers send the honest workers' mean, with every coordinate shifted by as much.",
+        summary="Attackers send the honest workers' mean, with the same shift added to every coordinate.",
         also_known_as=("bulyan attack",),
     ),
     Method(
@@ -306,7 +326,7 @@ METHODS = (
         name="attacks.send_nan",
         factory=send_nan,
         kind="function",
-        summary="Attackers send NaN, as workers do whose computation failed.",
+        summary="Attackers send NaN, like workers whose computation failed.",
     ),
     Method(
         name="attacks.gaussian_noise",
@@ -319,14 +339,14 @@ METHODS = (
         name="attacks.long_among_kept",
         factory=long_among_kept,
         kind="function",
-        summary="Attackers send the reversed sum of the rows that `cge` keeps, as long as it may be.",
+        summary="Attackers send the negative sum of the rows that `cge` keeps, as long as it may be.",
         also_known_as=("anti-CGE",),
     ),
     Method(
         name="attacks.label_flip",
         factory=label_flip,
         kind="function",
-        summary="Attackers turn the classes of their data round, the last for the first.",
+        summary="Attackers reverse the order of the classes of their data.",
         also_known_as=("label flipping", "LF"),
     ),
 )

@@ -1,4 +1,4 @@
-"""The strength of an attack that moves a robust aggregate furthest: a line search, from public code."""
+"""The strength of an attack that moves a robust aggregate furthest, by a line search from public code."""
 
 from typing import Any, NamedTuple
 
@@ -28,20 +28,26 @@ class Search(NamedTuple):
 def strongest(
     attack: AttackByNumber, honest: Any, byzantine: int, aggregator: aggregating.Aggregator, evaluations: int = 16
 ) -> jax.Array:
-    """Searches the strength of an attack that moves an aggregate furthest from the honest rows' mean.
+    """Searches for the strength at which an attack moves an aggregate furthest from the mean of the honest rows.
+
+    The search starts at zero with a step of 1. It doubles the step as long as the damage grows, then shrinks it by a
+    factor of 0.8 in each evaluation.
+
+    Use it to test a rule against an attacker who knows it. Avoid it in every step of a long training, because it calls
+    the aggregator `evaluations` times.
 
     Args:
-        attack: called as `attack(honest, strength)`.
-        honest: a tree of stacked rows.
-        byzantine: how many rows the attackers add, at least 1.
-        aggregator: the rule under attack, of stacked rows and without state.
-        evaluations: how often it may be called, at least 1; default 16.
+        attack: Called as `attack(honest, strength)`.
+        honest: A tree of stacked rows.
+        byzantine: How many rows the attackers add, at least 1.
+        aggregator: The rule under attack, for stacked rows and without state.
+        evaluations: How many strengths are tried, at least 1. Default: 16.
 
     Returns:
         The best strength found, at least 0.
 
     Raises:
-        ValueError: if a count is not a positive integer.
+        ValueError: If a count is not a positive integer.
 
     Example:
         >>> import optkit
@@ -88,7 +94,7 @@ METHODS = (
         name="attacks.strongest",
         factory=strongest,
         kind="function",
-        summary="Searches the strength of an attack that moves an aggregate furthest from the honest mean.",
+        summary="Searches for the strength at which an attack moves an aggregate furthest from the honest mean.",
         also_known_as=("LineMaximize", "adaptive attack"),
     ),
 )

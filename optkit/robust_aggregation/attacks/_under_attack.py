@@ -22,7 +22,7 @@ class UnderAttackState(NamedTuple):
     """State of `under_attack`.
 
     Attributes:
-        count: number of updates so far, equal on all workers.
+        count: Number of updates so far. It is equal on all workers.
     """
 
     count: jax.typing.ArrayLike
@@ -35,19 +35,27 @@ def under_attack(
     axis_name: AxisName | None = None,
     key: Key | None = None,
 ) -> optax.GradientTransformation:
-    """Lets the last workers attack: simulates them before an aggregator, in a chain.
+    """Replaces the rows of the last workers by an attack, to simulate attackers before an aggregator in a chain.
+
+    The rule, for n rows g_i of which the last `byzantine` are replaced::
+
+        g_i = attack(g_1, ..., g_(n - byzantine))        for i > n - byzantine
+
+    Use it to test an aggregator. Avoid it in training, because with an axis name every worker gathers all rows.
 
     Args:
-        attack: a function of the other workers' rows, for example `sign_flip`.
-        byzantine: how many workers attack, at least 1.
-        axis_name: the axis over workers, each of which passes its own row; None (default) for stacked rows.
-        key: for attacks that draw: they are called as `attack(honest, key)` with a fresh one each step.
+        attack: A function of the other workers' rows, for example `sign_flip`.
+        byzantine: How many workers attack, at least 1.
+        axis_name: Name of the axis over workers. Each worker then passes its own row. None (the default): rows are
+            stacked along a leading axis.
+        key: Seed of the random draws, an integer or a JAX key. The attack is then called as `attack(honest, key)`, with
+            a new key in each step. Default: None, for attacks that draw nothing.
 
     Returns:
-        A transformation with an `UnderAttackState`. Over an axis every worker gathers all rows.
+        A transformation with an `UnderAttackState`.
 
     Raises:
-        ValueError: if `byzantine` is not a positive integer; from `update`, if no worker is left.
+        ValueError: If `byzantine` is not a positive integer; from `update`, if no honest worker is left.
 
     Example:
         >>> import optkit
@@ -72,19 +80,27 @@ def under_attack(
 
 
 def attacked_mix(mixing: Mixing, attack: Attack | AttackByNumber, byzantine: int, *, key: Key | None = None) -> Mixing:
-    """Lets the last workers attack in gossip: what they mix, and send, is what the attack makes of the others' values.
+    """Replaces the values that the last workers send and mix in gossip by an attack.
+
+    The rule, for the values x_i of n workers::
+
+        x_i = attack(x_1, ..., x_(n - byzantine))        for i > n - byzantine
+        x = mixing(x)
+
+    Use it to simulate attackers in gossip. Avoid it in training, because every worker gathers all values.
 
     Args:
-        mixing: for example `robust_mix(trimmed_mean(1))`.
-        attack: a function of the other workers' values, for example `sign_flip`.
-        byzantine: how many workers attack, at least 1.
-        key: for attacks that draw: they are called as `attack(honest, key)` with a fresh one each step.
+        mixing: The mixing that is under attack, for example `robust_mix(trimmed_mean(1))`.
+        attack: A function of the other workers' values, for example `sign_flip`.
+        byzantine: How many workers attack, at least 1.
+        key: Seed of the random draws, an integer or a JAX key. The attack is then called as `attack(honest, key)`, with
+            a new key in each step. Default: None, for attacks that draw nothing.
 
     Returns:
-        A mixing. For simulations: every worker gathers all values.
+        A mixing.
 
     Raises:
-        ValueError: if `byzantine` is not a positive integer.
+        ValueError: If `byzantine` is not a positive integer; from the mixing, if no honest worker is left.
 
     Example:
         >>> import optkit
@@ -104,14 +120,14 @@ def attacked_mix(mixing: Mixing, attack: Attack | AttackByNumber, byzantine: int
 
 
 def _drawing(attack: Any, key: Key | None, count: jax.typing.ArrayLike) -> Attack:
-    """Makes an attack without further arguments of one that draws with this step's key."""
+    """Makes an attack without further arguments from one that draws with this step's key."""
     if key is None:
         return attack
     return lambda honest: attack(honest, jax.random.fold_in(typed(key), count))
 
 
 def _attacked(tree: Any, attack: Attack, byzantine: int, axis_name: AxisName | None) -> Any:
-    """Replaces the last rows by what an attack makes of the others."""
+    """Replaces the last rows by what an attack makes from the others."""
     if not jax.tree.leaves(tree):
         return tree
     rows = tree if axis_name is None else gather_rows(tree, axis_name)
@@ -133,12 +149,12 @@ METHODS = (
         name="attacks.under_attack",
         factory=under_attack,
         kind="function",
-        summary="Lets the last workers attack, before an aggregator in a chain.",
+        summary="Replaces the rows of the last workers by an attack, before an aggregator in a chain.",
     ),
     Method(
         name="attacks.attacked_mix",
         factory=attacked_mix,
         kind="function",
-        summary="Lets the last workers attack in gossip: wraps a mixing.",
+        summary="Wraps a mixing for gossip so that the last workers attack.",
     ),
 )

@@ -86,7 +86,7 @@ def test_axes_that_are_equal_or_missing_are_refused(numbers):
 
 
 def test_a_vector_is_refused():
-    with pytest.raises(ValueError, match=r"a leaf of shape \(3,\) is no matrix"):
+    with pytest.raises(ValueError, match=r"a leaf of shape \(3,\) is not a matrix"):
         matrix_view((3,))
 
 

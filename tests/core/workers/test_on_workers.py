@@ -347,7 +347,7 @@ def test_leading_axes_that_disagree_are_an_error(backend, other, shape):
 @on_each_backend
 def test_at_least_one_worker_is_needed(backend):
     mapped = on_workers(lambda x: x, axis_name="workers", backend=backend)
-    with pytest.raises(ValueError, match=r"at least 1, one row a worker, got args\[0\] of shape \(0, 3\)"):
+    with pytest.raises(ValueError, match=r"at least 1, one row per worker, got args\[0\] of shape \(0, 3\)"):
         mapped(jnp.zeros((0, 3)))
 
 
@@ -467,7 +467,7 @@ def test_worker_axes_keep_a_conditional_a_branch():
     [
         ({}, "no array among params and extra_args"),
         ({"w": jnp.zeros(())}, r"got params\['w'\] of shape \(\)"),
-        ({"w": jnp.zeros((0, 3))}, r"at least 1, one row a worker, got params\['w'\]"),
+        ({"w": jnp.zeros((0, 3))}, r"at least 1, one row per worker, got params\['w'\]"),
         ({"w": jnp.zeros((8, 3)), "b": jnp.zeros(7)}, r"params\['b'\] of shape \(7,\), params\['w'\]"),
     ],
 )
