@@ -194,7 +194,7 @@ def _add_bench(commands):
 
 
 def _add_decentralized(commands):
-    decentralized = commands.add_parser("decentralized", help="train on workers that exchange with neighbors")
+    decentralized = commands.add_parser("decentralized", help="train on workers that exchange with neighbours")
     decentralized.add_argument(
         "--task",
         type=_one_of("task", tasks.names()),

@@ -15,7 +15,7 @@ SHARED = {
     "mask": r"Which leaves decay: a tree of booleans, or a function that makes it from the parameters\.",
     "b1": r"Decay rate of the (first moment|momentum|momenta)\b",
     "b2": r"Decay rate of the (second moment|momentum)\b",
-    "eps": r"Added to [^.]*, (at least|above) 0\.",
+    "eps": r"Added to .*?, (at least|above) 0\.",
     "mu_dtype": r"Dtype of the (momentum|first moment)\. Default: that of the parameters",
     "axis_name": r"Name of the axis over workers",
     "key": r"Seed of the random draws, (an integer or a JAX key|a JAX key)",
@@ -34,6 +34,7 @@ OTHER = {
     "scale_by_ggt": {"b2"},  # of a window
     "prox.masked": {"mask"},  # of a map
     "align_units": {"others"},  # another network
+    "attacks.label_flip": {"labels"},  # of examples
 }
 
 FACTORIES = {name: method.factory for name, method in METHODS.items() if method.kind != "function"}

@@ -1,4 +1,4 @@
-"""The types of proximal maps and of steps toward a median.
+"""The types of proximal maps and of steps towards a median.
 
 Both are functions of a tree and a number, and both exist for the same norms, but they are different functions. So each
 has its own type, and methods refuse the other one.
@@ -46,7 +46,7 @@ class Proximal:
 
 @dataclasses.dataclass(frozen=True)
 class MedianStep:
-    """A step of an estimate toward a median.
+    """A step of an estimate towards a median.
 
     Attributes:
         name: Name of the function that made it.
@@ -70,7 +70,7 @@ def check_proximal(prox: Any, method: str) -> None:
         method: The public name of the method.
 
     Raises:
-        TypeError: If it is a step toward a median, or not a function.
+        TypeError: If it is a step towards a median, or not a function.
 
     Example:
         >>> from optkit import prox
@@ -103,7 +103,7 @@ def check_proximal_leaves(prox: Any, params: Any) -> None:
 
 
 def check_step(step: Any, method: str) -> None:
-    """Raises unless an argument `step` can be a step toward a median.
+    """Raises unless an argument `step` can be a step towards a median.
 
     Args:
         step: The argument. None is accepted.

@@ -1,4 +1,4 @@
-"""Krum: selects the row whose nearest neighbors are closest to it.
+"""Krum: selects the row whose nearest neighbours are closest to it.
 
 Blanchard, El Mhamdi, Guerraoui, Stainer, "Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent",
 2017, arXiv:1703.02757 (first version: "Byzantine-Tolerant Machine Learning"). The default score is the paper's: squared
@@ -31,14 +31,14 @@ def krum(
     axis_name: AxisName | None = None,
     layout: Layout = "gather",
 ) -> aggregating.Aggregator:
-    """Takes the row that is closest to its nearest neighbors (Krum), or the mean of several such rows (multi-Krum).
+    """Takes the row that is closest to its nearest neighbours (Krum), or the mean of several such rows (multi-Krum).
 
     The rule, for n rows g_i::
 
         s_i = sum of ||g_i - g_j||^power over the n - byzantine - 2 rows g_j nearest to g_i
         u = mean of the `selected` rows g_i with the smallest scores s_i
 
-    Rows that are not finite are never selected. If a selected row has fewer finite neighbors than its score sums, the
+    Rows that are not finite are never selected. If a selected row has fewer finite neighbours than its score sums, the
     result is NaN.
 
     Use it when a known minority of the workers may send anything and whole gradients must be kept or dropped. Avoid it
@@ -106,7 +106,7 @@ METHODS = (
         name="krum",
         factory=krum,
         kind="aggregator",
-        summary="The gradient, or the mean of several, that is closest to its nearest neighbors.",
+        summary="The gradient, or the mean of several, that is closest to its nearest neighbours.",
         paper=Paper(
             "Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent",
             "Blanchard et al.",

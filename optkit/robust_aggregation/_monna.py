@@ -35,7 +35,7 @@ def monna(
 ) -> optax.GradientTransformationExtraArgs:
     """Takes a local momentum step, then averages the parameters that are nearest to the worker's own (MoNNA).
 
-    The update rule, where a worker receives h vectors from its neighbors, its own y included::
+    The update rule, where a worker receives h vectors from its neighbours, its own y included::
 
         m = b1 * m + (1 - b1) * g
         y = x - lr * m

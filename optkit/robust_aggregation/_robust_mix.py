@@ -22,9 +22,9 @@ __all__ = ["robust_mix"]
 
 
 def robust_mix(aggregator: aggregating.Aggregator) -> Mixing:
-    """Makes a mixing from an aggregator, which each worker applies to its own value and to those of its neighbors.
+    """Makes a mixing from an aggregator, which each worker applies to its own value and to those of its neighbours.
 
-    The rule, for the values x_j that worker i receives from its neighbors j::
+    The rule, for the values x_j that worker i receives from its neighbours j::
 
         x_i = aggregator(x_i and all x_j)
 

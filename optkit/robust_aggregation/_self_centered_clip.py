@@ -1,4 +1,4 @@
-"""Self-centered clipping: moves a worker's value by its neighbors' differences from it, each clipped to a radius.
+"""Self-centered clipping: moves a worker's value by its neighbours' differences from it, each clipped to a radius.
 
 He, Karimireddy, Jaggi, "Byzantine-Robust Decentralized Learning via ClippedGossip", 2022, arXiv:2202.01545, in the form
 of the code of Farhadkhani et al., "Robust Collaborative Learning with Linear Gradient Overhead", 2022,
@@ -88,7 +88,7 @@ METHODS = (
         name="self_centered_clip",
         factory=self_centered_clip,
         kind="function",
-        summary="Adds to a worker's value its neighbors' clipped differences from it, for gossip with `robust_mix`.",
+        summary="Adds to a worker's value its neighbours' clipped differences from it, for gossip with `robust_mix`.",
         paper=CLIPPED_GOSSIP,
         also_known_as=("ClippedGossip", "SSClip", "self-centered clipping"),
     ),

@@ -30,7 +30,7 @@ def trimmed_mean(
     rows contain. NaN counts as the largest value.
 
     Use it when a known minority of the workers may send anything. Avoid it when the workers' data differ much, because
-    it then trims honest workers; mix neighbors first (`nearest_neighbor_mixing`). Its price is a sort of each
+    it then trims honest workers; mix neighbours first (`nearest_neighbor_mixing`). Its price is a sort of each
     coordinate.
 
     Args:

@@ -46,7 +46,7 @@ def newton_schulz(
     norm_factor: float = 1.0,
     dtype: DTypeLike | None = None,
 ) -> jax.Array:
-    """Moves the singular values of a matrix toward one.
+    """Moves the singular values of a matrix towards one.
 
     The rule, for the coefficients a, b and c of each step, with conjugate transposes if x is complex::
 
@@ -201,7 +201,7 @@ def gram_newton_schulz(
 def polar_express(
     x: jax.Array, *, steps: int = 5, eps: jax.typing.ArrayLike = 1e-7, dtype: DTypeLike | None = None
 ) -> jax.Array:
-    """Moves the singular values of a matrix toward one, with the best polynomial for each step.
+    """Moves the singular values of a matrix towards one, with the best polynomial for each step.
 
     The rule, with coefficients a, b and c of its own for each of the first five steps::
 
