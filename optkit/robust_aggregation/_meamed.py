@@ -30,8 +30,8 @@ def meamed(byzantine: int, *, axis_name: AxisName | None = None, layout: Layout 
     the furthest honest one. NaN counts as infinitely far.
 
     Use it when a known minority of the workers may send anything and the trimmed mean is too noisy. Avoid it when the
-    workers' data differ much, because it then drops honest values; mix neighbours first (`nearest_neighbor_mixing`). Its
-    price is a sort of each coordinate.
+    workers' data differ much, because it then drops honest values; mix neighbours first (`nearest_neighbor_mixing`).
+    Its price is a sort of each coordinate.
 
     Args:
         byzantine: How many values of each coordinate are dropped, at least 0; 0 gives the mean. There must be more than
