@@ -29,7 +29,7 @@ def phocas(byzantine: int, *, axis_name: AxisName | None = None, layout: Layout 
 
     Use it when a known minority of the workers may send anything and the trimmed mean, which drops twice as many
     values, is too noisy. Avoid it when the workers' data differ much, because it then drops honest values; mix
-    neighbors first (`nearest_neighbor_mixing`). Its price is a sort of each coordinate.
+    neighbours first (`nearest_neighbor_mixing`). Its price is a sort of each coordinate.
 
     Args:
         byzantine: How many values of each coordinate are dropped, at least 0; 0 gives the mean. The trimmed mean drops
