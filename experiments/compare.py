@@ -173,6 +173,9 @@ def show(records: Sequence[Record], folder: pathlib.Path, console: Console) -> N
     """
     rows = report.summarize(records)
     console.print(report.table(records[0], rows))
+    resolution = report.resolution(rows)
+    if resolution:
+        console.print(resolution)
     file = folder / "figure.png"
     figure.draw(records[0], rows, file)
     console.print(f"figure: {file}")

@@ -6,11 +6,19 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 from scipy import stats
 
+from experiments import statistics
 from experiments.optimizers import YARDSTICK
 from experiments.records import Record
+from experiments.statistics import Estimate
 from experiments.terminal import visible
+
+# What cannot be estimated.
+UNKNOWN = Estimate(math.nan, math.nan, math.nan, math.nan)
+# How unlikely a difference must be by chance to be marked.
+SIGNIFICANT = 0.05
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,8 +34,13 @@ class Row:
         steps: after how many steps the curve was recorded.
         curves: the validation loss at the best rate after each of `steps`, one curve a seed.
         test: the metrics on the test examples at the best rate: mean over seeds, half the width of its 95% interval.
+        test_losses: the test loss at the best rate of each seed, in the order of the seeds.
+        difference: the test loss less AdamW's, paired by seed: both start from the same weights and see the same
+            batches. Unknown for AdamW itself and where one of them diverged.
+        p: the p-value of that difference, corrected for all optimizers of the run.
         speed_up: the steps of AdamW's training over those after which this one, at its best rate and under its full
             schedule, has reached AdamW's final validation loss for good; NaN where it never does.
+        speed_up_interval: its 95% interval, from the seeds' own curves, paired; NaN where one of them never does.
         relative_time: milliseconds a step over AdamW's.
         state_bytes_per_parameter: size of the optimizer's state.
     """
@@ -39,9 +52,13 @@ class Row:
     steps: np.ndarray
     curves: np.ndarray
     test: Mapping[str, tuple[float, float]]
+    test_losses: np.ndarray
     speed_up: float
     relative_time: float
     state_bytes_per_parameter: float
+    difference: Estimate = UNKNOWN
+    p: float = math.nan
+    speed_up_interval: tuple[float, float] = (math.nan, math.nan)
 
     @property
     def diverged(self) -> bool:
@@ -120,6 +137,7 @@ def summarize(records: Sequence[Record]) -> list[Row]:
         rates, validation = np.array(list(by_rate)), np.array(list(by_rate.values()))
         best = int(np.argmin(validation))
         chosen = [training for training in trainings if training["learning_rate"] == rates[best]]
+        chosen.sort(key=lambda training: header["settings"]["seeds"].index(training["seed"]))
         rows.append(
             Row(
                 optimizer=optimizer,
@@ -132,6 +150,7 @@ def summarize(records: Sequence[Record]) -> list[Row]:
                     name: interval(numbers([training["test"][name] for training in chosen]))
                     for name in chosen[0]["test"]
                 },
+                test_losses=numbers([training["test"]["loss"] for training in chosen]),
                 speed_up=math.nan,
                 relative_time=float(
                     np.median([time for record in finished for time in record["milliseconds_per_step"]])
@@ -142,17 +161,53 @@ def summarize(records: Sequence[Record]) -> list[Row]:
     yardstick = next((row for row in rows if row.optimizer == YARDSTICK), None)
     if yardstick:
         rows = [_relative(row, yardstick) for row in rows]
+        corrected = statistics.holm([row.difference.p for row in rows])
+        rows = [dataclasses.replace(row, p=float(p)) for row, p in zip(rows, corrected, strict=True)]
     return sorted(rows, key=lambda row: (row.diverged, row.test["loss"][0]))
 
 
 def _relative(row, yardstick):
-    target = yardstick.validation[yardstick.best]
+    relative_time = row.relative_time / yardstick.relative_time
+    if row is yardstick or row.diverged or yardstick.diverged:
+        speed_up = math.nan if row.diverged or yardstick.diverged else 1.0
+        return dataclasses.replace(row, relative_time=relative_time, speed_up=speed_up)
     steps = yardstick.steps[-1]
-    speed_up = 1.0 if row is yardstick else steps / max(reached(row.steps, row.curves.mean(axis=0), target), 1.0)
+
+    def speed_up(curve, target):
+        return float(steps / max(reached(row.steps, curve, target), 1.0))
+
+    by_seed = [speed_up(*pair) for pair in zip(row.curves, yardstick.curves[:, -1], strict=True)]
+    logarithms = statistics.estimate(np.log(by_seed))
     return dataclasses.replace(
         row,
-        speed_up=math.nan if row.diverged or yardstick.diverged else float(speed_up),
-        relative_time=row.relative_time / yardstick.relative_time,
+        relative_time=relative_time,
+        difference=statistics.estimate(row.test_losses - yardstick.test_losses),
+        speed_up=speed_up(row.curves.mean(axis=0), yardstick.validation[yardstick.best]),
+        speed_up_interval=(math.exp(logarithms.low), math.exp(logarithms.high)),
+    )
+
+
+def resolution(rows: Sequence[Row]) -> str | None:
+    """Says which differences from AdamW the seeds of a run can show, and how many seeds would show one of 1%.
+
+    Args:
+        rows: from `summarize`.
+
+    Returns:
+        A sentence; None where there is no AdamW, nothing beside it, or a single seed.
+    """
+    yardstick = next((row for row in rows if row.optimizer == YARDSTICK and not row.diverged), None)
+    others = [row for row in rows if not math.isnan(row.difference.low)]
+    if yardstick is None or not others:
+        return None
+    seeds = len(yardstick.test_losses)
+    deviation = float(np.median([np.std(row.test_losses - yardstick.test_losses, ddof=1) for row in others]))
+    loss = abs(yardstick.test["loss"][0])
+    smallest = statistics.smallest_difference(deviation, seeds)
+    needed = statistics.seeds_needed(0.01 * loss, deviation)
+    return (
+        f"At this spread, {seeds} seeds show a difference in test loss of {smallest:.2g} ({smallest / loss:.0%} of "
+        f"AdamW's) in four of five runs; one of 1% needs {'more than 1,000' if needed is None else needed} seeds."
     )
 
 
@@ -181,15 +236,14 @@ def table(header: Record, rows: Sequence[Row]) -> Table:
     layout.add_column("optimizer", no_wrap=True)
     metrics = sorted(rows[0].test, key="loss".__ne__) if rows else []
     test = [f"test {visible(metric)}" for metric in metrics]
-    for name in [*test, "learning rate", "speed-up", "time/step", "state B/param"]:
+    for name in [*test, "less AdamW's", "learning rate", "speed-up", "time / step", "state B / param"]:
         layout.add_column(name, justify="right")
     for row in rows:
         if row.diverged:
-            results = ["diverged", *[""] * (len(metrics) + 1)]
+            results = ["diverged", *[""] * (len(metrics) + 2)]
         else:
-            speed_up = "<1" if math.isnan(row.speed_up) else f"{row.speed_up:.2f}x"
             rate = f"{row.rates[row.best]:.2g}{_edge(row)}"
-            results = [*(_plus_minus(row.test[metric]) for metric in metrics), rate, speed_up]
+            results = [*(_plus_minus(row.test[metric]) for metric in metrics), _difference(row), rate, _speed_up(row)]
         cells = [*results, f"{row.relative_time:.2f}x", f"{row.state_bytes_per_parameter:.1f}"]
         layout.add_row(visible(row.optimizer), *cells)
     return layout
@@ -201,6 +255,26 @@ def _plus_minus(estimate):
         return f"{mean:.4g}" if math.isnan(half) else f"{mean:.4g} ± 0"
     decimals = max(0, 1 - math.floor(math.log10(half)))  # two significant digits of the interval
     return f"{mean:.{decimals}f} ± {half:.{decimals}f}"
+
+
+def _difference(row):
+    if math.isnan(row.difference.mean):
+        return ""
+    mean, low, high, _ = row.difference
+    # A bootstrap's interval is not symmetric.
+    uneven = abs((low + high) / 2 - mean) > 0.01 * (high - low)
+    shown = f"{mean:.3g} ({low:.3g} to {high:.3g})" if uneven else _plus_minus((mean, (high - low) / 2))
+    return shown + ("*" if row.p < SIGNIFICANT else "")
+
+
+def _speed_up(row):
+    if math.isnan(row.speed_up):
+        return "<1"
+    low, high = row.speed_up_interval
+    shown = f"{row.speed_up:.2f}x"
+    if math.isnan(low):
+        return shown if row.optimizer == YARDSTICK else Text(shown, style="dim")
+    return Text(f"{shown} ({low:.2f} to {high:.2f})", style="dim" if low <= 1 <= high else "")
 
 
 def _edge(row):

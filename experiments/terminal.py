@@ -30,7 +30,7 @@ class Terminal(Console):
     """A console where no text is markup, an emoji code or an escape code, whatever it looks like."""
 
     def __init__(self, file: IO[str] | None = None):
-        """Starts at 120 characters a line where there is no terminal.
+        """Starts at 132 characters a line where there is no terminal.
 
         Args:
             file: where text goes; None for standard output.
@@ -40,7 +40,7 @@ class Terminal(Console):
             # What Rich draws by itself, such as the dots where it cuts a line.
             self.file.reconfigure(errors="replace")
         if not self.is_terminal:
-            self.width = 120
+            self.width = 132
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Makes what is shown of any text: of titles, cells and messages alike.

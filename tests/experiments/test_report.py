@@ -85,6 +85,70 @@ def test_speed_up_is_adamws_steps_over_those_to_its_final_loss(records):
     assert math.isnan(wild.speed_up)
 
 
+def test_its_interval_is_that_of_the_seeds_paired_with_adamws(records):
+    quick, adamw, _ = report.summarize(records)
+    # AdamW's seeds end at 0.9 and 1.1, which the other reaches after 17 1/3 and 16 steps.
+    logarithms = np.log([40 / (10 + 10 * 1.1 / 1.5), 40 / 16])
+    half = 12.706205 * np.std(logarithms, ddof=1) / math.sqrt(2)  # the table's t for 1 degree of freedom
+    expected = np.exp(np.mean(logarithms) + half * np.array([-1, 1]))
+    np.testing.assert_allclose(quick.speed_up_interval, expected, rtol=1e-6)
+    assert np.isnan(adamw.speed_up_interval).all()
+
+
+def test_losses_are_compared_with_adamws_seed_by_seed(records):
+    quick, adamw, wild = report.summarize(records)
+    # Each seed's loss is lower by 0.4, although the seeds' own losses differ by 0.2.
+    assert quick.difference.mean == pytest.approx(-0.4)
+    assert quick.difference.high - quick.difference.low == pytest.approx(0.0, abs=1e-9)
+    assert quick.p == pytest.approx(0.0, abs=1e-9)
+    assert math.isnan(adamw.p)
+    assert math.isnan(wild.p)
+
+
+def test_pairs_do_not_depend_on_the_order_of_the_records(records):
+    expected = report.summarize(records)[0]
+    other_way = report.summarize([records[0], *records[:0:-1]])[0]
+    np.testing.assert_array_equal(other_way.test_losses, expected.test_losses)
+    np.testing.assert_array_equal(other_way.curves, expected.curves)
+
+
+def test_p_values_are_corrected_for_all_optimizers_of_the_run(records):
+    rows = report.summarize(records)
+    noisy = [training("noisy", 0.1, seed, [4.0, 2.0, 0.5, 0.5, 0.5], test=0.7 + 0.5 * seed) for seed in (0, 1)]
+    settings = {**records[0]["settings"], "optimizers": ["adamw", "quick", "noisy"]}
+    more = [{**records[0], "settings": settings}, *records[1:], *noisy, finished("noisy", [2.0])]
+    alone = {**records[0], "settings": {**settings, "optimizers": ["adamw", "noisy"]}}
+    (beside,) = (row for row in report.summarize(more) if row.optimizer == "noisy")
+    (single,) = (row for row in report.summarize([alone, *more[1:]]) if row.optimizer == "noisy")
+    assert single.p == single.difference.p == beside.difference.p
+    assert beside.p == pytest.approx(max(beside.difference.p, 2 * rows[0].difference.p))
+
+
+def shown(records, width=132):
+    console = Terminal(io.TextIOWrapper(io.BytesIO(), encoding="utf-8"))
+    console.width = width
+    with console.capture() as capture:
+        console.print(report.table(records[0], report.summarize(records)))
+    return {line.split("│")[1].strip(): line for line in capture.get().splitlines() if line.startswith("│")}
+
+
+def test_the_table_shows_what_is_significant_and_the_intervals(records):
+    lines = shown(records)
+    assert "-0.4" in lines["quick"]
+    assert "*" in lines["quick"]
+    assert "2.40x (1.44 to 3.99)" in lines["quick"]
+    assert "*" not in lines["adamw"]
+
+
+def test_the_seeds_that_are_missing_are_named(records):
+    noisy = [training("noisy", 0.1, seed, [4.0, 2.0, 0.5, 0.5, 0.5], test=0.7 + 0.5 * seed) for seed in (0, 1)]
+    settings = {**records[0]["settings"], "optimizers": ["adamw", "noisy"]}
+    rows = report.summarize([{**records[0], "settings": settings}, *records[1:], *noisy, finished("noisy", [2.0])])
+    # Differences of -0.4 and -0.1 deviate by 0.212; two seeds show 11.55 times that.
+    assert "2 seeds show a difference in test loss of 2.5 (204% of AdamW's)" in report.resolution(rows)
+    assert report.resolution(rows[:1]) is None
+
+
 def test_time_is_the_median_relative_to_adamw(records):
     assert [row.relative_time for row in report.summarize(records)] == [1.5, 1.0, 1.0]
 
