@@ -77,7 +77,7 @@ def natural_dithering_rule(levels: int, order: float) -> Rule:
 def natural(*, key: Key, axis_name: AxisName | None = None) -> Compressor:
     """Rounds each entry at random to one of the two powers of two around it, so that it is unbiased.
 
-    The rule, where p = 2^floor(log2(|x|)) is the power of two below an entry::
+    The rule, where `p = 2^floor(log2(|x|))` is the power of two below an entry::
 
         C(x) = sign(x) * 2 * p    (with probability |x| / p - 1)
         C(x) = sign(x) * p        (otherwise)
