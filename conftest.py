@@ -23,6 +23,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import jax  # noqa: E402  (XLA reads its flags when JAX starts)
 import pytest  # noqa: E402
 from sybil import Sybil  # noqa: E402
+from sybil.integration.pytest import SybilItem  # noqa: E402
 from sybil.parsers.markdown import PythonCodeBlockParser  # noqa: E402
 
 from optkit.testing import golden  # noqa: E402
@@ -35,6 +36,18 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 _DONE = pytest.StashKey[int]()
 
 pytest_collect_file = Sybil(parsers=[PythonCodeBlockParser()], patterns=["*.md"]).pytest()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_setup(item):
+    """Runs what stands before a block of code in its document, where another process has run that."""
+    if isinstance(item, SybilItem):
+        ran = item.example.namespace.setdefault("__ran__", set())
+        for example in item.example.document:
+            if example.line < item.example.line and example.line not in ran:
+                example.evaluate()
+                ran.add(example.line)
+        ran.add(item.example.line)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -60,8 +60,8 @@ def qg_dadam(
 ) -> optax.GradientTransformationExtraArgs:
     """Decentralized Adam whose second moment is that of the displacements of the mixed parameters.
 
-    The update rule, where mix is the weighted mean with the neighbours, t is the number of the step, `|d|` is the norm of
-    d over all parameters of a worker, and the gradient g contains the L2 penalty::
+    The update rule, where mix is the weighted mean with the neighbours, t is the number of the step, `|d|` is the norm
+    of d over all parameters of a worker, and the gradient g contains the L2 penalty::
 
         m = b1 * m + (1 - b1) * g
         v_step = b2 * v + (1 - b2) * g^2
