@@ -225,10 +225,11 @@ def table(header: Record, rows: Sequence[Row]) -> Table:
     seeds, tried = len(settings["seeds"]), settings["rates"] * settings["rounds"]
     task = visible(settings["task"])
     layout = Table(
+        pad_edge=False,
         title=f"{task}: {settings['steps']} steps; {tried} learning rates x {seeds} seeds for everyone",
         caption=(
             "The learning rate is chosen on validation data; the test columns are means and 95% intervals over seeds "
-            "at the end of training. Minus AdamW's: the difference in test loss, paired by seed; with * if it is "
+            "at the end of training. Minus adamw: the difference in test loss, paired by seed; with * if it is "
             "significant at 5% after Holm's correction for all optimizers of the run. An arrow means that the best "
             "rate is the smallest or the largest that was tried. Speed-up: AdamW's steps divided by the steps after "
             "which the method's validation loss, under its own full schedule, stays at or below AdamW's final loss; "
@@ -239,7 +240,7 @@ def table(header: Record, rows: Sequence[Row]) -> Table:
     layout.add_column("optimizer", no_wrap=True)
     metrics = sorted(rows[0].test, key="loss".__ne__) if rows else []
     test = [f"test {visible(metric)}" for metric in metrics]
-    for name in [*test, "minus AdamW's", "learning rate", "speed-up", "time / step", "state B / param"]:
+    for name in [*test, "minus adamw", "rate", "speed up", "time / step", "state B / param"]:
         layout.add_column(name, justify="right")
     for row in rows:
         if row.diverged:

@@ -10,7 +10,7 @@ import optax
 import pytest
 from draws import normal
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from runs import first_update, trajectory
+from trajectories import first_update, trajectory
 
 import optkit
 

@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 from draws import normal
-from runs import trajectory
+from trajectories import trajectory
 
 from optkit.core.adam import scale_by_adam
 from optkit.core.amsgrad import scale_by_amsgrad

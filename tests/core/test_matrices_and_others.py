@@ -9,7 +9,7 @@ import optax
 import pytest
 from flax import nnx, traverse_util
 from optax.contrib import MuonDimensionNumbers
-from runs import first_update
+from trajectories import first_update
 
 import optkit
 from optkit.core.linalg.matrix_view import DENSE_KERNELS

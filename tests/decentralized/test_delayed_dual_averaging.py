@@ -5,7 +5,7 @@ import optax
 import pytest
 from draws import normal_like
 from promises import assert_needs_parameters
-from runs import trajectory
+from trajectories import trajectory
 
 from optkit.decentralized import delayed_dual_averaging
 

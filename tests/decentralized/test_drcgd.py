@@ -6,7 +6,7 @@ import pytest
 from draws import normal
 from golden_files import assert_replays, replays
 from promises import assert_needs_parameters
-from runs import descend, last
+from trajectories import descend, last
 from worker_runs import topology_of
 
 from optkit.core.workers.on_workers import on_workers

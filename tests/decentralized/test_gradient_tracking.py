@@ -5,7 +5,7 @@ import pytest
 from draws import normal
 from golden_files import assert_replays, replays
 from promises import assert_all_workers_end_at, assert_needs_parameters
-from runs import last, trajectory
+from trajectories import last, trajectory
 from worker_runs import bytes_sent, learning_rate_of, quadratics, sgd_of, topology_of, train
 
 from optkit.decentralized import gossip, gradient_tracking, track_gradients

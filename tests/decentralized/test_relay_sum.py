@@ -9,7 +9,7 @@ import pytest
 from draws import normal
 from golden_files import assert_replays, replays
 from promises import assert_all_workers_end_at, assert_needs_parameters
-from runs import trajectory
+from trajectories import trajectory
 from worker_runs import bytes_sent, quadratics, sgd_of, topology_of, train
 
 from optkit.decentralized import relay_sum

@@ -7,7 +7,7 @@ import optax
 import pytest
 import scipy.optimize
 from golden_files import assert_replays, replays
-from runs import trajectory
+from trajectories import trajectory
 
 import optkit
 from optkit.median_clipping._cvar_prox_linear import dual_coordinate_ascent

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from golden_files import assert_replays, replays
-from runs import trajectory
+from trajectories import trajectory
 
 import optkit
 from optkit.testing.golden import replay_gradients

@@ -7,7 +7,7 @@ import optax
 import pytest
 from draws import normal_like
 from promises import assert_decay_spares_masked_leaves, assert_same_steps
-from runs import trajectory
+from trajectories import trajectory
 
 import optkit
 

@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 from draws import normal_like
-from runs import last, trajectory
+from trajectories import last, trajectory
 
 from optkit.compressors import Compressor, global_top_k
 from optkit.memory_efficient._error_feedback import error_feedback

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 from draws import normal_like
-from runs import first_update
+from trajectories import first_update
 
 from optkit import cost
 from optkit.core.precision import in_float32

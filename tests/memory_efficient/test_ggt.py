@@ -8,7 +8,7 @@ import pytest
 from draws import normal_like
 from golden_files import assert_replays, replays
 from promises import assert_state_is_window_and_inner_products, assert_window_needs_compressed_gradients
-from runs import last_update
+from trajectories import last_update
 
 from optkit.compressors import global_top_k
 from optkit.memory_efficient._error_feedback import error_feedback

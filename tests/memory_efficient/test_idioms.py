@@ -12,7 +12,7 @@ import pytest
 from draws import normal, normal_like
 from flax import nnx
 from promises import assert_needs_parameters
-from runs import descend, last, trajectory
+from trajectories import descend, last, trajectory
 
 import optkit
 from optkit import catalog, cost, subspace_projector

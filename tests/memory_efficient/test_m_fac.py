@@ -9,7 +9,7 @@ from draws import normal_like
 from golden_files import assert_replays, replays
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from promises import assert_state_is_window_and_inner_products, assert_window_needs_compressed_gradients
-from runs import last, last_update, trajectory
+from trajectories import last, last_update, trajectory
 
 from optkit import cost, on_workers
 from optkit.compressors import global_top_k

@@ -7,7 +7,7 @@ import optax
 import pytest
 from draws import normal
 from golden_files import assert_replays, replays
-from runs import trajectory
+from trajectories import trajectory
 
 from optkit import cost
 from optkit.core.quantization import dequantize

@@ -8,7 +8,7 @@ import pytest
 from draws import normal, normal_like
 from golden_files import assert_replays, replays
 from optax.contrib import MuonDimensionNumbers
-from runs import first_update, last_update, trajectory
+from trajectories import first_update, last_update, trajectory
 
 from optkit import cost, state_shardings
 from optkit.memory_efficient._adagrad_sn import adagrad_sn

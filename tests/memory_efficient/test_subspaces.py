@@ -9,7 +9,7 @@ from draws import normal, normal_like
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from optax.contrib import MuonDimensionNumbers
 from promises import assert_same_steps
-from runs import first_update, last, trajectory
+from trajectories import first_update, last, trajectory
 
 from optkit import cost
 from optkit.core.adam import scale_by_adam

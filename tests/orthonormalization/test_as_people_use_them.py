@@ -12,7 +12,7 @@ import pytest
 from draws import normal, normal_like
 from flax import nnx
 from promises import assert_needs_parameters
-from runs import first_update
+from trajectories import first_update
 
 from optkit.orthonormalization import dion, dion2, flax_dimension_numbers, muon, nordion2, normuon, scale_by_dion
 

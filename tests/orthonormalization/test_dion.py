@@ -9,7 +9,7 @@ from draws import normal
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from optax.contrib import MuonDimensionNumbers
 from promises import assert_names_leaf_without_numbers, assert_refuses_vectors, assert_same_parameters
-from runs import first_update, last, trajectory
+from trajectories import first_update, last, trajectory
 
 import optkit
 from optkit.core.cost import hlo

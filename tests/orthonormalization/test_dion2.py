@@ -10,7 +10,7 @@ from promises import (
     assert_refuses_vectors,
     assert_same_parameters,
 )
-from runs import last, trajectory
+from trajectories import last, trajectory
 
 from optkit.core.linalg.newton_schulz import polar_express
 from optkit.orthonormalization._dion2 import dion2, scale_by_dion2

@@ -5,7 +5,7 @@ import optax
 import pytest
 from golden_files import assert_replays, replays
 from optax.contrib import MuonDimensionNumbers
-from runs import last, trajectory
+from trajectories import last, trajectory
 
 from optkit.core.linalg.orthonormal import householder_qr, randomized_cholesky_qr
 from optkit.orthonormalization import scale_by_dion

@@ -10,7 +10,7 @@ from draws import normal_like
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from optax.contrib import MuonDimensionNumbers
-from runs import first_update
+from trajectories import first_update
 
 from optkit.core.linalg.matrix_view import from_matrices, matrix_view, matrix_views, to_matrices
 from optkit.orthonormalization import flax_dimension_numbers

@@ -9,7 +9,7 @@ from draws import normal
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from optax.contrib import MuonDimensionNumbers
 from promises import assert_cautious_decay_spares_what_moves_outward, assert_same_parameters
-from runs import first_update
+from trajectories import first_update
 
 from optkit.core.linalg.newton_schulz import newton_schulz, polar_express
 from optkit.orthonormalization import muon, scale_by_muon

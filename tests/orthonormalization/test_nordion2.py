@@ -4,7 +4,7 @@ import optax
 import pytest
 from draws import normal
 from promises import assert_other_rows_only_decay, assert_refuses_vectors
-from runs import last_update, trajectory
+from trajectories import last_update, trajectory
 
 from optkit.orthonormalization._dion2 import scale_by_dion2
 from optkit.orthonormalization._nordion2 import nordion2, scale_by_nordion2

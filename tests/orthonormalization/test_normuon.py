@@ -7,7 +7,7 @@ import optax
 import pytest
 from draws import normal
 from promises import assert_cautious_decay_spares_what_moves_outward, assert_names_leaf_without_numbers
-from runs import last, last_update, trajectory
+from trajectories import last, last_update, trajectory
 
 from optkit.core.linalg.newton_schulz import newton_schulz, polar_express
 from optkit.orthonormalization._muon import scale_by_muon

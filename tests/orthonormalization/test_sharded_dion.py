@@ -12,7 +12,7 @@ from golden_files import assert_replays, replays
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from optax.contrib import MuonDimensionNumbers
-from runs import trajectory
+from trajectories import trajectory
 
 import optkit
 from optkit.core.cost import hlo

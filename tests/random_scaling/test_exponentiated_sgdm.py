@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from draws import normal
 from promises import assert_same_steps
-from runs import trajectory
+from trajectories import trajectory
 
 import optkit
 

@@ -5,7 +5,7 @@ import optax
 import pytest
 from draws import normal
 from promises import assert_needs_parameters
-from runs import trajectory
+from trajectories import trajectory
 
 import optkit
 

@@ -7,7 +7,7 @@ import optax
 import pytest
 from draws import normal
 from promises import assert_extra_arguments_reach_the_inner_optimizer
-from runs import trajectory
+from trajectories import trajectory
 
 import optkit
 from optkit.random_scaling._online_to_nonconvex import converted_by_draws

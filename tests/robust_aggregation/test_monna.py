@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from draws import normal
 from promises import assert_needs_parameters, assert_refuses_complex_parameters
-from runs import descend, last
+from trajectories import descend, last
 
 import optkit
 

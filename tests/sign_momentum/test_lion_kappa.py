@@ -7,7 +7,7 @@ import optax
 import pytest
 from draws import normal
 from promises import assert_needs_parameters, assert_refuses_complex_parameters, assert_same_steps
-from runs import descend, last
+from trajectories import descend, last
 
 import optkit
 

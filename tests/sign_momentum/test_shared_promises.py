@@ -7,7 +7,7 @@ import optax
 import pytest
 from draws import normal
 from promises import assert_extra_arguments_reach_the_inner_optimizer, assert_needs_parameters, assert_same_steps
-from runs import descend, last, trajectory
+from trajectories import descend, last, trajectory
 
 import optkit
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from draws import normal
-from runs import trajectory
+from trajectories import trajectory
 
 import optkit
 

@@ -10,7 +10,7 @@ import pytest
 from draws import normal_like
 from golden_files import assert_replays, replays
 from promises import assert_rows_are_workers
-from runs import last, trajectory
+from trajectories import last, trajectory
 
 import optkit
 from optkit.testing import check_transformation

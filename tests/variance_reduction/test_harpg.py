@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 from golden_files import assert_replays, replays
-from runs import first_update
+from trajectories import first_update
 
 import optkit
 from optkit.core.extra_args import Moment, extra_args

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 from promises import assert_initialises_from_types, assert_needs_parameters, assert_same_steps
-from runs import descend, last, trajectory
+from trajectories import descend, last, trajectory
 
 import optkit
 from optkit.testing import check_transformation

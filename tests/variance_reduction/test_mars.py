@@ -8,7 +8,7 @@ import optax
 import pytest
 from draws import normal_like
 from promises import assert_needs_parameters
-from runs import descend, passing_prev_grads, trajectory
+from trajectories import descend, passing_prev_grads, trajectory
 
 import optkit
 from optkit.testing import check_transformation

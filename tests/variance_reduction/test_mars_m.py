@@ -8,7 +8,7 @@ import pytest
 from draws import normal
 from optax.contrib import MuonDimensionNumbers
 from promises import assert_same_steps
-from runs import first_update
+from trajectories import first_update
 
 import optkit
 

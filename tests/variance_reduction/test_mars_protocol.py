@@ -19,7 +19,7 @@ from promises import (
     assert_refuses_complex_parameters,
     assert_same_steps,
 )
-from runs import first_update, trajectory
+from trajectories import first_update, trajectory
 
 import optkit
 from optkit.core.adam import scale_by_adam

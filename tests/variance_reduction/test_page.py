@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 from golden_files import assert_replays, replays
-from runs import descend
+from trajectories import descend
 
 import optkit
 from optkit.testing import golden

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 from promises import assert_needs_parameters, assert_refuses_complex_parameters
-from runs import descend, passing_prev_grads
+from trajectories import descend, passing_prev_grads
 
 import optkit
 

@@ -5,7 +5,7 @@ import optax
 import pytest
 from draws import normal
 from golden_files import assert_replays, replays
-from runs import descend, first_update
+from trajectories import descend, first_update
 
 import optkit
 from optkit.testing import check_transformation

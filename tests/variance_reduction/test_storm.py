@@ -7,7 +7,7 @@ import pytest
 from draws import normal
 from golden_files import assert_replays, replays
 from promises import assert_never_exceeds
-from runs import descend, first_update, trajectory
+from trajectories import descend, first_update, trajectory
 
 import optkit
 from optkit.testing import check_transformation

@@ -6,7 +6,7 @@ import pytest
 from draws import normal
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from optax.contrib import MuonDimensionNumbers
-from runs import first_update
+from trajectories import first_update
 
 from optkit.core.linalg.matrix_view import from_matrices, matrix_view, matrix_views, to_matrices
 
