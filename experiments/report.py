@@ -169,8 +169,8 @@ def summarize(records: Sequence[Record]) -> list[Row]:
 def _relative(row, yardstick):
     relative_time = row.relative_time / yardstick.relative_time
     if row is yardstick or row.diverged or yardstick.diverged:
-        speed_up = math.nan if row.diverged or yardstick.diverged else 1.0
-        return dataclasses.replace(row, relative_time=relative_time, speed_up=speed_up)
+        alone = math.nan if row.diverged or yardstick.diverged else 1.0
+        return dataclasses.replace(row, relative_time=relative_time, speed_up=alone)
     steps = yardstick.steps[-1]
 
     def speed_up(curve, target):

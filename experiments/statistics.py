@@ -50,7 +50,8 @@ def estimate(values: np.ndarray) -> Estimate:
         found = stats.bootstrap(
             (values,), np.mean, confidence_level=LEVEL, n_resamples=RESAMPLES, rng=np.random.default_rng(0)
         )
-        return Estimate(mean, *map(float, found.confidence_interval), p)
+        low, high = found.confidence_interval
+        return Estimate(mean, float(low), float(high), p)
     half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)) * error
     return Estimate(mean, mean - half, mean + half, p)
 
@@ -106,7 +107,8 @@ def smallest_difference(deviation: float, seeds: int, likely: float = 0.8) -> fl
     highest = 1.0  # in units of the deviation
     while power(highest, 1.0, seeds) < likely:
         highest *= 2
-    return deviation * float(optimize.brentq(lambda size: power(size, 1.0, seeds) - likely, 0.0, highest))
+    found = optimize.root_scalar(lambda size: power(size, 1.0, seeds) - likely, bracket=(0.0, highest))
+    return deviation * float(found.root)
 
 
 def seeds_needed(difference: float, deviation: float, likely: float = 0.8, most: int = 1_000) -> int | None:
