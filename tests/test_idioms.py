@@ -50,6 +50,7 @@ def step(tx, params, state, inputs=INPUTS, targets=TARGETS):
     return optax.apply_updates(params, updates), state
 
 
+@pytest.mark.slow
 @every_optimizer
 def test_getting_started(build):
     tx = optax.chain(build(learning_rate=optax.exponential_decay(0.02, 50, 0.5)))

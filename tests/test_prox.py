@@ -80,6 +80,7 @@ def test_ranks_of_each_matrix_of_a_stack_fall():
     assert np.any(expected == 0)
 
 
+@pytest.mark.slow
 def test_nuclear_norms_of_matrices_sharded_over_explicit_axes_are_the_same():
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
     x = normal(8, 4)

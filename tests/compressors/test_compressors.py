@@ -120,6 +120,7 @@ def test_zero_stays_zero(name):
     np.testing.assert_array_equal(send(name, jnp.zeros(SIZE))[0], 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_trees_keep_structure_and_dtypes_and_what_is_no_number_of_entries_is_sent(name):
     compressor = ALL[name][0]
@@ -193,6 +194,7 @@ def test_windows_of_messages_are_those_of_the_decompressed_trees(name):
     np.testing.assert_allclose(np.ravel(compressor.combine(weights, rows, trees[3])), weights @ whole, rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["top_k", "natural"])
 def test_leaves_sharded_over_explicit_axes_keep_their_sharding(name):
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)

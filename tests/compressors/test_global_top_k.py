@@ -27,6 +27,7 @@ def stacked(compressor, *trees):
     return jax.tree.map(lambda *x: jnp.stack(x), *rows)
 
 
+@pytest.mark.slow
 def test_the_largest_entries_of_all_leaves_together_are_kept():
     compressor, entries = compress(TREE, 0.3)  # of 10 entries
     kept = compressor.decompress(entries, TREE)

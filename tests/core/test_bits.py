@@ -6,6 +6,7 @@ import pytest
 from optkit.core.bits import pack, unpack
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [1, 2, 3, 4, 8, 9])
 def test_unpacked_codes_are_those_that_were_packed(bits):
     codes = jax.random.randint(jax.random.key(bits), (37,), 0, 2**bits).astype(jnp.uint32)

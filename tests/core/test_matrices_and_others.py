@@ -199,6 +199,7 @@ def test_two_kinds_of_others_are_a_partition():
     assert firsts(updates) == {"layer": {"kernel": -2.0, "bias": -0.5}, "head": -3.0}
 
 
+@pytest.mark.slow
 def test_others_run_in_float32():
     params = jax.tree.map(lambda x: x.astype(jnp.float16), PARAMS)
     gradients = optax.tree.full_like(params, 1e-4)
@@ -210,6 +211,7 @@ def test_others_run_in_float32():
     np.testing.assert_allclose(bias_of(updates), -0.1, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_gradients_of_others_are_averaged_over_workers():
     tx = build(mask={"layer": False, "head": False}, axis_name="workers", others=optax.sgd(1.0))
     gradients = jax.tree.map(lambda x: jnp.stack([x, 3 * x]), PARAMS)

@@ -167,6 +167,7 @@ def test_parameters_are_read_at_one_time_for_all_workers():
     assert stale.max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_an_exchange_keeps_the_sum_over_workers_of_what_is_exchanged():
     before = RUN(SIMULATOR.init(start()), SAMPLE(KEY, COUNT))._replace(elapsed=jnp.zeros(4))

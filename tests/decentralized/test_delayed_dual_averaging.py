@@ -31,6 +31,7 @@ def assert_close(actual, expected):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), actual, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_without_delay_it_is_adaptive_dual_averaging():
     gradients = draw_gradients()
@@ -66,6 +67,7 @@ def test_older_gradients_count_as_if_they_knew_of_none(max_delay):
     np.testing.assert_allclose(states.lag[6], expected, rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_rate_never_rises_and_delay_makes_it_smaller():
     gradients = draw_gradients()

@@ -79,6 +79,7 @@ def test_every_step_ends_on_the_manifold_in_float32():
     np.testing.assert_allclose(x.mT @ x, np.broadcast_to(np.eye(3), (40, WORKERS, 3, 3)), atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_subspace_error_falls():
     problem, start = principal_components(1)
@@ -202,6 +203,7 @@ def test_wrong_arguments_are_named():
     assert_needs_parameters(drcgd(0.1, ring(2), axis_name="workers"), "drcgd", jnp.eye(2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta", ["zero", "polak_ribiere"])
 def test_complex_matrices_keep_orthonormal_columns_and_reach_the_eigenvectors(beta):
     real, imaginary = normal(2, 4, 4)

@@ -14,6 +14,7 @@ from optkit.testing.golden import replay_workers
 WORKERS = {"axis_name": "workers"}
 
 
+@pytest.mark.slow
 @replays("d2")
 def test_golden_d2(recording):
     hyperparams, topology = recording.hyperparams, topology_of(recording)

@@ -51,6 +51,7 @@ def recorded_rate(hyperparams):
     return lambda count: first / (count + 1)
 
 
+@pytest.mark.slow
 @replays("dsgd", "dsgdm")
 def test_gossip_golden(recording):
     found = recording.hyperparams

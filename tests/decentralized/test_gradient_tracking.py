@@ -42,6 +42,7 @@ def test_all_workers_reach_the_minimum_of_the_mean_loss(build, topology):
     assert_all_workers_end_at(losses.minimum(), params)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_adam_reaches_the_minimum_behind_tracked_gradients_and_not_inside_tracked_updates():
     losses, adam = quadratics(5), optax.adam(0.05, eps=0.1)

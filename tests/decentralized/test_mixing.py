@@ -275,6 +275,7 @@ def test_simulation_and_devices_give_the_same_numbers(mixing, topology, links):
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-14), other, first)
 
 
+@pytest.mark.slow
 def test_a_counter_of_each_worker_gives_the_same_as_one_for_all():
     topology, values = one_peer_exponential(4), normal(4, 3)
 
@@ -286,6 +287,7 @@ def test_a_counter_of_each_worker_gives_the_same_as_one_for_all():
     np.testing.assert_array_equal(own, common)
 
 
+@pytest.mark.slow
 def test_arrays_sharded_over_explicit_axes_are_not_joined():
     mesh = jax.make_mesh((2,), ("model",), axis_types=(AxisType.Explicit,))
     tree = {"a": normal(4, 6), "b": normal(4, 5, 2, seed=1), "c": normal(4, 3, seed=2)}

@@ -36,6 +36,7 @@ def objective(recording, x, penalty):
     return losses + penalty * sum(w * np.linalg.norm(x[a] - x[b]) for a, b, w in graph.edges(data="weight"))
 
 
+@pytest.mark.slow
 @replays("network_lasso")
 def test_golden_network_lasso(recording):
     proximal_map, params, graph = problem_of(recording)

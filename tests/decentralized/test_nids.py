@@ -44,6 +44,7 @@ def test_all_workers_reach_the_minimum_of_the_mean_loss_at_large_learning_rates(
     assert_all_workers_end_at(losses.minimum(), params)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_with_a_proximal_map_all_workers_reach_the_composite_minimum():
     losses = quadratics(5)

@@ -26,6 +26,7 @@ def distances(topology):
     return np.asarray(nx.floyd_warshall_numpy(graph)).astype(int)
 
 
+@pytest.mark.slow
 @replays("relaysgd")
 def test_golden_relaysgd(recording):
     relay_updates = recording.hyperparams.word("kind", {"grad": True, "model": False})

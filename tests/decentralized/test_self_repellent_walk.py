@@ -19,6 +19,7 @@ from optkit.testing import golden
 RING = metropolis_walk(nx.cycle_graph(6))
 
 
+@pytest.mark.slow
 @replays("sa_srrw")
 def test_golden_sa_srrw(recording):
     hyperparams, arrays = recording.hyperparams, recording.arrays
@@ -50,6 +51,7 @@ def test_golden_sa_srrw(recording):
     assert golden.deviation(trajectory, expected) <= recording.meta["rtol"]
 
 
+@pytest.mark.slow
 def test_kernel_moves_along_edges_only_and_sums_to_one():
     visits = jnp.array([0.5, 0.1, 0.1, 0.1, 0.1, 0.1])
     kernel = self_repellent_kernel(RING, visits, 5.0)
@@ -84,6 +86,7 @@ def frequencies(path):
     return np.bincount(np.asarray(path), minlength=6) / len(path)
 
 
+@pytest.mark.slow
 def test_visits_come_near_the_target_faster_than_the_base_walk_s():
     target = np.array([1, 1, 2, 2, 3, 3]) / 12
     chain = metropolis_walk(nx.cycle_graph(6), target)
@@ -101,6 +104,7 @@ def test_walk_moves_along_edges_and_is_the_same_for_the_same_key():
     assert np.any(path != self_repellent_walk(4, 200, RING))
 
 
+@pytest.mark.slow
 def test_alpha_may_be_traced():
     paths = jax.vmap(lambda alpha: self_repellent_walk(0, 50, RING, alpha))(jnp.array([0.0, 10.0]))
     np.testing.assert_array_equal(paths[1], self_repellent_walk(0, 50, RING, 10.0))

@@ -135,6 +135,7 @@ def test_gossip_takes_it_and_dtypes_stay():
     np.testing.assert_allclose(jnp.var(new.astype(float), axis=(1, 2)), targets, rtol=0.02)
 
 
+@pytest.mark.slow
 def test_wrong_arguments_are_named():
     for function in (lambda **changes: variance_corrected_mean(jnp.ones((2, 3, 3)), **changes), variance_corrected_mix):
         with pytest.raises(ValueError, match="min_ndim must be a positive integer, got 0"):

@@ -25,6 +25,7 @@ ROW = gossip.Row(
 )
 
 
+@pytest.mark.slow
 def test_a_run_prints_lines_and_writes_json_and_markdown(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(gossip, "SIZES", {"7M": Size(vocabulary=8, positions=4, width=4, layers=1)})
     monkeypatch.setattr(gossip, "TOPOLOGIES", {"ring": gossip.TOPOLOGIES["ring"]})

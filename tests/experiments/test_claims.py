@@ -64,6 +64,7 @@ def test_a_claim_with_a_picture_links_it(three, tmp_path):
     assert (tmp_path / "claim-first-good.png").stat().st_size > 5000
 
 
+@pytest.mark.slow
 def test_one_family_leaves_the_results_of_the_others(three, tmp_path):
     run(tmp_path)
     three["first/bad"] = claim(holds=True)

@@ -266,6 +266,7 @@ EARLY = (
 HELP = ("--help", *(f"{name} --help" for name in ("compare", "decentralized", "claims", "bench", "bench update")))
 
 
+@pytest.mark.slow
 def test_names_and_paths_are_refused_before_jax_is_imported():
     modules = ("jax", "numpy", "optkit", "optax", "flax", "sklearn", "scipy", "matplotlib", "orbax")
     for command, (code, error, imported) in run_several(modules, [command.split() for command in EARLY]).items():
@@ -325,6 +326,7 @@ def test_names_of_folders_are_no_markup(reference, capsys, monkeypatch, tmp_path
     assert f"figure: {folder}/figure.png" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("encoding", "expected"),
     [("ascii", "+-"), ("latin-1", "±"), ("cp1252", "±"), ("utf-8", "±")],
@@ -384,6 +386,7 @@ def test_a_closed_pipe_ends_a_command_quietly(reference, command):
         assert write_to(closed, command, reference) == (1, "")
 
 
+@pytest.mark.slow
 @COMMANDS_THAT_WRITE
 def test_an_output_that_is_full_is_named(reference, command):
     with pathlib.Path("/dev/full").open("wb") as full:

@@ -67,6 +67,7 @@ def run(blobs, monkeypatch, tmp_path):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_of_the_catalog_trains(blobs, name):
     topology = {"relay_sum": path(8), "exact_diffusion:d2": complete(8)}.get(name, ring(8))
@@ -117,11 +118,13 @@ def test_local_steps_stay_steps_without_an_exchange(blobs, name):
     assert " cond[" in str(program)
 
 
+@pytest.mark.slow
 def test_bytes_of_an_attacked_run_are_those_without_the_attack(run):
     _, trained = run("gossip", attack="sign_flip", byzantine=1, steps=2)
     assert trained["gossip"]["sent"] == {"collective-permute": 2 * 4 * 12}
 
 
+@pytest.mark.slow
 def test_an_epoch_of_a_changing_topology_counts_its_most_expensive_step(run):
     _, trained = run("gossip", topology="one_peer_exponential", steps=2)
     assert sum(trained["gossip"]["sent"].values()) == 4 * 12
@@ -165,6 +168,7 @@ def test_every_mixing_brings_workers_together(name):
     assert jnp.std(mixed) < jnp.std(values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", pieces.COMPRESSORS)
 def test_every_compressor_gives_something_like_what_it_got(name):
     compressor = pieces.make("compressor", name, pieces.COMPRESSORS)
@@ -190,6 +194,7 @@ def test_every_attack_attacks(blobs, attack):
     assert not np.any(sent[6:] == values[6:])
 
 
+@pytest.mark.slow
 def test_flipped_labels_are_the_attackers(blobs):
     network = network_of(blobs, attack=pieces.LABEL_FLIP, byzantine=2)
     rows = jnp.arange(8)[:, None]
@@ -200,6 +205,7 @@ def test_flipped_labels_are_the_attackers(blobs):
     assert labels.tolist() == [0, 1, 2, 3, 0, 1, 3 - 2, 3 - 3]
 
 
+@pytest.mark.slow
 def test_attackers_do_not_count_in_what_is_reported(blobs):
     network = network_of(blobs, attack="send_nan", byzantine=2)
     values = jnp.concatenate([jnp.array([1.0, 2, 3, 1, 2, 3]), jnp.full(2, jnp.nan)])
@@ -252,6 +258,7 @@ def test_a_stopped_run_continues_from_its_last_checkpoint(run, monkeypatch):
     assert continued == at_once
 
 
+@pytest.mark.slow
 def test_another_configuration_in_the_same_folder_is_refused(run):
     run("gossip", steps=2)
     with pytest.raises(UserError, match=r"holds a run with dropout 0\.0, not 0\.5; choose another --out"):

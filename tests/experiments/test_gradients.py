@@ -64,6 +64,7 @@ def test_microbatch_gradients_average_to_the_batch_gradient(line):
     assert not further
 
 
+@pytest.mark.slow
 def test_sample_gradients_are_those_of_single_examples(line):
     params = jnp.ones(3)
     batch = jax.tree.map(lambda leaf: leaf[:4], line.train)
@@ -138,6 +139,7 @@ def test_objectives_of_a_task_with_one_are_refused(line):
         gradients.require_trainable(line, method(mean_sgd, "objectives"), workers=1)
 
 
+@pytest.mark.slow
 def test_a_batch_that_cannot_be_cut_is_refused(line):
     with pytest.raises(UserError, match="cuts a batch into 8 parts, which 3 workers and a batch of 8 do not allow"):
         gradients.require_trainable(line, method(mean_sgd, "microbatches"), workers=3)

@@ -184,11 +184,13 @@ def test_the_table_has_a_line_for_every_optimizer(records):
     assert "0.1 ↓" in lines["quick"]
 
 
+@pytest.mark.slow
 def test_the_figure_shows_every_optimizer_that_did_not_diverge(records, tmp_path):
     figure.draw(records[0], report.summarize(records), tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_the_figure_stays_empty_where_everything_diverged(records, tmp_path):
     figure.draw(records[0], report.summarize(records)[-1:], tmp_path / "figure.png")
     assert (tmp_path / "figure.png").exists()
@@ -224,6 +226,7 @@ def printed(table):
     return terminal.file.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_names_are_shown_as_they_are(records, monkeypatch, tmp_path, name):
     settings = records[0]["settings"] | {"task": name, "optimizers": ["adamw", name, "wild", "unfinished"]}

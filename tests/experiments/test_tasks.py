@@ -132,6 +132,7 @@ def test_the_convolution_is_a_convolution():
     np.testing.assert_allclose(ours(images), theirs(images), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_ridge_knows_its_optimum():
     task = tasks.load("diabetes-ridge")
     optimum = diabetes_ridge.solve(task.train["features"], task.train["target"])
@@ -155,6 +156,7 @@ def test_source_files_are_split_by_file_and_the_same_every_time(tmp_path):
     assert {name: part.tobytes().decode().split("\n") for name, part in again.items()} == parts
 
 
+@pytest.mark.slow
 def test_the_corpus_is_recorded_by_its_hash():
     facts = load("bytes-lm").facts
     assert len(bytes.fromhex(facts["sha256"])) == 32

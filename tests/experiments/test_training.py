@@ -122,6 +122,7 @@ def test_random_methods_draw_by_seed_and_not_by_rate(line):
     assert not np.array_equal(keys[0], keys[1])
 
 
+@pytest.mark.slow
 def test_weight_decay_reaches_methods_that_have_it(line):
     _, (without, _) = trained(line, BASELINES["adamw"])
     _, (decayed, _) = trained(line, BASELINES["adamw"], weight_decay=10.0)
@@ -151,6 +152,7 @@ def test_methods_for_matrices_are_told_which_leaves_are_hidden_matrices(line):
     assert given["subset_leaves"] == "the entry's own"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [2, 8])
 def test_workers_give_the_result_of_one_device(line, workers):
     _, (alone, _) = trained(line, BASELINES["adamw"])

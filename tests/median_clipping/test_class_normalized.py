@@ -11,6 +11,7 @@ from optkit.testing import check_transformation
 from optkit.testing.golden import replay_gradients
 
 
+@pytest.mark.slow
 @replays("class_normalized")
 def test_golden_class_normalized(recording):
     hyperparams = recording.hyperparams
@@ -133,6 +134,7 @@ def test_the_code_multiplies_by_the_product_of_the_projections():
     assert_equal(coded, jax.tree.map(lambda u: product * u, projected))
 
 
+@pytest.mark.slow
 def test_small_and_negative_projections_are_clamped():
     gradients = {"w": jnp.eye(2)}
     full = {"w": jnp.array([[0.01, 1.0], [0.0, -1.0]])}
@@ -216,6 +218,7 @@ def test_no_ranks_or_dtypes_are_promoted(rescaling):
         tx.update(rows, tx.init(None), full_grads=rows)
 
 
+@pytest.mark.slow
 def test_what_it_cannot_take_is_named():
     tx = optkit.class_normalized()
     with pytest.raises(ValueError, match="class_normalized takes gradients with a leading axis"):

@@ -105,6 +105,7 @@ def test_counts_of_leaves_whose_axes_are_counted_in_turn(monkeypatch):
     assert (high, low) == divmod(marked.size, 2**16)
 
 
+@pytest.mark.slow
 def test_decay_after_it_is_not_clipped():
     gradients, params = heavy_tailed(3), heavy_tailed(4)
     decay = optax.add_decayed_weights(0.5, {"kernel": True, "bias": False, "scalar": False})

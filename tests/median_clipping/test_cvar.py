@@ -148,6 +148,7 @@ def test_subgradient_steps_go_the_whole_way_above_alpha_and_none_below():
     np.testing.assert_allclose(alpha, 2.0 - ALPHA_RATE, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("method", METHODS)
 def test_the_unit_of_the_loss_does_not_matter(method):

@@ -50,6 +50,7 @@ ALL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", STEPS)
 def test_step_minimises_the_proximal_objective(name):

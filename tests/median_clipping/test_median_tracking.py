@@ -71,6 +71,7 @@ def test_without_memory_huber_is_the_gradient_of_optax_huber_loss():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_without_memory_subgradients_are_optax_sign_descent_and_normalization():
     assert_equal_runs(optkit.clipped_sgd(0.1, 0.5, optkit.median_step.subgradient_l1()), optax.sign_sgd(0.05))
@@ -80,6 +81,7 @@ def test_without_memory_subgradients_are_optax_sign_descent_and_normalization():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("decay", [0.5, 0.9])
 def test_half_squared_l2_is_optax_exponential_average(decay):
@@ -91,6 +93,7 @@ def test_half_squared_l2_is_optax_exponential_average(decay):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_sign_momentum_is_optax_sign_descent_of_the_estimate_towards_the_gradients():
     gradients, tau = draw(1), 0.1

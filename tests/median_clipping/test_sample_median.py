@@ -100,6 +100,7 @@ def test_coordinate_median_is_numpys(rows):
     np.testing.assert_allclose(median, np.median(gradients, axis=0), rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 2, 5, 8, 65])
 def test_coordinate_median_propagates_or_omits_nan(rows):
     gradients = np.array(normal(rows, 200, seed=2))
@@ -136,6 +137,7 @@ def test_geometric_median_per_leaf_is_that_of_each_leaf():
     assert not np.allclose(together["bias"], whole["bias"], rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_smoothing_above_all_distances_gives_the_mean():
     gradients = draw(4)
@@ -161,6 +163,7 @@ ROBUST = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ROBUST)
 def test_outliers_move_the_median_no_further_however_far_they_are(name):
     honest = draw(5, 5)
@@ -230,6 +233,7 @@ def attacked(rows, bad, size):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "bad", "size"), [(3, 1, 1), (4, 1, 2), (11, 4, 10), (11, 5, 3), (20, 9, 50)])
 def test_no_outlier_moves_the_geometric_median_far_at_any_scale(rows, bad, size):
     gradients = attacked(rows, bad, size)
@@ -268,6 +272,7 @@ def test_geometric_median_scales_with_the_rows(scale):
     np.testing.assert_allclose(scaled / scale, median, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_geometric_median_leaves_a_row_that_it_starts_from_and_stays_at_one_that_it_is():
     leaves = jnp.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])  # the coordinate-wise median is the first
     np.testing.assert_allclose(aggregate(optkit.geometric_median(), leaves), (3 - np.sqrt(3)) / 6, rtol=1e-4)
@@ -419,6 +424,7 @@ def test_proximal_pass_over_one_sample_is_a_step_of_tracking():
     assert optkit.proximal_pass({}, {}, 0.4) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("passes", [100, 1000])
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ def test_no_gradient_is_lost():
     )
 
 
+@pytest.mark.slow
 def test_without_loss_it_is_the_inner_transformation():
     tx, inner = error_feedback(optax.scale_by_adam(), global_top_k(1.0)), optax.scale_by_adam()
     states = tx.init(LIKE), inner.init(LIKE)
@@ -81,6 +82,7 @@ def test_a_compressor_keeps_a_state():
     np.testing.assert_array_equal(sent, [0.0, 2.0, 0.0, 2.0])
 
 
+@pytest.mark.slow
 def test_errors_are_kept_in_float32_for_sixteen_bit_parameters():
     tx = error_feedback(optax.identity(), global_top_k(0.5))
     params = jnp.ones(4, jnp.float16)

@@ -31,6 +31,7 @@ def recorded_optimizer(recording):
     return optax.chain(optax.add_decayed_weights(decay), scale, optax.scale_by_learning_rate(rate))
 
 
+@pytest.mark.slow
 @replays("ggt", "efcp_ggt")
 def test_golden_ggt(recording):
     assert_replays(recording, golden.replay_gradients(recorded_optimizer(recording), recording))
@@ -49,6 +50,7 @@ def flat_rows(tree):
     return np.concatenate([np.reshape(x, (len(x), -1)) for x in jax.tree.leaves(tree)], axis=1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_a_full_window_without_decay_gives_the_inverse_root_on_its_span():
     gradients = normal_like(LIKE, rows=(5,))
@@ -59,6 +61,7 @@ def test_a_full_window_without_decay_gives_the_inverse_root_on_its_span():
     np.testing.assert_allclose(flat(updates), inverse_root @ rows[-1], atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("b1", [None, 0.0, 0.7])
 @pytest.mark.parametrize("jitter", [0.0, 0.5])
@@ -95,6 +98,7 @@ def test_a_singular_window_in_float32_gives_a_step_of_bounded_length(spread):
     assert 0.3 < np.linalg.norm(flat(updates)) < 1.1
 
 
+@pytest.mark.slow
 def test_everything_kept_is_the_whole_window():
     gradients = normal_like(LIKE, rows=(6,))
     sparse, whole = (last_update(tx, gradients) for tx in (sparse_ggt(0.1, 3, density=1.0), ggt(0.1, 3)))
@@ -108,11 +112,13 @@ def test_gradients_of_zero_give_updates_of_zero():
         np.testing.assert_array_equal(flat(last_update(tx, zeros)), 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tx", [ggt(0.1, 3), sparse_ggt(0.1, 3)])
 def test_empty_trees_are_left_alone(tx):
     assert tx.update({}, tx.init({}), {})[0] == {}
 
 
+@pytest.mark.slow
 def test_decay_is_added_to_the_gradient():
     params, zeros = normal_like(LIKE), optax.tree.zeros_like(normal_like(LIKE))
     tx = ggt(0.1, 3, weight_decay=2.0)
@@ -155,5 +161,6 @@ def test_wrong_arguments_are_named(build, message):
         build()
 
 
+@pytest.mark.slow
 def test_a_compressed_window_says_where_it_must_stand():
     assert_window_needs_compressed_gradients(scale_by_ggt(2, compressor=global_top_k(0.5)), "scale_by_ggt")

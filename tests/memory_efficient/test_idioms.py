@@ -54,6 +54,7 @@ def assert_same(actual, expected, rtol=1e-5):
     jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol=rtol, atol=rtol), actual, expected)
 
 
+@pytest.mark.slow
 @every_method
 def test_bare_injection_gives_the_plain_numbers_and_the_same_state(name):
     rate = METHODS[name].example["learning_rate"]
@@ -63,6 +64,7 @@ def test_bare_injection_gives_the_plain_numbers_and_the_same_state(name):
     assert types(injected.states.inner_state) == types(plain.states)
 
 
+@pytest.mark.slow
 def test_bare_injection_keeps_frugals_subspace():
     tx = optax.inject_hyperparams(optkit.frugal_adamw)(learning_rate=1e-2)
     ours, adam = (trained(each).params for each in (tx, optax.adam(1e-2)))
@@ -113,12 +115,14 @@ def test_bare_injection_of_what_is_static_says_what_to_do(factory, argument, val
         optax.inject_hyperparams(factory)(**arguments, **{argument: value}).init(PARAMS)
 
 
+@pytest.mark.slow
 def test_optkits_injection_finds_what_is_static():
     arguments = {"projector": subspace_projector("svd", rank=2), "leaves": lambda _: {"kernel": True, "bias": False}}
     expected = trained(optkit.galore_adamw(1e-2, **arguments)).params
     assert_same(trained(optkit.inject_hyperparams(optkit.galore_adamw)(1e-2, **arguments)).params, expected)
 
 
+@pytest.mark.slow
 @every_method
 def test_flax_nnx_takes_steps(name):
     model = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
@@ -150,6 +154,7 @@ class Model:
         raise AssertionError("a tree was called as if it were a function")
 
 
+@pytest.mark.slow
 @every_method
 def test_a_model_that_is_a_callable_tree_trains(name):
     masks = {"kernel": True, "bias": False}
@@ -182,6 +187,7 @@ def test_without_decay_updates_need_no_parameters(name):
     assert_same(trained(without_params(example(name)), steps=2).params, trained(example(name), steps=2).params)
 
 
+@pytest.mark.slow
 @every_method
 def test_with_decay_the_public_method_asks_for_parameters(name):
     assert_needs_parameters(example(name, weight_decay=0.1), name, PARAMS)

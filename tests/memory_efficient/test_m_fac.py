@@ -44,11 +44,13 @@ def recorded_optimizer(recording):
     )
 
 
+@pytest.mark.slow
 @replays("mfac", "efcp_mfac")
 def test_golden_m_fac(recording):
     assert_replays(recording, golden.replay_gradients(recorded_optimizer(recording), recording))
 
 
+@pytest.mark.slow
 @replays("efcp_mfac")
 def test_golden_error_of_sparse_m_fac(recording):
     params = jax.tree.map(jnp.asarray, recording.tree("params0"))
@@ -69,6 +71,7 @@ def flat_rows(tree):
     return np.concatenate([np.reshape(x, (len(x), -1)) for x in jax.tree.leaves(tree)], axis=1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("steps", [1, 3, 4, 9])
 @pytest.mark.parametrize("damping", [1e-6, 0.1])
@@ -92,6 +95,7 @@ def test_the_sparse_update_solves_it_for_the_sparse_window():
     np.testing.assert_allclose(fisher @ flat(last_update(tx, gradients)), rows[-1], atol=1e-10)
 
 
+@pytest.mark.slow
 def test_everything_kept_is_the_whole_window():
     gradients = normal_like(LIKE, rows=(6,))
     compressor = global_top_k(1.0)
@@ -136,6 +140,7 @@ def test_float32_agrees_with_float64_where_the_window_is_not_singular(damping):
     np.testing.assert_allclose(flat(narrow), flat(wide), atol=6e-4 * np.max(np.abs(flat(wide))))
 
 
+@pytest.mark.slow
 def test_a_gradient_far_larger_than_the_others_leaves_their_updates_alone():
     small = normal_like(LIKE, rows=(3,))
     large = optax.tree.scale(1e6, normal_like(LIKE, 9))
@@ -148,6 +153,7 @@ def test_a_gradient_far_larger_than_the_others_leaves_their_updates_alone():
     assert cosine > 0.95
 
 
+@pytest.mark.slow
 def test_gradients_of_zero_give_updates_of_zero():
     zeros = optax.tree.zeros_like(normal_like(LIKE, rows=(2,)))
     for tx in (m_fac(0.1, 3), sparse_m_fac(0.1, 3, density=0.1)):
@@ -167,6 +173,7 @@ def test_a_window_of_one_is_the_inverse_of_one_outer_product():
     np.testing.assert_allclose(flat(updates), expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_momentum_sums_the_updates():
     gradients = normal_like(LIKE, rows=(2,))
     first, second = flat_rows(trajectory(m_fac(0.1, 3, 0.1), gradients).updates)
@@ -246,5 +253,6 @@ def test_wrong_arguments_are_named(build, message):
         build()
 
 
+@pytest.mark.slow
 def test_a_compressed_window_says_where_it_must_stand():
     assert_window_needs_compressed_gradients(scale_by_m_fac(2, compressor=global_top_k(0.5)), "scale_by_m_fac")

@@ -64,6 +64,7 @@ def test_state_is_nine_tenths_of_a_byte_a_parameter():
     assert state_bytes <= 0.901 * size
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_with_everything_in_the_window_it_is_adam_until_the_window_ends():
     window = 6
@@ -74,6 +75,7 @@ def test_with_everything_in_the_window_it_is_adam_until_the_window_ends():
     assert not np.allclose(ours[window], adam[window], rtol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_with_everything_in_the_window_moments_are_those_of_the_last_gradients():
     window, b1, b2, t = 3, 0.9, 0.99, 8
@@ -85,6 +87,7 @@ def test_with_everything_in_the_window_moments_are_those_of_the_last_gradients()
     np.testing.assert_allclose(ours[-1], mu / (np.sqrt(nu) + 1e-8), rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_what_does_not_change_moves_up_to_six_and_a_half_times_as_far_as_with_adam():
     tx = scale_by_micro_adam(density=1.0, state_dtype=jnp.float32)
     updates = np.asarray(trajectory(tx, jnp.ones((20_000, 1))).updates[:, 0])
@@ -139,6 +142,7 @@ def test_whole_errors_are_sharded_like_their_parameters():
     np.testing.assert_array_equal(np.count_nonzero(updates), 1)
 
 
+@pytest.mark.slow
 def test_small_gradients_are_sent_in_the_end():
     grads = jnp.tile(jnp.array([1.0, 0.3, 0.0, 0.0]), (30, 1))
     with_feedback = trajectory(scale_by_micro_adam(4, 0.25), grads).updates
@@ -146,6 +150,7 @@ def test_small_gradients_are_sent_in_the_end():
     assert jnp.all(with_feedback[0, 1:] == 0)
 
 
+@pytest.mark.slow
 def test_only_what_is_in_the_window_moves():
     _, updates, states = trajectory(scale_by_micro_adam(3, 0.05, block_size=40), normal(10, 100))
     moved = np.count_nonzero(np.asarray(updates), axis=1)
@@ -154,6 +159,7 @@ def test_only_what_is_in_the_window_moves():
     assert states.places.shape == (10, 3, 5)
 
 
+@pytest.mark.slow
 def test_the_window_forgets():
     grads = jnp.zeros((8, 10)).at[0].set(1.0)
     updates = trajectory(scale_by_micro_adam(4, 1.0, bits="whole"), grads).updates
@@ -161,6 +167,7 @@ def test_the_window_forgets():
     np.testing.assert_array_equal(updates[4:], 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 5, 99])
 def test_less_parameters_than_one_over_the_density_put_one_into_the_window(size):
     updates = trajectory(scale_by_micro_adam(), normal(1, size)).updates

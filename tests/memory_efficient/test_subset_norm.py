@@ -48,6 +48,7 @@ def recorded_optimizer(recording):
     return adagrad_sn(b1=None if momentum_type is None else b1, **shared)
 
 
+@pytest.mark.slow
 @replays("adam_sn", "rmsprop_sn", "adagrad_sn")
 def test_golden_subset_norm(recording):
     assert_replays(recording, golden.replay_gradients(recorded_optimizer(recording), recording))
@@ -196,6 +197,7 @@ def test_adagrads_steps_shrink_and_rmsprops_do_not():
     np.testing.assert_allclose(lengths["rmsprop"], 1.0, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_decay_comes_after_the_step():
     params = jnp.array([[2.0, 4.0]])
     plain, decayed = adam_sn(0.1), adam_sn(0.1, weight_decay=0.5)

@@ -20,6 +20,8 @@ from optkit.memory_efficient._subspace_optimizer import in_and_outside
 from optkit.memory_efficient._subspaces import subspace_projector
 from optkit.testing import golden
 
+pytestmark = pytest.mark.slow
+
 OUTPUTS_FIRST = MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)
 RULES = {"sgd": "sgd"}
 

@@ -164,6 +164,7 @@ def test_another_key_gives_another_subspace_and_the_same_key_the_same(kind):
     assert not jax.tree.all(jax.tree.map(jnp.array_equal, first, other))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "side"), [("svd", "std"), ("svd", "full"), ("approximate_svd", "full"), ("topk", "std")]
 )
@@ -185,6 +186,7 @@ DENSE_KERNELS = MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
 OUTPUTS_FIRST = MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)
 
 
+@pytest.mark.slow
 def test_rows_are_the_outputs_which_flax_keeps_last():
     kernel = normal(5, 5)
     rows, columns = (
@@ -194,6 +196,7 @@ def test_rows_are_the_outputs_which_flax_keeps_last():
     assert np.count_nonzero(np.any(first_update(columns, kernel) != 0, axis=1)) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["svd", "approximate_svd", "topk"])
 def test_weights_with_outputs_first_are_those_of_flax_transposed(kind):
     kernel, projector = normal(5, 5), subspace_projector(kind, rank=2)
@@ -211,6 +214,7 @@ def test_each_of_stacked_matrices_has_a_subspace_of_its_own(kind):
     np.testing.assert_allclose(together, jnp.stack(alone), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["random", "randperm", "columns", "uniform", "randk"])
 def test_each_of_stacked_matrices_has_a_draw_of_its_own(kind):
     tx = frugal(
@@ -307,6 +311,7 @@ def test_only_exact_singular_vectors_gather_sharded_gradients(kind, axis_type):
     assert sum(spent.sent.values()) < 0.1 * 4 * (128 * 64 + 64 * 256)
 
 
+@pytest.mark.slow
 def test_momentum_is_in_the_subspace_only():
     projector = subspace_projector("rows", density=0.5)
     tx = subspace_momentum(0.5, projector, key=0)
@@ -352,6 +357,7 @@ def test_frugals_other_rules_outside_the_subspace(rest, factor):
     np.testing.assert_allclose(updates, [[21.0, 28.0], [0.3 * factor, -0.4 * factor], [0.0, 0.1 * factor]], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["svd", "columns", "randk"])
 def test_frugal_of_density_one_is_the_inner_optimizer_and_of_zero_sign_descent(kind):
     params = normal(6, 4)
@@ -388,6 +394,7 @@ def test_after_a_refresh_something_is_left_of_a_matrix_at_full_rank():
         assert np.all(np.abs(updates) == moves)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-25, 1.0, 1e25])
 def test_what_is_left_moves_however_small_it_is_beside_another_layers(scale):
     layers = scale * normal(2, 6, 4) * jnp.array([1.0, 1e-8]).reshape(2, 1, 1)
@@ -402,6 +409,7 @@ def test_the_inner_state_begins_anew_with_each_subspace(reset):
     assert updates[:, 0, 0].tolist() == [1.0, 1.5, 1.0 if reset else 1.75]
 
 
+@pytest.mark.slow
 def test_leaves_that_are_not_projected_keep_their_state():
     tx = frugal(optax.trace(0.5), subspace_projector("topk", rank=1), 1)
     gradient = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
@@ -410,6 +418,7 @@ def test_leaves_that_are_not_projected_keep_their_state():
     np.testing.assert_allclose(updates["bias"], 1.5)
 
 
+@pytest.mark.slow
 def test_extra_arguments_reach_the_inner_transformation():
     seen = []
 
@@ -425,6 +434,7 @@ def test_extra_arguments_reach_the_inner_transformation():
     assert any(shapes["kernel"] == (4, 3) for _, shapes in seen)  # rows and columns of the matrix
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", ["std", "reverse_std"])
 def test_galore_moves_in_its_subspace_only(side):
     tx = galore_adamw(0.1, projector=subspace_projector("svd", rank=2, side=side))

@@ -44,6 +44,7 @@ def test_a_static_argument_of_dions_transformation_is_refused_as_an_array(argume
         tx.init(PARAMS)
 
 
+@pytest.mark.slow
 @of_each
 @pytest.mark.parametrize("cautious_decay", [False, True])
 def test_parameters_are_needed_for_decay_only(name, cautious_decay):

@@ -32,6 +32,7 @@ def moved(direction, axis):
     return np.flatnonzero(np.any(np.asarray(direction) != 0, axis=axis))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("shape", "select", "side"), [
     ((6, 9), None, 0), ((9, 6), None, 1), ((6, 6), None, 0), ((9, 6), "rows", 0), ((6, 9), "columns", 1),
@@ -44,6 +45,7 @@ def test_the_slices_with_the_largest_sums_of_magnitudes_are_selected(shape, sele
     np.testing.assert_array_equal(moved(first_step(tx, gradient).updates, 1 - side), largest)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_rows_are_outputs():
     gradient = normal(4, 6)
@@ -52,6 +54,7 @@ def test_rows_are_outputs():
     np.testing.assert_allclose(kernel.T, torch, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_of_equal_rows_the_first_are_selected():
     tx = scale_by_dion2(0.5, weight_dimension_numbers=TORCH)
     direction = first_step(tx, jnp.ones((5, 8)).at[4].set(-1.0)).updates
@@ -76,11 +79,13 @@ def test_what_is_selected_shrinks_in_the_momentum_and_the_rest_stays():
     np.testing.assert_allclose(state.momentum, gradient.at[2].multiply(0.7), rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_rows_that_are_not_selected_only_decay():
     assert_other_rows_only_decay(dion2(0.1, 0.1, weight_decay=0.5, weight_dimension_numbers=TORCH), 0.95)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_small_rows_have_their_turn():
     gradients = jnp.broadcast_to(normal(6, 9).at[0].multiply(0.2), (40, 6, 9))
@@ -118,6 +123,7 @@ def test_leaves_of_equal_shape_select_by_themselves():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), together, alone)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_other_leaves_are_those_of_the_optimizer_that_is_given():
     gradients = {"kernel": normal(8, 6, 4), "bias": normal(8, 4), "embedding": normal(8, 6, 4)}
@@ -150,5 +156,6 @@ def test_a_vector_is_refused():
     assert_refuses_vectors(scale_by_dion2(), "scale_by_dion2")
 
 
+@pytest.mark.slow
 def test_a_leaf_without_numbers_is_named():
     assert_names_leaf_without_numbers(scale_by_dion2)

@@ -11,6 +11,8 @@ from optkit.orthonormalization._nordion2 import scale_by_nordion2
 from optkit.orthonormalization._normuon import scale_by_normuon
 from optkit.testing.golden import replay_gradients
 
+pytestmark = pytest.mark.slow
+
 SCALES = {"none": None, "rms_norm": "rms", "spectral_norm": "spectral"}
 PRENORMS = {"X/(1.02*||X||_F+eps)": 1.02, "X/(||X||_F+eps)": 1.0}
 

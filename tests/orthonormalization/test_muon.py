@@ -26,6 +26,7 @@ def test_singular_values_of_an_update_are_about_the_scale(scale, wide, tall):
         assert 0.6 < jnp.min(values) < jnp.max(values) < 1.25
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_average_and_sum_give_the_same_steps():
     exact = functools.partial(newton_schulz, eps=0.0)
@@ -119,6 +120,7 @@ def test_cautious_decay_spares_what_the_update_moves_outward():
     assert_cautious_decay_spares_what_moves_outward(muon)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_other_leaves_are_adamws():
     gradients = {"kernel": normal(8, 6, 4), "bias": normal(8, 4), "embedding": normal(8, 6, 4)}
@@ -127,6 +129,7 @@ def test_other_leaves_are_adamws():
     assert_same_parameters(tx, adam, gradients, leaves=("bias", "embedding"), atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize("spec", [("data", "model"), (("data", "model"), None)])

@@ -13,6 +13,7 @@ from optkit.orthonormalization._normuon import scale_by_normuon
 TORCH = optax.contrib.MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("shape", [(6, 9), (9, 6)])
 def test_the_rows_of_dion2_move(shape):
@@ -44,6 +45,7 @@ def test_selected_rows_of_the_first_update_are_equal_in_size():
     np.testing.assert_allclose(sizes, jnp.full(5, sizes[0]), rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_all_rows_give_normuon():
     gradients = normal(5, 9, 6)
@@ -51,6 +53,7 @@ def test_all_rows_give_normuon():
     np.testing.assert_allclose(ours, last_update(scale_by_normuon(0.9, 0.8), gradients), atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_rows_are_outputs():
     gradients = normal(4, 9, 6)

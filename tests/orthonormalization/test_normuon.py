@@ -33,6 +33,7 @@ def test_rows_of_the_first_update_are_equal_in_size():
     np.testing.assert_allclose(sizes, jnp.full(9, sizes[0]), rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_rows_are_outputs():
     gradients = normal(3, 9, 6)
@@ -49,12 +50,14 @@ def test_second_moments_are_averages_of_the_rows_mean_squares():
     np.testing.assert_allclose(state.second_moment, 0.09 * squares[0] + 0.1 * squares[1], rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_updates_of_the_paper_have_a_root_mean_square_of_a_fifth():
     update = last_update(scale_by_normuon(ema=True, scale="paper_rms"), normal(3, 2, 9, 6))
     np.testing.assert_allclose(jnp.sqrt(jnp.mean(update**2, axis=(-2, -1))), [0.2, 0.2], rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_average_and_sum_give_the_same_updates():
     exact = functools.partial(newton_schulz, eps=0.0)

@@ -87,6 +87,7 @@ def test_workers_and_stacked_rows_give_the_same(name, layout):
         assert_rows_are_workers(build, [draw(0)], params, backend=backend, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("layout", ["gather", "transpose"])
@@ -124,6 +125,7 @@ def with_attackers(honest, value):
     return jax.tree.map(lambda x: jnp.concatenate([x, jnp.full((BYZANTINE, *x.shape[1:]), value, x.dtype)]), honest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in RULES if name != "bucketing"])
 def test_too_few_finite_rows_give_nan(name):
     rows, aggregator = draw(13), RULES[name]()
@@ -142,6 +144,7 @@ def test_too_few_finite_rows_give_nan(name):
     np.testing.assert_array_equal(finite, np.broadcast_to(expected[:, None], finite.shape))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in RULES if name not in ("bucketing", "centered_clip")])
 def test_rules_scale_with_the_rows(name):
     rule = optkit.geometric_median if name == "geometric_median" else RULES[name]  # the other one smooths by 0.1
@@ -226,6 +229,7 @@ def test_absent_rows_count_as_if_they_were_not_there(name):
     chex.assert_trees_all_close(actual, aggregate(RULES[name](), others), rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_rows_that_have_not_arrived_count_as_the_center():
     rows = draw(6)
@@ -256,6 +260,7 @@ def test_coordinate_rules_are_numpys(rows, f):
     np.testing.assert_allclose(aggregate(optkit.phocas(f), x), reference_around(x, trimmed, f), atol=1e-14)
 
 
+@pytest.mark.slow
 def test_krum_separates_rows_that_lie_far_from_zero():
     cluster = 1e4 + 1e-2 * normal(6, 50, seed=8)
     rows = jnp.concatenate([cluster, cluster[:2] + 1.0])

@@ -1,4 +1,5 @@
 import optax
+import pytest
 from golden_files import assert_replays, replays
 
 import optkit
@@ -34,6 +35,7 @@ def adam_hyperparams(recording):
     }
 
 
+@pytest.mark.slow
 @replays("lion")
 def test_golden_lion_kappa_is_lion(recording):
     assert_replays(recording, replay_gradients(optkit.lion_kappa(**lion_hyperparams(recording)), recording))

@@ -109,6 +109,7 @@ def test_decay_without_parameters_names_the_method(name):
     assert_needs_parameters(getattr(optkit, name)(**rate, weight_decay=0.1), name)
 
 
+@pytest.mark.slow
 def test_decay_masks_may_be_functions_of_the_whole_tree():
     params = {"kernel": jnp.full((2, 2), 2.0), "bias": jnp.full(2, 2.0)}
     mask = functools.partial(jax.tree.map, lambda x: x.ndim > 1)

@@ -117,6 +117,7 @@ def test_scopes_agree_on_one_leaf(name):
     assert ask(TESTS[name](), gradients) == ask(TESTS[f"global {name}"](), gradients)
 
 
+@pytest.mark.slow
 def test_augmented_asks_for_the_larger_of_both():
     gradients = rows()
     both = [ask(TESTS[name](), gradients) for name in ("inner product", "orthogonality")]
@@ -176,6 +177,7 @@ def test_tests_every_interval_steps():
     np.testing.assert_array_equal(np.flatnonzero(np.diff([1, *seen])), [0, 3, 6])
 
 
+@pytest.mark.slow
 def test_means_over_parts_measure_the_same_noise():
     samples = rows(samples=4000)
     of_samples = ask(optkit.norm_test(), samples)
@@ -196,6 +198,7 @@ def test_rows_beyond_the_batch_do_not_count(test):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), ours, theirs)
 
 
+@pytest.mark.slow
 def test_means_weigh_by_their_samples():
     samples = rows(samples=6)["kernel"]
     tx = optkit.adaptive_batch_size(optkit.norm_test(), 1, LARGEST)
@@ -216,6 +219,7 @@ def test_a_batch_that_grows_compiles_nothing_again():
     assert sizes[-1] == 8
 
 
+@pytest.mark.slow
 @EACH_TEST
 @pytest.mark.parametrize("per_sample", [False, True])
 def test_workers_and_microbatches_give_the_same(test, per_sample):

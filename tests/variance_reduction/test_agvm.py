@@ -155,6 +155,7 @@ def test_a_module_without_gradient_is_all_noise():
     np.testing.assert_allclose(state.scales[HEAD], np.sqrt(max(noise, 0.5)), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_leaves_of_none_are_passed_over():
     params = {"backbone": jnp.zeros(3), "head": {"kernel": jnp.zeros(3), "bias": None}}
     tx = optkit.agvm(optax.sgd(1.0), LABELS, "backbone", start=0)
@@ -163,6 +164,7 @@ def test_leaves_of_none_are_passed_over():
     assert updates["head"]["bias"] is None
 
 
+@pytest.mark.slow
 def test_labels_may_be_a_function():
     by_tree, by_function = (
         run(optkit.agvm(optax.sgd(1.0), labels, "backbone", start=0, interval=1), 3)
@@ -282,6 +284,7 @@ def test_modules_of_a_callable_tree():
     np.testing.assert_array_equal(state.scales, expected_state.scales)
 
 
+@pytest.mark.slow
 def test_mean_gradients_are_said_to_lack_the_rows():
     tx = optkit.agvm(optax.sgd(1.0), LABELS, "backbone")
     with pytest.raises(ValueError, match="agvm takes gradients with a leading axis, of as many microbatches"):

@@ -34,6 +34,7 @@ def average(tx, gradients, params=None):
     return jax.jit(tx.update)(gradients, tx.init(like), params)[0]
 
 
+@pytest.mark.slow
 @replays("vr_sgd", "vr_momentum", "vr_adam", "vr_lars", "vr_lamb")
 def test_golden_vr(recording):
     hyperparams = recording.hyperparams
@@ -44,6 +45,7 @@ def test_golden_vr(recording):
     assert_replays(recording, replay_gradients(tx, recording))
 
 
+@pytest.mark.slow
 @EACH_OPTIMIZER
 def test_workers_and_microbatches_give_the_same(factory):
     assert_rows_are_workers(functools.partial(factory, 0.1), map(rows, range(3)), PARAMS, rtol=1e-6)
@@ -211,6 +213,7 @@ def test_averaged_weights_keep_their_dtype_with_wider_gradients():
     assert [x.dtype for x in jax.tree.leaves(new_state)] == [x.dtype for x in jax.tree.leaves(state)]
 
 
+@pytest.mark.slow
 def test_updates_need_no_parameters_unless_they_are_relative_to_them():
     gradients = jnp.array([[1.0, 6.0], [1.0, -4.0]])
     params = jnp.ones(2)

@@ -21,6 +21,7 @@ def weights(hyperparams):
     return optkit.harpg_schedule(power) if eta is None else eta
 
 
+@pytest.mark.slow
 @replays("harpg")
 def test_golden_harpg(recording):
     # The recorded losses are quadratic: their Hessian does not depend on where it is taken.
@@ -73,6 +74,7 @@ def estimate_at(q):
     return hessian_corrected_estimate(q, state, 0.0, params, optax.tree.zeros_like(params), hessian_product)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_correction_is_unbiased_over_the_draws():
     # Simpson's rule integrates a quadratic over [0, 1] exactly.
@@ -120,6 +122,7 @@ def test_the_key_draws_the_points():
     assert np.all(first["w"] != other["w"])
 
 
+@pytest.mark.slow
 def test_points_are_spread_over_the_whole_line():
     def hvp_fn(vector, point):
         points.append(float(point))
@@ -142,6 +145,7 @@ def test_first_step_takes_the_gradient(eta):
     np.testing.assert_allclose(first_update(tx, gradient, grad_fn=lambda _: gradient), -0.5 * gradient, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_normalized_steps_are_as_long_as_the_learning_rate():
     tx = optkit.harpg(0.5, normalize=True)
     updates = second_update(tx, grad_fn=gradient)
@@ -192,6 +196,7 @@ def test_a_product_at_the_parameters_only_is_refused():
         first_update(optkit.harpg(0.1), jnp.ones(2), hvp_fn=lambda vector: vector)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_the_callers_product_sees_the_parameters_dtype(dtype):
     def hvp_fn(vector, point):
@@ -215,6 +220,7 @@ def test_takes_the_product_of_the_vocabulary():
     np.testing.assert_allclose(given, derived, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_missing_function_is_named():
     with pytest.raises(TypeError, match="harpg needs the extra argument grad_fn: call update"):
         first_update(optkit.harpg(0.1), jnp.ones(2))

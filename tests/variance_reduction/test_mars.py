@@ -79,6 +79,7 @@ def test_without_gamma_nothing_changes():
     assert_same(run(optkit.reduce_variance(0.0, correction=UNCLIPPED), gradients), gradients, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_no_leaf_exceeds_the_largest_norm_and_smaller_ones_stay():
     small = stacked(1e-3)
@@ -164,6 +165,7 @@ def test_both_ways_to_pass_the_previous_gradient_agree():
     assert not np.allclose(called["kernel"], run(mars())["kernel"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_named_optimizers_are_chains_of_parts():
     gradients = stacked()
@@ -177,6 +179,7 @@ def test_named_optimizers_are_chains_of_parts():
     assert_same(run(named, gradients), run(by_hand, gradients))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("build", [optkit.mars_adamw, optkit.mars_lion, optkit.mars_shampoo])
 def test_other_leaves_take_adamw_at_their_own_rate(build):
@@ -387,6 +390,7 @@ def test_exact_forms_say_that_they_stand_outside(keep_params):
         tx.init(normal_like(PARAMS, 0))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_a_gradient_that_is_not_finite_is_no_reference():
     tx = optkit.reduce_variance()

@@ -22,6 +22,7 @@ def test_singular_values_of_an_update_are_about_the_scaled_learning_rate(shape):
     assert 0.6 < jnp.min(values) < jnp.max(values) < 1.25
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("shape", "stretch"), [((4, 16), 1.0), ((16, 4), 2.0)])
 def test_shampoo_stretches_matrices_with_more_rows(shape, stretch):

@@ -196,6 +196,7 @@ def test_leaves_that_are_labelled_matrices_count_matrices_along_leading_axes():
     np.testing.assert_allclose(labelled, alone, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_corrected_vectors_of_a_stacked_model_take_adam():
     params = {"kernel": jnp.ones((2, 4, 3)), "bias": jnp.ones((2, 3))}
@@ -208,6 +209,7 @@ def test_corrected_vectors_of_a_stacked_model_take_adam():
 # Injection
 
 
+@pytest.mark.slow
 @EACH
 def test_bare_injection_gives_the_plain_numbers(build):
     gradients = normal_like(PARAMS, rows=(4,))

@@ -97,6 +97,7 @@ def test_reads_zero_before_the_first_estimate_and_without_noise():
     assert read(jnp.zeros((4, 3))) == 0
 
 
+@pytest.mark.slow
 def test_reads_a_finite_number_where_all_is_noise():
     opposite = jnp.array([[1.0], [-1.0]])
     assert read(opposite) == np.finfo(np.float32).max

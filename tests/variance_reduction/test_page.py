@@ -38,6 +38,7 @@ def replay(recording):
     return golden.replay_oracle(tx, recording, extra_args={"coin": recording.arrays["draws.coin"]})
 
 
+@pytest.mark.slow
 @replays("page")
 def test_golden_page(recording):
     assert_replays(recording, replay(recording))
@@ -126,6 +127,7 @@ def was_full(probability, steps, key=0):
     return np.all(np.isclose(estimates, full_gradients, rtol=1e-10, atol=0), axis=1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_with_probability_one_is_gradient_descent():
     estimates, full_gradients = train(optkit.page(0.1, 1.0), 10)
@@ -138,6 +140,7 @@ def test_the_first_step_is_always_full():
     np.testing.assert_array_equal(was_full(0.0, 10), [True] + [False] * 9)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_full_gradients_come_as_often_as_the_probability_says():
     share = np.mean(was_full(0.3, 1000))

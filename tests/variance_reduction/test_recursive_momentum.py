@@ -97,6 +97,7 @@ def each_by_name(table):
     return pytest.mark.parametrize(("build", "method"), [(build, name.split()[0]) for name, build in table.items()])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @each(ESTIMATORS)
 def test_is_the_gradient_where_there_is_no_noise(build):
@@ -106,6 +107,7 @@ def test_is_the_gradient_where_there_is_no_noise(build):
     assert_close(updates, optax.tree.scale(-0.1, jax.vmap(problem.full_gradient)(before)))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @each({**RECURSIVE, **NAMED})
 def test_both_routes_to_the_previous_gradient_give_the_same_numbers(build):
@@ -147,6 +149,7 @@ def only_w(tree):
     return {"w": True, "b": tree is None}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @each({**TRANSFORMATIONS, **NAMED, **ANCHORED})
 def test_a_leaf_inside_goes_its_own_way(build):
@@ -159,6 +162,7 @@ def test_a_leaf_inside_goes_its_own_way(build):
     assert_close(inside["w"], alone["w"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_what_the_rest_does_is_the_users():
     inside = {"w": True, "b": False}
@@ -360,6 +364,7 @@ def test_is_the_momentum_of_exact_unclipped_mars_with_gamma_one():
     assert_close(run(mars, finite_sum())[:2], run(ours, finite_sum())[:2])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_never_forgets_an_error_with_weight_zero():
     # d_t - g_t(x_t) stays what it was, for one component in all steps.

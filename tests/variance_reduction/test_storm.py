@@ -74,6 +74,7 @@ def test_weights_shrink_with_the_squares_of_the_rates_and_never_exceed_one():
     assert weights[0] == 1.0 > weights[-1]
 
 
+@pytest.mark.slow
 def test_rate_follows_a_schedule():
     schedule = optax.piecewise_constant_schedule(1.0, {1: 0.5})
     for build in (

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from golden_files import assert_replays, replays
 
 import optkit
@@ -96,6 +97,7 @@ def replay_discover(tx, recording):
     return replay_gradients(tx, recording, clusters)
 
 
+@pytest.mark.slow
 @replays("discover")
 def test_golden_discover_over_rows(recording):
     num_clusters, probabilities = recording.hyperparams["num_clusters"], recording.arrays.get("probs")
@@ -104,6 +106,7 @@ def test_golden_discover_over_rows(recording):
     assert_replays(recording, replay_discover(tx, recording))
 
 
+@pytest.mark.slow
 @replays("discover")
 def test_golden_discover_with_one_cluster_a_batch(recording):
     hyperparams = recording.hyperparams

@@ -103,6 +103,7 @@ def llama_70b(mesh, layers):
     return {"layers": [layer] * layers, **ends}
 
 
+@pytest.mark.slow
 def test_the_state_of_70_billion_parameters_is_known_at_once():
     params = llama_70b(AbstractMesh((16, 16), ("x", "y"), axis_types=(AxisType.Auto,) * 2), layers=80)
     before = len(jax.live_arrays())
@@ -416,6 +417,7 @@ def test_parameters_that_are_not_sharded_may_stand_beside_sharded_ones(mesh):
     assert (found.sent, found.state_bytes_per_device) == ({}, 8 * (64 * 32 // 8 + 32) + 4)
 
 
+@pytest.mark.slow
 def test_costs_do_not_depend_on_the_mesh_in_use(mesh):
     talks = mapping(lambda g: jax.lax.pmean(g, "workers"))
     sharded = {"w": struct((64, 32), jnp.float32, mesh, "x", "y")}

@@ -76,6 +76,7 @@ def test_columns_are_orthonormal_whatever_the_input(basis, shape):
     assert max(deviations.values()) < 1e-5, deviations
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("basis", BASES)
 @settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 10**6), rank=st.integers(0, 24), exponent=st.floats(0, 12), scale=st.floats(-30, 30))
@@ -97,6 +98,7 @@ def test_the_columns_are_spanned(basis, name):
     assert np.linalg.norm(rest) <= most * np.finfo(np.float32).eps * np.linalg.norm(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(300, 24), (1024, 64)])
 def test_two_passes_do_for_a_well_conditioned_matrix(shape):
     passes = jax.jit(lambda x: _cholesky_passes(_independent(x))[1])(numpy_normal(*shape).astype(np.float32))
@@ -180,6 +182,7 @@ def test_rows_are_not_gathered(basis, axis_type):
     assert set(sent) == {"all-reduce"}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("basis", BASES)
 def test_complex_columns_are_orthonormal_and_spanned(basis):
