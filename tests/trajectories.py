@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 
@@ -59,6 +60,16 @@ def last(tree):
 def last_update(tx, gradients, params=None):
     """The update of the last step of a trajectory."""
     return last(trajectory(tx, gradients, params).updates)
+
+
+def flat(tree):
+    """All entries of a tree, in NumPy."""
+    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
+
+
+def flat_rows(tree):
+    """All entries of a tree, a row for each step."""
+    return np.concatenate([np.reshape(x, (len(x), -1)) for x in jax.tree.leaves(tree)], axis=1)
 
 
 def passing_prev_grads(tx):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from draws import normal, normal_like
 from promises import assert_keeps_explicit_sharding
+from trajectories import flat
 
 from optkit.compressors import global_top_k
 from optkit.compressors._leafwise import Entries
@@ -69,10 +70,6 @@ def test_inner_products_and_combinations_are_those_of_the_decompressed_trees():
     np.testing.assert_allclose(compressor.inner_products(rows, trees[3]), vectors @ flat(trees[3]), rtol=1e-12)
     weights = jnp.array([2.0, -1.0, 0.5])
     np.testing.assert_allclose(flat(compressor.combine(weights, rows, trees[3])), weights @ vectors, rtol=1e-12)
-
-
-def flat(tree):
-    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
 
 
 def test_values_have_the_dtype_asked_for_and_places_32_bits():

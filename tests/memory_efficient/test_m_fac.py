@@ -9,7 +9,7 @@ from draws import normal_like
 from golden_files import assert_replays, replays
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from promises import assert_state_is_window_and_inner_products, assert_window_needs_compressed_gradients
-from trajectories import last, last_update, trajectory
+from trajectories import flat, flat_rows, last, last_update, trajectory
 
 from optkit import cost, on_workers
 from optkit.compressors import global_top_k
@@ -60,15 +60,6 @@ def test_golden_error_of_sparse_m_fac(recording):
 
 SHAPES = {"kernel": (6, 4), "convolution": (2, 3, 2, 2), "scalar": (), "bias": (5,), "empty": (0, 3)}
 LIKE = {**{name: np.zeros(shape) for name, shape in SHAPES.items()}, "none": None}
-
-
-def flat(tree):
-    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
-
-
-def flat_rows(tree):
-    """A row for each step."""
-    return np.concatenate([np.reshape(x, (len(x), -1)) for x in jax.tree.leaves(tree)], axis=1)
 
 
 @pytest.mark.slow
