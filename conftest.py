@@ -6,7 +6,7 @@ import pathlib
 
 DEVICES = 8
 # How many tests of one module may keep their programs: a process would come to hold 4 GB of those of the longest ones.
-TESTS_BETWEEN_CLEARINGS = 50
+TESTS_BETWEEN_CLEARINGS = 100
 # Most of the time goes into compiling programs that run once; these, as in `optkit.testing.case`, quarter it. Where
 # each of a chain of operations uses the last one twice or more, the older way to emit fusions computes all of it anew
 # each time: a test that hangs has twenty of them outside a loop.
