@@ -58,7 +58,7 @@ def _recordings():
 
 
 def _facts(method):
-    """What is known of a method, as an HTML-free definition list in Markdown."""
+    """What is known of a method: names of facts, and texts in Markdown."""
     if method.also_known_as:
         yield "Also known as", ", ".join(method.also_known_as)
     if method.paper is not None:
@@ -112,17 +112,13 @@ def _family_page(family, documented):
     methods = [method for method in METHODS.values() if method.family == family]
     own = [method for method in methods if method.kind != "function"]
     for method in own:
-        lines += ["", f"## {method.name}", "", f"{_plain(method.summary)} *({method.kind})*", ""]
-        lines += [f"- **{_plain(name)}:** {_plain(text)}" for name, text in _facts(method)]
-        lines += _object(method.name, documented)
-        for part in _parts(method):
-            lines += _object(part, documented)
+        lines += _entry(method, "##", f" *({method.kind})*", documented)
     for space, tools in itertools.groupby(
         sorted((m for m in methods if m.kind == "function"), key=lambda m: shelf(m.name)), lambda m: shelf(m.name)
     ):
         lines += ["", f"## Tools: {space}"]
         for tool in tools:
-            lines += _tool(tool, documented)
+            lines += _entry(tool, "###", "", documented)
     return "\n".join(lines) + "\n"
 
 
@@ -142,7 +138,7 @@ def _api_page(documented):
     for space, tools in itertools.groupby(others, lambda method: shelf(method.name)):
         lines += ["", f"## {space.capitalize() if space == 'tools' else space}"]
         for tool in tools:
-            lines += _tool(tool, documented)
+            lines += _entry(tool, "###", "", documented)
     known = {id(_get(name)) for name in documented}
     for space in ("catalog", "method", "testing", "typing"):
         module = getattr(optkit, space)
@@ -157,23 +153,19 @@ def _shelf_first(method):
     return shelf(method.name) != "tools", shelf(method.name)
 
 
-def _tool(tool, documented):
-    lines = ["", f"### {tool.name}", "", _plain(tool.summary), ""]
-    lines += [f"- **{_plain(name)}:** {_plain(text)}" for name, text in _facts(tool)]
-    lines += _object(tool.name, documented)
-    for part in _parts(tool):
-        lines += _object(part, documented)
+def _entry(method, heading, kind, documented):
+    lines = ["", f"{heading} {method.name}", "", f"{_plain(method.summary)}{kind}", ""]
+    lines += [f"- **{_plain(name)}:** {_plain(text)}" for name, text in _facts(method)]
+    for name in (method.name, *_parts(method)):
+        lines += _object(name, documented)
     return lines
 
 
-def write_pages(folder: pathlib.Path) -> set[str]:
+def write_pages(folder: pathlib.Path) -> None:
     """Writes the pages, and copies notebooks and results beside them.
 
     Args:
         folder: where the site's sources stand.
-
-    Returns:
-        The public names that the pages document.
     """
     documented = set()
     pages = {family: _family_page(family, documented) for family in FAMILIES}
@@ -182,7 +174,6 @@ def write_pages(folder: pathlib.Path) -> set[str]:
         _write(folder / "families" / f"{name}.md", text.encode())
     for path in itertools.chain((ROOT / "notebooks").glob("*.ipynb"), RESULTS.glob("*.md"), RESULTS.glob("*.png")):
         _write(folder / path.parent.name / path.name, path.read_bytes())
-    return documented
 
 
 def _write(path, content):

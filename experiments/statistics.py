@@ -45,15 +45,15 @@ def estimate(values: np.ndarray) -> Estimate:
     # Values that differ by rounding only are equal.
     if error <= 4 * np.finfo(float).eps * float(np.max(np.abs(values))):
         return Estimate(mean, mean, mean, 1.0 if mean == 0 else 0.0)
-    p = float(2 * stats.t.sf(abs(mean) / error, len(values) - 1))
+    test = stats.ttest_1samp(values, 0.0)
+    _, p = np.asarray(test, float)
+    found = test.confidence_interval(LEVEL)
     if len(values) >= LEAST_FOR_BOOTSTRAP:
         found = stats.bootstrap(
             (values,), np.mean, confidence_level=LEVEL, n_resamples=RESAMPLES, rng=np.random.default_rng(0)
-        )
-        low, high = found.confidence_interval
-        return Estimate(mean, float(low), float(high), p)
-    half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)) * error
-    return Estimate(mean, mean - half, mean + half, p)
+        ).confidence_interval
+    low, high = found
+    return Estimate(mean, float(low), float(high), float(p))
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
