@@ -159,7 +159,7 @@ def reference(tmp_path_factory):
 def test_a_run_prints_plain_progress_and_a_table_and_draws_a_figure(reference):
     folder, printed = reference
     assert "lion: 120/120 steps, validation loss" in printed
-    assert "│ adamw" in printed
+    assert "│adamw " in printed
     assert "\x1b" not in printed
     assert (folder / "figure.png").exists()
 
@@ -212,8 +212,8 @@ def test_drawing_only_trains_nothing(reference, capsys):
     folder, printed = reference
     (folder / "figure.png").unlink()
     assert command_line.execute(command_line.parser().parse_args(["compare", "--plot-only", str(folder)])) == 0
-    assert "│ lion" in capsys.readouterr().out
-    assert "│ lion" in printed
+    assert "│lion " in capsys.readouterr().out
+    assert "│lion " in printed
     assert (folder / "figure.png").exists()
 
 
