@@ -20,13 +20,13 @@ from typing import Any, NoReturn
 from experiments import claims, pieces, tasks
 from experiments.benchmarks import memory
 from experiments.benchmarks.transformer import DTYPES, SIZES
-from experiments.errors import UserError, check_name, one_line
-from experiments.terminal import Terminal, visible
+from experiments.errors import UserError, check_name
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {visible(message)}\n")
+        # What a terminal would obey is written out, as Python does.
+        self.exit(2, f"error: {message if message.isprintable() else ascii(message)[1:-1]}\n")
 
 
 def _checked(check: Callable[[str], Any]) -> Callable[[str], str]:
@@ -112,6 +112,12 @@ def _not_negative(text):
     return number
 
 
+def _share(text):
+    if not _not_negative(text):
+        raise argparse.ArgumentTypeError(f"must be a positive number, got {text}")
+    return float(text)
+
+
 def _concentration(text):
     try:
         number = float(text)
@@ -143,21 +149,31 @@ def _add_compare(commands):
     compare = commands.add_parser("compare", help="compare optimizers under equal tuning")
     compare.add_argument(
         "--task",
-        type=_one_of("task", tasks.names()),
+        type=_checked(tasks.check),
         default="digits-mlp",
-        help="what to train: the name of a file in experiments/tasks (default: digits-mlp)",
+        help=f"what to train: {', '.join(tasks.names())}; a Python file with a function `task`, which returns an"
+        " optkit.comparison.Task; or module:function (default: digits-mlp)",
     )
     compare.add_argument(
         "--optimizers",
         type=_names,
-        help="names separated by commas; a variant is written name:variant; adamw is always added",
+        help="names separated by commas; a variant is written name:variant, a function of your own module:function;"
+        " adamw is always added",
     )
+    compare.add_argument("--all", action="store_true", help="compare every method of the catalog that suits the task")
     compare.add_argument("--steps", type=_positive, help="steps of each training (default: the task's)")
     compare.add_argument("--rates", type=_at_least_two, default=6, help="learning rates per round (default: 6)")
     compare.add_argument("--rounds", type=_positive, default=3, help="rounds of search (default: 3)")
     compare.add_argument("--seeds", type=_positive, default=3, help="trainings per learning rate (default: 3)")
     compare.add_argument(
         "--weight-decay", type=_not_negative, default=0.0, help="weight decay of all optimizers with one (default: 0)"
+    )
+    compare.add_argument("--tune", type=_names, help="up to two hyperparameters to tune too, separated by commas")
+    compare.add_argument(
+        "--difference",
+        type=_share,
+        default=0.01,
+        help="tell how many seeds a difference of this share of the loss needs (default: 0.01)",
     )
     compare.add_argument("--workers", type=_positive, default=1, help="devices that share a batch (default: 1)")
     compare.add_argument("--out", type=_folder, help="folder of the run (default: named by these options)")
@@ -289,9 +305,12 @@ def execute(options: argparse.Namespace) -> int:
     Returns:
         The exit code: 0, or 2 for an error that the user can correct.
     """
+    from optkit.comparison import ComparisonError
+    from optkit.comparison.terminal import Terminal, visible
+
     try:
         options.run(options, Terminal())
-    except UserError as error:
+    except (UserError, ComparisonError) as error:
         print(f"error: {visible(str(error))}", file=sys.stderr)
         return 2
     return 0
@@ -308,15 +327,16 @@ def _compare(options, console):
     from experiments import compare
 
     if options.plot_only:
-        compare.show_only(options.plot_only, console)
+        compare.show(options.plot_only, console)
     else:
         compare.run(_given(options, compare.Options), console)
 
 
 def _decentralized(options, console):
     from experiments import optimizers
+    from optkit.comparison import entries
 
-    optimizers.look_up(options.optimizers or (), optimizers.decentralized())
+    entries.look_up(options.optimizers or (), optimizers.decentralized())
     if options.inner:
         optimizers.find_inner(options.inner)
     _require_matplotlib()
@@ -362,7 +382,8 @@ def _require_matplotlib():
     try:
         importlib.import_module("matplotlib")
     except (ValueError, OSError) as error:
-        raise UserError(f"Matplotlib refuses MPLBACKEND or its configuration files: {one_line(error)}") from error
+        words = " ".join(str(error).split())
+        raise UserError(f"Matplotlib refuses MPLBACKEND or its configuration files: {words}") from error
 
 
 def _given(options, kind):

@@ -8,11 +8,6 @@ class UserError(Exception):
     """What the user can put right: printed as one line, exit code 2."""
 
 
-def one_line(message: object) -> str:
-    """Returns a message without line breaks."""
-    return " ".join(str(message).split())
-
-
 def check_name(kind: str, name: str, known: Iterable[str]) -> str:
     """Returns a name if it exists.
 

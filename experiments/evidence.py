@@ -10,10 +10,12 @@ from matplotlib.figure import Figure
 from rich import table
 from rich.console import Console
 
-from experiments import claims, environment
-from experiments.figure import STYLE, save
-from experiments.progress import counting
-from experiments.records import (
+import experiments
+from experiments import claims
+from optkit.comparison import environment
+from optkit.comparison.figure import STYLE, save
+from optkit.comparison.progress import counting
+from optkit.comparison.records import (
     FLAG_OR_NULL,
     HARDWARE,
     NOT_NEGATIVE,
@@ -24,7 +26,7 @@ from experiments.records import (
     object_of,
     read_json,
 )
-from experiments.store import hold, write_results
+from optkit.comparison.store import hold, write_results
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 _CLAIMS = mapping_of(
@@ -51,14 +53,14 @@ def run(family: str | None, folder: pathlib.Path, console: Console) -> None:
         console: where to show progress and the table.
 
     Raises:
-        UserError: if there is no such family, or results cannot be written.
+        ComparisonError: if there is no such family, or results cannot be written.
     """
     chosen = claims.load(family)
     known = claims.load()
     file = folder / "claims.json"
     with hold(folder, wait=True):
         read(file)
-    versions, hardware, measured = environment.versions(), environment.hardware(), {}
+    versions, hardware, measured = environment.versions(experiments), environment.hardware(), {}
     with counting(console, 60) as bars:
         bar = bars.add_task("", total=len(chosen))
         for name, claim in chosen.items():
@@ -103,7 +105,7 @@ def read(file: pathlib.Path) -> dict[str, Any]:
         The records by the claims' names.
 
     Raises:
-        UserError: if it is something else.
+        ComparisonError: if it is something else.
     """
     return read_json(file, _CLAIMS) or {}
 

@@ -1,21 +1,21 @@
-"""The optimizers that the commands can run, by name."""
+"""The optimizers that the commands run by name."""
 
 import inspect
 from collections.abc import Iterable, Mapping
 
-from experiments import gradients
-from experiments.baselines import BASELINES
-from experiments.errors import UserError, check_name
+from experiments.tasks import imported
 from optkit import catalog
 from optkit.catalog import with_variants
+from optkit.comparison import entries
+from optkit.comparison.baselines import BASELINES
 from optkit.method import Method
 
 # What a step of a decentralized run gives beside the gradients.
 _PASSED_DECENTRALIZED = {"axis_name", "grad_fn"}
-YARDSTICK = "adamw"
+# What `compare` compares where nothing is asked for.
 DEFAULT = (
     "sgd",
-    YARDSTICK,
+    "adamw",
     "lion",
     "lion_kappa",
     "lion_kappa:huber",
@@ -27,13 +27,31 @@ DEFAULT = (
 )
 
 
-def comparable() -> Mapping[str, Method]:
-    """Returns every method that one training loop can run, variants included, by name."""
-    return {
-        name: method
-        for name, method in {**BASELINES, **with_variants()}.items()
-        if set(method.needs) <= gradients.PASSED
-    }
+def find(names: Iterable[str]) -> list[Method]:
+    """Looks optimizers up.
+
+    Args:
+        names: names as on the command line: `method`, `method:variant`, or `module:function` of a function of a
+            learning rate, or an `optkit.method.Method`, of the user's own.
+
+    Returns:
+        Their entries, AdamW's first.
+
+    Raises:
+        UserError: if there is none of a name.
+    """
+    known, families = entries.comparable(), set(catalog.METHODS) | set(BASELINES)
+    return entries.find(
+        [
+            name if name in known or ":" not in name or name.split(":")[0] in families else imported(name)
+            for name in names
+        ]
+    )
+
+
+def everything() -> list[Method]:
+    """Returns all methods that one training loop can run, without variants."""
+    return [method for name, method in entries.comparable().items() if ":" not in name]
 
 
 def takes(method: Method) -> set[str]:
@@ -50,47 +68,6 @@ def decentralized() -> Mapping[str, Method]:
     }
 
 
-def look_up(names: Iterable[str], methods: Mapping[str, Method]) -> list[Method]:
-    """Looks methods up by name.
-
-    Args:
-        names: the names.
-        methods: all methods, by name.
-
-    Returns:
-        Their entries.
-
-    Raises:
-        UserError: if there is none of a name.
-    """
-    for name in names:
-        if name not in methods:
-            called = [method.name for method in catalog.find(name, methods=methods.values(), most=3)]
-            if called:
-                raise UserError(f"unknown optimizer {name!r}; did you mean {' or '.join(called)}?")
-            check_name("optimizer", name, sorted(methods))
-    return [methods[name] for name in names]
-
-
-def find(names: Iterable[str], entries: Iterable[Method] | None = None) -> list[Method]:
-    """Looks optimizers up.
-
-    Args:
-        names: names as on the command line: `method` or `method:variant`.
-        entries: entries in place of those that `names` names.
-
-    Returns:
-        Their entries, AdamW's first whether it was named or not: it is what the others are measured against.
-
-    Raises:
-        UserError: if there is none of a name.
-    """
-    methods = comparable()
-    if entries is not None:
-        return [methods[YARDSTICK], *entries]
-    return look_up(dict.fromkeys((YARDSTICK, *names)), methods)
-
-
 def find_inner(name: str) -> Method:
     """Looks up the optimizer that wrappers wrap: one of those that can be compared and need gradients only.
 
@@ -101,12 +78,12 @@ def find_inner(name: str) -> Method:
         Its entry.
 
     Raises:
-        UserError: if there is none of this name.
+        ComparisonError: if there is none of this name.
     """
     plain = {
         known: method
-        for known, method in comparable().items()
+        for known, method in entries.comparable().items()
         if not method.needs and method.stacked is None and method.tuned == "learning_rate"
     }
-    (method,) = look_up([name], plain)
+    (method,) = entries.look_up([name], plain)
     return method

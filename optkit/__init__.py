@@ -29,16 +29,20 @@ del METHODS, methods_of
 __version__ = "0.1.0"
 
 # What training does not need is imported on first use: it takes as long as all the rest. A type checker imports it.
-_ON_USE = ("testing",)
+_ON_USE = ("comparison", "testing")
 if TYPE_CHECKING:
+    from optkit import comparison as comparison
     from optkit import testing as testing
+    from optkit.comparison import compare as compare
 else:
 
     def __getattr__(name):
         if name in _ON_USE:
             return importlib.import_module(f"optkit.{name}")
+        if name == "compare":
+            return importlib.import_module("optkit.comparison").compare
         raise AttributeError(f"module 'optkit' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*(name for name in globals() if name not in {"TYPE_CHECKING", "importlib"}), *_ON_USE]
+    return [*(name for name in globals() if name not in {"TYPE_CHECKING", "importlib"}), "compare", *_ON_USE]

@@ -16,9 +16,11 @@ import optax
 from optkit.core.injection import static_arguments
 from optkit.core.precision import in_float32
 
-__all__ = ["Kind", "Method", "Paper", "Stacked", "Variant", "methods_of"]
+__all__ = ["Kind", "Method", "Paper", "Range", "Stacked", "Variant", "methods_of"]
 
 Stacked = Literal["microbatches", "samples", "classes", "objectives"]
+# Smallest value, largest value, and the scale on which values are spread: "1-log" is the logarithm of 1 - x.
+Range = tuple[float, float, Literal["linear", "log", "1-log"]]
 Kind = Literal["transformation", "wrapper", "optimizer", "sampler", "aggregator", "function"]
 
 
@@ -78,8 +80,12 @@ class Method:
         example: Keyword arguments with which `factory` builds something usable. Default: none.
         learning_rate: The learning rate with which the optimizer around a wrapper, a transformation or an aggregator
             solves the problems of the contract. Default: 2e-3. An optimizer has its learning rate in `example`.
-        grid: Centre of the grid of learning rates (or values of `tuned`) that `compare` searches. Default: 1.
+        grid: Centre of the grid of learning rates (or values of `tuned`) that `compare` searches. Default: 1. NaN
+            stands for the best learning rate of AdamW on the same task.
         tuned: The hyperparameter that is tuned. Default: "learning_rate".
+        tunable: Ranges of other hyperparameters that are worth tuning, for example `{"b2": (0.9, 0.999, "1-log")}`:
+            smallest value, largest value, and a scale, "linear", "log", or "1-log" for the logarithm of 1 - x. Default:
+            none; `compare` has ranges for `b1`, `b2`, `eps`, `momentum` and `weight_decay`, which these replace.
         needs: Extra arguments of `update` ("grad_fn", "value_fn", "value", "prev_grads" or "full_grad_fn"), or
             "axis_name", without which the method cannot work. Default: none.
         stacked: Meaning of the leading axis of the gradients, which `update` takes and removes. Default: None, without
@@ -107,6 +113,7 @@ class Method:
     learning_rate: float = 2e-3
     grid: float = 1.0
     tuned: str = "learning_rate"
+    tunable: Mapping[str, Range] = dataclasses.field(default_factory=dict)
     needs: tuple[str, ...] = ()
     stacked: Stacked | None = None
     eval_params: Callable[[Any, Any], Any] = parameters_as_they_are

@@ -148,6 +148,8 @@ def public():
 
 def test_every_public_function_is_listed():
     listed = {id(thing) for method in METHODS.values() for thing in (method.factory, *method.parts)}
+    # The catalog stands below it, and does not import it.
+    listed.add(id(optkit.compare))
     assert sorted(name for name, thing in public().items() if id(thing) not in listed) == []
 
 

@@ -16,11 +16,12 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+import experiments
 import optkit
-from experiments import environment
 from experiments.benchmarks.transformer import SIZES, parameters
 from experiments.benchmarks.update import RESULTS
-from experiments.store import hold, write_results
+from optkit.comparison import environment
+from optkit.comparison.store import hold, write_results
 
 LAYERS = (12, 48)
 LEARNING_RATE = 1e-3
@@ -96,7 +97,7 @@ def run(options: Options, console: Console) -> None:
         console: where to show progress and the table.
 
     Raises:
-        UserError: if results cannot be written.
+        ComparisonError: if results cannot be written.
     """
     file = options.out / "bench-compile.json"
     _seconds(optax.sgd(LEARNING_RATE), 1)  # What only the first program of a process takes.
@@ -107,7 +108,7 @@ def run(options: Options, console: Console) -> None:
     content = {
         "rows": [{**dataclasses.asdict(row), "growth": row.growth} for row in rows],
         "targets": [{"method": name, "growth": growth, "met": met} for name, growth, met in verdicts(rows)],
-        "versions": environment.versions(),
+        "versions": environment.versions(experiments),
         "hardware": environment.hardware(),
     }
     with hold(options.out, wait=True):
@@ -180,7 +181,7 @@ def markdown(rows: Sequence[Row]) -> str:
     Returns:
         Markdown.
     """
-    hardware, versions = environment.hardware(), environment.versions()
+    hardware, versions = environment.hardware(), environment.versions(experiments)
     machine = f"{hardware['devices']}, {hardware['processors']} processors, {hardware['platform']}"
     table = (_columns(), ["---"] * len(_columns()), *map(_cells, rows))
     return "\n".join(

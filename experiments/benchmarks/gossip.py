@@ -15,11 +15,12 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from rich.console import Console
 
+import experiments
 import optkit
-from experiments import environment
 from experiments.benchmarks.transformer import SIZES, parameters
 from experiments.benchmarks.update import RESULTS
-from experiments.store import hold, write_results
+from optkit.comparison import environment
+from optkit.comparison.store import hold, write_results
 from optkit.core.cost import hlo
 
 DEVICES = 8
@@ -101,7 +102,7 @@ def run(options: Options, console: Console) -> None:
         console: where to show progress.
 
     Raises:
-        UserError: if results cannot be written.
+        ComparisonError: if results cannot be written.
     """
     file = options.out / "bench-gossip.json"
     rows = []
@@ -110,7 +111,7 @@ def run(options: Options, console: Console) -> None:
         console.print(", ".join(f"{column}: {cell(rows[-1])}" for column, cell in COLUMNS.items()))
     content = {
         "rows": [{**dataclasses.asdict(row), "met": row.met} for row in rows],
-        "versions": environment.versions(),
+        "versions": environment.versions(experiments),
         "hardware": environment.hardware(),
     }
     with hold(options.out, wait=True):
@@ -179,7 +180,7 @@ def markdown(rows: Sequence[Row]) -> str:
     Returns:
         Markdown.
     """
-    versions, hardware = environment.versions(), environment.hardware()
+    versions, hardware = environment.versions(experiments), environment.hardware()
     cells = (list(COLUMNS), ["---"] * len(COLUMNS), *([cell(row) for cell in COLUMNS.values()] for row in rows))
     machine = (
         f"{hardware['devices']}, {hardware['processors']} processors, {hardware['platform']};"

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import optax
 
 import optkit
-from experiments.optimizers import look_up
 from optkit.catalog import METHODS, with_variants
+from optkit.comparison.entries import look_up
 from optkit.method import Method
 
 LEARNING_RATE = 1e-3
@@ -156,7 +156,7 @@ def find(names: tuple[str, ...] | None) -> list[Method]:
         Their entries.
 
     Raises:
-        UserError: if there is none of a name.
+        ComparisonError: if there is none of a name.
     """
     methods = measurable()
     if names is None:

@@ -17,10 +17,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+import experiments
 import optkit
-from experiments import environment
 from experiments.benchmarks.update import RESULTS
-from experiments.store import hold, write_results
+from optkit.comparison import environment
+from optkit.comparison.store import hold, write_results
 from optkit.core.cost import hlo
 
 DEVICES = 8
@@ -98,7 +99,7 @@ def run(options: Options, console: Console) -> None:
         console: where to show progress and the tables.
 
     Raises:
-        UserError: if results cannot be written.
+        ComparisonError: if results cannot be written.
     """
     file = options.out / "bench-sharded.json"
     rows = []
@@ -207,7 +208,7 @@ def _content(rows):
     return {
         "rows": [dataclasses.asdict(row) for row in rows],
         "targets": [dict(zip(("target", "measured", "met"), verdict, strict=True)) for verdict in verdicts(rows)],
-        "versions": environment.versions(),
+        "versions": environment.versions(experiments),
     }
 
 
@@ -259,7 +260,7 @@ def markdown(rows: Sequence[Row]) -> str:
     Returns:
         Markdown.
     """
-    versions = environment.versions()
+    versions = environment.versions(experiments)
     lines = ["# What a step sends", "", "Written by `python -m experiments bench sharded`."]
     lines += [f"jax {versions['jax']}, optax {versions['optax']}; compiled for {DEVICES} CPU devices, not run."]
     texts = dict(zip(_parts(rows), (EXPLANATION, DATA_PARALLEL), strict=True))

@@ -8,9 +8,9 @@ import optax
 from rich.console import Console
 
 from experiments import tasks
-from experiments.baselines import BASELINES
-from experiments.compare import grid
-from experiments.training import Sweep, Trainings, batch_order, schedule
+from optkit.comparison.baselines import BASELINES
+from optkit.comparison.search import grid
+from optkit.comparison.training import Sweep, Trainings, batch_order, schedule
 
 STEPS = 1000
 ROUNDS = 5
@@ -30,11 +30,12 @@ def run(console: Console) -> float:
     """
     task = tasks.load("digits-mlp")
     method = BASELINES["adamw"]
-    rates = np.repeat(np.asarray(grid(method.grid, 6), np.float32), 3)
-    trainings = Trainings(Sweep(task, seeds=(0, 1, 2), rates=6, steps=STEPS), method)
+    rates = {"learning_rate": np.repeat(np.asarray(grid(method.grid, 6), np.float32), 3)}
+    trainings = Trainings(Sweep(task, seeds=(0, 1, 2), points=6, steps=STEPS), method)
+    (replicas,) = trainings.parts()
 
     def whole_grid():
-        return trainings.advance(trainings.start(rates), rates, 0, STEPS)[2]
+        return trainings.advance(trainings.start(rates, replicas), rates, replicas, 0, STEPS)[2]
 
     curve = schedule(STEPS)
     transformation = optax.adamw(lambda count: method.grid * curve(count), weight_decay=0.0)

@@ -20,14 +20,15 @@ import numpy as np
 import optax
 from rich.console import Console
 
+import experiments
 import optkit
-from experiments import environment
 from experiments.benchmarks import update_report
 from experiments.benchmarks.nearest import LEARNING_RATE, arrays_read_again, find, nearest
 from experiments.benchmarks.transformer import SIZES, parameters
 from experiments.benchmarks.update_report import Row
-from experiments.progress import counting
-from experiments.store import hold
+from optkit.comparison import environment
+from optkit.comparison.progress import counting
+from optkit.comparison.store import hold
 from optkit.core.extra_args import Moment, extra_args
 from optkit.method import Method
 
@@ -71,7 +72,7 @@ def run(options: Options, console: Console) -> None:
         console: where to show progress and the tables.
 
     Raises:
-        UserError: if something is asked that cannot be done.
+        ComparisonError: if something is asked that cannot be done.
     """
     methods = find(options.optimizers)
     sizes = tuple(SIZES) if options.size == "all" else (options.size,)
@@ -222,7 +223,7 @@ class Bench:
             in_place_gigabytes_per_second=_quartiles(speed[:, 3] / 1e9),
             share_of_copy=_quartiles(speed[:, 0] / speed[:, 2]),
             share_of_in_place=_quartiles(speed[:, 0] / speed[:, 3]),
-            versions=environment.versions(),
+            versions=environment.versions(experiments),
             hardware=environment.hardware(),
         )
 

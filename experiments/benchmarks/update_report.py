@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from experiments import records
 from experiments.benchmarks.nearest import CAUTIOUS_ADAMW, LION_KAPPA_L1, MARS_UNCLIPPED
-from experiments.store import write_results
+from optkit.comparison import records
+from optkit.comparison.store import write_results
 
 Quartiles = tuple[float, float, float]
 
@@ -137,7 +137,7 @@ def read(file: pathlib.Path) -> list[Row]:
         The rows.
 
     Raises:
-        UserError: if it is something else.
+        ComparisonError: if it is something else.
     """
     content = records.read_json(file, _ROWS)
     rows = [Row(**record) for record in content["rows"]] if content else []
@@ -156,7 +156,7 @@ def write(rows: Sequence[Row], file: pathlib.Path) -> None:
         file: the JSON file.
 
     Raises:
-        UserError: if it cannot be written.
+        ComparisonError: if it cannot be written.
     """
     content = {
         "rows": [dataclasses.asdict(row) for row in rows],

@@ -6,10 +6,10 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments import compare, environment, report
-from experiments.records import read_records
-from experiments.report import Row
-from experiments.terminal import Terminal
+import experiments
+from experiments import compare
+from optkit.comparison import Comparison, Row, environment
+from optkit.comparison.terminal import Terminal
 from optkit.method import Method
 
 
@@ -24,9 +24,9 @@ def compared(name: str, options: compare.Options, entries: Sequence[Method] | No
     Returns:
         What came out for each optimizer, AdamW among them, by name.
     """
-    folder = options.out or pathlib.Path("runs", f"claim-{name}-{environment.versions()['source'][:8]}")
+    folder = options.out or pathlib.Path("runs", f"claim-{name}-{environment.versions(experiments)['source'][:8]}")
     compare.run(dataclasses.replace(options, out=folder), Terminal(io.StringIO()), entries)
-    return {row.optimizer: row for row in report.summarize(read_records(folder))}
+    return {row.optimizer: row for row in Comparison.read(folder).rows}
 
 
 def tuning(options: compare.Options) -> str:

@@ -9,15 +9,20 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from experiments import compare, environment, optimizers, pieces, tasks
-from experiments.compare import refuse_another, report_steps, short_digest
+import experiments
+from experiments import optimizers, pieces, tasks
 from experiments.decentralized import choices, picture, simulation
+from experiments.decentralized.records import DECENTRALIZED
 from experiments.decentralized.simulation import Evaluation, Training
-from experiments.errors import UserError, one_line
-from experiments.progress import Progress
-from experiments.records import read_records
-from experiments.store import RunFolder
-from experiments.training import arguments
+from experiments.errors import UserError
+from optkit.comparison import entries, environment
+from optkit.comparison import run as engine
+from optkit.comparison.errors import one_line
+from optkit.comparison.progress import Progress
+from optkit.comparison.records import read_records
+from optkit.comparison.run import refuse_another, report_steps, short_digest
+from optkit.comparison.store import RunFolder
+from optkit.comparison.training import arguments
 from optkit.core.workers.on_workers import Backend
 
 DEFAULT = ("gossip", "gradient_tracking", "exact_diffusion", "choco")
@@ -80,7 +85,7 @@ def run(options: Options, console: Console) -> None:
     Raises:
         UserError: if something is asked that cannot be done.
     """
-    found = optimizers.look_up(dict.fromkeys(options.optimizers), optimizers.decentralized())
+    found = entries.look_up(dict.fromkeys(options.optimizers), optimizers.decentralized())
     methods = {method.name: method for method in found}
     network = _network(options)
     built = {name: _build(options, network, name, method) for name, method in methods.items()}
@@ -97,11 +102,11 @@ def run(options: Options, console: Console) -> None:
             "batch_size": network.rows.shape[-1],
         },
         "data": dict(network.task.facts),
-        "versions": environment.versions(),
+        "versions": environment.versions(experiments),
         "hardware": environment.hardware(),
     }
     folder = options.out or pathlib.Path("runs", f"decentralized-{options.task}-{short_digest(header)}")
-    with RunFolder.locked(folder) as run_folder:
+    with RunFolder.locked(folder, DECENTRALIZED) as run_folder:
         if not run_folder.records:
             run_folder.clear()
             run_folder.append([header])
@@ -129,11 +134,9 @@ def show(folder: pathlib.Path, console: Console) -> None:
     Raises:
         UserError: if there are no results of a decentralized run.
     """
-    records = read_records(folder)
+    records = read_records(folder, DECENTRALIZED)
     if not records:
         raise UserError(f"there is no results.jsonl in {folder}")
-    if records[0]["record"] != "decentralized":
-        raise UserError(f"{folder} is not the result of a decentralized run")
     console.print(picture.table(records))
     file = folder / "figure.png"
     picture.draw(records, file)
@@ -175,7 +178,7 @@ def _build(options, network, name, method) -> tuple[Any, dict[str, int]]:
     rate = _learning_rate(options, method)
     inner = optimizers.find_inner(options.inner)
     made = choices.Pieces(
-        inner=inner.optimizer_factory(**arguments(network.task, inner, 0.0, rate, network.seed)),
+        inner=inner.optimizer_factory(**arguments(network.task, inner, 0.0, {inner.tuned: rate}, network.seed)),
         learning_rate=rate,
         topology=pieces.make("topology", options.topology, pieces.TOPOLOGIES, network.workers),
         mixing=pieces.make("mixing", options.mixing or choices.mixing_of(method), pieces.MIXINGS, network.byzantine),
@@ -219,7 +222,7 @@ def _train(training, evaluation, network, name, run_folder, show_progress):
             curves["validation"][metric][number] = value
         curves["worst"][number], curves["consensus"][number] = scores["worst"], scores["consensus"]
         show_progress(ends[number], float(scores["mean"]["loss"]))
-        if time.monotonic() - saved >= compare.SECONDS_BETWEEN_CHECKPOINTS:
+        if time.monotonic() - saved >= engine.SECONDS_BETWEEN_CHECKPOINTS:
             run_folder.save(name, number + 1, (carry, curves))
             saved = time.monotonic()
     test = evaluation(carry[0], task.test)["mean"]

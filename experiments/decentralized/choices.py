@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import optax
 
-from experiments.gradients import WORKERS
 from experiments.optimizers import takes
+from optkit.comparison.gradients import WORKERS
 from optkit.compressors import Compressor
 from optkit.decentralized import gossip
 from optkit.decentralized.topology import Topology

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from rich.filesize import decimal
 from rich.table import Table
 
-from experiments.figure import STYLE, add_legend, add_title, look, save
-from experiments.records import Record
-from experiments.terminal import visible
+from optkit.comparison.figure import STYLE, add_legend, add_title, look, save
+from optkit.comparison.records import Record
+from optkit.comparison.terminal import visible
 
 
 def trainings(records: Sequence[Record]) -> list[Record]:

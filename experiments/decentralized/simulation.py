@@ -12,9 +12,9 @@ import optkit
 from experiments import pieces
 from experiments.decentralized import split
 from experiments.errors import UserError
-from experiments.gradients import WORKERS
 from experiments.pieces import LABEL_FLIP
-from experiments.tasks import Task
+from optkit.comparison.gradients import WORKERS
+from optkit.comparison.task import Task
 from optkit.core.workers.on_workers import Backend
 from optkit.decentralized import consensus_distance, links_among, lossy_links
 from optkit.robust_aggregation.attacks import attacked_mix, label_flip
@@ -157,11 +157,11 @@ class Evaluation:
 
         def evaluate(params, examples):
             mean = network.mean(params)
-            own = network.task.metrics(params, examples)["loss"]
+            own = jnp.mean(network.task.metrics(params, examples)["loss"])
             # Attackers do not count: in their place stands the mean, and the others' share of the workers is known.
             held = jax.tree.map(lambda x, average: jnp.where(network.is_honest(), x, average), params, mean)
             return {
-                "mean": network.task.metrics(mean, examples),
+                "mean": jax.tree.map(jnp.mean, network.task.metrics(mean, examples)),
                 "worst": jax.lax.pmax(jnp.where(network.is_honest(), own, -jnp.inf), WORKERS),
                 "consensus": consensus_distance(held, WORKERS) * (network.workers / network.honest) ** 0.5,
             }

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 
 from experiments.errors import UserError
-from experiments.tasks import Task
-from experiments.training import batch_order
+from optkit.comparison.task import Task
+from optkit.comparison.training import batch_order
 
 _TRIALS = 100
 

@@ -2,49 +2,15 @@
 
 import dataclasses
 import importlib
+import pathlib
 import pkgutil
-from collections.abc import Callable, Mapping
+import runpy
 from typing import TYPE_CHECKING, Any
 
-from experiments.errors import check_name
+from experiments.errors import UserError, check_name
 
 if TYPE_CHECKING:
-    import jax
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Task:
-    """Something to train.
-
-    Attributes:
-        train: the training examples, a tree of NumPy arrays with the examples along the first axis.
-        validation: the examples on which a learning rate is chosen, likewise.
-        test: the examples on which results are reported, likewise.
-        init: makes the parameters from a JAX key.
-        loss: the loss to train, from parameters and a batch: a mean over the batch's examples.
-        metrics: what is reported, from parameters and one of the splits: scalars by name, `"loss"` among them.
-        steps: length of a training where none is asked for.
-        batch_size: examples in a batch.
-        facts: what the results record about the data.
-        labels: gives the class of each example of a batch, `(examples,)` integers; None where there are no classes.
-        classes: how many classes there are.
-        hidden_matrices: gives the input and output axes of hidden layers' matrices, from the parameters, as Optax's
-            Muon takes them, and None for all others: for methods that treat matrices apart. None where there are no
-            layers.
-    """
-
-    train: Any
-    validation: Any
-    test: Any
-    init: Callable[["jax.Array"], Any]
-    loss: Callable[[Any, Any], "jax.Array"]
-    metrics: Callable[[Any, Any], Mapping[str, "jax.Array"]]
-    steps: int
-    batch_size: int
-    facts: Mapping[str, Any]
-    labels: Callable[[Any], "jax.Array"] | None = None
-    classes: int = 0
-    hidden_matrices: Callable[[Any], Any] | None = None
+    from optkit.comparison import Task
 
 
 def names() -> list[str]:
@@ -52,17 +18,73 @@ def names() -> list[str]:
     return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
 
 
-def load(name: str) -> Task:
+def check(name: str) -> None:
+    """Checks what can be checked of a task's name without importing anything.
+
+    Args:
+        name: one of `names()`; the path of a Python file with a function `task()`; or `module:function`.
+
+    Raises:
+        UserError: if there is no such name or file.
+    """
+    if name.endswith(".py"):
+        if not pathlib.Path(name).is_file():
+            raise UserError(f"there is no file {name}")
+    elif ":" not in name:
+        check_name("task", name, names())
+
+
+def load(name: str) -> "Task":
     """Builds a task.
 
     Args:
-        name: one of `names()`.
+        name: as for `check`.
 
     Returns:
         The task, its data loaded.
 
     Raises:
-        UserError: if there is none of this name.
+        UserError: if there is none of this name, or what is there makes no task.
     """
-    check_name("task", name, names())
-    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}").task()
+    check(name)
+    if name.endswith(".py"):
+        path = pathlib.Path(name)
+        return _own(runpy.run_path(name).get("task"), f"task in {name}", path.stem)
+    if ":" in name:
+        return _own(imported(name), name, name)
+    task = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").task()
+    return dataclasses.replace(task, name=name)
+
+
+def imported(name: str) -> Any:
+    """Imports a user's own thing.
+
+    Args:
+        name: `module:attribute`.
+
+    Returns:
+        The attribute.
+
+    Raises:
+        UserError: if there is no such module, or it lacks the attribute.
+    """
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        # What the module itself lacks is another matter.
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise UserError(f"there is no module {error.name!r}, of which {name!r} is to be imported") from error
+    except AttributeError as error:
+        raise UserError(f"the module {module!r} has no {attribute!r}") from error
+
+
+def _own(function, what, name):
+    """A user's own task, from a function that makes it."""
+    from optkit.comparison import Task  # noqa: PLC0415
+
+    task = function() if callable(function) else function
+    if not isinstance(task, Task):
+        raise UserError(f"{what} must be a function that returns an optkit.comparison.Task, got {task!r}")
+    return task if task.name != "task" else dataclasses.replace(task, name=name)

@@ -11,7 +11,7 @@ import optax
 from flax import nnx
 
 from experiments import models
-from experiments.tasks import Task
+from optkit.comparison.task import Task
 
 CONTEXT = 64
 WIDTH = 64
@@ -89,8 +89,8 @@ def task() -> Task:
         tokens = batch.astype(jnp.int32)
         logits, targets = apply(params, tokens[:, :-1]), tokens[:, 1:]
         return {
-            "loss": optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean(),
-            "accuracy": jnp.mean((logits.argmax(axis=-1) == targets).astype(jnp.float32)),
+            "loss": optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean(axis=-1),
+            "accuracy": jnp.mean((logits.argmax(axis=-1) == targets).astype(jnp.float32), axis=-1),
         }
 
     return Task(
@@ -98,7 +98,7 @@ def task() -> Task:
         validation=spread(windows["validation"]),
         test=spread(windows["test"]),
         init=init,
-        loss=lambda params, batch: metrics(params, batch)["loss"],
+        loss=lambda params, batch: metrics(params, batch)["loss"].mean(),
         metrics=metrics,
         steps=600,
         batch_size=8,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn import datasets, model_selection
 
-from experiments.tasks import Task
+from optkit.comparison.task import Task
 
 PENALTY = 0.01
 
@@ -42,7 +42,8 @@ def task() -> Task:
         # The objective is quadratic: the distance to its optimum, in its own metric, without cancellation.
         offset = jax.tree.map(jnp.subtract, params, optimum)
         excess = jnp.mean(predict(offset, train["features"]) ** 2) + PENALTY * jnp.sum(offset["weights"] ** 2)
-        return {"loss": excess, "error": jnp.mean((predict(params, split["features"]) - split["target"]) ** 2)}
+        error = (predict(params, split["features"]) - split["target"]) ** 2
+        return {"loss": jnp.full_like(error, excess), "error": error}
 
     return Task(
         train=train,

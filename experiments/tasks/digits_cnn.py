@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from experiments import digits
-from experiments.tasks import Task
+from optkit.comparison.task import Task
 
 
 class Convolution(nnx.Module):

@@ -4,7 +4,7 @@ import jax
 from flax import nnx
 
 from experiments import digits
-from experiments.tasks import Task
+from optkit.comparison.task import Task
 
 
 class Perceptron(nnx.Module):

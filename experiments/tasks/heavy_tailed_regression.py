@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.tasks import Task
+from optkit.comparison.task import Task
 
 FEATURES = 20
 DEGREES_OF_FREEDOM = 1.5
@@ -36,8 +36,8 @@ def task() -> Task:
     def metrics(params, split):
         offset = params["weights"] - weights
         return {
-            "loss": jnp.mean((split["features"] @ offset) ** 2) / 2,
-            "absolute_error": jnp.mean(jnp.abs(split["features"] @ params["weights"] - split["target"])),
+            "loss": (split["features"] @ offset) ** 2 / 2,
+            "absolute_error": jnp.abs(split["features"] @ params["weights"] - split["target"]),
         }
 
     splits = {name: sample(examples) for name, examples in EXAMPLES.items()}

@@ -24,8 +24,9 @@ TIMES = ("seconds", "milliseconds", "_per_second", "ratio", "share_of")
 # Checkpoints at every report, so that kills fall among them too.
 COMMAND = """
 import sys
-from experiments import __main__, compare
-compare.SECONDS_BETWEEN_CHECKPOINTS = 0.0
+from experiments import __main__
+from optkit.comparison import run
+run.SECONDS_BETWEEN_CHECKPOINTS = 0.0
 sys.exit(__main__.main())
 """
 
@@ -48,7 +49,7 @@ class Command:
 COMMANDS = {
     "compare": Command(
         "compare --task diabetes-ridge --optimizers lion --steps 1000 --rates 2 --rounds 2 --seeds 2",
-        ("figure.png",),
+        ("report.png",),
         lives=6,
     ),
     "decentralized": Command(

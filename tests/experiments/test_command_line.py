@@ -16,7 +16,7 @@ import pytest
 
 from experiments import __main__ as command_line
 from experiments.benchmarks import sweep
-from experiments.store import RunFolder
+from optkit.comparison.store import RunFolder
 
 ROOT = pathlib.Path(command_line.__file__).parents[1]
 SMALL = (
@@ -25,9 +25,10 @@ SMALL = (
 # Saves at every report, and kills itself at the n-th change of a file in the run's folder.
 KILLED = """
     import os, signal, sys
-    from experiments import __main__, compare
+    from experiments import __main__
+    from optkit.comparison import run
 
-    compare.SECONDS_BETWEEN_CHECKPOINTS = 0.0
+    run.SECONDS_BETWEEN_CHECKPOINTS = 0.0
     folder, left = sys.argv[1], int(sys.argv[2])
 
     def count(event, arguments):
@@ -52,9 +53,10 @@ OFTEN_SAVED = """
     interruption.watch()
     print("watching", flush=True)
     import os
-    from experiments import __main__, compare
+    from experiments import __main__
+    from optkit.comparison import run
 
-    compare.SECONDS_BETWEEN_CHECKPOINTS = 0.0
+    run.SECONDS_BETWEEN_CHECKPOINTS = 0.0
     os._exit(__main__.main())
 """
 # Runs commands in one process, and says of each how it ended, what it wrote and which of some modules it imported.
@@ -85,7 +87,7 @@ CLAIM = """
     import pathlib, sys
     from experiments import claims, evidence
     from experiments.claims import Claim, Finding
-    from experiments.terminal import Terminal
+    from optkit.comparison.terminal import Terminal
 
     words = dict(method="lion", arxiv="2302.06675", statement="It is.", experiment="One step.", required="any")
     made = {"first/one": Claim(**words, measure=lambda: Finding("0.1 \\xb1 0.2", True))}
@@ -161,7 +163,7 @@ def test_a_run_prints_plain_progress_and_a_table_and_draws_a_figure(reference):
     assert "lion: 120/120 steps, validation loss" in printed
     assert "│adamw " in printed
     assert "\x1b" not in printed
-    assert (folder / "figure.png").exists()
+    assert (folder / "report.png").exists()
 
 
 @pytest.mark.slow
@@ -210,11 +212,11 @@ def test_workers_get_devices_and_give_the_same_result(reference, tmp_path):
 @pytest.mark.slow
 def test_drawing_only_trains_nothing(reference, capsys):
     folder, printed = reference
-    (folder / "figure.png").unlink()
+    (folder / "report.png").unlink()
     assert command_line.execute(command_line.parser().parse_args(["compare", "--plot-only", str(folder)])) == 0
     assert "│lion " in capsys.readouterr().out
     assert "│lion " in printed
-    assert (folder / "figure.png").exists()
+    assert (folder / "report.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -229,7 +231,7 @@ def test_drawing_only_trains_nothing(reference, capsys):
         (("compare", "--rates", "1"), "must be at least 2"),
         (("compare", "--weight-decay", "nan"), "must be a number of at least 0, got nan"),
         (("compare", "--weight-decay", "some"), "must be a number of at least 0, got some"),
-        (("compare", "--workers", "3"), "--workers 3 does not divide the batch of digits-mlp, 64"),
+        (("compare", "--workers", "3"), "3 workers do not divide the batch of digits-mlp, 64"),
         (("compare", "--plot-only", "/nowhere"), "there is no results.jsonl in /nowhere"),
         (("compare", "--out", "/dev/null/run"), "cannot write to /dev/null/run"),
         (("compare", "--nonsense"), "unrecognized arguments: --nonsense"),
@@ -286,7 +288,7 @@ def test_optimizers_are_refused_before_more_than_optkit_is_imported():
         "decentralized --inner sdg",
         "bench update --optimizers adamv",
     )
-    modules = ("flax", "sklearn", "scipy", "matplotlib", "orbax")
+    modules = ("flax", "sklearn", "scipy.stats", "matplotlib", "orbax")
     for command, (code, error, imported) in run_several(modules, [command.split() for command in commands]).items():
         assert code == 2, command
         assert error.startswith("error: unknown optimizer"), command
@@ -323,7 +325,7 @@ def test_names_of_folders_are_no_markup(reference, capsys, monkeypatch, tmp_path
     (tmp_path / folder / "results.jsonl").write_bytes((reference[0] / "results.jsonl").read_bytes())
     monkeypatch.chdir(tmp_path)
     assert command_line.execute(command_line.parser().parse_args(["compare", "--plot-only", folder])) == 0
-    assert f"figure: {folder}/figure.png" in capsys.readouterr().out
+    assert f"figure: {folder}/report.png" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -491,8 +493,8 @@ def test_signals_that_whoever_starts_it_ignores_stay_ignored():
 BARS = """
     import os, signal
     from experiments import interruption
-    from experiments.progress import Progress
-    from experiments.terminal import Terminal
+    from optkit.comparison.progress import Progress
+    from optkit.comparison.terminal import Terminal
 
     interruption.watch()
     with Progress(Terminal(), 100) as progress, progress.optimizer("lion") as show:

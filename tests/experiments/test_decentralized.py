@@ -14,10 +14,12 @@ from rich.console import Console
 from experiments import __main__ as command_line
 from experiments import compare, decentralized, optimizers, pieces, tasks
 from experiments.decentralized import DEFAULT, Options, choices, picture, simulation, split
-from experiments.errors import UserError
-from experiments.records import read_records
-from experiments.tasks import Task
+from experiments.decentralized.records import DECENTRALIZED
 from optkit import catalog
+from optkit.comparison import ComparisonError
+from optkit.comparison import run as engine
+from optkit.comparison.records import read_records
+from optkit.comparison.task import Task
 from optkit.compressors import top_k
 from optkit.decentralized import mix
 from optkit.decentralized.topology import complete, path, ring
@@ -43,7 +45,9 @@ def blobs():
         test=jax.tree.map(lambda x: x[140:], data),
         init=lambda key: {"w": 0.1 * jax.random.normal(key, (2, 4)), "b": jnp.zeros(4)},
         loss=loss,
-        metrics=lambda params, split: {"loss": loss(params, split)},
+        metrics=lambda params, split: {
+            "loss": -jnp.sum(split["label"] * jax.nn.log_softmax(split["x"] @ params["w"] + params["b"]), axis=-1)
+        },
         steps=40,
         batch_size=16,
         facts={},
@@ -61,7 +65,7 @@ def run(blobs, monkeypatch, tmp_path):
     def run(*names, out="run", **options):
         console = Console(file=io.StringIO(), width=120)
         decentralized.run(Options(optimizers=names, out=tmp_path / out, **options), console)
-        records = read_records(tmp_path / out)
+        records = read_records(tmp_path / out, DECENTRALIZED)
         return console.file.getvalue(), {record["optimizer"]: record for record in records[1:]}
 
     return run
@@ -243,7 +247,7 @@ def test_a_stopped_run_continues_from_its_last_checkpoint(run, monkeypatch):
             raise KilledError
         return advance(*arguments)
 
-    monkeypatch.setattr(compare, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(engine, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     monkeypatch.setattr(simulation.Training, "advance", count)
     with pytest.raises(KilledError):
         run("gossip", "choco", steps=4)
@@ -251,7 +255,7 @@ def test_a_stopped_run_continues_from_its_last_checkpoint(run, monkeypatch):
     _, continued = run("gossip", "choco", steps=4)
     assert left == 0
     left = 2 * 4
-    monkeypatch.setattr(compare, "SECONDS_BETWEEN_CHECKPOINTS", 1e9)
+    monkeypatch.setattr(engine, "SECONDS_BETWEEN_CHECKPOINTS", 1e9)
     _, at_once = run("gossip", "choco", steps=4, out="at once")
     for record in (*continued.values(), *at_once.values()):
         del record["milliseconds_per_step"]
@@ -261,7 +265,7 @@ def test_a_stopped_run_continues_from_its_last_checkpoint(run, monkeypatch):
 @pytest.mark.slow
 def test_another_configuration_in_the_same_folder_is_refused(run):
     run("gossip", steps=2)
-    with pytest.raises(UserError, match=r"holds a run with dropout 0\.0, not 0\.5; choose another --out"):
+    with pytest.raises(ComparisonError, match=r"holds a run with dropout 0\.0, not 0\.5; choose another folder"):
         run("gossip", steps=2, dropout=0.5)
 
 
@@ -279,10 +283,10 @@ def test_the_run_can_be_drawn_again_without_training(run, tmp_path, monkeypatch)
 
 def test_results_of_the_other_command_are_refused(run, tmp_path):
     run("gossip", steps=2)
-    with pytest.raises(UserError, match="is not the result of a comparison"):
-        compare.show_only(tmp_path / "run", Console())
+    with pytest.raises(ComparisonError, match="is not the header of a run of `compare`"):
+        compare.show(tmp_path / "run", Console())
     (tmp_path / "run" / "results.jsonl").write_text(test_records.as_text(test_records.comparison()))
-    with pytest.raises(UserError, match="is not the result of a decentralized run"):
+    with pytest.raises(ComparisonError, match="is not the header of a run of `decentralized`"):
         decentralized.show(tmp_path / "run", Console())
 
 

@@ -6,10 +6,13 @@ import pytest
 
 from experiments import evidence
 from experiments.benchmarks import update, update_report
-from experiments.errors import UserError
-from experiments.records import read_records
-from experiments.store import RunFolder
+from experiments.decentralized.records import DECENTRALIZED as A_DECENTRALIZED_RUN
+from optkit.comparison import ComparisonError
+from optkit.comparison.records import COMPARISON as A_COMPARISON
+from optkit.comparison.records import read_records
+from optkit.comparison.store import RunFolder
 
+KINDS = (A_COMPARISON, A_DECENTRALIZED_RUN)
 SECTIONS = {
     "data": {},
     "versions": {"jax": "0.10"},
@@ -26,6 +29,7 @@ COMPARISON = {
         "rounds": 2,
         "seeds": [0, 1],
         "weight_decay": 0.0,
+        "tune": [],
         "workers": 1,
     },
     **SECTIONS,
@@ -70,11 +74,11 @@ def comparison():
     for optimizer, number in (("adamw", 0), ("adamw", 1), ("lion", 0)):
         whose = {"optimizer": optimizer, "round": number}
         lines += [
-            {"record": "training", **whose, "learning_rate": rate, "seed": seed, **TRAINING}
+            {"record": "training", **whose, "learning_rate": rate, "tuned": {}, "seed": seed, **TRAINING}
             for rate in (0.1, 1.0)
             for seed in (0, 1)
         ]
-        times = {"state_bytes_per_parameter": 8.0, "milliseconds_per_step": [1.0, 2.0]}
+        times = {"seeds": [0, 1], "state_bytes_per_parameter": 8.0, "milliseconds_per_step": [1.0, 2.0]}
         lines.append({"record": "round", **whose, **times})
     return json.loads(json.dumps(lines))
 
@@ -93,13 +97,13 @@ def said_of(folder, text):
     """What is said of a run's results, without the file's name."""
     file = folder / "results.jsonl"
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(UserError) as error:
-        read_records(folder)
+    with pytest.raises(ComparisonError) as error:
+        read_records(folder, *KINDS)
     start = f"{file}, line "
     assert str(error.value).startswith(start)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < len(str(file)) + 400
-    with pytest.raises(UserError, match="line"), RunFolder.locked(folder):
+    with pytest.raises(ComparisonError, match="line"), RunFolder.locked(folder, *KINDS):
         pass
     return str(error.value).removeprefix(start)
 
@@ -121,9 +125,9 @@ def as_text(records):
 
 @pytest.mark.parametrize("records", [comparison(), comparison()[:6], comparison()[:1], decentralized()])
 def test_what_a_run_writes_is_read(tmp_path, records):
-    assert read_records(tmp_path) == []
+    assert read_records(tmp_path, *KINDS) == []
     (tmp_path / "results.jsonl").write_text(as_text(records))
-    assert read_records(tmp_path) == records
+    assert read_records(tmp_path, *KINDS) == records
 
 
 @pytest.mark.parametrize(
@@ -158,9 +162,11 @@ def test_what_a_run_writes_is_read(tmp_path, records):
         (3, ("seed",), 0, "with seed 0 stands on line 2 already"),
         (6, ("round",), 2, "round 2 of 2"),
         (6, ("record",), "training", "is a required property"),
-        (6, ("record",), "run", "record: 'run' is not one of ['training', 'round']"),
-        (6, ("record",), ["round"], "record: ['round'] is not one of ['training', 'round']"),
-        (6, ("milliseconds_per_step",), [], "milliseconds_per_step"),
+        (6, ("record",), "run", "record: 'run' is not one of ['optimizer', 'training', 'round']"),
+        (6, ("record",), ["round"], "record: ['round'] is not one of ['optimizer', 'training', 'round']"),
+        (6, ("seeds",), [7], "7 is none of the run's seeds"),
+        (3, ("tuned",), {"b2": "0.9"}, "'0.9' is not of type 'number'"),
+        (6, ("milliseconds_per_step",), None, "milliseconds_per_step"),
         (6, ("milliseconds_per_step",), [-1.0], "less than the minimum"),
         (6, ("state_bytes_per_parameter",), {}, "{} is not of type 'number'"),
     ],
@@ -189,13 +195,15 @@ def test_a_value_of_the_wrong_kind_in_a_decentralized_run_is_named(tmp_path, lin
 
 def test_missing_and_doubled_lines_are_named(tmp_path):
     lines = comparison()
-    assert "3 trainings at 2 learning rates, not 4 at 2" in said_of(tmp_path, as_text([*lines[:3], *lines[4:]]))
-    assert said_of(tmp_path, as_text([*lines[:5], *lines[6:]])).startswith("5: round 0 of adamw has no record")
+    said = said_of(tmp_path, as_text([*lines[:3], *lines[4:]]))
+    assert said.startswith("5: round 0 of adamw has not 2 trainings with each of its seeds")
     assert "a round 1 without a round 0" in said_of(tmp_path, as_text([lines[0], *lines[6:]]))
     assert said_of(tmp_path, as_text([lines[0], *lines])).startswith(
-        "2: record: 'run' is not one of ['training', 'round']"
+        "2: record: 'run' is not one of ['optimizer', 'training', 'round']"
     )
-    assert said_of(tmp_path, as_text([*lines, lines[-1]])).startswith("17: the round of lion in round 0 stands on")
+    assert said_of(tmp_path, as_text([*lines, lines[-1]])).startswith(
+        "17: the round of lion in round 0 with seeds [0, 1] stands on"
+    )
     assert said_of(tmp_path, as_text([*lines, lines[2]])).startswith("17: the training of adamw in round 0 at learning")
     assert said_of(tmp_path, as_text(lines[1:])).startswith("1: is not the header")
 
@@ -230,9 +238,9 @@ def test_what_no_run_wrote_is_refused(tmp_path, text, said):
 def test_a_folder_in_a_files_place_is_refused(tmp_path):
     for name in ("results.jsonl", "claims.json"):
         (tmp_path / name).mkdir()
-    with pytest.raises(UserError, match=r"cannot read .*results\.jsonl"):
-        read_records(tmp_path)
-    with pytest.raises(UserError, match=r"cannot read .*claims\.json"):
+    with pytest.raises(ComparisonError, match=r"cannot read .*results\.jsonl"):
+        read_records(tmp_path, *KINDS)
+    with pytest.raises(ComparisonError, match=r"cannot read .*claims\.json"):
         evidence.read(tmp_path / "claims.json")
 
 
@@ -255,7 +263,7 @@ def test_a_claim_of_the_wrong_kind_is_named(tmp_path, change, said):
     wrong = json.dumps(value, indent=None) if name != "versions" else '{\n"jax": 1}'
     rest = json.dumps({key: item for key, item in CLAIM.items() if key != name})[1:-1]
     file.write_text(f'{{\n"a": {json.dumps(CLAIM)},\n"b": {{\n{rest},\n"{name}": {wrong}}}}}\n')
-    with pytest.raises(UserError) as error:
+    with pytest.raises(ComparisonError) as error:
         evidence.read(file)
     assert str(error.value).startswith(f"{file}, line {said}")
     assert "\n" not in str(error.value)
@@ -282,7 +290,7 @@ def test_a_claim_of_the_wrong_kind_is_named(tmp_path, change, said):
 def test_a_foreign_file_of_claims_is_refused_before_anything_is_measured(tmp_path, text, said):
     file = tmp_path / "claims.json"
     file.write_text(text)
-    with pytest.raises(UserError) as error:
+    with pytest.raises(ComparisonError) as error:
         evidence.run("random_scaling", tmp_path, None)
     assert str(error.value).startswith(f"{file}, {said}")
     assert file.read_text() == text
@@ -299,7 +307,7 @@ def test_wrong_rows_of_a_benchmark_are_named(tmp_path):
 
     def said_of(rows):
         file.write_text('{"rows": [\n' + ",\n".join(map(json.dumps, rows)) + "]}")
-        with pytest.raises(UserError) as error:
+        with pytest.raises(ComparisonError) as error:
             update_report.read(file)
         return str(error.value).removeprefix(f"{file}, line ")
 

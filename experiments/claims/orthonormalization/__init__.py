@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import optax
 
-from experiments.baselines import BASELINES
 from optkit.catalog import METHODS
+from optkit.comparison.baselines import BASELINES
 
 
 def beside_adamw(

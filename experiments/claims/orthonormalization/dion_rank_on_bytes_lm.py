@@ -11,8 +11,8 @@ import optax
 from experiments import compare
 from experiments.claims import Claim, Finding, bytes_lm
 from experiments.claims.orthonormalization import beside_adamw
-from experiments.figure import COLOURS
 from optkit.catalog import METHODS
+from optkit.comparison.figure import COLOURS
 from optkit.orthonormalization import scale_by_dion
 
 

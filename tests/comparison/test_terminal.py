@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.table import Table
 
-from experiments.terminal import Terminal, visible
+from optkit.comparison.terminal import Terminal, visible
 
 
 class Stream(io.TextIOWrapper):

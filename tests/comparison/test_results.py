@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from rich.console import Console
 
-from experiments import figure, report
 from experiments.decentralized import picture
-from experiments.terminal import Terminal
+from optkit.comparison import figure, results, table
+from optkit.comparison.terminal import Terminal
 
 STEPS = [0, 10, 20, 30, 40]
 
@@ -22,6 +22,7 @@ def training(optimizer, rate, seed, validation, test=0.5):
         "optimizer": optimizer,
         "round": 0,
         "learning_rate": rate,
+        "tuned": {},
         "seed": seed,
         "steps": STEPS,
         "train_loss": validation,
@@ -35,6 +36,7 @@ def finished(optimizer, milliseconds):
         "record": "round",
         "optimizer": optimizer,
         "round": 0,
+        "seeds": [0, 1],
         "state_bytes_per_parameter": 4.0,
         "milliseconds_per_step": milliseconds,
     }
@@ -43,7 +45,7 @@ def finished(optimizer, milliseconds):
 @pytest.fixture
 def records():
     settings = {"task": "t", "optimizers": ["adamw", "quick", "wild", "unfinished"], "steps": 40}
-    header = {"record": "run", "settings": {**settings, "rates": 2, "rounds": 1, "seeds": [0, 1]}}
+    header = {"record": "run", "settings": {**settings, "rates": 2, "rounds": 1, "seeds": [0, 1], "tune": []}}
     lines = [header]
     for seed in (0, 1):
         shift = 0.2 * seed
@@ -60,25 +62,25 @@ def records():
 
 
 def test_the_rate_is_chosen_on_validation_and_reported_on_test(records):
-    adamw = next(row for row in report.summarize(records) if row.optimizer == "adamw")
+    adamw = next(row for row in results.summarize(records) if row.optimizer == "adamw")
     assert adamw.rates[adamw.best] == 0.1
     assert adamw.test["loss"][0] == pytest.approx(1.2)
 
 
 def test_rows_are_sorted_by_test_loss_with_diverged_ones_last(records):
-    rows = report.summarize(records)
+    rows = results.summarize(records)
     assert [row.optimizer for row in rows] == ["quick", "adamw", "wild"]
     assert [row.diverged for row in rows] == [False, False, True]
 
 
 def test_a_rate_at_which_one_seed_diverges_is_not_chosen(records):
-    quick = report.summarize(records)[0]
+    quick = results.summarize(records)[0]
     assert quick.rates[quick.best] == 0.1
     assert quick.validation[1] == math.inf
 
 
 def test_speed_up_is_adamws_steps_over_those_to_its_final_loss(records):
-    quick, adamw, wild = report.summarize(records)
+    quick, adamw, wild = results.summarize(records)
     # AdamW ends at 1.0; from 2.0 at step 10 to 0.5 at step 20, the other is there after 16 2/3 steps.
     assert quick.speed_up == pytest.approx(40 / (10 + 10 * 2 / 3))
     assert adamw.speed_up == 1
@@ -86,7 +88,7 @@ def test_speed_up_is_adamws_steps_over_those_to_its_final_loss(records):
 
 
 def test_its_interval_is_that_of_the_seeds_paired_with_adamws(records):
-    quick, adamw, _ = report.summarize(records)
+    quick, adamw, _ = results.summarize(records)
     # AdamW's seeds end at 0.9 and 1.1, which the other reaches after 17 1/3 and 16 steps.
     logarithms = np.log([40 / (10 + 10 * 1.1 / 1.5), 40 / 16])
     half = 12.706205 * np.std(logarithms, ddof=1) / math.sqrt(2)  # the table's t for 1 degree of freedom
@@ -96,7 +98,7 @@ def test_its_interval_is_that_of_the_seeds_paired_with_adamws(records):
 
 
 def test_losses_are_compared_with_adamws_seed_by_seed(records):
-    quick, adamw, wild = report.summarize(records)
+    quick, adamw, wild = results.summarize(records)
     # Each seed's loss is lower by 0.4, although the seeds' own losses differ by 0.2.
     assert quick.difference.mean == pytest.approx(-0.4)
     assert quick.difference.high - quick.difference.low == pytest.approx(0.0, abs=1e-9)
@@ -106,20 +108,20 @@ def test_losses_are_compared_with_adamws_seed_by_seed(records):
 
 
 def test_pairs_do_not_depend_on_the_order_of_the_records(records):
-    expected = report.summarize(records)[0]
-    other_way = report.summarize([records[0], *records[:0:-1]])[0]
+    expected = results.summarize(records)[0]
+    other_way = results.summarize([records[0], *records[:0:-1]])[0]
     np.testing.assert_array_equal(other_way.test_losses, expected.test_losses)
     np.testing.assert_array_equal(other_way.curves, expected.curves)
 
 
 def test_p_values_are_corrected_for_all_optimizers_of_the_run(records):
-    rows = report.summarize(records)
+    rows = results.summarize(records)
     noisy = [training("noisy", 0.1, seed, [4.0, 2.0, 0.5, 0.5, 0.5], test=0.7 + 0.5 * seed) for seed in (0, 1)]
     settings = {**records[0]["settings"], "optimizers": ["adamw", "quick", "noisy"]}
     more = [{**records[0], "settings": settings}, *records[1:], *noisy, finished("noisy", [2.0])]
     alone = {**records[0], "settings": {**settings, "optimizers": ["adamw", "noisy"]}}
-    (beside,) = (row for row in report.summarize(more) if row.optimizer == "noisy")
-    (single,) = (row for row in report.summarize([alone, *more[1:]]) if row.optimizer == "noisy")
+    (beside,) = (row for row in results.summarize(more) if row.optimizer == "noisy")
+    (single,) = (row for row in results.summarize([alone, *more[1:]]) if row.optimizer == "noisy")
     assert single.p == single.difference.p == beside.difference.p
     assert beside.p == pytest.approx(max(beside.difference.p, 2 * rows[0].difference.p))
 
@@ -128,8 +130,8 @@ def shown(records, width=132):
     console = Terminal(io.TextIOWrapper(io.BytesIO(), encoding="utf-8"))
     console.width = width
     with console.capture() as capture:
-        console.print(report.table(records[0], report.summarize(records)))
-    return {line.split("│")[1].strip(): line for line in capture.get().splitlines() if line.startswith("│")}
+        console.print(table.table(records[0], results.summarize(records)))
+    return {line.split("│")[2].strip(): line for line in capture.get().splitlines() if line.startswith("│")}
 
 
 def test_the_table_shows_what_is_significant_and_the_intervals(records):
@@ -140,17 +142,16 @@ def test_the_table_shows_what_is_significant_and_the_intervals(records):
     assert "*" not in lines["adamw"]
 
 
-def test_the_seeds_that_are_missing_are_named(records):
-    noisy = [training("noisy", 0.1, seed, [4.0, 2.0, 0.5, 0.5, 0.5], test=0.7 + 0.5 * seed) for seed in (0, 1)]
-    settings = {**records[0]["settings"], "optimizers": ["adamw", "noisy"]}
-    rows = report.summarize([{**records[0], "settings": settings}, *records[1:], *noisy, finished("noisy", [2.0])])
-    # Differences of -0.4 and -0.1 deviate by 0.212; two seeds show 11.55 times that.
-    assert "2 seeds show a difference in test loss of 2.5 (204% of AdamW's)" in report.resolution(rows)
-    assert report.resolution(rows[:1]) is None
+def test_the_seeds_that_are_missing_are_named():
+    # Losses of 1.1 and 1.3 deviate by 0.141, differences of two such by 0.2; two seeds show 11.55 times that.
+    told = results.resolution(np.array([1.1, 1.3]), 0.5)
+    assert "2 seeds show, in four of five runs, a difference of 2.3 (192%)" in told
+    assert told.endswith("one of 0.5 of the loss needs 4 seeds.")
+    assert results.resolution(np.array([1.1]), 0.5) is None
 
 
 def test_time_is_the_median_relative_to_adamw(records):
-    assert [row.relative_time for row in report.summarize(records)] == [1.5, 1.0, 1.0]
+    assert [row.relative_time for row in results.summarize(records)] == [1.5, 1.0, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -164,36 +165,34 @@ def test_time_is_the_median_relative_to_adamw(records):
     ],
 )
 def test_a_loss_is_reached_where_the_curve_stays_at_or_below_it(curve, expected):
-    np.testing.assert_equal(report.reached(np.array(STEPS), np.array(curve, float), 2.0), float(expected))
+    np.testing.assert_equal(results.reached(np.array(STEPS), np.array(curve, float), 2.0), float(expected))
 
 
 def test_intervals_are_students():
-    mean, half = report.interval(np.array([1.0, 2.0, 3.0]))
+    mean, half = results.interval(np.array([1.0, 2.0, 3.0]))
     assert mean == 2.0
     assert half == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)  # the table's t for 2 degrees of freedom
-    assert math.isnan(report.interval(np.array([1.0]))[1])
+    assert math.isnan(results.interval(np.array([1.0]))[1])
 
 
 def test_the_table_has_a_line_for_every_optimizer(records):
     console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
-    console.print(report.table(records[0], report.summarize(records)))
+    console.print(table.table(records[0], results.summarize(records)))
     console.file.close()
-    lines = {line.split("│")[1].strip(): line for line in console.export_text().splitlines() if line.startswith("│")}
+    lines = {line.split("│")[2].strip(): line for line in console.export_text().splitlines() if line.startswith("│")}
     assert "diverged" in lines["wild"]
     assert "0.8 ± 1.3" in lines["quick"]
     assert "0.1 ↓" in lines["quick"]
 
 
 @pytest.mark.slow
-def test_the_figure_shows_every_optimizer_that_did_not_diverge(records, tmp_path):
-    figure.draw(records[0], report.summarize(records), tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").stat().st_size > 10_000
+def test_the_figure_shows_every_optimizer_that_did_not_diverge(records):
+    assert len(figure.as_png(figure.draw(records[0], results.summarize(records)))) > 10_000
 
 
 @pytest.mark.slow
-def test_the_figure_stays_empty_where_everything_diverged(records, tmp_path):
-    figure.draw(records[0], report.summarize(records)[-1:], tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").exists()
+def test_the_figure_stays_empty_where_everything_diverged(records):
+    assert figure.as_png(figure.draw(records[0], results.summarize(records)[-1:]))
 
 
 # As they stand in a results file, and as they are shown.
@@ -228,15 +227,14 @@ def printed(table):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_names_are_shown_as_they_are(records, monkeypatch, tmp_path, name):
+def test_names_are_shown_as_they_are(records, monkeypatch, name):
     settings = records[0]["settings"] | {"task": name, "optimizers": ["adamw", name, "wild", "unfinished"]}
     named = [record | ({"optimizer": name} if record.get("optimizer") == "quick" else {}) for record in records]
     named[0] = records[0] | {"settings": settings}
     named = [record | ({"test": {"loss": 0.5, name: 0.5}} if "test" in record else {}) for record in named]
-    rows = report.summarize(named)
-    table = printed(report.table(named[0], rows))
-    assert table.count(NAMES[name]) == 3
-    drawn = texts_of(monkeypatch, figure.draw, named[0], rows, tmp_path / "figure.png")
+    rows = results.summarize(named)
+    assert printed(table.table(named[0], rows)).count(NAMES[name]) == 3
+    drawn = texts_of(monkeypatch, lambda: figure.as_png(figure.draw(named[0], rows)))
     assert NAMES[name] in drawn
     assert any(text.startswith(f"{NAMES[name]}: every optimizer") for text in drawn)
 

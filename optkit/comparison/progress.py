@@ -8,7 +8,7 @@ from typing import Self
 from rich import progress
 from rich.console import Console
 
-from experiments.terminal import visible
+from optkit.comparison.terminal import visible
 
 
 def counting(console: Console, width: int) -> progress.Progress:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.tasks import Task
+from optkit.comparison.task import Task
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def line() -> Task:
         test=jax.tree.map(lambda a: a[30:], data),
         init=lambda key: jax.random.normal(key, (3,)),
         loss=loss,
-        metrics=lambda params, split: {"loss": loss(params, split)},
+        metrics=lambda params, split: {"loss": (split["x"] @ params - split["y"]) ** 2},
         steps=30,
         batch_size=8,
         facts={},

@@ -4,6 +4,9 @@ import optax
 
 from optkit.method import Method, Paper
 
+# What all others are measured against.
+YARDSTICK = "adamw"
+
 
 def _sgd(learning_rate: optax.ScalarOrSchedule, momentum: float = 0.9) -> optax.GradientTransformationExtraArgs:
     return optax.sgd(learning_rate, momentum)

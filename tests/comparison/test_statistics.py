@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import statistics
+from optkit.comparison import statistics
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])

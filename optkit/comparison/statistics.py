@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize, stats
+import scipy
 
 # Bootstrap intervals of few values are too narrow: nominal 95% of 5 values cover 84%.
 LEAST_FOR_BOOTSTRAP = 10
+MOST_FOR_BOOTSTRAP = 1_000
 RESAMPLES = 9_999
 LEVEL = 0.95
 
@@ -29,8 +30,8 @@ class Estimate(NamedTuple):
     p: float
 
 
-def estimate(values: np.ndarray) -> Estimate:
-    """Estimates a mean: with Student's t interval, and from ten values on with a bootstrap interval (BCa).
+def student(values: np.ndarray) -> Estimate:
+    """Estimates a mean with Student's t interval.
 
     Args:
         values: independent values, for example one a seed. If they are not all finite, nothing can be said of them.
@@ -45,15 +46,28 @@ def estimate(values: np.ndarray) -> Estimate:
     # Values that differ by rounding only are equal.
     if error <= 4 * np.finfo(float).eps * float(np.max(np.abs(values))):
         return Estimate(mean, mean, mean, 1.0 if mean == 0 else 0.0)
-    test = stats.ttest_1samp(values, 0.0)
+    test = scipy.stats.ttest_1samp(values, 0.0)
     _, p = np.asarray(test, float)
-    found = test.confidence_interval(LEVEL)
-    if len(values) >= LEAST_FOR_BOOTSTRAP:
-        found = stats.bootstrap(
-            (values,), np.mean, confidence_level=LEVEL, n_resamples=RESAMPLES, rng=np.random.default_rng(0)
-        ).confidence_interval
-    low, high = found
+    low, high = test.confidence_interval(LEVEL)
     return Estimate(mean, float(low), float(high), float(p))
+
+
+def estimate(values: np.ndarray) -> Estimate:
+    """Estimates a mean as `student` does, but with a bootstrap interval (BCa) where there are enough values.
+
+    Args:
+        values: independent values. From 10 to 1,000 of them are resampled; of more, both intervals are the same.
+
+    Returns:
+        The mean, its 95% interval, and the p-value of a t test.
+    """
+    found = student(values)
+    if not LEAST_FOR_BOOTSTRAP <= len(values) <= MOST_FOR_BOOTSTRAP or not found.low < found.high:
+        return found
+    low, high = scipy.stats.bootstrap(
+        (values,), np.mean, confidence_level=LEVEL, n_resamples=RESAMPLES, rng=np.random.default_rng(0)
+    ).confidence_interval
+    return found._replace(low=float(low), high=float(high))
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
@@ -83,10 +97,10 @@ def power(difference: float, deviation: float, seeds: int) -> float:
         seeds: how many there are, at least 2.
     """
     freedom = seeds - 1
-    limit = stats.t.ppf((1 + LEVEL) / 2, freedom)
+    limit = scipy.stats.t.ppf((1 + LEVEL) / 2, freedom)
     shift = abs(difference) / deviation * math.sqrt(seeds)
     # Where the other tail is too small for it, SciPy returns NaN.
-    return float(stats.nct.sf(limit, freedom, shift) + np.nan_to_num(stats.nct.cdf(-limit, freedom, shift)))
+    return float(scipy.stats.nct.sf(limit, freedom, shift) + np.nan_to_num(scipy.stats.nct.cdf(-limit, freedom, shift)))
 
 
 def smallest_difference(deviation: float, seeds: int, likely: float = 0.8) -> float:
@@ -107,7 +121,7 @@ def smallest_difference(deviation: float, seeds: int, likely: float = 0.8) -> fl
     highest = 1.0  # in units of the deviation
     while power(highest, 1.0, seeds) < likely:
         highest *= 2
-    found = optimize.root_scalar(lambda size: power(size, 1.0, seeds) - likely, bracket=(0.0, highest))
+    found = scipy.optimize.root_scalar(lambda size: power(size, 1.0, seeds) - likely, bracket=(0.0, highest))
     return deviation * float(found.root)
 
 

@@ -8,14 +8,17 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Sequence
 from typing import Any
+from urllib import parse
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from experiments.errors import UserError, one_line
-from experiments.records import TEXT, Record, integer, object_of, read_json, read_records
+from optkit.comparison.errors import ComparisonError, one_line
+from optkit.comparison.records import TEXT, Kind, Record, integer, object_of, read_json, read_records, with_null
 
 _CHECKPOINT = object_of(unit=TEXT, progress=integer(), path=TEXT, sha256=TEXT)
 
@@ -27,37 +30,40 @@ class RunFolder:
     it, so that a process killed at any point leaves a folder from which the next one continues.
 
     Attributes:
+        path: its path.
         records: the results so far.
     """
 
-    def __init__(self, folder: pathlib.Path):
+    def __init__(self, folder: pathlib.Path, *kinds: Kind):
         """Opens the folder, which `locked` has made.
 
         Args:
             folder: its path.
+            *kinds: the kinds of runs whose results it may hold.
         """
-        self._folder = folder
+        self.path = folder
         self._index = folder / "checkpoint.json"
         self._checkpoints = folder / "checkpoints"
-        self.records: list[Record] = read_records(folder)
+        self.records: list[Record] = read_records(folder, *kinds)
         self._remove_all_but(self._read_index().get("path"))
 
     @classmethod
     @contextlib.contextmanager
-    def locked(cls, folder: pathlib.Path) -> Iterator["RunFolder"]:
+    def locked(cls, folder: pathlib.Path, *kinds: Kind) -> Iterator["RunFolder"]:
         """Makes the folder where there is none and holds it.
 
         Args:
             folder: its path.
+            *kinds: the kinds of runs whose results it may hold.
 
         Yields:
             The folder.
 
         Raises:
-            UserError: if it cannot be written, or another run holds it.
+            ComparisonError: if it cannot be written, or another run holds it.
         """
         with hold(folder, wait=False):
-            yield cls(folder)
+            yield cls(folder, *kinds)
 
     def append(self, records: list[Record]) -> None:
         """Adds results: all of them or, when killed meanwhile, none.
@@ -65,9 +71,32 @@ class RunFolder:
         Args:
             records: what `json` can write; numbers that are not finite become null.
         """
-        self.records += [_finite(record) for record in records]
-        text = "".join(json.dumps(record, allow_nan=False) + "\n" for record in self.records)
-        write(self._folder / "results.jsonl", text)
+        self.replace([*self.records, *map(with_null, records)])
+
+    def replace(self, records: list[Record]) -> None:
+        """Writes results in place of those that there are: all of them or, when killed meanwhile, none.
+
+        Args:
+            records: what `json` can write.
+        """
+        write(self.path / "results.jsonl", "".join(json.dumps(record, allow_nan=False) + "\n" for record in records))
+        self.records = records
+
+    def save_examples(self, optimizer: str, unit: str, keys: Sequence[tuple[float, ...]], losses: np.ndarray) -> None:
+        """Saves the test losses of some trainings on each example, for `read_examples`.
+
+        Args:
+            optimizer: the optimizer's name.
+            unit: what was trained.
+            keys: the learning rate, other tuned hyperparameters, and the seed of each training.
+            losses: the losses, `(trainings, examples)`.
+        """
+        path = _examples(self.path, optimizer) / f"{unit}.npz"
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        content = io.BytesIO()
+        np.savez(content, keys=np.asarray(keys), losses=np.asarray(losses, np.float32))
+        write(path, content.getvalue())
 
     def save(self, unit: str, progress: int, tree: Any) -> None:
         """Saves a checkpoint in place of the last one.
@@ -81,7 +110,7 @@ class RunFolder:
         with writing(path):
             self._checkpoints.mkdir(exist_ok=True)
         content = io.BytesIO()
-        np.savez(content, *map(np.asarray, jax.tree.leaves(tree)))
+        np.savez(content, *map(_plain, jax.tree.leaves(tree)))
         write(path, content.getvalue())
         digest = hashlib.sha256(content.getvalue()).hexdigest()
         write(self._index, json.dumps({"unit": unit, "progress": progress, "path": path.name, "sha256": digest}))
@@ -94,7 +123,7 @@ class RunFolder:
             unit: what is being trained.
 
         Raises:
-            UserError: if the checkpoint is damaged.
+            ComparisonError: if the checkpoint is damaged.
         """
         index = self._read_index()
         return index["progress"] if index and index["unit"] == unit else None
@@ -109,7 +138,7 @@ class RunFolder:
             The tree, of NumPy arrays.
 
         Raises:
-            UserError: if the checkpoint is damaged.
+            ComparisonError: if the checkpoint is damaged.
         """
         index = self._read_index()
         path = self._checkpoints / index["path"]
@@ -121,8 +150,7 @@ class RunFolder:
             raise self._damaged(path)
         leaves, structure = jax.tree.flatten(like)
         with np.load(io.BytesIO(content)) as arrays:
-            # NumPy forgets what it does not know, such as bfloat16.
-            return structure.unflatten(arrays[f"arr_{i}"].view(leaf.dtype) for i, leaf in enumerate(leaves))
+            return structure.unflatten(_like(leaf, arrays[f"arr_{i}"]) for i, leaf in enumerate(leaves))
 
     def clear(self) -> None:
         """Forgets the last checkpoint."""
@@ -146,7 +174,7 @@ class RunFolder:
         return index
 
     def _damaged(self, path):
-        return UserError(f"the checkpoint {path} is damaged; delete {self._index} to train that part again")
+        return ComparisonError(f"the checkpoint {path} is damaged; delete {self._index} to train that part again")
 
 
 @contextlib.contextmanager
@@ -161,19 +189,21 @@ def hold(folder: pathlib.Path, *, wait: bool) -> Iterator[None]:
         Nothing.
 
     Raises:
-        UserError: if it cannot be written, or another process holds it and this one does not wait.
+        ComparisonError: if it cannot be written, or another process holds it and this one does not wait.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("w")
     except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}") from error
+        raise ComparisonError(f"cannot write to {folder}: {error.strerror}") from error
     with lock:
         try:
             # The kernel lets go of it when the process ends, however it ends.
             fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(f"another run is writing to {folder}; wait for it, or choose another --out") from error
+            raise ComparisonError(
+                f"another run is writing to {folder}; wait for it, or choose another folder"
+            ) from error
         yield
 
 
@@ -185,7 +215,7 @@ def write(file: pathlib.Path, content: str | bytes) -> None:
         content: all of it.
 
     Raises:
-        UserError: if it cannot be written.
+        ComparisonError: if it cannot be written.
     """
     draft = file.with_name(f"{file.name}.draft")
     with writing(file):
@@ -213,7 +243,7 @@ def write_results(file: pathlib.Path, content: Any, page: str) -> None:
         page: the same in words, which goes into a `.md` file beside it.
 
     Raises:
-        UserError: if a file cannot be written.
+        ComparisonError: if a file cannot be written.
     """
     write(file, json.dumps(content, indent=1) + "\n")
     write(file.with_suffix(".md"), page)
@@ -230,21 +260,53 @@ def writing(path: pathlib.Path) -> Iterator[None]:
         Nothing.
 
     Raises:
-        UserError: in place of an `OSError`.
+        ComparisonError: in place of an `OSError`.
     """
     try:
         yield
     except OSError as error:
-        raise UserError(f"cannot write {path}: {one_line(error)}") from error
+        raise ComparisonError(f"cannot write {path}: {one_line(error)}") from error
+
+
+def read_examples(folder: pathlib.Path, optimizer: str) -> dict[tuple[float, ...], np.ndarray]:
+    """Reads the test losses on each example of an optimizer's trainings.
+
+    Args:
+        folder: the run's folder.
+        optimizer: its name.
+
+    Returns:
+        The losses by learning rate, other tuned hyperparameters, and seed; of those trainings whose file is there and
+        whole.
+    """
+    found = {}
+    for file in sorted(_examples(folder, optimizer).glob("*.npz")):
+        try:
+            with np.load(file) as arrays:
+                found |= dict(zip(map(tuple, arrays["keys"].tolist()), arrays["losses"], strict=True))
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            continue
+    return found
+
+
+def _examples(folder, optimizer):
+    return folder / "examples" / parse.quote(optimizer, safe="")
 
 
 def _name(unit, progress):
-    return f"{unit}-{progress}.npz".replace(":", "-")
+    # Names of users' optimizers may hold anything.
+    return f"{parse.quote(unit, safe='')}-{progress}.npz"
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return value if not isinstance(value, float) or np.isfinite(value) else None
+def _plain(leaf):
+    """A leaf as an array that files can hold."""
+    is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+
+
+def _like(leaf, array):
+    """The array of a file as the leaf in whose place it stood."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf))
+    # NumPy forgets what it does not know, such as bfloat16.
+    return array.view(leaf.dtype)

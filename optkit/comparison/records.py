@@ -1,6 +1,7 @@
 """The records of results files, which are checked when they are read; errors name the file and the line."""
 
 import json
+import math
 import pathlib
 import re
 import sys
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 from jsonschema.exceptions import best_match
 from jsonschema.validators import Draft202012Validator, extend
 
-from experiments.errors import UserError, one_line
+from optkit.comparison.errors import ComparisonError, one_line
 
 Record = dict[str, Any]
 Schema = Mapping[str, Any]
@@ -55,13 +56,14 @@ TEXT_OR_NULL: Schema = {"type": ["string", "null"]}
 
 VERSIONS = mapping_of(TEXT)
 HARDWARE = object_of(devices=TEXT, processors={"type": ["integer", "null"]}, platform=TEXT)
-_CURVE = list_of(RESULT)
-_CURVES = mapping_of(_CURVE, required=["loss"])
-_SCORES = mapping_of(RESULT, required=["loss"])
-_TIMES = list_of(NOT_NEGATIVE)
+CURVE = list_of(RESULT)
+CURVES = mapping_of(CURVE, required=["loss"])
+SCORES = mapping_of(RESULT, required=["loss"])
+TIMES = list_of(NOT_NEGATIVE)
 
 
-def _header(kind, **settings):
+def header(kind: str, **settings: Schema) -> Schema:
+    """Describes the first record of a run."""
     return object_of(
         record={"const": kind},
         settings=object_of(task=TEXT, optimizers=list_of(TEXT, uniqueItems=True), steps=integer(1), **settings),
@@ -71,81 +73,72 @@ def _header(kind, **settings):
     )
 
 
-_COMPARISON = {
-    "run": _header(
+_COMPARISON: Mapping[str, Schema] = {
+    "run": header(
         "run",
         batch_size=integer(1),
         rates=integer(2),
         rounds=integer(1),
         seeds=list_of(integer(), uniqueItems=True),
         weight_decay=NOT_NEGATIVE,
+        tune={"type": "array", "items": TEXT, "uniqueItems": True},
         workers=integer(1),
     ),
+    "optimizer": object_of(optimizer=TEXT, program=TEXT, summary=TEXT),
     "training": object_of(
         optimizer=TEXT,
         round=integer(),
         learning_rate=NOT_NEGATIVE,
+        tuned=mapping_of(NUMBER),
         seed=integer(),
         steps=list_of(integer()),
-        train_loss=_CURVE,
-        validation=_CURVES,
-        test=_SCORES,
+        train_loss=CURVE,
+        validation=CURVES,
+        test=SCORES,
     ),
     "round": object_of(
-        optimizer=TEXT, round=integer(), state_bytes_per_parameter=NOT_NEGATIVE, milliseconds_per_step=_TIMES
-    ),
-}
-_DECENTRALIZED = {
-    "decentralized": _header(
-        "decentralized",
-        inner=TEXT,
-        learning_rate=mapping_of(NOT_NEGATIVE),
-        topology=TEXT,
-        workers=integer(1),
-        alpha={**RESULT, "minimum": 0},
-        mixing=TEXT_OR_NULL,
-        compressor=TEXT,
-        gamma=NOT_NEGATIVE,
-        every=integer(1),
-        dropout={**NOT_NEGATIVE, "maximum": 1},
-        silent=integer(),
-        attack=TEXT_OR_NULL,
-        byzantine=integer(),
-        batch_size=integer(1),
-        seed=integer(),
-    ),
-    "training": object_of(
         optimizer=TEXT,
-        steps=list_of(integer()),
-        train_loss=_CURVE,
-        validation=_CURVES,
-        worst=_CURVE,
-        consensus=_CURVE,
-        test=_SCORES,
-        milliseconds_per_step=_TIMES,
-        sent=mapping_of(NOT_NEGATIVE),
+        round=integer(),
+        seeds=list_of(integer(), uniqueItems=True),
+        state_bytes_per_parameter=NOT_NEGATIVE,
+        milliseconds_per_step={"type": "array", "items": NOT_NEGATIVE},
     ),
 }
 
 
-class _Finding(NamedTuple):
+class Finding(NamedTuple):
     """What is wrong with a line."""
 
     line: int
     message: str
 
 
-def read_records(folder: pathlib.Path) -> list[Record]:
-    """Reads the results of a run of `compare` or `decentralized`.
+class Kind(NamedTuple):
+    """A kind of run.
+
+    Attributes:
+        name: what it is called.
+        schemas: what its records must be, by their `record`; the first record's is the first.
+        contradictions: finds what lines contradict in the lines before them.
+    """
+
+    name: str
+    schemas: Mapping[str, Schema]
+    contradictions: Callable[[Sequence[Record]], Iterator[Finding]]
+
+
+def read_records(folder: pathlib.Path, *kinds: Kind) -> list[Record]:
+    """Reads the results of a run.
 
     Args:
         folder: the run's folder.
+        *kinds: the kinds of runs that it may hold.
 
     Returns:
         The lines of its `results.jsonl`, the run's header first; none where nothing has been written yet.
 
     Raises:
-        UserError: if the file is not what a run wrote.
+        ComparisonError: if the file is not what such a run wrote.
     """
     file = folder / "results.jsonl"
     text = _text(file)
@@ -154,15 +147,17 @@ def read_records(folder: pathlib.Path) -> list[Record]:
     lines = text.removesuffix("\n").split("\n")
     records = [_parsed(line, file, number) for number, line in enumerate(lines, 1)]
     head = records[0].get("record") if isinstance(records[0], dict) else None
-    known = next((kinds for kinds in (_COMPARISON, _DECENTRALIZED) if head == next(iter(kinds))), None)
+    known = next((kind for kind in kinds if head == next(iter(kind.schemas))), None)
     if known is None:
-        _refuse(file, 1, "is not the header of a run of `compare` or `decentralized`")
+        _refuse(file, 1, f"is not the header of a run of {' or '.join(f'`{kind.name}`' for kind in kinds)}")
     for number, record in enumerate(records, 1):
-        kinds = list(known)[1:] if number > 1 else list(known)[:1]
-        problem = _problem(record, object_of(record={"enum": kinds})) or _problem(record, known[record["record"]])
+        expected = list(known.schemas)[1:] if number > 1 else list(known.schemas)[:1]
+        problem = _problem(record, object_of(record={"enum": expected})) or _problem(
+            record, known.schemas[record["record"]]
+        )
         if problem:
             _refuse(file, number, problem[1])
-    for finding in (_contradictions_of_comparison if "run" in known else _contradictions)(records):
+    for finding in known.contradictions(records):
         _refuse(file, *finding)
     return records
 
@@ -178,7 +173,7 @@ def read_json(file: pathlib.Path, schema: Schema) -> Any:
         The value; None where there is no file.
 
     Raises:
-        UserError: if it is something else.
+        ComparisonError: if it is something else.
     """
     text = _text(file)
     if text is None:
@@ -199,9 +194,18 @@ def refuse(file: pathlib.Path, path: Sequence[str | int], message: str) -> NoRet
         message: what it is.
 
     Raises:
-        UserError: always, naming the line.
+        ComparisonError: always, naming the line.
     """
     _refuse(file, _line_of(file.read_text(encoding="utf-8"), path), message)
+
+
+def with_null(value: Any) -> Any:
+    """Returns what `json` can write, with null in place of numbers that are not finite."""
+    if isinstance(value, dict):
+        return {key: with_null(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [with_null(item) for item in value]
+    return value if not isinstance(value, float) or math.isfinite(value) else None
 
 
 def _text(file):
@@ -210,7 +214,7 @@ def _text(file):
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise UserError(f"cannot read {file}: {one_line(error)}") from error
+        raise ComparisonError(f"cannot read {file}: {one_line(error)}") from error
     try:
         return content.decode()
     except UnicodeDecodeError as error:
@@ -233,7 +237,7 @@ def _refuse_constant(name):
 
 
 def _refuse(file, line, message) -> NoReturn:
-    raise UserError(f"{file}, line {line}: {message}; delete the file, or choose another --out")
+    raise ComparisonError(f"{file}, line {line}: {message}; delete the file, or choose another folder")
 
 
 def _problem(value, schema) -> tuple[list[str | int], str] | None:
@@ -272,59 +276,71 @@ def _line_of(text: str, path: Sequence[str | int]) -> int:
     return text.count("\n", 0, at) + 1
 
 
-def _contradictions(records: Sequence[Record], name: Callable[..., str] = "{optimizer}".format) -> Iterator[_Finding]:
-    """Finds what each line of results contradicts in the header or in a line before it."""
+def contradictions(records: Sequence[Record], name: Callable[..., str] = "{optimizer}".format) -> Iterator[Finding]:
+    """Finds what each line of results contradicts in the header or in a line before it.
+
+    Args:
+        records: the lines.
+        name: says what a record is about; no two of a kind may be about the same.
+    """
     settings, lines, first = records[0]["settings"], {}, None
     for number, record in enumerate(records[1:], 2):
         if record["optimizer"] not in settings["optimizers"]:
-            yield _Finding(number, f"{record['optimizer']!r} is none of the run's optimizers")
+            yield Finding(number, f"{record['optimizer']!r} is none of the run's optimizers")
         key = (record["record"], name(**record))
         if key in lines:
-            yield _Finding(number, f"the {key[0]} of {key[1]} stands on line {lines[key]} already")
+            yield Finding(number, f"the {key[0]} of {key[1]} stands on line {lines[key]} already")
         lines[key] = number
         if record["record"] != "training":
             continue
         first = first or record
         steps = record["steps"]
         if steps[0] != 0 or steps[-1] != settings["steps"] or steps != sorted(set(steps)):
-            yield _Finding(number, f"steps do not go from 0 to {settings['steps']}")
+            yield Finding(number, f"steps do not go from 0 to {settings['steps']}")
         curves = {key: record[key] for key in ("train_loss", "worst", "consensus") if key in record}
         curves |= {f"validation.{metric}": curve for metric, curve in record["validation"].items()}
         for curve, values in curves.items():
             if len(values) != len(steps):
-                yield _Finding(number, f"{curve} has {len(values)} values, not one for each of {len(steps)} steps")
+                yield Finding(number, f"{curve} has {len(values)} values, not one for each of {len(steps)} steps")
         for split in ("validation", "test"):
             if record[split].keys() != first[split].keys():
-                yield _Finding(number, f"{split} has other metrics than that of the first training")
+                yield Finding(number, f"{split} has other metrics than that of the first training")
 
 
-def _contradictions_of_comparison(records: Sequence[Record]) -> Iterator[_Finding]:
+def _contradictions_of_comparison(records: Sequence[Record]) -> Iterator[Finding]:
     settings = records[0]["settings"]
-    yield from _contradictions(records, _name_in_comparison)
-    trained = {}
+    yield from contradictions(records, _name_in_comparison)
+    trained, ends = {}, {}
     for number, record in enumerate(records[1:], 2):
-        if record["round"] >= settings["rounds"]:
-            yield _Finding(number, f"round {record['round']} of {settings['rounds']}, counted from 0")
-        if record.get("seed", settings["seeds"][0]) not in settings["seeds"]:
-            yield _Finding(number, f"{record['seed']} is none of the run's seeds")
-        trained.setdefault((record["optimizer"], record["round"]), []).append((number, record))
-    for (optimizer, round_number), lines in trained.items():
-        trainings = [record for _, record in lines if record["record"] == "training"]
-        rates = {record["learning_rate"] for record in trainings}
-        expected = settings["rates"] * len(settings["seeds"])
-        last = lines[-1][0]
-        if len(trainings) != expected or len(rates) != settings["rates"]:
-            words = f"{len(trainings)} trainings at {len(rates)} learning rates"
-            wanted = f"{expected} at {settings['rates']}"
-            yield _Finding(last, f"round {round_number} of {optimizer} has {words}, not {wanted}")
-        if len(lines) == len(trainings):
-            yield _Finding(last, f"round {round_number} of {optimizer} has no record of its own after its trainings")
-        if round_number and (optimizer, round_number - 1) not in trained:
-            yield _Finding(last, f"{optimizer} has a round {round_number} without a round {round_number - 1}")
+        if record["record"] == "optimizer":
+            continue
+        optimizer, round_number = unit = record["optimizer"], record["round"]
+        if round_number >= settings["rounds"]:
+            yield Finding(number, f"round {round_number} of {settings['rounds']}, counted from 0")
+        for seed in record.get("seeds", [record.get("seed")]):
+            if seed not in settings["seeds"]:
+                yield Finding(number, f"{seed} is none of the run's seeds")
+        if record["record"] == "training":
+            point = record["learning_rate"], *record["tuned"].values()
+            trained.setdefault(unit, {}).setdefault(record["seed"], set()).add(point)
+            continue
+        ends.setdefault(unit, number)
+        points = [trained.get(unit, {}).get(seed, set()) for seed in record["seeds"]]
+        if any(tried != points[0] or len(tried) != settings["rates"] for tried in points):
+            words = f"round {round_number} of {optimizer} has not {settings['rates']} trainings with each of its seeds"
+            yield Finding(number, f"{words}, with equal hyperparameters")
+        if round_number and (optimizer, round_number - 1) not in ends:
+            yield Finding(number, f"{optimizer} has a round {round_number} without a round {round_number - 1}")
 
 
 def _name_in_comparison(**record):
+    if record["record"] == "optimizer":
+        return record["optimizer"]
     words = f"{record['optimizer']} in round {record['round']}"
     if record["record"] == "round":
-        return words
-    return f"{words} at learning rate {record['learning_rate']!r} with seed {record['seed']}"
+        return f"{words} with seeds {record['seeds']}"
+    point = ", ".join(map(repr, (record["learning_rate"], *record["tuned"].values())))
+    return f"{words} at learning rate {point} with seed {record['seed']}"
+
+
+COMPARISON = Kind("compare", _COMPARISON, _contradictions_of_comparison)

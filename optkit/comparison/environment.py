@@ -5,25 +5,30 @@ import importlib.metadata
 import os
 import pathlib
 import platform
+from types import ModuleType
 from typing import Any
 
 import jax
 
 import optkit
 
-PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy", "scikit-learn")
+_PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy", "scikit-learn")
 
 
-def versions() -> dict[str, str]:
-    """Returns the versions of Python and of what shapes results, and a digest of this project's source."""
+def versions(*packages: ModuleType) -> dict[str, str]:
+    """Returns the versions of Python and of what shapes results, and a digest of source code.
+
+    Args:
+        *packages: packages beside optkit whose source is part of the digest.
+    """
     source = hashlib.sha256()
-    for package in (optkit.__file__, __file__):
-        folder = pathlib.Path(package).parent
+    for package in (optkit, *packages):
+        folder = pathlib.Path(str(package.__file__)).parent
         for file in sorted(folder.rglob("*.py")):
             source.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes())
     return {
         "python": platform.python_version(),
-        **{package: importlib.metadata.version(package) for package in PACKAGES},
+        **{package: _version(package) for package in _PACKAGES},
         "source": source.hexdigest(),
     }
 
@@ -36,3 +41,10 @@ def hardware() -> dict[str, Any]:
         "processors": os.cpu_count(),
         "platform": platform.platform(),
     }
+
+
+def _version(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

@@ -4,6 +4,7 @@ import io
 import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import matplotlib as mpl
 import numpy as np
@@ -11,13 +12,15 @@ from matplotlib import ticker
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
-from experiments.records import Record
-from experiments.report import Row
-from experiments.store import write
-from experiments.terminal import visible
+from optkit.comparison.baselines import YARDSTICK
+from optkit.comparison.records import Record
+from optkit.comparison.results import Row
+from optkit.comparison.store import write
+from optkit.comparison.terminal import visible
 
 # Okabe and Ito's colours, which people with any colour vision can tell apart, with Tol's wine for their yellow, which
 # is too pale for a line; markers tell apart what still looks alike, and line styles carry on where colours end.
+_SVG = "http://www.w3.org/2000/svg"
 COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#882255")
 MARKERS = "osD^vPX*"
 STYLES = ("-", "--", ":", "-.")
@@ -33,38 +36,46 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def draw(header: Record, rows: Sequence[Row], file: pathlib.Path) -> None:
+# More curves than this hide each other.
+MOST_CURVES = 16
+
+
+def draw(header: Record, rows: Sequence[Row]) -> Figure:
     """Draws learning curves beside the loss at each learning rate.
 
     Args:
         header: the run's first record.
-        rows: from `report.summarize`.
-        file: where to write it.
+        rows: from `results.summarize`; of many, the best ones and AdamW are drawn.
     """
     settings = header["settings"]
     with mpl.rc_context(STYLE):
         picture = Figure(figsize=(11, 4.6), layout="constrained")
         learning, sensitivity = picture.subplots(1, 2, sharey=True)
-        shown = [row for row in rows if not row.diverged]
+        alive = [row for row in rows if not row.diverged]
+        shown = [row for i, row in enumerate(alive) if i < MOST_CURVES or row.optimizer == YARDSTICK]
         looks = [look(settings["optimizers"].index(row.optimizer)) for row in shown]
         for i, (row, style) in enumerate(zip(shown, looks, strict=True)):
             low, mean, high = row.curves.min(axis=0), row.curves.mean(axis=0), row.curves.max(axis=0)
-            learning.plot(row.steps, mean, markersize=4, markevery=(2 * i, 10), **style)
+            learning.plot(row.steps, mean, markersize=4, markevery=(2 * i % 10, 10), gid=row.optimizer, **style)
             learning.fill_between(row.steps, low, high, color=style["color"], alpha=0.12, linewidth=0)
         learning.set(xlabel="step", ylabel="validation loss", yscale="log", title="Over the training, at the best rate")
         limits = learning.get_ylim()
         for row, style in zip(shown, looks, strict=True):
             finite = np.isfinite(row.validation)
-            sensitivity.plot(row.rates[finite], row.validation[finite], markersize=3, linewidth=1.2, **style)
-            best = {"x": row.rates[row.best], "y": row.validation[row.best]}
-            sensitivity.plot(best["x"], best["y"], markersize=8, markeredgecolor="white", **style)
+            sensitivity.plot(row.rates[finite], row.validation[finite], linewidth=1.2, **{**style, "marker": ""})
+            # What lies outside is not drawn.
+            inside = (row.validation >= limits[0]) & (row.validation <= limits[1])
+            marks = {**style, "linestyle": "", "gid": row.optimizer}
+            sensitivity.plot(row.rates[inside], row.validation[inside], markersize=3, **marks)
+            sensitivity.plot(row.rate, row.validation[row.best], markersize=8, markeredgecolor="white", **marks)
         sensitivity.set(xlabel="learning rate", xscale="log", ylim=limits, title="At its end, by learning rate")
         learning.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
         add_legend(picture, learning.lines, [row.optimizer for row in shown])
         seeds, tried = len(settings["seeds"]), settings["rates"] * settings["rounds"]
-        title = f"{settings['task']}: every optimizer with {tried} learning rates x {seeds} seeds (bands: all seeds)"
+        whose = "every optimizer" if len(shown) == len(alive) else f"the best of {len(alive)} optimizers"
+        title = f"{settings['task']}: {whose} with {tried} learning rates x {seeds} seeds (bands: all seeds)"
         add_title(picture, title)
-        save(picture, file)
+    return picture
 
 
 def save(picture: Figure, file: pathlib.Path) -> None:
@@ -74,9 +85,47 @@ def save(picture: Figure, file: pathlib.Path) -> None:
         picture: the figure.
         file: where to write it.
     """
+    write(file, as_png(picture))
+
+
+def as_png(picture: Figure) -> bytes:
+    """Returns a figure as a PNG file."""
     content = io.BytesIO()
     picture.savefig(content, dpi=150)
-    write(file, content.getvalue())
+    return content.getvalue()
+
+
+def as_svg(picture: Figure) -> str:
+    """Returns a figure of `draw` as an SVG element whose marks say their values when the pointer rests on them."""
+    names = {}
+    for number, axes in enumerate(picture.axes):
+        for i, line in enumerate(axes.lines):
+            if line.get_gid() is not None:
+                names[f"marks-{number}-{i}"] = (line, axes.get_xlabel(), line.get_gid())
+    for gid, (line, _, _) in names.items():
+        line.set_gid(gid)
+    content = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "optkit"}):
+        picture.savefig(content, format="svg", metadata={"Date": None})
+    for line, _, name in names.values():
+        line.set_gid(name)
+    ET.register_namespace("", _SVG)
+    # Browsers know it by this name only.
+    ET.register_namespace("xlink", "http://www.w3.org/1999/xlink")
+    root = ET.fromstring(content.getvalue())  # noqa: S314  (Matplotlib's own)
+    root.set("role", "img")
+    root.set("aria-label", "validation loss during training, and at its end by learning rate")
+    for group in root.iter(f"{{{_SVG}}}g"):
+        if group.get("id") in names:
+            line, what, name = names[group.get("id")]
+            points = np.column_stack([np.asarray(values, float) for values in line.get_data()])
+            marks = list(group.iter(f"{{{_SVG}}}use"))
+            every = line.get_markevery()
+            points = points if every is None else points[every[0] :: every[1]]
+            for mark, (x, y) in zip(marks, points, strict=True):
+                text = f"{visible(name)}: {what} {x:.4g}, validation loss {y:.4g}"
+                ET.SubElement(mark, f"{{{_SVG}}}title").text = text
+    return ET.tostring(root, encoding="unicode")
 
 
 def add_title(picture: Figure, title: str) -> None:

@@ -9,12 +9,12 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.baselines import BASELINES
-from experiments.training import Sweep, Trainings, batch_order, make_mesh, schedule
+from optkit.comparison.baselines import BASELINES
+from optkit.comparison.training import Sweep, Trainings, batch_order, make_mesh, schedule
 from optkit.method import Method, Paper
 
 SEEDS = (0, 1)
-RATES = np.float32([0.01, 0.01, 0.1, 0.1])  # two rates with two seeds each
+RATES = np.array([0.01, 0.01, 0.1, 0.1], np.float32)  # two rates with two seeds each
 
 
 def method(factory, **fields):
@@ -24,12 +24,14 @@ def method(factory, **fields):
 
 
 def trained(task, entry, *, rates=RATES, seeds=SEEDS, steps=20, stops=(20,), **options):
-    sweep = Sweep(task, seeds=seeds, rates=len(rates) // len(seeds), steps=steps, workers=options.pop("workers", 1))
+    sweep = Sweep(task, seeds=seeds, points=len(rates) // len(seeds), steps=steps, workers=options.pop("workers", 1))
     trainings = Trainings(sweep, entry, **options)
-    carry = trainings.start(rates)
+    values = {entry.tuned: rates}
+    (replicas,) = trainings.parts()
+    carry = trainings.start(values, replicas)
     first = 0
     for last in stops:
-        carry, _, _ = trainings.advance(carry, rates, first, last)
+        carry, _, _ = trainings.advance(carry, values, replicas, first, last)
         first = last
     return trainings, carry
 
@@ -37,7 +39,7 @@ def trained(task, entry, *, rates=RATES, seeds=SEEDS, steps=20, stops=(20,), **o
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_each_replica_trains_as_if_it_were_alone(line, name):
-    _, (params, _) = trained(line, BASELINES[name], stops=(7, 20))
+    _, (params, *_) = trained(line, BASELINES[name], stops=(7, 20))
     for replica, (rate, seed) in enumerate(zip(RATES, np.tile(SEEDS, 2), strict=True)):
         curve = schedule(20)
         rate_at = lambda count, peak=rate, curve=curve: peak * curve(count)  # noqa: E731
@@ -80,7 +82,7 @@ def test_a_method_that_acts_every_k_steps_acts_that_often(line):
 
 def test_only_what_differs_between_replicas_is_kept_for_each(line):
     trainings, _ = trained(line, BASELINES["adamw"])
-    params, state = trainings.carry
+    params, state, _ = trainings.carry
     assert state.count.shape == ()
     assert optax.tree.get(state.inner_state, "mu").shape == params.shape == (4, 3)
     assert state.hyperparams["learning_rate"].shape == (4,)
@@ -99,7 +101,7 @@ def test_the_step_passes_value_value_fn_and_grad_fn_of_its_own_batch(line):
 
         return optax.GradientTransformationExtraArgs(lambda _: State(jnp.zeros(()), jnp.zeros(())), update)
 
-    _, (_, state) = trained(line, method(checking))
+    _, (_, state, _) = trained(line, method(checking))
     np.testing.assert_array_equal(state.inner_state.error, 0)
     assert np.all(state.inner_state.value > 0)
 
@@ -108,15 +110,16 @@ def test_scores_are_those_of_eval_params(line):
     entry = method(optax.sgd, eval_params=lambda _, params: jnp.zeros_like(params))
     trainings, carry = trained(line, entry)
     expected = np.mean(line.validation["y"] ** 2)
-    np.testing.assert_allclose(trainings.evaluate(carry, line.validation)["loss"], np.full(4, expected), rtol=1e-5)
+    losses = trainings.evaluate(carry, line.validation)["loss"]
+    np.testing.assert_allclose(losses.mean(axis=1), np.full(4, expected), rtol=1e-5)
 
 
 def test_random_methods_draw_by_seed_and_not_by_rate(line):
     def noisy(learning_rate, key):
         return optax.chain(optax.add_noise(1.0, 0.5, key), optax.scale(-learning_rate))
 
-    trainings = Trainings(Sweep(line, seeds=SEEDS, rates=2, steps=20), method(noisy, example={"key": 0}))
-    _, state = trainings.start(RATES)
+    trainings = Trainings(Sweep(line, seeds=SEEDS, points=2, steps=20), method(noisy, example={"key": 0}))
+    _, state, _ = trainings.start({"learning_rate": RATES}, *trainings.parts())
     keys = np.asarray(jax.random.key_data(optax.tree.get(state, "rng_key")))
     np.testing.assert_array_equal(keys[:2], keys[2:])
     assert not np.array_equal(keys[0], keys[1])
@@ -124,14 +127,14 @@ def test_random_methods_draw_by_seed_and_not_by_rate(line):
 
 @pytest.mark.slow
 def test_weight_decay_reaches_methods_that_have_it(line):
-    _, (without, _) = trained(line, BASELINES["adamw"])
-    _, (decayed, _) = trained(line, BASELINES["adamw"], weight_decay=10.0)
+    _, (without, *_) = trained(line, BASELINES["adamw"])
+    _, (decayed, *_) = trained(line, BASELINES["adamw"], weight_decay=10.0)
     assert np.all(np.abs(decayed[2:]).sum(axis=1) < 0.9 * np.abs(without[2:]).sum(axis=1))
 
 
 def test_what_is_tuned_in_a_learning_rates_place_has_no_schedule(line):
     entry = method(lambda strength: optax.sgd(strength), tuned="strength", example={"strength": 0.1})  # noqa: PLW0108
-    _, (_, state) = trained(line, entry)
+    _, (_, state, _) = trained(line, entry)
     np.testing.assert_array_equal(state.hyperparams["strength"], RATES)
 
 
@@ -145,7 +148,7 @@ def test_methods_for_matrices_are_told_which_leaves_are_hidden_matrices(line):
     numbers = optax.contrib.MuonDimensionNumbers()
     task = dataclasses.replace(line, hidden_matrices=lambda _: {"hidden": numbers, "output": None})
     example = {"learning_rate": 0.1, "subset_leaves": "the entry's own"}
-    Trainings(Sweep(task, seeds=(0,), rates=1, steps=2), method(probe, example=example))
+    Trainings(Sweep(task, seeds=(0,), points=1, steps=2), method(probe, example=example))
     params = {"hidden": 1.0, "output": 2.0}
     assert given["numbers"](params) == {"hidden": numbers, "output": None}
     assert given["leaves"](params) == {"hidden": True, "output": False}
@@ -155,8 +158,8 @@ def test_methods_for_matrices_are_told_which_leaves_are_hidden_matrices(line):
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [2, 8])
 def test_workers_give_the_result_of_one_device(line, workers):
-    _, (alone, _) = trained(line, BASELINES["adamw"])
-    _, (shared, _) = trained(line, BASELINES["adamw"], workers=workers)
+    _, (alone, *_) = trained(line, BASELINES["adamw"])
+    _, (shared, *_) = trained(line, BASELINES["adamw"], workers=workers)
     np.testing.assert_allclose(shared, alone, rtol=1e-4, atol=1e-6)
 
 

@@ -1,0 +1,55 @@
+"""What the results of decentralized runs must be."""
+
+from collections.abc import Mapping
+
+from optkit.comparison.records import (
+    CURVE,
+    CURVES,
+    NOT_NEGATIVE,
+    RESULT,
+    SCORES,
+    TEXT,
+    TEXT_OR_NULL,
+    TIMES,
+    Kind,
+    Schema,
+    contradictions,
+    header,
+    integer,
+    list_of,
+    mapping_of,
+    object_of,
+)
+
+_SCHEMAS: Mapping[str, Schema] = {
+    "decentralized": header(
+        "decentralized",
+        inner=TEXT,
+        learning_rate=mapping_of(NOT_NEGATIVE),
+        topology=TEXT,
+        workers=integer(1),
+        alpha={**RESULT, "minimum": 0},
+        mixing=TEXT_OR_NULL,
+        compressor=TEXT,
+        gamma=NOT_NEGATIVE,
+        every=integer(1),
+        dropout={**NOT_NEGATIVE, "maximum": 1},
+        silent=integer(),
+        attack=TEXT_OR_NULL,
+        byzantine=integer(),
+        batch_size=integer(1),
+        seed=integer(),
+    ),
+    "training": object_of(
+        optimizer=TEXT,
+        steps=list_of(integer()),
+        train_loss=CURVE,
+        validation=CURVES,
+        worst=CURVE,
+        consensus=CURVE,
+        test=SCORES,
+        milliseconds_per_step=TIMES,
+        sent=mapping_of(NOT_NEGATIVE),
+    ),
+}
+DECENTRALIZED = Kind("decentralized", _SCHEMAS, contradictions)
