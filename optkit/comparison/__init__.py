@@ -3,6 +3,7 @@
 It needs the extra `compare`: `pip install 'optkit[compare]'`.
 """
 
+from optkit.comparison import _extra as _extra  # before the modules that it looks for
 from optkit.comparison.errors import ComparisonError
 from optkit.comparison.judge import Comparison, compare
 from optkit.comparison.results import Row

@@ -269,15 +269,16 @@ def _parameters(model):
         graph, own, rest = nnx.split(model, nnx.Param, ...)
         others = [(".".join(map(str, path)), type(leaf).__name__) for path, leaf in nnx.to_flat_state(rest)]
         if others:
-            _refuse_state(f"{kind} at {path}" for path, kind in others)
+            _refuse_state(f"{kind} at {path}" for path, kind in sorted(others))
         return nnx.to_pure_dict(own), lambda params: nnx.merge(graph, params)
     leaves, structure = jax.tree.flatten(model)
     is_array = [isinstance(leaf, (jax.Array, np.ndarray, float, np.generic, jax.ShapeDtypeStruct)) for leaf in leaves]
     if isinstance(model, Mapping) and "params" in model and len(model) > 1:
         _refuse_state(f"the collection {name!r}" for name in model if name != "params")
     if all(is_array):
-        _require_parameters(model)
-        return jax.tree.map(jnp.asarray, model), lambda params: params
+        own = jax.tree.map(jnp.asarray, model)
+        _require_parameters(own)
+        return own, lambda params: params
     # Functions, sizes and words, as the models of Equinox hold them.
     own = structure.unflatten(jnp.asarray(leaf) if mine else None for leaf, mine in zip(leaves, is_array, strict=True))
     _require_parameters(own)
