@@ -40,7 +40,14 @@ STYLE: dict[Any, Any] = {
 MOST_CURVES = 16
 
 
-def draw(header: Record, rows: Sequence[Row]) -> Figure:
+class Picture(Figure):
+    """A figure that notebooks show, whether they use Matplotlib's pyplot or not."""
+
+    def _repr_png_(self) -> bytes:
+        return as_png(self)
+
+
+def draw(header: Record, rows: Sequence[Row]) -> Picture:
     """Draws learning curves beside the loss at each learning rate.
 
     Args:
@@ -49,7 +56,7 @@ def draw(header: Record, rows: Sequence[Row]) -> Figure:
     """
     settings = header["settings"]
     with mpl.rc_context(STYLE):
-        picture = Figure(figsize=(11, 4.6), layout="constrained")
+        picture = Picture(figsize=(11, 4.6), layout="constrained")
         learning, sensitivity = picture.subplots(1, 2, sharey=True)
         alive = [row for row in rows if not row.diverged]
         shown = [row for i, row in enumerate(alive) if i < MOST_CURVES or row.optimizer == YARDSTICK]

@@ -161,7 +161,7 @@ def reference(tmp_path_factory):
 def test_a_run_prints_plain_progress_and_a_table_and_draws_a_figure(reference):
     folder, printed = reference
     assert "lion: 120/120 steps, validation loss" in printed
-    assert "│adamw " in printed
+    assert "│ adamw " in printed
     assert "\x1b" not in printed
     assert (folder / "report.png").exists()
 
@@ -209,13 +209,63 @@ def test_workers_get_devices_and_give_the_same_result(reference, tmp_path):
     assert compared == 8
 
 
+MINE = """
+    import jax.numpy as jnp
+    import numpy as np
+    import optax
+
+    from optkit.comparison import Task
+
+
+    def task():
+        x = np.linspace(-1, 1, 60, dtype=np.float32)
+        part = lambda i: {"x": x[i::3], "y": 2 * x[i::3]}
+        return Task.of(
+            loss=lambda w, batch: jnp.mean((w * batch["x"] - batch["y"]) ** 2),
+            params=0.0, train=part(0), validation=part(1), test=part(2), batch_size=4, steps=10,
+        )
+
+
+    def mine(learning_rate):
+        return optax.sgd(learning_rate, momentum=0.5)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["own_judged.py", "own_judged:task"])
+def test_tasks_and_optimizers_of_ones_own_are_compared(capsys, monkeypatch, tmp_path, task):
+    (tmp_path / "own_judged.py").write_text(textwrap.dedent(MINE))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    options = f"compare --task {task} --optimizers own_judged:mine --rates 2 --rounds 1 --seeds 2 --out run --tune b1"
+    assert command_line.execute(command_line.parser().parse_args(options.split())) == 0
+    printed = capsys.readouterr().out
+    assert "own_judged" in printed
+    assert "│ mine " in printed
+    assert "mine" in (tmp_path / "run" / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_everything_that_suits_a_task_is_compared(monkeypatch):
+    compared = []
+    monkeypatch.setattr("optkit.comparison.run.run", lambda plan, _: compared.extend(plan.methods))
+    monkeypatch.setattr("experiments.compare.show", lambda *_: None)
+    for task in ("digits-mlp", "diabetes-ridge"):
+        assert command_line.execute(command_line.parser().parse_args(["compare", "--task", task, "--all"])) == 0
+    names = [method.name for method in compared]
+    assert names[0] == "adamw"
+    assert {"dion", "storm", "trimmed_mean", "class_normalized"} <= set(names)
+    assert names.count("dion") == 2
+    assert names.count("class_normalized") == 1  # the other task has no classes
+
+
 @pytest.mark.slow
 def test_drawing_only_trains_nothing(reference, capsys):
     folder, printed = reference
     (folder / "report.png").unlink()
     assert command_line.execute(command_line.parser().parse_args(["compare", "--plot-only", str(folder)])) == 0
-    assert "│lion " in capsys.readouterr().out
-    assert "│lion " in printed
+    assert "│ lion " in capsys.readouterr().out
+    assert "│ lion " in printed
     assert (folder / "report.png").exists()
 
 
@@ -223,6 +273,15 @@ def test_drawing_only_trains_nothing(reference, capsys):
     ("arguments", "message"),
     [
         (("compare", "--task", "digits-mpl"), "unknown task 'digits-mpl'; did you mean digits-mlp"),
+        (("compare", "--task", "nowhere/mine.py"), "there is no file nowhere/mine.py"),
+        (("compare", "--task", "nowhere.mine:task"), "there is no module 'nowhere'"),
+        (("compare", "--task", "math:task"), "the module 'math' has no 'task'"),
+        (("compare", "--task", "time:time"), "time:time must be a function that returns an optkit.comparison.Task"),
+        (("compare", "--optimizers", "nowhere:mine"), "there is no module 'nowhere'"),
+        (("compare", "--optimizers", "optax:mine"), "the module 'optax' has no 'mine'"),
+        (("compare", "--tune", "b7"), "none of the optimizers has a hyperparameter 'b7' to tune"),
+        (("compare", "--tune", "b1,b2,eps"), "tune must be at most 2 different names"),
+        (("compare", "--difference", "0"), "must be a positive number, got 0"),
         (("compare", "--optimizers", "sgd,adamv"), "unknown optimizer 'adamv'; did you mean adamw"),
         (("compare", "--optimizers", "lion_kappa:hubr"), "did you mean lion_kappa:huber"),
         (("compare", "--steps", "0"), "must be a positive integer, got 0"),
