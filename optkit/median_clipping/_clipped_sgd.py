@@ -92,6 +92,7 @@ METHODS = (
         also_known_as=("gradient clipping", "clip_by_global_norm", "clip_grad_norm_", "clip_grad_value_"),
         example={"learning_rate": 1e-3, "momentum": 0.9},
         grid=0.3,
+        tunable={"tau": (0.1, 10.0, "log")},
         variants={"l1": Variant({"step": median_step.l1(), "tau": 1e-2, "learning_rate": 0.02}, grid=0.3)},
     ),
 )

@@ -217,6 +217,7 @@ METHODS = (
         parts=(scale_by_median_tracking,),
         example={"learning_rate": 2e-3, "tau": 1.0},
         grid=1.0,
+        tunable={"tau": (0.1, 10.0, "log")},
         variants={
             "l1": Variant({"step": median_step.l1(), "tau": 1e-2}, grid=1.0),
             "linf": Variant({"step": median_step.linf()}, grid=0.3),

@@ -126,5 +126,6 @@ METHODS = (
         also_known_as=("GaLore", "GaLoreAdamW", "gradient low-rank projection"),
         example={"learning_rate": 3e-2, "projector": subspace_projector("svd", rank=2), "update_gap": 50},
         grid=1e-2,
+        tunable={"scale": (0.05, 2.0, "log")},
     ),
 )

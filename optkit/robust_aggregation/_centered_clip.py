@@ -122,6 +122,7 @@ METHODS = (
         also_known_as=("centered clipping", "CClip", "CC"),
         example={"radius": 10.0},
         grid=0.1,
+        tunable={"radius": (0.1, 100.0, "log")},
         stacked="microbatches",
         golden="centered_clipping",
     ),

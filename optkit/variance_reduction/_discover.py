@@ -170,6 +170,7 @@ METHODS = (
         also_known_as=("multi-momentum",),
         example={"learning_rate": 1e-3, "num_clusters": 4},
         grid=3e-2,
+        tunable={"alpha": (0.01, 1.0, "log")},
         stacked="classes",
         variants={"qhm": Variant({"nu": 0.7}, grid=0.3)},
     ),

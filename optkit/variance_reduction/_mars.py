@@ -295,6 +295,7 @@ METHODS = (
         parts=(MarsCorrection,),
         example={"correction": MarsCorrection(max_norm=None)},
         grid=0.1,
+        tunable={"gamma": (0.001, 0.1, "log")},
         golden="mars",
     ),
 )

@@ -169,5 +169,6 @@ METHODS = (
         also_known_as=("MARS-M",),
         example={"learning_rate": 1e-2, "weight_decay": 0.0},
         grid=3e-3,
+        tunable={"gamma": (0.001, 0.1, "log")},
     ),
 )

@@ -177,6 +177,7 @@ METHODS = (
         also_known_as=("MARS-Shampoo",),
         example={"learning_rate": 1e-2, "weight_decay": 0.0},
         grid=1e-2,
+        tunable={"gamma": (0.001, 0.1, "log")},
         golden="mars",
     ),
 )

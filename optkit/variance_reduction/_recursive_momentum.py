@@ -151,6 +151,7 @@ METHODS = (
         paper=STORM,
         also_known_as=("MVR", "momentum-based variance reduction", "STORM with constant weight"),
         grid=0.1,
+        tunable={"a": (0.01, 1.0, "log")},
         needs=("grad_fn",),
         golden="storm",
     ),

@@ -106,6 +106,7 @@ METHODS = (
         also_known_as=("VR-Adam", "VRGD"),
         example={"learning_rate": 1e-2},
         grid=3e-3,
+        tunable={"gamma": (0.01, 1.0, "log")},
         stacked="microbatches",
     ),
 )

@@ -97,6 +97,7 @@ METHODS = (
         also_known_as=("VR-LAMB", "VRGD"),
         example={"learning_rate": 1e-2},
         grid=1e-2,
+        tunable={"gamma": (0.01, 1.0, "log")},
         stacked="microbatches",
     ),
 )

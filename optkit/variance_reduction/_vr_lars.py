@@ -119,6 +119,7 @@ METHODS = (
         also_known_as=("VR-LARS", "VRGD"),
         example={"learning_rate": 1.0},
         grid=3.0,
+        tunable={"gamma": (0.01, 1.0, "log")},
         stacked="microbatches",
     ),
 )

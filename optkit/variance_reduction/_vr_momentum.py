@@ -75,6 +75,7 @@ METHODS = (
         also_known_as=("VR-Momentum", "VRGD"),
         example={"learning_rate": 2e-3},
         grid=0.1,
+        tunable={"gamma": (0.01, 1.0, "log")},
         stacked="microbatches",
     ),
 )

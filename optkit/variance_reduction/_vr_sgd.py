@@ -67,6 +67,7 @@ METHODS = (
         also_known_as=("VR-SGD", "VRGD", "variance reduced gradient descent"),
         example={"learning_rate": 2e-3},
         grid=0.3,
+        tunable={"gamma": (0.01, 1.0, "log")},
         stacked="microbatches",
     ),
 )
