@@ -1,5 +1,6 @@
 """Trains all optimizers of a comparison, or continues where an earlier run was stopped or ended."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -98,8 +99,19 @@ def run(plan: Plan, console: Console) -> pathlib.Path:
         sweep = functools.cache(functools.partial(Sweep, task, steps=plan.steps, workers=plan.workers))
         with Progress(console, plan.steps * settings["rounds"]) as progress:
             for method in methods:
-                _Optimizer(plan, method, run_folder, sweep).train(progress, console)
+                with _naming(method.name):
+                    _Optimizer(plan, method, run_folder, sweep).train(progress, console)
     return folder
+
+
+@contextlib.contextmanager
+def _naming(name):
+    """Says of an error which optimizer raised it."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"This happened while {name} was compared; what is finished is kept.")
+        raise
 
 
 def _header(plan):

@@ -33,9 +33,13 @@ class Terminal(Console):
         """Starts at 132 characters a line where there is no terminal.
 
         Args:
-            file: where text goes; None for standard output.
+            file: where text goes, as text alone; None for standard output, or what a notebook shows.
         """
-        super().__init__(file=file, markup=False, emoji=False, highlight=False)
+        # In a notebook, Rich would take every file for the notebook's.
+        shown = None if file is None else False
+        super().__init__(
+            file=file, markup=False, emoji=False, highlight=False, force_jupyter=shown, force_terminal=shown
+        )
         if isinstance(self.file, io.TextIOWrapper):
             # What Rich draws by itself, such as the dots where it cuts a line.
             self.file.reconfigure(errors="replace")

@@ -138,6 +138,8 @@ def arguments(task: Task, method: Method, weight_decay: float, values: Mapping[s
     """
     names = inspect.signature(method.optimizer_factory).parameters
     given: dict[str, Any] = {"weight_decay": weight_decay, "key": jax.random.key(seed)}
+    if method.stacked == "microbatches":
+        given["workers"] = gradients.MICROBATCHES
     if task.classes:
         given["num_clusters"] = task.classes
     given = {**_for_matrices(task), **method.arguments, **given, **values}

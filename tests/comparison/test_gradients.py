@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from optkit.comparison import gradients
+from optkit.comparison import entries, gradients
 from optkit.comparison.training import Sweep, Trainings
 from optkit.method import Method, Paper
 
@@ -127,6 +127,15 @@ def test_workers_see_the_rows_of_one_device(classes, factory, rows):
         ends.append(params)
     np.testing.assert_allclose(*ends, rtol=1e-4, atol=1e-6)
     assert not np.allclose(ends[0][0], ends[0][1])
+
+
+STACKED = [name for name, entry in entries.comparable().items() if entry.stacked not in {None, "objectives"}]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STACKED)
+def test_methods_of_the_catalog_get_as_many_rows_as_they_expect(classes, name):
+    assert Trainings(Sweep(classes, seeds=(0,), points=1, steps=2), entries.comparable()[name]).carry
 
 
 def test_a_task_without_classes_is_refused(line):

@@ -4,6 +4,7 @@ import io
 
 import pytest
 from rich.table import Table
+from rich.text import Text
 
 from optkit.comparison.terminal import Terminal, visible
 
@@ -79,3 +80,11 @@ def test_other_letters_that_the_encoding_lacks_are_written_out():
 def test_narrow_terminals_cut_names_and_do_not_crash(encoding):
     for width in (1, 5, 20):
         assert shown(encoding, "a_very_long_name_of_an_optimizer", "0.1 ± 0.2 ↓", width=width)
+
+
+def test_text_for_a_file_is_text_alone_in_a_notebook_too(monkeypatch):
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as its kernel does
+    terminal = Terminal(io.StringIO())
+    terminal.print(Text("red", style="bold red"))
+    assert terminal.file.getvalue() == "red\n"
