@@ -20,7 +20,7 @@ $(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 
 install: $(VENV)/installed  ## prepare .venv: pinned dependencies and this package
 
-compare: $(VENV)/installed  ## compare optimizers on real data: prints a table, draws a figure (about 3 minutes)
+compare: $(VENV)/installed  ## compare optimizers on real data: prints a table, writes a report (about 3 minutes)
 	$(BIN)/python -m experiments compare
 
 test: lint  ## lint, check types, run all tests

@@ -37,7 +37,7 @@ STYLE: dict[Any, Any] = {
 
 
 # More curves than this hide each other.
-MOST_CURVES = 16
+MOST_CURVES = 10
 
 
 class Picture(Figure):
@@ -60,7 +60,9 @@ def draw(header: Record, rows: Sequence[Row]) -> Picture:
         learning, sensitivity = picture.subplots(1, 2, sharey=True)
         alive = [row for row in rows if not row.diverged]
         shown = [row for i, row in enumerate(alive) if i < MOST_CURVES or row.optimizer == YARDSTICK]
-        looks = [look(settings["optimizers"].index(row.optimizer)) for row in shown]
+        # In the order of the settings, so that a curve looks the same as results come in.
+        names = [name for name in settings["optimizers"] if any(row.optimizer == name for row in shown)]
+        looks = [look(names.index(row.optimizer)) for row in shown]
         for i, (row, style) in enumerate(zip(shown, looks, strict=True)):
             low, mean, high = row.curves.min(axis=0), row.curves.mean(axis=0), row.curves.max(axis=0)
             learning.plot(row.steps, mean, markersize=4, markevery=(2 * i % 10, 10), gid=row.optimizer, **style)

@@ -21,6 +21,8 @@ FIGURE_CAPTION = (
     "Left: the validation loss during training, at the best learning rate; bands span all seeds. Right: at the end of "
     "training, by learning rate; the best rate is marked. Values appear where the pointer rests on a mark."
 )
+# Of more ties than these, the number is told.
+MOST_NAMES = 8
 
 
 class Cell(NamedTuple):
@@ -127,7 +129,9 @@ def _sentences(records, rows):
     ties = [row.optimizer for row in others if row.rank == first.rank]
     told = [f"{visible(first.optimizer)} has the least test loss, {table.plus_minus(*first.test['loss'])}."]
     if ties:
-        told.append(f"Tied with it, because no test tells them apart: {', '.join(map(visible, ties))}.")
+        more = f", and {len(ties) - MOST_NAMES} more" if len(ties) > MOST_NAMES else ""
+        names = ", ".join(map(visible, ties[:MOST_NAMES]))
+        told.append(f"Tied with it, because no test tells them apart: {names}{more}.")
     trainings = [one for one in records[1:] if one["record"] == "training" and one["optimizer"] == YARDSTICK]
     resolution = results.resolution(results.losses_of_best(trainings), 0.01) if trainings else None
     return [*told, resolution] if resolution else told

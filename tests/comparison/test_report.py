@@ -195,6 +195,13 @@ def test_of_many_optimizers_the_best_and_adamw_are_drawn(records):
     assert drawn == [*(f"m{i}" for i in range(figure.MOST_CURVES)), "adamw"]
 
 
+def test_of_many_ties_the_number_is_told(records):
+    (row,) = (row for row in results.summarize(records) if row.optimizer == "mine")
+    rows = [dataclasses.replace(row, optimizer=f"m{i}") for i in range(40)]
+    text = report.markdown(records, rows, "report.png")
+    assert "m1, m2, m3, m4, m5, m6, m7, m8, and 31 more." in text
+
+
 def test_everything_is_shown_when_everything_diverged(records):
     rows = [row for row in results.summarize(records) if row.diverged]
     assert "No optimizer has finished without diverging." in report.page(records, rows)
