@@ -51,8 +51,8 @@ def draw(header: Record, rows: Sequence[Row]) -> Picture:
     """Draws learning curves beside the loss at each learning rate.
 
     Args:
-        header: the run's first record.
-        rows: from `results.summarize`; of many, the best ones and AdamW are drawn.
+        header: The run's first record.
+        rows: From `results.summarize`; of many, the best ones and AdamW are drawn.
     """
     settings = header["settings"]
     with mpl.rc_context(STYLE):
@@ -91,8 +91,8 @@ def save(picture: Figure, file: pathlib.Path) -> None:
     """Writes a figure, whole or not at all.
 
     Args:
-        picture: the figure.
-        file: where to write it.
+        picture: The figure.
+        file: Where to write it.
     """
     write(file, as_png(picture))
 
@@ -146,9 +146,9 @@ def add_legend(picture: Figure, lines: Iterable[Artist], names: Sequence[str]) -
     """Writes the names of lines below a figure, as they are.
 
     Args:
-        picture: the figure.
-        lines: the lines.
-        names: their names, in the same order.
+        picture: The figure.
+        lines: The lines.
+        names: Their names, in the same order.
     """
     # Matplotlib would leave out labels that begin with an underscore.
     legend = picture.legend(list(lines), ["?"] * len(names), loc="outside lower center", ncols=4, frameon=False)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optkit.comparison.task import SPLITS, Task
+from optkit.comparison.training import training
 from optkit.method import Method
 
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
@@ -39,14 +40,15 @@ def of_model(task: Task) -> str:
 
 
 def of_optimizer(task: Task, method: Method) -> str:
-    """Returns a digest of what an optimizer computes for a task's parameters."""
+    """Returns a digest of what a step of a task with an optimizer computes."""
+    one = training(task, method, (method.tuned,), 0.0, workers=1)
+
+    def compute(params, values, seed, *inputs):
+        return one.advance(one.start(params, values, seed), values, seed, *inputs)
+
     params = jax.eval_shape(task.init, jax.random.key(0))
-
-    def compute(rate, params):
-        tx = method.optimizer(rate)
-        return tx.init(params), tx.update(params, tx.init(params), params)
-
-    return _of_program(compute, jnp.float32(0), params)
+    rows = jnp.zeros((1, task.batch_size), jnp.int32)
+    return _of_program(compute, params, {method.tuned: jnp.float32(0)}, 0, rows, jnp.zeros(1), task.train)
 
 
 def _of_program(function: Callable[..., Any], *arguments: Any) -> str:

@@ -15,8 +15,8 @@ def counting(console: Console, width: int) -> progress.Progress:
     """Makes a bar that counts what is finished.
 
     Args:
-        console: where to show it.
-        width: characters for what is being done.
+        console: Where to show it.
+        width: Characters for what is being done.
 
     Returns:
         Rich's progress; disabled where lines must stand for it.
@@ -41,8 +41,8 @@ class Progress(contextlib.AbstractContextManager):
         """Starts without bars.
 
         Args:
-            console: where to show them.
-            total: steps of each optimizer.
+            console: Where to show them.
+            total: Steps of each optimizer.
         """
         self._console = console
         self._total = total
@@ -67,7 +67,7 @@ class Progress(contextlib.AbstractContextManager):
         """Adds an optimizer.
 
         Args:
-            name: its name.
+            name: Its name.
 
         Yields:
             What to call with the steps done and the loss.

@@ -117,9 +117,9 @@ class Kind(NamedTuple):
     """A kind of run.
 
     Attributes:
-        name: what it is called.
-        schemas: what its records must be, by their `record`; the first record's is the first.
-        contradictions: finds what lines contradict in the lines before them.
+        name: What it is called.
+        schemas: What its records must be, by their `record`; the first record's is the first.
+        contradictions: Finds what lines contradict in the lines before them.
     """
 
     name: str
@@ -131,14 +131,14 @@ def read_records(folder: pathlib.Path, *kinds: Kind) -> list[Record]:
     """Reads the results of a run.
 
     Args:
-        folder: the run's folder.
-        *kinds: the kinds of runs that it may hold.
+        folder: The run's folder.
+        *kinds: The kinds of runs that it may hold.
 
     Returns:
         The lines of its `results.jsonl`, the run's header first; none where nothing has been written yet.
 
     Raises:
-        ComparisonError: if the file is not what such a run wrote.
+        ComparisonError: If the file is not what such a run wrote.
     """
     file = folder / "results.jsonl"
     text = _text(file)
@@ -166,14 +166,14 @@ def read_json(file: pathlib.Path, schema: Schema) -> Any:
     """Reads a results file of one JSON value.
 
     Args:
-        file: its path.
-        schema: what the value must be, as JSON Schema has it.
+        file: Its path.
+        schema: What the value must be, as JSON Schema has it.
 
     Returns:
         The value; None where there is no file.
 
     Raises:
-        ComparisonError: if it is something else.
+        ComparisonError: If it is something else.
     """
     text = _text(file)
     if text is None:
@@ -189,12 +189,12 @@ def refuse(file: pathlib.Path, path: Sequence[str | int], message: str) -> NoRet
     """Says what is wrong with a value in a results file.
 
     Args:
-        file: the file, of one JSON value.
-        path: the keys and numbers that lead to what is wrong.
-        message: what it is.
+        file: The file, of one JSON value.
+        path: The keys and numbers that lead to what is wrong.
+        message: What it is.
 
     Raises:
-        ComparisonError: always, naming the line.
+        ComparisonError: Always, naming the line.
     """
     _refuse(file, _line_of(file.read_text(encoding="utf-8"), path), message)
 
@@ -280,8 +280,8 @@ def contradictions(records: Sequence[Record], name: Callable[..., str] = "{optim
     """Finds what each line of results contradicts in the header or in a line before it.
 
     Args:
-        records: the lines.
-        name: says what a record is about; no two of a kind may be about the same.
+        records: The lines.
+        name: Says what a record is about; no two of a kind may be about the same.
     """
     settings, lines, first = records[0]["settings"], {}, None
     for number, record in enumerate(records[1:], 2):

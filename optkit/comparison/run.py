@@ -10,6 +10,7 @@ import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import jax
 import numpy as np
@@ -89,7 +90,9 @@ def run(plan: Plan, console: Console) -> pathlib.Path:
         if lacking:
             raise ComparisonError(lacking)
     header = with_null(_header(plan))
-    folder = plan.folder or pathlib.Path("runs", f"compare-{task.name}-{short_digest(header, _EXTENDED)}")
+    folder = plan.folder or pathlib.Path(
+        "runs", f"compare-{quote(task.name, safe='')}-{short_digest(header, _EXTENDED)}"
+    )
     with RunFolder.locked(folder, COMPARISON) as run_folder:
         methods = _extend(run_folder, header, plan)
         settings = run_folder.records[0]["settings"]
@@ -149,45 +152,46 @@ def _extend(run_folder, header, plan):
         run_folder.append([header])
     there = run_folder.records[0]
     refuse_another(there, header, run_folder.path, extended=_EXTENDED)
-    settings = dict(there["settings"])
-    for name in ("optimizers", "seeds"):
-        settings[name] = list(dict.fromkeys([*settings[name], *header["settings"][name]]))
-    settings["rounds"] = max(settings["rounds"], plan.rounds)
     methods = {method.name: method for method in plan.methods}
-    done = {record["optimizer"] for record in run_folder.records if record["record"] == "round"}
-    lacking = [
-        name
-        for name in settings["optimizers"]
-        if name not in methods and not (name in done and _complete(run_folder.records, name, settings))
-    ]
+    started = {record["optimizer"] for record in run_folder.records[1:] if record["record"] == "training"}
+    settings = dict(there["settings"])
+    # What has no results, because it was taken back or failed, is no part of the run.
+    names = [name for name in settings["optimizers"] if name in started or name in methods]
+    settings["optimizers"] = list(dict.fromkeys([*names, *methods]))
+    settings["seeds"] = list(dict.fromkeys([*settings["seeds"], *header["settings"]["seeds"]]))
+    settings["rounds"] = max(settings["rounds"], plan.rounds)
+    lacking = [name for name in names if name not in methods and not _complete(run_folder.records, name, settings)]
     if lacking:
         raise ComparisonError(
             f"{run_folder.path} holds {', '.join(lacking)} with fewer rounds or seeds; name them too, so that they get "
             "as many as the others"
         )
-    digests = _check_digests(plan, run_folder)
-    if settings != there["settings"] or digests:
-        run_folder.replace([{**there, "settings": settings}, *digests, *run_folder.records[1:]])
+    records = [{**there, "settings": settings}, *_own_programs(plan, run_folder, started)]
+    records += [one for one in run_folder.records[1:] if one["record"] != "optimizer"]
+    if records != run_folder.records:
+        run_folder.replace(records)
     return [methods[name] for name in settings["optimizers"] if name in methods]
 
 
-def _check_digests(plan, run_folder):
-    """Refuses optimizers of the user that are not what they were, and returns records of new ones."""
+def _own_programs(plan, run_folder, started):
+    """Returns the records of the user's own optimizers, and refuses those that are not what they were."""
     there = {record["optimizer"]: record for record in run_folder.records if record["record"] == "optimizer"}
-    new = []
+    found = {name: record for name, record in there.items() if name in started}
     for method in plan.methods:
         if method.family:
             continue
-        digest = fingerprint.of_optimizer(plan.task, method)
-        if method.name not in there:
-            summary = method.summary
-            new.append({"record": "optimizer", "optimizer": method.name, "program": digest, "summary": summary})
-        elif there[method.name]["program"] != digest:
+        record = {"record": "optimizer", "optimizer": method.name, "summary": method.summary}
+        record["program"] = fingerprint.of_optimizer(plan.task, method)
+        if found.get(method.name, record)["program"] != record["program"]:
             raise ComparisonError(
                 f"{run_folder.path} holds results of another {method.name}, which computed something else; give it "
                 "another name, or choose another folder"
             )
-    return new
+        if there.get(method.name, record)["program"] != record["program"]:
+            # Its first round was stopped before it ended.
+            run_folder.clear()
+        found[method.name] = record
+    return list(found.values())
 
 
 def _complete(records, name, settings):

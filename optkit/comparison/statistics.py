@@ -18,10 +18,10 @@ class Estimate(NamedTuple):
     """A mean with its 95% interval.
 
     Attributes:
-        mean: the mean.
-        low: lower end of the interval; NaN for a single value.
-        high: upper end of the interval; NaN for a single value.
-        p: two-sided p-value of a t test that the mean is zero; NaN for a single value.
+        mean: The mean.
+        low: Lower end of the interval; NaN for a single value.
+        high: Upper end of the interval; NaN for a single value.
+        p: Two-sided p-value of a t test that the mean is zero; NaN for a single value.
     """
 
     mean: float
@@ -34,7 +34,7 @@ def student(values: np.ndarray) -> Estimate:
     """Estimates a mean with Student's t interval.
 
     Args:
-        values: independent values, for example one a seed. If they are not all finite, nothing can be said of them.
+        values: Independent values, for example one a seed. If they are not all finite, nothing can be said of them.
 
     Returns:
         The mean, its 95% interval, and the p-value of a t test. Equal values have an interval of no width.
@@ -56,7 +56,7 @@ def estimate(values: np.ndarray) -> Estimate:
     """Estimates a mean as `student` does, but with a bootstrap interval (BCa) where there are enough values.
 
     Args:
-        values: independent values. From 10 to 1,000 of them are resampled; of more, both intervals are the same.
+        values: Independent values. From 10 to 1,000 of them are resampled; of more, both intervals are the same.
 
     Returns:
         The mean, its 95% interval, and the p-value of a t test.
@@ -74,7 +74,7 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     """Corrects p-values of several tests, so that one false finding among all of them is as unlikely as of one alone.
 
     Args:
-        p_values: of the tests. NaN is no test.
+        p_values: Of the tests. NaN is no test.
 
     Returns:
         The corrected p-values (Holm), in the same order.
@@ -92,9 +92,9 @@ def power(difference: float, deviation: float, seeds: int) -> float:
     """Returns how likely a two-sided t test at 5% finds a mean difference.
 
     Args:
-        difference: the mean of the paired differences.
-        deviation: their standard deviation, above 0.
-        seeds: how many there are, at least 2.
+        difference: The mean of the paired differences.
+        deviation: Their standard deviation, above 0.
+        seeds: How many there are, at least 2.
     """
     freedom = seeds - 1
     limit = scipy.stats.t.ppf((1 + LEVEL) / 2, freedom)
@@ -107,9 +107,9 @@ def smallest_difference(deviation: float, seeds: int, likely: float = 0.8) -> fl
     """Returns the smallest mean difference that a t test at 5% is likely to find.
 
     Args:
-        deviation: standard deviation of the paired differences, at least 0.
-        seeds: how many there are.
-        likely: how likely, in (0.05, 1).
+        deviation: Standard deviation of the paired differences, at least 0.
+        seeds: How many there are.
+        likely: How likely, in (0.05, 1).
 
     Returns:
         The difference; NaN with fewer than two seeds.
@@ -129,10 +129,10 @@ def seeds_needed(difference: float, deviation: float, likely: float = 0.8, most:
     """Returns the least number of seeds with which a t test at 5% is likely to find a mean difference.
 
     Args:
-        difference: the mean of the paired differences, not 0.
-        deviation: their standard deviation, at least 0.
-        likely: how likely, in (0.05, 1).
-        most: the largest number that is tried.
+        difference: The mean of the paired differences, not 0.
+        deviation: Their standard deviation, at least 0.
+        likely: How likely, in (0.05, 1).
+        most: The largest number that is tried.
 
     Returns:
         The number, or None if it is larger than `most`.

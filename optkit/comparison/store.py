@@ -30,16 +30,16 @@ class RunFolder:
     it, so that a process killed at any point leaves a folder from which the next one continues.
 
     Attributes:
-        path: its path.
-        records: the results so far.
+        path: Its path.
+        records: The results so far.
     """
 
     def __init__(self, folder: pathlib.Path, *kinds: Kind):
         """Opens the folder, which `locked` has made.
 
         Args:
-            folder: its path.
-            *kinds: the kinds of runs whose results it may hold.
+            folder: Its path.
+            *kinds: The kinds of runs whose results it may hold.
         """
         self.path = folder
         self._index = folder / "checkpoint.json"
@@ -53,14 +53,14 @@ class RunFolder:
         """Makes the folder where there is none and holds it.
 
         Args:
-            folder: its path.
-            *kinds: the kinds of runs whose results it may hold.
+            folder: Its path.
+            *kinds: The kinds of runs whose results it may hold.
 
         Yields:
             The folder.
 
         Raises:
-            ComparisonError: if it cannot be written, or another run holds it.
+            ComparisonError: If it cannot be written, or another run holds it.
         """
         with hold(folder, wait=False):
             yield cls(folder, *kinds)
@@ -69,7 +69,7 @@ class RunFolder:
         """Adds results: all of them or, when killed meanwhile, none.
 
         Args:
-            records: what `json` can write; numbers that are not finite become null.
+            records: What `json` can write; numbers that are not finite become null.
         """
         self.replace([*self.records, *map(with_null, records)])
 
@@ -77,7 +77,7 @@ class RunFolder:
         """Writes results in place of those that there are: all of them or, when killed meanwhile, none.
 
         Args:
-            records: what `json` can write.
+            records: What `json` can write.
         """
         write(self.path / "results.jsonl", "".join(json.dumps(record, allow_nan=False) + "\n" for record in records))
         self.records = records
@@ -86,10 +86,10 @@ class RunFolder:
         """Saves the test losses of some trainings on each example, for `read_examples`.
 
         Args:
-            optimizer: the optimizer's name.
-            unit: what was trained.
-            keys: the learning rate, other tuned hyperparameters, and the seed of each training.
-            losses: the losses, `(trainings, examples)`.
+            optimizer: The optimizer's name.
+            unit: What was trained.
+            keys: The learning rate, other tuned hyperparameters, and the seed of each training.
+            losses: The losses, `(trainings, examples)`.
         """
         path = _examples(self.path, optimizer) / f"{unit}.npz"
         with writing(path):
@@ -102,9 +102,9 @@ class RunFolder:
         """Saves a checkpoint in place of the last one.
 
         Args:
-            unit: what is being trained.
-            progress: how far.
-            tree: arrays.
+            unit: What is being trained.
+            progress: How far.
+            tree: Arrays.
         """
         path = self._checkpoints / _name(unit, progress)
         with writing(path):
@@ -120,10 +120,10 @@ class RunFolder:
         """Returns how far the last checkpoint of `unit` got, None where there is none.
 
         Args:
-            unit: what is being trained.
+            unit: What is being trained.
 
         Raises:
-            ComparisonError: if the checkpoint is damaged.
+            ComparisonError: If the checkpoint is damaged.
         """
         index = self._read_index()
         return index["progress"] if index and index["unit"] == unit else None
@@ -132,13 +132,13 @@ class RunFolder:
         """Reads the last checkpoint.
 
         Args:
-            like: shapes and dtypes of the tree that was saved.
+            like: Shapes and dtypes of the tree that was saved.
 
         Returns:
             The tree, of NumPy arrays.
 
         Raises:
-            ComparisonError: if the checkpoint is damaged.
+            ComparisonError: If the checkpoint is damaged.
         """
         index = self._read_index()
         path = self._checkpoints / index["path"]
@@ -182,14 +182,14 @@ def hold(folder: pathlib.Path, *, wait: bool) -> Iterator[None]:
     """Makes a folder where there is none, and holds it against other processes that would write there.
 
     Args:
-        folder: its path.
-        wait: whether to wait for another process that holds it.
+        folder: Its path.
+        wait: Whether to wait for another process that holds it.
 
     Yields:
         Nothing.
 
     Raises:
-        ComparisonError: if it cannot be written, or another process holds it and this one does not wait.
+        ComparisonError: If it cannot be written, or another process holds it and this one does not wait.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -211,11 +211,11 @@ def write(file: pathlib.Path, content: str | bytes) -> None:
     """Writes a file, and leaves the old one as it is if the process is killed or the disk is full.
 
     Args:
-        file: its path.
-        content: all of it.
+        file: Its path.
+        content: All of it.
 
     Raises:
-        ComparisonError: if it cannot be written.
+        ComparisonError: If it cannot be written.
     """
     draft = file.with_name(f"{file.name}.draft")
     with writing(file):
@@ -238,12 +238,12 @@ def write_results(file: pathlib.Path, content: Any, page: str) -> None:
     """Writes results into a folder that the caller holds.
 
     Args:
-        file: where they go as JSON.
-        content: what `json` can write.
-        page: the same in words, which goes into a `.md` file beside it.
+        file: Where they go as JSON.
+        content: What `json` can write.
+        page: The same in words, which goes into a `.md` file beside it.
 
     Raises:
-        ComparisonError: if a file cannot be written.
+        ComparisonError: If a file cannot be written.
     """
     write(file, json.dumps(content, indent=1) + "\n")
     write(file.with_suffix(".md"), page)
@@ -254,13 +254,13 @@ def writing(path: pathlib.Path) -> Iterator[None]:
     """Reports what goes wrong with the file system as the user's to put right.
 
     Args:
-        path: what is written.
+        path: What is written.
 
     Yields:
         Nothing.
 
     Raises:
-        ComparisonError: in place of an `OSError`.
+        ComparisonError: In place of an `OSError`.
     """
     try:
         yield
@@ -272,8 +272,8 @@ def read_examples(folder: pathlib.Path, optimizer: str) -> dict[tuple[float, ...
     """Reads the test losses on each example of an optimizer's trainings.
 
     Args:
-        folder: the run's folder.
-        optimizer: its name.
+        folder: The run's folder.
+        optimizer: Its name.
 
     Returns:
         The losses by learning rate, other tuned hyperparameters, and seed; of those trainings whose file is there and

@@ -14,7 +14,7 @@ def visible(text: str) -> str:
     r"""Writes out what terminals and Matplotlib would obey or hide: control characters, line breaks, directions.
 
     Args:
-        text: any text, such as a name from a results file.
+        text: Any text, such as a name from a results file.
 
     Returns:
         One line, with escapes as in Python's string literals.
@@ -33,7 +33,7 @@ class Terminal(Console):
         """Starts at 132 characters a line where there is no terminal.
 
         Args:
-            file: where text goes, as text alone; None for standard output, or what a notebook shows.
+            file: Where text goes, as text alone; None for standard output, or what a notebook shows.
         """
         # In a notebook, Rich would take every file for the notebook's.
         shown = None if file is None else False
@@ -50,8 +50,8 @@ class Terminal(Console):
         """Makes what is shown of any text: of titles, cells and messages alike.
 
         Args:
-            text: any text.
-            **options: as Rich takes them.
+            text: Any text.
+            **options: As Rich takes them.
 
         Returns:
             The text in characters that the terminal has.

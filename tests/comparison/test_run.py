@@ -187,6 +187,64 @@ def test_an_own_optimizer_that_has_changed_is_refused(run):
 
 
 @pytest.mark.slow
+def test_an_own_optimizer_gets_the_loss_and_its_functions(run):
+    def needy(learning_rate):
+        def update(updates, state, params=None, *, value, value_fn, grad_fn, **extra_args):
+            del updates, extra_args
+            scale = jnp.where(value_fn(params) <= value + 1e-6, -learning_rate, jnp.nan)
+            return jax.tree.map(lambda g: scale * g, grad_fn(params)), state
+
+        return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+    _, records = run(needy, rounds=1)
+    assert all(one["validation"]["loss"][-1] is not None for one in trainings(records, "needy"))
+
+
+@pytest.mark.slow
+def test_an_own_optimizer_that_failed_can_be_mended_or_taken_back(run):
+    def broken(learning_rate):
+        def update(*_):
+            raise RuntimeError("no such thing")
+
+        return optax.GradientTransformation(optax.sgd(learning_rate).init, update)
+
+    def mended(learning_rate):
+        return optax.sgd(learning_rate)
+
+    broken.__name__ = mended.__name__ = "fragile"
+    with pytest.raises(RuntimeError, match="no such thing"):
+        run("sgd", broken, rounds=1)
+    printed, _ = run("sgd", rounds=1)
+    assert "fragile" not in printed
+    printed, _ = run(mended, rounds=1)
+    assert "fragile" in printed
+
+
+@pytest.mark.slow
+def test_an_own_optimizer_that_changed_before_its_first_round_ended_starts_again(run, monkeypatch):
+    def changed(learning_rate):
+        return optax.sgd(learning_rate, momentum=0.25)
+
+    changed.__name__ = "mine"
+    monkeypatch.setattr(engine, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    advance, left = engine.Trainings.advance, 15
+
+    def stop(*arguments):
+        nonlocal left
+        left -= 1
+        if not left:
+            raise KeyboardInterrupt
+        return advance(*arguments)
+
+    monkeypatch.setattr(engine.Trainings, "advance", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(mine, rounds=1)
+    left = -1
+    run(changed, rounds=1)
+    assert left == -1 - 10  # from the first step on
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words"),
     [
