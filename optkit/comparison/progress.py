@@ -1,6 +1,7 @@
-"""Progress bars, or plain lines if the output is not a terminal that can show bars."""
+"""Progress bars, or plain lines where neither a terminal nor a notebook can show bars."""
 
 import contextlib
+import importlib.util
 import time
 from collections.abc import Callable, Iterator
 from typing import Self
@@ -31,7 +32,10 @@ def counting(console: Console, width: int) -> progress.Progress:
 
 
 def _bars(console, *columns):
-    return progress.Progress(*columns, console=console, disable=not console.is_terminal or console.is_dumb_terminal)
+    # In a notebook, Rich draws bars by ipywidgets.
+    in_notebook = console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
+    in_terminal = console.is_terminal and not console.is_dumb_terminal
+    return progress.Progress(*columns, console=console, disable=not (in_notebook or in_terminal))
 
 
 class Progress(contextlib.AbstractContextManager):
