@@ -156,6 +156,7 @@ def compare(
         ComparisonError: If an optimizer, the task or the folder is not what it must be. It is a `ValueError`.
 
     Example:
+        >>> import tempfile
         >>> import jax, jax.numpy as jnp, optax, optkit
         >>> x = jax.random.normal(jax.random.key(0), (60, 3))
         >>> data = {"x": x, "y": x @ jnp.array([1.0, -2.0, 0.5])}
@@ -164,15 +165,17 @@ def compare(
         >>> def my_optimizer(learning_rate):
         ...     return optax.sgd(learning_rate, momentum=0.5)
         >>> result = optkit.compare(
-        ...     ["lion", my_optimizer],
+        ...     [my_optimizer],
         ...     loss=loss,
         ...     params=lambda key: jax.random.normal(key, (3,)),
         ...     train=jax.tree.map(lambda leaf: leaf[:40], data),
         ...     validation=jax.tree.map(lambda leaf: leaf[40:50], data),
         ...     test=jax.tree.map(lambda leaf: leaf[50:], data),
-        ...     steps=20, batch_size=8, rates=2, rounds=2, seeds=2, folder="runs/mine",
-        ... )  # doctest: +SKIP
-        >>> print(result)  # doctest: +SKIP
+        ...     steps=20, batch_size=8, rates=2, rounds=1, seeds=2, folder=tempfile.mkdtemp(),
+        ... )  # doctest: +ELLIPSIS
+        task on ...
+        >>> result.rows[0].optimizer
+        'my_optimizer'
     """
     methods = entries.find(optimizers)
     if (task is None) == (not problem):
