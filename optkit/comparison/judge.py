@@ -181,7 +181,7 @@ def compare(
     if (task is None) == (not problem):
         raise ComparisonError("give either task or the arguments of Task.of: loss, params, train, validation, test")
     if task is None:
-        task = Task.of(**problem) if steps is None else Task.of(**{"steps": steps, **problem})
+        task = Task.of(**problem)
     else:
         check(task)
     for name, value, least in (

@@ -203,7 +203,7 @@ def with_null(value: Any) -> Any:
     """Returns what `json` can write, with null in place of numbers that are not finite."""
     if isinstance(value, dict):
         return {key: with_null(item) for key, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return [with_null(item) for item in value]
     return value if not isinstance(value, float) or math.isfinite(value) else None
 

@@ -19,8 +19,9 @@ from optkit.method import Method
 
 FIGURE_CAPTION = (
     "Left: the validation loss during training, at the best learning rate; bands span all seeds. Right: at the end of "
-    "training, by learning rate; the best rate is marked. Values appear where the pointer rests on a mark."
+    "training, by learning rate; the best rate is marked."
 )
+HOVER = "Values appear where the pointer rests on a mark."
 # Of more ties than these, the number is told.
 MOST_NAMES = 8
 
@@ -101,7 +102,7 @@ def _template():
 def _render(records, rows, *, whole):
     picture = figure.as_svg(figure.draw(records[0], rows))
     content = _content(records, rows)
-    return _template().render(content, whole=whole, figure=picture, figure_caption=FIGURE_CAPTION)
+    return _template().render(content, whole=whole, figure=picture, figure_caption=f"{FIGURE_CAPTION} {HOVER}")
 
 
 def _content(records: Sequence[Record], rows: Sequence[Row]) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def run(plan: Plan, console: Console) -> pathlib.Path:
 
 @contextlib.contextmanager
 def _naming(name):
-    """Says of an error which optimizer raised it."""
+    """Adds the name of the optimizer to an error."""
     try:
         yield
     except Exception as error:
@@ -198,14 +198,19 @@ def _complete(records, name, settings):
     return all(not lacking_seeds(records, name, number, settings) for number in range(settings["rounds"]))
 
 
-def lacking_seeds(records: Sequence[Record], name: str, number: int, settings: Mapping[str, Any]) -> list[int]:
-    """Returns the seeds with which an optimizer has not been trained in a round."""
-    done = {
+def _done_seeds(records, name, number):
+    """The seeds with which an optimizer has been trained in a round."""
+    return {
         seed
         for record in records
         if record["record"] == "round" and (record["optimizer"], record["round"]) == (name, number)
         for seed in record["seeds"]
     }
+
+
+def lacking_seeds(records: Sequence[Record], name: str, number: int, settings: Mapping[str, Any]) -> list[int]:
+    """Returns the seeds with which an optimizer has not been trained in a round."""
+    done = _done_seeds(records, name, number)
     return [seed for seed in settings["seeds"] if seed not in done]
 
 
@@ -258,17 +263,12 @@ class _Optimizer:
 
     def _points(self, number):
         """What a round tries: what it tried with other seeds, or what comes next."""
-        seeds = {seed for record in self._finished(number) for seed in record["seeds"]}
+        seeds = _done_seeds(self._folder.records, self._method.name, number)
         there = [record for record in self._own({number}) if record["seed"] in seeds]
         if there:
             return results.points(there, self._method)
         tried = results.tried(self._own(set(range(number))), self._method)
         return search.choose(self._method, self._tuned, self._center(), number, tried, self._plan.rates)
-
-    def _finished(self, number):
-        key = ("round", self._method.name, number)
-        records = self._folder.records[1:]
-        return [record for record in records if (record["record"], record["optimizer"], record.get("round")) == key]
 
     def _center(self):
         if not math.isnan(self._method.grid):

@@ -261,6 +261,15 @@ def test_another_task_in_the_same_folder_is_refused(run, line, change, words):
 
 
 @pytest.mark.slow
+def test_facts_of_any_sequence_continue(run, line, trained):
+    task = dataclasses.replace(line, facts={"shape": (3, math.nan)})
+    run(rounds=1, task=task)
+    trained.clear()
+    run(rounds=1, task=task)
+    assert trained == []
+
+
+@pytest.mark.slow
 def test_another_configuration_in_the_same_folder_is_refused(run):
     run("sgd")
     with pytest.raises(ComparisonError, match="holds a run with steps 10, not 12; choose another folder"):
