@@ -164,8 +164,8 @@ def next_rates(losses: Mapping[float, float], count: int) -> list[float]:
 def next_values(losses: Mapping[float, float], values: Range, count: int) -> list[float]:
     """Chooses values of a hyperparameter that has a range.
 
-    Evenly over its range, on its scale, until two of them have been tried; then between the best one and its
-    neighbours, or the end of the range.
+    Evenly over its range, on its scale, away from a single one that has been tried; once there are two, between the
+    best one and its neighbours, or the end of the range.
 
     Args:
         losses: Final validation loss by value, ascending; infinite where training diverged.
@@ -179,7 +179,10 @@ def next_values(losses: Mapping[float, float], values: Range, count: int) -> lis
     start, end = sorted((_onto(low, scale), _onto(high, scale)))
     inside = {float(_onto(value, scale)): loss for value, loss in losses.items() if low <= value <= high}
     if len(inside) < 2:
-        chosen = start + (np.arange(count) + 0.5) / count * (end - start)
+        cells = count + len(inside)
+        chosen = start + (np.arange(cells) + 0.5) / cells * (end - start)
+        for place in inside:
+            chosen = np.delete(chosen, np.argmin(abs(chosen - place)))
     else:
         places = sorted(inside)
         best = min(range(len(places)), key=lambda i: inside[places[i]])

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import optax
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from optkit.catalog import METHODS
@@ -47,11 +47,13 @@ def test_when_everything_diverged_the_grid_moves_down():
 
 @pytest.mark.parametrize("values", [(0.9, 0.999, "1-log"), (1e-3, 1.0, "log"), (-1.0, 2.0, "linear")])
 @given(losses=st.lists(st.floats(0, 10), max_size=8), count=st.integers(2, 9), shift=st.floats(0.01, 0.99))
+@example(losses=[0.0], count=3, shift=0.5)
 def test_values_of_a_range_are_new_and_inside_it(values, losses, count, shift):
     low, high, _ = values
     tried = {low + (high - low) * (i + shift) / max(len(losses), 1): loss for i, loss in enumerate(losses)}
     chosen = next_values(tried, values, count)
     assert len(set(chosen) - set(tried)) == count
+    assert len({np.float32(value) for value in (*chosen, *tried)}) == count + len(tried)
     assert all(low <= value <= high for value in chosen)
 
 
