@@ -1,12 +1,13 @@
 """Sets the devices and caches of the tests, in this one place, and makes tests of the code in the Markdown files."""
 
+import collections
 import importlib.metadata
 import os
 import pathlib
 
 DEVICES = 8
-# How many tests of one module may keep their programs: a process would come to hold 4 GB of those of the longest ones.
-TESTS_BETWEEN_CLEARINGS = 100
+# How many programs a process keeps: one that kept all would come to hold 5 GB of them.
+MOST_PROGRAMS = 1_000
 # Most of the time goes into compiling programs that run once; these, as in `optkit.testing.case`, quarter it. Where
 # each of a chain of operations uses the last one twice or more, the older way to emit fusions computes all of it anew
 # each time: a test that hangs has twenty of them outside a loop.
@@ -32,8 +33,9 @@ from optkit.testing import golden  # noqa: E402
 jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(__file__).parent / ".cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
-# Tests since programs were last freed.
-_DONE = pytest.StashKey[int]()
+# What JAX has done since programs were last freed, by the name of the event.
+_events = collections.Counter()
+jax.monitoring.register_event_duration_secs_listener(lambda event, _, **__: _events.update([event]))
 
 pytest_collect_file = Sybil(parsers=[PythonCodeBlockParser()], patterns=["*.md"]).pytest()
 
@@ -51,14 +53,12 @@ def pytest_runtest_setup(item):
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_teardown(item, nextitem):
-    """Frees compiled programs after the last test of a module, and now and then within a long one."""
+def pytest_runtest_teardown():
+    """Frees compiled programs once there are many. Modules share those of small operations until then."""
     yield
-    done = item.session.stash.get(_DONE, 0) + 1
-    if nextitem is None or nextitem.path != item.path or done == TESTS_BETWEEN_CLEARINGS:
+    if _events["/jax/core/compile/backend_compile_duration"] > MOST_PROGRAMS:
         jax.clear_caches()
-        done = 0
-    item.session.stash[_DONE] = done
+        _events.clear()
 
 
 @pytest.fixture

@@ -228,14 +228,16 @@ def find_violations(factory: Callable[..., optax.GradientTransformation], **argu
     return ()
 
 
-def check_method(method: Method) -> None:
+def check_method(method: Method, promises: Collection[str] | None = None) -> None:
     """Checks a method of the catalog, or a variant of one, by the contract.
 
     Args:
         method: An entry of `optkit.catalog.METHODS` that makes gradient transformations.
+        promises: Names of the promises to check. Default: None, all of `PROMISES`.
 
     Raises:
         BrokenContract: If it breaks a promise.
+        ValueError: If a name in `promises` is unknown.
 
     Example:
         >>> import optkit
@@ -243,6 +245,7 @@ def check_method(method: Method) -> None:
     """
     check_transformation(
         method.optimizer_factory,
+        promises=promises,
         static_args=method.static,
         needs=method.needs,
         eval_params=method.eval_params,
