@@ -54,7 +54,7 @@ def measure() -> Finding:
 
 
 CLAIM = Claim(
-    method="gossip",
+    method="accelerated_mix",
     arxiv="2301.11817",
     statement="Consensus can be accelerated on slowly changing graphs of which a connected skeleton stays.",
     experiment=f"A ring of {WORKERS} workers with {WORKERS} random chords that vanish one after the other, {NUMBERS}"

@@ -32,7 +32,7 @@ def measure() -> Finding:
 
 
 CLAIM = Claim(
-    method="gossip",
+    method="chebyshev_mix",
     arxiv="1702.08704",
     statement="Chebyshev acceleration needs about the root of the rounds that plain gossip needs.",
     experiment=f"A ring of {WORKERS} workers with {NUMBERS} normal numbers each, {ROUNDS} rounds, float64.",
