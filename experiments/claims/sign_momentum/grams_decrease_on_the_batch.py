@@ -31,13 +31,14 @@ SETTING = (
 
 @functools.cache
 def decreases(size: int | None) -> np.ndarray:
-    """Trains by Adam, and measures by how much each update decreases two losses to first order.
+    """Trains by Adam, and measures by how much each update decreases two losses to first order, and how long it is.
 
     Args:
         size: of the batches; None for all examples.
 
     Returns:
-        The decreases in units of the learning rate: `(seed, step, method, loss)`, of the batch and of all examples.
+        In units of the learning rate, `(seed, step, method, 3)`: the decrease of the batch's loss, that of the loss of
+        all examples, and the length of the update.
     """
     network = digits_network()
     everything = jnp.arange(network.examples)
@@ -58,8 +59,8 @@ def decreases(size: int | None) -> np.ndarray:
             carry, (params, grads, updates) = jax.lax.scan(step, carry, batches, length=MEASURED_EVERY)
             params, grads, updates = jax.tree.map(lambda x: x[-1], (params, grads, updates))
             whole = grads if rows is None else gradient(params, everything)
-            found = [[-optax.tree.vdot(g, u) / RATE for g in (grads, whole)] for u in updates]
-            return carry, jnp.array(found)
+            found = [[*(optax.tree.vdot(g, u) for g in (grads, whole)), optax.tree.norm(u)] for u in updates]
+            return carry, jnp.array(found) / jnp.array([-RATE, -RATE, RATE])
 
         params = network.init(key)
         carry = params, [tx.init(params) for tx in optimizers]

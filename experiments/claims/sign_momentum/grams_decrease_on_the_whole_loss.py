@@ -18,13 +18,18 @@ def measure() -> Finding:
     """Compares the decreases of the loss of all examples."""
     said, holds, shares = [], True, []
     for size in SIZES:
+        decrease, length = np.moveaxis(decreases(size)[..., 1:], -1, 0)
         # Over the whole run of a seed.
-        found = dict(zip(WRAPPERS, np.mean(decreases(size)[..., 1], axis=1).T, strict=True))
+        found = dict(zip(WRAPPERS, np.mean(decrease, axis=1).T, strict=True))
+        unit = dict(zip(WRAPPERS, np.mean(decrease / length, axis=(0, 1)), strict=True))
         ratios = {name: student(found[name] / found["Adam"]) for name in list(WRAPPERS)[1:]}
         shares.append([estimate.mean for estimate in ratios.values()])
         others = found["Adam"], found["cautious without rescaling"]
         holds &= all(student(found["Grams"] - other).low > 0 for other in others)
-        listed = ", ".join(f"{name} {interval(estimate)}" for name, estimate in ratios.items())
+        listed = ", ".join(
+            f"{name} {interval(estimate)}, at equal length {unit[name] / unit['Adam']:.2f}"
+            for name, estimate in ratios.items()
+        )
         said.append(f"{size_in_words(size)}: {listed}")
 
     def draw(axes):
@@ -45,7 +50,7 @@ CLAIM = Claim(
     experiment=f"{SETTING}, where g is the gradient of all examples; mean over the steps.",
     required=(
         "more than both at every batch size, with paired 95% intervals of the differences above zero; the rescaled"
-        " cautious step reported"
+        " cautious step, and decreases divided by the lengths of the updates, reported"
     ),
     measure=measure,
 )
