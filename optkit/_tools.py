@@ -1,16 +1,20 @@
 """The tools that belong to no family: they run around a transformation, or report on one."""
 
 from optkit.core.cost.cost import Cost, cost
+from optkit.core.curvature import HessianExtremes, directional_sharpness, hessian_extremes
 from optkit.core.injection import inject_hyperparams
 from optkit.core.precision import in_float32
 from optkit.core.preprocessing import preprocess_gradients
 from optkit.core.workers.on_workers import on_workers, worker_axes
 from optkit.core.workers.sharding import state_shardings
-from optkit.method import Method
+from optkit.method import Method, Paper
 
 __all__ = [
     "Cost",
+    "HessianExtremes",
     "cost",
+    "directional_sharpness",
+    "hessian_extremes",
     "in_float32",
     "inject_hyperparams",
     "on_workers",
@@ -62,5 +66,22 @@ METHODS = (
         kind="function",
         summary="Finds the shardings of an optimizer's state from those of its parameters.",
         also_known_as=("out_shardings", "FSDP", "tensor parallel"),
+    ),
+    Method(
+        name="directional_sharpness",
+        factory=directional_sharpness,
+        kind="function",
+        summary="Measures the curvature of a loss along an update, from one product of the Hessian and a vector.",
+        paper=Paper(
+            "Toward Understanding Why Adam Converges Faster Than SGD for Transformers", "Pan, Li", 2023, "2306.00204"
+        ),
+        also_known_as=("curvature along an update", "Hessian-vector product", "Rayleigh quotient"),
+    ),
+    Method(
+        name="hessian_extremes",
+        factory=hessian_extremes,
+        kind="function",
+        summary="Finds the largest and the smallest eigenvalue of a loss's Hessian by Lanczos's method.",
+        also_known_as=("sharpness", "Lanczos", "top Hessian eigenvalue", "edge of stability"),
     ),
 )
