@@ -76,7 +76,9 @@ def qg_dadam(
     the parameters.
 
     Use it when the data of the workers differ and you would use Adam: it costs no more memory and no more messages.
-    Avoid it when the data differ only a little, because `gossip` of Adam is then the safer choice.
+    Avoid it when the data differ only a little, because `gossip` of Adam is then the safer choice. Try the form "v0"
+    beside the default: on digits that were dealt unevenly, the default learned far less in 400 steps than `dadam`, and
+    "v0" as much.
 
     Args:
         learning_rate: The learning rate, a positive number or a schedule.

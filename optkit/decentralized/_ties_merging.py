@@ -42,7 +42,8 @@ def ties_merge(
 
     Use it when you want one model for several tasks and have no data to train it. Avoid it when the models have no
     common base, because their entries then do not correspond: see `activation_matched_mix`. Because the largest entries
-    are chosen among all leaves together, small leaves may not change at all.
+    are chosen among all leaves together, small leaves may not change at all. Compare it with the plain mean: with two
+    networks that share an output layer, each trained on half of the digits, the mean was at least as accurate.
 
     Args:
         base: A tree of floating-point arrays.
