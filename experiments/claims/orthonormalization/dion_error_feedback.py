@@ -13,7 +13,7 @@ from optkit.orthonormalization import scale_by_dion
 
 ROWS, COLUMNS = 64, 48
 RANKS = (3, 6, 12, 48)
-STEPS, SEEDS, MOMENTUM, NOISE = 400, 3, 0.95, 0.1
+STEPS, SEEDS, MOMENTUM, NOISE = 1000, 8, 0.95, 0.1
 RATES = (0.01, 0.02, 0.05, 0.1, 0.2)
 LOW_RANKS, REQUIRED = (3, 6), 0.6
 REQUIRED_AT_FULL_RANK = 0.01
@@ -90,7 +90,7 @@ CLAIM = Claim(
     arxiv="2504.05295",
     statement="Error feedback makes up for what a low-rank update leaves out.",
     experiment=(
-        f"{STEPS} steps on |A (W - W*) B|^2 / 2 with noisy gradients, W {ROWS} x {COLUMNS}, curvatures 1 to 0.1, the "
+        f"{STEPS:,} steps on |A (W - W*) B|^2 / 2 with noisy gradients, W {ROWS} x {COLUMNS}, curvatures 1 to 0.1, the "
         f"best of {len(RATES)} rates decayed to zero, mean of {SEEDS} seeds; the same momentum without feedback."
     ),
     required=(
