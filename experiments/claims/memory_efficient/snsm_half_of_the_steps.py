@@ -1,7 +1,7 @@
 """Adam with subset norms and subspace momentum in half the steps against Adam in all of them.
 
-It fails here: in as many steps it comes as far as Adam and not further. The paper's lead grows with models whose
-gradients are noisier and of lower rank than those of a network of 1002 parameters.
+It fails here: in as many steps its loss is about a tenth above Adam's. In the paper it leads also in as many, on
+language models, whose gradients are nearer to a low rank than those of a network of 1002 parameters.
 """
 
 import optax

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from experiments import digits
+from experiments import digits, models
 from optkit.catalog import METHODS
 from optkit.comparison.baselines import BASELINES
 
@@ -94,15 +94,14 @@ def best_on_digits(
         What came out at the rate with the least mean loss.
     """
     task = digits.task(lambda rngs: Perceptron(width, rngs))
-    matrices = task.hidden_matrices
     grid = (BASELINES if scale is None else METHODS)[method].grid
 
     def optimizer(rate):
         decay = optax.scale_by_schedule(optax.linear_schedule(1.0, 0.0, STEPS))
         if scale is None:
             return optax.chain(optax.adam(rate), decay)
-        inner = scale(weight_dimension_numbers=matrices)
-        return optax.chain(beside_adamw(method, inner, rate, matrices), decay)
+        inner = scale(weight_dimension_numbers=models.hidden_matrices)
+        return optax.chain(beside_adamw(method, inner, rate, models.hidden_matrices), decay)
 
     def train(rate, key):
         tx = optimizer(rate)
