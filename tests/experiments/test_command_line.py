@@ -322,9 +322,12 @@ EARLY = (
     "bench nothing",
     "bench update --size 8M",
     "bench update --dtype int8",
-    *(f"bench {what} --out /dev/null/results" for what in ("update", "sharded", "compile", "gossip")),
+    *(f"bench {what} --out /dev/null/results" for what in ("update", "peers", "sharded", "compile", "gossip")),
 )
-HELP = ("--help", *(f"{name} --help" for name in ("compare", "decentralized", "claims", "bench", "bench update")))
+HELP = (
+    "--help",
+    *(f"{name} --help" for name in ("compare", "decentralized", "claims", "bench", "bench update", "bench peers")),
+)
 
 
 @pytest.mark.slow
@@ -346,6 +349,7 @@ def test_optimizers_are_refused_before_more_than_optkit_is_imported():
         "decentralized --optimizers gosip",
         "decentralized --inner sdg",
         "bench update --optimizers adamv",
+        "bench peers --optimizers adamv",
     )
     modules = ("flax", "sklearn", "scipy.stats", "matplotlib", "orbax")
     for command, (code, error, imported) in run_several(modules, [command.split() for command in commands]).items():
