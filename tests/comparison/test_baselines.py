@@ -1,5 +1,7 @@
 """The optimizers of Optax, as `compare` runs them."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,3 +91,8 @@ def test_the_average_is_what_schedule_free_reports():
         point = optax.apply_updates(point, updates)
         iterates.append(state.z)
     np.testing.assert_allclose(method.eval_params(state, point), np.mean(iterates, axis=0), rtol=1e-5)
+
+
+def test_the_documentation_names_every_baseline():
+    named = set(re.findall(r'"(\w+)"', optkit.compare.__doc__.split("`optkit.catalog`")[0]))
+    assert set(BASELINES) <= named
