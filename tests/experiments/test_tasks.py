@@ -298,7 +298,7 @@ def test_the_regulators_optimum_is_the_riccati_equations():
     _, policy = lqr_policy_gradient.solve()
     scores = task.metrics({"policy": policy}, task.test)
     assert np.all(scores["loss"] == 0)
-    np.testing.assert_allclose(scores["cost"].mean(), task.facts["reference"]["cost"], atol=1e-4)
+    np.testing.assert_allclose(scores["cost"].mean(), task.facts["reference"]["cost"], atol=1e-5)
     # Many steps, added up.
     state, cost = task.test["state"].astype(float), 0.0
     for _ in range(300):
