@@ -16,6 +16,7 @@ import pytest
 
 from experiments import __main__ as command_line
 from experiments.benchmarks import sweep
+from optkit.comparison.baselines import BASELINES
 from optkit.comparison.store import RunFolder
 
 ROOT = pathlib.Path(command_line.__file__).parents[1]
@@ -254,7 +255,7 @@ def test_everything_that_suits_a_task_is_compared(monkeypatch):
         assert command_line.execute(command_line.parser().parse_args(["compare", "--task", task, "--all"])) == 0
     names = [method.name for method in compared]
     assert names[0] == "adamw"
-    assert {"dion", "storm", "trimmed_mean", "class_normalized"} <= set(names)
+    assert {"dion", "storm", "trimmed_mean", "class_normalized", *BASELINES} <= set(names)
     assert names.count("dion") == 2
     assert names.count("class_normalized") == 1  # the other task has no classes
 
