@@ -160,7 +160,9 @@ def _add_compare(commands):
         help="names separated by commas; a variant is written name:variant, a function of your own module:function;"
         " adamw is always added",
     )
-    compare.add_argument("--all", action="store_true", help="compare every method of the catalog that suits the task")
+    compare.add_argument(
+        "--all", action="store_true", help="compare every method of the catalog that suits the task, and Optax's"
+    )
     compare.add_argument("--steps", type=_positive, help="steps of each training (default: the task's)")
     compare.add_argument("--rates", type=_at_least_two, default=6, help="learning rates per round (default: 6)")
     compare.add_argument("--rounds", type=_positive, default=3, help="rounds of search (default: 3)")

@@ -86,8 +86,8 @@ CLAIM = Claim(
         " sharp."
     ),
     experiment=(
-        f"A transformer of width {bytes_lm.WIDTH} over bytes of Python, {STEPS} steps of Adam at rate {RATE:g} on"
-        f" batches of {BATCH} windows of {bytes_lm.CONTEXT}; in every {MEASURED_EVERY}th step the sharpness on"
+        f"The transformer of `bytes-lm` over bytes of Python, {STEPS} steps of Adam at rate {RATE:g} on batches of"
+        f" {BATCH} windows; in every {MEASURED_EVERY}th step the sharpness on"
         f" {CURVATURE_WINDOWS} other windows of what each rule makes of the same gradients, momentum included;"
         f" {SEEDS} seeds."
     ),
