@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from experiments.benchmarks.nearest import CAUTIOUS_ADAMW, LION_KAPPA_L1, MARS_UNCLIPPED
+from experiments.benchmarks.nearest import CAUTIOUS_ADAMW, LION_KAPPA_L1, MARS_UNCLIPPED, WHY
 from optkit.comparison import records
 from optkit.comparison.store import write_results
 
@@ -211,6 +211,7 @@ MORE_COLUMNS: Mapping[str, Callable[[Row], str]] = {
         row.temporary_bytes_per_parameter, row.reference_temporary_bytes_per_parameter
     ),
     "fed with": lambda row: row.fed_with,
+    "why so long": lambda row: WHY.get(row.optimizer, ""),
 }
 
 
