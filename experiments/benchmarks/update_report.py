@@ -10,7 +10,7 @@ from rich.table import Table
 
 from experiments.benchmarks import measured_rows
 from experiments.benchmarks.measured_rows import Quartiles, machines, markdown_table
-from experiments.benchmarks.nearest import CAUTIOUS_ADAMW, LION_KAPPA_L1, MARS_UNCLIPPED
+from experiments.benchmarks.nearest import CAUTIOUS_ADAMW, LION_KAPPA_L1, MARS_UNCLIPPED, WHY
 from optkit.comparison.store import write_results
 
 # How long a step may take, in steps of Optax's nearest.
@@ -190,6 +190,7 @@ MORE_COLUMNS: Mapping[str, Callable[[Row], str]] = {
         row.temporary_bytes_per_parameter, row.reference_temporary_bytes_per_parameter
     ),
     "fed with": lambda row: row.fed_with,
+    "why so long": lambda row: WHY.get(row.optimizer, ""),
 }
 
 
