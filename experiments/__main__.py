@@ -160,7 +160,9 @@ def _add_compare(commands):
         help="names separated by commas; a variant is written name:variant, a function of your own module:function;"
         " adamw is always added",
     )
-    compare.add_argument("--all", action="store_true", help="compare every method of the catalog that suits the task")
+    compare.add_argument(
+        "--all", action="store_true", help="compare every method of the catalog that suits the task, and Optax's"
+    )
     compare.add_argument("--steps", type=_positive, help="steps of each training (default: the task's)")
     compare.add_argument("--rates", type=_at_least_two, default=6, help="learning rates per round (default: 6)")
     compare.add_argument("--rounds", type=_positive, default=3, help="rounds of search (default: 3)")
@@ -199,6 +201,11 @@ def _add_bench(commands):
     update.add_argument("--rounds", type=_positive, default=20, help="measurements per method (default: 20)")
     update.add_argument("--out", type=_folder, help="folder of the results (default: experiments/results)")
     update.set_defaults(run=_update)
+    peers = benches.add_parser("peers", help="compare one update of each method with that of PyTorch's packages")
+    peers.add_argument("--optimizers", type=_names, help="names separated by commas (default: all pairs)")
+    peers.add_argument("--rounds", type=_positive, default=20, help="measurements per pair (default: 20)")
+    peers.add_argument("--out", type=_folder, help="folder of the results (default: experiments/results)")
+    peers.set_defaults(run=_peers)
     for name, module, workers, text in (
         ("sharded", "sharded", 8, "measure what optimizers of matrices send between eight devices"),
         ("compile", "compile_time", 1, "measure how compile time grows with the layers of a transformer"),
@@ -370,6 +377,16 @@ def _update(options, console):
     from experiments.benchmarks import update
 
     update.run(_given(options, update.Options), console)
+
+
+def _peers(options, console):
+    from experiments.benchmarks import peer_pairs
+
+    peer_pairs.find(options.optimizers)
+    peer_pairs.require_packages()
+    from experiments.benchmarks import peers
+
+    peers.run(_given(options, peers.Options), console)
 
 
 def _bench(options, console):

@@ -44,7 +44,9 @@ ADAGRAD = Nearest("adagrad", optax.adagrad)
 RMSPROP = Nearest("rmsprop", optax.rmsprop)
 # With the rank and the gap of the catalog's example.
 GALORE = Nearest("galore", functools.partial(optax.contrib.galore, rank=2, update_proj_gap=50))
-CLIPPED_SGD = Nearest("clip, sgd", lambda rate: optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(rate)))
+CLIPPED_SGD = Nearest(
+    "clip, sgd(momentum)", lambda rate: optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(rate, momentum=0.9))
+)
 
 # Methods that are not named here are measured beside what has as much state: `by_state`.
 NEAREST: Mapping[str, Nearest] = {
@@ -91,6 +93,16 @@ READ_AGAIN: Mapping[str, int] = {
     "mars_m": 2,
     "mars_shampoo": 2,
     MARS_UNCLIPPED: 0,
+}
+
+# What a step does that takes far longer than the bytes that it must move.
+WHY: Mapping[str, str] = {
+    "clip_by_quantile": "counts all entries 31 times, once a bit: exact, without a sort, and without gathering shards",
+    "geometric_median": "each iteration reads all rows; inner products of rows would lose half of the digits",
+    "micro_adam": "finds the largest entries of each block by top_k, and scatters its window into whole arrays",
+    "proximal_median": "8 passes of one step a row, each of which needs a norm before it can move",
+    "sparse_ggt": "finds the largest entries of the whole tree by one top_k",
+    "sparse_m_fac": "finds the largest entries of the whole tree by one top_k",
 }
 
 

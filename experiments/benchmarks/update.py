@@ -23,6 +23,7 @@ from rich.console import Console
 import experiments
 import optkit
 from experiments.benchmarks import update_report
+from experiments.benchmarks.measured_rows import quartiles
 from experiments.benchmarks.nearest import LEARNING_RATE, arrays_read_again, find, nearest
 from experiments.benchmarks.transformer import SIZES, parameters
 from experiments.benchmarks.update_report import Row
@@ -102,7 +103,27 @@ def _file_name(dtype):
     return f"bench-update-{device}" + ("" if dtype == "float32" else f"-{dtype}")
 
 
-class Program:
+class Steps:
+    """Steps that go on from where they stopped; a turn is as many as last `SECONDS_A_TURN` together."""
+
+    def __init__(self, take: Callable[[int], None]):
+        """Takes first steps.
+
+        Args:
+            take: takes so many steps, and returns when they are done.
+        """
+        self._take, self._steps = take, 1
+        self.turn()
+        self._steps = math.ceil(SECONDS_A_TURN / self.turn())
+
+    def turn(self) -> float:
+        """Takes some steps and returns the seconds of one."""
+        begin = time.perf_counter()
+        self._take(self._steps)
+        return (time.perf_counter() - begin) / self._steps
+
+
+class Program(Steps):
     """A compiled step that goes on from where it stopped.
 
     Attributes:
@@ -120,24 +141,20 @@ class Program:
         """
         begin = time.perf_counter()
         # A copy's old target is an argument that nothing reads.
-        self._step = jax.jit(step, donate_argnums=0, keep_unused=True).lower(carry, inputs).compile()
+        self._compiled = jax.jit(step, donate_argnums=0, keep_unused=True).lower(carry, inputs).compile()
         self.compile_seconds = time.perf_counter() - begin
-        memory = self._step.memory_analysis()
+        memory = self._compiled.memory_analysis()
         self.temporary_bytes = memory.temp_size_in_bytes if memory else None
-        self._carry, self._inputs, self._steps = carry, inputs, 1
-        self.turn()
-        self._steps = math.ceil(SECONDS_A_TURN / self.turn())
+        self._carry, self._inputs = carry, inputs
+        super().__init__(self._go_on)
 
-    def turn(self) -> float:
-        """Takes some steps and returns the seconds of one."""
-        begin = time.perf_counter()
-        for _ in range(self._steps):
-            self._carry = self._step(self._carry, self._inputs)
+    def _go_on(self, steps):
+        for _ in range(steps):
+            self._carry = self._compiled(self._carry, self._inputs)
         jax.block_until_ready(self._carry)
-        return (time.perf_counter() - begin) / self._steps
 
 
-def take_turns(programs: Sequence[Program], rounds: int) -> np.ndarray:
+def take_turns(programs: Sequence[Steps], rounds: int) -> np.ndarray:
     """Runs programs in turn, in another order each round.
 
     Args:
@@ -206,9 +223,9 @@ class Bench:
             reference=reference.name,
             fed_with=_fed_with(method),
             rounds=len(seconds),
-            milliseconds=_quartiles(1e3 * seconds[:, 0]),
-            reference_milliseconds=_quartiles(1e3 * seconds[:, 1]),
-            ratio=_quartiles(seconds[:, 0] / seconds[:, 1]),
+            milliseconds=quartiles(1e3 * seconds[:, 0]),
+            reference_milliseconds=quartiles(1e3 * seconds[:, 1]),
+            ratio=quartiles(seconds[:, 0] / seconds[:, 1]),
             state_bytes_per_parameter=cost.state_bytes_per_parameter,
             reference_state_bytes_per_parameter=optkit.cost(
                 other, self._shapes, state_only=True
@@ -218,11 +235,11 @@ class Bench:
             compile_seconds=program.compile_seconds,
             reference_compile_seconds=beside.compile_seconds,
             moved_bytes_per_parameter=moved / cost.parameters,
-            gigabytes_per_second=_quartiles(speed[:, 0] / 1e9),
-            copy_gigabytes_per_second=_quartiles(speed[:, 2] / 1e9),
-            in_place_gigabytes_per_second=_quartiles(speed[:, 3] / 1e9),
-            share_of_copy=_quartiles(speed[:, 0] / speed[:, 2]),
-            share_of_in_place=_quartiles(speed[:, 0] / speed[:, 3]),
+            gigabytes_per_second=quartiles(speed[:, 0] / 1e9),
+            copy_gigabytes_per_second=quartiles(speed[:, 2] / 1e9),
+            in_place_gigabytes_per_second=quartiles(speed[:, 3] / 1e9),
+            share_of_copy=quartiles(speed[:, 0] / speed[:, 2]),
+            share_of_in_place=quartiles(speed[:, 0] / speed[:, 3]),
             versions=environment.versions(experiments),
             hardware=environment.hardware(),
         )
@@ -296,7 +313,3 @@ def _bytes(tree):
 
 def _per(size, parameters):
     return None if size is None else size / parameters
-
-
-def _quartiles(values):
-    return tuple(np.quantile(values, (0.25, 0.5, 0.75)).tolist())

@@ -2,18 +2,16 @@
 
 import dataclasses
 import pathlib
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from experiments.benchmarks.nearest import CAUTIOUS_ADAMW, LION_KAPPA_L1, MARS_UNCLIPPED
-from optkit.comparison import records
+from experiments.benchmarks import measured_rows
+from experiments.benchmarks.measured_rows import Quartiles, machines, markdown_table
+from experiments.benchmarks.nearest import CAUTIOUS_ADAMW, LION_KAPPA_L1, MARS_UNCLIPPED, WHY
 from optkit.comparison.store import write_results
-
-Quartiles = tuple[float, float, float]
 
 # How long a step may take, in steps of Optax's nearest.
 LONGEST: Mapping[str, float] = {LION_KAPPA_L1: 1.05, MARS_UNCLIPPED: 1.35, "mars_adamw": 1.7, CAUTIOUS_ADAMW: 1.5}
@@ -95,20 +93,6 @@ class Row:
         )
 
 
-_SCHEMAS: Mapping[Any, Any] = {
-    str: records.TEXT,
-    int: records.integer(1),
-    float: records.NUMBER,
-    float | None: records.RESULT,
-    Quartiles: records.list_of(records.NUMBER, minItems=3, maxItems=3),
-    Mapping[str, str]: records.VERSIONS,
-    Mapping[str, Any]: records.HARDWARE,
-}
-_FIELDS = records.object_of(**{name: _SCHEMAS[kind] for name, kind in typing.get_type_hints(Row).items()})
-_ROW = {**_FIELDS, "additionalProperties": False}
-_ROWS = records.object_of(rows={"type": "array", "items": _ROW})
-
-
 class Verdict(NamedTuple):
     """Whether a target is met.
 
@@ -139,13 +123,7 @@ def read(file: pathlib.Path) -> list[Row]:
     Raises:
         ComparisonError: if it is something else.
     """
-    content = records.read_json(file, _ROWS)
-    rows = [Row(**record) for record in content["rows"]] if content else []
-    places = [(row.size, row.optimizer) for row in rows]
-    for number, (size, optimizer) in enumerate(places):
-        if (size, optimizer) in places[:number]:
-            records.refuse(file, ["rows", number], f"rows.{number}: {optimizer} at {size} has a row before this one")
-    return rows
+    return measured_rows.read(file, Row, _place)
 
 
 def write(rows: Sequence[Row], file: pathlib.Path) -> None:
@@ -167,10 +145,11 @@ def write(rows: Sequence[Row], file: pathlib.Path) -> None:
 
 def merge(rows: Sequence[Row], new: Row) -> list[Row]:
     """Puts a row in the place of the one of the same method and size, or behind all others of its size."""
-    places = [(row.size, row.optimizer) for row in rows]
-    if (new.size, new.optimizer) in places:
-        return [new if place == (new.size, new.optimizer) else row for place, row in zip(places, rows, strict=True)]
-    return [*rows, new]
+    return measured_rows.merge(rows, new, _place)
+
+
+def _place(row):
+    return f"{row.optimizer} at {row.size}"
 
 
 def verdicts(rows: Sequence[Row]) -> list[Verdict]:
@@ -211,6 +190,7 @@ MORE_COLUMNS: Mapping[str, Callable[[Row], str]] = {
         row.temporary_bytes_per_parameter, row.reference_temporary_bytes_per_parameter
     ),
     "fed with": lambda row: row.fed_with,
+    "why so long": lambda row: WHY.get(row.optimizer, ""),
 }
 
 
@@ -275,24 +255,16 @@ def markdown(rows: Sequence[Row]) -> str:
     Returns:
         Markdown.
     """
-    machines = dict.fromkeys(
-        f"{row.hardware['devices']}, {row.hardware['processors']} processors, {row.hardware['platform']}; "
-        f"jax {row.versions['jax']}, optax {row.versions['optax']}"
-        for row in rows
-    )
-    lines = ["# Cost of an update", "", "Written by `python -m experiments bench update`.", *machines, "", EXPLANATION]
+    lines = ["# Cost of an update", "", "Written by `python -m experiments bench update`."]
+    lines += [*machines(rows, "jax", "optax"), "", EXPLANATION]
     for group in _by_size(rows).values():
         lines += ["", f"## {_title(group)}", "", "Where there are two numbers the second is Optax's.", ""]
         columns = {name.replace("\n", " "): cell for name, cell in {**COLUMNS, **MORE_COLUMNS}.items()}
-        lines += _markdown_table(columns, ([cell(row) for cell in columns.values()] for row in group))
+        lines += markdown_table(columns, ([cell(row) for cell in columns.values()] for row in group))
     if found := verdicts(rows):
         lines += ["", "## Targets", ""]
-        lines += _markdown_table(
+        lines += markdown_table(
             ("size", "method", "target", "measured", "result"),
             ([*verdict[:-1], "met" if verdict.met else "**missed**"] for verdict in found),
         )
     return "\n".join(lines) + "\n"
-
-
-def _markdown_table(columns, rows):
-    return [f"| {' | '.join(cells)} |" for cells in (columns, ["---"] * len(columns), *rows)]

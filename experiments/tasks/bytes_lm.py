@@ -13,22 +13,18 @@ from flax import nnx
 from experiments import models
 from optkit.comparison.task import Task
 
-CONTEXT = 64
-WIDTH = 64
-HEADS = 4
-LAYERS = 2
 HELD_OUT_WINDOWS = 128
 
 
 class Block(nnx.Module):
     """Pre-norm attention and feed-forward layer."""
 
-    def __init__(self, rngs: nnx.Rngs):
-        self.attention_norm = nnx.LayerNorm(WIDTH, rngs=rngs)
-        self.attention = nnx.MultiHeadAttention(HEADS, WIDTH, decode=False, rngs=rngs)
-        self.feed_forward_norm = nnx.LayerNorm(WIDTH, rngs=rngs)
-        self.expand = nnx.Linear(WIDTH, 4 * WIDTH, rngs=rngs)
-        self.contract = nnx.Linear(4 * WIDTH, WIDTH, rngs=rngs)
+    def __init__(self, width: int, heads: int, rngs: nnx.Rngs):
+        self.attention_norm = nnx.LayerNorm(width, rngs=rngs)
+        self.attention = nnx.MultiHeadAttention(heads, width, decode=False, rngs=rngs)
+        self.feed_forward_norm = nnx.LayerNorm(width, rngs=rngs)
+        self.expand = nnx.Linear(width, 4 * width, rngs=rngs)
+        self.contract = nnx.Linear(4 * width, width, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns the block's output, shaped like its input `(batch, position, feature)`."""
@@ -39,16 +35,16 @@ class Block(nnx.Module):
 class Transformer(nnx.Module):
     """A language model over bytes."""
 
-    def __init__(self, rngs: nnx.Rngs):
-        self.tokens = nnx.Embed(256, WIDTH, rngs=rngs)
-        self.positions = nnx.Embed(CONTEXT, WIDTH, rngs=rngs)
-        self.blocks = nnx.List(Block(rngs) for _ in range(LAYERS))
-        self.norm = nnx.LayerNorm(WIDTH, rngs=rngs)
-        self.output = nnx.Linear(WIDTH, 256, use_bias=False, rngs=rngs)
+    def __init__(self, context: int, width: int, heads: int, layers: int, rngs: nnx.Rngs):
+        self.tokens = nnx.Embed(256, width, rngs=rngs)
+        self.positions = nnx.Embed(context, width, rngs=rngs)
+        self.blocks = nnx.List(Block(width, heads, rngs) for _ in range(layers))
+        self.norm = nnx.LayerNorm(width, rngs=rngs)
+        self.output = nnx.Linear(width, 256, use_bias=False, rngs=rngs)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """Returns the logits of each next byte."""
-        x = self.tokens(tokens) + self.positions(jnp.arange(CONTEXT))
+        x = self.tokens(tokens) + self.positions(jnp.arange(tokens.shape[-1]))
         for block in self.blocks:
             x = block(x)
         return self.output(self.norm(x))
@@ -73,17 +69,25 @@ def corpus(folder: pathlib.Path) -> dict[str, np.ndarray]:
     return {split: np.frombuffer(b"\n".join(texts), np.uint8) for split, texts in parts.items()}
 
 
-def task() -> Task:
-    """Returns the task."""
+def task(context: int = 64, width: int = 64, heads: int = 4, layers: int = 2, steps: int = 600) -> Task:
+    """Returns the task.
+
+    Args:
+        context: how many bytes the model sees.
+        width: how many features a byte has.
+        heads: how many heads an attention layer has.
+        layers: how many layers the model has.
+        steps: length of a training.
+    """
     text = corpus(pathlib.Path(sysconfig.get_path("stdlib")))
-    size = CONTEXT + 1
+    size = context + 1
     windows = {name: np.resize(part, (len(part) // size, size)) for name, part in text.items()}
 
     def spread(rows):
         """Evenly spaced windows: the held-out text is too long to score at every report."""
         return rows[np.linspace(0, len(rows) - 1, HELD_OUT_WINDOWS).astype(int)]
 
-    init, apply = models.functional(Transformer)
+    init, apply = models.functional(lambda rngs: Transformer(context, width, heads, layers, rngs))
 
     def metrics(params, batch):
         tokens = batch.astype(jnp.int32)
@@ -100,7 +104,7 @@ def task() -> Task:
         init=init,
         loss=lambda params, batch: metrics(params, batch)["loss"].mean(),
         metrics=metrics,
-        steps=600,
+        steps=steps,
         batch_size=8,
         facts={
             "data": "Python standard library",

@@ -10,9 +10,9 @@ from optkit.comparison.task import Task
 class Perceptron(nnx.Module):
     """One hidden layer."""
 
-    def __init__(self, rngs: nnx.Rngs):
+    def __init__(self, rngs: nnx.Rngs, classes: int = 10):
         self.hidden = nnx.Linear(64, 64, rngs=rngs)
-        self.output = nnx.Linear(64, 10, rngs=rngs)
+        self.output = nnx.Linear(64, classes, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Returns the logits."""

@@ -128,9 +128,11 @@ def compare(
     optimizers in general: the result holds for this model, these data and this number of steps.
 
     Args:
-        optimizers: What to compare: names ("adamw", "sgd", "lion", and those of `optkit.catalog`, variants as
-            "lion_kappa:huber"), functions of optkit or Optax, your own functions of a learning rate, and
-            `optkit.method.Method`. The first learning rates of your own function lie around the best one of AdamW.
+        optimizers: What to compare: names (of Optax's optimizers "adamw", "sgd", "lion", "adafactor", "lamb",
+            "ademamix", "adopt", "schedule_free_adamw", "sophia", "optax_muon", "momo", "dog", and "prodigy"; and those
+            of `optkit.catalog`, variants as "lion_kappa:huber"), functions of optkit or Optax, your own functions of a
+            learning rate, and `optkit.method.Method`. The first learning rates of your own function lie around the best
+            one of AdamW.
         task: What to train. Default: None, the task that `Task.of` makes of `problem`.
         steps: Number of steps of a training. Default: None, that of the task.
         rates: How many choices of hyperparameters each round tries, at least 2. Default: 6.

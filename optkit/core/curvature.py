@@ -195,16 +195,20 @@ def _lanczos(product: Callable[[Any], Any], start: Any, iterations: int) -> tupl
         basis = jax.tree.map(lambda rows, x: rows.at[index].set(x), basis, vector)
         image = product(vector)
         diagonal = jnp.asarray(optax.tree.vdot(vector, image))
-        # Against all vectors, because rounding would bring the first ones back; twice is enough (Parlett, 6.9).
-        for _ in range(2):
-            components = jax.vmap(optax.tree.vdot, (0, None))(basis, image)
-            along = jax.tree.map(
-                lambda rows, weights=components: jnp.tensordot(
-                    jnp.asarray(weights, rows.dtype), rows, 1, precision=jax.lax.Precision.HIGHEST
+
+        def without_components(_, image):
+            weights = jax.vmap(optax.tree.vdot, (0, None))(basis, image)
+            return jax.tree.map(
+                lambda x, rows: (
+                    x - jnp.tensordot(jnp.asarray(weights, x.dtype), rows, 1, precision=jax.lax.Precision.HIGHEST)
                 ),
+                image,
                 basis,
             )
-            image = optax.tree.sub(image, along)
+
+        # Against all vectors, because rounding would bring the first ones back; twice is enough (Parlett, 6.9). In a
+        # loop, because what it does to many leaves takes long to compile.
+        image = jax.lax.fori_loop(0, 2, without_components, image)
         vector, beside = _unit(image)
         scale = jnp.maximum(scale, jnp.maximum(jnp.abs(diagonal), beside))
         complete = beside <= 10 * jnp.finfo(dtype).eps * scale  # False for NaN, which goes on

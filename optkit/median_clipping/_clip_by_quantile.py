@@ -77,8 +77,9 @@ def clip_by_quantile(
 
     Use it when a few directions are much steeper than the others and limit SGD's learning rate. After `optax.trace` it
     clips the momentum. For a fixed threshold use `optax.clip`. Avoid it when more than `fraction` of the coordinates
-    are steep, because it then gains nothing. Where more than a share `1 - fraction` of the coordinates is zero, the
-    threshold is zero and nothing moves: for embeddings with sparse gradients use `per_leaf=True`, or leave them out.
+    are steep, because it then gains nothing, and before Adam, whose training it slowed down on digits. Where more than
+    a share `1 - fraction` of the coordinates is zero, the threshold is zero and nothing moves: for embeddings with
+    sparse gradients use `per_leaf=True`, or leave them out.
 
     NaN counts as the largest value and stays NaN.
 

@@ -108,8 +108,12 @@ def _take_lines(axis: int, indices: jax.Array, matrix: jax.Array) -> jax.Array:
 
 
 def _put_lines(axis: int, indices: jax.Array, low: jax.Array, like: jax.Array) -> jax.Array:
-    zeros = shard(jnp.zeros_like(like, low.dtype), _sharding_without(axis, like))
-    return shard_like(zeros.at[_lines(axis, indices)].set(low, unique_indices=True), like)
+    sharding = _sharding_without(axis, like)
+    # Each line looks up its own place, since XLA for CPUs scatters one number at a time.
+    places = jnp.full([like.shape[axis]], -1, jnp.int32).at[indices].set(jnp.arange(indices.size, dtype=jnp.int32))
+    chosen = jnp.expand_dims(places >= 0, -3 - axis)
+    lines = low.at[_lines(axis, jnp.maximum(places, 0))].get(out_sharding=sharding)
+    return shard_like(jnp.where(chosen, lines, 0), like)
 
 
 def _lines(axis: int, indices: jax.Array) -> tuple[jax.Array | slice, ...]:

@@ -93,7 +93,8 @@ def grams_adamw(
         x = x - lr * (sign(g) * abs(u) + wd * x)
 
     Use it in place of AdamW, with the same hyperparameters and the same memory. Avoid it when gradients are mostly
-    noise, because the sign of a single gradient decides the direction; momentum then does not average the noise.
+    noise, because the sign of a single gradient decides the direction; momentum then does not average the noise. On
+    digits a step on a batch of 4 lowered the loss of all data half as much as Adam's, on whole batches as much.
 
     Args:
         learning_rate: The learning rate, a positive number or a schedule. AdamW's is a good start.

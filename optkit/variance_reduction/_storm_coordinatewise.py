@@ -18,6 +18,7 @@ from optkit.core.complex_numbers import refuse_complex
 from optkit.core.injection import refuse_arrays
 from optkit.core.non_finite import nan_for_infinite
 from optkit.core.precision import in_float32
+from optkit.core.roots import cube_root
 from optkit.core.schedules import value_at
 from optkit.core.trees import only, unmask_tree
 from optkit.core.types import Mask
@@ -91,7 +92,7 @@ def _scale_by_storm_coordinatewise(
         sum_of_squares = jax.tree.map(lambda s, g: s + g**2, state.sum_of_squares, gradients)
         rate = value_at(learning_rate, state.count)
         step_sizes = jax.tree.map(
-            lambda s: jnp.asarray(rate, s.dtype) / jnp.cbrt(w + s), sum_of_squares
+            lambda s: jnp.asarray(rate, s.dtype) / cube_root(w + s), sum_of_squares
         )  # eta of the code
         weights = jax.tree.map(lambda s: jnp.minimum(1.0, momentum * s**2), step_sizes)  # beta of the code
         estimate = recursion(gradients, previous, state.estimate, weights)

@@ -156,10 +156,10 @@ def test_methods_for_matrices_are_told_which_leaves_are_hidden_matrices(line):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [2, 8])
-def test_workers_give_the_result_of_one_device(line, workers):
-    _, (alone, *_) = trained(line, BASELINES["adamw"])
-    _, (shared, *_) = trained(line, BASELINES["adamw"], workers=workers)
+@pytest.mark.parametrize(("name", "workers"), [("adamw", 2), ("adamw", 8), ("sophia", 2)])
+def test_workers_give_the_result_of_one_device(line, name, workers):
+    _, (alone, *_) = trained(line, BASELINES[name])
+    _, (shared, *_) = trained(line, BASELINES[name], workers=workers)
     np.testing.assert_allclose(shared, alone, rtol=1e-4, atol=1e-6)
 
 

@@ -191,6 +191,25 @@ def test_tables_name_methods_that_exist():
     methods = nearest.measurable()
     assert nearest.NEAREST.keys() <= methods.keys()
     assert nearest.READ_AGAIN.keys() <= methods.keys()
+    assert nearest.WHY.keys() <= methods.keys()
+
+
+@pytest.mark.slow
+def test_the_page_says_why_a_step_takes_long():
+    page = update_report.markdown([row_of("sparse_ggt"), row_of("signum")])
+    long, short = (line for line in page.splitlines() if line.startswith(("| sparse_ggt ", "| signum ")))
+    assert long.endswith(f"| {nearest.WHY['sparse_ggt']} |")
+    assert short.endswith("|  |")
+
+
+def test_clipped_sgd_is_measured_beside_as_much_state():
+    method, shapes = METHODS["clipped_sgd"], {"kernel": jax.ShapeDtypeStruct((4, 3), jnp.float32)}
+    reference = nearest.nearest(method, 1.0).factory(1e-3)
+    ours = method.optimizer_factory(**{"learning_rate": 1e-3, **method.arguments})
+    sizes = [
+        sum(x.size for x in jax.tree.leaves(jax.eval_shape(tx.init, shapes)) if x.shape) for tx in (ours, reference)
+    ]
+    assert sizes == [12, 12]
 
 
 @pytest.mark.parametrize(

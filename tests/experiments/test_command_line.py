@@ -16,6 +16,7 @@ import pytest
 
 from experiments import __main__ as command_line
 from experiments.benchmarks import sweep
+from optkit.comparison.baselines import BASELINES
 from optkit.comparison.store import RunFolder
 
 ROOT = pathlib.Path(command_line.__file__).parents[1]
@@ -254,7 +255,7 @@ def test_everything_that_suits_a_task_is_compared(monkeypatch):
         assert command_line.execute(command_line.parser().parse_args(["compare", "--task", task, "--all"])) == 0
     names = [method.name for method in compared]
     assert names[0] == "adamw"
-    assert {"dion", "storm", "trimmed_mean", "class_normalized"} <= set(names)
+    assert {"dion", "storm", "trimmed_mean", "class_normalized", *BASELINES} <= set(names)
     assert names.count("dion") == 2
     assert names.count("class_normalized") == 1  # the other task has no classes
 
@@ -322,9 +323,12 @@ EARLY = (
     "bench nothing",
     "bench update --size 8M",
     "bench update --dtype int8",
-    *(f"bench {what} --out /dev/null/results" for what in ("update", "sharded", "compile", "gossip")),
+    *(f"bench {what} --out /dev/null/results" for what in ("update", "peers", "sharded", "compile", "gossip")),
 )
-HELP = ("--help", *(f"{name} --help" for name in ("compare", "decentralized", "claims", "bench", "bench update")))
+HELP = (
+    "--help",
+    *(f"{name} --help" for name in ("compare", "decentralized", "claims", "bench", "bench update", "bench peers")),
+)
 
 
 @pytest.mark.slow
@@ -346,6 +350,7 @@ def test_optimizers_are_refused_before_more_than_optkit_is_imported():
         "decentralized --optimizers gosip",
         "decentralized --inner sdg",
         "bench update --optimizers adamv",
+        "bench peers --optimizers adamv",
     )
     modules = ("flax", "sklearn", "scipy.stats", "matplotlib", "orbax")
     for command, (code, error, imported) in run_several(modules, [command.split() for command in commands]).items():

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from optkit.core.types import AxisName
 
 _STACKED = "optkit.core.workers.rows"
+# With more rows than this, a sum of single ones takes long to compile.
+_MOST_SINGLE_ROWS = 8
 
 
 def over_rows(rule: Callable[..., Any], axis_name: AxisName | None) -> Callable[..., Any]:
@@ -89,10 +91,14 @@ def sum_rows(rows: Any, weights: jax.Array) -> Any:
         Array([2.5, 5. ], dtype=float32)
     """
 
-    # As a product of matrices, since XLA for CPUs sums along a leading axis some fifty times slower.
+    # XLA for CPUs sums along a leading axis some fifty times slower than either of these. Single rows are read together
+    # with what follows, a product of matrices is written to memory and read again.
     def weighted_sum(x):
         x = x.astype(jnp.int32) if x.dtype == bool else x
-        return jnp.tensordot(weights.astype(x.dtype), x, 1, precision="highest")
+        factors = weights.astype(x.dtype)
+        if 0 < len(x) <= _MOST_SINGLE_ROWS:
+            return functools.reduce(jnp.add, [factors[i] * x[i] for i in range(len(x))])
+        return jnp.tensordot(factors, x, 1, precision="highest")
 
     return jax.tree.map(weighted_sum, rows)
 
