@@ -28,7 +28,7 @@ def network(seeds: int) -> str:
 
 
 NETWORK = network(SEEDS)
-DIGITS, DIGITS_RATES, DIGITS_STEPS = "digits-mlp", (1e-3, 3e-3, 1e-2, 3e-2, 1e-1), 500
+DIGITS, DIGITS_RATES, DIGITS_STEPS = "digits-mlp", (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1), 500
 # A point is three or four of the 360 test digits.
 POINTS_LOST = 0.01
 
@@ -175,20 +175,28 @@ class OnDigits(NamedTuple):
     rate: float
 
 
-def tuned_on_digits(optimizer: Callable[..., optax.GradientTransformation], *, seeds: int) -> OnDigits:
+def tuned_on_digits(
+    optimizer: Callable[..., optax.GradientTransformation],
+    *,
+    seeds: int,
+    name: str = DIGITS,
+    steps: int = DIGITS_STEPS,
+) -> OnDigits:
     """Trains a perceptron on digits at several learning rates, which fall linearly to zero.
 
     Args:
         optimizer: builds it from a learning rate.
         seeds: how many, each with its own first parameters and batches.
+        name: of the task.
+        steps: length of a training.
 
     Returns:
         The scores at the best rate.
     """
-    task = tasks.load(DIGITS)
+    task = tasks.load(name)
 
     def train(rate, key):
-        tx = optimizer(optax.linear_schedule(rate, 0.0, DIGITS_STEPS))
+        tx = optimizer(optax.linear_schedule(rate, 0.0, steps))
         init_key, batch_key = jax.random.split(key)
 
         def step(carry, key):
@@ -199,7 +207,7 @@ def tuned_on_digits(optimizer: Callable[..., optax.GradientTransformation], *, s
             return (optax.apply_updates(params, updates), state), None
 
         start = task.init(init_key)
-        params = jax.lax.scan(step, (start, tx.init(start)), jax.random.split(batch_key, DIGITS_STEPS))[0][0]
+        params = jax.lax.scan(step, (start, tx.init(start)), jax.random.split(batch_key, steps))[0][0]
         validation, test = (jnp.mean(task.metrics(params, data)["accuracy"]) for data in (task.validation, task.test))
         return validation, test, task.loss(params, task.train)
 
