@@ -1,0 +1,14 @@
+"""MARS-AdamW beside AdamW on digits, with eight seeds and equal tuning."""
+
+import optkit
+from experiments.claims import Claim
+from experiments.claims.variance_reduction import MARS_EXPERIMENT, MARS_REQUIRED, against_adamw
+
+CLAIM = Claim(
+    method="mars_adamw",
+    arxiv="2411.10438",
+    statement="MARS-AdamW learns to a lower loss than AdamW in as many steps.",
+    experiment=MARS_EXPERIMENT,
+    required=MARS_REQUIRED,
+    measure=lambda: against_adamw(optkit.mars_adamw),
+)
