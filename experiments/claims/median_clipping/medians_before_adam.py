@@ -3,6 +3,7 @@
 import itertools
 
 import jax
+import jax.flatten_util
 import numpy as np
 import optax
 from optax.experimental import aggregating
@@ -28,7 +29,8 @@ FILTERS = {
 
 def add_noise(gradients, key):
     """Adds Cauchy noise to the gradient of each part of the batch."""
-    return optax.tree.add_scale(gradients, NOISE, optax.tree.random_like(key, gradients, sampler=jax.random.cauchy))
+    flat, unravel = jax.flatten_util.ravel_pytree(gradients)
+    return unravel(flat + NOISE * jax.random.cauchy(key, flat.shape))
 
 
 def measure() -> Finding:
@@ -41,7 +43,7 @@ def measure() -> Finding:
         scores = train(
             task, build, settings, batch_size=BATCH_SIZE, steps=STEPS, stacked="microbatches", disturb=add_noise
         )
-        losses[name] = scores.at_best("loss")["test"]["loss"]
+        losses[name] = scores.at_best("loss").test["loss"]
     plain, *medians = (losses[name] for name in FILTERS if name != "clipping")
     found = [difference(of_median, plain) for of_median in medians]
     listed = ", ".join(f"{name} {np.mean(values):.3f}" for name, values in losses.items())

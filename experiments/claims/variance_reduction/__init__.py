@@ -1,7 +1,7 @@
 """Claims about variance reduction, and how networks are trained on digits for some of them."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,6 @@ from optkit.comparison.task import Task, examples
 from optkit.method import Stacked
 
 DIGITS, SEEDS = "digits-mlp", 8
-SPLITS = "train", "validation", "test"
 # How MARS and AdamW are tuned alike; AdamW's decay rates are those of the baseline in MARS's paper.
 MARS_RATES, MARS_BATCH_SIZE, MARS_STEPS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1), 16, 300
 MARS_EXPERIMENT = (
@@ -27,15 +26,24 @@ MARS_EXPERIMENT = (
 MARS_REQUIRED = "a lower test loss (paired 95% interval)"
 
 
-class Scores(dict[str, dict[str, Any]]):
-    """The mean metrics of each split, with axes over settings and seeds, or over seeds alone."""
+class Scores(NamedTuple):
+    """The mean metrics at the end, with axes over settings and seeds, or over seeds alone.
+
+    Attributes:
+        train: of the training examples, by name.
+        validation: of those by which settings are chosen.
+        test: of those by which methods are compared.
+    """
+
+    train: dict[str, Any]
+    validation: dict[str, Any]
+    test: dict[str, Any]
 
     def at_best(self, metric: str) -> "Scores":
-        """Takes the settings with the best mean of a metric on the validation set."""
-        means = np.mean(self["validation"][metric], axis=1)
-        worst_first = np.nan_to_num(-means if metric == "loss" else means, nan=-np.inf)
-        best = int(np.argmax(worst_first))
-        return Scores({name: {key: np.asarray(x)[best] for key, x in of.items()} for name, of in self.items()})
+        """Takes the settings with the lowest mean loss or highest mean accuracy on the validation set."""
+        means = np.mean(self.validation[metric], axis=1)
+        best = int(np.argmax(np.nan_to_num(-means if metric == "loss" else means, nan=-np.inf)))
+        return jax.tree.map(lambda x: np.asarray(x)[best], self)
 
 
 def train(
@@ -81,11 +89,12 @@ def train(
         start = task.init(init_key)
         inputs = order, jax.random.split(noise_key, steps)
         params = jax.lax.scan(step, (start, tx.init(start)), inputs)[0][0]
-        return {name: jax.tree.map(jnp.mean, task.metrics(params, getattr(task, name))) for name in SPLITS}
+        metrics = (task.metrics(params, split) for split in (task.train, task.validation, task.test))
+        return Scores(*(jax.tree.map(jnp.mean, dict(of_split)) for of_split in metrics))
 
     over_seeds = jax.vmap(run, (None, 0, 0))
     over_settings = jax.jit(jax.vmap(over_seeds, (0, None, None)))
-    return Scores(over_settings(jnp.asarray(settings), jnp.arange(SEEDS), jnp.asarray(np.stack(orders))))
+    return over_settings(jnp.asarray(settings), jnp.arange(SEEDS), jnp.asarray(np.stack(orders)))
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray, unit: str = "") -> tuple[statistics.Estimate, str]:
@@ -109,7 +118,7 @@ def against_adamw(build: Callable[..., optax.GradientTransformation]) -> Finding
 
     def losses(build):
         scores = train(task, build, MARS_RATES, batch_size=MARS_BATCH_SIZE, steps=MARS_STEPS)
-        return scores.at_best("loss")["test"]["loss"]
+        return scores.at_best("loss").test["loss"]
 
     ours, theirs = losses(build), losses(lambda rate: optax.adamw(rate, b2=0.95, weight_decay=0.0))
     found, text = difference(ours, theirs)

@@ -1,6 +1,12 @@
-"""Discover with the classes as clusters, on digits of which many have wrong labels."""
+"""Discover with the classes as clusters, on digits of which many have wrong labels.
+
+It fits the training data a little better, the wrong labels among them: less noise of how often a class was drawn does
+not make labels right. At a rate three times that which is best for both it loses less than momentum SGD does.
+"""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import optax
@@ -9,9 +15,16 @@ import optkit
 from experiments import tasks
 from experiments.claims import Claim, Finding
 from experiments.claims.variance_reduction import DIGITS, SEEDS, difference, train
+from optkit.comparison.task import Task
+from optkit.method import Stacked
 
 CLASSES, SHARES = 10, (0.4, 0.0)
 BATCH_SIZE, STEPS, RATES = 32, 300, (0.003, 0.01, 0.03, 0.1, 0.3)
+
+METHODS: tuple[tuple[Callable[..., Any], Stacked | None], ...] = (
+    (lambda rate: optkit.discover(rate, CLASSES, probabilities=[1 / CLASSES] * CLASSES), "classes"),
+    (lambda rate: optax.sgd(rate, momentum=0.9), None),
+)
 
 
 def measure() -> Finding:
@@ -20,11 +33,8 @@ def measure() -> Finding:
     for share in SHARES:
         task = with_wrong_labels(share)
         ours, theirs = (
-            train(task, build, RATES, batch_size=BATCH_SIZE, steps=STEPS, stacked=stacked).at_best("accuracy")["test"]
-            for build, stacked in (
-                (lambda rate: optkit.discover(rate, CLASSES, probabilities=[1 / CLASSES] * CLASSES), "classes"),
-                (lambda rate: optax.sgd(rate, momentum=0.9), None),
-            )
+            train(task, build, RATES, batch_size=BATCH_SIZE, steps=STEPS, stacked=stacked).at_best("accuracy").test
+            for build, stacked in METHODS
         )
         found[share], text = difference(ours["accuracy"], theirs["accuracy"], "points")
         texts.append(
@@ -34,7 +44,7 @@ def measure() -> Finding:
     return Finding("; ".join(texts), found[SHARES[0]].low > 0)
 
 
-def with_wrong_labels(share: float):
+def with_wrong_labels(share: float) -> Task:
     """Draws a share of the training labels anew, whatever the images are; validation and test stay right."""
     task = tasks.load(DIGITS)
     rng = np.random.default_rng(0)
