@@ -11,7 +11,7 @@ from optax.experimental import aggregating
 import optkit
 from experiments import tasks
 from experiments.claims import Claim, Finding
-from experiments.claims.variance_reduction import DIGITS, SEEDS, difference, train
+from experiments.claims.variance_reduction import DIGITS, SEEDS, loss_difference, train
 from optkit.comparison.gradients import MICROBATCHES
 
 BATCH_SIZE, STEPS, NOISE = 64, 300, 0.05
@@ -45,7 +45,7 @@ def measure() -> Finding:
         )
         losses[name] = scores.at_best("loss").test["loss"]
     plain, *medians = (losses[name] for name in FILTERS if name != "clipping")
-    found = [difference(of_median, plain) for of_median in medians]
+    found = [loss_difference(of_median, plain) for of_median in medians]
     listed = ", ".join(f"{name} {np.mean(values):.3f}" for name, values in losses.items())
     return Finding(
         f"test loss of Adam after {listed}; the medians against the mean {', '.join(text for _, text in found)}",

@@ -97,11 +97,9 @@ def train(
     return over_settings(jnp.asarray(settings), jnp.arange(SEEDS), jnp.asarray(np.stack(orders)))
 
 
-def difference(ours: np.ndarray, theirs: np.ndarray, unit: str = "") -> tuple[statistics.Estimate, str]:
-    """Estimates the paired difference of losses or, with the unit "points", of accuracies, and writes it."""
+def loss_difference(ours: np.ndarray, theirs: np.ndarray) -> tuple[statistics.Estimate, str]:
+    """Estimates the paired difference of losses, and writes it."""
     found = statistics.student(np.asarray(ours, float) - np.asarray(theirs, float))
-    if unit:
-        return found, f"{100 * found.mean:+.2f} {unit} ({100 * found.low:+.2f} to {100 * found.high:+.2f})"
     return found, f"{found.mean:+.4f} ({found.low:+.4f} to {found.high:+.4f})"
 
 
@@ -121,5 +119,5 @@ def against_adamw(build: Callable[..., optax.GradientTransformation]) -> Finding
         return scores.at_best("loss").test["loss"]
 
     ours, theirs = losses(build), losses(lambda rate: optax.adamw(rate, b2=0.95, weight_decay=0.0))
-    found, text = difference(ours, theirs)
+    found, text = loss_difference(ours, theirs)
     return Finding(f"test loss {np.mean(ours):.4f} against {np.mean(theirs):.4f}: {text}", found.high < 0)

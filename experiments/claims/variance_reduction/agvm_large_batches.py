@@ -16,7 +16,8 @@ from flax import nnx
 import optkit
 from experiments import digits, models
 from experiments.claims import Claim, Finding
-from experiments.claims.variance_reduction import SEEDS, difference, train
+from experiments.claims.decentralized import difference
+from experiments.claims.variance_reduction import SEEDS, train
 from optkit.comparison.task import Task, examples
 
 SMALL, FACTOR, EPOCHS = 16, 32, 40
@@ -93,8 +94,8 @@ def measure() -> Finding:
     small = accuracies(sgd, SMALL, None)
     large = accuracies(sgd, SMALL * FACTOR, None)
     ours = accuracies(agvm, SMALL * FACTOR, "microbatches")
-    of_large, large_text = difference(ours, large, "points")
-    of_small, small_text = difference(ours, small, "points")
+    of_large, large_text = difference(ours, large)
+    of_small, small_text = difference(ours, small)
     return Finding(
         f"accuracy {np.mean(ours):.2%}; {large_text} against {np.mean(large):.2%} without AGVM; {small_text} against"
         f" {np.mean(small):.2%} with batches of {SMALL}",

@@ -14,7 +14,8 @@ import optax
 import optkit
 from experiments import tasks
 from experiments.claims import Claim, Finding
-from experiments.claims.variance_reduction import DIGITS, SEEDS, difference, train
+from experiments.claims.decentralized import difference
+from experiments.claims.variance_reduction import DIGITS, SEEDS, train
 from optkit.comparison.task import Task
 from optkit.method import Stacked
 
@@ -36,7 +37,7 @@ def measure() -> Finding:
             train(task, build, RATES, batch_size=BATCH_SIZE, steps=STEPS, stacked=stacked).at_best("accuracy").test
             for build, stacked in METHODS
         )
-        found[share], text = difference(ours["accuracy"], theirs["accuracy"], "points")
+        found[share], text = difference(ours["accuracy"], theirs["accuracy"])
         texts.append(
             f"{share:.0%} drawn anew: accuracy {np.mean(ours['accuracy']):.2%} against"
             f" {np.mean(theirs['accuracy']):.2%}, {text}"

@@ -14,7 +14,7 @@ import optax
 import optkit
 from experiments import tasks
 from experiments.claims import Claim, Finding
-from experiments.claims.variance_reduction import DIGITS, SEEDS, difference, train
+from experiments.claims.variance_reduction import DIGITS, SEEDS, loss_difference, train
 from optkit.comparison.gradients import MICROBATCHES
 from optkit.comparison.task import examples
 from optkit.method import Stacked
@@ -38,8 +38,8 @@ def measure() -> Finding:
             for build, stacked in METHODS
         )
         gaps = [np.subtract(scores.test["loss"], scores.train["loss"]) for scores in (ours, theirs)]
-        of_gap, gap_text = difference(*gaps)
-        of_loss, loss_text = difference(ours.test["loss"], theirs.test["loss"])
+        of_gap, gap_text = loss_difference(*gaps)
+        of_loss, loss_text = loss_difference(ours.test["loss"], theirs.test["loss"])
         texts.append(
             f"batch {size}: gap {np.mean(gaps[0]):.4f} against {np.mean(gaps[1]):.4f}, {gap_text}; test loss"
             f" {np.mean(ours.test['loss']):.4f}, {loss_text}"
