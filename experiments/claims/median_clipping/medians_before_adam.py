@@ -14,7 +14,7 @@ from experiments.claims import Claim, Finding
 from experiments.claims.variance_reduction import DIGITS, SEEDS, loss_difference, train
 from optkit.comparison.gradients import MICROBATCHES
 
-BATCH_SIZE, STEPS, NOISE = 64, 300, 0.05
+BATCH_SIZE, STEPS, NOISE = 64, 150, 0.05
 RATES, TAUS = (1e-3, 3e-3, 1e-2, 3e-2), (0.003, 0.01, 0.03)
 MEAN = aggregating.average_per_element_updates()
 FILTERS = {
