@@ -15,7 +15,7 @@ from optkit.comparison import gradients
 from optkit.comparison.task import examples
 
 TARGET, WITHIN = 0.3, 3.0
-RATES = (0.1, 0.2, 0.4, 0.8, 1.6)
+RATES = (0.2, 0.4, 0.8, 1.6)
 # The longest training by batch size; steps are counted to a hundredth of it.
 LONGEST = {8: 2000, 32: 1000, 128: 500, 512: 200, 1024: 200}
 EVALUATIONS, MEASURED_AT, DECAY = 100, 128, 0.99
