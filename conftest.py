@@ -6,8 +6,10 @@ import os
 import pathlib
 
 DEVICES = 8
-# How many programs a process keeps: one that kept all would come to hold 5 GB of them.
+# How many programs a process keeps within a module, and from one to the next: one that kept all, and the data that they
+# close over, would come to hold 5 GB.
 MOST_PROGRAMS = 1_000
+MOST_PROGRAMS_BETWEEN_MODULES = 250
 # Most of the time goes into compiling programs that run once; these, as in `optkit.testing.case`, quarter it. Where
 # each of a chain of operations uses the last one twice or more, the older way to emit fusions computes all of it anew
 # each time: a test that hangs has twenty of them outside a loop.
@@ -53,10 +55,12 @@ def pytest_runtest_setup(item):
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_teardown():
-    """Frees compiled programs once there are many. Modules share those of small operations until then."""
+def pytest_runtest_teardown(item, nextitem):
+    """Frees compiled programs once there are many. Until then tests share those of small operations."""
     yield
-    if _events["/jax/core/compile/backend_compile_duration"] > MOST_PROGRAMS:
+    is_last = nextitem is None or nextitem.path != item.path
+    most = MOST_PROGRAMS_BETWEEN_MODULES if is_last else MOST_PROGRAMS
+    if _events["/jax/core/compile/backend_compile_duration"] > most:
         jax.clear_caches()
         _events.clear()
 
