@@ -145,6 +145,7 @@ def test_pairs_and_reasons_name_what_exists():
     assert len(set(places)) == len(places)
     assert {method for method, _ in places} - set(METHODS) == {"optax.adamw"}
     assert peers_report.REASONS.keys() <= set(places)
+    assert set(peers_report.REASONS.values()) == peers_report.MEANINGS.keys()
 
 
 def test_kernels_are_the_matrices_of_dense_layers():
