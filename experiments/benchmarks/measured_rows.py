@@ -57,7 +57,7 @@ def read(file: pathlib.Path, kind: type[Row], place: Callable[[Row], str]) -> li
 
 
 def merge(rows: Sequence[Row], new: Row, place: Callable[[Row], str]) -> list[Row]:
-    """Puts a row in the place of the one that is about the same, or behind all others.
+    """Puts a row in the place of the one that is about the same, or after all others.
 
     Args:
         rows: the rows.

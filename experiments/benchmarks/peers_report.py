@@ -42,11 +42,11 @@ REASONS: Mapping[tuple[str, str], str] = {
 EXPLANATION = """\
 A step of ours is `update` and `optax.apply_updates`, jitted, parameters and state donated; one of theirs is `step`,
 with the gradients in place. Both have the same tree of float32 arrays, hyperparameters that mean the same, and as many
-threads as there are processors. They take turns within one process, in another order each round, with a pause behind
+threads as there are processors. They take turns within one process, in another order each round, with a pause after
 those of PyTorch, whose threads stay awake for a while. Times and ratios are medians over the rounds, with quartiles; a
 ratio below 1 says that ours is faster. Compiled stands for `torch.compile`, which HeavyBall always uses. Seconds are
 those of compiling and, on their side, of the first steps. The time of GaLore is that between two choices of subspaces,
-which are 200 steps apart. PyTorch's threads wait for each other behind every operation: what else the machine does
+which are 200 steps apart. PyTorch's threads wait for each other after every operation: what else the machine does
 slows theirs more than ours, so that the figures are worth something only on a machine that does nothing else."""
 
 
@@ -141,7 +141,7 @@ def write(rows: Sequence[Row], file: pathlib.Path) -> None:
 
 
 def merge(rows: Sequence[Row], new: Row) -> list[Row]:
-    """Puts a row in the place of the one of the same pair, or behind all others."""
+    """Puts a row in the place of the one of the same pair, or after all others."""
     return measured_rows.merge(rows, new, _place)
 
 

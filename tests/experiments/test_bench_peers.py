@@ -1,16 +1,17 @@
 """What `bench peers` promises; its timings are no tests."""
 
 import dataclasses
+import functools
 import importlib.util
 import json
 
+import benches
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from experiments import __main__ as command_line
 from experiments.benchmarks import peer_pairs, peers, peers_report, transformer, update
 from optkit.catalog import METHODS
 
@@ -35,21 +36,8 @@ ROW = peers_report.Row(
 )
 
 
-def execute(*arguments):
-    return command_line.execute(command_line.parser().parse_args(["bench", "peers", *arguments]))
-
-
-def refused(capsys, *arguments):
-    """The one line on standard error with which a command is refused."""
-    try:
-        code = execute(*arguments)
-    except SystemExit as stop:
-        code = stop.code
-    error = capsys.readouterr().err
-    assert code == 2
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-    return error
+execute = functools.partial(benches.execute, "peers")
+refused = functools.partial(benches.refused, "peers")
 
 
 def normal(random):

@@ -1,14 +1,15 @@
 """What `bench update` promises; its timings are no tests."""
 
 import dataclasses
+import functools
 import json
 
+import benches
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import __main__ as command_line
 from experiments.benchmarks import nearest, transformer, update, update_report
 from optkit.catalog import METHODS
 
@@ -20,21 +21,8 @@ def tiny(monkeypatch):
     monkeypatch.setattr(update, "SECONDS_A_TURN", 1e-9)
 
 
-def execute(*arguments):
-    return command_line.execute(command_line.parser().parse_args(["bench", "update", *arguments]))
-
-
-def refused(capsys, *arguments):
-    """The one line on standard error with which a command is refused."""
-    try:
-        code = execute(*arguments)
-    except SystemExit as stop:
-        code = stop.code
-    error = capsys.readouterr().err
-    assert code == 2
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-    return error
+execute = functools.partial(benches.execute, "update")
+refused = functools.partial(benches.refused, "update")
 
 
 def read(folder):

@@ -20,7 +20,7 @@ LEARNS = (
 
 
 def network(seeds: int) -> str:
-    """Says of an experiment's description what is trained, for how long, and how it is tuned."""
+    """Describes what is trained on the student-teacher network, for how long, and how it is tuned."""
     return (
         f"{LEARNS}, {STEPS} steps with the rate falling linearly to zero, mean of {seeds} seeds at the best of"
         f" {len(RATES)} rates"
@@ -34,7 +34,7 @@ POINTS_LOST = 0.01
 
 
 def on_digits(seeds: int) -> str:
-    """Says the same of a training on digits."""
+    """Describes the same for a training on digits."""
     return (
         f"A digits perceptron, {DIGITS_STEPS} steps with the rate falling linearly to zero, {seeds} seeds at the best"
         f" of {len(DIGITS_RATES)} rates by validation accuracy"
