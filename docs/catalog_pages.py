@@ -24,6 +24,7 @@ FAMILIES = {
     "median_clipping": "Clipping as median estimation, robust means of samples, and the largest losses (CVaR).",
     "decentralized": "Training over a network of workers without a server: gossip, gradient tracking, compression.",
     "robust_aggregation": "Aggregation rules for workers that fail or attack, and attacks to test them.",
+    "communication": "Means over workers that send fewer bytes: compressed, with feedback of what was left out.",
 }
 
 

@@ -10,6 +10,7 @@ from optkit import method as method
 from optkit import prox as prox
 from optkit import typing as typing
 from optkit._tools import *
+from optkit.communication import *
 from optkit.decentralized import *
 from optkit.decentralized import topology as topology
 from optkit.median_clipping import *

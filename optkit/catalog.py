@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from optkit import (
     _tools,
+    communication,
     compressors,
     decentralized,
     linalg,
@@ -36,6 +37,7 @@ _LISTS = (
     orthonormalization,
     decentralized,
     robust_aggregation,
+    communication,
     compressors,
     prox,
     linalg,

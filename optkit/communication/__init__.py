@@ -1,0 +1,5 @@
+"""Communication-efficient means: what stands in the place of `pmean` and sends fewer bytes."""
+
+from optkit.method import methods_of
+
+METHODS = methods_of()
