@@ -2,4 +2,8 @@
 
 from optkit.method import methods_of
 
-METHODS = methods_of()
+from ._power_sgd import *
+
+METHODS = methods_of(
+    _power_sgd,
+)

@@ -6,6 +6,7 @@ from ._compressor import *
 from ._dithering import *
 from ._global_top_k import *
 from ._identity import *
+from ._low_rank import *
 from ._natural import *
 from ._rand_k import *
 from ._scaled_sign import *
@@ -21,5 +22,6 @@ METHODS = methods_of(
     _dithering,
     _natural,
     _wangni,
+    _low_rank,
     _compressor,
 )
