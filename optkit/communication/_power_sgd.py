@@ -20,8 +20,8 @@ from optkit.compressors._low_rank import POWER_SGD
 from optkit.core.checks import check_integer, check_range
 from optkit.core.injection import refuse_arrays
 from optkit.core.keys import key_data, split
-from optkit.core.linalg.factors import adjoint_times, draw_basis, next_basis, product, times
-from optkit.core.linalg.matrix_view import MatrixView, from_matrices, matrix_views, to_matrices
+from optkit.core.linalg.factors import adjoint_times, draw_basis, next_basis, product, times, views_of_factored
+from optkit.core.linalg.matrix_view import MatrixView, from_matrices, to_matrices
 from optkit.core.linalg.orthonormal import Orthonormalize, cholesky_qr
 from optkit.core.precision import widen
 from optkit.core.stacking import map_equal_shapes
@@ -157,7 +157,8 @@ def power_sgd(
 
     Raises:
         TypeError: If an argument that cannot be traced is an array.
-        ValueError: If a hyperparameter is out of its range.
+        ValueError: If a hyperparameter is out of its range. From `init`: if dimension numbers are given and no leaf is
+            a matrix; or if none are given and a leaf called `bias` or `scale` has two axes or more.
 
     Example:
         >>> import optkit
@@ -195,8 +196,7 @@ def power_sgd(
     )
 
     def views_of(tree):
-        views = matrix_views(tree, weight_dimension_numbers)
-        return jax.tree.map(lambda _, view: view if view and rank_of(view) else None, tree, views)
+        return views_of_factored("power_sgd", tree, weight_dimension_numbers, rank_of)
 
     def draw(fresh, tree, *, first):
         """Draws the factors of one side."""

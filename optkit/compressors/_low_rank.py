@@ -14,8 +14,16 @@ from optkit.core.checks import check_integer
 from optkit.core.injection import refuse_arrays
 from optkit.core.keys import typed
 from optkit.core.linalg.explicit_axes import replicate
-from optkit.core.linalg.factors import adjoint_times, draw_basis, next_basis, product, shard_like_side, times
-from optkit.core.linalg.matrix_view import MatrixView, from_matrices, matrix_views, to_matrices
+from optkit.core.linalg.factors import (
+    adjoint_times,
+    draw_basis,
+    next_basis,
+    product,
+    shard_like_side,
+    times,
+    views_of_factored,
+)
+from optkit.core.linalg.matrix_view import MatrixView, from_matrices, to_matrices
 from optkit.core.linalg.orthonormal import Orthonormalize, cholesky_qr
 from optkit.core.precision import scalar_dtype, widen
 from optkit.core.stacking import map_equal_shapes
@@ -80,7 +88,8 @@ def low_rank(
         was kept may be orthogonal to the next matrix.
 
     Raises:
-        ValueError: If `rank` is not a positive integer.
+        ValueError: If `rank` is not a positive integer. From `init`: if dimension numbers are given and no leaf is a
+            matrix; or if none are given and a leaf called `bias` or `scale` has two axes or more.
 
     Example:
         >>> compressor = low_rank(1)
@@ -99,11 +108,11 @@ def low_rank(
     check_integer("rank", rank)
     orthonormalize = cholesky_qr if orthonormalize is None else orthonormalize
 
+    def rank_of(view):
+        return rank if rank < min(view.row_count, view.column_count) else 0
+
     def views_of(tree):
-        views = matrix_views(tree, weight_dimension_numbers)
-        return jax.tree.map(
-            lambda _, view: view if view and rank < min(view.row_count, view.column_count) else None, tree, views
-        )
+        return views_of_factored("low_rank", tree, weight_dimension_numbers, rank_of)
 
     def init(params):
         leaves, structure = jax.tree.flatten(widen(concrete(params)))

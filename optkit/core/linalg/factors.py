@@ -1,14 +1,41 @@
 """Two thin factors in place of a matrix, `left @ right^H`: their products with it, and where an iteration begins."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from optkit.core.linalg.contraction import einsum
-from optkit.core.linalg.matrix_view import MatrixView, to_matrices
+from optkit.core.linalg.matrix_view import MatrixView, matrix_view, to_matrices
+from optkit.core.matrices_and_others import kinds_of_leaves
 
 # A column smaller than this many units of rounding, beside the largest one, is what rounding left of zero.
 _ROUNDING = 16
+
+
+def views_of_factored(
+    method: str, tree: Any, weight_dimension_numbers: Any | None, rank_of: Callable[[MatrixView], int]
+) -> Any:
+    """Returns how each leaf that is replaced by factors is viewed as matrices.
+
+    Args:
+        method: The public name of the method, for messages.
+        tree: Arrays.
+        weight_dimension_numbers: See `kinds_of_leaves`, whose errors this function raises.
+        rank_of: Returns the rank of the factors of a matrix, or 0 if it stays whole.
+
+    Returns:
+        A tree of `MatrixView`, with None for leaves that stay whole.
+    """
+    _, numbers = kinds_of_leaves(method, tree, None, weight_dimension_numbers, labels_name="optax.partition")
+
+    def view(x, numbers):
+        view = None if numbers is None else matrix_view(x.shape, numbers)
+        return view if view is not None and rank_of(view) else None
+
+    return jax.tree.map(view, tree, numbers)
 
 
 def draw_basis(key: jax.Array, x: jax.Array, view: MatrixView, first: bool, rank: int) -> jax.Array:
