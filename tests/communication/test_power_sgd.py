@@ -111,9 +111,9 @@ def test_golden_power_sgd(recording):
         if error is None:
             np.testing.assert_array_equal(expected, 0)
             continue
-        error = (error if len(expected) == len(error) and expected.ndim == run.params[name].ndim else error[-1]).reshape(
-            expected.shape
-        )
+        error = (
+            error if len(expected) == len(error) and expected.ndim == run.params[name].ndim else error[-1]
+        ).reshape(expected.shape)
         if "warm_start" in recording.hyperparams:
             # The paper's code keeps what the mean leaves out of each matrix: the sum is the same.
             error, expected = np.sum(error, axis=0), np.sum(expected, axis=0)
