@@ -134,8 +134,8 @@ def power_sgd(
             stands for 1.
         alternating: Whether an iteration sends one factor only, and alternates between the two: it projects the
             matrices on the factor that was sent last, and the next iteration, in this step or the next one, continues
-            with what is left. That is half the bytes for an approximation that is as good when gradients change slowly.
-            The rank is then reduced where `iterations * rank` would reach the shorter side of a matrix. Default: False.
+            with what is left. That is half the bytes for a coarser approximation. The rank is reduced where `iterations
+            * rank` would reach the shorter side of a matrix. Default: False.
         warm_start: Whether iterations continue where the last step ended. Otherwise each step draws new factors, the
             same on all workers. Default: True.
         start_step: Number of steps in which gradients are averaged whole, at least 0. Compression early in training,
