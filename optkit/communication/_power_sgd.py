@@ -55,7 +55,7 @@ class PowerSgdState(NamedTuple):
     right: Any
     count: jax.typing.ArrayLike
     dropped: jax.typing.ArrayLike
-    key: jax.Array | None
+    key: Any
 
 
 class _Part(NamedTuple):
@@ -291,13 +291,17 @@ def _iterate(
 ) -> _Part:
     """Approximates the mean by iterations that send both factors, as in the paper."""
     del count
-    for _ in range(iterations):
+
+    def iterate(right):
         basis = map_equal_shapes(orthonormalize, mean(jax.tree.map(times, matrices, right)))  # Alg. 1, lines 3 to 5
         own = jax.tree.map(adjoint_times, matrices, basis)  # Alg. 1, line 6
-        sent = mean(own)  # Alg. 1, line 7
-        right = jax.tree.map(next_basis, sent, right)
+        return basis, own, mean(own)  # Alg. 1, line 7
+
+    basis, own, sent = iterate(right)
+    for _ in range(iterations - 1):
+        basis, own, sent = iterate(jax.tree.map(next_basis, sent, right))
     rest = jax.tree.map(lambda m, p, q: m - product(p, q), matrices, basis, own)
-    return _Part(jax.tree.map(product, basis, sent), rest, left, right)
+    return _Part(jax.tree.map(product, basis, sent), rest, left, jax.tree.map(next_basis, sent, right))
 
 
 def _alternate(

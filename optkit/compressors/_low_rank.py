@@ -13,7 +13,7 @@ from optkit.compressors._compressor import Compressor
 from optkit.core.checks import check_integer
 from optkit.core.injection import refuse_arrays
 from optkit.core.keys import typed
-from optkit.core.linalg.explicit_axes import replicate
+from optkit.core.linalg.explicit_axes import replicate, shard_like
 from optkit.core.linalg.factors import (
     adjoint_times,
     draw_basis,
@@ -147,15 +147,15 @@ def _compress(tree: Any, bases: Any, views: Any, orthonormalize: Orthonormalize)
     matrices = jax.tree.map(to_matrices, widen(tree), views)
     left = map_equal_shapes(orthonormalize, jax.tree.map(times, matrices, bases))
     right = jax.tree.map(adjoint_times, matrices, left)
-    left, right = jax.tree.map(replicate, (left, right))
     whole = jax.tree.map(lambda x, view: x if view is None else None, tree, views)
-    return Factors(left, right, whole), jax.tree.map(next_basis, right, bases)
+    factors = jax.tree.map(replicate, Factors(left, right, whole))
+    return factors, jax.tree.map(next_basis, factors.right, bases)
 
 
 def _leaf(x: jax.Array, view: MatrixView | None, left: Any, right: Any, whole: Any) -> jax.Array:
     """Returns the leaf that was sent, in the shape, dtype and sharding of `x`."""
     if view is None:
-        return whole.astype(x.dtype)
+        return shard_like(whole.astype(x.dtype), x)
     matrices = to_matrices(x, view)
     return from_matrices(x, view, product(shard_like_side(left, matrices, -2), shard_like_side(right, matrices, -1)))
 
@@ -163,7 +163,7 @@ def _leaf(x: jax.Array, view: MatrixView | None, left: Any, right: Any, whole: A
 def _inner_products(x: jax.Array, view: MatrixView | None, left: Any, right: Any, whole: Any) -> jax.Array:
     """Returns the inner product of a leaf with each row."""
     if view is None:
-        return jnp.sum(whole.conj() * x.astype(whole.dtype)[None], axis=range(1, whole.ndim))
+        return jnp.sum(whole.conj() * replicate(x).astype(whole.dtype)[None], axis=range(1, whole.ndim))
     matrices = to_matrices(widen(x), view)
     # Over the longer side first: the product has the length of the shorter one.
     if matrices.shape[-2] >= matrices.shape[-1]:

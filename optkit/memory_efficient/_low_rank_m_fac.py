@@ -116,7 +116,7 @@ METHODS = (
         summary="Natural gradients from a window of the last gradients' low-rank parts, with error feedback.",
         paper=EFCP,
         also_known_as=("low-rank EFCP", "LowRankMFAC", "LowRankAggregateMFAC"),
-        example={"learning_rate": 0.1, "window": 4, "damping": 1.0},
+        example={"learning_rate": 0.1, "window": 4, "damping": 1.0, "key": 0},
         grid=1e-2,
         golden="efcp_lowrank_mfac",
     ),

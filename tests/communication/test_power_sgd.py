@@ -334,6 +334,7 @@ def test_one_worker_needs_no_axis():
     expected, _, _ = run(build(), GRADIENTS[:1, :1])
     np.testing.assert_allclose(updates, expected[0], atol=1e-5)
     np.testing.assert_allclose(updates + state.error, gradient, atol=1e-6)
+    assert tx.update({}, tx.init({}))[0] == {}
 
 
 @pytest.mark.slow
