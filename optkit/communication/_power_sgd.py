@@ -80,7 +80,7 @@ class _Senders(NamedTuple):
     Attributes:
         finite: Whether this worker is one.
         dropped: Number of the others.
-        mean: Averages a tree over the workers that are; what others pass must be zero. It gives NaN if there are none.
+        mean: Averages a tree over the workers that are; NaN if there are none.
     """
 
     finite: jax.Array
@@ -235,7 +235,6 @@ def power_sgd(
         views = views_of(updates)
         wanted = jax.tree.map(lambda g, e: g if e is None else e + g, widen(updates), state.error)  # Alg. 2, Delta_w
         senders = _finite_senders(wanted, axis_name)
-        wanted = jax.tree.map(lambda x: jnp.where(senders.finite, x, 0), wanted)
         matrices = jax.tree.map(to_matrices, wanted, views)
         others = senders.mean(jax.tree.map(lambda x, view: x if view is None else None, wanted, views))
         kept, fresh = (None, None) if state.key is None else split(state.key, key)
@@ -276,7 +275,8 @@ def _finite_senders(tree: Any, axis_name: AxisName | tuple[str, ...] | None) -> 
     number = total(1) - dropped
 
     def mean(tree):
-        return jax.tree.map(lambda x: x / number.astype(x.real.dtype), total(tree))
+        sums = total(jax.tree.map(lambda x: jnp.where(finite, x, 0), tree))
+        return jax.tree.map(lambda x: x / number.astype(x.real.dtype), sums)
 
     return _Senders(finite, dropped, mean)
 
