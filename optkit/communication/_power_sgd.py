@@ -122,7 +122,7 @@ def power_sgd(
     arrives late; or when memory is short, because it keeps one number for each entry of a matrix. Where matrices are
     sharded and the optimizer orthonormalizes anyway, `dion` does both.
 
-    A worker whose gradient is not finite is left out: the mean is over the others, the step is counted in `dropped`,
+    A worker whose gradient is not finite is left out: the mean is over the others, `dropped` counts it,
     and what the worker owed stays in its error. Where all are left out the update is NaN, and errors and factors stay.
 
     Args:
