@@ -2,4 +2,10 @@
 
 from optkit.method import methods_of
 
-METHODS = methods_of()
+from . import feedback
+from ._compressed_mean import *
+
+METHODS = methods_of(
+    _compressed_mean,
+    feedback,
+)
