@@ -38,7 +38,6 @@ class Compressor(NamedTuple):
     combine: Callable[[jax.Array, Any, Any], Any]
     delta: Callable[[Any], float] | None = None
     omega: Callable[[Any], float] | None = None
-    sums: Any = None
 
 
 def nbytes(compressor: Compressor, tree: Any) -> int:
