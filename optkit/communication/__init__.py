@@ -4,8 +4,12 @@ from optkit.method import methods_of
 
 from . import feedback
 from ._compressed_mean import *
+from ._sketched_mean import *
+from ._terngrad import *
 
 METHODS = methods_of(
     _compressed_mean,
+    _terngrad,
+    _sketched_mean,
     feedback,
 )

@@ -288,7 +288,7 @@ def _hadamard(x: jax.Array) -> jax.Array:
     return x.ravel()
 
 
-_SKETCHING = Paper(
+SKETCHING = Paper(
     "Sketching for First Order Method: Efficient Algorithm for Low-Bandwidth Channel and Vulnerability",
     "Song, Wang, Yu, Zhang",
     2022,
@@ -301,7 +301,7 @@ METHODS = (
         factory=gaussian_sketch,
         kind="function",
         summary="Sends random sums of all entries, with normal factors, which add up over workers.",
-        paper=_SKETCHING,
+        paper=SKETCHING,
         also_known_as=("AMS sketch", "linear sketch"),
     ),
     Method(
@@ -309,7 +309,7 @@ METHODS = (
         factory=srht_sketch,
         kind="function",
         summary="Sends random rows of a Hadamard transform, which add up over workers.",
-        paper=_SKETCHING,
+        paper=SKETCHING,
         also_known_as=("SRHT", "subsampled randomized Hadamard transform"),
     ),
     Method(
@@ -317,7 +317,7 @@ METHODS = (
         factory=count_sketch,
         kind="function",
         summary="Adds up all entries in random buckets, which add up over workers.",
-        paper=_SKETCHING,
+        paper=SKETCHING,
         also_known_as=("CountSketch",),
     ),
 )
