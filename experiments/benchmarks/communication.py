@@ -72,14 +72,14 @@ MEANS: Mapping[str, Means] = {
 EXPLANATION = f"""\
 A worker holds the float32 gradients of a transformer of {SIZE} parameters. "Packing" is a whole update with one worker:
 compressing, feedback, and unpacking its own message. "Unpacking" is the sum of {UNPACKED} messages; where the network
-adds them, there is none. Both take {TURNS} turns in alternation with a copy of the gradients; a turn is the fastest of
-{RUNS} runs. Milliseconds are medians over turns with quartiles. Bytes are what one of {DEVICES} devices sends in a step,
-read from the compiled program.
+adds them, there is none. Both take {TURNS} turns in alternation with a copy of the gradients; a turn is the fastest
+of {RUNS} runs. Milliseconds are medians over turns with quartiles. Bytes are what one of {DEVICES} devices sends in a
+step, read from the compiled program.
 
-The last columns divide the time of a step's mean by that of the float32 mean: own work, with as many messages as there
-are workers, and bytes over bandwidth, in the place of `2 (n - 1) / n` times the gradients' bytes over bandwidth. Below 1
-the compressed mean is the faster one. The work is that of this machine's processors: on a GPU it is some ten times less,
-so that means pay on faster networks."""
+The last columns divide the time of a step's mean by that of the float32 mean. The first is the worker's own work, with
+as many messages as there are workers, and the bytes that it sends over the bandwidth; the second is
+`2 (n - 1) / n` times the bytes of the gradients over the bandwidth. Below 1 the compressed mean is the faster one. The
+work is that of the processors below; with a faster device, compressed means pay on faster networks, too."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -221,8 +221,7 @@ def _unpacking(compressor: Compressor, gradients: Any) -> tuple[Callable[..., An
     message = jax.jit(lambda tree: compressor.compress(tree, compressor.init(tree))[0])(gradients)
     rows = jax.tree.map(lambda x: jnp.stack([x] * UNPACKED), message)
     weights = jnp.full(UNPACKED, 1 / UNPACKED)
-    combine = jax.jit(lambda weights, rows, like: compressor.combine(weights, rows, like))
-    return combine, (weights, rows, gradients)
+    return jax.jit(compressor.combine), (weights, rows, gradients)
 
 
 def _sent(tx: optax.GradientTransformation, shapes: Any) -> Mapping[str, float]:

@@ -4,11 +4,13 @@ from optkit.method import methods_of
 
 from . import feedback
 from ._compressed_mean import *
+from ._power_sgd import *
 from ._sketched_mean import *
 from ._terngrad import *
 
 METHODS = methods_of(
     _compressed_mean,
+    _power_sgd,
     _terngrad,
     _sketched_mean,
     feedback,

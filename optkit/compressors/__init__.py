@@ -8,6 +8,7 @@ from ._global_top_k import *
 from ._hard_threshold import *
 from ._identity import *
 from ._in_blocks import *
+from ._low_rank import *
 from ._natural import *
 from ._on_whole_tree import *
 from ._quantize_values import *
@@ -33,5 +34,6 @@ METHODS = methods_of(
     _in_blocks,
     _on_whole_tree,
     _quantize_values,
+    _low_rank,
     _compressor,
 )

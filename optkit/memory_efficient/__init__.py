@@ -14,6 +14,7 @@ from ._frugal_blocks import *
 from ._frugal_lion import *
 from ._galore import *
 from ._ggt import *
+from ._low_rank_m_fac import *
 from ._m_fac import *
 from ._micro_adam import *
 from ._projector import *
@@ -44,6 +45,7 @@ METHODS = methods_of(
     _error_feedback,
     _m_fac,
     _sparse_m_fac,
+    _low_rank_m_fac,
     _ggt,
     _sparse_ggt,
 )

@@ -17,6 +17,7 @@ import optax
 from optkit.core.checks import check_count, check_range
 from optkit.core.injection import refuse_arrays
 from optkit.core.keys import key_data, split
+from optkit.core.linalg.factors import draw_basis
 from optkit.core.linalg.matrix_view import MatrixView, from_matrices, require_views, to_matrices
 from optkit.core.linalg.orthonormal import Orthonormalize, cholesky_qr
 from optkit.core.precision import widen
@@ -27,7 +28,7 @@ from optkit.core.workers import collectives
 from optkit.method import Method, Paper, Variant
 from optkit.orthonormalization._low_rank import rank_rule, sends_factors
 from optkit.orthonormalization._matrix_optimizer import matrix_optimizer
-from optkit.orthonormalization._power_iteration import Step, draw_basis, orthonormal_sides, power_iteration
+from optkit.orthonormalization._power_iteration import Step, orthonormal_sides, power_iteration
 
 __all__ = ["dion", "scale_by_dion", "sync_momentum"]
 

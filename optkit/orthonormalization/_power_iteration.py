@@ -1,13 +1,11 @@
-"""Dion's power iteration on whole matrices, which JAX may have sharded: its start, and one step of it."""
+"""Dion's power iteration on whole matrices, which JAX may have sharded: one step of it."""
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
 
 from optkit.core.linalg.contraction import einsum
-from optkit.core.linalg.matrix_view import MatrixView, to_matrices
 from optkit.core.linalg.orthonormal import Orthonormalize
 from optkit.core.precision import widen
 from optkit.core.types import AxisName
@@ -41,19 +39,6 @@ def orthonormal_sides(views: Any, transpose: Any) -> Any:
     return jax.tree.map(
         lambda transposed, part: jax.tree.map(lambda view: first(view, transposed), part), transpose, views
     )
-
-
-def draw_basis(key: jax.Array, x: jax.Array, view: MatrixView, first: bool, rank: int) -> jax.Array:
-    """Draws the first basis of a leaf, the same for all its matrices, sharded like the side that it belongs to."""
-    matrices = to_matrices(x, view)
-    side = -1 if first else -2
-    draw = jax.random.normal(key, (matrices.shape[side], rank), x.dtype)
-    bases = jnp.broadcast_to(draw, (*matrices.shape[:-2], *draw.shape))
-    sharding = jax.typeof(matrices).sharding
-    if all(axis is None for axis in sharding.spec):
-        return bases
-    spec = PartitionSpec(*sharding.spec[:-2], sharding.spec[side], None)
-    return jax.sharding.reshard(bases, NamedSharding(sharding.mesh, spec))
 
 
 def power_iteration(

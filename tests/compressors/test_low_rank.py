@@ -1,0 +1,175 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from draws import normal, normal_like, with_singular_values
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from optkit import compressors
+from optkit.compressors import low_rank, nbytes
+from optkit.core.linalg.factors import next_basis
+
+ROWS, COLUMNS = 8, 6
+MATRIX = normal(ROWS, COLUMNS)
+NUMBERS = {"kernel": optax.contrib.MuonDimensionNumbers(0, 1), "stack": optax.contrib.MuonDimensionNumbers(1, 2)}
+TREE = {
+    "kernel": MATRIX,
+    "stack": normal(2, 5, 7),
+    "bias": normal(3),
+    "scalar": jnp.array(-0.7),
+    "none": None,
+    "empty": jnp.zeros((0, 3)),
+}
+NUMBERS |= dict.fromkeys(["bias", "scalar", "empty", "none"])
+
+
+def round_trip(compressor, tree, state=None):
+    message, state = compressor.compress(tree, compressor.init(tree) if state is None else state)
+    return compressor.decompress(message, tree), state
+
+
+def test_it_is_a_projection_on_columns():
+    sent, _ = round_trip(low_rank(2), MATRIX)
+    assert np.linalg.matrix_rank(sent, tol=1e-4) == 2
+    # What is lost is orthogonal to what is sent, so that neither is longer than the matrix.
+    np.testing.assert_allclose(sent.T @ (MATRIX - sent), 0, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(8, 6), (6, 8), (3, 8, 6)])
+def test_what_has_the_rank_is_sent_exactly(shape):
+    *_, rows, columns = shape
+    matrices = jnp.asarray(with_singular_values([3.0, 0.5], rows, columns), jnp.float32)
+    numbers = optax.contrib.MuonDimensionNumbers(-2, -1)
+    sent, _ = round_trip(low_rank(2, weight_dimension_numbers=numbers), jnp.broadcast_to(matrices, shape))
+    np.testing.assert_allclose(sent, jnp.broadcast_to(matrices, shape), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_it_continues_where_it_ended_and_finds_the_best_approximation():
+    values = np.array([8.0, 4.0, 1.0, 0.5, 0.2, 0.1])
+    compressor, matrix = low_rank(2), jnp.asarray(with_singular_values(values, ROWS, COLUMNS), jnp.float32)
+
+    def step(state, _):
+        sent, state = round_trip(compressor, matrix, state)
+        return state, jnp.linalg.norm(sent - matrix)
+
+    distances = jax.jit(lambda state: jax.lax.scan(step, state, length=20)[1])(compressor.init(matrix))
+    best = np.linalg.norm(values[2:])
+    assert distances[0] > 1.05 * best
+    np.testing.assert_allclose(distances[-1], best, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_all_other_leaves_are_sent_whole():
+    compressor = low_rank(2, weight_dimension_numbers=NUMBERS)
+    message, state = compressor.compress(TREE, compressor.init(TREE))
+    for name in ("bias", "scalar", "empty"):
+        np.testing.assert_array_equal(message.whole[name], TREE[name])
+        assert message.left[name] is message.right[name] is state[name] is None
+    assert message.whole["kernel"] is message.whole["stack"] is None
+    assert nbytes(compressor, TREE) == 4 * (2 * (ROWS + COLUMNS) + 2 * 2 * (5 + 7) + 3 + 1)
+    sent = compressor.decompress(message, TREE)
+    assert jax.tree.map(jnp.shape, sent) == jax.tree.map(jnp.shape, TREE)
+    assert round_trip(compressor, {})[0] == {}
+
+
+def test_matrices_that_are_not_longer_than_the_rank_are_sent_whole():
+    compressor = low_rank()
+    np.testing.assert_array_equal(round_trip(compressor, MATRIX[:, :4])[0], MATRIX[:, :4])
+    assert compressor.init(MATRIX[:, :4]) is None
+    assert compressor.init(MATRIX[:, :5]).shape == (5, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("transposed", [False, True])
+def test_windows_of_messages_are_those_of_the_decompressed_trees(transposed):
+    like = {name: x.T if transposed and name == "kernel" else x for name, x in TREE.items()}
+    compressor = low_rank(2, weight_dimension_numbers=NUMBERS)
+    trees = [normal_like(jax.tree.map(lambda x: x.astype(float), like), seed) for seed in range(4)]
+    messages = [compressor.compress(tree, compressor.init(tree))[0] for tree in trees[:3]]
+    rows = jax.tree.map(lambda *x: jnp.stack(x), *messages)
+    whole = np.stack([jax.flatten_util.ravel_pytree(compressor.decompress(m, trees[3]))[0] for m in messages])
+    vector = jax.flatten_util.ravel_pytree(trees[3])[0]
+    np.testing.assert_allclose(compressor.inner_products(rows, trees[3]), whole @ vector, rtol=1e-12)
+    weights = jnp.array([2.0, -1.0, 0.5])
+    combined = compressor.combine(weights, rows, trees[3])
+    np.testing.assert_allclose(jax.flatten_util.ravel_pytree(combined)[0], weights @ whole, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [2.0**-100, 2.0**83])
+def test_neither_tiny_nor_huge_entries_are_lost(scale):
+    """Where one step ends the next one begins, so that squares must not show."""
+    compressor = low_rank(2)
+    for tree in (MATRIX, jnp.zeros_like(MATRIX)):
+        first, state = round_trip(compressor, tree)
+        scaled, scaled_state = round_trip(compressor, scale * tree)
+        np.testing.assert_allclose(scaled / scale, first, atol=1e-5)
+        np.testing.assert_allclose(scaled_state, state, atol=1e-4)
+
+
+def test_what_is_not_finite_shows_and_does_not_stay():
+    compressor = low_rank(2)
+    for bad in (jnp.nan, jnp.inf):
+        sent, state = round_trip(compressor, MATRIX.at[2, 3].set(bad))
+        assert not np.isfinite(sent[2, 3])
+        assert np.all(np.isfinite(round_trip(compressor, MATRIX, state)[0]))
+
+
+def test_16_bits_are_factored_in_32():
+    compressor = low_rank(2)
+    narrow = MATRIX.astype(jnp.bfloat16)
+    message, state = compressor.compress(narrow, compressor.init(narrow))
+    assert (message.left.dtype, message.right.dtype, state.dtype) == (jnp.float32,) * 3
+    assert compressor.decompress(message, narrow).dtype == jnp.bfloat16
+
+
+def test_complex_matrices_are_projected():
+    matrix = MATRIX + 1j * normal(ROWS, COLUMNS, seed=1)
+    sent, _ = round_trip(low_rank(2), matrix)
+    np.testing.assert_allclose(sent.conj().T @ (matrix - sent), 0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_leaves_sharded_over_explicit_axes_keep_their_sharding_and_are_not_gathered():
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
+    compressor, x = low_rank(2), normal(16, 12)
+    placed = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data", "model")))
+    with jax.set_mesh(mesh):
+        program = jax.jit(lambda x: round_trip(compressor, x)[0]).lower(placed).compile()
+        sent = program(placed)
+    assert sent.sharding == placed.sharding
+    assert "f32[16,12]" not in program.as_text()
+    np.testing.assert_allclose(sent, round_trip(compressor, x)[0], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_with_error_feedback_nothing_is_lost():
+    compressor = low_rank(1)
+    gradients = normal(4, ROWS, COLUMNS)
+    error, state, arrived = jnp.zeros_like(MATRIX), compressor.init(MATRIX), 0
+    for gradient in gradients:
+        sent, state = round_trip(compressor, error + gradient, state)
+        error, arrived = error + gradient - sent, arrived + sent
+    np.testing.assert_allclose(arrived + error, gradients.sum(axis=0), atol=1e-5)
+
+
+def test_columns_without_direction_are_those_of_before():
+    last = normal(ROWS, 3)
+    factor = normal(ROWS, 3, seed=1).at[:, 1].set(1e-12)
+    basis = next_basis(factor, last)
+    np.testing.assert_array_equal(basis[:, 1], last[:, 1])
+    np.testing.assert_allclose(jnp.max(jnp.abs(basis), axis=0)[jnp.array([0, 2])], 1, rtol=1e-6)
+    for bad in (jnp.nan, jnp.inf):
+        np.testing.assert_array_equal(next_basis(factor.at[0, 0].set(bad), last), last)
+
+
+def test_wrong_arguments_are_named():
+    with pytest.raises(ValueError, match="rank must be a positive integer, got 0"):
+        low_rank(0)
+    with pytest.raises(TypeError, match=r"rank.*static_args"):
+        low_rank(jnp.array(2))
+    with pytest.raises(ValueError, match=r"^low_rank takes leaves of two axes for matrices, and the leaf 'scale'"):
+        compressors.low_rank().init({"scale": jnp.ones((6, 8))})
