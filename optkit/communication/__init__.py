@@ -2,4 +2,8 @@
 
 from optkit.method import methods_of
 
-METHODS = methods_of()
+from ._demo import *
+
+METHODS = methods_of(
+    _demo,
+)
