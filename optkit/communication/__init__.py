@@ -2,8 +2,10 @@
 
 from optkit.method import methods_of
 
+from ._deep_gradient_compression import *
 from ._demo import *
 
 METHODS = methods_of(
     _demo,
+    _deep_gradient_compression,
 )
