@@ -48,7 +48,7 @@ class ScaleByDeepGradientCompressionState(NamedTuple):
             equal on all workers.
     """
 
-    count: jax.Array
+    count: jax.typing.ArrayLike
     momentum: optax.Updates
     velocity: optax.Updates
     dropped: jax.Array

@@ -5,23 +5,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from optkit.core.precision import scalar_dtype
 from optkit.core.workers.aggregation import nan_unless
 
 
-def mean_weights(senders: jax.Array) -> jax.Array:
+def mean_weights(senders: jax.Array, like: Any) -> jax.Array:
     """Returns the weight of each worker in the mean over those that sent something.
 
     Args:
         senders: One boolean per worker.
+        like: Arrays of the precision of the mean.
 
     Returns:
         Weights that sum to 1, or zeros if nobody sent anything.
 
     Example:
-        >>> mean_weights(jnp.array([True, False, True])).tolist()
+        >>> mean_weights(jnp.array([True, False, True]), jnp.zeros(2)).tolist()
         [0.5, 0.0, 0.5]
     """
-    return senders / jnp.maximum(jnp.sum(senders), 1)
+    each = senders.astype(scalar_dtype(like))
+    return each / jnp.maximum(jnp.sum(each), 1)
 
 
 def count_missing(dropped: jax.Array, senders: jax.Array) -> jax.Array:
