@@ -154,7 +154,7 @@ def masha1(
     """
     for name, given in (("compressor", compressor), ("server_compressor", server_compressor)):
         if isinstance(given, Compressor) and given.omega is None:
-            raise ValueError(f"{name} must be unbiased and have omega, got {given}: masha2 takes contractive ones")
+            raise ValueError(f"{name} must be unbiased, got one whose omega is None: masha2 takes contractive ones")
     return _masha(
         "masha1", learning_rate, compressor, tau, key, axis_name, server_compressor, trainable, feedback=False
     )
@@ -223,9 +223,7 @@ def masha2(
     """
     for name, given in (("compressor", compressor), ("server_compressor", server_compressor)):
         if isinstance(given, Compressor) and given.delta is None:
-            raise ValueError(
-                f"{name} must be contractive, with a function delta, got {given}: masha1 takes unbiased ones"
-            )
+            raise ValueError(f"{name} must be contractive, got one whose delta is None: masha1 takes unbiased ones")
     return _masha("masha2", learning_rate, compressor, tau, key, axis_name, server_compressor, trainable, feedback=True)
 
 

@@ -47,7 +47,7 @@ def choose(condition: jax.Array, new: Any, old: Any) -> Any:
     Args:
         condition: A boolean.
         new: What is returned if it holds.
-        old: What is returned otherwise. It may hold one number for all entries of an array.
+        old: What is returned otherwise.
 
     Returns:
         One of them.

@@ -41,6 +41,7 @@ def dgc_state(state):
     return found
 
 
+@pytest.mark.slow
 @replays("dgc")
 def test_golden_dgc(recording):
     found, grads = recording.hyperparams, recording.tree("grads")
@@ -79,6 +80,7 @@ def mean_of(gradients):
     return jax.tree.map(lambda g: jnp.broadcast_to(g.mean(axis=1, keepdims=True), g.shape), gradients)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("density", [ALL, 1.0])
@@ -96,6 +98,7 @@ def test_sending_all_with_masking_is_sgd_on_the_mean():
     np.testing.assert_allclose(run(of_dgc(density=ALL), gradients).updates, mean_of(gradients), rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_nothing_is_lost():
     gradients = normal(6, WORKERS, 4, 5)
@@ -105,6 +108,7 @@ def test_nothing_is_lost():
     np.testing.assert_allclose(received + owed, mean_of(gradients).sum(axis=0), rtol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_leaves_that_are_not_compressed_have_the_momentum_of_the_mean():
     gradients = {"b": normal(4, WORKERS, 5), "s": normal(4, WORKERS, seed=1), "w": normal(4, WORKERS, 4, 4, seed=2)}
@@ -117,6 +121,7 @@ def test_leaves_that_are_not_compressed_have_the_momentum_of_the_mean():
     assert np.max(np.count_nonzero(updates["b"], axis=2)) <= WORKERS
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_a_warm_up_sends_fewer_entries_in_each_phase():
     gradients = normal(7, 1, 10, 100)
@@ -126,6 +131,7 @@ def test_a_warm_up_sends_fewer_entries_in_each_phase():
     assert np.count_nonzero(updates, axis=(1, 2, 3)).tolist() == expected == [178, 178, 32, 32, 6, 6, 1]
 
 
+@pytest.mark.slow
 def test_the_length_of_a_warm_up_may_be_injected():
     gradients = normal(4, 2, 6, 10)
     arguments = {"density": 0.05, "warmup_phases": 2, "axis_name": "workers"}
@@ -135,6 +141,7 @@ def test_the_length_of_a_warm_up_may_be_injected():
     np.testing.assert_allclose(ours, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_a_leaf_is_clipped_by_its_own_norm():
     gradients = {"w": normal(1, 2, 3, 4), "b": normal(1, 2, 3, seed=1)}
@@ -145,11 +152,13 @@ def test_a_leaf_is_clipped_by_its_own_norm():
     np.testing.assert_allclose(jnp.linalg.norm(updates["b"][0, 0]), 0.5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_clipping_huge_gradients_keeps_their_direction():
     gradient = jnp.full((1, 1, 2, 2), 3e38, jnp.float32)
     np.testing.assert_allclose(run(of_dgc(density=ALL, clip_norm=1.0), gradient).updates, 0.5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_weight_decay_has_a_momentum_of_its_own(nesterov):
@@ -160,10 +169,12 @@ def test_weight_decay_has_a_momentum_of_its_own(nesterov):
     np.testing.assert_allclose(ours.params, run(sgd, zeros, params).params, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_decay_spares_masked_leaves():
     assert_decay_spares_masked_leaves(functools.partial(optkit.deep_gradient_compression, axis_name=None))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
 @pytest.mark.parametrize("leaf", ["w", "b"])
 def test_a_worker_whose_gradient_is_not_finite_is_left_out(bad, leaf):
@@ -180,6 +191,7 @@ def test_a_worker_whose_gradient_is_not_finite_is_left_out(bad, leaf):
     chex.assert_tree_all_finite(steps)
 
 
+@pytest.mark.slow
 def test_without_senders_updates_are_nan_and_buffers_stay():
     gradients = {"w": normal(2, WORKERS, 4, 3), "b": normal(2, WORKERS, 3, seed=1)}
     gradients["b"] = gradients["b"].at[1].set(jnp.nan)
@@ -190,6 +202,7 @@ def test_without_senders_updates_are_nan_and_buffers_stay():
     np.testing.assert_array_equal(steps.states.dropped[1], WORKERS)
 
 
+@pytest.mark.slow
 def test_one_gather_sends_eight_bytes_for_each_entry():
     flag = 4
     tx = of_dgc(density=0.01, compressed=True)
@@ -198,6 +211,7 @@ def test_one_gather_sends_eight_bytes_for_each_entry():
     assert bytes_sent(of_dgc(), 1000) == {"all-gather": 7 * flag, "all-reduce": 2 * 7 * 1000 * 4 // 8}
 
 
+@pytest.mark.slow
 def test_each_phase_of_a_warm_up_sends_its_own_bytes():
     tx = of_dgc(density=0.01, warmup_steps=10, warmup_phases=1, compressed=True)
     params = jnp.zeros((8, 1000))
@@ -212,6 +226,7 @@ def test_each_phase_of_a_warm_up_sends_its_own_bytes():
     assert sizes == {2 * 100 + 1, 2 * 10 + 1}
 
 
+@pytest.mark.slow
 def test_one_worker_needs_no_axis():
     gradients = {"w": normal(4, 1, 6, 4), "b": normal(4, 1, 3, seed=1)}
     alone = trajectory(

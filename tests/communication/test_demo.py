@@ -33,6 +33,7 @@ def demo_state(state):
     return found
 
 
+@pytest.mark.slow
 @replays("demo")
 def test_golden_demo(recording):
     found, grads = recording.hyperparams, recording.tree("grads")
@@ -52,6 +53,7 @@ def test_golden_demo(recording):
     chex.assert_trees_all_close(ours, residual, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_updates_are_signs_and_equal_on_all_workers():
     gradients = {"w": normal(4, WORKERS, 8, 6), "stack": normal(4, WORKERS, 2, 4, 6, seed=1), "s": normal(4, WORKERS)}
     updates = run(of_demo(top_k=3, chunk_size=4), gradients).updates
@@ -60,6 +62,7 @@ def test_updates_are_signs_and_equal_on_all_workers():
         np.testing.assert_array_equal(x, np.broadcast_to(x[:, :1], x.shape))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_all_frequencies_are_the_sign_of_the_mean():
     gradients = {"w": normal(3, WORKERS, 6, 10), "kernel": normal(3, WORKERS, 2, 5, 3, seed=1), "s": normal(3, WORKERS)}
@@ -69,6 +72,7 @@ def test_all_frequencies_are_the_sign_of_the_mean():
     chex.assert_trees_all_equal(steps.states.residual, optax.tree.zeros_like(gradients))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_what_is_not_sent_is_kept():
     gradient = normal(WORKERS, 8, 8)
@@ -83,6 +87,7 @@ def test_what_is_not_sent_is_kept():
         np.testing.assert_allclose(ours, expected, atol=1e-14)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_a_frequency_is_averaged_over_those_who_sent_it():
     # The first worker alone sends a constant, which a mean over all three would make smaller than the others' wave.
@@ -94,6 +99,7 @@ def test_a_frequency_is_averaged_over_those_who_sent_it():
     np.testing.assert_array_equal(weaker.updates[0, 0], [1.0, 1.0, 1.0, 1.0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [3, 5, 7, 63])
 def test_rounding_has_no_sign(size):
     # Of one wave of odd frequency the entry in the middle is zero, and of the sum of opposite ones all are.
@@ -103,6 +109,7 @@ def test_rounding_has_no_sign(size):
     np.testing.assert_array_equal(run(of_demo(top_k=1), jnp.stack([wave, -wave])[None]).updates, 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_the_learning_rate_stays_with_its_gradient():
     rates = jnp.array([1.0, 0.1, 0.01])
@@ -119,6 +126,7 @@ def test_chunks_are_the_largest_divisors():
     assert _Chunks.of((3, 3, 16, 32), 8) == ((3, 3, 16, 32), (2, 8), (4, 8))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_chunks_of_a_stack_are_those_of_its_matrices():
     gradients = normal(3, WORKERS, 2, 6, 4)
@@ -127,6 +135,7 @@ def test_chunks_of_a_stack_are_those_of_its_matrices():
     np.testing.assert_array_equal(whole, jnp.stack(apart, axis=2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
 def test_a_worker_whose_gradient_is_not_finite_is_left_out(bad):
     gradients = normal(3, WORKERS, 12)
@@ -139,6 +148,7 @@ def test_a_worker_whose_gradient_is_not_finite_is_left_out(bad):
     np.testing.assert_array_equal(broken.states.dropped, [[0] * 3, [1] * 3, [1] * 3])
 
 
+@pytest.mark.slow
 def test_without_senders_updates_are_nan_and_momenta_stay():
     gradients = normal(2, WORKERS, 12).at[1].set(jnp.nan)
     steps = run(of_demo(top_k=4), gradients)
@@ -147,12 +157,14 @@ def test_without_senders_updates_are_nan_and_momenta_stay():
     np.testing.assert_array_equal(steps.states.dropped[1], WORKERS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "message"), [(4096, 64 * 32 * 6), (100, 2 * 32 * 6), (1, 4 + 4)])
 def test_one_gather_sends_six_bytes_for_each_frequency(size, message):
     flag = 4
     assert bytes_sent(of_demo(), size) == {"all-gather": 7 * (message + flag)}
 
 
+@pytest.mark.slow
 def test_one_worker_needs_no_axis():
     gradients = normal(4, 1, 6, 4)
     alone = trajectory(optkit.demo(0.1, axis_name=None, top_k=2), gradients[:, 0])

@@ -24,6 +24,7 @@ def stacked():
     return jax.tree.map(lambda *rows: jnp.stack(rows), *map(tree_of, range(WORKERS)))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("backend", ["vmap", "pmap", "shard_map"])
 def test_every_worker_gets_all_rows_bit_for_bit(backend):
