@@ -11,9 +11,11 @@ from jax.flatten_util import ravel_pytree
 
 from optkit.compressors import Compressor, nbytes
 from optkit.compressors._leafwise import Entries
+from optkit.core.non_finite import all_finite, choose
 from optkit.core.precision import scalar_dtype, widen
 from optkit.core.types import AxisName
-from optkit.core.workers.aggregation import gather_rows, nan_unless
+from optkit.core.workers.aggregation import nan_unless
+from optkit.core.workers.gathering import gather_together
 
 Layout = Literal["gather", "sum", "two_phase"]
 Count = Literal["workers", "senders"]
@@ -56,11 +58,11 @@ def uncompressed(axis_name: AxisName | None) -> Channel:
     """Sends trees as they are."""
 
     def send(tree, weight, state):
-        kept = _all_finite(tree) & (weight > 0)
-        own, weight = _zero_unless(kept, tree), jnp.where(kept, weight, 0)
+        kept = all_finite(tree) & (weight > 0)
+        own, weight = choose(kept, tree, optax.tree.zeros_like(tree)), jnp.where(kept, weight, 0)
         total = jax.tree.map(lambda x: weight.astype(x.dtype) * x, own)
         total = total if axis_name is None else jax.lax.psum(total, axis_name)
-        weights = gather(weight, axis_name)
+        weights = gather_together(weight, axis_name)
         return Sent(own, _divide(total, jnp.sum(weights), weights), total, weights, kept, jnp.array(True)), state
 
     def init(params):
@@ -77,12 +79,12 @@ def direct(compressor: Compressor, axis_name: AxisName | None, layout: Layout | 
         workers = number_of_workers(axis_name)
         if _layout(compressor, tree, workers, layout, count, weight) == "sum":
             total = _add_on_the_way(compressor, message, tree, weight, kept, workers, axis_name)
-            weights = gather(jnp.where(kept, weight, 0), axis_name)
+            weights = gather_together(jnp.where(kept, weight, 0), axis_name)
             mean = _divide(total, jnp.sum(weights), weights)
         else:
-            rows, weights = gather((message, jnp.where(kept, weight, 0)), axis_name)
-            total = _combine(compressor, weights, rows, tree)
-            held = _combine(compressor, weights, _ones(rows), tree) if count == "senders" else jnp.sum(weights)
+            rows, weights = gather_together((message, jnp.where(kept, weight, 0)), axis_name)
+            total = compressor.combine(weights, rows, tree)
+            held = compressor.combine(weights, _ones(rows), tree) if count == "senders" else jnp.sum(weights)
             mean = _divide(total, held, weights)
         return Sent(own, mean, total, weights, kept, jnp.array(False)), state
 
@@ -119,7 +121,7 @@ def answered(channel: Channel, server: Compressor) -> Channel:
         message, server_state = server.compress(asked, state.server)
         mean = server.decompress(message, asked)  # u = S(q)
         some = jnp.any(sent.weights > 0)
-        error = jax.tree.map(lambda q, u, e: jnp.where(some, q - u, e), asked, mean, state.error)
+        error = choose(some, optax.tree.sub(asked, mean), state.error)
         return sent._replace(mean=nan_unless(some, mean)), ServerState(messages, server_state, error)
 
     return Channel(init, send)
@@ -144,11 +146,11 @@ def two_phase(compressor: Compressor, server: Compressor | None, axis_name: Axis
         workers = number_of_workers(axis_name)
         slices, join = _cut(tree, workers)
         message, own, kept, messages = _compress(compressor, slices, state.messages, weight)
-        weights = gather(jnp.where(kept, weight, 0), axis_name)
+        weights = gather_together(jnp.where(kept, weight, 0), axis_name)
         rows = _stack(message)
         if axis_name is not None:
             rows = jax.tree.map(lambda x: jax.lax.all_to_all(x, axis_name, 0, 0), rows)
-        total = _combine(compressor, weights, [rows], slices[:1])
+        total = compressor.combine(weights, [rows], slices[:1])
         (asked,) = _divide(total, jnp.sum(weights), weights)
         if state.error is not None:
             _require_length(state.error, asked, workers)
@@ -156,8 +158,8 @@ def two_phase(compressor: Compressor, server: Compressor | None, axis_name: Axis
         answer, server_state = answering.compress([asked], state.server)
         (told,) = answering.decompress(answer, [asked])
         some = jnp.any(weights > 0)
-        error = None if state.error is None else jnp.where(some, asked - told, state.error)
-        answers = gather(answer[0], axis_name)
+        error = None if state.error is None else choose(some, asked - told, state.error)
+        answers = gather_together(answer[0], axis_name)
         each = [jax.tree.map(lambda x, i=i: x[i], answers) for i in range(workers)]
         mean = nan_unless(some, join(answering.decompress(each, slices)))
         return Sent(join(own), mean, None, weights, kept, jnp.array(False)), ServerState(messages, server_state, error)
@@ -170,25 +172,14 @@ def number_of_workers(axis_name: AxisName | None) -> int:
     return 1 if axis_name is None else jax.lax.axis_size(axis_name)
 
 
-def gather(tree: Any, axis_name: AxisName | None) -> Any:
-    """Stacks the trees of all workers along a new leading axis."""
-    return jax.tree.map(lambda x: x[None], tree) if axis_name is None else gather_rows(tree, axis_name)
-
-
 def _compress(compressor: Compressor, tree: Any, state: Any, weight: jax.Array) -> tuple[Any, Any, jax.Array, Any]:
     """Returns the message, what it says, whether it counts, and the next state of the compressor."""
-    finite = _all_finite(tree)
+    finite = all_finite(tree)
     # What workers share, such as the largest of their scales, must not come from a tree that is left out.
-    message, state = compressor.compress(_zero_unless(finite, tree), state)
+    message, state = compressor.compress(choose(finite, tree, optax.tree.zeros_like(tree)), state)
     own = widen(compressor.decompress(message, tree))
-    kept = finite & _all_finite(own) & (weight > 0)
-    return message, _zero_unless(kept, own), kept, state
-
-
-def _combine(compressor: Compressor, weights: jax.Array, rows: Any, like: Any) -> Any:
-    """Adds up messages, each times its weight. Those that are left out are emptied: they could be NaN times zero."""
-    rows = jax.vmap(lambda weight, row: _zero_unless(weight > 0, row))(weights, rows)
-    return compressor.combine(weights, rows, like)
+    kept = finite & all_finite(own) & (weight > 0)
+    return message, choose(kept, own, optax.tree.zeros_like(own)), kept, state
 
 
 def _add_on_the_way(
@@ -323,11 +314,3 @@ def _stack(parts: Any) -> Any:
             " or scaled_sign: others compress all leaves as one, which workers cannot do in slices"
         )
     return jax.tree.map(lambda *x: jnp.stack(x), *parts)
-
-
-def _all_finite(tree: Any) -> jax.Array:
-    return jnp.all(jnp.array([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)] or [True]))
-
-
-def _zero_unless(condition: jax.Array, tree: Any) -> Any:
-    return jax.tree.map(lambda x: jnp.where(condition, x, jnp.zeros_like(x)), tree)

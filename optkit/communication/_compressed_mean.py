@@ -16,6 +16,7 @@ from optkit.communication.feedback import Feedback, OwnMemory, SharedMemory, ef1
 from optkit.compressors import Compressor, top_k
 from optkit.core.checks import check_option
 from optkit.core.injection import refuse_arrays
+from optkit.core.non_finite import choose
 from optkit.core.precision import widen
 from optkit.core.types import AxisName
 from optkit.core.workers import collectives
@@ -137,18 +138,14 @@ def compressed_mean(
         some = jnp.any(sent.weights > 0)
         state = CompressedMeanState(
             count=state.count + 1,
-            own=_choose(sent.kept, own, state.own),
-            shared=_choose(some, shared, state.shared),
+            own=choose(sent.kept, own, state.own),
+            shared=choose(some, shared, state.shared),
             channel=channel_state,
             dropped=state.dropped + jnp.sum(sent.weights == 0, dtype=jnp.int32),
         )
         return optax.tree.cast_like(nan_unless(some, mean), updates), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def _choose(condition: jax.Array, new: Any, old: Any) -> Any:
-    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), new, old)
 
 
 def _check_together(rule: Feedback, feedback: Feedback | None, layout: Layout | None, count: Count) -> None:

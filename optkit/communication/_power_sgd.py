@@ -23,6 +23,7 @@ from optkit.core.keys import key_data, split
 from optkit.core.linalg.factors import adjoint_times, draw_basis, next_basis, product, times, views_of_factored
 from optkit.core.linalg.matrix_view import MatrixView, from_matrices, to_matrices
 from optkit.core.linalg.orthonormal import Orthonormalize, cholesky_qr
+from optkit.core.non_finite import all_finite, choose
 from optkit.core.precision import widen
 from optkit.core.stacking import map_equal_shapes
 from optkit.core.trees import concrete
@@ -235,7 +236,7 @@ def power_sgd(
         views = views_of(updates)
         wanted = jax.tree.map(lambda g, e: g if e is None else e + g, widen(updates), state.error)  # Alg. 2, Delta_w
         senders = _finite_senders(wanted, axis_name)
-        wanted = jax.tree.map(lambda x: jnp.where(senders.finite, x, 0), wanted)
+        wanted = choose(senders.finite, wanted, optax.tree.zeros_like(wanted))
         matrices = jax.tree.map(to_matrices, wanted, views)
         others = senders.mean(jax.tree.map(lambda x, view: x if view is None else None, wanted, views))
         kept, fresh = (None, None) if state.key is None else split(state.key, key)
@@ -244,7 +245,7 @@ def power_sgd(
         means = jax.tree.map(_join, updates, views, part.mean, others)
         error = jax.tree.map(from_matrices, state.error, views, part.rest)  # Alg. 2, e_w
         new_state = PowerSgdState(
-            error=jax.tree.map(lambda new, old: jnp.where(senders.finite, new, old), error, state.error),
+            error=choose(senders.finite, error, state.error),
             left=part.left if warm_start else None,
             right=part.right if warm_start else None,
             count=optax.safe_increment(state.count),
@@ -271,7 +272,7 @@ def _finite_senders(tree: Any, axis_name: AxisName | tuple[str, ...] | None) -> 
     def total(x):
         return x if axis_name is None else jax.lax.psum(x, axis_name)
 
-    finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)], bool))
+    finite = all_finite(tree)
     dropped = total(1 - finite.astype(jnp.int32))
     number = total(1) - dropped
 

@@ -229,8 +229,8 @@ def test_a_gather_sends_each_message_and_a_word_to_all_others(compressor, rule):
 
 def test_two_phases_send_twice_a_message_however_many_workers_there_are():
     mean = optkit.compressed_mean(compressors.scaled_sign(), axis_name="workers", layout="two_phase")
-    # Eight slices of 8 bits and a scale, sent to seven others, twice; and a word to each.
-    assert bytes_sent(mean, SIZE) == {"all-to-all": 7 * (1 + 4), "all-gather": 7 * (1 + 4) + 7 * 4}
+    # A slice of 8 bits, which take a word in a gather, and a scale, to seven others, twice; and a word to each.
+    assert bytes_sent(mean, SIZE) == {"all-to-all": 7 * (1 + 4), "all-gather": 7 * (4 + 4) + 7 * 4}
 
 
 def test_what_all_place_alike_is_added_on_the_way():

@@ -21,7 +21,7 @@ def gather_together(tree: Any, axis_name: AxisName | None) -> Any:
     up to a whole word, which `bytes_together` counts.
 
     Args:
-        tree: Real arrays of one worker.
+        tree: Arrays of one worker.
         axis_name: Name of the axis over workers. None means that there is only one worker.
 
     Returns:
@@ -62,6 +62,8 @@ def bytes_together(tree: Any) -> int:
 
 
 def _to_words(x: jax.Array) -> jax.Array:
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        x = jnp.stack([x.real, x.imag], axis=-1)
     flat = _as_integers(x.ravel())
     if flat.dtype.itemsize < _WORD:
         each = _WORD // flat.dtype.itemsize
@@ -69,7 +71,10 @@ def _to_words(x: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(flat, jnp.uint32).ravel()
 
 
-def _from_words(rows: jax.Array, like: jax.Array) -> jax.Array:
+def _from_words(rows: jax.Array, like: Any) -> jax.Array:
+    if jnp.issubdtype(like.dtype, jnp.complexfloating):
+        pairs = _from_words(rows, jax.ShapeDtypeStruct((*like.shape, 2), jnp.finfo(like.dtype).dtype))
+        return jax.lax.complex(pairs[..., 0], pairs[..., 1])
     workers, itemsize = len(rows), like.dtype.itemsize
     if itemsize > _WORD:
         rows = rows.reshape(workers, like.size, itemsize // _WORD)

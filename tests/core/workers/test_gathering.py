@@ -11,7 +11,21 @@ from optkit.core.cost import hlo
 from optkit.core.workers.gathering import bytes_together, gather_together
 
 WORKERS = 4
-DTYPES = ("float64", "float32", "bfloat16", "float16", "int64", "int32", "int16", "uint16", "int8", "uint8", "bool")
+DTYPES = (
+    "complex128",
+    "complex64",
+    "float64",
+    "float32",
+    "bfloat16",
+    "float16",
+    "int64",
+    "int32",
+    "int16",
+    "uint16",
+    "int8",
+    "uint8",
+    "bool",
+)
 
 
 def tree_of(worker):
