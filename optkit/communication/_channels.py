@@ -216,6 +216,8 @@ def _layout(
     compressor: Compressor, tree: Any, workers: int, layout: Layout | None, count: Count, weight: jax.Array
 ) -> Layout:
     """Returns the layout; if none is given, the one that sends fewer bytes."""
+    if workers == 1:
+        return "gather"
     if layout is not None:
         return layout
     if compressor.sums is None or count == "senders" or weight.dtype != bool:

@@ -280,6 +280,7 @@ def test_feedback_reaches_the_minimum_where_naive_top_1_diverges(name):
         ({"layout": "two_phase", "feedback": feedback.ef14()}, "layout='two_phase' compresses the mean"),
         ({"count": "senders", "feedback": feedback.ef21()}, "count='senders' needs"),
         ({"count": "senders", "layout": "sum"}, "count='senders' needs"),
+        ({"layout": "sum"}, "layout='sum' needs a compressor whose numbers"),
     ],
 )
 def test_what_does_not_go_together_is_refused(arguments, message):
