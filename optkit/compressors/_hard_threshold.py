@@ -74,7 +74,9 @@ METHODS = (
         factory=hard_threshold,
         kind="function",
         summary="Keeps entries of at least a given magnitude, but at most a share of each leaf.",
-        paper=Paper("Rethinking Gradient Sparsification as Total Error Minimization", "Sahu et al.", 2021, "2108.00951"),
+        paper=Paper(
+            "Rethinking Gradient Sparsification as Total Error Minimization", "Sahu et al.", 2021, "2108.00951"
+        ),
         also_known_as=("hard-threshold sparsifier", "threshold sparsification"),
     ),
 )

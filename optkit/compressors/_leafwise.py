@@ -207,12 +207,13 @@ def _was_sent(x: Any) -> bool:
     return isinstance(x, (Entries, Codes, Blocks, Sketch))
 
 
+def is_entries(x: Any) -> bool:
+    """Whether a node of what was sent is `Entries`."""
+    return isinstance(x, Entries)
+
+
 def map_entries(function: Callable[[Entries], Any], sent: Any) -> Any:
     """Maps a function over all `Entries` in what was sent."""
-
-    def is_entries(x):
-        return isinstance(x, Entries)
-
     return jax.tree.map(lambda x: function(x) if is_entries(x) else x, sent, is_leaf=is_entries)
 
 
@@ -299,7 +300,16 @@ def require_few(size: int, method: str) -> None:
 
 def shares_of_norm(x: jax.Array, order: float) -> tuple[jax.Array, jax.Array]:
     """Returns the norm, and the magnitudes as shares of it, without squares that overflow or underflow."""
-    largest = jnp.max(jnp.abs(x), initial=0)
-    unit = jnp.abs(x) / jnp.where(largest > 0, largest, 1)
+    largest, unit = shares_of_largest(jnp.abs(x))
     norm = jnp.linalg.norm(unit, order) if x.size else largest
     return largest * norm, unit / jnp.where(norm > 0, norm, 1)
+
+
+def shares_of_largest(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the largest magnitude, and the entries as shares of it, which are zero if it is."""
+    largest = jnp.max(jnp.abs(x), initial=0)
+    # XLA divides by a scalar by multiplying with its reciprocal, which is zero for very large scalars.
+    far = 2.0 ** (jnp.finfo(x.dtype).maxexp // 2)
+    near = jnp.where(largest > far, 1 / far, jnp.where(largest < 1 / far, far, 1)).astype(x.dtype)
+    unit = largest * near
+    return largest, x * near / jnp.where(unit > 0, unit, 1)

@@ -57,7 +57,9 @@ def on_whole_tree(compressor: Compressor) -> Compressor:
         delta=constant(compressor.delta),
         omega=constant(compressor.omega),
         sums=None if sums is None else Sums(sums.addends, total),
-        change_rule=None if change_rule is None else lambda *change, **real: on_whole_tree(change_rule(*change, **real)),
+        change_rule=None
+        if change_rule is None
+        else lambda *change, **real: on_whole_tree(change_rule(*change, **real)),
     )
 
 

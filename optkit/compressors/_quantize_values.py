@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from optkit.compressors._compressor import Compressor, require_rule
-from optkit.compressors._leafwise import Codes, Entries, Rule, combine_rows, map_entries
+from optkit.compressors._leafwise import Codes, Entries, Rule, combine_rows, is_entries, map_entries, shares_of_largest
 from optkit.core.bits import pack, unpack
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import widen
@@ -31,8 +31,8 @@ def quantized_values_rule(rule: Rule, bits: int) -> Rule:
         largest = jnp.argmax(jnp.abs(values))
         values, places = (x.at[jnp.array([0, largest])].set(x[jnp.array([largest, 0])]) for x in (values, places))
         places = jnp.where(values == 0, places[0], places)
-        scale = jnp.abs(values[0])
-        levels = jnp.clip(jnp.round((values / jnp.where(scale > 0, scale, 1) + 1) * (steps / 2)), 0, steps)
+        scale, shares = shares_of_largest(values)
+        levels = jnp.clip(jnp.round((shares + 1) * (steps / 2)), 0, steps)
         return Entries(Codes(pack(levels.astype(jnp.uint8), bits), scale), places)
 
     def dequantize(entries):
@@ -45,7 +45,14 @@ def quantized_values_rule(rule: Rule, bits: int) -> Rule:
         return Entries(jnp.where(is_zero, 0, values), places)
 
     def encode(x, drawn):
-        return map_entries(quantize, rule.encode(x, drawn))
+        sent = rule.encode(x, drawn)
+        kept = [x for x in jax.tree.leaves(sent, is_leaf=is_entries) if is_entries(x)]
+        if x.size and not kept:
+            raise TypeError(
+                "quantize_values needs a compressor that keeps entries, such as top_k, got one whose message has none:"
+                f" ({type(sent).__name__})"
+            )
+        return map_entries(quantize, sent)
 
     def decode(sent, size, dtype):
         return rule.decode(map_entries(dequantize, sent), size, dtype)
