@@ -147,7 +147,7 @@ def sketch_rule(sketch: LinearSketch, key: Key) -> Rule:
         encode,
         decode,
         omega=sketch.omega,
-        draw=lambda key, size, dtype: jax.random.key_data(key),
+        draw=lambda key, *_: jax.random.key_data(key),
         sums=Sums(lambda sent, _: sent.numbers, total),
     )
 
@@ -195,7 +195,7 @@ def gaussian_sketch(size: int, *, key: Key) -> Compressor:
 
 
 def srht_sketch(size: int, *, key: Key) -> Compressor:
-    """Sends random rows of a Hadamard transform of the tree, whose entries get random signs that all workers draw alike.
+    """Sends random rows of a Hadamard transform of the tree with random signs, which all workers draw alike.
 
     The rule, where D is the number of entries, filled with zeros to a power of two, H the orthonormal Hadamard matrix,
     E random signs, and S takes `size` rows without repetition, drawn anew in each step::

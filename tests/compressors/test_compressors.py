@@ -4,8 +4,8 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 import optax
+import pytest
 from draws import normal, normal_like
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from worker_runs import bytes_sent
@@ -310,6 +310,7 @@ def test_sums_send_the_bytes_of_their_addends(name):
     bytes_of_addends = {"ternary": size, "rand_k": 16 * 4, "count_sketch": 16 * 4}[name]
 
     def update(updates, state, params=None):
+        del params
         message, state = compressor.compress(updates, state)
         summed = jax.lax.psum(compressor.sums.addends(message, workers), "workers")
         return compressor.sums.total(summed, message, updates), state
