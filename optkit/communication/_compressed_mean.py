@@ -112,8 +112,8 @@ def compressed_mean(
     _check_together(rule, feedback, layout, count)
     if layout == "sum" and compressor.sums is None and axis_name is not None:
         raise ValueError(
-            "layout='sum' needs a compressor whose numbers all workers scale and place alike, such as rand_k with shared"
-            " draws, ternary with a shared scale or a sketch: use layout='gather'"
+            "layout='sum' needs a compressor whose numbers all workers scale and place alike, such as rand_k with"
+            " shared draws, ternary with a shared scale or a sketch: use layout='gather'"
         )
     server = compressor if rule.server is None else rule.server
     if layout == "two_phase":

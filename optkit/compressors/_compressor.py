@@ -27,7 +27,7 @@ class Sums(NamedTuple):
     """
 
     addends: Callable[[Any, int], Any]
-    total: Callable[[Any, Any, Any], Any]
+    total: Callable[..., Any]
 
 
 class Compressor(NamedTuple):
@@ -42,8 +42,8 @@ class Compressor(NamedTuple):
         inner_products: Returns the inner product of a tree with each of many compressed trees, which are stacked along
             a leading axis, without decompressing all of them at once.
         combine: Returns the weighted sum of many compressed trees, which are stacked along a leading axis, from the
-            weights, the compressed trees, and a tree of the result's shapes. A tree of weight zero is left out, whatever
-            it holds.
+            weights, the compressed trees, and a tree of the result's shapes. A tree of weight zero is left out, even if
+            it is not finite.
         delta: Returns the constant of contraction for trees of given shapes: `E|C(x) - x|^2 <= (1 - delta) |x|^2`. None
             if there is none, or none is known.
         omega: Returns the constant of variance: `E C(x) = x` and `E|C(x) - x|^2 <= omega |x|^2`. None if the compressor

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from optkit.compressors._compressor import Compressor, Sums, require_rule
-from optkit.compressors._leafwise import Blocks, Entries, Rule, combine_rows, map_entries
+from optkit.compressors._leafwise import Blocks, Rule, combine_rows, inner_products_of_rows, map_entries
 from optkit.core.checks import check_integer
 from optkit.core.injection import refuse_arrays
+from optkit.core.types import DTypeLike
 from optkit.method import Method
 
 __all__ = ["in_blocks"]
@@ -18,81 +19,42 @@ __all__ = ["in_blocks"]
 def in_blocks_rule(rule: Rule, block_size: int) -> Rule:
     """Makes the rule of `in_blocks`; it draws for each block what the rule draws for a vector."""
 
-    def parts(size):
-        """Returns the size of a full block, their number, and the size of a shorter last block."""
-        block = max(min(size, block_size), 1)
-        return block, *divmod(size, block)
-
-    def join(function, size, *sent, blocks_axis=0):
-        """Maps a function of the size of a block and of what was sent, and puts the blocks together."""
-        block, full, rest = parts(size)
-        of_full = jax.vmap(functools.partial(function, block), in_axes=blocks_axis)
-        vectors = [of_full(*(x.full for x in sent)).ravel()] if full else []
-        vectors += [function(rest, *(x.rest for x in sent))] if rest else []
-        return jnp.concatenate(vectors)
-
     def encode(x, drawn):
-        block, full, rest = parts(x.size)
+        def of_block(_, x, drawn):
+            return _narrow(rule.encode(x, drawn), block_size)
+
         drawn = Blocks(None, None) if drawn is None else drawn
-        end = x.size - rest
-
-        def of_block(x, drawn):
-            return _narrow(rule.encode(x, drawn), block)
-
-        return Blocks(
-            jax.vmap(of_block)(x[:end].reshape(full, block), drawn.full) if full else None,
-            of_block(x[end:], drawn.rest) if rest else None,
-        )
+        return _over_blocks(of_block, block_size, x.size, _split(x, block_size), drawn)
 
     def decode(sent, size, dtype):
-        return join(lambda size, sent: rule.decode(_widen(sent), size, dtype), size, sent) if size else _empty(dtype)
+        def of_block(size, sent):
+            return rule.decode(_widen(sent), size, dtype)
 
-    def draw(key, size, dtype):
-        block, full, rest = parts(size)
-        keys = jax.random.split(key, 2)
-        of_full = jax.vmap(lambda key: rule.draw(key, block, dtype))
-        return Blocks(
-            of_full(jax.random.split(keys[0], full)) if full else None,
-            rule.draw(keys[1], rest, dtype) if rest else None,
-        )
+        return _join(_over_blocks(of_block, block_size, size, sent), dtype)
 
     def combine(weights, rows, size, dtype):
         def of_block(size, rows):
             return combine_rows(rule, weights, _widen(rows), size, dtype)
 
-        return join(of_block, size, rows, blocks_axis=1) if size else _empty(dtype)
+        return _join(_over_blocks(of_block, block_size, size, rows, axes=1), dtype)
 
     def inner_products(rows, x):
-        block, full, rest = parts(x.size)
-        end = x.size - rest
+        def of_block(_, rows, x):
+            return inner_products_of_rows(rule, _widen(rows), x)
 
-        def of_block(rows, x):
-            return rule.inner_products(_widen(rows), x)
-
-        products = [jnp.zeros([], x.dtype)]
-        products += [jnp.sum(jax.vmap(of_block, (1, 0))(rows.full, x[:end].reshape(full, block)), 0)] if full else []
-        products += [of_block(rows.rest, x[end:])] if rest else []
+        blocks = _over_blocks(of_block, block_size, x.size, rows, _split(x, block_size), axes=(1, 0))
+        products = [jnp.sum(x.reshape(-1, x.shape[-1]), axis=0) for x in jax.tree.leaves(blocks)]
         return functools.reduce(jnp.add, products)
-
-    def worst(choose, constant):
-        if constant is None:
-            return None
-
-        def of_blocks(size):
-            block, _, rest = parts(size)
-            return choose(constant(part) for part in (block, rest) if part)
-
-        return of_blocks
 
     return Rule(
         encode,
         decode,
-        delta=worst(min, rule.delta),
-        omega=worst(max, rule.omega),
-        draw=None if rule.draw is None else draw,
+        delta=_worst_block(min, rule.delta, block_size),
+        omega=_worst_block(max, rule.omega, block_size),
+        draw=_draw_of_blocks(rule.draw, block_size),
         combine=combine,
-        inner_products=None if rule.inner_products is None else inner_products,
-        sums=None if rule.sums is None else _sums_of_blocks(rule.sums, join),
+        inner_products=inner_products,
+        sums=_sums_of_blocks(rule.sums, block_size),
     )
 
 
@@ -131,7 +93,61 @@ def in_blocks(compressor: Compressor, block_size: int | None = None) -> Compress
     return require_rule(compressor, "in_blocks")(lambda rule: in_blocks_rule(rule, size))
 
 
-def _sums_of_blocks(sums: Sums, join: Any) -> Sums:
+def _parts(size: int, block_size: int) -> tuple[int, int, int]:
+    """Returns the size of a full block, the number of full blocks, and the size of a shorter last one."""
+    block = max(min(size, block_size), 1)
+    return block, *divmod(size, block)
+
+
+def _over_blocks(function: Any, block_size: int, size: int, *sent: Any, axes: Any = 0) -> Blocks:
+    """Maps a function of the size of a block and of what was sent of it, stacked along `axes`, or of its entries."""
+    block, full, rest = _parts(size, block_size)
+    of_full = jax.vmap(functools.partial(function, block), in_axes=axes)
+    return Blocks(
+        of_full(*(x.full for x in sent)) if full else None,
+        function(rest, *(x.rest for x in sent)) if rest else None,
+    )
+
+
+def _join(blocks: Blocks, dtype: DTypeLike) -> jax.Array:
+    return jnp.concatenate([jnp.zeros([0], dtype), *(x.ravel() for x in jax.tree.leaves(blocks))])
+
+
+def _split(x: jax.Array, block_size: int) -> Blocks:
+    block, full, rest = _parts(x.size, block_size)
+    return Blocks(x[: x.size - rest].reshape(full, block), x[x.size - rest :])
+
+
+def _worst_block(choose: Any, constant: Any, block_size: int) -> Any:
+    """Makes the constant of a vector from that of a block."""
+    if constant is None:
+        return None
+
+    def of_vector(size):
+        block, _, rest = _parts(size, block_size)
+        return choose(constant(part) for part in (block, rest) if part)
+
+    return of_vector
+
+
+def _draw_of_blocks(draw: Any, block_size: int) -> Any:
+    """Makes the draws of blocks from those of a vector."""
+    if draw is None:
+        return None
+
+    def of_vector(key, size, dtype):
+        for_full, for_rest = jax.random.split(key)
+        keys = Blocks(jax.random.split(for_full, max(size // block_size, 1)), for_rest)
+        return _over_blocks(lambda size, key: draw(key, size, dtype), block_size, size, keys)
+
+    return of_vector
+
+
+def _sums_of_blocks(sums: Sums | None, block_size: int) -> Sums | None:
+    """Makes the sums of blocks from those of a vector."""
+    if sums is None:
+        return None
+
     def addends(sent, workers):
         def of_block(sent):
             return sums.addends(_widen(sent), workers)
@@ -145,14 +161,14 @@ def _sums_of_blocks(sums: Sums, join: Any) -> Sums:
         def of_block(size, summed, own):
             return sums.total(summed, _widen(own), size, dtype)
 
-        return join(of_block, size, summed, own) if size else _empty(dtype)
+        return _join(_over_blocks(of_block, block_size, size, summed, own), dtype)
 
     return Sums(addends, total)
 
 
-def _narrow(sent: Any, block: int) -> Any:
+def _narrow(sent: Any, block_size: int) -> Any:
     """Casts places in a block to 16 bits if these are enough."""
-    if block > 2**16:
+    if block_size > 2**16:
         return sent
     return map_entries(lambda x: x._replace(places=x.places.astype(jnp.uint16)), sent)
 
@@ -160,10 +176,6 @@ def _narrow(sent: Any, block: int) -> Any:
 def _widen(sent: Any) -> Any:
     """Casts places to the dtype in which JAX counts; the number of entries of a block may not fit into 16 bits."""
     return map_entries(lambda x: x._replace(places=x.places.astype(jnp.int32)), sent)
-
-
-def _empty(dtype: Any) -> jax.Array:
-    return jnp.zeros([0], dtype)
 
 
 METHODS = (

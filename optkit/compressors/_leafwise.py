@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from optkit.compressors._compressor import Compressor, Sums, decompressing, sum_rows_in_groups, weigh
+from optkit.compressors._compressor import Compressor, Sums, sum_rows_in_groups, weigh
 from optkit.core.bits import unpack
 from optkit.core.complex_numbers import refuse_complex
 from optkit.core.keys import key_data, split
@@ -82,52 +82,67 @@ def leafwise(
     def compress(tree, state):
         require_real(tree)
         leaves, structure = jax.tree.flatten(tree)
-        draws: list[Any] = [None] * len(leaves)
-        if rule.draw is not None and key is not None:
-            state, fresh = split(state, key)
-            if axis_name is not None:
-                fresh = jax.random.fold_in(fresh, jax.lax.axis_index(axis_name))
-            draws = [rule.draw(jax.random.fold_in(fresh, i), x.size, widen(x).dtype) for i, x in enumerate(leaves)]
+        draws, state = _draw(rule, key, axis_name, state, leaves)
         sent = [rule.encode(replicate(x).ravel(), drawn) for x, drawn in zip(leaves, draws, strict=True)]
         return structure.unflatten(sent), state
 
-    def on_leaves(function, like, *compressed):
-        """Maps a function of what was sent, sizes and dtypes, and gives its vectors the shapes of the leaves."""
+    def inner_products(rows, tree):
+        vectors = jax.tree.map(lambda x: widen(replicate(x)).ravel(), tree)
+        products = jax.tree.map(lambda x, sent: inner_products_of_rows(rule, sent, x), vectors, rows)
+        return functools.reduce(jnp.add, jax.tree.leaves(products))
 
-        def leaf(x, *sent):
-            return shard_like(function(*sent, x.size, x.dtype).reshape(x.shape), x)
+    return Compressor(
+        init=init,
+        compress=compress,
+        decompress=lambda compressed, like: _on_leaves(rule.decode, like, compressed),
+        inner_products=inner_products,
+        combine=lambda weights, rows, like: _on_leaves(functools.partial(combine_rows, rule, weights), like, rows),
+        delta=_worst(min, rule.delta, 1),
+        omega=_worst(max, rule.omega, 0),
+        sums=_sums_of_leaves(rule.sums),
+        change_rule=lambda change, real=real: leafwise(change(rule), key, axis_name, real=real),
+    )
 
-        return jax.tree.map(leaf, like, *compressed)
 
-    def decompress(compressed, like):
-        return on_leaves(rule.decode, like, compressed)
+def _draw(
+    rule: Rule, key: Key | None, axis_name: AxisName | None, state: Any, leaves: list[jax.Array]
+) -> tuple[list[Any], Any]:
+    """Returns the draws for each leaf, and the next state."""
+    draw = rule.draw
+    if draw is None or key is None:
+        return [None] * len(leaves), state
+    state, fresh = split(state, key)
+    if axis_name is not None:
+        fresh = jax.random.fold_in(fresh, jax.lax.axis_index(axis_name))
+    return [draw(jax.random.fold_in(fresh, i), x.size, widen(x).dtype) for i, x in enumerate(leaves)], state
 
-    def combine(weights, rows, like):
-        return on_leaves(functools.partial(combine_rows, rule, weights), like, rows)
 
-    compressor = decompressing(
-        init, compress, decompress, delta=_worst(min, rule.delta, 1), omega=_worst(max, rule.omega, 0)
-    )._replace(combine=combine, change_rule=lambda change, real=real: leafwise(change(rule), key, axis_name, real=real))
+def _on_leaves(function: Callable[..., jax.Array], like: Any, *compressed: Any) -> Any:
+    """Maps a function of what was sent, sizes and dtypes, and gives its vectors the shapes of the leaves."""
 
+    def leaf(x, *sent):
+        return shard_like(function(*sent, x.size, x.dtype).reshape(x.shape), x)
+
+    return jax.tree.map(leaf, like, *compressed)
+
+
+def _sums_of_leaves(sums: Sums | None) -> Sums | None:
+    """Makes the sums of trees from those of one leaf."""
+    if sums is None:
+        return None
+    return Sums(
+        lambda compressed, workers: jax.tree.map(lambda x: sums.addends(x, workers), compressed, is_leaf=_was_sent),
+        lambda summed, own, like: _on_leaves(sums.total, like, summed, own),
+    )
+
+
+def inner_products_of_rows(rule: Rule, rows: Any, x: jax.Array) -> jax.Array:
+    """Returns the inner products of a vector with many, from what the rule has sent of them, stacked."""
+    if not x.size:
+        return jnp.zeros([], x.dtype)
     if rule.inner_products is not None:
-        of_leaf = rule.inner_products
-
-        def inner_products(rows, tree):
-            vectors = jax.tree.map(lambda x: widen(replicate(x)).ravel(), tree)
-            products = jax.tree.map(lambda x, sent: of_leaf(sent, x), vectors, rows)
-            return functools.reduce(jnp.add, jax.tree.leaves(products))
-
-        compressor = compressor._replace(inner_products=inner_products)
-
-    if rule.sums is not None:
-        addends, total = rule.sums
-        compressor = compressor._replace(
-            sums=Sums(
-                lambda compressed, workers: jax.tree.map(lambda x: addends(x, workers), compressed, is_leaf=_was_sent),
-                lambda summed, own, like: on_leaves(total, like, summed, own),
-            )
-        )
-    return compressor
+        return rule.inner_products(rows, x)
+    return jax.lax.map(lambda row: jnp.vdot(rule.decode(row, x.size, x.dtype), x), rows)
 
 
 def combine_rows(rule: Rule, weights: jax.Array, rows: Any, size: int, dtype: DTypeLike) -> jax.Array:
@@ -140,6 +155,8 @@ def combine_rows(rule: Rule, weights: jax.Array, rows: Any, size: int, dtype: DT
             return rule.decode(sent._replace(scale=weigh(weight, sent.scale)), size, wide)
         return weigh(weight, rule.decode(sent, size, wide))
 
+    if not size:
+        return jnp.zeros([0], dtype)
     if rule.combine is not None:
         return rule.combine(weights, rows, size, wide).astype(dtype)
     return sum_rows_in_groups(term, weights, rows).astype(dtype)
@@ -158,11 +175,11 @@ class Entries(NamedTuple):
     """Some entries of a tree, where all others are zero.
 
     Attributes:
-        values: The entries.
+        values: The entries, or `Codes` of them.
         places: Their places in the flattened leaf, or in the vector of all leaves one after another.
     """
 
-    values: jax.Array
+    values: Any
     places: jax.Array
 
 
@@ -207,12 +224,13 @@ def _was_sent(x: Any) -> bool:
     return isinstance(x, (Entries, Codes, Blocks, Sketch))
 
 
+def is_entries(x: Any) -> bool:
+    """Whether a node of what was sent is `Entries`."""
+    return isinstance(x, Entries)
+
+
 def map_entries(function: Callable[[Entries], Any], sent: Any) -> Any:
     """Maps a function over all `Entries` in what was sent."""
-
-    def is_entries(x):
-        return isinstance(x, Entries)
-
     return jax.tree.map(lambda x: function(x) if is_entries(x) else x, sent, is_leaf=is_entries)
 
 
@@ -271,7 +289,7 @@ def code_sums(bits: int, levels: int) -> Sums:
         levels: The largest integer. It stands for the scale.
 
     Returns:
-        Sums of integers in 8 bits if these are enough, then 16 or 32. Codes that only fill the last byte are among them.
+        Sums of integers of 8 bits if these are enough, then 16 or 32. What fills the last byte is added up too.
     """
 
     def addends(sent, workers):
@@ -299,7 +317,16 @@ def require_few(size: int, method: str) -> None:
 
 def shares_of_norm(x: jax.Array, order: float) -> tuple[jax.Array, jax.Array]:
     """Returns the norm, and the magnitudes as shares of it, without squares that overflow or underflow."""
-    largest = jnp.max(jnp.abs(x), initial=0)
-    unit = jnp.abs(x) / jnp.where(largest > 0, largest, 1)
+    largest, unit = shares_of_largest(jnp.abs(x))
     norm = jnp.linalg.norm(unit, order) if x.size else largest
     return largest * norm, unit / jnp.where(norm > 0, norm, 1)
+
+
+def shares_of_largest(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the largest magnitude, and the entries as shares of it, which are zero if it is."""
+    largest = jnp.max(jnp.abs(x), initial=0)
+    # XLA divides by a scalar by multiplying with its reciprocal, which is zero for very large scalars.
+    far = 2.0 ** (jnp.finfo(x.dtype).maxexp // 2)
+    near = jnp.where(largest > far, 1 / far, jnp.where(largest < 1 / far, far, 1)).astype(x.dtype)
+    unit = largest * near
+    return largest, x * near / jnp.where(unit > 0, unit, 1)

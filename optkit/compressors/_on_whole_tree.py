@@ -45,9 +45,6 @@ def on_whole_tree(compressor: Compressor) -> Compressor:
     def constant(of_tree):
         return None if of_tree is None else lambda tree: of_tree(_shape(tree))
 
-    def total(summed, own, like):
-        return _unflatten(sums.total(summed, own, _zeros(like)), like)
-
     return Compressor(
         init=lambda params: compressor.init(_zeros(params)),
         compress=lambda tree, state: compressor.compress(_flatten(tree), state),
@@ -56,11 +53,18 @@ def on_whole_tree(compressor: Compressor) -> Compressor:
         combine=lambda weights, rows, like: _unflatten(compressor.combine(weights, rows, _zeros(like)), like),
         delta=constant(compressor.delta),
         omega=constant(compressor.omega),
-        sums=None if sums is None else Sums(sums.addends, total),
+        sums=None if sums is None else _sums_of_vector(sums),
         change_rule=None
         if change_rule is None
         else lambda *change, **real: on_whole_tree(change_rule(*change, **real)),
     )
+
+
+def _sums_of_vector(sums: Sums) -> Sums:
+    def total(summed, own, like):
+        return _unflatten(sums.total(summed, own, _zeros(like)), like)
+
+    return Sums(sums.addends, total)
 
 
 def _shape(tree: Any) -> jax.ShapeDtypeStruct:

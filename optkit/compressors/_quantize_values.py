@@ -4,11 +4,23 @@ The levels are equally spaced. SparseLoCo (Sarfi et al., "Communication Efficien
 2025, arXiv:2508.15706), which sends the kept entries of chunks with 2 bits, has a table of four levels for each leaf.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from optkit.compressors._compressor import Compressor, require_rule
-from optkit.compressors._leafwise import Codes, Entries, Rule, combine_rows, map_entries
+from optkit.compressors._leafwise import (
+    Codes,
+    Entries,
+    Rule,
+    combine_rows,
+    inner_products_of_rows,
+    is_entries,
+    map_entries,
+    shares_of_largest,
+)
 from optkit.core.bits import pack, unpack
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import widen
@@ -19,50 +31,57 @@ __all__ = ["quantize_values"]
 
 def quantized_values_rule(rule: Rule, bits: int) -> Rule:
     """Makes the rule of `quantize_values`."""
-    steps = 2**bits - 1
 
-    def quantize(entries):
-        if entries.values.ndim > 1:  # blocks, or rows of a window
-            return jax.vmap(quantize)(entries)
-        values, places = widen(entries.values), entries.places
-        if not values.size:
-            return entries._replace(values=Codes(jnp.zeros([0], jnp.uint8), jnp.zeros([], values.dtype)))
-        # There is no level for zero: an entry of zero stands at the place of the first entry, which is the largest.
-        largest = jnp.argmax(jnp.abs(values))
-        values, places = (x.at[jnp.array([0, largest])].set(x[jnp.array([largest, 0])]) for x in (values, places))
-        places = jnp.where(values == 0, places[0], places)
-        scale = jnp.abs(values[0])
-        levels = jnp.clip(jnp.round((values / jnp.where(scale > 0, scale, 1) + 1) * (steps / 2)), 0, steps)
-        return Entries(Codes(pack(levels.astype(jnp.uint8), bits), scale), places)
-
-    def dequantize(entries):
-        if entries.places.ndim > 1:
-            return jax.vmap(dequantize)(entries)
-        codes, places = entries.values, entries.places
-        levels = unpack(codes.codes, places.size, bits, jnp.uint8).astype(codes.scale.dtype)
-        values = (2 * levels - steps) / steps * codes.scale
-        is_zero = (places == places[:1]) & (jnp.arange(places.size) > 0)
-        return Entries(jnp.where(is_zero, 0, values), places)
+    def dequantized(sent):
+        return map_entries(lambda entries: dequantize(entries, bits), sent)
 
     def encode(x, drawn):
-        return map_entries(quantize, rule.encode(x, drawn))
+        sent = rule.encode(x, drawn)
+        if x.size and not any(map(is_entries, jax.tree.leaves(sent, is_leaf=is_entries))):
+            raise TypeError(
+                "quantize_values needs a compressor that keeps entries, such as top_k, got one whose message has none"
+                f" ({type(sent).__name__})"
+            )
+        return map_entries(lambda entries: quantize(entries, bits), sent)
 
     def decode(sent, size, dtype):
-        return rule.decode(map_entries(dequantize, sent), size, dtype)
+        return rule.decode(dequantized(sent), size, dtype)
 
     def combine(weights, rows, size, dtype):
-        return combine_rows(rule, weights, map_entries(dequantize, rows), size, dtype)
+        return combine_rows(rule, weights, dequantized(rows), size, dtype)
 
     def inner_products(rows, x):
-        return rule.inner_products(map_entries(dequantize, rows), x)
+        return inner_products_of_rows(rule, dequantized(rows), x)
 
-    return Rule(
-        encode,
-        decode,
-        draw=rule.draw,
-        combine=combine,
-        inner_products=None if rule.inner_products is None else inner_products,
-    )
+    return Rule(encode, decode, draw=rule.draw, combine=combine, inner_products=inner_products)
+
+
+def quantize(entries: Entries, bits: int) -> Entries:
+    """Rounds values to levels between minus and plus the largest of them, for each row of stacked entries.
+
+    There is no level for zero: an entry of zero stands at the place of the first entry, which is the largest one.
+    """
+    if entries.values.ndim > 1:
+        return jax.vmap(lambda row: quantize(row, bits))(entries)
+    values, places, steps = widen(entries.values), entries.places, 2**bits - 1
+    if values.size:
+        swapped = jnp.array([jnp.argmax(jnp.abs(values)), 0])
+        values, places = (x.at[swapped[::-1]].set(x[swapped]) for x in (values, places))
+        places = jnp.where(values == 0, places[0], places)
+    scale, shares = shares_of_largest(values)
+    codes = jnp.clip(jnp.round((shares + 1) * (steps / 2)), 0, steps).astype(jnp.uint8)
+    return Entries(Codes(pack(codes, bits), scale), places)
+
+
+def dequantize(entries: Any, bits: int) -> Entries:
+    """Returns the entries that `quantize` has rounded."""
+    if entries.places.ndim > 1:
+        return jax.vmap(lambda row: dequantize(row, bits))(entries)
+    (codes, scale), places, steps = entries.values, entries.places, 2**bits - 1
+    levels = jnp.asarray(np.arange(-steps, steps + 1, 2) / steps, scale.dtype)
+    values = levels[unpack(codes, places.size, bits, jnp.uint8)] * scale
+    is_zero = (places == places[:1]) & (jnp.arange(places.size) > 0)
+    return Entries(jnp.where(is_zero, 0, values), places)
 
 
 def quantize_values(compressor: Compressor, bits: int | None = None) -> Compressor:

@@ -20,6 +20,7 @@ from optkit.core.checks import check_integer
 from optkit.core.injection import refuse_arrays
 from optkit.core.keys import typed
 from optkit.core.precision import widen
+from optkit.core.top_k import add, take
 from optkit.core.types import Key
 from optkit.method import Method, Paper
 
@@ -57,12 +58,14 @@ def gaussian(size: int) -> LinearSketch:
         return jax.lax.map(lambda i: jnp.dot(row(i), x, precision="highest"), jnp.arange(size)) / size**0.5
 
     def back(numbers, row, entries):
+        del entries
+
         def add_row(total, numbered):
             number, i = numbered
             return total + number * row(i), None
 
-        zeros = jnp.zeros([entries], numbers.dtype)
-        return jax.lax.scan(add_row, zeros, (numbers, jnp.arange(size)))[0] / size**0.5
+        others = (numbers[1:], jnp.arange(1, size))
+        return jax.lax.scan(add_row, numbers[0] * row(0), others)[0] / size**0.5
 
     return LinearSketch(draw, project, back, omega=lambda entries: (entries + 1) / size)
 
@@ -88,11 +91,11 @@ def srht(size: int) -> LinearSketch:
     def project(x, drawn):
         sign, rows = drawn
         mixed = _hadamard(sign * jnp.pad(x, (0, sign.size - x.size)))
-        return mixed[rows] * (sign.size / rows.size) ** 0.5
+        return take(mixed, rows) * (sign.size / rows.size) ** 0.5
 
     def back(numbers, drawn, entries):
         sign, rows = drawn
-        mixed = _hadamard(jnp.zeros([sign.size], numbers.dtype).at[rows].set(numbers))
+        mixed = _hadamard(add(jnp.zeros([sign.size], numbers.dtype), rows, numbers))
         return (sign * mixed)[:entries] * (sign.size / rows.size) ** 0.5
 
     def omega(entries):
@@ -144,7 +147,7 @@ def sketch_rule(sketch: LinearSketch, key: Key) -> Rule:
         encode,
         decode,
         omega=sketch.omega,
-        draw=lambda key, size, dtype: jax.random.key_data(key),
+        draw=lambda key, *_: jax.random.key_data(key),
         sums=Sums(lambda sent, _: sent.numbers, total),
     )
 
@@ -192,7 +195,7 @@ def gaussian_sketch(size: int, *, key: Key) -> Compressor:
 
 
 def srht_sketch(size: int, *, key: Key) -> Compressor:
-    """Sends random rows of a Hadamard transform of the tree, whose entries get random signs that all workers draw alike.
+    """Sends random rows of a Hadamard transform of the tree with random signs, which all workers draw alike.
 
     The rule, where D is the number of entries, filled with zeros to a power of two, H the orthonormal Hadamard matrix,
     E random signs, and S takes `size` rows without repetition, drawn anew in each step::

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from optkit.compressors._compressor import Compressor
-from optkit.compressors._leafwise import Codes, Rule, code_sums, draw_uniform, leafwise
+from optkit.compressors._leafwise import Codes, Rule, code_sums, draw_uniform, leafwise, shares_of_largest
 from optkit.core.bits import pack, unpack
 from optkit.core.checks import check_option, check_range
 from optkit.core.precision import widen
@@ -37,8 +37,8 @@ def ternary_rule(
 
     def encode(x, uniform):
         x = widen(x)
-        largest = jnp.max(jnp.abs(x), initial=0)
-        limit = largest * _limit(x / jnp.where(largest > 0, largest, 1), clip_factor)
+        largest, shares = shares_of_largest(x)
+        limit = largest * _limit(shares, clip_factor)
         if follow != "code":
             x = jnp.clip(x, -limit, limit)  # Eq. (9)
             limit = jnp.minimum(largest, limit)
