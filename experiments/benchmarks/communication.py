@@ -42,7 +42,7 @@ class Means(NamedTuple):
         compressor: of the messages that each worker unpacks; None where the network adds them up.
     """
 
-    build: Callable[[str | None], optax.GradientTransformationExtraArgs]
+    build: Callable[[str | None], optax.GradientTransformation]
     compressor: Callable[[], Compressor] | None = None
 
 

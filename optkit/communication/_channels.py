@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from optkit.compressors import Compressor, nbytes
+from optkit.compressors import Compressor, Sums, nbytes
 from optkit.compressors._leafwise import Entries
 from optkit.core.non_finite import all_finite, choose
 from optkit.core.precision import scalar_dtype, widen
@@ -77,8 +77,9 @@ def direct(compressor: Compressor, axis_name: AxisName | None, layout: Layout | 
     def send(tree, weight, state):
         message, own, kept, state = _compress(compressor, tree, state, weight)
         workers = number_of_workers(axis_name)
-        if _layout(compressor, tree, workers, layout, count, weight) == "sum":
-            total = _add_on_the_way(compressor, message, tree, weight, kept, workers, axis_name)
+        sums = compressor.sums
+        if sums is not None and _layout(compressor, sums, tree, workers, layout, count, weight) == "sum":
+            total = _add_on_the_way(sums, message, tree, weight, kept, workers, axis_name)
             weights = gather_together(jnp.where(kept, weight, 0), axis_name)
             mean = _divide(total, jnp.sum(weights), weights)
         else:
@@ -183,7 +184,7 @@ def _compress(compressor: Compressor, tree: Any, state: Any, weight: jax.Array) 
 
 
 def _add_on_the_way(
-    compressor: Compressor,
+    sums: Sums,
     message: Any,
     like: Any,
     weight: jax.Array,
@@ -207,24 +208,30 @@ def _add_on_the_way(
             )
         return jnp.where(kept, weight.astype(x.dtype) * x, 0)
 
-    addends = jax.tree.map(weighted, compressor.sums.addends(message, workers))
+    addends = jax.tree.map(weighted, sums.addends(message, workers))
     total = addends if axis_name is None else jax.lax.psum(addends, axis_name)
-    return compressor.sums.total(total, message, like)
+    return sums.total(total, message, like)
 
 
 def _layout(
-    compressor: Compressor, tree: Any, workers: int, layout: Layout | None, count: Count, weight: jax.Array
+    compressor: Compressor,
+    sums: Sums,
+    tree: Any,
+    workers: int,
+    layout: Layout | None,
+    count: Count,
+    weight: jax.Array,
 ) -> Layout:
     """Returns the layout; if none is given, the one that sends fewer bytes."""
-    if workers == 1:
+    if workers == 1 or count == "senders":
         return "gather"
     if layout is not None:
         return layout
-    if compressor.sums is None or count == "senders" or weight.dtype != bool:
+    if weight.dtype != bool:
         return "gather"
 
     def addends(tree):
-        return compressor.sums.addends(compressor.compress(tree, compressor.init(tree))[0], workers)
+        return sums.addends(compressor.compress(tree, compressor.init(tree))[0], workers)
 
     added = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(addends, tree)))
     # An array is sent n - 1 times to gather it, and 2 (n - 1) / n times to add it.

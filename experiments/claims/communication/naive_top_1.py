@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import optkit
 from experiments.claims import Claim, Finding
@@ -26,7 +27,7 @@ def distance(rule: Feedback | None) -> float:
         def step(carry, _):
             x, state = carry
             direction, state = mean.update(2 * (slope @ x) * slope + x / 2, state)
-            return (x - RATE * direction, state), None
+            return (optax.tree.add_scale(x, -RATE, direction), state), None
 
         start = jnp.ones(3)
         return jax.lax.scan(step, (start, mean.init(start)), length=STEPS)[0][0]
