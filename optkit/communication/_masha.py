@@ -2,11 +2,11 @@
 
 Beznosikov, Richtarik, Diskin, Ryabinin, Gasnikov, "Distributed Methods with Compressed Communication for Solving
 Variational Inequalities, with Theoretical Guarantees", 2021, arXiv:2110.03313. Algorithms 1 and 2.
-The anchor moves to the newest point, as in the extragradient method with variance reduction of Alacaoglu and Malitsky,
-2021. It does so at the start of the next step, where the operator at this point is known already.
+By default the anchor moves to the newest point, as in the extragradient method with variance reduction of Alacaoglu and
+Malitsky, 2021. It does so at the start of the next step, where the operator at this point is known already.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ import optax
 from optkit.communication._senders import count_missing, mean_weights, nan_without_senders
 from optkit.compressors import Compressor, nbytes, rand_k, top_k
 from optkit.core import keys
-from optkit.core.checks import check_range
+from optkit.core.checks import check_option, check_range
 from optkit.core.complex_numbers import refuse_complex
 from optkit.core.extra_args import require_params, require_whole_tree, required
 from optkit.core.injection import refuse_arrays
@@ -29,6 +29,8 @@ from optkit.core.workers.gathering import gather_together
 from optkit.method import Method, Paper
 
 __all__ = ["masha1", "masha2"]
+
+MovesTo = Literal["next", "previous"]
 
 
 class Anchor(NamedTuple):
@@ -53,7 +55,7 @@ class MashaState(NamedTuple):
     Attributes:
         count: Number of updates so far. It is equal on all workers.
         anchor: Where the operator is known without compression.
-        refresh: Whether the anchor moves in the next step. It is equal on all workers.
+        refresh: Whether the anchor moves when the next step begins. It is equal on all workers.
         key: Raw data of the key for the next random draw. It is equal on all workers.
         compressor: State of the compressor.
         server_compressor: State of the server's compressor, or None without one. It is equal on all workers.
@@ -83,6 +85,7 @@ def masha1(
     *,
     axis_name: AxisName | None,
     server_compressor: Compressor | None = None,
+    anchor: MovesTo = "next",
     trainable: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """MASHA1: solves a variational inequality whose operator is the mean of the workers' own, by unbiased messages.
@@ -120,6 +123,8 @@ def masha1(
         server_compressor: Compresses the mean of the messages, as a server does for its answer to all workers. It must
             be unbiased, and draw the same on all workers. Default: None. The mean is computed by each worker itself, so
             that it saves no bytes here: it is for simulations of a server.
+        anchor: Where the anchor moves: to the "next" point, which this step leads to, or to the "previous" one, where
+            it began. Default: "next".
         trainable: Which leaves are trained: a tree of booleans, or a function that makes it from the parameters.
             Default: all. The other leaves get updates of zero.
 
@@ -156,7 +161,7 @@ def masha1(
         if isinstance(given, Compressor) and given.omega is None:
             raise ValueError(f"{name} must be unbiased, got one whose omega is None: masha2 takes contractive ones")
     return _masha(
-        "masha1", learning_rate, compressor, tau, key, axis_name, server_compressor, trainable, feedback=False
+        "masha1", learning_rate, compressor, tau, key, axis_name, server_compressor, anchor, trainable, feedback=False
     )
 
 
@@ -168,6 +173,7 @@ def masha2(
     *,
     axis_name: AxisName | None,
     server_compressor: Compressor | None = None,
+    anchor: MovesTo = "next",
     trainable: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """MASHA2: solves a variational inequality by messages of any contractive compressor, with error feedback.
@@ -194,6 +200,7 @@ def masha2(
         axis_name: Name of the axis over workers. None means that there is only one worker.
         server_compressor: Compresses the mean of the messages, as a server does for its answer to all workers, with an
             error feedback of its own. It must be contractive. Default: None. As in `masha1`, it saves no bytes here.
+        anchor: See `masha1`. Default: "next".
         trainable: Which leaves are trained: a tree of booleans, or a function that makes it from the parameters.
             Default: all. The other leaves get updates of zero.
 
@@ -224,7 +231,9 @@ def masha2(
     for name, given in (("compressor", compressor), ("server_compressor", server_compressor)):
         if isinstance(given, Compressor) and given.delta is None:
             raise ValueError(f"{name} must be contractive, got one whose delta is None: masha1 takes unbiased ones")
-    return _masha("masha2", learning_rate, compressor, tau, key, axis_name, server_compressor, trainable, feedback=True)
+    return _masha(
+        "masha2", learning_rate, compressor, tau, key, axis_name, server_compressor, anchor, trainable, feedback=True
+    )
 
 
 def _masha(
@@ -235,6 +244,7 @@ def _masha(
     key: Key,
     axis_name: AxisName | None,
     server_compressor: Compressor | None,
+    moves_to: MovesTo,
     trainable: Mask | None,
     *,
     feedback: bool,
@@ -242,6 +252,7 @@ def _masha(
     """Builds both methods: with error feedback messages contain the learning rate."""
     refuse_arrays(compressor=compressor, axis_name=axis_name, server_compressor=server_compressor, trainable=trainable)
     check_range("tau", tau, 0.0, 1.0, high_open=True)
+    check_option("anchor", moves_to, MovesTo)
 
     def inside(tree):
         return widen(mask_tree(trainable, tree, "trainable"))
@@ -271,43 +282,50 @@ def _masha(
         point, rate = inside(params), value_at(learning_rate, state.count)
         stay = _probability_to_stay(tau, compressor, point)
 
-        # w_t and F(w_t): the anchor moves to the newest point, where the operator is what `update` got.
-        anchor = collectives.cond(
-            state.refresh, lambda: _move_anchor(point, inside(updates), axis_name), lambda: state.anchor
-        )
+        def move_anchor():
+            return _anchor_at(point, inside(updates), axis_name)
+
+        # w_t and F(w_t): an anchor that moves to the next point does so now, because `update` got the operator there.
+        anchor = collectives.cond(state.refresh, move_anchor, lambda: state.anchor)
         half = jax.tree.map(
             lambda z, w, f: (stay * z + (1 - stay) * w - rate * f).astype(z.dtype), point, anchor.point, anchor.mean
         )  # z_{t+1/2}
         change = optax.tree.sub(inside(grad_fn(unmask_tree(half, params))), anchor.own)  # F_i(z_{t+1/2}) - F_i(w_t)
         wanted = optax.tree.add(_scale(rate, change), state.error) if feedback else change  # p_i
         sends = anchor.known & all_finite(wanted)
-
-        # Who sends nothing compresses what is finite all the same, for the state of its compressor.
-        sent = choose(sends, wanted, state.error if feedback else optax.tree.zeros_like(wanted))
-        message, compressor_state = compressor.compress(sent, state.compressor)
-        rows, senders = gather_together((message, sends), axis_name)
-        mean = compressor.combine(mean_weights(senders, point), rows, point)
-        error = state.error
-        if feedback:
-            error = choose(sends, optax.tree.sub(sent, compressor.decompress(message, sent)), state.error)
+        mean, senders, compressor_state, error = exchange(wanted, sends, state)
         answer, server_state, server_error = answer_of_server(mean, state)
         step = answer if feedback else _scale(rate, answer)
         moved = jax.tree.map(lambda z, s, x: z - s - x, half, step, point)  # z_{t+1} - z_t
 
         key_data, fresh = keys.split(state.key, key)
-        coin = jax.random.uniform(fresh, dtype=jnp.float32) >= stay
+        moves, nobody = jax.random.uniform(fresh, dtype=jnp.float32) >= stay, ~jnp.any(senders)
+        if moves_to == "previous":
+            anchor, moves = collectives.cond(moves, move_anchor, lambda: anchor), nobody
         new_state = MashaState(
             count=optax.safe_increment(state.count),
             anchor=anchor,
-            refresh=coin | ~jnp.any(senders),
+            refresh=moves | nobody,
             key=key_data,
             compressor=compressor_state,
             server_compressor=server_state,
             error=error,
-            server_error=choose(jnp.any(senders), server_error, state.server_error),
+            server_error=choose(nobody, state.server_error, server_error),
             dropped=count_missing(state.dropped, senders),
         )
         return unmask_tree(nan_without_senders(senders, moved), optax.tree.zeros_like(updates)), new_state
+
+    def exchange(wanted, sends, state):
+        """Returns the mean of the messages, who sent one, and the next state and error of the compressor."""
+        # A worker that sends nothing compresses finite numbers all the same, so that its compressor's state is finite.
+        sent = choose(sends, wanted, state.error if feedback else optax.tree.zeros_like(wanted))
+        message, compressor_state = compressor.compress(sent, state.compressor)
+        rows, senders = gather_together((message, sends), axis_name)
+        mean = compressor.combine(mean_weights(senders, sent), rows, sent)
+        if not feedback:
+            return mean, senders, compressor_state, None
+        left = optax.tree.sub(sent, compressor.decompress(message, sent))
+        return mean, senders, compressor_state, choose(sends, left, state.error)
 
     def answer_of_server(mean, state):
         """Returns what all workers receive, and the next state and error of the server's compressor."""
@@ -321,7 +339,7 @@ def _masha(
     return in_float32(optax.GradientTransformationExtraArgs(init_fn, update_fn))
 
 
-def _move_anchor(point: Any, own: Any, axis_name: AxisName | None) -> Anchor:
+def _anchor_at(point: Any, own: Any, axis_name: AxisName | None) -> Anchor:
     """Makes a point the anchor, with the mean over the workers whose operator there is finite."""
     known = all_finite(own)
     own = jax.tree.map(lambda f: jnp.where(known, f, 0), own)

@@ -53,7 +53,6 @@ def recorded_rand_k(permutations, number, row):
 def recorded_masha(recording):
     """The recorded method."""
     found, draws = recording.hyperparams, recording.arrays["draws.perm"]
-    assert found.word("anchor", ("next",)) == "next"
     number, workers = found["k"], found["n_workers"]
     if found["variant"] == 1:
         method = optkit.masha1
@@ -64,7 +63,14 @@ def recorded_masha(recording):
         method, compressor = optkit.masha2, compressors.top_k(share_of(number, draws.shape[-1]))
         server = compressor
     server = server if found["bidirectional"] else None
-    return method(found["gamma"], compressor, found["tau"], axis_name="workers", server_compressor=server)
+    return method(
+        found["gamma"],
+        compressor,
+        found["tau"],
+        axis_name="workers",
+        server_compressor=server,
+        anchor=found.word("anchor", ("next",)),
+    )
 
 
 @pytest.mark.slow
@@ -144,6 +150,49 @@ def test_without_compression_it_is_the_extragradient_method(name):
     for found in params:
         point = point - 0.05 * operator(point - 0.05 * operator(point))
         np.testing.assert_allclose(found, jnp.broadcast_to(point, found.shape), rtol=1e-10)
+
+
+@pytest.mark.usefixtures("x64")
+@BY_NAME
+def test_the_anchor_may_move_to_the_point_where_the_step_began(name):
+    game = Game()
+    params, _ = game.run(METHODS[name](0.05, identity(), axis_name="workers", anchor="previous"), 6)
+    operator = lambda x: game.matrices.mean(axis=0) @ x - game.offsets.mean(axis=0)  # noqa: E731
+    point = anchor = jnp.zeros(8)
+    for found in params:
+        half = anchor - 0.05 * operator(anchor)
+        anchor, point = point, half - 0.05 * (operator(half) - operator(anchor))
+        np.testing.assert_allclose(found, jnp.broadcast_to(point, found.shape), rtol=1e-10)
+
+
+def largest(x, number):
+    """The entries of largest magnitude, and zeros."""
+    kept = np.zeros_like(x)
+    places = np.argsort(-np.abs(x))[:number]
+    kept[places] = x[places]
+    return kept
+
+
+@pytest.mark.usefixtures("x64")
+def test_worker_and_server_both_keep_what_masha2_leaves_out():
+    game, tau, rate = Game(), 0.6, 0.05
+    quarter, half = compressors.top_k(share_of(2, 8)), compressors.top_k(share_of(4, 8))
+    tx = optkit.masha2(rate, quarter, tau, axis_name="workers", server_compressor=half)
+    params, state = game.run(tx, 15)
+    matrices, offsets, coins = (np.asarray(x) for x in (game.matrices, game.offsets, state.refresh[:, 0]))
+    operators = lambda x: matrices @ x - offsets  # noqa: E731
+    point = anchor = server_error = np.zeros(8)
+    errors = np.zeros((4, 8))
+    for found, coin in zip(params, coins, strict=True):
+        middle = tau * point + (1 - tau) * anchor - rate * operators(anchor).mean(axis=0)
+        wanted = rate * (operators(middle) - operators(anchor)) + errors
+        sent = np.stack([largest(x, 2) for x in wanted])
+        answer = largest(sent.mean(axis=0) + server_error, 4)
+        errors, server_error = wanted - sent, sent.mean(axis=0) + server_error - answer
+        point = middle - answer
+        anchor = point if coin else anchor
+        np.testing.assert_allclose(found, np.broadcast_to(point, found.shape), rtol=1e-10)
+    assert 0 < coins.sum() < len(coins)
 
 
 @pytest.mark.slow
@@ -309,6 +358,12 @@ def test_the_compressor_must_fit():
 def test_tau_is_a_probability(name):
     with pytest.raises(ValueError, match=r"tau must be in \[0, 1\), got 1.0"):
         METHODS[name](0.1, identity(), 1.0, axis_name="workers")
+
+
+@BY_NAME
+def test_the_anchor_moves_to_one_of_two_points(name):
+    with pytest.raises(ValueError, match="anchor must be 'next' or 'previous', got 'last'"):
+        METHODS[name](0.1, identity(), axis_name="workers", anchor="last")
 
 
 @BY_NAME
