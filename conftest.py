@@ -1,6 +1,7 @@
 """Sets the devices and caches of the tests, in this one place, and makes tests of the code in the Markdown files."""
 
 import collections
+import gc
 import importlib.metadata
 import os
 import pathlib
@@ -34,6 +35,12 @@ from optkit.testing import golden  # noqa: E402
 # Most programs come again, in another module or in the next run, and take less time to read than to compile.
 jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(__file__).parent / ".cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+# Tracing makes many objects that live for long; Python's garbage collector would look at all of them again and again.
+gc.freeze()
+gc.set_threshold(100_000, 20, 100)
+# Where in the source each operation of a program stands takes a twentieth of the time, and no test reads it.
+jax.config.update("jax_traceback_in_locations_limit", 0)
 
 # What JAX has done since programs were last freed, by the name of the event.
 _events = collections.Counter()

@@ -210,6 +210,7 @@ def _add_bench(commands):
         ("sharded", "sharded", 8, "measure what optimizers of matrices send between eight devices"),
         ("compile", "compile_time", 1, "measure how compile time grows with the layers of a transformer"),
         ("gossip", "gossip", 8, "compare a round of mixing with the messages that it sends"),
+        ("communication", "communication", 8, "measure compressed means, and from which network on they pay"),
     ):
         other = benches.add_parser(name, help=text)
         other.add_argument("--out", type=_folder, help="folder of the results (default: experiments/results)")

@@ -11,6 +11,7 @@ from optkit import prox as prox
 from optkit import typing as typing
 from optkit._tools import *
 from optkit.communication import *
+from optkit.communication import feedback as feedback
 from optkit.decentralized import *
 from optkit.decentralized import topology as topology
 from optkit.median_clipping import *

@@ -6,6 +6,7 @@ from optkit.core.injection import inject_hyperparams
 from optkit.core.precision import in_float32
 from optkit.core.preprocessing import preprocess_gradients
 from optkit.core.workers.on_workers import on_workers, worker_axes
+from optkit.core.workers.resizing import resize_workers
 from optkit.core.workers.sharding import state_shardings
 from optkit.method import Method, Paper
 
@@ -19,6 +20,7 @@ __all__ = [
     "inject_hyperparams",
     "on_workers",
     "preprocess_gradients",
+    "resize_workers",
     "state_shardings",
     "worker_axes",
 ]
@@ -59,6 +61,13 @@ METHODS = (
         summary="Runs a step written for one worker on all of them, by vmap, pmap or shard_map.",
         also_known_as=("data parallel", "pmap", "shard_map", "simulate workers"),
         parts=(worker_axes,),
+    ),
+    Method(
+        name="resize_workers",
+        factory=resize_workers,
+        kind="function",
+        summary="Makes the state of more or fewer workers, so that nothing that workers still owed is lost.",
+        also_known_as=("elastic training", "workers that join and leave"),
     ),
     Method(
         name="state_shardings",

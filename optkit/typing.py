@@ -1,5 +1,6 @@
 """The types of the arguments and results of optkit's functions."""
 
+from optkit.communication.feedback import Feedback
 from optkit.compressors import Compressor
 from optkit.core.proximal import MedianStep, Proximal
 from optkit.core.types import AxisName, DTypeLike, Key, Mask, Schedule
@@ -14,6 +15,7 @@ __all__ = [
     "AxisName",
     "Compressor",
     "DTypeLike",
+    "Feedback",
     "Kappa",
     "Key",
     "Mask",

@@ -34,7 +34,7 @@ FLOORS = (
     ("optkit.comparison.",),
     ("experiments.",),
 )
-NAMESPACES = ("topology", "compressors", "prox", "median_step", "kappa", "attacks", "linalg")
+NAMESPACES = ("topology", "compressors", "feedback", "prox", "median_step", "kappa", "attacks", "linalg")
 FAMILIES = sorted({method.family for method in METHODS.values()} - {"_tools", "prox", "linalg"})
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "notebooks").glob("*.ipynb"))]
 
@@ -100,6 +100,7 @@ def test_modules_of_families_are_private():
     assert public == {
         "decentralized/topology",
         "median_clipping/median_step.py",
+        "communication/feedback.py",
         "robust_aggregation/attacks",
         "sign_momentum/kappa.py",
     }

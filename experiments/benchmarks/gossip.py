@@ -6,9 +6,7 @@ process, so that what else the machine does hits both alike.
 
 import dataclasses
 import pathlib
-import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -17,14 +15,15 @@ from rich.console import Console
 
 import experiments
 import optkit
+from experiments.benchmarks.measured_rows import Quartiles, quartiles, with_quartiles
 from experiments.benchmarks.transformer import SIZES, parameters
+from experiments.benchmarks.turns import take_turns
 from experiments.benchmarks.update import RESULTS
 from optkit.comparison import environment
 from optkit.comparison.store import hold, write_results
 from optkit.core.cost import hlo
 
 DEVICES = 8
-# What else the machine does only slows a run down: a turn is the fastest of some.
 TURNS, RUNS = 12, 5
 SIZE = "7M"
 # What a round may cost, in bare messages.
@@ -72,9 +71,9 @@ class Row:
     arrays: int
     messages: int
     sent: int
-    milliseconds: tuple[float, float, float]
-    bare_milliseconds: tuple[float, float, float]
-    ratio: tuple[float, float, float]
+    milliseconds: Quartiles
+    bare_milliseconds: Quartiles
+    ratio: Quartiles
 
     @property
     def met(self) -> bool:
@@ -87,9 +86,9 @@ COLUMNS: Mapping[str, Callable[[Row], str]] = {
     "arrays": lambda row: str(row.arrays),
     "messages": lambda row: str(row.messages),
     "sent, MB": lambda row: f"{row.sent / 1e6:,.1f}",
-    "round, ms": lambda row: _with_quartiles(row.milliseconds, 1),
-    "bare messages, ms": lambda row: _with_quartiles(row.bare_milliseconds, 1),
-    "ratio": lambda row: _with_quartiles(row.ratio, 2),
+    "round, ms": lambda row: with_quartiles(row.milliseconds, 1),
+    "bare messages, ms": lambda row: with_quartiles(row.bare_milliseconds, 1),
+    "ratio": lambda row: with_quartiles(row.ratio, 2),
     f"at most {MOST}": lambda row: "met" if row.met else "**missed**",
 }
 
@@ -148,27 +147,16 @@ def measure(name: str, topology: optkit.topology.Topology) -> Row:
     tree = jax.tree.map(normal, parameters(SIZES[SIZE], "float32"))
     mixed, lowered = compile_for_all(lambda tree: optkit.mix(tree, topology, "workers"))
     bare, _ = compile_for_all(messages)
-    seconds = _take_turns([lambda: mixed(tree), lambda: bare(tree)], random)
+    seconds = take_turns([lambda: mixed(tree), lambda: bare(tree)], random, turns=TURNS, runs=RUNS)
     return Row(
         topology=name,
         arrays=len(jax.tree.leaves(tree)),
         messages=int(topology.messages.max()),
         sent=round(hlo.read(mixed, lowered).sent["collective-permute"]),
-        milliseconds=_quartiles(1e3 * seconds[:, 0]),
-        bare_milliseconds=_quartiles(1e3 * seconds[:, 1]),
-        ratio=_quartiles(seconds[:, 0] / seconds[:, 1]),
+        milliseconds=quartiles(1e3 * seconds[:, 0]),
+        bare_milliseconds=quartiles(1e3 * seconds[:, 1]),
+        ratio=quartiles(seconds[:, 0] / seconds[:, 1]),
     )
-
-
-def _take_turns(programs: Sequence[Callable[[], Any]], random: np.random.Generator) -> np.ndarray:
-    """Gives the seconds of each program, a row a turn, after a first one."""
-    seconds = np.empty((TURNS + 1, RUNS, len(programs)))
-    for row in seconds.reshape(-1, len(programs)):
-        for i in random.permutation(len(programs)):
-            begin = time.perf_counter()
-            jax.block_until_ready(programs[i]())
-            row[i] = time.perf_counter() - begin
-    return seconds[1:].min(axis=1)
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -197,13 +185,3 @@ def markdown(rows: Sequence[Row]) -> str:
         *(f"| {' | '.join(row)} |" for row in cells),
         "",
     ])  # fmt: skip
-
-
-def _quartiles(values: np.ndarray) -> tuple[float, float, float]:
-    low, middle, high = np.quantile(values, (0.25, 0.5, 0.75)).tolist()
-    return low, middle, high
-
-
-def _with_quartiles(values: tuple[float, float, float], digits: int) -> str:
-    low, middle, high = (f"{value:.{digits}f}" for value in values)
-    return f"{middle} ({low} to {high})"

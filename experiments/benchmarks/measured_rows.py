@@ -29,6 +29,12 @@ def quartiles(values: np.ndarray) -> Quartiles:
     return low, middle, high
 
 
+def with_quartiles(values: Quartiles, digits: int) -> str:
+    """Writes a median with its quartiles."""
+    low, middle, high = (f"{value:.{digits}f}" for value in values)
+    return f"{middle} ({low} to {high})"
+
+
 def read(file: pathlib.Path, kind: type[Row], place: Callable[[Row], str]) -> list[Row]:
     """Reads rows that were written under the key `rows`; nothing if there is no file.
 

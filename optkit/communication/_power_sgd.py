@@ -23,6 +23,7 @@ from optkit.core.keys import key_data, split
 from optkit.core.linalg.factors import adjoint_times, draw_basis, next_basis, product, times, views_of_factored
 from optkit.core.linalg.matrix_view import MatrixView, from_matrices, to_matrices
 from optkit.core.linalg.orthonormal import Orthonormalize, cholesky_qr
+from optkit.core.non_finite import all_finite, choose
 from optkit.core.precision import widen
 from optkit.core.stacking import map_equal_shapes
 from optkit.core.trees import concrete
@@ -122,8 +123,8 @@ def power_sgd(
     arrives late; or when memory is short, because it keeps one number for each entry of a matrix. Where matrices are
     sharded and the optimizer orthonormalizes anyway, `dion` does both.
 
-    A worker whose gradient is not finite is left out: the mean is over the others, `dropped` counts it,
-    and what the worker owed stays in its error. Where all are left out the update is NaN, and errors and factors stay.
+    A worker whose gradient is not finite is left out: the mean is over the others, `dropped` counts it, and what the
+    worker owed stays in its error. Where all are left out the update is NaN, and errors and factors stay.
 
     Args:
         rank: Number of columns of the factors, at least 1; at most the shorter side of a matrix counts. Default: None,
@@ -243,7 +244,7 @@ def power_sgd(
         means = jax.tree.map(_join, updates, views, part.mean, others)
         error = jax.tree.map(from_matrices, state.error, views, part.rest)  # Alg. 2, e_w
         new_state = PowerSgdState(
-            error=jax.tree.map(lambda new, old: jnp.where(senders.finite, new, old), error, state.error),
+            error=choose(senders.finite, error, state.error),
             left=part.left if warm_start else None,
             right=part.right if warm_start else None,
             count=optax.safe_increment(state.count),
@@ -270,7 +271,7 @@ def _finite_senders(tree: Any, axis_name: AxisName | tuple[str, ...] | None) -> 
     def total(x):
         return x if axis_name is None else jax.lax.psum(x, axis_name)
 
-    finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)], bool))
+    finite = all_finite(tree)
     dropped = total(1 - finite.astype(jnp.int32))
     number = total(1) - dropped
 

@@ -5,11 +5,17 @@ from optkit.method import methods_of
 from ._compressor import *
 from ._dithering import *
 from ._global_top_k import *
+from ._hard_threshold import *
 from ._identity import *
+from ._in_blocks import *
 from ._low_rank import *
 from ._natural import *
+from ._on_whole_tree import *
+from ._quantize_values import *
 from ._rand_k import *
 from ._scaled_sign import *
+from ._sketches import *
+from ._ternary import *
 from ._top_k import *
 from ._wangni import *
 
@@ -17,11 +23,17 @@ METHODS = methods_of(
     _identity,
     _top_k,
     _global_top_k,
+    _hard_threshold,
     _rand_k,
     _scaled_sign,
+    _ternary,
     _dithering,
     _natural,
     _wangni,
+    _sketches,
+    _in_blocks,
+    _on_whole_tree,
+    _quantize_values,
     _low_rank,
     _compressor,
 )

@@ -8,7 +8,7 @@ import math
 import jax.numpy as jnp
 
 from optkit.compressors._compressor import Compressor
-from optkit.compressors._leafwise import Codes, Rule, draw_uniform, leafwise, shares_of_norm
+from optkit.compressors._leafwise import Codes, Rule, code_dtype, draw_uniform, leafwise, shares_of_norm
 from optkit.core.bits import pack, unpack
 from optkit.core.checks import check_integer
 from optkit.core.precision import widen
@@ -27,10 +27,10 @@ def dithering_rule(levels: int, order: float) -> Rule:
         x = widen(x)
         norm, shares = shares_of_norm(x, order)
         level = jnp.minimum(jnp.floor(levels * shares + uniform), levels)
-        return Codes(pack((jnp.where(x < 0, -level, level) + levels).astype(jnp.uint32), bits), norm)
+        return Codes(pack((jnp.where(x < 0, -level, level) + levels).astype(code_dtype(bits)), bits), norm)
 
     def decode(sent, size, dtype):
-        level = unpack(sent.codes, size, bits).astype(sent.scale.dtype) - levels
+        level = unpack(sent.codes, size, bits, code_dtype(bits)).astype(sent.scale.dtype) - levels
         return (level / levels * sent.scale).astype(dtype)
 
     def omega(size):

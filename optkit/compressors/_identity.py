@@ -1,7 +1,8 @@
 """The compressor that does not compress."""
 
-from optkit.compressors._compressor import Compressor
+from optkit.compressors._compressor import Compressor, Sums
 from optkit.compressors._leafwise import Rule, as_it_came, leafwise
+from optkit.core.precision import widen
 from optkit.method import Method
 
 __all__ = ["identity"]
@@ -21,7 +22,8 @@ def identity() -> Compressor:
         >>> compressor.compress(jnp.ones(2), None)[0].tolist()
         [1.0, 1.0]
     """
-    return leafwise(Rule(lambda x, _: x, as_it_came, lambda _: 1.0, lambda _: 0.0))
+    sums = Sums(lambda sent, _: widen(sent), lambda summed, _, size, dtype: as_it_came(summed, size, dtype))
+    return leafwise(Rule(lambda x, _: x, as_it_came, lambda _: 1.0, lambda _: 0.0, sums=sums))
 
 
 METHODS = (

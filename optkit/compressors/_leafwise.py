@@ -3,6 +3,7 @@
 Random draws and results are the same as in the code of the EF21-W experiments (`quant.py` of Sokolov, after Horváth's).
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,12 +11,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from optkit.compressors._compressor import Compressor, decompressing
+from optkit.compressors._compressor import Compressor, Sums, sum_rows_in_groups, weigh
+from optkit.core.bits import unpack
 from optkit.core.complex_numbers import refuse_complex
 from optkit.core.keys import key_data, split
 from optkit.core.linalg.explicit_axes import replicate, shard_like
 from optkit.core.precision import widen
-from optkit.core.top_k import add
+from optkit.core.top_k import add, take
 from optkit.core.types import AxisName, DTypeLike, Key
 
 
@@ -28,6 +30,13 @@ class Rule(NamedTuple):
         delta: Returns the constant of contraction for a vector of a given size; None if there is none.
         omega: Returns the constant of variance for a vector of a given size; None if there is none.
         draw: Returns the draws for a vector of a given size and dtype, from a key; None for a rule without draws.
+        combine: Returns the weighted sum of many vectors, from the weights, what was sent of each, stacked along a
+            leading axis, their size and the dtype of the result. A vector of weight zero is left out. None if there is
+            nothing better than to decode them.
+        inner_products: Returns the inner products of a vector with many, from what was sent of these and the vector.
+            None if there is nothing better than to decode them.
+        sums: How what was sent is added up; its `total` gets the size and the dtype of the vector in place of a tree.
+            None if it cannot be.
     """
 
     encode: Callable[[jax.Array, Any], Any]
@@ -35,6 +44,9 @@ class Rule(NamedTuple):
     delta: Callable[[int], float] | None = None
     omega: Callable[[int], float] | None = None
     draw: Callable[[jax.Array, int, Any], Any] | None = None
+    combine: Callable[[jax.Array, Any, int, Any], jax.Array] | None = None
+    inner_products: Callable[[Any, jax.Array], jax.Array] | None = None
+    sums: Sums | None = None
 
 
 def leafwise(
@@ -70,22 +82,84 @@ def leafwise(
     def compress(tree, state):
         require_real(tree)
         leaves, structure = jax.tree.flatten(tree)
-        draws: list[Any] = [None] * len(leaves)
-        if rule.draw is not None and key is not None:
-            state, fresh = split(state, key)
-            if axis_name is not None:
-                fresh = jax.random.fold_in(fresh, jax.lax.axis_index(axis_name))
-            draws = [rule.draw(jax.random.fold_in(fresh, i), x.size, widen(x).dtype) for i, x in enumerate(leaves)]
+        draws, state = _draw(rule, key, axis_name, state, leaves)
         sent = [rule.encode(replicate(x).ravel(), drawn) for x, drawn in zip(leaves, draws, strict=True)]
         return structure.unflatten(sent), state
 
-    def decompress(compressed, like):
-        def leaf(x, sent):
-            return shard_like(rule.decode(sent, x.size, x.dtype).reshape(x.shape), x)
+    def inner_products(rows, tree):
+        vectors = jax.tree.map(lambda x: widen(replicate(x)).ravel(), tree)
+        products = jax.tree.map(lambda x, sent: inner_products_of_rows(rule, sent, x), vectors, rows)
+        return functools.reduce(jnp.add, jax.tree.leaves(products))
 
-        return jax.tree.map(leaf, like, compressed)
+    return Compressor(
+        init=init,
+        compress=compress,
+        decompress=lambda compressed, like: _on_leaves(rule.decode, like, compressed),
+        inner_products=inner_products,
+        combine=lambda weights, rows, like: _on_leaves(functools.partial(combine_rows, rule, weights), like, rows),
+        delta=_worst(min, rule.delta, 1),
+        omega=_worst(max, rule.omega, 0),
+        sums=_sums_of_leaves(rule.sums),
+        change_rule=lambda change, real=real: leafwise(change(rule), key, axis_name, real=real),
+    )
 
-    return decompressing(init, compress, decompress, delta=_worst(min, rule.delta, 1), omega=_worst(max, rule.omega, 0))
+
+def _draw(
+    rule: Rule, key: Key | None, axis_name: AxisName | None, state: Any, leaves: list[jax.Array]
+) -> tuple[list[Any], Any]:
+    """Returns the draws for each leaf, and the next state."""
+    draw = rule.draw
+    if draw is None or key is None:
+        return [None] * len(leaves), state
+    state, fresh = split(state, key)
+    if axis_name is not None:
+        fresh = jax.random.fold_in(fresh, jax.lax.axis_index(axis_name))
+    return [draw(jax.random.fold_in(fresh, i), x.size, widen(x).dtype) for i, x in enumerate(leaves)], state
+
+
+def _on_leaves(function: Callable[..., jax.Array], like: Any, *compressed: Any) -> Any:
+    """Maps a function of what was sent, sizes and dtypes, and gives its vectors the shapes of the leaves."""
+
+    def leaf(x, *sent):
+        return shard_like(function(*sent, x.size, x.dtype).reshape(x.shape), x)
+
+    return jax.tree.map(leaf, like, *compressed)
+
+
+def _sums_of_leaves(sums: Sums | None) -> Sums | None:
+    """Makes the sums of trees from those of one leaf."""
+    if sums is None:
+        return None
+    return Sums(
+        lambda compressed, workers: jax.tree.map(lambda x: sums.addends(x, workers), compressed, is_leaf=_was_sent),
+        lambda summed, own, like: _on_leaves(sums.total, like, summed, own),
+    )
+
+
+def inner_products_of_rows(rule: Rule, rows: Any, x: jax.Array) -> jax.Array:
+    """Returns the inner products of a vector with many, from what the rule has sent of them, stacked."""
+    if not x.size:
+        return jnp.zeros([], x.dtype)
+    if rule.inner_products is not None:
+        return rule.inner_products(rows, x)
+    return jax.lax.map(lambda row: jnp.vdot(rule.decode(row, x.size, x.dtype), x), rows)
+
+
+def combine_rows(rule: Rule, weights: jax.Array, rows: Any, size: int, dtype: DTypeLike) -> jax.Array:
+    """Returns the weighted sum of many vectors, from what the rule has sent of them, stacked along a leading axis."""
+    wide = widen(jnp.zeros([], dtype)).dtype
+
+    def term(weight, sent):
+        # A product with the scale costs nothing, one with each entry a pass over them.
+        if isinstance(sent, Codes):
+            return rule.decode(sent._replace(scale=weigh(weight, sent.scale)), size, wide)
+        return weigh(weight, rule.decode(sent, size, wide))
+
+    if not size:
+        return jnp.zeros([0], dtype)
+    if rule.combine is not None:
+        return rule.combine(weights, rows, size, wide).astype(dtype)
+    return sum_rows_in_groups(term, weights, rows).astype(dtype)
 
 
 def _worst(
@@ -101,11 +175,11 @@ class Entries(NamedTuple):
     """Some entries of a tree, where all others are zero.
 
     Attributes:
-        values: The entries.
+        values: The entries, or `Codes` of them.
         places: Their places in the flattened leaf, or in the vector of all leaves one after another.
     """
 
-    values: jax.Array
+    values: Any
     places: jax.Array
 
 
@@ -121,9 +195,53 @@ class Codes(NamedTuple):
     scale: jax.Array
 
 
+class Blocks(NamedTuple):
+    """What was sent of the blocks of a vector.
+
+    Attributes:
+        full: Of all blocks but a shorter last one, stacked along a leading axis. None if there are none.
+        rest: Of a shorter last block. None if there is none.
+    """
+
+    full: Any
+    rest: Any
+
+
+class Sketch(NamedTuple):
+    """A random linear image of a vector.
+
+    Attributes:
+        numbers: The image, which is all that must be sent if the messages of workers are added up.
+        key: Data of the key with which the image was drawn, equal on all workers. A receiver draws it again.
+    """
+
+    numbers: jax.Array
+    key: jax.Array
+
+
+def _was_sent(x: Any) -> bool:
+    """Whether a node of a compressed tree is what was sent of one leaf."""
+    return isinstance(x, (Entries, Codes, Blocks, Sketch))
+
+
+def is_entries(x: Any) -> bool:
+    """Whether a node of what was sent is `Entries`."""
+    return isinstance(x, Entries)
+
+
+def map_entries(function: Callable[[Entries], Any], sent: Any) -> Any:
+    """Maps a function over all `Entries` in what was sent."""
+    return jax.tree.map(lambda x: function(x) if is_entries(x) else x, sent, is_leaf=is_entries)
+
+
 def number_kept(size: int, density: float, *, round_up: bool) -> int:
     """Returns how many of `size` entries are kept: a share of them, but at least one if there is one."""
     return min(max((math.ceil if round_up else math.floor)(density * size), 1), size)
+
+
+def code_dtype(bits: int) -> Any:
+    """Returns the smallest unsigned integer type for codes of so many bits."""
+    return next(t for t in (jnp.uint8, jnp.uint16, jnp.uint32) if bits <= jnp.iinfo(t).bits)
 
 
 def draw_uniform(key: jax.Array, size: int, dtype: DTypeLike) -> jax.Array:
@@ -138,8 +256,51 @@ def as_it_came(sent: jax.Array, size: int, dtype: DTypeLike) -> jax.Array:
 
 
 def decode_entries(sent: Entries, size: int, dtype: DTypeLike) -> jax.Array:
-    """Puts entries back in their places."""
-    return add(jnp.zeros([size], dtype), sent.places, sent.values.astype(dtype))
+    """Puts entries back in their places. Several may have one place if all but one are zero."""
+    return add(jnp.zeros([size], dtype), sent.places, sent.values.astype(dtype), unique=False)
+
+
+def combine_entries(weights: jax.Array, rows: Entries, size: int, dtype: DTypeLike) -> jax.Array:
+    """Returns the weighted sum of the vectors of many messages, stacked along a leading axis."""
+
+    # One row after the other: otherwise a GPU would add entries of equal places in any order.
+    def add_row(total, weighted):
+        weight, entries = weighted
+        # In a window that is not yet full there are entries of zero, all at place 0.
+        return add(total, entries.places, weigh(weight, entries.values.astype(dtype)), unique=False), None
+
+    first, others = ((jax.tree.map(lambda x, at=at: x[at], (weights, rows))) for at in (0, slice(1, None)))
+    return jax.lax.scan(add_row, add_row(jnp.zeros([size], dtype), first)[0], others)[0]
+
+
+def entries_inner_products(rows: Entries, x: jax.Array) -> jax.Array:
+    """Returns the inner products of a vector with those of many messages, stacked along a leading axis."""
+    return jnp.sum(jnp.conj(rows.values.astype(x.dtype)) * take(x, rows.places), axis=-1)
+
+
+SPARSE: Any = {"combine": combine_entries, "inner_products": entries_inner_products}
+
+
+def code_sums(bits: int, levels: int) -> Sums:
+    """Returns how `Codes` of integers from `-levels` to `levels` are added up if their scale is equal on all workers.
+
+    Args:
+        bits: Number of bits of a code, which is `levels` more than its integer.
+        levels: The largest integer. It stands for the scale.
+
+    Returns:
+        Sums of integers of 8 bits if these are enough, then 16 or 32. What fills the last byte is added up too.
+    """
+
+    def addends(sent, workers):
+        dtype = next(t for t in (jnp.int8, jnp.int16, jnp.int32) if workers * levels <= jnp.iinfo(t).max)
+        codes = unpack(sent.codes, sent.codes.size * 8 // bits, bits, code_dtype(bits))
+        return codes.astype(dtype) - dtype(levels)
+
+    def total(summed, own, size, dtype):
+        return (summed[:size].astype(own.scale.dtype) / levels * own.scale).astype(dtype)
+
+    return Sums(addends, total)
 
 
 def require_few(size: int, method: str) -> None:
@@ -156,7 +317,16 @@ def require_few(size: int, method: str) -> None:
 
 def shares_of_norm(x: jax.Array, order: float) -> tuple[jax.Array, jax.Array]:
     """Returns the norm, and the magnitudes as shares of it, without squares that overflow or underflow."""
-    largest = jnp.max(jnp.abs(x), initial=0)
-    unit = jnp.abs(x) / jnp.where(largest > 0, largest, 1)
+    largest, unit = shares_of_largest(jnp.abs(x))
     norm = jnp.linalg.norm(unit, order) if x.size else largest
     return largest * norm, unit / jnp.where(norm > 0, norm, 1)
+
+
+def shares_of_largest(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the largest magnitude, and the entries as shares of it, which are zero if it is."""
+    largest = jnp.max(jnp.abs(x), initial=0)
+    # XLA divides by a scalar by multiplying with its reciprocal, which is zero for very large scalars.
+    far = 2.0 ** (jnp.finfo(x.dtype).maxexp // 2)
+    near = jnp.where(largest > far, 1 / far, jnp.where(largest < 1 / far, far, 1)).astype(x.dtype)
+    unit = largest * near
+    return largest, x * near / jnp.where(unit > 0, unit, 1)

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from optkit.compressors._compressor import Compressor
 from optkit.compressors._leafwise import Codes, Rule, draw_uniform, leafwise, shares_of_norm
@@ -60,12 +61,12 @@ def natural_dithering_rule(levels: int, order: float) -> Rule:
         half, exponent = jnp.frexp(part)  # in [1/2, 1), and one more than that of the power below
         level = exponent + jnp.floor(uniform[1] + (2 * half - 1)).astype(exponent.dtype)
         level = jnp.where(part > 0, level, 0)
-        return Codes(pack((jnp.where(x < 0, -level, level) + levels).astype(jnp.uint32), bits), norm)
+        return Codes(pack((jnp.where(x < 0, -level, level) + levels).astype(jnp.uint8), bits), norm)
 
     def decode(sent, size, dtype):
-        level = unpack(sent.codes, size, bits).astype(jnp.int32) - levels
-        share = jnp.where(level == 0, 0, jnp.ldexp(jnp.ones([], sent.scale.dtype), jnp.abs(level) - levels))
-        return (jnp.sign(level).astype(share.dtype) * share * sent.scale).astype(dtype)
+        powers = 2.0 ** np.arange(1 - levels, 1)
+        values = jnp.asarray(np.concatenate([-powers[::-1], [0.0], powers]), sent.scale.dtype)
+        return (values[unpack(sent.codes, size, bits, jnp.uint8)] * sent.scale).astype(dtype)
 
     def omega(size):
         rest = size ** (1 / min(order, 2)) * 2.0 ** (1 - levels)

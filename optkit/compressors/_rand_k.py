@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from optkit.compressors._compressor import Compressor
-from optkit.compressors._leafwise import Entries, Rule, decode_entries, leafwise, number_kept, require_few
+from optkit.compressors._compressor import Compressor, Sums
+from optkit.compressors._leafwise import SPARSE, Entries, Rule, decode_entries, leafwise, number_kept, require_few
 from optkit.core.checks import check_range
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import widen
@@ -15,8 +15,17 @@ from optkit.method import Method
 __all__ = ["rand_k"]
 
 
-def rand_k_rule(density: float, *, round_up: bool) -> Rule:
-    """Makes the rule of `rand_k`; its draw is a permutation, whose first places are kept."""
+def rand_k_rule(density: float, *, round_up: bool, shared: bool) -> Rule:
+    """Makes the rule of `rand_k`; its draw is a permutation, whose first places are kept.
+
+    Args:
+        density: See `rand_k`.
+        round_up: See `rand_k`.
+        shared: Whether all workers keep the same places, so that values can be added up.
+
+    Returns:
+        The rule.
+    """
 
     def number(size):
         return number_kept(size, density, round_up=round_up)
@@ -29,7 +38,17 @@ def rand_k_rule(density: float, *, round_up: bool) -> Rule:
         require_few(size, "rand_k")
         return jax.random.permutation(key, size)
 
-    return Rule(encode, decode_entries, omega=lambda size: size / number(size) - 1, draw=draw)
+    def total(values, own, size, dtype):
+        return decode_entries(own._replace(values=values), size, dtype)
+
+    return Rule(
+        encode,
+        decode_entries,
+        omega=lambda size: size / number(size) - 1,
+        draw=draw,
+        sums=Sums(lambda sent, _: widen(sent.values), total) if shared else None,
+        **SPARSE,
+    )
 
 
 def rand_k(density: float = 0.01, *, key: Key, axis_name: AxisName | None = None, round_up: bool = True) -> Compressor:
@@ -63,7 +82,7 @@ def rand_k(density: float = 0.01, *, key: Key, axis_name: AxisName | None = None
     """
     refuse_arrays(density=density)
     check_range("density", density, 0.0, 1.0, low_open=True)
-    return leafwise(rand_k_rule(density, round_up=round_up), key, axis_name)
+    return leafwise(rand_k_rule(density, round_up=round_up, shared=axis_name is None), key, axis_name)
 
 
 METHODS = (

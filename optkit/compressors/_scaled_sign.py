@@ -21,10 +21,10 @@ def scaled_sign_rule() -> Rule:
     def encode(x, _):
         x = widen(x)
         # Divided before the sum, which could overflow otherwise.
-        return Codes(pack((x < 0).astype(jnp.uint32), 1), jnp.sum(jnp.abs(x) / float(max(x.size, 1))))
+        return Codes(pack((x < 0).astype(jnp.uint8), 1), jnp.sum(jnp.abs(x) / float(max(x.size, 1))))
 
     def decode(sent, size, dtype):
-        return (sent.scale * jnp.where(unpack(sent.codes, size, 1) == 1, -1, 1)).astype(dtype)
+        return jnp.where(unpack(sent.codes, size, 1, jnp.uint8) == 1, -sent.scale, sent.scale).astype(dtype)
 
     return Rule(encode, decode, delta=lambda size: 1 / size)
 

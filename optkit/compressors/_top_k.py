@@ -1,7 +1,7 @@
 """Top-k: keeps the entries of largest magnitude of each leaf."""
 
 from optkit.compressors._compressor import Compressor
-from optkit.compressors._leafwise import Entries, Rule, decode_entries, leafwise, number_kept, require_few
+from optkit.compressors._leafwise import SPARSE, Entries, Rule, decode_entries, leafwise, number_kept, require_few
 from optkit.core.checks import check_range
 from optkit.core.injection import refuse_arrays
 from optkit.core.top_k import take
@@ -22,7 +22,7 @@ def top_k_rule(density: float, *, round_up: bool) -> Rule:
         places = find_top_k(x, number(x.size))
         return Entries(take(x, places), places)
 
-    return Rule(encode, decode_entries, delta=lambda size: number(size) / size)
+    return Rule(encode, decode_entries, delta=lambda size: number(size) / size, **SPARSE)
 
 
 def top_k(density: float = 0.01, *, round_up: bool = True) -> Compressor:

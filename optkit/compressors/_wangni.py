@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from optkit.compressors._compressor import Compressor
-from optkit.compressors._leafwise import Rule, as_it_came, draw_uniform, leafwise, number_kept
+from optkit.compressors._leafwise import Rule, as_it_came, draw_uniform, leafwise, number_kept, shares_of_largest
 from optkit.core.checks import check_range
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import widen
@@ -37,7 +37,7 @@ def keeping_chances(x: jax.Array, number: int) -> jax.Array:
     They are proportional to the magnitudes, except for those that would exceed one. What these leave over goes to the
     other entries, in four rounds.
     """
-    magnitude = jnp.abs(x)
+    _, magnitude = shares_of_largest(jnp.abs(x))
     total = jnp.sum(magnitude)
     chance = jnp.minimum(number * magnitude / jnp.where(total > 0, total, 1), 1)
     growing = jnp.array(True)

@@ -1,5 +1,8 @@
 """Integers of few bits, packed into bytes."""
 
+import functools
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -23,8 +26,7 @@ def pack(codes: jax.Array, bits: int) -> jax.Array:
         [18, 112]
     """
     if 8 % bits:
-        shifts = jnp.arange(bits - 1, -1, -1, dtype=codes.dtype)
-        return jnp.packbits((codes[:, None] >> shifts[None] & 1).astype(jnp.uint8).ravel())
+        return _pack_across_bytes(codes, bits)
     # Whole codes in each byte need no array of single bits.
     each = 8 // bits
     rows = jnp.pad(codes.astype(jnp.uint8), (0, -codes.size % each)).reshape(-1, each)
@@ -51,7 +53,42 @@ def unpack(packed: jax.Array, size: int, bits: int, dtype: DTypeLike = jnp.uint3
         [1, 2, 7]
     """
     if 8 % bits:
-        digits = jnp.unpackbits(packed)[: size * bits].reshape(size, bits).astype(dtype)
-        return jnp.sum(digits << jnp.arange(bits - 1, -1, -1, dtype=dtype)[None], axis=1, dtype=dtype)
+        return _unpack_across_bytes(packed, size, bits, dtype)
     shifts = jnp.arange(8 - bits, -1, -bits, dtype=jnp.uint8)[None, :]
     return (packed[:, None] >> shifts & jnp.uint8(2**bits - 1)).reshape(-1)[:size].astype(dtype)
+
+
+def _pack_across_bytes(codes: jax.Array, bits: int) -> jax.Array:
+    """Packs codes of which some lie in several bytes: column by column of groups that fill whole bytes."""
+    each = math.lcm(bits, 8) // bits
+    columns = jnp.pad(codes.astype(_across(bits)), (0, -codes.size % each)).reshape(-1, each)
+
+    def byte(start):
+        touching = range(start // bits, -(-(start + 8) // bits))
+        parts = [_shift(columns[:, code], start + 8 - (code + 1) * bits) for code in touching]
+        return functools.reduce(jnp.bitwise_or, parts).astype(jnp.uint8)
+
+    packed = jnp.stack([byte(start) for start in range(0, each * bits, 8)], axis=1)
+    return packed.ravel()[: -(-codes.size * bits // 8)]
+
+
+def _unpack_across_bytes(packed: jax.Array, size: int, bits: int, dtype: DTypeLike) -> jax.Array:
+    width = math.lcm(bits, 8) // 8
+    columns = jnp.pad(packed, (0, -packed.size % width)).reshape(-1, width).astype(_across(bits))
+
+    def code(start):
+        touching = range(start // 8, -(-(start + bits) // 8))
+        parts = [_shift(columns[:, byte], start + bits - (byte + 1) * 8) for byte in touching]
+        return (functools.reduce(jnp.bitwise_or, parts) & (2**bits - 1)).astype(dtype)
+
+    return jnp.stack([code(start) for start in range(0, 8 * width, bits)], axis=1).ravel()[:size]
+
+
+def _across(bits: int) -> DTypeLike:
+    """Returns an integer type for codes of so many bits that begin anywhere in a byte."""
+    return jnp.uint16 if bits <= 9 else jnp.uint32
+
+
+def _shift(x: jax.Array, left: int) -> jax.Array:
+    """Shifts to the left, or to the right by a negative number."""
+    return x << left if left >= 0 else x >> -left

@@ -23,3 +23,37 @@ def nan_for_infinite(tree: Any) -> Any:
         Array([ 1., nan], dtype=float32)
     """
     return jax.tree.map(lambda x: jnp.where(jnp.isfinite(x), x, jnp.nan), tree)
+
+
+def all_finite(tree: Any) -> jax.Array:
+    """Tells whether a tree has neither NaN nor infinities.
+
+    Args:
+        tree: Arrays.
+
+    Returns:
+        A boolean.
+
+    Example:
+        >>> all_finite({"a": jnp.ones(2), "b": jnp.inf}), all_finite({})
+        (Array(False, dtype=bool), Array(True, dtype=bool))
+    """
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)], bool))
+
+
+def choose(condition: jax.Array, new: Any, old: Any) -> Any:
+    """Returns one of two trees of the same structure, shapes and dtypes.
+
+    Args:
+        condition: A boolean.
+        new: What is returned if it holds.
+        old: What is returned otherwise.
+
+    Returns:
+        One of them.
+
+    Example:
+        >>> choose(jnp.array(False), jnp.array([jnp.nan]), jnp.array([2.0]))
+        Array([2.], dtype=float32)
+    """
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), new, old)

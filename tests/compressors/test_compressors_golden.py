@@ -16,7 +16,7 @@ def rule_of(recording):
     hyperparams = recording.hyperparams
     for name, rule in {
         "top_k": lambda: top_k_rule(hyperparams["ratio"], round_up=False),
-        "rand_k": lambda: rand_k_rule(hyperparams["ratio"], round_up=False),
+        "rand_k": lambda: rand_k_rule(hyperparams["ratio"], round_up=False, shared=True),
         "qsgd": lambda: dithering_rule(hyperparams["levels"], 2),
         "dithering_inf": lambda: dithering_rule(hyperparams["levels"], np.inf),
         "natural_dithering": lambda: natural_dithering_rule(

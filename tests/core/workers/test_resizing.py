@@ -1,0 +1,78 @@
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from draws import normal
+
+import optkit
+
+PARAMS = {"w": jnp.zeros((4, 6)), "b": jnp.zeros((4, 2))}
+
+
+def trained(rule, inner=None):
+    mean = optkit.compressed_mean(optkit.compressors.top_k(0.3), rule, axis_name="workers")
+    tx = optax.chain(*([] if inner is None else [inner]), mean)
+    axes = optkit.worker_axes(tx, PARAMS, axis_name="workers")
+
+    def worker(grads):
+        state = tx.init(jax.tree.map(lambda g: g[0], grads))
+        return jax.lax.scan(lambda state, g: tx.update(g, state)[::-1], state, grads)[0]
+
+    grads = jax.tree.map(lambda p: normal(4, 5, *p.shape[1:]), PARAMS)
+    return tx, axes, jax.jit(jax.vmap(worker, out_axes=axes, axis_name="workers"))(grads)
+
+
+def sums(tree):
+    return jax.tree.map(lambda x: np.sum(x, axis=0), tree)
+
+
+@pytest.mark.parametrize("old_to_new", [[0, 1, 2, 3], [2, 0, 1, 3], [0, None, 1, None], [0, 3, 1, 5], [None, 0, 2, 1]])
+def test_what_is_owed_stays_in_the_sum(old_to_new):
+    _, axes, (state,) = trained(optkit.feedback.econtrol(0.1))
+    resized = optkit.resize_workers(state, axes[0], old_to_new)
+    rows = max(row for row in old_to_new if row is not None) + 1
+    assert {len(x) for x in jax.tree.leaves(resized.own)} == {rows}
+    for field in ("error", "estimate"):
+        before, after = sums(getattr(state.own, field)), sums(getattr(resized.own, field))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), before, after)
+    # So the mean of the estimates, which all remember as a sum, is still that of the workers' own.
+    jax.tree.map(
+        lambda total, own: np.testing.assert_allclose(total, own, rtol=1e-5, atol=1e-6),
+        resized.shared.total,
+        sums(resized.own.estimate),
+    )
+
+
+def test_rows_that_are_kept_move_and_new_ones_are_as_init_makes_them():
+    tx, axes, state = trained(optkit.feedback.ef14(), optax.trace(0.9))
+    start = tx.init(jax.tree.map(lambda p: jnp.full(p.shape[1:], 7.0), PARAMS))
+    new = jax.tree.map(lambda x: x + 3 if jnp.issubdtype(x.dtype, jnp.floating) else x, start)
+    momentum = optkit.resize_workers(state, axes, [1, None, 0, 3], workers=5, initial=new)[0].trace["w"]
+    np.testing.assert_array_equal(momentum[jnp.array([1, 0, 3])], state[0].trace["w"][jnp.array([0, 2, 3])])
+    np.testing.assert_array_equal(momentum[jnp.array([2, 4])], 3.0)
+    assert np.any(state[0].trace["w"][1] != 0)  # a momentum is nobody's due
+
+
+def test_what_is_equal_on_all_workers_stays():
+    _, axes, (state,) = trained(optkit.feedback.ef14())
+    resized = optkit.resize_workers(state, axes[0], [0, None, None, None])
+    assert resized.count == state.count == 5
+    assert resized.dropped.shape == ()
+
+
+@pytest.mark.parametrize(
+    ("old_to_new", "workers", "message"),
+    [
+        ([0, 0, 1, 2], None, "old_to_new must give each worker that stays a row of its own among 3 workers"),
+        ([0, 1, 2, 3], 2, "old_to_new must give each worker that stays a row of its own among 2 workers"),
+        ([0, 1, 2], None, "old_to_new names 3 workers, but a leaf"),
+        ([None, None, None, None], None, "at least one worker must stay or be new"),
+    ],
+)
+def test_what_cannot_be_is_named(old_to_new, workers, message):
+    _, axes, (state,) = trained(optkit.feedback.ef14())
+    with pytest.raises(ValueError, match=re.escape(message)):
+        optkit.resize_workers(state, axes[0], old_to_new, workers=workers)
