@@ -8,8 +8,8 @@ import math
 import jax.numpy as jnp
 
 from optkit.compressors._compressor import Compressor
-from optkit.compressors._leafwise import Codes, Rule, code_dtype, draw_uniform, leafwise, shares_of_norm
-from optkit.core.bits import pack, unpack
+from optkit.compressors._leafwise import Codes, Rule, code_dtype, code_rule, draw_uniform, leafwise, shares_of_norm
+from optkit.core.bits import pack
 from optkit.core.checks import check_integer
 from optkit.core.precision import widen
 from optkit.core.types import AxisName, Key
@@ -29,14 +29,13 @@ def dithering_rule(levels: int, order: float) -> Rule:
         level = jnp.minimum(jnp.floor(levels * shares + uniform), levels)
         return Codes(pack((jnp.where(x < 0, -level, level) + levels).astype(code_dtype(bits)), bits), norm)
 
-    def decode(sent, size, dtype):
-        level = unpack(sent.codes, size, bits, code_dtype(bits)).astype(sent.scale.dtype) - levels
-        return (level / levels * sent.scale).astype(dtype)
+    def value(code, dtype):
+        return (code.astype(dtype) - levels) / levels
 
     def omega(size):
         return min(size / levels**2, math.sqrt(size) / levels)
 
-    return Rule(encode, decode, omega=omega, draw=draw_uniform)
+    return code_rule(encode, bits, value, omega=omega, draw=draw_uniform)
 
 
 def qsgd(levels: int = 16, *, key: Key, axis_name: AxisName | None = None) -> Compressor:
