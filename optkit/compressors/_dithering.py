@@ -29,8 +29,8 @@ def dithering_rule(levels: int, order: float) -> Rule:
         level = jnp.minimum(jnp.floor(levels * shares + uniform), levels)
         return Codes(pack((jnp.where(x < 0, -level, level) + levels).astype(code_dtype(bits)), bits), norm)
 
-    def value(code, dtype):
-        return (code.astype(dtype) - levels) / levels
+    def value(code, scale):
+        return (code.astype(scale.dtype) - levels) / levels * scale
 
     def omega(size):
         return min(size / levels**2, math.sqrt(size) / levels)

@@ -286,7 +286,7 @@ def code_rule(
     Args:
         encode: See `Rule`.
         bits: Number of bits of a code.
-        value: Returns what codes stand for, in units of the scale, from a vector of codes and a dtype.
+        value: Returns what codes stand for, from a vector of codes and the scale, in whose dtype it is.
         **rest: Further fields of the rule.
 
     Returns:
@@ -294,11 +294,11 @@ def code_rule(
     """
 
     def decode(sent, size, dtype):
-        return (value(unpack(sent.codes, size, bits, code_dtype(bits)), sent.scale.dtype) * sent.scale).astype(dtype)
+        return value(unpack(sent.codes, size, bits, code_dtype(bits)), sent.scale).astype(dtype)
 
     def combine(weights, rows, size, dtype):
         factors = weigh(weights, rows.scale.astype(dtype))
-        return combine_packed(factors, rows.codes, size, bits, lambda factor, codes: value(codes, dtype) * factor)
+        return combine_packed(factors, rows.codes, size, bits, lambda factor, codes: value(codes, factor))
 
     return Rule(encode, decode, combine=combine, **rest)
 

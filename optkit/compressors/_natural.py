@@ -70,17 +70,18 @@ def natural_dithering_rule(levels: int, order: float) -> Rule:
         level = jnp.where(part > 0, level, 0)
         return Codes(pack((jnp.where(x < 0, -level, level) + levels).astype(jnp.uint8), bits), norm)
 
-    def value(code, dtype):
+    def value(code, scale):
         powers = 2.0 ** np.arange(1 - levels, 1)
-        return jnp.asarray(np.concatenate([-powers[::-1], [0.0], powers]), dtype)[code]
+        return jnp.asarray(np.concatenate([-powers[::-1], [0.0], powers]), scale.dtype)[code] * scale
+
+    def draw(key, size, dtype):
+        return jax.random.uniform(key, (2, size), dtype)
 
     def omega(size):
         rest = size ** (1 / min(order, 2)) * 2.0 ** (1 - levels)
         return 1 / 8 + rest * min(1, rest)
 
-    return code_rule(
-        encode, bits, value, omega=omega, draw=lambda key, size, dtype: jax.random.uniform(key, (2, size), dtype)
-    )
+    return code_rule(encode, bits, value, omega=omega, draw=draw)
 
 
 def natural(*, key: Key, axis_name: AxisName | None = None) -> Compressor:

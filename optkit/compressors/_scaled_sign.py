@@ -23,7 +23,7 @@ def scaled_sign_rule() -> Rule:
         # Divided before the sum, which could overflow otherwise.
         return Codes(pack((x < 0).astype(jnp.uint8), 1), jnp.sum(jnp.abs(x) / float(max(x.size, 1))))
 
-    return code_rule(encode, 1, lambda code, dtype: 1 - 2 * code.astype(dtype), delta=lambda size: 1 / size)
+    return code_rule(encode, 1, lambda code, scale: jnp.where(code == 1, -scale, scale), delta=lambda size: 1 / size)
 
 
 def scaled_sign() -> Compressor:

@@ -47,7 +47,9 @@ def ternary_rule(
         return Codes(pack((level + 1).astype(jnp.uint8), 2), scale)
 
     sums = None if axis_name is None else code_sums(2, 1)
-    return code_rule(encode, 2, lambda code, dtype: code.astype(dtype) - 1, draw=draw_uniform, sums=sums)
+    return code_rule(
+        encode, 2, lambda code, scale: (code.astype(scale.dtype) - 1) * scale, draw=draw_uniform, sums=sums
+    )
 
 
 def _limit(x: jax.Array, clip_factor: jax.typing.ArrayLike) -> jax.Array:
