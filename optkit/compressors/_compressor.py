@@ -199,7 +199,7 @@ def weigh(weight: jax.Array, x: jax.Array) -> jax.Array:
     """Multiplies by a weight, in the dtype of the array; what has the weight zero is zero, even if it is not finite.
 
     Args:
-        weight: A scalar.
+        weight: A scalar, or an array.
         x: An array.
 
     Returns:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from optkit.compressors._compressor import Compressor, Sums, sum_rows_in_groups, weigh
-from optkit.core.bits import unpack
+from optkit.core.bits import interleave, unpack, unpack_columns
 from optkit.core.complex_numbers import refuse_complex
 from optkit.core.keys import key_data, split
 from optkit.core.linalg.explicit_axes import replicate, shard_like
@@ -150,9 +150,6 @@ def combine_rows(rule: Rule, weights: jax.Array, rows: Any, size: int, dtype: DT
     wide = widen(jnp.zeros([], dtype)).dtype
 
     def term(weight, sent):
-        # A product with the scale costs nothing, one with each entry a pass over them.
-        if isinstance(sent, Codes):
-            return rule.decode(sent._replace(scale=weigh(weight, sent.scale)), size, wide)
         return weigh(weight, rule.decode(sent, size, wide))
 
     if not size:
@@ -279,6 +276,42 @@ def entries_inner_products(rows: Entries, x: jax.Array) -> jax.Array:
 
 
 SPARSE: Any = {"combine": combine_entries, "inner_products": entries_inner_products}
+
+
+def code_rule(
+    encode: Callable[[jax.Array, Any], Codes], bits: int, value: Callable[..., jax.Array], **rest: Any
+) -> Rule:
+    """Makes the rule of a compressor to `Codes`.
+
+    Args:
+        encode: See `Rule`.
+        bits: Number of bits of a code.
+        value: Returns what codes stand for, from a vector of codes and the scale, in whose dtype it is.
+        **rest: Further fields of the rule.
+
+    Returns:
+        The rule. It combines vectors in one pass over their codes.
+    """
+
+    def decode(sent, size, dtype):
+        return value(unpack(sent.codes, size, bits, code_dtype(bits)), sent.scale).astype(dtype)
+
+    def combine(weights, rows, size, dtype):
+        factors = weigh(weights, rows.scale.astype(dtype))
+        return combine_packed(factors, rows.codes, size, bits, lambda factor, codes: value(codes, factor))
+
+    return Rule(encode, decode, combine=combine, **rest)
+
+
+def combine_packed(
+    weights: jax.Array, rows: jax.Array, size: int, bits: int, term: Callable[[jax.Array, jax.Array], jax.Array]
+) -> jax.Array:
+    """Adds up a function of a weight and a vector of codes, over rows of packed codes."""
+
+    def columns(weight, packed):
+        return [term(weight, codes) for codes in unpack_columns(packed, bits, code_dtype(bits))]
+
+    return interleave(sum_rows_in_groups(columns, weights, rows), size)
 
 
 def code_sums(bits: int, levels: int) -> Sums:

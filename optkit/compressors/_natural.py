@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optkit.compressors._compressor import Compressor
-from optkit.compressors._leafwise import Codes, Rule, draw_uniform, leafwise, shares_of_norm
+from optkit.compressors._compressor import Compressor, weigh
+from optkit.compressors._leafwise import Codes, Rule, code_rule, combine_packed, draw_uniform, leafwise, shares_of_norm
 from optkit.core.bits import pack, unpack
 from optkit.core.checks import check_integer, check_range
 from optkit.core.precision import widen
@@ -32,15 +32,22 @@ def natural_rule() -> Rule:
         exponent = number >> mantissa_bits & (exponents - 1)
         raised = jnp.minimum(exponent + (uniform + past_power >= 1).astype(wire), exponents - 1)
         code = jnp.where(x < 0, exponents, 0).astype(wire) | jnp.where(exponent > 0, raised, 0)
-        return pack(code.astype(jnp.uint32), exponents.bit_length())
+        return pack(code.astype(jnp.uint16), exponents.bit_length())
+
+    def value(code, dtype):
+        wire, mantissa_bits, _ = _layout(dtype)
+        return jax.lax.bitcast_convert_type(code.astype(wire) << mantissa_bits, dtype)
 
     def decode(sent, size, dtype):
         wide = widen(jnp.zeros([], dtype)).dtype
-        wire, mantissa_bits, exponents = _layout(wide)
-        code = unpack(sent, size, exponents.bit_length()).astype(wire)
-        return jax.lax.bitcast_convert_type(code << mantissa_bits, wide).astype(dtype)
+        bits = _layout(wide)[2].bit_length()
+        return value(unpack(sent, size, bits, jnp.uint16), wide).astype(dtype)
 
-    return Rule(encode, decode, omega=lambda _: 1 / 8, draw=draw_uniform)
+    def combine(weights, rows, size, dtype):
+        bits = _layout(dtype)[2].bit_length()
+        return combine_packed(weights, rows, size, bits, lambda weight, code: weigh(weight, value(code, dtype)))
+
+    return Rule(encode, decode, omega=lambda _: 1 / 8, draw=draw_uniform, combine=combine)
 
 
 def natural_dithering_rule(levels: int, order: float) -> Rule:
@@ -63,16 +70,18 @@ def natural_dithering_rule(levels: int, order: float) -> Rule:
         level = jnp.where(part > 0, level, 0)
         return Codes(pack((jnp.where(x < 0, -level, level) + levels).astype(jnp.uint8), bits), norm)
 
-    def decode(sent, size, dtype):
+    def value(code, scale):
         powers = 2.0 ** np.arange(1 - levels, 1)
-        values = jnp.asarray(np.concatenate([-powers[::-1], [0.0], powers]), sent.scale.dtype)
-        return (values[unpack(sent.codes, size, bits, jnp.uint8)] * sent.scale).astype(dtype)
+        return jnp.asarray(np.concatenate([-powers[::-1], [0.0], powers]), scale.dtype)[code] * scale
+
+    def draw(key, size, dtype):
+        return jax.random.uniform(key, (2, size), dtype)
 
     def omega(size):
         rest = size ** (1 / min(order, 2)) * 2.0 ** (1 - levels)
         return 1 / 8 + rest * min(1, rest)
 
-    return Rule(encode, decode, omega=omega, draw=lambda key, size, dtype: jax.random.uniform(key, (2, size), dtype))
+    return code_rule(encode, bits, value, omega=omega, draw=draw)
 
 
 def natural(*, key: Key, axis_name: AxisName | None = None) -> Compressor:

@@ -7,8 +7,8 @@ rule is that of the authors' code (epfml/error-feedback-SGD).
 import jax.numpy as jnp
 
 from optkit.compressors._compressor import Compressor
-from optkit.compressors._leafwise import Codes, Rule, leafwise
-from optkit.core.bits import pack, unpack
+from optkit.compressors._leafwise import Codes, Rule, code_rule, leafwise
+from optkit.core.bits import pack
 from optkit.core.precision import widen
 from optkit.method import Method, Paper
 
@@ -23,10 +23,7 @@ def scaled_sign_rule() -> Rule:
         # Divided before the sum, which could overflow otherwise.
         return Codes(pack((x < 0).astype(jnp.uint8), 1), jnp.sum(jnp.abs(x) / float(max(x.size, 1))))
 
-    def decode(sent, size, dtype):
-        return jnp.where(unpack(sent.codes, size, 1, jnp.uint8) == 1, -sent.scale, sent.scale).astype(dtype)
-
-    return Rule(encode, decode, delta=lambda size: 1 / size)
+    return code_rule(encode, 1, lambda code, scale: jnp.where(code == 1, -scale, scale), delta=lambda size: 1 / size)
 
 
 def scaled_sign() -> Compressor:

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from optkit.compressors._compressor import Compressor
-from optkit.compressors._leafwise import Codes, Rule, code_sums, draw_uniform, leafwise, shares_of_largest
-from optkit.core.bits import pack, unpack
+from optkit.compressors._leafwise import Codes, Rule, code_rule, code_sums, draw_uniform, leafwise, shares_of_largest
+from optkit.core.bits import pack
 from optkit.core.checks import check_option, check_range
 from optkit.core.precision import widen
 from optkit.core.types import AxisName, Key
@@ -46,10 +46,10 @@ def ternary_rule(
         level = jnp.where(uniform * scale < jnp.abs(x), jnp.sign(x), 0)  # Eq. (2), (3)
         return Codes(pack((level + 1).astype(jnp.uint8), 2), scale)
 
-    def decode(sent, size, dtype):
-        return ((unpack(sent.codes, size, 2, jnp.uint8).astype(sent.scale.dtype) - 1) * sent.scale).astype(dtype)
-
-    return Rule(encode, decode, draw=draw_uniform, sums=None if axis_name is None else code_sums(2, 1))
+    sums = None if axis_name is None else code_sums(2, 1)
+    return code_rule(
+        encode, 2, lambda code, scale: (code.astype(scale.dtype) - 1) * scale, draw=draw_uniform, sums=sums
+    )
 
 
 def _limit(x: jax.Array, clip_factor: jax.typing.ArrayLike) -> jax.Array:

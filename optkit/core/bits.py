@@ -52,10 +52,56 @@ def unpack(packed: jax.Array, size: int, bits: int, dtype: DTypeLike = jnp.uint3
         >>> unpack(jnp.array([43, 128], jnp.uint8), 3, 3).tolist()
         [1, 2, 7]
     """
-    if 8 % bits:
-        return _unpack_across_bytes(packed, size, bits, dtype)
-    shifts = jnp.arange(8 - bits, -1, -bits, dtype=jnp.uint8)[None, :]
-    return (packed[:, None] >> shifts & jnp.uint8(2**bits - 1)).reshape(-1)[:size].astype(dtype)
+    return interleave(unpack_columns(packed, bits, dtype), size)
+
+
+def unpack_columns(packed: jax.Array, bits: int, dtype: DTypeLike = jnp.uint32) -> list[jax.Array]:
+    """Returns the integers that `pack` has packed, as columns, so that sums of them are not interleaved one by one.
+
+    Args:
+        packed: The result of `pack`.
+        bits: Number of bits of each integer.
+        dtype: Unsigned dtype of the integers. Default: uint32.
+
+    Returns:
+        Vectors. Every n-th integer stands in one of n vectors; n is 1 if whole integers fill each byte. There are zeros
+        at their ends.
+
+    Example:
+        >>> [column.tolist() for column in unpack_columns(jnp.array([43, 128], jnp.uint8), 3)]
+        [[1], [2], [7], [0], [0], [0], [0], [0]]
+        >>> [column.tolist() for column in unpack_columns(jnp.array([18, 112], jnp.uint8), 4)]
+        [[1, 2, 7, 0]]
+    """
+    if 8 % bits == 0:
+        shifts = jnp.arange(8 - bits, -1, -bits, dtype=jnp.uint8)[None, :]
+        return [(packed[:, None] >> shifts & jnp.uint8(2**bits - 1)).reshape(-1).astype(dtype)]
+    width = math.lcm(bits, 8) // 8
+    columns = jnp.pad(packed, (0, -packed.size % width)).reshape(-1, width).astype(_across(bits))
+
+    def code(start):
+        touching = range(start // 8, -(-(start + bits) // 8))
+        parts = [_shift(columns[:, byte], start + bits - (byte + 1) * 8) for byte in touching]
+        return (functools.reduce(jnp.bitwise_or, parts) & (2**bits - 1)).astype(dtype)
+
+    return [code(start) for start in range(0, 8 * width, bits)]
+
+
+def interleave(columns: list[jax.Array], size: int) -> jax.Array:
+    """Returns a vector from columns like those of `unpack_columns`.
+
+    Args:
+        columns: Vectors of equal size.
+        size: Size of the result.
+
+    Returns:
+        The first entries of all vectors, then the second ones, and so on.
+
+    Example:
+        >>> interleave([jnp.array([1, 4]), jnp.array([2, 5]), jnp.array([3, 0])], 5).tolist()
+        [1, 2, 3, 4, 5]
+    """
+    return (columns[0] if len(columns) == 1 else jnp.stack(columns, axis=1).ravel())[:size]
 
 
 def _pack_across_bytes(codes: jax.Array, bits: int) -> jax.Array:
@@ -70,18 +116,6 @@ def _pack_across_bytes(codes: jax.Array, bits: int) -> jax.Array:
 
     packed = jnp.stack([byte(start) for start in range(0, each * bits, 8)], axis=1)
     return packed.ravel()[: -(-codes.size * bits // 8)]
-
-
-def _unpack_across_bytes(packed: jax.Array, size: int, bits: int, dtype: DTypeLike) -> jax.Array:
-    width = math.lcm(bits, 8) // 8
-    columns = jnp.pad(packed, (0, -packed.size % width)).reshape(-1, width).astype(_across(bits))
-
-    def code(start):
-        touching = range(start // 8, -(-(start + bits) // 8))
-        parts = [_shift(columns[:, byte], start + bits - (byte + 1) * 8) for byte in touching]
-        return (functools.reduce(jnp.bitwise_or, parts) & (2**bits - 1)).astype(dtype)
-
-    return jnp.stack([code(start) for start in range(0, 8 * width, bits)], axis=1).ravel()[:size]
 
 
 def _across(bits: int) -> DTypeLike:

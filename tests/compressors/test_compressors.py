@@ -256,6 +256,8 @@ SUMMED = {
     "ternary": compressors.ternary(key=0, axis_name="workers"),
     "ternary_in_blocks": in_blocks(compressors.ternary(key=0, axis_name="workers"), 24),
     "ternary_as_published": compressors.ternary(key=0, axis_name="workers", follow="code"),
+    "qsgd": compressors.qsgd(16, key=0, axis_name="workers", share_scale=True),
+    "dithering_inf": compressors.dithering_inf(40, key=0, axis_name="workers", share_scale=True),
     "gaussian_sketch": compressors.gaussian_sketch(16, key=0),
     "srht_sketch": compressors.srht_sketch(16, key=0),
     "count_sketch": compressors.count_sketch(16, key=0),
@@ -283,6 +285,24 @@ def test_sums_of_messages_are_those_of_the_decompressed_trees(name):
         np.testing.assert_allclose(np.asarray(total, float), expected, rtol=rtol, atol=atol)
 
 
+def test_codes_with_a_shared_norm_are_unbiased():
+    compressor, rows = compressors.qsgd(2, key=0, axis_name="workers", share_scale=True), normal(3, 30)
+    rows = rows * jnp.array([[1.0], [0.2], [3.0]])
+    assert compressor.omega is None
+
+    def worker(x):
+        def step(state, _):
+            message, state = compressor.compress(x, state)
+            return state, (message.scale, compressor.decompress(message, x))
+
+        return jax.lax.scan(step, compressor.init(x), length=3000)[1]
+
+    norms, draws = map(np.asarray, jax.jit(jax.vmap(worker, axis_name="workers"))(rows))
+    np.testing.assert_allclose(norms, np.max(np.linalg.norm(rows, axis=1)), rtol=1e-5)
+    noise = np.sqrt(np.sum(draws.var(axis=1), axis=1) / draws.shape[1])
+    assert np.all(np.linalg.norm(draws.mean(axis=1) - rows, axis=1) < 2 * noise)
+
+
 @pytest.mark.parametrize(("workers", "bits"), [(1, 8), (127, 8), (128, 16), (32767, 16), (32768, 32)])
 def test_codes_are_added_up_in_as_few_bits_as_hold_their_sum(workers, bits):
     message = jax.eval_shape(lambda x: compressors._ternary.ternary_rule(0.0, None, None).encode(x, x), X)
@@ -298,16 +318,18 @@ def test_messages_are_added_up_only_if_they_are_alike_on_all_workers():
     for of_each_worker in (
         compressors.rand_k(key=0, axis_name="workers"),
         compressors.ternary(key=0, axis_name="workers", share_scale=False),
+        compressors.qsgd(key=0, axis_name="workers"),
         quantize_values(compressors.rand_k(key=0)),
     ):
         assert of_each_worker.sums is None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ternary", "rand_k", "count_sketch"])
+@pytest.mark.parametrize("name", ["ternary", "dithering_inf", "rand_k", "count_sketch"])
 def test_sums_send_the_bytes_of_their_addends(name):
     compressor, size, workers = SUMMED[name], 64, 8
-    bytes_of_addends = {"ternary": size, "rand_k": 16 * 4, "count_sketch": 16 * 4}[name]
+    # 8 * 40 does not fit into 8 bits.
+    bytes_of_addends = {"ternary": size, "dithering_inf": 2 * size, "rand_k": 16 * 4, "count_sketch": 16 * 4}[name]
 
     def update(updates, state, params=None):
         del params
@@ -316,7 +338,7 @@ def test_sums_send_the_bytes_of_their_addends(name):
         return compressor.sums.total(summed, message, updates), state
 
     sent = bytes_sent(optax.GradientTransformation(compressor.init, update), size)
-    scales = 4 if name == "ternary" else 0
+    scales = 4 if name in {"ternary", "dithering_inf"} else 0
     assert sent == {"all-reduce": 2 * (workers - 1) / workers * (bytes_of_addends + scales)}
 
 
