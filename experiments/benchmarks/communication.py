@@ -39,42 +39,39 @@ class Means(NamedTuple):
 
     Attributes:
         build: makes the transformation from the name of the axis; None for one worker.
-        compressor: of the messages that each worker unpacks; None where the network adds them up.
+        compressor: of the messages; None for a mean whose work is measured whole.
+        has_feedback: whether what the message leaves out is added to the next gradient.
     """
 
     build: Callable[[str | None], optax.GradientTransformation]
     compressor: Callable[[], Compressor] | None = None
+    has_feedback: bool = False
 
 
 def _with_feedback(compressor: Callable[[], Compressor]) -> Means:
     def build(axis_name):
         return optkit.compressed_mean(compressor(), optkit.feedback.ef14(), axis_name=axis_name, layout="gather")
 
-    return Means(build, compressor)
+    return Means(build, compressor, has_feedback=True)
 
 
 MEANS: Mapping[str, Means] = {
     "top-k, 1%": _with_feedback(lambda: optkit.compressors.top_k(0.01)),
     "sign": _with_feedback(optkit.compressors.scaled_sign),
-    "sign, two phases": Means(
-        lambda axis_name: optkit.compressed_mean(
-            optkit.compressors.scaled_sign(), optkit.feedback.double_ef(), axis_name=axis_name, layout="two_phase"
-        )
-    ),
-    "ternary, gathered": Means(
+    "ternary": Means(
         lambda axis_name: optkit.terngrad(key=0, axis_name=axis_name, layout="gather"),
         lambda: optkit.compressors.ternary(key=0),
     ),
-    "ternary, added": Means(lambda axis_name: optkit.terngrad(key=0, axis_name=axis_name, layout="sum")),
     "PowerSGD, rank 4": Means(lambda axis_name: optkit.power_sgd(4, axis_name=axis_name)),
 }
 
 EXPLANATION = f"""\
-A worker holds the float32 gradients of a transformer of {SIZE} parameters. "Packing" is a whole update with one worker:
-compressing, feedback, and unpacking its own message. "Unpacking" is the sum of {UNPACKED} messages; where the network
-adds them, there is none. Both take {TURNS} turns in alternation with a copy of the gradients; a turn is the fastest
-of {RUNS} runs. Milliseconds are medians over turns with quartiles. Bytes are what one of {DEVICES} devices sends in a
-step, read from the compiled program.
+A worker holds the float32 gradients of a transformer of {SIZE} parameters. "Packing" is what it does before it sends:
+adding its errors, and compressing. "Unpacking" is what it does with {UNPACKED} messages: adding them up, and finding
+its new errors. The work of PowerSGD, which sends two factors one after the other and has no messages to unpack, is measured
+as a whole. Both take {TURNS} turns in alternation with a copy of the gradients; a turn is the fastest of {RUNS} runs.
+Milliseconds are medians over turns with quartiles. Bytes are what one of {DEVICES} devices sends in a step, read from
+the compiled program.
 
 The last columns divide the time of a step's mean by that of the float32 mean. The first is the worker's own work, with
 as many messages as there are workers, and the bytes that it sends over the bandwidth; the second is
@@ -102,8 +99,8 @@ class Row:
         size: bytes of the gradients.
         sent: bytes that one of eight devices sends, by kind of collective.
         copy_milliseconds: of a copy of the gradients, quartiles.
-        packing_milliseconds: of an update with one worker, quartiles.
-        unpacking_milliseconds: of the sum of some messages, quartiles; zero where the network adds them.
+        packing_milliseconds: of what a worker does before it sends, quartiles.
+        unpacking_milliseconds: of what it does with some messages, quartiles; zero if that is measured with the former.
     """
 
     mean: str
@@ -191,14 +188,7 @@ def measure(name: str, means: Means) -> Row:
     random = np.random.default_rng(0)
     shapes = parameters(SIZES[SIZE], "float32")
     gradients = jax.tree.map(lambda x: jnp.asarray(random.standard_normal(x.shape, np.float32)), shapes)
-    tx = means.build(None)
-    state = jax.jit(tx.init)(gradients)
-    programs = {
-        "copy": (jax.jit(lambda tree: jax.tree.map(jnp.copy, tree)), (gradients,)),
-        "packing": (jax.jit(tx.update), (gradients, state)),
-    }
-    if means.compressor is not None:
-        programs["unpacking"] = _unpacking(means.compressor(), gradients)
+    programs = {"copy": (jax.jit(lambda tree: jax.tree.map(jnp.copy, tree)), (gradients,)), **_work(means, gradients)}
     seconds = take_turns(
         [lambda p=program, a=arguments: p(*a) for program, arguments in programs.values()],
         random,
@@ -216,12 +206,28 @@ def measure(name: str, means: Means) -> Row:
     )
 
 
-def _unpacking(compressor: Compressor, gradients: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """Makes the sum of some messages, and the messages."""
-    message = jax.jit(lambda tree: compressor.compress(tree, compressor.init(tree))[0])(gradients)
+def _work(means: Means, gradients: Any) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]:
+    """Makes a worker's programs before and after messages travel, with their arguments."""
+    if means.compressor is None:
+        tx = means.build(None)
+        return {"packing": (jax.jit(tx.update), (gradients, jax.jit(tx.init)(gradients)))}
+    compressor = means.compressor()
+
+    def pack(gradients, errors):
+        asked = optax.tree.add(errors, gradients) if means.has_feedback else gradients
+        return compressor.compress(asked, compressor.init(asked))[0], asked
+
+    def unpack(rows, asked):
+        mean = compressor.combine(jnp.full(UNPACKED, 1 / UNPACKED), rows, asked)
+        if not means.has_feedback:
+            return mean
+        own = compressor.decompress(jax.tree.map(lambda x: x[0], rows), asked)
+        return mean, optax.tree.sub(asked, own)
+
+    packing = jax.jit(pack)
+    message, asked = packing(gradients, gradients)
     rows = jax.tree.map(lambda x: jnp.stack([x] * UNPACKED), message)
-    weights = jnp.full(UNPACKED, 1 / UNPACKED)
-    return jax.jit(compressor.combine), (weights, rows, gradients)
+    return {"packing": (packing, (gradients, gradients)), "unpacking": (jax.jit(unpack), (rows, asked))}
 
 
 def _sent(tx: optax.GradientTransformation, shapes: Any) -> Mapping[str, float]:

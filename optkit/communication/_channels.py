@@ -75,9 +75,8 @@ def direct(compressor: Compressor, axis_name: AxisName | None, layout: Layout | 
     """Sends compressed messages to all workers, or adds them on the way."""
 
     def send(tree, weight, state):
-        message, own, kept, state = _compress(compressor, tree, state, weight)
-        workers = number_of_workers(axis_name)
-        sums = compressor.sums
+        message, kept, state = _compress(compressor, tree, state, weight)
+        workers, sums = number_of_workers(axis_name), compressor.sums
         if sums is not None and _layout(compressor, sums, tree, workers, layout, count, weight) == "sum":
             total = _add_on_the_way(sums, message, tree, weight, kept, workers, axis_name)
             weights = gather_together(jnp.where(kept, weight, 0), axis_name)
@@ -87,6 +86,10 @@ def direct(compressor: Compressor, axis_name: AxisName | None, layout: Layout | 
             total = compressor.combine(weights, rows, tree)
             held = compressor.combine(weights, _ones(rows), tree) if count == "senders" else jnp.sum(weights)
             mean = _divide(total, held, weights)
+            # Its own row, because XLA for CPUs would pack the message anew for each entry that it unpacks.
+            worker = 0 if axis_name is None else jax.lax.axis_index(axis_name)
+            message = jax.tree.map(lambda x: x[worker], rows)
+        own = _unpack(compressor, message, tree, kept)
         return Sent(own, mean, total, weights, kept, jnp.array(False)), state
 
     return Channel(compressor.init, send)
@@ -146,7 +149,7 @@ def two_phase(compressor: Compressor, server: Compressor | None, axis_name: Axis
     def send(tree, weight, state):
         workers = number_of_workers(axis_name)
         slices, join = _cut(tree, workers)
-        message, own, kept, messages = _compress(compressor, slices, state.messages, weight)
+        message, kept, messages = _compress(compressor, slices, state.messages, weight)
         weights = gather_together(jnp.where(kept, weight, 0), axis_name)
         rows = _stack(message)
         if axis_name is not None:
@@ -163,7 +166,8 @@ def two_phase(compressor: Compressor, server: Compressor | None, axis_name: Axis
         answers = gather_together(answer[0], axis_name)
         each = [jax.tree.map(lambda x, i=i: x[i], answers) for i in range(workers)]
         mean = nan_unless(some, join(answering.decompress(each, slices)))
-        return Sent(join(own), mean, None, weights, kept, jnp.array(False)), ServerState(messages, server_state, error)
+        own = join(_unpack(compressor, message, slices, kept))
+        return Sent(own, mean, None, weights, kept, jnp.array(False)), ServerState(messages, server_state, error)
 
     return Channel(init, send)
 
@@ -173,14 +177,18 @@ def number_of_workers(axis_name: AxisName | None) -> int:
     return 1 if axis_name is None else jax.lax.axis_size(axis_name)
 
 
-def _compress(compressor: Compressor, tree: Any, state: Any, weight: jax.Array) -> tuple[Any, Any, jax.Array, Any]:
-    """Returns the message, what it says, whether it counts, and the next state of the compressor."""
+def _compress(compressor: Compressor, tree: Any, state: Any, weight: jax.Array) -> tuple[Any, jax.Array, Any]:
+    """Returns the message, whether it counts, and the next state of the compressor."""
     finite = all_finite(tree)
     # What workers share, such as the largest of their scales, must not come from a tree that is left out.
     message, state = compressor.compress(choose(finite, tree, optax.tree.zeros_like(tree)), state)
-    own = widen(compressor.decompress(message, tree))
-    kept = finite & all_finite(own) & (weight > 0)
-    return message, choose(kept, own, optax.tree.zeros_like(own)), kept, state
+    return message, finite & all_finite(message) & (weight > 0), state
+
+
+def _unpack(compressor: Compressor, message: Any, like: Any, kept: jax.Array) -> Any:
+    """Returns what this worker's message says, at least in float32; zero if it is left out."""
+    own = widen(compressor.decompress(message, like))
+    return choose(kept, own, optax.tree.zeros_like(own))
 
 
 def _add_on_the_way(

@@ -29,15 +29,15 @@ def test_a_run_prints_lines_and_writes_json_and_markdown(capsys, monkeypatch, tm
     monkeypatch.setattr(communication, "SIZES", {"7M": Size(vocabulary=8, positions=4, width=4, layers=1)})
     monkeypatch.setattr(communication, "TURNS", 2)
     monkeypatch.setattr(communication, "RUNS", 1)
-    chosen = {name: communication.MEANS[name] for name in ("sign", "ternary, added")}
+    chosen = {name: communication.MEANS[name] for name in ("sign", "PowerSGD, rank 4")}
     monkeypatch.setattr(communication, "MEANS", chosen)
     assert execute("--out", str(tmp_path)) == 0
     assert "mean: sign, sent, MB: 0.00" in capsys.readouterr().out
-    sign, ternary = json.loads((tmp_path / "bench-communication.json").read_text())["rows"]
+    sign, power_sgd = json.loads((tmp_path / "bench-communication.json").read_text())["rows"]
     numbers = 8 * 4 + 4 * 4 + 6 * 4 + 4 * (4 * 4 + 4) + (4 * 16 + 16) + (16 * 4 + 4)
     assert sign["size"] == 4 * numbers
     assert set(sign["sent"]) == {"all-gather"}
-    assert sign["unpacking_milliseconds"][1] > 0 == ternary["unpacking_milliseconds"][1]
+    assert sign["unpacking_milliseconds"][1] > 0 == power_sgd["unpacking_milliseconds"][1]
     assert "| sign | " in (tmp_path / "bench-communication.md").read_text()
 
 

@@ -64,22 +64,27 @@ def over_workers(worker: Callable[..., Any]) -> Callable[..., Any]:
 
 
 DIGITS_STEPS, RATES = 600, (0.025, 0.05, 0.1, 0.2, 0.4)
-ON_DIGITS = (
-    f"digits dealt evenly to 8 workers, batches of 16, {DIGITS_STEPS} steps, momentum 0.9; the best of the rates"
-    f" {', '.join(map(str, RATES))} by validation accuracy, {SEEDS} seeds"
-)
 
 
-def on_digits(build: Callable[[Any], optax.GradientTransformation]) -> Scores:
+def described(rates: tuple[float, ...] = RATES) -> str:
+    """Says how `on_digits` trains."""
+    return (
+        f"digits dealt evenly to 8 workers, batches of 16, {DIGITS_STEPS} steps, momentum 0.9; the best of the rates"
+        f" {', '.join(map(str, rates))} by validation accuracy, {SEEDS} seeds"
+    )
+
+
+def on_digits(build: Callable[[Any], optax.GradientTransformation], rates: tuple[float, ...] = RATES) -> Scores:
     """Trains a perceptron on digits that were dealt to workers evenly.
 
     Args:
         build: makes a worker's optimizer from a learning rate.
+        rates: from which the best one is taken.
 
     Returns:
         The scores by seed at the best rate.
     """
-    settings = np.array(RATES)[:, None]
+    settings = np.array(rates)[:, None]
     return train_on_digits(build, settings, alpha=math.inf, steps=DIGITS_STEPS).at_best()
 
 

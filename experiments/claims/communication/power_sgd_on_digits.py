@@ -7,7 +7,7 @@ import optax
 import optkit
 from experiments import tasks
 from experiments.claims import Claim, Finding
-from experiments.claims.communication import ON_DIGITS, on_digits
+from experiments.claims.communication import described, on_digits
 from experiments.claims.decentralized import DIGITS, difference
 
 RANK, POINTS_LOST = 2, 1
@@ -45,7 +45,7 @@ CLAIM = Claim(
     method="power_sgd",
     arxiv="1905.13727",
     statement="PowerSGD of rank 2 reaches the test accuracy of SGD.",
-    experiment=f"{ON_DIGITS}: test accuracy, matrices sent by factors of rank {RANK}",
+    experiment=f"{described()}: test accuracy, matrices sent by factors of rank {RANK}",
     required=f"not more than {POINTS_LOST} point below SGD (paired 95% interval)",
     measure=measure,
 )
