@@ -68,10 +68,10 @@ MEANS: Mapping[str, Means] = {
 EXPLANATION = f"""\
 A worker holds the float32 gradients of a transformer of {SIZE} parameters. "Packing" is what it does before it sends:
 adding its errors, and compressing. "Unpacking" is what it does with {UNPACKED} messages: adding them up, and finding
-its new errors. The work of PowerSGD, which sends two factors one after the other and has no messages to unpack, is measured
-as a whole. Both take {TURNS} turns in alternation with a copy of the gradients; a turn is the fastest of {RUNS} runs.
-Milliseconds are medians over turns with quartiles. Bytes are what one of {DEVICES} devices sends in a step, read from
-the compiled program.
+its new errors. The work of PowerSGD, which sends two factors one after the other and has no messages to unpack, is
+measured as a whole. Both take {TURNS} turns in alternation with a copy of the gradients; a turn is the fastest of
+{RUNS} runs. Milliseconds are medians over turns with quartiles. Bytes are what one of {DEVICES} devices sends in a
+step, read from the compiled program.
 
 The last columns divide the time of a step's mean by that of the float32 mean. The first is the worker's own work, with
 as many messages as there are workers, and the bytes that it sends over the bandwidth; the second is

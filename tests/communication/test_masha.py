@@ -38,7 +38,7 @@ def recorded_rand_k(permutations, number, row):
         number: how many entries are kept.
         row: a function that returns the row of the recorded draws.
     """
-    rule = rand_k_rule(share_of(number, permutations.shape[-1]), round_up=True)
+    rule = rand_k_rule(share_of(number, permutations.shape[-1]), round_up=True, shared=False)
 
     def compress(tree, step):
         encode = lambda x: rule.encode(x.ravel(), jnp.asarray(permutations)[step, row()])  # noqa: E731
