@@ -53,6 +53,9 @@ class ScaleByDeepGradientCompressionState(NamedTuple):
     velocity: optax.Updates
     dropped: jax.Array
 
+    # What the other workers count on, see `optkit.resize_workers`.
+    owed = ("velocity",)
+
 
 def scale_by_deep_gradient_compression(
     momentum: jax.typing.ArrayLike = 0.9,

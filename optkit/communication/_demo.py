@@ -47,6 +47,9 @@ class ScaleByDemoState(NamedTuple):
     residual: optax.Updates
     dropped: jax.Array
 
+    # What the other workers count on, see `optkit.resize_workers`.
+    owed = ("residual",)
+
 
 class _Chunks(NamedTuple):
     """How a leaf is cut into chunks: it is a stack of matrices, and a chunk is a block of adjacent entries of one.

@@ -58,6 +58,9 @@ class PowerSgdState(NamedTuple):
     dropped: jax.typing.ArrayLike
     key: Any
 
+    # What the other workers count on, see `optkit.resize_workers`.
+    owed = ("error",)
+
 
 class _Part(NamedTuple):
     """The part of the workers' matrices that has been sent.

@@ -36,7 +36,7 @@ class OwnMemory(NamedTuple):
     estimate: Any = None
     momentum: Any = None
 
-    # What other workers count on, see `optkit.resize_workers`.
+    # What the other workers count on, see `optkit.resize_workers`.
     owed = ("error", "estimate")
 
 

@@ -16,8 +16,10 @@ def resize_workers(
     `optkit.feedback` keeps, for example) is added to the first row, so that the sums over workers stay what they were.
     New workers start as `init` lets them start.
 
-    Use it when a training goes on with more or fewer workers than it stopped with. Avoid it with `layout="two_phase"`
-    of `optkit.compressed_mean` and feedback, whose errors belong to slices that change with the number of workers.
+    Use it when a training goes on with more or fewer workers than it stopped with. A state of your own says what is
+    owed by a class attribute: `owed = ("error",)` in a NamedTuple with the field `error`. Avoid it with
+    `layout="two_phase"` of `optkit.compressed_mean` and feedback, whose errors belong to slices that change with the
+    number of workers, and with `optkit.masha1` and `masha2`, whose anchor is that of the old workers.
 
     Args:
         state: The state of all workers, with a leading axis in the leaves that differ between them.

@@ -14,7 +14,10 @@ PARAMS = {"w": jnp.zeros((4, 6)), "b": jnp.zeros((4, 2))}
 
 def trained(rule, inner=None):
     mean = optkit.compressed_mean(optkit.compressors.top_k(0.3), rule, axis_name="workers")
-    tx = optax.chain(*([] if inner is None else [inner]), mean)
+    return trained_by(optax.chain(*([] if inner is None else [inner]), mean))
+
+
+def trained_by(tx):
     axes = optkit.worker_axes(tx, PARAMS, axis_name="workers")
 
     def worker(grads):
@@ -44,6 +47,28 @@ def test_what_is_owed_stays_in_the_sum(old_to_new):
         resized.shared.total,
         sums(resized.own.estimate),
     )
+
+
+@pytest.mark.parametrize(
+    ("build", "field"),
+    [
+        (lambda: optkit.power_sgd(1, axis_name="workers", min_compression_rate=0.5), "error"),
+        (lambda: optkit.scale_by_demo(axis_name="workers", top_k=1), "residual"),
+        (lambda: optkit.scale_by_deep_gradient_compression(axis_name="workers", density=0.2), "velocity"),
+    ],
+    ids=["power_sgd", "demo", "deep_gradient_compression"],
+)
+def test_what_other_methods_owe_stays_too(build, field):
+    params = {"w": jnp.zeros((4, 5, 6))}
+    tx = build()
+    axes = optkit.worker_axes(tx, params, axis_name="workers")
+    update = optkit.on_workers(tx.update, axis_name="workers", in_axes=(0, axes), out_axes=(0, axes), backend="vmap")
+    init = optkit.on_workers(tx.init, axis_name="workers", out_axes=axes, backend="vmap")
+    _, state = update({"w": normal(4, 5, 6)}, init(params))
+    resized = optkit.resize_workers(state, axes, [None, 1, 0, None])
+    before, after = sums(getattr(state, field)["w"]), sums(getattr(resized, field)["w"])
+    assert np.any(before != 0)
+    np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-6)
 
 
 def test_rows_that_are_kept_move_and_new_ones_are_as_init_makes_them():
