@@ -1,6 +1,9 @@
 """Aksel withstands every minority of attackers, even the largest, at the strength that harms it most.
 
 Boussetta, El-Mhamdi, Guerraoui, Maurer, Rouault, "AKSEL: Fast Byzantine SGD", OPODIS 2020.
+
+The margin is missed with the largest minority, by little: the error stays bounded, where that of a majority follows the
+attack, but the median then is nearly an extreme of the honest values.
 """
 
 from typing import Any

@@ -1,4 +1,7 @@
-"""N-IGT beside normalized momentum SGD on the policy gradients of a linear-quadratic regulator."""
+"""N-IGT beside normalized momentum SGD on the policy gradients of a linear-quadratic regulator.
+
+Its loss is lower in the mean, but eight seeds do not tell that from chance.
+"""
 
 import numpy as np
 import optax
