@@ -233,4 +233,6 @@ def write(run: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m experiments.published RUN, the folder of a run of compare")
     write(pathlib.Path(sys.argv[1]), evidence.RESULTS)
