@@ -133,8 +133,8 @@ def markdown(records: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _row(record):
-    paper = f"[{record['arxiv']}](https://arxiv.org/abs/{record['arxiv']})"
-    claim = f"`{record['method']}` ({paper}): {record['statement']}"
+    paper = f" ([{record['arxiv']}](https://arxiv.org/abs/{record['arxiv']}))" if record["arxiv"] else ""
+    claim = f"`{record['method']}`{paper}: {record['statement']}"
     verdict = VERDICTS[record["holds"]]
     if record["figure"]:
         verdict += f" ([figure]({record['figure']}))"

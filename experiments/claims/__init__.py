@@ -33,7 +33,7 @@ class Claim:
 
     Attributes:
         method: the method that it is about, by its name in the catalog.
-        arxiv: the paper that makes it, for example "2411.10438".
+        arxiv: the paper that makes it, for example "2411.10438"; empty if it is not on arXiv.
         statement: what the paper says, or what follows from it, in one sentence.
         experiment: what is run, in one sentence: problem, sizes, rates, seeds.
         required: the margin that makes it hold, in words; "reported as found" where there is none.

@@ -64,6 +64,14 @@ def test_a_claim_with_a_picture_links_it(three, tmp_path):
     assert (tmp_path / "claim-first-good.png").stat().st_size > 5000
 
 
+def test_a_claim_that_is_not_on_arxiv_has_no_link(three, tmp_path):
+    object.__setattr__(three["first/bad"], "arxiv", "")
+    run(tmp_path)
+    page = (tmp_path / "claims.md").read_text()
+    assert page.count("https://arxiv.org/abs/2302.06675") == 2
+    assert "| `lion`: Better" in page
+
+
 @pytest.mark.slow
 def test_one_family_leaves_the_results_of_the_others(three, tmp_path):
     run(tmp_path)

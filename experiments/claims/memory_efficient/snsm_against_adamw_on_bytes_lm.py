@@ -3,7 +3,7 @@
 import dataclasses
 
 from experiments import compare
-from experiments.claims import Claim, Finding, bytes_lm
+from experiments.claims import Claim, Finding, judge
 from optkit.catalog import METHODS
 from optkit.memory_efficient import subspace_projector
 
@@ -22,14 +22,14 @@ def measure(options: compare.Options = OPTIONS) -> Finding:
     """
     example = {"projector": subspace_projector("svd", rank=RANK), "update_gap": GAP}
     entry = dataclasses.replace(METHODS["adam_snsm"], example=example)
-    rows = bytes_lm.compared("snsm-adamw", options, [entry])
+    rows = judge.compared("snsm-adamw", options, [entry])
     shown = {"Adam-SNSM": rows["adam_snsm"], "AdamW": rows["adamw"]}
     saved = 1 - rows["adam_snsm"].state_bytes_per_parameter / rows["adamw"].state_bytes_per_parameter
     return Finding(
-        measured="; ".join(f"{name} {bytes_lm.figures(row)}" for name, row in shown.items())
+        measured="; ".join(f"{name} {judge.figures(row)}" for name, row in shown.items())
         + f"; {saved:.0%} of AdamW's state saved, embeddings and the last layer included, which have all of it",
         holds=None,
-        draw=lambda axes: bytes_lm.draw_curves(axes, shown),
+        draw=lambda axes: judge.draw_curves(axes, shown),
     )
 
 
@@ -40,7 +40,7 @@ CLAIM = Claim(
     " state.",
     experiment=(
         f"Test loss of a small transformer on the bytes of Python's standard library (`bytes-lm`), {OPTIONS.steps}"
-        f" steps, {bytes_lm.tuning(OPTIONS)}; momentum in {RANK} singular vectors of hidden matrices, a quarter of"
+        f" steps, {judge.tuning(OPTIONS)}; momentum in {RANK} singular vectors of hidden matrices, a quarter of"
         f" them, new ones every {GAP} steps; Adam on all other parameters; no weight decay."
     ),
     required="reported as found",

@@ -8,7 +8,7 @@ import jax
 import optax
 
 from experiments import compare
-from experiments.claims import Claim, Finding, bytes_lm
+from experiments.claims import Claim, Finding, judge
 from experiments.claims.orthonormalization import beside_adamw
 from optkit.catalog import METHODS
 from optkit.orthonormalization import scale_by_dion, scale_by_muon
@@ -41,12 +41,12 @@ def measure(options: compare.Options = OPTIONS) -> Finding:
     """
     factories = {"dion": _dion, "muon": _muon}
     entries = [dataclasses.replace(METHODS[name], factory=factories[name]) for name in options.optimizers]
-    rows = bytes_lm.compared("dion-muon-adamw", options, entries)
+    rows = judge.compared("dion-muon-adamw", options, entries)
     shown = {"Dion": rows["dion"], "Muon": rows["muon"], "AdamW": rows["adamw"]}
     return Finding(
-        measured="; ".join(f"{name} {bytes_lm.figures(row)}" for name, row in shown.items()),
+        measured="; ".join(f"{name} {judge.figures(row)}" for name, row in shown.items()),
         holds=None,
-        draw=lambda axes: bytes_lm.draw_curves(axes, shown),
+        draw=lambda axes: judge.draw_curves(axes, shown),
     )
 
 
@@ -56,7 +56,7 @@ CLAIM = Claim(
     statement="Dion and Muon train language models to a lower loss than AdamW in as many steps.",
     experiment=(
         f"Test loss of a small transformer on the bytes of Python's standard library (`bytes-lm`), {OPTIONS.steps}"
-        f" steps, {bytes_lm.tuning(OPTIONS)}; Dion at a rank of 1/4 and Muon on hidden matrices, AdamW on all other"
+        f" steps, {judge.tuning(OPTIONS)}; Dion at a rank of 1/4 and Muon on hidden matrices, AdamW on all other"
         " parameters; no weight decay."
     ),
     required="reported as found",

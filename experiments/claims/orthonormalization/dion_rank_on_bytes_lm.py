@@ -9,7 +9,7 @@ import jax
 import optax
 
 from experiments import compare
-from experiments.claims import Claim, Finding, bytes_lm
+from experiments.claims import Claim, Finding, judge
 from experiments.claims.orthonormalization import beside_adamw
 from optkit.catalog import METHODS
 from optkit.comparison.figure import COLOURS
@@ -73,7 +73,7 @@ def measure(options: compare.Options = OPTIONS) -> Finding:
         for rank, fraction in FRACTIONS.items()
         for feedback, scale in SCALES.items()
     ]
-    rows = bytes_lm.compared("dion-rank", options, entries)
+    rows = judge.compared("dion-rank", options, entries)
     losses = {rank: tuple(rows[f"dion:{rank} {feedback}"].test["loss"][0] for feedback in SCALES) for rank in FRACTIONS}
     holds = all(losses[rank][0] <= losses[rank][1] for rank in LOW_RANKS)
     holds &= abs(losses["1"][0] / losses["1"][1] - 1) <= REQUIRED_AT_FULL_RANK
@@ -103,7 +103,7 @@ CLAIM = Claim(
     statement="Dion loses little by a lower rank, as error feedback makes up for what its updates leave out.",
     experiment=(
         f"Test loss of a small transformer on the bytes of Python's standard library (`bytes-lm`), {OPTIONS.steps}"
-        f" steps, {bytes_lm.tuning(OPTIONS)}; Dion on hidden matrices, with error feedback and without it, AdamW on all"
+        f" steps, {judge.tuning(OPTIONS)}; Dion on hidden matrices, with error feedback and without it, AdamW on all"
         " other parameters; no weight decay."
     ),
     required=(

@@ -26,7 +26,10 @@ RADII = (20.0, 5.0, 5.0)
 
 
 def steady_losses(
-    build: Callable[[Any], aggregating.Aggregator], attack: Callable[[Any], Any], byzantine: int
+    build: Callable[[Any], aggregating.Aggregator],
+    attack: Callable[..., Any],
+    byzantine: int,
+    key: int | None = None,
 ) -> list[float]:
     """Trains with a server, once with each momentum.
 
@@ -34,6 +37,7 @@ def steady_losses(
         build: gives the server's rule, for the radius that centered clipping takes.
         attack: what the last workers send, of what the others do.
         byzantine: how many these are.
+        key: seed of an attack that draws, which is then called with a key too.
 
     Returns:
         The mean losses of the last fifth of the steps.
@@ -41,7 +45,7 @@ def steady_losses(
 
     def run(decay, radius, seed):
         momentum = optkit.per_row(optax.ema(decay, debias=False), WORKERS)
-        attacked = optkit.attacks.under_attack(attack, byzantine)
+        attacked = optkit.attacks.under_attack(attack, byzantine, key=key)
         tx = optax.chain(momentum, attacked, build(radius), optax.scale_by_learning_rate(RATE))
 
         def step(carry, key):

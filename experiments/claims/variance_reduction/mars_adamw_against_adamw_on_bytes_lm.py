@@ -1,7 +1,7 @@
 """MARS-AdamW beside AdamW on a small language model, under equal tuning."""
 
 from experiments import compare
-from experiments.claims import Claim, Finding, bytes_lm
+from experiments.claims import Claim, Finding, judge
 
 OPTIONS = compare.Options(
     task="bytes-lm",
@@ -21,12 +21,12 @@ def measure(options: compare.Options = OPTIONS) -> Finding:
     Returns:
         What came out.
     """
-    rows = bytes_lm.compared("mars-adamw", options)
+    rows = judge.compared("mars-adamw", options)
     mars, adamw = rows["mars_adamw"], rows["adamw"]
     return Finding(
-        measured=f"MARS-AdamW {bytes_lm.figures(mars)}; AdamW {bytes_lm.figures(adamw)}",
+        measured=f"MARS-AdamW {judge.figures(mars)}; AdamW {judge.figures(adamw)}",
         holds=None,
-        draw=lambda axes: bytes_lm.draw_curves(axes, {"mars_adamw": mars, "adamw": adamw}),
+        draw=lambda axes: judge.draw_curves(axes, {"mars_adamw": mars, "adamw": adamw}),
     )
 
 
@@ -36,7 +36,7 @@ CLAIM = Claim(
     statement="MARS-AdamW trains language models to a lower loss than AdamW in as many steps.",
     experiment=(
         f"Test loss of a small transformer on the bytes of Python's standard library (`bytes-lm`),"
-        f" {bytes_lm.tuning(OPTIONS)}, approximate and clipped as by default, no weight decay."
+        f" {judge.tuning(OPTIONS)}, approximate and clipped as by default, no weight decay."
     ),
     required="reported as found",
     measure=measure,

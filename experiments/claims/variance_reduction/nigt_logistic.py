@@ -48,15 +48,16 @@ def mean_error(tx, momentum, report):
     return float(jnp.mean(jax.jit(jax.vmap(run))(jnp.arange(SEEDS))))
 
 
-def average_from_first_gradient():
+def average_from_first_gradient(decay: float = DECAY) -> optax.GradientTransformation:
     """An exponential average that begins as the first gradient, as NIGT's does; that of Optax begins at zero."""
 
     def init(params):
-        return optax.EmaState(count=jnp.zeros([], jnp.int32), ema=jnp.zeros_like(params))
+        return optax.EmaState(count=jnp.zeros([], jnp.int32), ema=optax.tree.zeros_like(params))
 
     def update(updates, state, params=None):
         del params
-        average = optax.incremental_update(updates, state.ema, jnp.where(state.count == 0, 1, 1 - DECAY))
+        step_size = jnp.where(state.count == 0, 1, 1 - decay)
+        average = optax.incremental_update(updates, state.ema, step_size)
         return average, optax.EmaState(count=state.count + 1, ema=average)
 
     return optax.GradientTransformation(init, update)

@@ -1,4 +1,4 @@
-"""What claims about `bytes-lm` share: optimizers under equal tuning, their figures and learning curves."""
+"""What claims share that run the judge: optimizers under equal tuning, their figures and learning curves."""
 
 import dataclasses
 import io
@@ -6,9 +6,11 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 import experiments
 from experiments import compare
-from optkit.comparison import Comparison, Row, environment
+from optkit.comparison import Comparison, Row, environment, statistics
 from optkit.comparison.terminal import Terminal
 from optkit.method import Method
 
@@ -41,6 +43,26 @@ def figures(row: Row) -> str:
         f"{mean:.4f} ± {half:.4f} (rate {row.rates[row.best]:.2g}, {row.relative_time:.2f}x the time a step,"
         f" {row.state_bytes_per_parameter:.0f} bytes of state a parameter)"
     )
+
+
+def least(rows: Mapping[str, Row]) -> str:
+    """Says what came out where the least loss is zero: mean test losses and rates.
+
+    Args:
+        rows: what came out, by the name to show.
+    """
+    return ", ".join(f"{name} {row.test['loss'][0]:.2e} (rate {row.rate:.2g})" for name, row in rows.items())
+
+
+def log_ratio(ours: Row, theirs: Row) -> tuple[statistics.Estimate, str]:
+    """Estimates the ratio of two test losses, paired by seed.
+
+    Returns:
+        The logarithm with its interval, and the ratio in words.
+    """
+    found = statistics.student(np.log(ours.test_losses / theirs.test_losses))
+    mean, low, high = np.exp(found[:3])
+    return found, f"{mean:.2f} times ({low:.2f} to {high:.2f})"
 
 
 def draw_curves(axes: Any, rows: Mapping[str, Row]) -> None:
