@@ -2,13 +2,16 @@
 
 import io
 import json
+import types
+from typing import Any, cast
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 import optkit
 from experiments import claims, evidence
-from experiments.claims import Claim, Finding
+from experiments.claims import Claim, Finding, judge
 from experiments.errors import UserError
 from optkit.catalog import METHODS
 
@@ -70,6 +73,15 @@ def test_a_claim_that_is_not_on_arxiv_has_no_link(three, tmp_path):
     page = (tmp_path / "claims.md").read_text()
     assert page.count("https://arxiv.org/abs/2302.06675") == 2
     assert "| `lion`: Better" in page
+
+
+def test_ratios_of_losses_are_paired_by_seed():
+    ours, theirs = (
+        cast("Any", types.SimpleNamespace(test_losses=np.array(losses))) for losses in ([1.0, 10.0], [2.0, 20.0])
+    )
+    found, text = judge.log_ratio(ours, theirs)
+    np.testing.assert_allclose(found[:3], np.log(0.5))
+    assert text == "0.50 times (0.50 to 0.50)"
 
 
 @pytest.mark.slow
