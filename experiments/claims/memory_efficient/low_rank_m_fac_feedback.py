@@ -25,7 +25,7 @@ def forget(rank: int) -> optax.GradientTransformation:
 def measure() -> Finding:
     """Trains on whole gradients, and on low-rank ones with and without error feedback."""
     whole = best_loss(lambda rate: optkit.m_fac(rate, WINDOW, DAMPING))[0]
-    kept = {rank: best_loss(lambda rate, r=rank: optkit.low_rank_m_fac(rate, r, WINDOW, DAMPING))[0] for rank in RANKS}
+    kept = {rank: best_loss(lambda rate, r=rank: optkit.low_rank_m_fac(rate, WINDOW, DAMPING, r))[0] for rank in RANKS}
     forgotten = {
         rank: best_loss(lambda rate, r=rank: optax.chain(forget(r), optkit.m_fac(rate, WINDOW, DAMPING)))[0]
         for rank in RANKS
