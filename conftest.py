@@ -69,6 +69,7 @@ def pytest_runtest_teardown(item, nextitem):
     most = MOST_PROGRAMS_BETWEEN_MODULES if is_last else MOST_PROGRAMS
     if _events["/jax/core/compile/backend_compile_duration"] > most:
         jax.clear_caches()
+        gc.collect()
         _events.clear()
 
 
