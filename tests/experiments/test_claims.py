@@ -125,7 +125,7 @@ def test_two_runs_into_one_folder_keep_the_results_of_both(three, tmp_path):
 
 
 def test_an_unknown_family_is_named():
-    with pytest.raises(UserError, match="unknown family 'xyz'; there are decentralized, "):
+    with pytest.raises(UserError, match="unknown family 'xyz'; there are communication, decentralized, "):
         claims.load("xyz")
 
 

@@ -69,7 +69,7 @@ DIGITS_STEPS, RATES = 600, (0.025, 0.05, 0.1, 0.2, 0.4)
 def described(rates: tuple[float, ...] = RATES) -> str:
     """Says how `on_digits` trains."""
     return (
-        f"digits dealt evenly to 8 workers, batches of 16, {DIGITS_STEPS} steps, momentum 0.9; the best of the rates"
+        f"Digits dealt evenly to 8 workers, batches of 16, {DIGITS_STEPS} steps, momentum 0.9; the best of the rates"
         f" {', '.join(map(str, rates))} by validation accuracy, {SEEDS} seeds"
     )
 

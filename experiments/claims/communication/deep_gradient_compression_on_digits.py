@@ -41,7 +41,7 @@ CLAIM = Claim(
     statement="With 0.1% of the entries of gradients, Deep Gradient Compression keeps the accuracy of momentum SGD.",
     experiment=(
         f"{described(RATES)}: test accuracy with Deep Gradient Compression at {DENSITY:.1%} of the entries"
-        " (matrices only, no warm-up), with top-k of the same density without feedback, and with whole gradients"
+        " (matrices only, no warm-up), with top-k of the same density without feedback, and with whole gradients."
     ),
     required=(
         f"not more than {POINTS_LOST} point below whole gradients, and more than {POINTS_LOST} above top-k without"

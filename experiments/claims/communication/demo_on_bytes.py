@@ -37,9 +37,9 @@ CLAIM = Claim(
     arxiv="2411.19870",
     statement="Language models that are trained with DeMo match those trained with AdamW, at a fraction of the bytes.",
     experiment=(
-        f"test loss on `bytes-lm-small`, whose batches {WORKERS} workers share; DeMo with 32 of 4096 frequencies at the"
+        f"Test loss on `bytes-lm-small`, whose batches {WORKERS} workers share; DeMo with 32 of 4096 frequencies at the"
         f" best of the rates {', '.join(f'{rate:g}' for rate in DEMO_RATES)}, AdamW at the best of"
-        f" {', '.join(f'{rate:g}' for rate in ADAMW_RATES)}, by validation loss; no weight decay, {SEEDS} seeds"
+        f" {', '.join(f'{rate:g}' for rate in ADAMW_RATES)}, by validation loss; no weight decay, {SEEDS} seeds."
     ),
     required=f"a loss of at most {REQUIRED} times AdamW's",
     measure=measure,

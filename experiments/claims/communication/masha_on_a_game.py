@@ -62,10 +62,10 @@ CLAIM = Claim(
     arxiv="2110.03313",
     statement="MASHA1 converges linearly on strongly monotone variational inequalities with unbiased compression.",
     experiment=(
-        f"linear games on {WORKERS} workers that differ: random antisymmetric operators plus 0.2 times the identity,"
+        f"Linear games on {WORKERS} workers that differ: random antisymmetric operators plus 0.2 times the identity,"
         f" {DIMENSION} dimensions; rand-k of {DENSITY:.0%}, {STEPS} steps, the best of the rates"
         f" {', '.join(map(str, RATES))}: squared norm of the mean operator, MASHA1 against descent by the compressed"
-        " operators"
+        " operators."
     ),
     required=f"at most {REQUIRED:g} times",
     measure=measure,

@@ -51,8 +51,8 @@ CLAIM = Claim(
     arxiv="2002.12410",
     statement="Descent by top-1 of each worker's gradient diverges exponentially on a strongly convex function.",
     experiment=(
-        f"the paper's Example 1: f_i(x) = <a_i, x>^2 + |x|^2 / 4 on three workers from (1, 1, 1); top-1, rate {RATE},"
-        f" {STEPS} steps, without feedback and with EF14, EF21 and EControl (eta 0.1)"
+        f"The paper's Example 1: f_i(x) = <a_i, x>^2 + |x|^2 / 4 on three workers from (1, 1, 1); top-1, rate {RATE},"
+        f" {STEPS} steps, without feedback and with EF14, EF21 and EControl (eta 0.1)."
     ),
     required=f"at least {GROWN:g} times the distance at the start without feedback, at most {FALLEN:g} with each",
     measure=measure,

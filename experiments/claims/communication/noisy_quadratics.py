@@ -33,9 +33,9 @@ CLAIM = Claim(
     arxiv="2311.05645",
     statement="EF21 does not converge as far as EControl and EF21-SGDM when gradients are noisy.",
     experiment=(
-        f"quadratics on {WORKERS} workers, {DIMENSION} dimensions, {STATED}; noise of N(0, 1) in each entry; top-k of"
+        f"Quadratics on {WORKERS} workers, {DIMENSION} dimensions, {STATED}; noise of N(0, 1) in each entry; top-k of"
         f" {DENSITY:.0%}, rate {RATE}, {STEPS} steps, {SEEDS} seeds: squared norm of the mean gradient, over the last"
-        f" {LAST}"
+        f" {LAST}."
     ),
     required=f"EF21 at least {REQUIRED} times both",
     measure=measure,

@@ -45,7 +45,7 @@ CLAIM = Claim(
     method="power_sgd",
     arxiv="1905.13727",
     statement="PowerSGD of rank 2 reaches the test accuracy of SGD.",
-    experiment=f"{described()}: test accuracy, matrices sent by factors of rank {RANK}",
+    experiment=f"{described()}: test accuracy, matrices sent by factors of rank {RANK}.",
     required=f"not more than {POINTS_LOST} point below SGD (paired 95% interval)",
     measure=measure,
 )

@@ -32,7 +32,7 @@ CLAIM = Claim(
     method="terngrad",
     arxiv="1705.07878",
     statement="TernGrad loses less than 2% of accuracy on average.",
-    experiment=f"{described()}: test accuracy with ternary gradients, clipped to 2.5 standard deviations",
+    experiment=f"{described()}: test accuracy with ternary gradients, clipped to 2.5 standard deviations.",
     required=f"not more than {POINTS_LOST} points below SGD (paired 95% interval)",
     measure=measure,
 )

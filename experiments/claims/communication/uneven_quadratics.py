@@ -28,8 +28,8 @@ CLAIM = Claim(
     arxiv="2106.05203",
     statement="EF21 converges with exact gradients of workers that differ, as EF14 does not.",
     experiment=(
-        f"quadratics on {WORKERS} workers, {DIMENSION} dimensions, {STATED}; top-k of {DENSITY:.0%}, rate {RATE},"
-        f" {STEPS} steps: squared norm of the mean gradient at the end"
+        f"Quadratics on {WORKERS} workers, {DIMENSION} dimensions, {STATED}; top-k of {DENSITY:.0%}, rate {RATE},"
+        f" {STEPS} steps: squared norm of the mean gradient at the end."
     ),
     required=f"EF21, EF21-SGDM and EControl at most {REQUIRED:g} times EF14",
     measure=measure,

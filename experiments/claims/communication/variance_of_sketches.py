@@ -42,7 +42,7 @@ CLAIM = Claim(
     method="sketched_mean",
     arxiv="2210.08371",
     statement="The squared error of an unbiased sketch is about d / size times the squared gradient.",
-    experiment=f"{DRAWS} messages of {SIZE} numbers, of one random vector of {DIMENSION}",
+    experiment=f"{DRAWS} messages of {SIZE} numbers, of one random vector of {DIMENSION}.",
     required=f"within {REQUIRED:.0%} of each sketch's stated constant",
     measure=measure,
 )
