@@ -1,7 +1,6 @@
 """Sets the devices and caches of the tests, in this one place, and makes tests of the code in the Markdown files."""
 
 import collections
-import gc
 import importlib.metadata
 import os
 import pathlib
@@ -36,9 +35,6 @@ from optkit.testing import golden  # noqa: E402
 jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(__file__).parent / ".cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
-# Tracing makes many objects that live for long; Python's garbage collector would look at all of them again and again.
-gc.freeze()
-gc.set_threshold(100_000, 20, 100)
 # Where in the source each operation of a program stands takes a twentieth of the time, and no test reads it.
 jax.config.update("jax_traceback_in_locations_limit", 0)
 
@@ -69,7 +65,6 @@ def pytest_runtest_teardown(item, nextitem):
     most = MOST_PROGRAMS_BETWEEN_MODULES if is_last else MOST_PROGRAMS
     if _events["/jax/core/compile/backend_compile_duration"] > most:
         jax.clear_caches()
-        gc.collect()
         _events.clear()
 
 

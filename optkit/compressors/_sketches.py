@@ -305,7 +305,7 @@ METHODS = (
         kind="function",
         summary="Sends random sums of all entries, with normal factors, which add up over workers.",
         paper=SKETCHING,
-        also_known_as=("AMS sketch", "linear sketch"),
+        also_known_as=("Johnson-Lindenstrauss sketch", "linear sketch"),
     ),
     Method(
         name="compressors.srht_sketch",
