@@ -14,12 +14,15 @@ def forget(rank: int) -> optax.GradientTransformation:
     """Compresses without error feedback, each time from the factors of the last."""
     compressor = low_rank(rank)
 
+    def init(params):
+        return compressor.init(params)
+
     def update(updates, state, params=None):
         del params
         compressed, state = compressor.compress(updates, state)
         return compressor.decompress(compressed, updates), state
 
-    return optax.GradientTransformation(compressor.init, update)
+    return optax.GradientTransformation(init, update)
 
 
 def measure() -> Finding:
