@@ -14,7 +14,6 @@ from optkit.compressors._leafwise import Entries
 from optkit.core.non_finite import all_finite, choose
 from optkit.core.precision import scalar_dtype, widen
 from optkit.core.types import AxisName
-from optkit.core.workers.aggregation import nan_unless
 from optkit.core.workers.gathering import gather_together
 
 Layout = Literal["gather", "sum", "two_phase"]
@@ -26,7 +25,7 @@ class Sent(NamedTuple):
 
     Attributes:
         own: What this worker's message says, at least in float32; zero if it was left out.
-        mean: The mean of what the messages say, equal on all workers; NaN if all were left out.
+        mean: The mean of what the messages say, equal on all workers; zero if all were left out.
         total: Their sum, each times its worker's weight, equal on all workers.
         weights: The weights of all workers, equal on all of them; zero for those that were left out.
         kept: Whether this worker's message was not left out.
@@ -63,7 +62,7 @@ def uncompressed(axis_name: AxisName | None) -> Channel:
         total = jax.tree.map(lambda x: weight.astype(x.dtype) * x, own)
         total = total if axis_name is None else jax.lax.psum(total, axis_name)
         weights = gather_together(weight, axis_name)
-        return Sent(own, _divide(total, jnp.sum(weights), weights), total, weights, kept, jnp.array(True)), state
+        return Sent(own, _divide(total, jnp.sum(weights)), total, weights, kept, jnp.array(True)), state
 
     def init(params):
         del params
@@ -80,12 +79,12 @@ def direct(compressor: Compressor, axis_name: AxisName | None, layout: Layout | 
         if sums is not None and _layout(compressor, sums, tree, workers, layout, count, weight) == "sum":
             total = _add_on_the_way(sums, message, tree, weight, kept, workers, axis_name)
             weights = gather_together(jnp.where(kept, weight, 0), axis_name)
-            mean = _divide(total, jnp.sum(weights), weights)
+            mean = _divide(total, jnp.sum(weights))
         else:
             rows, weights = gather_together((message, jnp.where(kept, weight, 0)), axis_name)
             total = compressor.combine(weights, rows, tree)
             held = compressor.combine(weights, _ones(rows), tree) if count == "senders" else jnp.sum(weights)
-            mean = _divide(total, held, weights)
+            mean = _divide(total, held)
             # Its own row, because XLA for CPUs would pack the message anew for each entry that it unpacks.
             worker = 0 if axis_name is None else jax.lax.axis_index(axis_name)
             message = jax.tree.map(lambda x: x[worker], rows)
@@ -126,7 +125,7 @@ def answered(channel: Channel, server: Compressor) -> Channel:
         mean = server.decompress(message, asked)  # u = S(q)
         some = jnp.any(sent.weights > 0)
         error = choose(some, optax.tree.sub(asked, mean), state.error)
-        return sent._replace(mean=nan_unless(some, mean)), ServerState(messages, server_state, error)
+        return sent._replace(mean=mean), ServerState(messages, server_state, error)
 
     return Channel(init, send)
 
@@ -155,7 +154,7 @@ def two_phase(compressor: Compressor, server: Compressor | None, axis_name: Axis
         if axis_name is not None:
             rows = jax.tree.map(lambda x: jax.lax.all_to_all(x, axis_name, 0, 0), rows)
         total = compressor.combine(weights, [rows], slices[:1])
-        (asked,) = _divide(total, jnp.sum(weights), weights)
+        (asked,) = _divide(total, jnp.sum(weights))
         if state.error is not None:
             _require_length(state.error, asked, workers)
             asked = asked + state.error
@@ -165,7 +164,7 @@ def two_phase(compressor: Compressor, server: Compressor | None, axis_name: Axis
         error = None if state.error is None else choose(some, asked - told, state.error)
         answers = gather_together(answer[0], axis_name)
         each = [jax.tree.map(lambda x, i=i: x[i], answers) for i in range(workers)]
-        mean = nan_unless(some, join(answering.decompress(each, slices)))
+        mean = join(answering.decompress(each, slices))
         own = join(_unpack(compressor, message, slices, kept))
         return Sent(own, mean, None, weights, kept, jnp.array(False)), ServerState(messages, server_state, error)
 
@@ -267,15 +266,14 @@ def _ones(rows: Any) -> Any:
     return jax.tree.map(ones, rows, is_leaf=is_entries)
 
 
-def _divide(total: Any, held: Any, weights: jax.Array) -> Any:
-    """Divides a sum by the weight of those that sent it, one number or a tree of them; it is NaN if nobody did."""
+def _divide(total: Any, held: Any) -> Any:
+    """Divides a sum by the weight of those that sent it, one number or a tree of them; what nobody sent is zero."""
 
     def divide(x, by):
         return x / jnp.where(by > 0, by, 1).astype(x.dtype)
 
     one = isinstance(held, jax.Array) and held.ndim == 0
-    mean = jax.tree.map(lambda x: divide(x, held), total) if one else jax.tree.map(divide, total, held)
-    return nan_unless(jnp.any(weights > 0), mean)
+    return jax.tree.map(lambda x: divide(x, held), total) if one else jax.tree.map(divide, total, held)
 
 
 def _cut(tree: Any, workers: int) -> tuple[list[jax.Array], Callable[[list[jax.Array]], Any]]:

@@ -142,7 +142,7 @@ def compressed_mean(
         mean, own, shared = rule.received(gradient, own, state.shared, sent)
         some = jnp.any(sent.weights > 0)
         state = CompressedMeanState(
-            count=state.count + 1,
+            count=optax.safe_increment(state.count),
             own=choose(sent.kept, own, state.own),
             shared=choose(some, shared, state.shared),
             channel=channel_state,
