@@ -38,7 +38,7 @@ class CompressedMeanState(NamedTuple):
         dropped: Number of messages that were left out so far, equal on all workers.
     """
 
-    count: jax.Array
+    count: jax.typing.ArrayLike
     own: OwnMemory
     shared: SharedMemory
     channel: Any
