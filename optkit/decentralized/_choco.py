@@ -12,6 +12,7 @@ import optax
 from optkit.compressors import Compressor, top_k
 from optkit.core.checks import check_range
 from optkit.core.extra_args import require_params
+from optkit.core.overwriting import add_update, overwrite
 from optkit.core.precision import widen
 from optkit.core.types import AxisName
 from optkit.decentralized._compressed_exchange import (
@@ -20,7 +21,6 @@ from optkit.decentralized._compressed_exchange import (
     init_consensus,
     require_constant,
 )
-from optkit.decentralized._mixing import add_update, overwrite
 from optkit.decentralized.topology import Topology, ring
 from optkit.method import Method, Paper
 

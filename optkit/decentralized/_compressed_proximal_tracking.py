@@ -16,6 +16,7 @@ from optkit.compressors import Compressor, top_k
 from optkit.core.checks import check_range
 from optkit.core.extra_args import require_params
 from optkit.core.injection import refuse_arrays
+from optkit.core.overwriting import overwrite
 from optkit.core.precision import in_float32
 from optkit.core.proximal import ProximalMap, check_proximal, check_proximal_leaves
 from optkit.core.schedules import value_at
@@ -26,7 +27,6 @@ from optkit.decentralized._compressed_exchange import (
     init_consensus,
     require_constant,
 )
-from optkit.decentralized._mixing import overwrite
 from optkit.decentralized._proximal_gradient_tracking import DPROXSGT
 from optkit.decentralized.topology import Topology, ring
 from optkit.method import Method

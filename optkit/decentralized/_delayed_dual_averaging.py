@@ -15,9 +15,9 @@ import optax
 from optkit.core.checks import check_integer, check_range
 from optkit.core.extra_args import require_params
 from optkit.core.injection import refuse_arrays
+from optkit.core.overwriting import overwrite
 from optkit.core.precision import in_float32, scalar_dtype
 from optkit.core.trees import copy
-from optkit.decentralized._mixing import overwrite
 from optkit.method import Method, Paper
 
 __all__ = ["delayed_dual_averaging"]

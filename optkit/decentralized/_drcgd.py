@@ -16,12 +16,13 @@ from optkit.core.checks import check_option
 from optkit.core.extra_args import require_params
 from optkit.core.injection import refuse_arrays
 from optkit.core.linalg.svd import svd
+from optkit.core.overwriting import overwrite
 from optkit.core.precision import in_float32, scalar_dtype
 from optkit.core.schedules import value_at
 from optkit.core.stacking import map_equal_shapes
 from optkit.core.trees import mask_tree, resolve, unmask_tree
 from optkit.core.types import AxisName
-from optkit.decentralized._mixing import Mixing, choose_mixing, overwrite
+from optkit.decentralized._mixing import Mixing, choose_mixing
 from optkit.decentralized.topology import Topology, ring
 from optkit.method import Method, Paper
 

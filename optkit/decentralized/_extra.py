@@ -14,9 +14,10 @@ import optax
 
 from optkit.core.checks import check_range
 from optkit.core.extra_args import require_params
+from optkit.core.overwriting import add_update, overwrite
 from optkit.core.precision import widen
 from optkit.core.types import AxisName
-from optkit.decentralized._mixing import Mixing, add_update, choose_mixing, mix, overwrite
+from optkit.decentralized._mixing import Mixing, choose_mixing, mix
 from optkit.decentralized._stability import require_decay
 from optkit.decentralized.topology import Topology, ring
 from optkit.method import Method, Paper

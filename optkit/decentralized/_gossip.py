@@ -14,11 +14,12 @@ import optax
 
 from optkit.core.checks import check_option, check_period
 from optkit.core.extra_args import require_params
+from optkit.core.overwriting import add_update, overwrite
 from optkit.core.precision import widen
 from optkit.core.types import AxisName
 from optkit.core.workers import collectives
 from optkit.decentralized._chebyshev import chebyshev_mix
-from optkit.decentralized._mixing import Mixing, add_update, choose_mixing, overwrite
+from optkit.decentralized._mixing import Mixing, choose_mixing
 from optkit.decentralized.topology import Topology, ring
 from optkit.method import Method, Paper, Variant
 

@@ -16,10 +16,11 @@ import jax.numpy as jnp
 import optax
 
 from optkit.core.extra_args import require_params
+from optkit.core.overwriting import overwrite
 from optkit.core.precision import widen
 from optkit.core.types import AxisName
 from optkit.decentralized._gossip import gossip
-from optkit.decentralized._mixing import Mixing, choose_mixing, overwrite
+from optkit.decentralized._mixing import Mixing, choose_mixing
 from optkit.decentralized.topology import Topology, ring
 from optkit.method import Method, Paper
 

@@ -198,16 +198,6 @@ def require_size(topology: Topology, axis_name: AxisName) -> None:
         raise ValueError(f"the topology joins {topology.size} workers, but the axis {axis_name!r} has {workers}")
 
 
-def add_update(x: jax.Array, update: jax.Array) -> jax.Array:
-    """Adds an update to a value of float32 at least, and returns the sum in the value's dtype."""
-    return x + update.astype(x.dtype)
-
-
-def overwrite(new: Any, params: Any) -> Any:
-    """Returns the updates `new - params`, computed in float32 at least, in the parameters' dtypes."""
-    return jax.tree.map(lambda x, p: (widen(x) - widen(p)).astype(p.dtype), new, params)
-
-
 def _pack(tree: Any) -> tuple[list[jax.Array], Callable[[list[jax.Array]], Any]]:
     """Packs a tree into few messages.
 

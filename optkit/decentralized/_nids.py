@@ -15,12 +15,13 @@ import optax
 from optkit.core.checks import check_range
 from optkit.core.extra_args import require_params
 from optkit.core.injection import refuse_arrays
+from optkit.core.overwriting import overwrite
 from optkit.core.precision import in_float32
 from optkit.core.proximal import ProximalMap, check_proximal, check_proximal_leaves
 from optkit.core.schedules import value_at
 from optkit.core.types import AxisName
 from optkit.decentralized._exact_diffusion import diffusion_step
-from optkit.decentralized._mixing import Mixing, choose_mixing, mix, overwrite
+from optkit.decentralized._mixing import Mixing, choose_mixing, mix
 from optkit.decentralized._stability import require_decay
 from optkit.decentralized.topology import Topology, ring
 from optkit.method import Method, Paper

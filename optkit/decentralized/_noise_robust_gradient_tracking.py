@@ -14,10 +14,11 @@ import optax
 
 from optkit.core.checks import check_range
 from optkit.core.extra_args import require_params
+from optkit.core.overwriting import overwrite
 from optkit.core.precision import in_float32
 from optkit.core.schedules import value_at
 from optkit.core.types import AxisName
-from optkit.decentralized._mixing import Mixing, choose_mixing, overwrite
+from optkit.decentralized._mixing import Mixing, choose_mixing
 from optkit.decentralized.topology import Topology, ring
 from optkit.method import Method, Paper
 

@@ -15,10 +15,11 @@ from optkit.core.checks import check_option, check_range
 from optkit.core.decay import add_decay
 from optkit.core.extra_args import require_params
 from optkit.core.injection import refuse_arrays
+from optkit.core.overwriting import overwrite
 from optkit.core.precision import in_float32, scalar_dtype
 from optkit.core.schedules import value_at
 from optkit.core.types import AxisName, Mask
-from optkit.decentralized._mixing import Mixing, choose_mixing, overwrite
+from optkit.decentralized._mixing import Mixing, choose_mixing
 from optkit.decentralized._quasi_global_momentum import QUASI_GLOBAL
 from optkit.decentralized.topology import Topology, ring
 from optkit.method import Method

@@ -16,10 +16,11 @@ from optkit.core.checks import check_integer, check_range
 from optkit.core.decay import add_decay
 from optkit.core.extra_args import require_params
 from optkit.core.injection import refuse_arrays
+from optkit.core.overwriting import overwrite
 from optkit.core.precision import in_float32
 from optkit.core.schedules import value_at
 from optkit.core.types import AxisName, Mask
-from optkit.decentralized._mixing import Mixing, choose_mixing, extrapolate, overwrite
+from optkit.decentralized._mixing import Mixing, choose_mixing, extrapolate
 from optkit.decentralized.topology import Topology, ring
 from optkit.method import Method, Paper
 

@@ -14,12 +14,13 @@ import numpy as np
 import optax
 
 from optkit.core.extra_args import require_params
+from optkit.core.overwriting import add_update, overwrite
 from optkit.core.precision import widen
 from optkit.core.trees import copy
 from optkit.core.types import AxisName
 from optkit.core.workers.on_workers import check_axis_name
 from optkit.decentralized._gradient_tracking import RELAY
-from optkit.decentralized._mixing import add_update, overwrite, require_size
+from optkit.decentralized._mixing import require_size
 from optkit.decentralized.topology import Topology, path
 from optkit.decentralized.topology._topology import require_topology
 from optkit.method import Method
