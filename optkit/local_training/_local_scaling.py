@@ -85,9 +85,9 @@ def local_scaling(
 
     Args:
         learning_rate: The learning rate, a positive number or a schedule.
-        b2: Decay rate of the diagonal, in [0, 1), for each refresh. Default: 0.95.
-        eps: The least value of the diagonal's magnitude, or what is added to it, above 0. Default: 0.1. The smaller
-            it is, the longer are the steps of coordinates whose gradient was near zero in a refresh.
+        b2: Decay rate of the second moment, or of the Hessian's diagonal, in [0, 1), for each refresh. Default: 0.95.
+        eps: Added to the magnitude of the diagonal, or with `clip="max"` its least value, above 0. Default: 0.1. The
+            smaller it is, the longer are the steps of coordinates whose gradient was near zero in a refresh.
         key: Seed of the random draws, an integer or a JAX key. Default: 0. Must be equal on all workers. Only the kind
             "oasis" draws.
         axis_name: Name of the axis over workers. None means that there is only one worker.

@@ -165,11 +165,9 @@ def test_oasis_keeps_the_contract():
         optkit.local_scaling,
         needs=("axis_name", "grad_fn"),
         static_args=("axis_name", "kind", "clip", "trainable"),
-        learning_rate=1e-2,
+        learning_rate=0.15,
         axis_name="workers",
         kind="oasis",
-        every=4,
-        eps=0.3,
     )
 
 
