@@ -15,7 +15,7 @@ from experiments.claims import Claim, Finding
 from experiments.decentralized import split
 from optkit.comparison import statistics
 
-DIGITS, WORKERS, BATCH_SIZE, STEPS, EVERY, SEEDS = "digits-mlp", 8, 2, 2048, 32, 5
+DIGITS, WORKERS, BATCH_SIZE, STEPS, EVERY, SEEDS = "digits-mlp", 4, 2, 2048, 32, 5
 RATES, WARM_UP, CLIP = (3e-4, 1e-3, 3e-3, 1e-2), 128, 1.0
 
 
@@ -31,7 +31,7 @@ def local(rate: Any, b1: float, omega: float) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(CLIP), tx)
 
 
-def test_losses(build: Callable[[Any], optax.GradientTransformation]) -> tuple[float, np.ndarray]:
+def losses_of(build: Callable[[Any], optax.GradientTransformation]) -> tuple[float, np.ndarray]:
     """Trains with all learning rates.
 
     Args:
@@ -46,7 +46,8 @@ def test_losses(build: Callable[[Any], optax.GradientTransformation]) -> tuple[f
         rows.append(split.batches(parts, batch_size=BATCH_SIZE, steps=STEPS, seed=seed))
 
     def train(rate, seed, rows):
-        tx = build(optax.warmup_cosine_decay_schedule(0.0, rate, WARM_UP, STEPS))
+        shape = optax.warmup_cosine_decay_schedule(0.0, 1.0, WARM_UP, STEPS)
+        tx = build(lambda count: rate * shape(count))
 
         def worker(rows):
             def step(carry, rows):
@@ -71,7 +72,7 @@ def test_losses(build: Callable[[Any], optax.GradientTransformation]) -> tuple[f
 def measure() -> Finding:
     """Trains all three."""
     (rate, ours), (local_rate, theirs), (central_rate, central) = (
-        test_losses(build)
+        losses_of(build)
         for build in (lambda rate: local(rate, 0.999, 0.98), lambda rate: local(rate, 0.9, 1.0), synchronous)
     )
     gap = statistics.student(theirs - central)
