@@ -11,7 +11,8 @@ import optax
 
 from optkit.core.checks import check_option, check_period
 from optkit.core.types import AxisName, Mask
-from optkit.local_training._mt_dao import StateSync, mt_dao
+from optkit.local_training._mt_dao import StateSync, named_mt_dao
+from optkit.local_training._slow_momenta import slow_momenta
 from optkit.method import Method, Paper
 
 __all__ = ["des_loc"]
@@ -103,12 +104,10 @@ def des_loc(
     check_period("every", every)
     momentum_every = 3 * every if momentum_every is None else momentum_every
     check_period("momentum_every", momentum_every)
-    return mt_dao(
+    return named_mt_dao(
+        "des_loc",
         learning_rate,
-        b1,
-        1.0,
-        b2,
-        eps,
+        slow_momenta(b1, 1.0, b2, eps, base, None),
         weight_decay,
         mask,
         axis_name=axis_name,
@@ -116,7 +115,6 @@ def des_loc(
         momenta_every=momentum_every,
         second_moment_every=6 * every if second_moment_every is None else second_moment_every,
         state_sync=state_sync,
-        base=base,
     )
 
 

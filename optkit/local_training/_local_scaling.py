@@ -81,7 +81,8 @@ def local_scaling(
     and `every` is large, because a diagonal of one batch then scales many steps; `mt_dao` averages over all of them.
 
     What it sends: the gradients (with "oasis" the products) in the first of `every` steps, and the parameters in the
-    last, each as large as the parameters, in one collective under a conditional.
+    last, each as large as the parameters, in one collective under a conditional, which needs temporary memory for one
+    copy of them.
 
     Args:
         learning_rate: The learning rate, a positive number or a schedule.

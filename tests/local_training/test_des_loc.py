@@ -32,7 +32,7 @@ def test_it_is_mt_dao_of_one_momentum_with_longer_periods_for_the_moments():
 
 
 def test_parameters_are_needed():
-    assert_needs_parameters(optkit.des_loc(0.1, axis_name=None), "mt_dao")
+    assert_needs_parameters(optkit.des_loc(0.1, axis_name=None), "des_loc")
 
 
 @pytest.mark.parametrize(

@@ -33,10 +33,12 @@ def recorded_local_scaling(recording):
     )
 
 
+@pytest.mark.slow
 @replays("local_scaling")
 def test_golden_local_scaling(recording):
     tx, workers = recorded_local_scaling(recording), recording.hyperparams["n_workers"]
     start = jax.tree.map(jnp.asarray, recording.tree("params0"))
+    recorded_signs = any(name.startswith("draws.z.") for name in recording.arrays)
 
     def of_workers(group):
         return {leaf: jnp.stack([recording.arrays[f"{group}.{leaf}.{i}"] for i in range(workers)]) for leaf in start}
@@ -54,13 +56,14 @@ def test_golden_local_scaling(recording):
             params = optax.apply_updates(params, updates)
             return (params, state), params
 
-        signs = jax.tree.map(jnp.asarray, recording.tree("draws.z"))
+        signs = jax.tree.map(jnp.asarray, recording.tree("draws.z")) if recorded_signs else noise
         return jax.lax.scan(step, (params, tx.init(params)), (noise, signs))[1]
 
     over_workers = jax.jit(jax.vmap(worker, out_axes=1, axis_name="workers"))
     assert_replays(recording, over_workers(start, of_workers("A"), of_workers("b"), of_workers("noise")))
 
 
+@pytest.mark.slow
 def test_workers_have_one_diagonal_which_changes_when_they_are_together():
     tx = optkit.local_scaling(0.1, axis_name="workers", every=3)
     found = trajectory(tx, normal(6, WORKERS, 5), axis_name="workers")
@@ -74,6 +77,7 @@ def test_workers_have_one_diagonal_which_changes_when_they_are_together():
     assert (axes.count, axes.diagonal, axes.key) == (None, None, None)
 
 
+@pytest.mark.slow
 def test_a_period_may_be_an_array():
     def last(every):
         tx = optkit.local_scaling(0.1, axis_name="workers", every=every)
@@ -90,6 +94,7 @@ def towards(params, target):
     return SCALES * (params - target)
 
 
+@pytest.mark.slow
 def test_oasis_divides_by_the_diagonal_of_the_hessian():
     tx = optkit.local_scaling(0.5, eps=1e-6, axis_name="workers", every=4, kind="oasis")
     targets = jnp.broadcast_to(normal(WORKERS, 3), (40, WORKERS, 3))
@@ -114,10 +119,12 @@ def calls_of(tx, steps):
     return len(calls)
 
 
+@pytest.mark.slow
 def test_products_are_taken_in_the_first_step_of_a_round_only():
     assert calls_of(optkit.local_scaling(0.1, axis_name=None, every=4, kind="oasis"), 9) == 3
 
 
+@pytest.mark.slow
 def test_hvp_fn_or_the_derivative_of_grad_fn():
     tx, params = optkit.local_scaling(0.1, axis_name=None, kind="oasis"), normal(3)
     cube = lambda x: x**3  # noqa: E731
@@ -128,6 +135,7 @@ def test_hvp_fn_or_the_derivative_of_grad_fn():
         tx.update(params, tx.init(params), params)
 
 
+@pytest.mark.slow
 def test_each_half_of_what_is_sent_has_its_conditional():
     tx, params = optkit.local_scaling(0.1, axis_name="workers", every=4), jnp.zeros((8, 64))
     axes = optkit.worker_axes(tx, params, axis_name="workers")
@@ -171,17 +179,19 @@ def test_oasis_keeps_the_contract():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
-@pytest.mark.parametrize("step", [0, 1])
-def test_a_gradient_that_is_not_finite_shows_on_all_workers_after_the_next_average(kind, bad, step):
-    gradients = normal(4, WORKERS, 3).at[step, 2, 0].set(bad)
+def test_a_gradient_that_is_not_finite_shows_on_all_workers_after_the_next_average(kind):
+    # In the step that refreshes the diagonal, and in the next one.
+    bad = jnp.array([[jnp.nan, jnp.inf, 1, 1], [1, 1, jnp.nan, jnp.inf]])
+    gradients = normal(4, WORKERS, 6).at[:2, 2, :4].set(bad)
     tx = optkit.local_scaling(0.1, axis_name="workers", every=2, kind=kind)
     found = trajectory(tx, gradients, axis_name="workers", hvp_fn=lambda vector: 2.0 * vector)
-    assert np.all(np.isnan(found.params[1:, :, 0]))
-    assert np.all(np.isfinite(found.params[..., 1:]))
+    assert np.all(np.isnan(found.params[1:, :, :4]))
+    assert np.all(np.isfinite(found.params[..., 4:]))
 
 
+@pytest.mark.slow
 def test_leaves_that_are_not_trained_stay():
     tx = optkit.local_scaling(0.1, axis_name=None, kind="oasis", trainable={"a": True, "b": False})
     params = {"a": jnp.ones(3), "b": jnp.ones(2)}

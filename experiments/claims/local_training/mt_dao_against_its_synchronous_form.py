@@ -35,7 +35,7 @@ def measure() -> Finding:
 CLAIM = Claim(
     method="mt_dao",
     arxiv="2510.05361",
-    statement="Local steps cost MT-DAO less than they cost Adam, each beside its own rule on the mean of all gradients.",
+    statement="Local steps cost MT-DAO less than they cost Adam, each beside its rule on the mean of all gradients.",
     experiment=described(B1),
     required="a smaller ratio of the test losses with and without local steps (paired 95% interval)",
     measure=measure,

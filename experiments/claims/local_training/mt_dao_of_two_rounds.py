@@ -1,7 +1,7 @@
 """MT-DAO in a short run, with a momentum that is slow beside the time between two averages, but not beside the run.
 
-The momentum of 0.999 has a half-life of 693 steps, a third of the run of `mt_dao_closes_the_gap`, where it fails. One of
-0.99 has a half-life of 69, two rounds.
+The momentum of 0.999 has a half-life of 693 steps, a third of the run of `mt_dao_closes_the_gap`, where it fails. One
+of 0.99 has a half-life of 69, two rounds.
 """
 
 from experiments.claims import Claim
