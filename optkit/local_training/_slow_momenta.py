@@ -162,9 +162,12 @@ def scale_by_slow_momenta(
     The divisions by `1 - b1_j^t` and `1 - b2^t` are the bias correction. With the base "adopt" the first step is zero
     and v starts at the square of its gradient; clip bounds the size of every entry.
 
-    It does not communicate: `mt_dao` does, and is the whole optimizer. Use it to build an optimizer of your own that
-    reacts to each gradient and yet remembers hundreds of steps. Avoid it where plain Adam does, because with a momentum
-    of 0.999 the steps still follow gradients from long ago after the loss has changed its shape.
+    It does not communicate: `mt_dao` does, and is the whole optimizer; with one period for all that is averaged it is
+    `local_updates` of this transformation with `average_state=("momenta", "nu")`.
+
+    Use it to build an optimizer of your own that reacts to each gradient and yet remembers hundreds of steps. Avoid it
+    where plain Adam is good enough, because with a momentum of 0.999 the steps still follow gradients from long ago
+    after the loss has changed its shape.
 
     Args:
         b1: Decay rate of the momentum, in [0, 1); several, for several momenta. Default: 0.999.

@@ -143,6 +143,16 @@ def test_the_transformation_is_the_direction_of_one_worker():
     assert_same_steps(optkit.mt_dao(0.1, **rule, axis_name=None), tx, normal(6, 5), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("x64")
+def test_with_one_period_it_is_local_updates_of_the_transformation_with_an_averaged_state():
+    rule, gradients = {"b1": (0.9, 0.99), "omega": (0.5, 0.3)}, normal(6, WORKERS, 5)
+    inner = optax.chain(optkit.scale_by_slow_momenta(**rule), optax.scale_by_learning_rate(0.1))
+    tx = optkit.local_updates(inner, every=3, axis_name="workers", average_state=("momenta", "nu"))
+    found = run(optkit.mt_dao(0.1, **rule, axis_name="workers", every=3), gradients).params
+    np.testing.assert_allclose(found, run(tx, gradients).params, rtol=0, atol=1e-13)
+
+
 def spread(tree):
     """Whether workers differ, at each step; time first and then workers."""
     return np.asarray(jax.vmap(lambda x: jnp.ptp(x, axis=0).max() > 1e-6)(tree)).tolist()
