@@ -38,6 +38,7 @@ _LISTS = (
     orthonormalization,
     decentralized,
     robust_aggregation,
+    local_training,
     communication,
     local_training,
     compressors,

@@ -261,7 +261,7 @@ def _ones(rows: Any) -> Any:
                 "count='senders' needs a compressor that sends some entries and their places, such as"
                 " optkit.compressors.top_k; with others use count='workers'"
             )
-        return x._replace(values=jnp.ones_like(x.values))
+        return x._replace(values=jnp.ones(x.places.shape, scalar_dtype(x.values)))
 
     return jax.tree.map(ones, rows, is_leaf=is_entries)
 

@@ -7,7 +7,6 @@ not take, are a vector of one entry and stacked matrices here. Entries as small 
 count as zero: the code moves them by the learning rate, in a direction that depends on the device.
 """
 
-import math
 from typing import NamedTuple
 
 import jax
@@ -18,6 +17,7 @@ import optax
 from optkit.communication._senders import count_missing, nan_without_senders
 from optkit.compressors._leafwise import Entries
 from optkit.core.checks import check_integer, check_range
+from optkit.core.chunks import Chunks
 from optkit.core.complex_numbers import only_real
 from optkit.core.decay import add_decay
 from optkit.core.injection import refuse_arrays
@@ -49,60 +49,6 @@ class ScaleByDemoState(NamedTuple):
 
     # What the other workers count on, see `optkit.resize_workers`.
     owed = ("residual",)
-
-
-class _Chunks(NamedTuple):
-    """How a leaf is cut into chunks: it is a stack of matrices, and a chunk is a block of adjacent entries of one.
-
-    Attributes:
-        shape: The shape of the leaf.
-        rows: How many chunks there are along the rows of a matrix, and of how many entries.
-        columns: The same along its columns.
-    """
-
-    shape: tuple[int, ...]
-    rows: tuple[int, int]
-    columns: tuple[int, int]
-
-    @classmethod
-    def of(cls, shape: tuple[int, ...], chunk_size: int) -> "_Chunks":
-        rows, columns = (1, 1, *shape)[-2:]
-        return cls(shape, _cut(rows, chunk_size), _cut(columns, chunk_size))
-
-    @property
-    def size(self) -> int:
-        """Number of entries in a chunk."""
-        return self.rows[1] * self.columns[1]
-
-    @property
-    def counts(self) -> tuple[int, int, int]:
-        """Numbers of matrices, and of chunks along their rows and columns."""
-        return math.prod(self.shape[:-2]), self.rows[0], self.columns[0]
-
-    def frequencies(self, x: jax.Array) -> jax.Array:
-        """Returns the discrete cosine transform of each chunk, one chunk in a row."""
-        blocks = x.reshape(self.counts[0], *self.rows, *self.columns)
-        return self._transform(blocks, "sihjw,hk,wl->sijkl").reshape(math.prod(self.counts), self.size)
-
-    def inverse(self, frequencies: jax.Array) -> jax.Array:
-        """Undoes `frequencies`."""
-        blocks = frequencies.reshape(*self.counts, self.rows[1], self.columns[1])
-        return self._transform(blocks, "sijkl,hk,wl->sihjw").reshape(self.shape)
-
-    def whole(self, entries: Entries) -> jax.Array:
-        """Returns the leaf that has these frequencies, and none else."""
-        zeros = jnp.zeros((len(entries.values), self.size), entries.values.dtype)
-        return self.inverse(_add(zeros, entries.places, entries.values))
-
-    def spread(self, numbers: jax.Array) -> jax.Array:
-        """Gives all entries of a chunk the number of that chunk."""
-        stack, down, across = self.counts
-        blocks = numbers.reshape(stack, down, 1, across, 1)
-        return jnp.broadcast_to(blocks, (stack, *self.rows, *self.columns)).reshape(self.shape)
-
-    def _transform(self, x: jax.Array, axes: str) -> jax.Array:
-        height, width = (jnp.asarray(_cosines(size), x.dtype) for size in (self.rows[1], self.columns[1]))
-        return jnp.einsum(axes, x, height, width, precision="highest")
 
 
 def scale_by_demo(
@@ -171,19 +117,19 @@ def scale_by_demo(
         return ScaleByDemoState(residual=optax.tree.zeros_like(widen(params)), dropped=jnp.zeros([], jnp.int32))
 
     def chunks_of(x):
-        return _Chunks.of(x.shape, longest)
+        return Chunks.square(x.shape, longest)
 
     def not_sent(momentum, message):
         # Of chunks that are sent whole nothing is left, not even rounding.
         chunks = chunks_of(momentum)
-        return jnp.zeros_like(momentum) if chunks.size <= most else momentum - chunks.whole(message)
+        return jnp.zeros_like(momentum) if chunks.size <= most else momentum - _whole(chunks, message)
 
     def update_fn(updates, state, params=None, **extra_args):
         del params, extra_args
         momentum = jax.tree.map(
             lambda m, g: jnp.asarray(decay, m.dtype) * m + g.astype(m.dtype), state.residual, updates
         )
-        frequencies = jax.tree.map(lambda m: chunks_of(m).frequencies(m), momentum)
+        frequencies = jax.tree.map(lambda m: _frequencies(chunks_of(m), m), momentum)
         sends = all_finite(frequencies)
         message = jax.tree.map(lambda q: _largest(jnp.where(sends, q, 0), most), frequencies)
         residual = jax.tree.map(not_sent, momentum, message)
@@ -270,10 +216,27 @@ def demo(
     )
 
 
-def _cut(size: int, longest: int) -> tuple[int, int]:
-    """Returns how many chunks an axis is cut into, and their length, the largest divisor that is not too long."""
-    length = next((length for length in range(min(size, longest), 0, -1) if size % length == 0), 1)
-    return size // length, length
+def _transform(x: jax.Array, axes: str) -> jax.Array:
+    """Multiplies stacked chunks, or their frequencies, by the cosines of both axes."""
+    height, width = (jnp.asarray(_cosines(size), x.dtype) for size in x.shape[1:])
+    return jnp.einsum(axes, x, height, width, precision="highest")
+
+
+def _frequencies(chunks: Chunks, x: jax.Array) -> jax.Array:
+    """Returns the discrete cosine transform of each chunk, one chunk in a row."""
+    return _transform(chunks.split(x), "nhw,hk,wl->nkl").reshape(chunks.number, chunks.size)
+
+
+def _inverse(chunks: Chunks, frequencies: jax.Array) -> jax.Array:
+    """Undoes `_frequencies`."""
+    stacked = frequencies.reshape(chunks.number, chunks.rows[1], chunks.columns[1])
+    return chunks.join(_transform(stacked, "nkl,hk,wl->nhw"))
+
+
+def _whole(chunks: Chunks, entries: Entries) -> jax.Array:
+    """Returns the leaf that has these frequencies, and none else."""
+    zeros = jnp.zeros((len(entries.values), chunks.size), entries.values.dtype)
+    return _inverse(chunks, _add(zeros, entries.places, entries.values))
 
 
 def _cosines(size: int) -> np.ndarray:
@@ -296,7 +259,7 @@ def _add(frequencies: jax.Array, places: jax.Array, values: jax.Array) -> jax.Ar
     return jax.vmap(add)(frequencies, places, values)
 
 
-def _sign_of_mean(rows: Entries, senders: jax.Array, chunks: _Chunks) -> jax.Array:
+def _sign_of_mean(rows: Entries, senders: jax.Array, chunks: Chunks) -> jax.Array:
     """Averages each frequency over the workers that sent it, and returns the sign of the inverse transform."""
     values, places = rows
     zeros = jnp.zeros((values.shape[1], chunks.size), values.dtype)
@@ -308,7 +271,7 @@ def _sign_of_mean(rows: Entries, senders: jax.Array, chunks: _Chunks) -> jax.Arr
         return (_add(total, places, values), _add(count, places, once)), None
 
     (total, count), _ = jax.lax.scan(add_row, (zeros, zeros), (values, places, senders))
-    x = chunks.inverse(total / jnp.maximum(count, 1))
+    x = _inverse(chunks, total / jnp.maximum(count, 1))
     largest = jnp.max(jnp.abs(values), axis=(0, 2), initial=0)
     rounding = _ROUNDINGS * jnp.finfo(values.dtype).eps * chunks.spread(largest)
     return jnp.where(jnp.abs(x) <= rounding, 0, jnp.sign(x))

@@ -102,13 +102,13 @@ def without() -> Feedback:
     return Feedback(start, wanted, received)
 
 
-def ef14(decay: float = 1.0) -> Feedback:
+def ef14(decay: float | jax.Array = 1.0, alpha: float | jax.Array = 1.0) -> Feedback:
     """Adds what a message left out to the next one: error feedback.
 
     The rule of worker i, where e_i starts at zero and C is the compressor::
 
         p_i = decay * e_i + g_i
-        e_i = p_i - C(p_i)
+        e_i = p_i - alpha * C(p_i)
         u = mean_i C(p_i)
 
     Use it with biased compressors such as `top_k` and `scaled_sign` when the workers' data are alike. Avoid it when
@@ -118,12 +118,14 @@ def ef14(decay: float = 1.0) -> Feedback:
 
     Args:
         decay: Share of the error that is kept from step to step, in [0, 1]. Default: 1.
+        alpha: Share of the message that counts as sent, in [0, 1]. Below 1, a part of it is sent again, as in
+            SparseLoCo, and only a `decay` below 1 keeps the error small. Default: 1.
 
     Returns:
         A `Feedback` that stores one number per parameter on each worker.
 
     Raises:
-        ValueError: If `decay` is outside its range.
+        ValueError: If an argument is outside its range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -137,6 +139,7 @@ def ef14(decay: float = 1.0) -> Feedback:
         arXiv:1901.09847
     """
     check_range("decay", decay, 0.0, 1.0)
+    check_range("alpha", alpha, 0.0, 1.0)
 
     def wanted(gradient, own, first):
         del first
@@ -145,7 +148,8 @@ def ef14(decay: float = 1.0) -> Feedback:
 
     def received(gradient, own, shared, sent):
         del gradient
-        return sent.mean, own._replace(error=optax.tree.sub(own.error, sent.own)), shared  # e = p - C(p)
+        left = optax.tree.add_scale(own.error, -alpha, sent.own)  # e = p - alpha C(p)
+        return sent.mean, own._replace(error=left), shared
 
     return Feedback(lambda params: (OwnMemory(error=_zeros(params)), SharedMemory()), wanted, received)
 

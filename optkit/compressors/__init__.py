@@ -2,6 +2,7 @@
 
 from optkit.method import methods_of
 
+from ._bin_values import *
 from ._compressor import *
 from ._dithering import *
 from ._global_top_k import *
@@ -17,6 +18,7 @@ from ._scaled_sign import *
 from ._sketches import *
 from ._ternary import *
 from ._top_k import *
+from ._top_k_in_chunks import *
 from ._wangni import *
 
 METHODS = methods_of(
@@ -32,8 +34,10 @@ METHODS = methods_of(
     _wangni,
     _sketches,
     _in_blocks,
+    _top_k_in_chunks,
     _on_whole_tree,
     _quantize_values,
+    _bin_values,
     _low_rank,
     _compressor,
 )

@@ -70,6 +70,35 @@ def leafwise(
         >>> leafwise(halves).compress({"a": jnp.ones(2)}, None)[0]
         {'a': Array([1, 1], dtype=bfloat16)}
     """
+    return by_shape(lambda _: rule, key, axis_name, real=real)
+
+
+def by_shape(
+    rule_of: Callable[[tuple[int, ...]], Rule],
+    key: Key | None = None,
+    axis_name: AxisName | None = None,
+    *,
+    real: str | None = None,
+) -> Compressor:
+    """Makes a compressor whose rule for a leaf depends on the shape of the leaf.
+
+    Args:
+        rule_of: Returns what is done to a leaf of a given shape, as a vector. The rules of all shapes have the same
+            fields that are not None.
+        key: See `leafwise`.
+        axis_name: See `leafwise`.
+        real: See `leafwise`.
+
+    Returns:
+        The compressor. Its compressed form is a tree of what the rules make of each leaf.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> first = lambda shape: Rule(lambda x, _: x[: len(shape)], lambda sent, size, dtype: sent)
+        >>> by_shape(first).compress(jnp.ones((3, 4)), None)[0].tolist()
+        [1.0, 1.0]
+    """
+    any_rule = rule_of(())
 
     def require_real(tree):
         if real is not None:
@@ -82,46 +111,60 @@ def leafwise(
     def compress(tree, state):
         require_real(tree)
         leaves, structure = jax.tree.flatten(tree)
-        draws, state = _draw(rule, key, axis_name, state, leaves)
-        sent = [rule.encode(replicate(x).ravel(), drawn) for x, drawn in zip(leaves, draws, strict=True)]
+        draws, state = _draw(rule_of, key, axis_name, state, leaves)
+        sent = [rule_of(x.shape).encode(replicate(x).ravel(), drawn) for x, drawn in zip(leaves, draws, strict=True)]
         return structure.unflatten(sent), state
 
     def inner_products(rows, tree):
-        vectors = jax.tree.map(lambda x: widen(replicate(x)).ravel(), tree)
-        products = jax.tree.map(lambda x, sent: inner_products_of_rows(rule, sent, x), vectors, rows)
-        return functools.reduce(jnp.add, jax.tree.leaves(products))
+        def of_leaf(x, sent):
+            return inner_products_of_rows(rule_of(x.shape), sent, widen(replicate(x)).ravel())
+
+        return functools.reduce(jnp.add, jax.tree.leaves(jax.tree.map(of_leaf, tree, rows)))
+
+    def decode(x, sent):
+        return rule_of(x.shape).decode(sent, x.size, x.dtype)
+
+    def combine(weights, x, sent):
+        return combine_rows(rule_of(x.shape), weights, sent, x.size, x.dtype)
 
     return Compressor(
         init=init,
         compress=compress,
-        decompress=lambda compressed, like: _on_leaves(rule.decode, like, compressed),
+        decompress=lambda compressed, like: _on_leaves(decode, like, compressed),
         inner_products=inner_products,
-        combine=lambda weights, rows, like: _on_leaves(functools.partial(combine_rows, rule, weights), like, rows),
-        delta=_worst(min, rule.delta, 1),
-        omega=_worst(max, rule.omega, 0),
-        sums=_sums_of_leaves(rule.sums),
-        change_rule=lambda change, real=real: leafwise(change(rule), key, axis_name, real=real),
+        combine=lambda weights, rows, like: _on_leaves(functools.partial(combine, weights), like, rows),
+        delta=_worst(min, None if any_rule.delta is None else lambda shape: rule_of(shape).delta, 1),
+        omega=_worst(max, None if any_rule.omega is None else lambda shape: rule_of(shape).omega, 0),
+        sums=_sums_of_leaves(any_rule.sums),
+        change_rule=lambda change, real=real: by_shape(lambda shape: change(rule_of(shape)), key, axis_name, real=real),
     )
 
 
 def _draw(
-    rule: Rule, key: Key | None, axis_name: AxisName | None, state: Any, leaves: list[jax.Array]
+    rule_of: Callable[[tuple[int, ...]], Rule],
+    key: Key | None,
+    axis_name: AxisName | None,
+    state: Any,
+    leaves: list[jax.Array],
 ) -> tuple[list[Any], Any]:
     """Returns the draws for each leaf, and the next state."""
-    draw = rule.draw
-    if draw is None or key is None:
+    draws = [rule_of(x.shape).draw for x in leaves]
+    if key is None:
         return [None] * len(leaves), state
     state, fresh = split(state, key)
     if axis_name is not None:
         fresh = jax.random.fold_in(fresh, jax.lax.axis_index(axis_name))
-    return [draw(jax.random.fold_in(fresh, i), x.size, widen(x).dtype) for i, x in enumerate(leaves)], state
+    return [
+        None if draw is None else draw(jax.random.fold_in(fresh, i), x.size, widen(x).dtype)
+        for i, (draw, x) in enumerate(zip(draws, leaves, strict=True))
+    ], state
 
 
 def _on_leaves(function: Callable[..., jax.Array], like: Any, *compressed: Any) -> Any:
-    """Maps a function of what was sent, sizes and dtypes, and gives its vectors the shapes of the leaves."""
+    """Maps a function of a leaf, and of what was sent of it, to a vector, and gives the vectors the leaves' shapes."""
 
     def leaf(x, *sent):
-        return shard_like(function(*sent, x.size, x.dtype).reshape(x.shape), x)
+        return shard_like(function(x, *sent).reshape(x.shape), x)
 
     return jax.tree.map(leaf, like, *compressed)
 
@@ -132,7 +175,9 @@ def _sums_of_leaves(sums: Sums | None) -> Sums | None:
         return None
     return Sums(
         lambda compressed, workers: jax.tree.map(lambda x: sums.addends(x, workers), compressed, is_leaf=_was_sent),
-        lambda summed, own, like: _on_leaves(sums.total, like, summed, own),
+        lambda summed, own, like: _on_leaves(
+            lambda x, summed, own: sums.total(summed, own, x.size, x.dtype), like, summed, own
+        ),
     )
 
 
@@ -159,13 +204,11 @@ def combine_rows(rule: Rule, weights: jax.Array, rows: Any, size: int, dtype: DT
     return sum_rows_in_groups(term, weights, rows).astype(dtype)
 
 
-def _worst(
-    choose: Callable[..., float], constant: Callable[[int], float] | None, best: float
-) -> Callable[[Any], float] | None:
-    """Makes the constant of a tree from that of one leaf."""
-    if constant is None:
+def _worst(choose: Callable[..., float], constant_of: Callable[..., Any] | None, best: float) -> Any:
+    """Makes the constant of a tree from those of leaves of given shapes."""
+    if constant_of is None:
         return None
-    return lambda tree: choose([best, *(constant(x.size) for x in jax.tree.leaves(tree) if x.size)])
+    return lambda tree: choose([best, *(constant_of(x.shape)(x.size) for x in jax.tree.leaves(tree) if x.size)])
 
 
 class Entries(NamedTuple):
@@ -229,6 +272,19 @@ def is_entries(x: Any) -> bool:
 def map_entries(function: Callable[[Entries], Any], sent: Any) -> Any:
     """Maps a function over all `Entries` in what was sent."""
     return jax.tree.map(lambda x: function(x) if is_entries(x) else x, sent, is_leaf=is_entries)
+
+
+def require_entries(method: str, sent: Any, x: jax.Array) -> None:
+    """Raises if what was sent of a vector has no `Entries`.
+
+    Raises:
+        TypeError: If it has none.
+    """
+    if x.size and not any(map(is_entries, jax.tree.leaves(sent, is_leaf=is_entries))):
+        raise TypeError(
+            f"{method} needs a compressor that keeps entries, such as top_k, got one whose message has none"
+            f" ({type(sent).__name__})"
+        )
 
 
 def number_kept(size: int, density: float, *, round_up: bool) -> int:

@@ -17,8 +17,8 @@ from optkit.compressors._leafwise import (
     Rule,
     combine_rows,
     inner_products_of_rows,
-    is_entries,
     map_entries,
+    require_entries,
     shares_of_largest,
 )
 from optkit.core.bits import pack, unpack
@@ -37,11 +37,7 @@ def quantized_values_rule(rule: Rule, bits: int) -> Rule:
 
     def encode(x, drawn):
         sent = rule.encode(x, drawn)
-        if x.size and not any(map(is_entries, jax.tree.leaves(sent, is_leaf=is_entries))):
-            raise TypeError(
-                "quantize_values needs a compressor that keeps entries, such as top_k, got one whose message has none"
-                f" ({type(sent).__name__})"
-            )
+        require_entries("quantize_values", sent, x)
         return map_entries(lambda entries: quantize(entries, bits), sent)
 
     def decode(sent, size, dtype):
@@ -77,9 +73,10 @@ def dequantize(entries: Any, bits: int) -> Entries:
     """Returns the entries that `quantize` has rounded."""
     if entries.places.ndim > 1:
         return jax.vmap(lambda row: dequantize(row, bits))(entries)
-    (codes, scale), places, steps = entries.values, entries.places, 2**bits - 1
-    levels = jnp.asarray(np.arange(-steps, steps + 1, 2) / steps, scale.dtype)
-    values = levels[unpack(codes, places.size, bits, jnp.uint8)] * scale
+    values, places, steps = entries.values, entries.places, 2**bits - 1
+    if isinstance(values, Codes):  # otherwise somebody has put other values in their places
+        levels = jnp.asarray(np.arange(-steps, steps + 1, 2) / steps, values.scale.dtype)
+        values = levels[unpack(values.codes, places.size, bits, jnp.uint8)] * values.scale
     is_zero = (places == places[:1]) & (jnp.arange(places.size) > 0)
     return Entries(jnp.where(is_zero, 0, values), places)
 

@@ -1,5 +1,7 @@
 """Top-k: keeps the entries of largest magnitude of each leaf."""
 
+from collections.abc import Callable
+
 from optkit.compressors._compressor import Compressor
 from optkit.compressors._leafwise import SPARSE, Entries, Rule, decode_entries, leafwise, number_kept, require_few
 from optkit.core.checks import check_range
@@ -13,9 +15,11 @@ __all__ = ["top_k"]
 
 def top_k_rule(density: float, *, round_up: bool) -> Rule:
     """Makes the rule of `top_k`."""
+    return largest_rule(lambda size: number_kept(size, density, round_up=round_up))
 
-    def number(size):
-        return number_kept(size, density, round_up=round_up)
+
+def largest_rule(number: Callable[[int], int]) -> Rule:
+    """Makes the rule that keeps the largest entries, from how many of a vector of a given size are kept."""
 
     def encode(x, _):
         require_few(x.size, "top_k")

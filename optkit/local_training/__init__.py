@@ -2,6 +2,7 @@
 
 from optkit.method import methods_of
 
+from ._co2 import *
 from ._des_loc import *
 from ._diloco import *
 from ._local_scaling import *
@@ -12,6 +13,7 @@ from ._muloco import *
 from ._quadratic_synchronization import *
 from ._slow_momenta import *
 from ._slowmo import *
+from ._sparseloco import *
 
 METHODS = methods_of(
     _local_updates,
@@ -20,6 +22,8 @@ METHODS = methods_of(
     _slowmo,
     _diloco,
     _muloco,
+    _sparseloco,
+    _co2,
     _mt_dao,
     _des_loc,
     _local_scaling,

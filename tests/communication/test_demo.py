@@ -15,7 +15,8 @@ from trajectories import trajectory
 from worker_runs import bytes_sent
 
 import optkit
-from optkit.communication._demo import ScaleByDemoState, _Chunks
+from optkit.communication._demo import ScaleByDemoState, _frequencies
+from optkit.core.chunks import Chunks
 
 WORKERS = 3
 of_demo = functools.partial(optkit.scale_by_demo, axis_name="workers")
@@ -78,8 +79,8 @@ def test_what_is_not_sent_is_kept():
     gradient = normal(WORKERS, 8, 8)
     steps = run(of_demo(decay=0.0, top_k=5), gradient[None])
     kept = steps.states.residual[-1]
-    cut = _Chunks.of((8, 8), 64)
-    left, whole = (np.asarray(jax.vmap(cut.frequencies)(x))[:, 0] for x in (kept, gradient))
+    cut = Chunks.square((8, 8), 64)
+    left, whole = (np.asarray(jax.vmap(functools.partial(_frequencies, cut))(x))[:, 0] for x in (kept, gradient))
     for ours, all_of_them in zip(left, whole, strict=True):
         largest = np.argsort(-np.abs(all_of_them))[:5]
         expected = all_of_them.copy()
@@ -120,10 +121,10 @@ def test_the_learning_rate_stays_with_its_gradient():
 
 
 def test_chunks_are_the_largest_divisors():
-    assert _Chunks.of((130, 96), 64) == ((130, 96), (5, 26), (2, 48))
-    assert _Chunks.of((97,), 64) == ((97,), (1, 1), (97, 1))
-    assert _Chunks.of((), 64) == ((), (1, 1), (1, 1))
-    assert _Chunks.of((3, 3, 16, 32), 8) == ((3, 3, 16, 32), (2, 8), (4, 8))
+    assert Chunks.square((130, 96), 64) == ((130, 96), (5, 26), (2, 48))
+    assert Chunks.square((97,), 64) == ((97,), (1, 1), (97, 1))
+    assert Chunks.square((), 64) == ((), (1, 1), (1, 1))
+    assert Chunks.square((3, 3, 16, 32), 8) == ((3, 3, 16, 32), (2, 8), (4, 8))
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from optax.contrib import MuonDimensionNumbers
 from trajectories import trajectory
 
 import optkit
+from optkit import compressors
 from optkit.core.linalg.newton_schulz import newton_schulz
 from optkit.orthonormalization._matrix_optimizer import matrix_optimizer
 from optkit.orthonormalization._muon import scale_by_muon
@@ -161,3 +162,28 @@ def test_golden_muloco(recording):
         inner, outer_of(found, nesterov=found["outer_momentum"] > 0), every=found["sync_every"], axis_name="workers"
     )
     run(recording, tx)
+
+
+@replays("sparseloco")
+def test_golden_sparseloco(recording):
+    found = recording.hyperparams
+    found["n_workers"]
+    assert found.word("inner", {"adamw": True})
+    compressor = compressors.top_k_in_chunks(
+        found["top_k"],
+        found["chunk_size"],
+        matrices=found.word("chunk_strat", ("square", "each_row")),
+        vectors=found.word("oned_chunk_strat", {"rate_1d": "line", "rate_2d": "square"}),
+    )
+    bins, spread = found["quantization_bins"], found["quantization_range"]
+    momentum = found["outer_momentum"]
+    tx = optkit.sparseloco(
+        compressor=compressors.bin_values(compressor, bins, spread) if bins else compressor,
+        outer_momentum=momentum or None,
+        axis_name="workers",
+        **found.take("error_decay", "error_feedback_alpha", "b1", "b2", "eps", "weight_decay"),
+        **found.take(learning_rate="inner_lr", every="sync_every", outer_learning_rate="outer_lr"),
+    )
+    states = run(recording, tx)
+    errors = jax.tree.map(lambda x: x[-1], states.mean[0][1].own.error)
+    assert_replays(recording, errors, "error")
