@@ -37,7 +37,7 @@ def draw_problem(condition: float) -> tuple[jax.Array, jax.Array, jax.Array]:
 def asynchronous_gradients(condition: float) -> np.ndarray:
     """Counts the gradients of all workers until DADAO is near the minimum, for each seed."""
     hessians, targets, best = draw_problem(condition)
-    simulator = optkit.dadao(
+    simulator = optkit.dadao_events(
         lambda x, worker, key: hessians[worker] @ (x - targets[worker]),  # noqa: ARG005  (exact gradients)
         optkit.optimal_rates(RING),
         mu=1.0,
@@ -124,7 +124,7 @@ def measure() -> Finding:
 
 
 CLAIM = Claim(
-    method="dadao",
+    method="dadao_events",
     arxiv="2208.00779",
     statement="The gradients that DADAO needs grow with the root of the condition number; those of gradient tracking,"
     " which is not accelerated, grow with the condition number itself.",
