@@ -171,7 +171,7 @@ def dadao(
             f"rates must be GossipRates, for example uniform_rates(optkit.topology.ring(8)), got {type(rates).__name__}"
         )
     constants = dadao_constants(mu, L, rates.chi1, rates.chi2)
-    visits = _count_visits(rates, slots, wait)
+    visits = count_visits(rates, slots, wait)
     exchange_and_flow = make_rounds(constants, rates, rates.matchings, axis_name)
 
     def init_fn(params):
@@ -296,7 +296,7 @@ def _moved(tree: Any, step: Any, direction: Any) -> Any:
     return jax.tree.map(lambda x, d: x + jnp.asarray(step, x.dtype) * d, tree, direction)
 
 
-def _count_visits(rates: GossipRates, slots: int | None, wait: Wait) -> int:
+def count_visits(rates: GossipRates, slots: int | None, wait: Wait) -> int:
     """Returns how often each matching has its turn in a round, and checks `slots`.
 
     Raises:

@@ -15,9 +15,9 @@ from worker_runs import quadratics, train
 
 import optkit
 from optkit.decentralized import DadaoEvents, GossipRates, dadao, dadao_constants, dadao_events, uniform_rates
-from optkit.decentralized._dadao import Variables, draw, jump, make_rounds
+from optkit.decentralized._dadao import Variables, count_visits, draw, jump, make_rounds
 from optkit.decentralized._dadao_flow import make_change
-from optkit.decentralized.topology import ring
+from optkit.decentralized.topology import complete, ring, star
 
 WORKERS = 4
 RATES = uniform_rates(ring(WORKERS))
@@ -61,8 +61,11 @@ def test_golden(recording):
 @pytest.mark.parametrize("wait", ["exponential", "one"])
 def test_all_workers_reach_the_common_optimum(wait):
     losses = quadratics(WORKERS)
-    params, _ = train(over_ring(0.5, 1.0, wait=wait), losses, 600)
+    params, state = train(over_ring(0.5, 1.0, wait=wait), losses, 600)
     assert_all_workers_end_at(losses.minimum(), params)
+    # Where nothing moves any more, Z is the opposite of a worker's own gradient, and Y lacks nu * X of it.
+    np.testing.assert_allclose(state.z[-1], -losses.gradients(params[-1]), rtol=0, atol=1e-8)
+    np.testing.assert_allclose(state.y[-1], losses.gradients(params[-1]) - 0.25 * params[-1], rtol=0, atol=1e-8)
 
 
 @pytest.mark.slow
@@ -116,6 +119,7 @@ def test_a_round_is_that_of_the_simulator_with_all_gradients_at_once():
     assert jnp.sum(~happened.is_gradient) > 3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_where_no_pair_exchanges_all_that_happens_is_the_flow():
     variables, constants = normals(WORKERS), dadao_constants(0.5, 1.0, RATES.chi1, RATES.chi2)
@@ -134,6 +138,7 @@ def test_the_flow_keeps_what_it_must():
         np.testing.assert_allclose(kept @ make_change(constants)(jnp.asarray(time)), 0, rtol=0, atol=1e-14)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_rounds_keep_the_sums_over_workers_of_what_is_exchanged():
     _, state = train(over_ring(0.5, 1.0), quadratics(WORKERS), 20)
@@ -142,6 +147,7 @@ def test_rounds_keep_the_sums_over_workers_of_what_is_exchanged():
         assert np.abs(z).max() > 0.1
 
 
+@pytest.mark.slow
 def test_the_nan_of_a_worker_reaches_only_those_who_exchange_with_it():
     constants = dadao_constants(0.5, 1.0, RATES.chi1, RATES.chi2)
     variables = jax.tree.map(lambda x: x.at[1].set(jnp.nan), normals(WORKERS))
@@ -154,6 +160,7 @@ def test_the_nan_of_a_worker_reaches_only_those_who_exchange_with_it():
     np.testing.assert_array_equal(jnp.any(after.z != apart.z, axis=1), [False, True, True, True])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_pairs_exchange_at_their_rates_and_all_workers_wait_as_long():
     rates = GossipRates(3, np.array([[0, 1], [1, 2]]), np.array([1.0, 4.0]))
@@ -164,6 +171,13 @@ def test_pairs_exchange_at_their_rates_and_all_workers_wait_as_long():
         error = np.std(found, axis=0) / len(many) ** 0.5
         assert np.all(np.abs(np.mean(found, axis=0) - expected) < 5 * error)
     np.testing.assert_array_equal(sample(many, rates, 16, "one", "float64")[0], 1)
+
+
+@pytest.mark.parametrize(("wait", "most"), [("exponential", 1 / 4), ("one", 1 / 2)])
+def test_by_default_no_pair_is_likely_to_exchange_each_time(wait, most):
+    for rates in (RATES, uniform_rates(star(8)), uniform_rates(complete(5))):
+        visits = count_visits(rates, None, wait)
+        assert rates.rates.max() / visits <= most * (1 + 1e-9)
 
 
 @pytest.mark.slow
@@ -194,6 +208,7 @@ def test_devices_give_the_numbers_of_the_simulation(backend):
     chex.assert_trees_all_close(*results, rtol=0, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_key_and_so_the_draws_are_equal_on_all_workers():
     axes = optkit.worker_axes(over_ring(0.5, 1.0), jnp.zeros((WORKERS, 2)), axis_name="workers")
     assert axes == (0, 0, 0, 0, 0, None)
