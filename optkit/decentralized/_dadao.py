@@ -127,9 +127,9 @@ def dadao(
         axis_name: Name of the axis over workers.
         key: Seed of the random draws, an integer or a JAX key. Default: 0. Must be equal on all workers.
         slots: Number of times in a round at which neighbours can exchange: a multiple of the number of matchings
-            (`rates.matchings`), and so large that no probability exceeds 1 if wait is 1. Default: None, the smallest
-            number for which none then exceeds 1/2, because a fixed order of exchanges may diverge, or 1/4 if waits are
-            exponential: in a long wait probabilities stop at 1, and exchanges are lost.
+            (`rates.matchings`), and so large that no probability exceeds 1 if wait is 1. Default: None, so many that
+            none then exceeds 1/2, because a fixed order of exchanges may diverge, or 1/4 if waits are exponential,
+            because in a long wait probabilities stop at 1, and exchanges are lost.
         wait: With "exponential", the wait is drawn anew in each round, equal on all workers, with mean 1. With "one" it
             is 1 in all rounds; both needed about as many gradients. Default: "exponential".
 
