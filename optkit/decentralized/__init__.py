@@ -11,6 +11,7 @@ from ._compressed_proximal_tracking import *
 from ._consensus import *
 from ._dadam import *
 from ._dadao import *
+from ._dadao_events import *
 from ._dadao_flow import *
 from ._delayed_dual_averaging import *
 from ._dfedsam import *
@@ -53,6 +54,7 @@ METHODS = methods_of(
     _proximal_gradient_tracking,
     _compressed_proximal_tracking,
     _choco,
+    _dadao,
     _noise_robust_gradient_tracking,
     _mixing,
     _repeated_mix,
@@ -65,7 +67,7 @@ METHODS = methods_of(
     _ties_merging,
     _links,
     _consensus,
-    _dadao,
+    _dadao_events,
     _gossip_rates,
     _network_lasso,
     _self_repellent_walk,

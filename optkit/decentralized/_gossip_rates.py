@@ -90,6 +90,39 @@ class GossipRates:
         values, vectors = self.spectrum
         return (vectors[:, 1:] / values[1:]) @ vectors[:, 1:].T
 
+    @functools.cached_property
+    def matchings(self) -> tuple[np.ndarray, ...]:
+        """The edges in groups, by their indices, so that no worker occurs twice in a group: they can exchange at once.
+
+        The groups are few. There are as many as one worker has neighbours if the graph is bipartite (a star, a tree, a
+        hypercube, a ring of even size) or complete with an even number of workers, and rarely more than one more
+        otherwise.
+
+        Example:
+            >>> from optkit import topology
+            >>> [group.tolist() for group in uniform_rates(topology.star(4)).matchings]
+            [[2], [1], [0]]
+        """
+        import networkx as nx
+
+        first, second = np.sort(self.edges.T, axis=0)
+        last = self.size - 1
+        if self.size % 2 == 0 and len(self.edges) == self.size * last / 2 == len({*zip(first, second, strict=True)}):
+            # The graph is complete. The edges are the games of a tournament, all against all.
+            day = np.where(second == last, 2 * first, first + second) % last
+            return tuple(np.flatnonzero(day == index) for index in range(last))
+        remaining, matchings = dict(enumerate(self.edges.tolist())), []
+        while remaining:
+            degree = np.bincount(np.ravel([*remaining.values()]), minlength=self.size)
+            graph = nx.Graph()
+            for index, (one, other) in remaining.items():
+                # Those with most edges left come first: a bipartite graph then needs no more groups than its degree.
+                graph.add_edge(one, other, index=index, weight=int(degree[one] + degree[other]))
+            matching = sorted(graph.edges[pair]["index"] for pair in nx.max_weight_matching(graph))
+            matchings.append(np.array(matching))
+            remaining = {index: pair for index, pair in remaining.items() if index not in matching}
+        return tuple(matchings)
+
     @property
     def resistances(self) -> np.ndarray:
         """The effective resistance between the two ends of each edge, with the rates as conductances."""
@@ -99,7 +132,7 @@ class GossipRates:
 
 
 def uniform_rates(topology: Topology) -> GossipRates:
-    """Makes equal rates for all edges, the smallest that `dadao` allows, with `chi1 * chi2 = 1/2`.
+    """Makes equal rates for all edges, the smallest that `dadao` and `dadao_events` allow, with `chi1 * chi2 = 1/2`.
 
     Use it when the graph is large (hundreds of workers), or when all its edges are alike. Avoid it when some edges are
     bridges between parts of the graph, because `optimal_rates` then needs fewer exchanges.

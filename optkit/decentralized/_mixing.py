@@ -109,7 +109,7 @@ def mix(
         raise ValueError(f"links must have shape {(topology.size, topology.size)}, got {links.shape}")
     if topology.size == 1:
         return tree
-    messages, unpack = _pack(tree)
+    messages, unpack = pack(tree)
     phases = [_phase(topology, index, axis_name, links) for index in range(topology.period)]
     if topology.period == 1:
         return unpack(phases[0](messages))
@@ -198,8 +198,11 @@ def require_size(topology: Topology, axis_name: AxisName) -> None:
         raise ValueError(f"the topology joins {topology.size} workers, but the axis {axis_name!r} has {workers}")
 
 
-def _pack(tree: Any) -> tuple[list[jax.Array], Callable[[list[jax.Array]], Any]]:
+def pack(tree: Any) -> tuple[list[jax.Array], Callable[[list[jax.Array]], Any]]:
     """Packs a tree into few messages.
+
+    Args:
+        tree: One worker's arrays.
 
     Returns:
         The messages: arrays of floating-point numbers, where small arrays of the same dtype are joined to one vector.

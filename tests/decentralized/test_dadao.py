@@ -1,261 +1,269 @@
-import dataclasses
+"""What DADAO in rounds promises: the recorded runs, the simulator's rules, the common optimum, and few messages."""
 
-import golden_files
+import dataclasses
+import functools
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-import scipy.linalg
-from golden_files import replays
+from golden_files import assert_replays, replays
+from promises import assert_all_workers_end_at, assert_needs_parameters
+from worker_runs import quadratics, train
 
 import optkit
-from optkit.decentralized import DadaoEvents, GossipRates, dadao, dadao_constants, uniform_rates
-from optkit.decentralized._dadao_flow import make_flow
+from optkit.decentralized import DadaoEvents, GossipRates, dadao, dadao_constants, dadao_events, uniform_rates
+from optkit.decentralized._dadao import Variables, count_visits, draw, jump, make_rounds
+from optkit.decentralized._dadao_flow import make_change
+from optkit.decentralized.topology import complete, ring, star
 
-TARGETS = np.array([[0.0, 3.0], [1.0, -1.0], [4.0, 0.5], [-2.0, 2.0]])
-RATES = uniform_rates(optkit.topology.ring(4))
-COUNT = 60
-
-
-def pull(params, worker, key):
-    """Quadratics with other targets on each worker, of two leaves with other curvatures, and one that is `None`."""
-    del key
-    target = jnp.asarray(TARGETS)[worker]
-    return {"w": 2.0 * (params["w"] - target), "b": params["b"] - target[0], "none": None}
-
-
-def start(dtype=None):
-    return {"w": jnp.ones((4, 2), dtype), "b": jnp.zeros(4, dtype), "none": None}
-
-
-SIMULATOR = dadao(pull, RATES, mu=1.0, L=2.0)
-RUN = jax.jit(SIMULATOR.run)
-SAMPLE = jax.jit(SIMULATOR.sample, static_argnums=1)
-KEY = jax.random.key(0)
-
-
-CONSTANTS = ("nu", "beta", "beta_tilde", "delta", "delta_tilde", "gamma", "gamma_tilde")
-
-
-def recorded_gradient(recording):
-    is_squared = recording.hyperparams.word("loss", {"logistic": False, "squared": True})
-    features, targets = (jnp.asarray(recording.arrays[f"data.{name}"]) for name in "Ab")
-
-    def loss(x, worker):
-        predictions = features[worker] @ x
-        if is_squared:
-            return jnp.mean((predictions - targets[worker, :, 0]) ** 2)
-        penalty = 0.5 * recording.hyperparams["mu"] * jnp.sum(x**2)
-        return jnp.mean(jnp.logaddexp(0.0, -targets[worker, :, 0] * predictions)) + penalty
-
-    return lambda params, worker, _: {"x": jax.grad(loss)(params["x"], worker)}
-
-
-def recorded_rates(recording):
-    workers, edges = len(recording.tree("params0")["x"]), recording.arrays["edges"]
-    graphs = ("2D_grid", "complete", "cycle", "path", "star")  # What a graph's name says, its edges do.
-    recording.hyperparams.word("graph", graphs)
-    assert recording.hyperparams["lambda_grad"] == workers
-    return GossipRates(workers, edges, np.full(len(edges), recording.hyperparams["lambda_mix"] / len(edges)))
+WORKERS = 4
+RATES = uniform_rates(ring(WORKERS))
+over_ring = functools.partial(dadao, rates=RATES, axis_name="workers")
 
 
 @pytest.mark.slow
-@replays("dadao")
+@replays("dadao_in_rounds")
 def test_golden(recording):
-    hyperparams = recording.hyperparams
-    hyperparams.take("chi1", "chi2", *CONSTANTS)  # These are compared below.
-    simulator = dadao(recorded_gradient(recording), recorded_rates(recording), hyperparams["mu"], hyperparams["L"])
-    times, is_gradient = recording.arrays["times"], recording.arrays["events"][:, 0] == 1
-    first, second = recording.arrays["events"][:, 1:].T
-    events = DadaoEvents(
-        wait=jnp.asarray(np.diff(times, prepend=0.0)),
-        is_gradient=jnp.asarray(is_gradient),
-        workers=jnp.asarray(np.stack([first, np.where(is_gradient, first, second)], axis=1)),
-        key=jax.random.split(KEY, len(times)),
-    )
-
-    def step(state, event):
-        state = simulator.run(state, jax.tree.map(lambda x: x[None], event))
-        return state, state.variables["x"]
-
-    trajectory = jax.jit(lambda state: jax.lax.scan(step, state, events)[1])(simulator.init(recording.tree("params0")))
-    golden_files.assert_replays(recording, {"x": trajectory[:, :, 0]})
-    for index, name in enumerate(("X_tilde", "Y", "Y_tilde", "Z", "Z_tilde"), start=1):
-        golden_files.assert_replays(recording, trajectory[:, :, index], f"state.{name}")
-
-
-@replays("dadao")
-def test_golden_constants_are_those_of_the_authors(recording):
-    rates, hyperparams = recorded_rates(recording), recording.hyperparams
-    recorded_gradient(recording)
+    hyperparams, draws = recording.hyperparams, recording.arrays
+    hyperparams.word("graph", ("ring",))  # What the graph's name says, its edges do.
+    rates = GossipRates(hyperparams["n_workers"], draws["edges"], draws["rates"])
+    assert (rates.chi1, rates.chi2) == pytest.approx((hyperparams["chi1"], hyperparams["chi2"]), rel=1e-12)
     constants = dadao_constants(hyperparams["mu"], hyperparams["L"], rates.chi1, rates.chi2)
-    assert rates.chi1 == pytest.approx(hyperparams["chi1"] / hyperparams["lambda_mix"], rel=1e-12)
-    assert rates.chi2 == pytest.approx(hyperparams["chi2"] / hyperparams["lambda_mix"], rel=1e-12)
-    for name in CONSTANTS:
-        assert getattr(constants, name) == pytest.approx(hyperparams[name], rel=1e-12)
+    matchings = [np.flatnonzero(draws["matching"] == group) for group in range(draws["matching"].max() + 1)]
+    rest_of_round = make_rounds(constants, rates, matchings, "workers")
+    # Each edge can be active when its own matching has its turn.
+    active = draws["draws.active"]
+    assert active.shape[1] == hyperparams["slots"]
+    active = active.reshape(len(active), -1, len(matchings), active.shape[-1])
+    own_turn = np.arange(len(matchings))[:, None] == draws["matching"]
+    assert not np.any(active & ~own_turn)
 
+    def worker(params, gradients):
+        def step(variables, inputs):
+            gradient, wait, active = inputs
+            variables = rest_of_round(jump(variables, gradient, constants), wait, active)
+            return variables, variables.x
 
-def generator(constants):
-    """The matrix of the linear flow, row by row as in the paper: X, X~, Y, Y~, Z, Z~."""
-    nu, eta, alpha, alpha_tilde, theta = constants[:5]
-    return np.array(
-        [
-            [-eta, eta, 0, 0, 0, 0],
-            [eta, -eta, 0, 0, 0, 0],
-            [0, 0, -alpha, alpha, 0, 0],
-            [0, -theta * nu, -theta, 0, -theta, 0],
-            [0, 0, 0, 0, -alpha, alpha],
-            [0, 0, 0, 0, alpha_tilde, -alpha_tilde],
-        ]
-    )
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        inputs = gradients, jnp.asarray(draws["draws.wait"]), jnp.asarray(active.any(axis=2))
+        return jax.lax.scan(step, Variables(params, *[zeros] * 5), inputs)[1]
 
-
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("condition", [1.0, 20.0, 1e4])
-def test_the_flow_is_the_matrix_exponential(condition):
-    constants = dadao_constants(1.0, condition, 0.5, 0.5)
-    flow = jax.jit(make_flow(constants))
-    for time in (1e-3, 0.3, 5.0, 100.0):
-        expected = scipy.linalg.expm(generator(constants) * time)
-        error = np.abs(flow(np.eye(6), jnp.asarray(time)) - expected).max()
-        assert error <= 1e-12 * np.abs(expected).max()
+    over_workers = jax.jit(jax.vmap(worker, in_axes=(0, 1), out_axes=1, axis_name="workers"))
+    params, gradients = (jax.tree.map(jnp.asarray, recording.tree(group)) for group in ("params0", "grads"))
+    assert_replays(recording, over_workers(params, gradients))
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
-def test_all_workers_reach_the_common_optimum():
-    params = SIMULATOR.params(RUN(SIMULATOR.init(start()), SAMPLE(KEY, 4000)))
-    np.testing.assert_allclose(params["w"], np.tile(TARGETS.mean(axis=0), (4, 1)), rtol=0, atol=1e-7)
-    np.testing.assert_allclose(params["b"], np.full(4, TARGETS[:, 0].mean()), rtol=0, atol=1e-7)
-    assert params["none"] is None
+@pytest.mark.parametrize("wait", ["exponential", "one"])
+def test_all_workers_reach_the_common_optimum(wait):
+    losses = quadratics(WORKERS)
+    params, state = train(over_ring(0.5, 1.0, wait=wait), losses, 600)
+    assert_all_workers_end_at(losses.minimum(), params)
+    # Where nothing moves any more, Z is the opposite of a worker's own gradient, and Y lacks nu * X of it.
+    np.testing.assert_allclose(state.z[-1], -losses.gradients(params[-1]), rtol=0, atol=1e-8)
+    np.testing.assert_allclose(state.y[-1], losses.gradients(params[-1]) - 0.25 * params[-1], rtol=0, atol=1e-8)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_one_worker_without_neighbours_minimizes_its_own_function():
-    simulator = dadao(lambda x, *_: x - 3.0, uniform_rates(optkit.topology.ring(1)), mu=1.0, L=1.0)
-    events = jax.jit(simulator.sample, static_argnums=1)(KEY, 1000)
-    assert np.all(events.is_gradient)
-    state = jax.jit(simulator.run)(simulator.init(jnp.zeros(1)), events)
-    np.testing.assert_allclose(simulator.params(state), [3.0], rtol=1e-6)
+    losses = quadratics(1)
+    params, _ = train(dadao(0.5, 1.0, uniform_rates(ring(1)), axis_name="workers"), losses, 600)
+    assert_all_workers_end_at(losses.minimum(), params)
+
+
+def normals(count):
+    """Variables of all workers, three numbers each."""
+    return Variables(*jnp.asarray(np.random.default_rng(0).normal(size=(6, count, 3))))
+
+
+def rest_of_round(constants, variables, wait, active):
+    """What follows the jump, on all workers of the ring, where the given edges are active, visits first."""
+    rest = make_rounds(constants, RATES, RATES.matchings, "workers")
+    over_workers = jax.vmap(rest, in_axes=(0, None, None), axis_name="workers")
+    return jax.jit(over_workers)(variables, jnp.asarray(wait), jnp.asarray(active))
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
-def test_a_run_in_pieces_is_the_run_as_a_whole():
-    init, events = SIMULATOR.init(start()), SAMPLE(KEY, COUNT)
-
-    def in_pieces(events):
-        pieces = jax.tree.map(lambda x: x.reshape(4, COUNT // 4, *x.shape[1:]), events)
-        return jax.lax.scan(lambda state, piece: (SIMULATOR.run(state, piece), None), init, pieces)[0]
-
-    jax.tree.map(
-        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-12, atol=1e-12),
-        jax.jit(in_pieces)(events),
-        RUN(init, events),
+def test_a_round_is_that_of_the_simulator_with_all_gradients_at_once():
+    losses, constants, slots = quadratics(WORKERS), dadao_constants(0.5, 1.0, RATES.chi1, RATES.chi2), 4
+    simulator = dadao_events(lambda x, i, _: losses.hessian[i] @ x - losses.linear[i], RATES, 0.5, 1.0)
+    start, waits, events, late = normals(WORKERS).x, [], [], 0.0
+    variables = Variables(start, *[jnp.zeros_like(start)] * 5)
+    for key in jax.random.split(jax.random.key(0), 3):
+        wait, active = draw(key, RATES, slots // 2, "exponential", jnp.float64)
+        variables = jax.vmap(jump, (0, 0, None))(variables, losses.gradients(variables.x), constants)
+        variables = rest_of_round(constants, variables, wait, active)
+        for worker in range(WORKERS):
+            events.append((worker, worker))
+            waits.append(late)
+            late = 0.0
+        for visit in np.asarray(active):
+            for matching in RATES.matchings:
+                late += float(wait) / slots
+                for edge in matching[visit[matching]]:
+                    events.append(tuple(RATES.edges[edge]))
+                    waits.append(late)
+                    late = 0.0
+    workers = jnp.asarray(events)
+    happened = DadaoEvents(
+        jnp.asarray(waits), workers[:, 0] == workers[:, 1], workers, jax.random.split(jax.random.key(0), len(events))
     )
-
-
-@pytest.mark.usefixtures("x64")
-def test_parameters_are_read_at_one_time_for_all_workers():
-    state = RUN(SIMULATOR.init(start()), SAMPLE(KEY, COUNT))
-    params = jax.jit(SIMULATOR.params)(state)
-    flow = scipy.linalg.expm(generator(dadao_constants(1.0, 2.0, RATES.chi1, RATES.chi2)) * float(state.elapsed[2]))
-    np.testing.assert_allclose(params["w"][2], (flow @ state.variables["w"][2])[0], rtol=1e-12, atol=1e-12)
-    stale = np.abs(params["w"] - state.variables["w"][:, 0]).max(axis=1)
-    np.testing.assert_array_equal(stale == 0, np.asarray(state.elapsed) == 0)
-    assert stale.max() > 1e-3
+    state = jax.jit(simulator.run)(simulator.init(start), happened)
+    np.testing.assert_allclose(simulator.params(state._replace(elapsed=state.elapsed + late)), variables.x, rtol=1e-10)
+    assert jnp.sum(~happened.is_gradient) > 3
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
-def test_an_exchange_keeps_the_sum_over_workers_of_what_is_exchanged():
-    before = RUN(SIMULATOR.init(start()), SAMPLE(KEY, COUNT))._replace(elapsed=jnp.zeros(4))
-    exchange = SAMPLE(KEY, COUNT)._replace(
-        wait=jnp.zeros(COUNT), is_gradient=jnp.zeros(COUNT, bool), workers=jnp.full((COUNT, 2), jnp.array([0, 2]))
-    )
-    after = RUN(before, exchange)
-    changed = np.abs(after.variables["w"] - before.variables["w"]).max(axis=2) > 0
-    expected = np.zeros((4, 6), bool)
-    expected[[0, 2], 4:] = True
-    np.testing.assert_array_equal(changed, expected)
-    sums = after.variables["w"][:, 2] + after.variables["w"][:, 4]
-    np.testing.assert_allclose(sums[0], sums[2], rtol=0, atol=1e-12)
-    for x, y in zip(jax.tree.leaves(after.variables), jax.tree.leaves(before.variables), strict=True):
-        np.testing.assert_allclose(x.sum(axis=0), y.sum(axis=0), rtol=0, atol=1e-10)
+def test_where_no_pair_exchanges_all_that_happens_is_the_flow():
+    variables, constants = normals(WORKERS), dadao_constants(0.5, 1.0, RATES.chi1, RATES.chi2)
+    silent = rest_of_round(constants, variables, 1.7, np.zeros((2, WORKERS), bool))
+    by = make_change(constants)(jnp.asarray(1.7))
+    expected = jnp.stack(variables) + jnp.tensordot(by, jnp.stack(variables), 1)
+    np.testing.assert_allclose(jnp.stack(silent), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_flow_keeps_what_it_must():
+    # X and X~ approach each other, at equal rates; so do Z and Z~, at theirs.
+    constants = dadao_constants(0.5, 20.0, RATES.chi1, RATES.chi2)
+    kept = np.array([[1, 1, 0, 0, 0, 0], [0, 0, 0, 0, constants.alpha_tilde, constants.alpha]])
+    for time in (0.1, 1.0, 30.0):
+        np.testing.assert_allclose(kept @ make_change(constants)(jnp.asarray(time)), 0, rtol=0, atol=1e-14)
 
 
 @pytest.mark.slow
-def test_events_come_at_their_rates():
+@pytest.mark.usefixtures("x64")
+def test_rounds_keep_the_sums_over_workers_of_what_is_exchanged():
+    _, state = train(over_ring(0.5, 1.0), quadratics(WORKERS), 20)
+    for z in (state.z, state.z_tilde):
+        np.testing.assert_allclose(jnp.sum(z, axis=1), 0, rtol=0, atol=1e-10)
+        assert np.abs(z).max() > 0.1
+
+
+@pytest.mark.slow
+def test_the_nan_of_a_worker_reaches_only_those_who_exchange_with_it():
+    constants = dadao_constants(0.5, 1.0, RATES.chi1, RATES.chi2)
+    variables = jax.tree.map(lambda x: x.at[1].set(jnp.nan), normals(WORKERS))
+    (pair,) = [index for index, edge in enumerate(RATES.edges.tolist()) if edge == [2, 3]]
+    active = np.zeros((1, WORKERS), bool)
+    active[0, pair] = True
+    after = rest_of_round(constants, variables, 1.0, active)
+    apart = rest_of_round(constants, variables, 1.0, np.zeros((1, WORKERS), bool))
+    np.testing.assert_array_equal(jnp.isfinite(after.z).all(axis=1), [True, False, True, True])
+    np.testing.assert_array_equal(jnp.any(after.z != apart.z, axis=1), [False, True, True, True])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("x64")
+def test_pairs_exchange_at_their_rates_and_all_workers_wait_as_long():
     rates = GossipRates(3, np.array([[0, 1], [1, 2]]), np.array([1.0, 4.0]))
-    sample = jax.jit(dadao(pull, rates, mu=1.0, L=1.0).sample, static_argnums=(0, 1))
-    events = sample(0, 20000)
-    time = float(jnp.sum(events.wait))
-    gradients = np.bincount(events.workers[events.is_gradient, 0], minlength=3)
-    exchanges = np.bincount(events.workers[~events.is_gradient, 0], minlength=2)
-    counts, means = np.concatenate([gradients, exchanges]), np.array([1.0, 1.0, 1.0, 1.0, 4.0]) * time
-    assert np.all(np.abs(counts - means) < 5 * np.sqrt(means))
-    np.testing.assert_array_equal(events.is_gradient, events.workers[:, 0] == events.workers[:, 1])
+    many = jax.random.split(jax.random.key(0), 4000)
+    sample = jax.jit(jax.vmap(draw, (0, None, None, None, None)), static_argnums=(1, 2, 3, 4))
+    time, active = sample(many, rates, 16, "exponential", "float64")
+    for expected, found in ((1.0, time), (rates.rates, active.sum(axis=1))):
+        error = np.std(found, axis=0) / len(many) ** 0.5
+        assert np.all(np.abs(np.mean(found, axis=0) - expected) < 5 * error)
+    np.testing.assert_array_equal(sample(many, rates, 16, "one", "float64")[0], 1)
+
+
+@pytest.mark.parametrize(("wait", "most"), [("exponential", 1 / 4), ("one", 1 / 2)])
+def test_by_default_no_pair_is_likely_to_exchange_each_time(wait, most):
+    for rates in (RATES, uniform_rates(star(8)), uniform_rates(complete(5))):
+        visits = count_visits(rates, None, wait)
+        assert rates.rates.max() / visits <= most * (1 + 1e-9)
+
+
+@pytest.mark.slow
+def test_only_times_at_which_a_pair_exchanges_send_and_then_one_message():
+    size, slots = 64, 8
+    tx = over_ring(0.5, 1.0, slots=slots)
+    found = optkit.cost(tx, jax.ShapeDtypeStruct((size,), jnp.bfloat16), axis_name="workers", axis_size=WORKERS)
+    assert (found.sent, found.sent_when_taken) == ({}, {"collective-permute": 4 * size * slots})
+    assert found.state_bytes_per_device == 5 * 4 * size + 8
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
-def test_noisy_gradients_get_a_key_of_their_own_at_each_event():
-    # At X = Y~ = 0 without a wait, X moves by the noise alone.
-    def noise(params, worker, key):
-        del worker
-        return jax.random.normal(key, params.shape)
+@pytest.mark.parametrize("backend", ["pmap", "shard_map"])
+def test_devices_give_the_numbers_of_the_simulation(backend):
+    tx, losses = over_ring(0.5, 1.0), quadratics(WORKERS)
 
-    simulator = dadao(noise, RATES, mu=1.0, L=1.0)
-    events = SAMPLE(KEY, 4)._replace(
-        wait=jnp.zeros(4), is_gradient=jnp.ones(4, bool), workers=jnp.tile(jnp.arange(4)[:, None], 2)
-    )
-    state = jax.jit(simulator.run)(simulator.init(jnp.zeros((4, 2))), events)
-    expected = jax.vmap(lambda key: jax.random.normal(key, 2))(events.key)
-    np.testing.assert_allclose(state.variables[:, 0], -expected / 4, rtol=1e-12)  # gamma = 1 / (4 L)
-    assert len(np.unique(state.variables[:, 0])) == 8
+    def worker(hessian, linear):
+        def step(carry, _):
+            params, state = carry
+            updates, state = tx.update(hessian @ params - linear, state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        params = jnp.zeros_like(linear)
+        return jax.lax.scan(step, (params, tx.init(params)), length=4)[0]
+
+    results = [optkit.on_workers(worker, axis_name="workers", backend=each)(*losses) for each in (backend, "vmap")]
+    chex.assert_trees_all_close(*results, rtol=0, atol=1e-13)
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("x64")
-def test_runs_map_over_keys():
-    keys, init = jax.random.split(KEY, 2), SIMULATOR.init(start())
-    events = [SAMPLE(key, COUNT) for key in keys]
-    mapped = jax.jit(jax.vmap(SIMULATOR.run, (None, 0)))(init, jax.tree.map(lambda *x: jnp.stack(x), *events))
-    for index, one in enumerate(events):
-        for x, y in zip(jax.tree.leaves(mapped), jax.tree.leaves(RUN(init, one)), strict=True):
-            np.testing.assert_allclose(x[index], y, rtol=1e-10, atol=1e-10)
+def test_key_and_so_the_draws_are_equal_on_all_workers():
+    axes = optkit.worker_axes(over_ring(0.5, 1.0), jnp.zeros((WORKERS, 2)), axis_name="workers")
+    assert axes == (0, 0, 0, 0, 0, None)
 
 
 @pytest.mark.usefixtures("x64")
+def test_mu_and_smoothness_may_be_arrays():
+    def change(mu, smoothness):
+        return make_change(dadao_constants(mu, smoothness, 0.5, 0.5))(jnp.asarray(0.7))
+
+    np.testing.assert_allclose(jax.jit(change)(0.5, 20.0), change(0.5, 20.0), rtol=1e-10, atol=1e-15)
+
+
+def test_parameters_are_needed():
+    assert_needs_parameters(over_ring(0.5, 1.0), "dadao")
+
+
 @pytest.mark.parametrize(
-    ("given", "kept"), [("float16", "float32"), ("bfloat16", "float32"), ("float32", "float32"), ("float64", "float64")]
+    ("arguments", "message"),
+    [
+        ({"mu": 0.0}, r"mu must be in \(0, inf\), got 0.0"),
+        ({"L": 0.4}, r"L must be in \[0.5, inf\), got 0.4"),
+        ({"slots": 0}, "slots must be a positive integer, got 0"),
+        ({"slots": 3}, "slots must be a multiple of 2, the number of matchings of the edges, got 3"),
+        ({"wait": "two"}, "wait must be 'exponential' or 'one', got 'two'"),
+        ({"axis_name": ("a", "b")}, "axis_name must be the name of one axis"),
+    ],
 )
-def test_sixteen_bits_are_simulated_in_thirty_two_and_doubles_stay(given, kept):
-    state = jax.eval_shape(lambda: SIMULATOR.init(start(given)))
-    after = jax.eval_shape(SIMULATOR.run, state, jax.eval_shape(lambda: SIMULATOR.sample(0, 3)))
-    dtypes = {str(x.dtype) for x in jax.tree.leaves((state, after, jax.eval_shape(SIMULATOR.params, after)))}
-    assert dtypes == {kept}
+def test_arguments_out_of_their_range_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        over_ring(**{"mu": 0.5, "L": 1.0, **arguments})
 
 
-@pytest.mark.parametrize("bad", [{"mu": 0.0}, {"mu": -1.0}, {"L": 0.5}, {"chi1": -1.0}, {"chi2": float("nan")}])
-def test_constants_out_of_range_are_refused(bad):
-    with pytest.raises(ValueError, match=f"{next(iter(bad))} must be in"):
-        dadao_constants(**{"mu": 1.0, "L": 2.0, "chi1": 0.5, "chi2": 0.5, **bad})
+def test_slots_that_are_too_few_for_the_rates_are_refused_with_how_many_there_must_be():
+    often = dataclasses.replace(RATES, rates=3.5 * RATES.rates / RATES.rates.max())
+    with pytest.raises(ValueError, match=r"slots must be at least 8, 4 for each of 2 matchings, .* 3.5, got 6"):
+        over_ring(0.5, 1.0, rates=often, slots=6)
 
 
-def test_too_rare_exchanges_are_refused_with_how_often_they_must_be():
+def test_too_rare_exchanges_are_refused():
     rare = dataclasses.replace(RATES, rates=RATES.rates / 4)
-    with pytest.raises(ValueError, match=r"chi1 \* chi2 must be at most 1/2, got 8: make all exchanges 4 times"):
-        dadao(pull, rare, mu=1.0, L=2.0)
+    with pytest.raises(ValueError, match=r"chi1 \* chi2 must be at most 1/2, got 8"):
+        over_ring(0.5, 1.0, rates=rare)
 
 
-@pytest.mark.parametrize("params", [{"w": np.zeros((3, 2))}, np.zeros(()), {}])
-def test_parameters_of_another_number_of_workers_are_refused(params):
-    with pytest.raises(ValueError, match="parameters need a leading axis of the 4 workers"):
-        SIMULATOR.init(params)
+def test_a_topology_in_place_of_rates_is_refused():
+    with pytest.raises(TypeError, match=r"rates must be GossipRates, for example uniform_rates.*, got Topology"):
+        dadao(0.5, 1.0, ring(WORKERS), axis_name="workers")
 
 
-def test_a_count_of_events_must_be_positive():
-    with pytest.raises(ValueError, match="count must be a positive integer, got 0"):
-        SIMULATOR.sample(0, 0)
+def test_slots_that_are_injected_are_refused():
+    with pytest.raises(TypeError, match="slots"):
+        over_ring(0.5, 1.0, slots=jnp.int32(4))
+
+
+def test_another_number_of_workers_is_refused():
+    with pytest.raises(ValueError, match="the rates are those of 4 workers, but the axis 'workers' has 3"):
+        train(over_ring(0.5, 1.0), quadratics(3), 1)

@@ -91,3 +91,32 @@ def test_no_steps_are_refused():
 def test_rates_that_cannot_be_are_refused(size, edges, rates, message):
     with pytest.raises(ValueError, match=message):
         GossipRates(size, np.asarray(edges), np.asarray(rates))
+
+
+@pytest.mark.parametrize(
+    ("topology", "matchings"),
+    [
+        (optkit.topology.ring(1), 0),
+        (optkit.topology.ring(2), 1),
+        (optkit.topology.ring(8), 2),
+        (optkit.topology.ring(7), 3),
+        (optkit.topology.hypercube(16), 4),
+        (optkit.topology.star(8), 7),
+        (optkit.topology.binary_tree(15), 3),
+        (optkit.topology.torus(16), 4),
+        (optkit.topology.complete(10), 9),
+        (optkit.topology.complete(7), 7),
+        (BARBELL, 4),
+    ],
+)
+def test_edges_fall_into_few_matchings_in_which_no_worker_occurs_twice(topology, matchings):
+    rates = uniform_rates(topology)
+    assert len(rates.matchings) == matchings
+    assert sorted(index for matching in rates.matchings for index in matching) == list(range(len(rates.edges)))
+    for matching in rates.matchings:
+        assert len(np.unique(rates.edges[matching])) == 2 * len(matching)
+
+
+def test_two_edges_between_the_same_workers_are_in_two_matchings():
+    rates = GossipRates(2, np.array([[0, 1], [1, 0]]), np.array([1.0, 2.0]))
+    assert sorted(matching.tolist() for matching in rates.matchings) == [[0], [1]]

@@ -40,7 +40,7 @@ def _distances(topology):
     hessians = jnp.asarray((bases * np.linspace(1, CONDITION, SIZE)) @ bases.swapaxes(1, 2))
     targets = jnp.asarray(rng.standard_normal((WORKERS, SIZE)))
     optimum = jnp.linalg.solve(hessians.sum(axis=0), jnp.einsum("nij,nj->i", hessians, targets))
-    simulator = optkit.dadao(
+    simulator = optkit.dadao_events(
         lambda x, worker, key: hessians[worker] @ (x - targets[worker]),  # noqa: ARG005  (exact gradients)
         optkit.optimal_rates(topology),
         mu=1.0,
@@ -62,7 +62,7 @@ def _distances(topology):
 
 
 CLAIM = Claim(
-    method="dadao",
+    method="dadao_events",
     arxiv="2208.00779",
     statement="Gradients and exchanges at random times, of workers that never wait, converge linearly.",
     experiment=(

@@ -32,7 +32,7 @@ def measure() -> Finding:
 
 
 CLAIM = Claim(
-    method="dadao",
+    method="dadao_events",
     arxiv="2208.00779",
     statement="Optimal rates of exchanges need fewer of them than uniform rates where a graph has a bottleneck.",
     experiment="Exchanges in a unit of time, uniform against 3,000 steps of exponentiated gradients, on five graphs.",
