@@ -1,4 +1,4 @@
-"""The parts of a decentralized run, by their names on the command line; a number follows a colon, as in `top_k:0.1`.
+"""The parts of a run on many workers, by their names on the command line; a number follows a colon, as in `top_k:0.1`.
 
 The functions take optkit as their first argument, so that names can be checked before it is imported.
 """

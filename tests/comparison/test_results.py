@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from rich.console import Console
 
-from experiments.decentralized import picture
+from experiments.workers import picture
 from optkit.comparison import figure, results, table
 from optkit.comparison.terminal import Terminal
 
@@ -241,13 +241,13 @@ def test_names_are_shown_as_they_are(records, monkeypatch, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_names_of_decentralized_runs_are_shown_as_they_are(monkeypatch, tmp_path, name):
+def test_names_of_runs_on_many_workers_are_shown_as_they_are(monkeypatch, tmp_path, name):
     settings = {"task": name, "topology": name, "attack": name, "mixing": name, "alpha": None, "dropout": 0.0}
     settings |= {"silent": 0, "byzantine": 2, "every": 1, "workers": 8, "steps": 40}
     trained = training(name, 0.1, 0, [4.0, 3.0, 2.0, 1.0, 1.0])
     trained |= {"worst": [4.0] * 5, "consensus": [0.0, 1.0, 1.0, 1.0, 1.0], "sent": {"collective-permute": 8}}
     trained |= {"test": {"loss": 1.0, name: 1.0}, "milliseconds_per_step": [1.0]}
-    named = [{"record": "decentralized", "settings": settings}, trained]
+    named = [{"record": "workers", "settings": settings}, trained]
     assert printed(picture.table(named)).count(NAMES[name]) == 6
     drawn = texts_of(monkeypatch, picture.draw, named, tmp_path / "figure.png")
     assert NAMES[name] in drawn

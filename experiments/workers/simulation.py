@@ -10,9 +10,9 @@ import optax
 
 import optkit
 from experiments import pieces
-from experiments.decentralized import split
 from experiments.errors import UserError
 from experiments.pieces import LABEL_FLIP
+from experiments.workers import split
 from optkit.comparison.gradients import WORKERS
 from optkit.comparison.task import Task
 from optkit.core.workers.on_workers import Backend

@@ -1,4 +1,4 @@
-"""What the results of decentralized runs must be."""
+"""What the results of runs on many workers must be."""
 
 from collections.abc import Mapping
 
@@ -22,8 +22,8 @@ from optkit.comparison.records import (
 )
 
 _SCHEMAS: Mapping[str, Schema] = {
-    "decentralized": header(
-        "decentralized",
+    "workers": header(
+        "workers",
         inner=TEXT,
         learning_rate=mapping_of(NOT_NEGATIVE),
         topology=TEXT,
@@ -52,4 +52,4 @@ _SCHEMAS: Mapping[str, Schema] = {
         sent=mapping_of(NOT_NEGATIVE),
     ),
 }
-DECENTRALIZED = Kind("decentralized", _SCHEMAS, contradictions)
+RUN = Kind("workers", _SCHEMAS, contradictions)

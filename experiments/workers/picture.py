@@ -1,4 +1,4 @@
-"""What a decentralized run found: the table and the figure."""
+"""What a run on many workers found: the table and the figure."""
 
 import pathlib
 from collections.abc import Sequence

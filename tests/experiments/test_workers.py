@@ -1,4 +1,4 @@
-"""What a decentralized run shows, deals, counts, refuses and continues."""
+"""What a run on many workers shows, deals, counts, refuses and continues."""
 
 import io
 import math
@@ -12,9 +12,9 @@ import test_records
 from rich.console import Console
 
 from experiments import __main__ as command_line
-from experiments import compare, decentralized, optimizers, pieces, tasks
-from experiments.decentralized import DEFAULT, Options, choices, picture, simulation, split
-from experiments.decentralized.records import DECENTRALIZED
+from experiments import compare, optimizers, pieces, tasks, workers
+from experiments.workers import DEFAULT, Options, choices, picture, simulation, split
+from experiments.workers.records import RUN
 from optkit import catalog
 from optkit.comparison import ComparisonError
 from optkit.comparison import run as engine
@@ -64,8 +64,8 @@ def run(blobs, monkeypatch, tmp_path):
 
     def run(*names, out="run", **options):
         console = Console(file=io.StringIO(), width=120)
-        decentralized.run(Options(optimizers=names, out=tmp_path / out, **options), console)
-        records = read_records(tmp_path / out, DECENTRALIZED)
+        workers.run(Options(optimizers=names, out=tmp_path / out, **options), console)
+        records = read_records(tmp_path / out, RUN)
         return console.file.getvalue(), {record["optimizer"]: record for record in records[1:]}
 
     return run
@@ -275,9 +275,9 @@ def test_the_run_can_be_drawn_again_without_training(run, tmp_path, monkeypatch)
     printed, _ = run("gossip", steps=4)
     monkeypatch.undo()
     assert (tmp_path / "run" / "figure.png").read_bytes() == b""
-    monkeypatch.delattr(decentralized, "Training")
+    monkeypatch.delattr(workers, "Training")
     console = Console(file=io.StringIO(), width=120)
-    decentralized.show(tmp_path / "run", console)
+    workers.show(tmp_path / "run", console)
     assert console.file.getvalue() in printed
     assert (tmp_path / "run" / "figure.png").read_bytes().startswith(b"\x89PNG")
 
@@ -287,8 +287,8 @@ def test_results_of_the_other_command_are_refused(run, tmp_path):
     with pytest.raises(ComparisonError, match="is not the header of a run of `compare`"):
         compare.show(tmp_path / "run", Console())
     (tmp_path / "run" / "results.jsonl").write_text(test_records.as_text(test_records.comparison()))
-    with pytest.raises(ComparisonError, match="is not the header of a run of `decentralized`"):
-        decentralized.show(tmp_path / "run", Console())
+    with pytest.raises(ComparisonError, match="is not the header of a run of `workers`"):
+        workers.show(tmp_path / "run", Console())
 
 
 def test_a_diverged_run_says_so(run):
@@ -373,7 +373,7 @@ REFUSED = [
 def test_bad_input_is_refused_in_one_line(capsys, options, message):
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
     try:
-        code = command_line.execute(command_line.parser().parse_args(["decentralized", *words]))
+        code = command_line.execute(command_line.parser().parse_args(["workers", *words]))
     except SystemExit as stop:
         code = stop.code
     error = capsys.readouterr().err

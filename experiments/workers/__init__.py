@@ -1,4 +1,4 @@
-"""`python -m experiments decentralized`: methods whose workers talk to their neighbours, on data dealt unevenly."""
+"""`python -m experiments workers`: methods whose workers talk to their neighbours, on data dealt unevenly."""
 
 import dataclasses
 import math
@@ -11,10 +11,10 @@ from rich.console import Console
 
 import experiments
 from experiments import optimizers, pieces, tasks
-from experiments.decentralized import choices, picture, simulation
-from experiments.decentralized.records import DECENTRALIZED
-from experiments.decentralized.simulation import Evaluation, Training
 from experiments.errors import UserError
+from experiments.workers import choices, picture, simulation
+from experiments.workers.records import RUN
+from experiments.workers.simulation import Evaluation, Training
 from optkit.comparison import entries, environment
 from optkit.comparison import run as engine
 from optkit.comparison.errors import one_line
@@ -90,9 +90,9 @@ def run(options: Options, console: Console) -> None:
     network = _network(options)
     built = {name: _build(options, network, name, method) for name, method in methods.items()}
     header = {
-        "record": "decentralized",
+        "record": "workers",
         "settings": {
-            "command": "decentralized",
+            "command": "workers",
             **{name: value for name, value in dataclasses.asdict(options).items() if name != "out"},
             "optimizers": list(methods),
             "learning_rate": {name: _learning_rate(options, method) for name, method in methods.items()},
@@ -105,8 +105,8 @@ def run(options: Options, console: Console) -> None:
         "versions": environment.versions(experiments),
         "hardware": environment.hardware(),
     }
-    folder = options.out or pathlib.Path("runs", f"decentralized-{options.task}-{short_digest(header)}")
-    with RunFolder.locked(folder, DECENTRALIZED) as run_folder:
+    folder = options.out or pathlib.Path("runs", f"workers-{options.task}-{short_digest(header)}")
+    with RunFolder.locked(folder, RUN) as run_folder:
         if not run_folder.records:
             run_folder.clear()
             run_folder.append([header])
@@ -132,9 +132,9 @@ def show(folder: pathlib.Path, console: Console) -> None:
         console: where the table goes.
 
     Raises:
-        UserError: if there are no results of a decentralized run.
+        UserError: if there are no results of such a run.
     """
-    records = read_records(folder, DECENTRALIZED)
+    records = read_records(folder, RUN)
     if not records:
         raise UserError(f"there is no results.jsonl in {folder}")
     console.print(picture.table(records))
