@@ -53,7 +53,8 @@ COMMANDS = {
         lives=6,
     ),
     "workers": Command(
-        "workers --task diabetes-ridge --alpha inf --optimizers gossip,choco --workers 4 --steps 1000",
+        "workers --task diabetes-ridge --alpha inf --optimizers gossip,choco --workers 4 --steps 1000"
+        " --step-milliseconds 10",
         ("figure.png",),
         lives=6,
     ),

@@ -52,7 +52,8 @@ WORKERS = {
         "workers": 4,
         "alpha": None,
         "mixing": None,
-        "compressor": "top_k:0.1",
+        "compressor": None,
+        "feedback": "ef14",
         "gamma": 0.3,
         "every": 1,
         "dropout": 0.0,
@@ -63,6 +64,7 @@ WORKERS = {
         "batch_size": 8,
         "seed": 0,
         "backend": "vmap",
+        "processes": 1,
     },
     **SECTIONS,
 }
@@ -85,11 +87,9 @@ def comparison():
 
 def workers():
     """Gossip and CHOCO: lines 2 and 3."""
+    sent = {"sent": {"collective-permute": [0.0, 1280.0, 2560.0]}, "exchanges": [0.0, 10.0, 20.0]}
     own = {"worst": [3.0, 2.0, 1.0], "consensus": [0.0, 1.0, 2.0], "milliseconds_per_step": [1.0]}
-    lines = [
-        {"record": "training", "optimizer": name, **TRAINING, **own, "sent": {"collective-permute": 128}}
-        for name in ("gossip", "choco")
-    ]
+    lines = [{"record": "training", "optimizer": name, **TRAINING, **own, **sent} for name in ("gossip", "choco")]
     return json.loads(json.dumps([WORKERS, *lines]))
 
 
@@ -183,7 +183,10 @@ def test_a_value_of_the_wrong_kind_is_named(tmp_path, line, place, value, words)
         (1, ("settings", "attack"), 1, "1 is not of type"),
         (2, ("worst",), [1.0], "worst has 1 values"),
         (2, ("consensus",), [None, "a", 1.0], "'a' is not of type"),
-        (3, ("sent",), {"all-gather": None}, "None is not of type 'number'"),
+        (1, ("settings", "processes"), 0, "less than the minimum"),
+        (3, ("sent",), {"all-gather": None}, "None is not of type 'array'"),
+        (3, ("sent",), {"all-gather": [0.0, 1.0]}, "sent.all-gather has 2 values"),
+        (3, ("exchanges",), [0.0, -1.0, 2.0], "less than the minimum"),
         (3, ("sent",), 128, "128 is not of type 'object'"),
         (3, ("optimizer",), "gossip", "the training of gossip stands on line 2 already"),
         (3, ("record",), "round", "record: 'round' is not one of ['training']"),
