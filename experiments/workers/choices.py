@@ -69,7 +69,7 @@ def build(method: Method, pieces: Pieces) -> optax.GradientTransformation:
     made = method.factory(**{**_without_numbers(method), **taken})
     if method.kind not in ("transformation", "aggregator"):
         return made
-    inner = optax.chain(optax.GradientTransformationExtraArgs(made.init, made.update), pieces.inner)
+    inner = optax.chain(made, pieces.inner)
     if "topology" not in taken:
         return inner
     return gossip(inner, pieces.topology, axis_name=WORKERS, mixing=pieces.mixing, order="cta")

@@ -235,7 +235,7 @@ class Training:
         self._tx = optax.with_extra_args_support(tx if attacked is None else attacked)
         like = self._like()
         if network.is_faulty:
-            _require(method, tx, jax.eval_shape(network.params), like)
+            _require_losses(method, tx, jax.eval_shape(network.params), like, network.workers)
         if "weight" in like:
             like["weight"] = network.present(jnp.int32(0))
         # What is equal on all workers, such as the count that decides whether they exchange, is held once.
@@ -322,7 +322,9 @@ class Training:
         return carry, network.mean(jnp.mean(losses)), sent
 
 
-def _require(method: Method, tx: optax.GradientTransformation, params: Any, given: Mapping[str, Any]) -> None:
+def _require_losses(
+    method: Method, tx: optax.GradientTransformation, params: Any, given: Mapping[str, Any], workers: int
+) -> None:
     """Raises if a method ignores which messages are lost.
 
     Raises:
@@ -333,7 +335,7 @@ def _require(method: Method, tx: optax.GradientTransformation, params: Any, give
         return optax.with_extra_args_support(tx).update(params, tx.init(params), params, **{**given, **lost})
 
     lost = {name: value for name, value in given.items() if name in ("links", "weight")}
-    program = jax.make_jaxpr(update, axis_env=[(WORKERS, 2)])(lost, params)
+    program = jax.make_jaxpr(update, axis_env=[(WORKERS, workers)])(lost, params)
     used = {atom for equation in program.jaxpr.eqns for atom in equation.invars if isinstance(atom, core.Var)}
     if used.isdisjoint(program.jaxpr.invars[: len(lost)]):
         raise UserError(f"{method.name} knows no lost messages: --dropout and --silent have no effect on it")
