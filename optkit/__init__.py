@@ -14,6 +14,7 @@ from optkit.communication import *
 from optkit.communication import feedback as feedback
 from optkit.decentralized import *
 from optkit.decentralized import topology as topology
+from optkit.local_training import *
 from optkit.median_clipping import *
 from optkit.median_clipping import median_step as median_step
 from optkit.memory_efficient import *

@@ -4,12 +4,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from optkit.core.precision import widen
 from optkit.core.types import AxisName
 
 
-def pmean(tree: Any, axis_name: AxisName | tuple[str, ...] | None) -> Any:
+def pmean(tree: Any, axis_name: AxisName | tuple[str, ...] | None, weight: float | jax.Array | None = None) -> Any:
     """Averages over the workers, in at least float32.
 
     Values of 16 bits are cast to float32 before they are summed, and the mean is rounded once at the end. Summed in 16
@@ -18,10 +19,12 @@ def pmean(tree: Any, axis_name: AxisName | tuple[str, ...] | None) -> Any:
     Args:
         tree: Arrays of one worker.
         axis_name: Name of the axis over workers. None means that there is only one worker.
+        weight: This worker's share in the mean, at least 0. A worker of weight 0 is left out, even if its values are
+            not finite. Default: None, equal shares.
 
     Returns:
         The mean, equal on all workers. Floating-point arrays keep their dtype; all others are as from `jax.lax.pmean`.
-        If `axis_name` is None, `tree` as it is.
+        If `axis_name` is None, `tree` as it is. If all weights are 0, NaN.
 
     Example:
         >>> import jax
@@ -33,9 +36,14 @@ def pmean(tree: Any, axis_name: AxisName | tuple[str, ...] | None) -> Any:
     """
     if axis_name is None:
         return tree
+    total = None if weight is None else jax.lax.psum(weight, axis_name)
 
     def mean(x, wide):
-        averaged = jax.lax.pmean(wide, axis_name)
+        if weight is None:
+            averaged = jax.lax.pmean(wide, axis_name)
+        else:
+            share = jnp.where(weight > 0, wide * jnp.asarray(weight, wide.dtype), 0)
+            averaged = jax.lax.psum(share, axis_name) / jnp.asarray(total, wide.dtype)
         return averaged.astype(x.dtype) if wide.dtype != x.dtype else averaged
 
     return jax.tree.map(mean, tree, widen(tree))

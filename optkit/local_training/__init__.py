@@ -1,0 +1,12 @@
+"""Local updates: workers train alone for some steps, and then bring their parameters together."""
+
+from optkit.method import methods_of
+
+from ._diloco import *
+from ._local_sgd import *
+from ._local_updates import *
+from ._muloco import *
+from ._quadratic_synchronization import *
+from ._slowmo import *
+
+METHODS = methods_of(_local_updates, _quadratic_synchronization, _local_sgd, _slowmo, _diloco, _muloco)
