@@ -85,7 +85,7 @@ def _mean(*, axis_name):
 
     def update(updates, state, params=None, *, weight=None, **extra_args):
         del params, extra_args
-        return collectives.pmean(updates, axis_name, *(() if weight is None else (weight,))), state
+        return collectives.pmean(updates, axis_name, weight), state
 
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 

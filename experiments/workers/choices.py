@@ -9,6 +9,7 @@ import optax
 
 import optkit
 from experiments.optimizers import takes
+from optkit import catalog
 from optkit.comparison.gradients import WORKERS
 from optkit.compressors import Compressor
 from optkit.decentralized import gossip
@@ -81,14 +82,20 @@ def mean(compressor: Compressor, feedback: Any) -> optax.GradientTransformation:
 
 
 def _without_numbers(method: Method) -> dict[str, Any]:
-    """Returns an entry's arguments less those numbers, chosen for the contract's problems, that have a default."""
+    """Returns an entry's arguments less those numbers, chosen for the contract's problems, that have a default.
+
+    Numbers that make a variant what it is stay.
+    """
     parameters = inspect.signature(method.factory).parameters
+    name, variant, _ = method.name.partition(":")
+    usual = catalog.METHODS[name].example if variant else method.example
     return {
         name: value
         for name, value in method.example.items()
         if isinstance(value, bool)
         or not isinstance(value, numbers.Real)
         or parameters[name].default is inspect.Parameter.empty
+        or value != usual.get(name)
     }
 
 

@@ -47,7 +47,9 @@ def outer_of(found, *, nesterov):
 def test_golden_diloco(recording):
     found = recording.hyperparams
     found["n_workers"]
-    tx = optkit.local_updates(inner_of(found), outer_of(found, nesterov=found["nesterov"]), every=found["sync_every"], axis_name="workers")
+    tx = optkit.local_updates(
+        inner_of(found), outer_of(found, nesterov=found["nesterov"]), every=found["sync_every"], axis_name="workers"
+    )
     run(recording, tx)
 
 
@@ -155,5 +157,7 @@ def test_golden_muloco(recording):
         others=optax.adamw(**adamw),
         eps_of_others=1e-10,
     )
-    tx = optkit.local_updates(inner, outer_of(found, nesterov=found["outer_momentum"] > 0), every=found["sync_every"], axis_name="workers")
+    tx = optkit.local_updates(
+        inner, outer_of(found, nesterov=found["outer_momentum"] > 0), every=found["sync_every"], axis_name="workers"
+    )
     run(recording, tx)
