@@ -21,9 +21,10 @@ from experiments.workers.records import RUN
 from optkit.comparison.records import read_records
 
 A_MINUTE = 60
-CHOSEN = {"task": "diabetes-ridge", "optimizers": ("mean", "gossip"), "alpha": float("inf"), "workers": 4}
-CHOSEN |= {"steps": 400, "every": 4}
-COMMAND = "workers --task diabetes-ridge --optimizers mean,gossip --alpha inf --workers 4 --steps 400 --every 4"
+CHOSEN = {"task": "diabetes-ridge", "optimizers": ("local_updates", "gossip"), "alpha": float("inf"), "workers": 4}
+CHOSEN |= {"steps": 120, "every": 4, "learning_rate": 0.01}
+COMMAND = "workers --task diabetes-ridge --optimizers local_updates,gossip --alpha inf --workers 4 --steps 120 --every 4"
+COMMAND += " --learning-rate 0.01"
 
 
 @contextlib.contextmanager
