@@ -376,6 +376,11 @@ def _compare(options, console):
 
 
 def _workers(options, console):
+    processes = options.processes or 1
+    if options.workers % processes:
+        raise UserError(f"--processes must divide the {options.workers} workers, got {processes}")
+    if processes > 1 and options.backend == "vmap":
+        raise UserError(f"--backend vmap runs all workers in one process, not in {processes}")
     from experiments import optimizers
     from optkit.comparison import entries
 
@@ -384,13 +389,13 @@ def _workers(options, console):
         optimizers.find_inner(options.inner)
     _require_matplotlib()
     from experiments import workers
-    from experiments.workers import processes
+    from experiments.workers import processes as joined
 
     given = _given(options, workers.Options)
     if options.plot_only:
         workers.show(options.plot_only, console, given)
     elif given.processes > 1:
-        processes.run(given)
+        joined.run(given)
     else:
         workers.run(given, console)
 

@@ -237,12 +237,10 @@ def _prepare(options, network, method) -> Training:
             byzantine=network.byzantine,
             key=network.seed,
         )
-        tx = choices.build(method, made)
+        attacked = None
         if "mixing" in optimizers.takes(method):
             attacked = choices.build(method, made._replace(mixing=network.attacked(made.mixing)))
-        else:
-            attacked = network.attacked_gradients(tx)
-        training = Training(network, method, tx, attacked)
+        training = Training(network, method, choices.build(method, made), attacked)
         training.cost  # noqa: B018  (compiled before anything is trained, so that what is refused is so at once)
     except (ValueError, TypeError) as error:
         # What methods refuse is the user's choice of pieces: they say so when they are built or traced.

@@ -39,23 +39,18 @@ def run(options: Options) -> None:
     """Trains as `workers.run` does, on several processes.
 
     Args:
-        options: what to train.
+        options: what to train; the number of processes divides that of workers.
 
     Raises:
-        UserError: if workers cannot be spread evenly, or a process ends early.
+        UserError: if a process ends early.
     """
-    count = options.processes
-    if options.workers % count:
-        raise UserError(f"--processes must divide the {options.workers} workers, got {count}")
-    if options.backend == "vmap":
-        raise UserError(f"--backend vmap runs all workers in one process, not in {count}")
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{found.getsockname()[1]}"
     given = {"options": _plain(options), "address": address, "seconds": engine.SECONDS_BETWEEN_CHECKPOINTS}
     with contextlib.ExitStack() as stack:
         started = []
-        for index in range(count):
+        for index in range(options.processes):
             log = stack.enter_context(tempfile.TemporaryFile("w+", errors="replace"))
             command = [sys.executable, "-m", "experiments.workers.processes", json.dumps({**given, "index": index})]
             process = subprocess.Popen(

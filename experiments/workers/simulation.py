@@ -76,11 +76,11 @@ class Network(NamedTuple):
             return mixing
         return attacked_mix(mixing, self._attack(), self.byzantine, key=self.seed)
 
-    def attacked_gradients(self, tx: optax.GradientTransformation) -> optax.GradientTransformation:
-        """Puts the gradients that a method gets under the attack, if there is one on what is sent."""
+    def attack_on_gradients(self) -> optax.GradientTransformation:
+        """Makes what puts gradients under the attack, if there is one on what is sent."""
         if self.attack in (None, LABEL_FLIP):
-            return tx
-        return optax.chain(under_attack(self._attack(), self.byzantine, axis_name=WORKERS, key=self.seed), tx)
+            return optax.identity()
+        return under_attack(self._attack(), self.byzantine, axis_name=WORKERS, key=self.seed)
 
     def _attack(self):
         assert self.attack is not None
@@ -227,12 +227,14 @@ class Training:
             network: the workers, and what happens to them.
             method: the method's entry.
             tx: the method.
-            attacked: the method under the attack; None where nobody attacks.
+            attacked: the method with what it mixes under the attack; None where gradients are, if anything.
         """
         self._network = network
         self._method = method
         self._without_attack = tx
+        self._before = optax.identity() if attacked is not None else network.attack_on_gradients()
         self._tx = optax.with_extra_args_support(tx if attacked is None else attacked)
+        self._all = optax.chain(self._before, self._tx)
         like = self._like()
         if network.is_faulty:
             _require_losses(method, tx, jax.eval_shape(network.params), like, network.workers)
@@ -240,9 +242,9 @@ class Training:
             like["weight"] = network.present(jnp.int32(0))
         # What is equal on all workers, such as the count that decides whether they exchange, is held once.
         params = jax.eval_shape(self._params)
-        self._axes = optkit.worker_axes(self._tx, params, axis_name=WORKERS, **like)
+        self._axes = optkit.worker_axes(self._all, params, axis_name=WORKERS, **like)
         self.program = network.mapped(self._train, ((0, self._axes), 0, None, None), ((0, self._axes), None, None))
-        self._reported = network.mapped(method.eval_params, (self._axes, 0), 0)
+        self._reported = network.mapped(method.eval_params, (self._axes[1], 0), 0)
 
     @functools.cached_property
     def cost(self) -> Cost:
@@ -253,12 +255,12 @@ class Training:
     def start(self) -> Any:
         """Returns all workers' parameters and optimizer states before the first step."""
         params = self._params()
-        return params, jax.vmap(self._tx.init, out_axes=self._axes, axis_name=WORKERS)(params)
+        return params, jax.vmap(self._all.init, out_axes=self._axes, axis_name=WORKERS)(params)
 
     def reported(self, carry: Any) -> Any:
         """Returns the parameters that the method reports, of all workers."""
         params, state = carry
-        return params if self._method.eval_params is parameters_as_they_are else self._reported(state, params)
+        return params if self._method.eval_params is parameters_as_they_are else self._reported(state[1], params)
 
     def _params(self):
         return jax.tree.map(lambda x: jnp.stack([x] * self._network.workers), self._network.params())
@@ -302,7 +304,7 @@ class Training:
         network = self._network
 
         def step(carry, inputs):
-            params, state = carry
+            params, (before, state) = carry
             rows, number = inputs
             batch = network.batch(examples, rows)
 
@@ -314,8 +316,9 @@ class Training:
                 return self._tx.update(grads, state, params, **extra)
 
             value, grads = jax.value_and_grad(value_fn)(params)
+            grads, before = self._before.update(grads, before, params)
             (updates, state), sent = counting(update, network.workers)(grads, state, params)
-            return (optax.apply_updates(params, updates), state), (value, sent)
+            return (optax.apply_updates(params, updates), (before, state)), (value, sent)
 
         carry, (losses, sent) = jax.lax.scan(step, carry, (rows, numbers))
         sent = jax.tree.map(lambda x: jax.lax.pmean(jnp.sum(x), WORKERS), sent)

@@ -5,7 +5,7 @@ may change, and be drawn. So the training counts, with the program that it runs 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -62,54 +62,49 @@ def counting(update: Callable[..., Any], workers: int) -> Callable[..., tuple[An
 
     def counted(*args):
         program, shape = jax.make_jaxpr(update, return_shape=True)(*args)
-        always, full = _bytes(program.jaxpr, workers, under=False), _bytes(program.jaxpr, workers, under=True)
-        leaves, choices = _with_choices(program)(*jax.tree.leaves(args))
-        # Conditionals inside of loops count as if they took the dearest branch.
-        taken = jnp.float32(full)
-        for sizes, choice in choices:
-            taken += jnp.array(sizes, jnp.float32)[choice] - max(sizes)
-        exchanges = jnp.where((taken > 0) | (always > 0), 1.0, 0.0)
-        return jax.tree.unflatten(jax.tree.structure(shape), leaves), Traffic(taken / max(full, 1), exchanges)
-
-    def _with_choices(program):
-        """Makes a function that also returns the sizes of all conditionals' branches, and which one is taken."""
         jaxpr = program.jaxpr
         conditionals = [equation for equation in jaxpr.eqns if equation.primitive.name == "cond"]
-        sizes = [[_bytes(branch.jaxpr, workers) for branch in equation.params["branches"]] for equation in conditionals]
-        sending = [(size, equation) for size, equation in zip(sizes, conditionals, strict=True) if any(size)]
-        outputs = [*jaxpr.outvars, *(equation.invars[0] for _, equation in sending)]
-        info = jaxpr.debug_info._replace(result_paths=None)
-        longer = core.jaxpr_as_fun(program.replace(jaxpr=jaxpr.replace(outvars=outputs, debug_info=info)))
-
-        def function(*leaves):
-            found = longer(*leaves)
-            own = len(jaxpr.outvars)
-            return found[:own], list(zip((size for size, _ in sending), found[own:], strict=True))
-
-        return function
+        others = [equation for equation in jaxpr.eqns if equation.primitive.name != "cond"]
+        sizes = [_sizes(equation, workers) for equation in conditionals]
+        # Those inside of loops and of compiled functions count as if they took the dearest branch.
+        always, inside = (_bytes(others, workers, under=under) for under in (False, True))
+        # The same program, which also returns which branches are taken.
+        outputs = [*jaxpr.outvars, *(equation.invars[0] for equation in conditionals)]
+        longer = jaxpr.replace(outvars=outputs, debug_info=jaxpr.debug_info._replace(result_paths=None))
+        leaves = core.jaxpr_as_fun(program.replace(jaxpr=longer))(*jax.tree.leaves(args))
+        own, choices = leaves[: len(jaxpr.outvars)], leaves[len(jaxpr.outvars) :]
+        chosen = (jnp.array(size, jnp.float32)[choice] for size, choice in zip(sizes, choices, strict=True))
+        taken = sum(chosen, jnp.float32(inside))
+        share = taken / max(inside + sum(map(max, sizes)), 1)
+        exchanges = jnp.where((taken > 0) | (always > 0), 1.0, 0.0)
+        return jax.tree.unflatten(jax.tree.structure(shape), own), Traffic(share, exchanges)
 
     return counted
 
 
-def _bytes(jaxpr: Any, workers: int, *, under: bool | None = None) -> float:
+def _sizes(conditional: Any, workers: int) -> list[float]:
+    """Returns the bytes that a worker sends in each branch."""
+    return [_bytes(branch.jaxpr.eqns, workers) for branch in conditional.params["branches"]]
+
+
+def _bytes(equations: Iterable[Any], workers: int, *, under: bool | None = None) -> float:
     """Returns the bytes that a worker sends.
 
     Args:
-        jaxpr: the program.
+        equations: the program's.
         workers: their number.
         under: only what is sent under conditionals, or only what is not; None for all.
     """
     total = 0.0
-    for equation in jaxpr.eqns:
+    for equation in equations:
         name = equation.primitive.name
         if name == "cond":
-            if under is not False:
-                total += max(_bytes(branch.jaxpr, workers) for branch in equation.params["branches"])
+            total += 0 if under is False else max(_sizes(equation, workers))
         elif name in _KINDS:
             operands = sum(math.prod(x.aval.shape) * x.aval.dtype.itemsize for x in equation.invars)
             total += 0 if under else operands * hlo.SENT[_KINDS[name]](workers)
         else:
             times = equation.params.get("length", 1) if name == "scan" else 1
             inside = core.jaxprs_in_params(equation.params)
-            total += times * sum(_bytes(inner, workers, under=under) for inner in inside)
+            total += times * sum(_bytes(jaxpr.eqns, workers, under=under) for jaxpr in inside)
     return total

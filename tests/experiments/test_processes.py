@@ -23,8 +23,8 @@ from optkit.comparison.records import read_records
 A_MINUTE = 60
 CHOSEN = {"task": "diabetes-ridge", "optimizers": ("local_updates", "gossip"), "alpha": float("inf"), "workers": 4}
 CHOSEN |= {"steps": 120, "every": 4, "learning_rate": 0.01}
-COMMAND = "workers --task diabetes-ridge --optimizers local_updates,gossip --alpha inf --workers 4 --steps 120 --every 4"
-COMMAND += " --learning-rate 0.01"
+COMMAND = "workers --task diabetes-ridge --optimizers local_updates,gossip --alpha inf --workers 4 --steps 120"
+COMMAND += " --every 4 --learning-rate 0.01"
 
 
 @contextlib.contextmanager

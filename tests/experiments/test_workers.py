@@ -210,7 +210,8 @@ def test_a_method_that_knows_no_lost_messages_is_refused(run):
 
 @pytest.mark.slow
 def test_an_aggregator_trains_under_an_attack_that_ruins_the_mean(run):
-    _, found = run("mean", "trimmed_mean", attack="gaussian_noise:30", alpha=math.inf, steps=40)
+    _, found = run("mean", "trimmed_mean", "local_updates", attack="gaussian_noise:30", alpha=math.inf, steps=40)
+    assert found["local_updates"]["exchanges"][-1] == 40 / 8
     assert found["trimmed_mean"]["validation"]["loss"][-1] < 0.6 * found["mean"]["validation"]["loss"][-1]
 
 
