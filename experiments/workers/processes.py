@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from typing import IO, Any
 
 import jax
@@ -164,11 +165,13 @@ def main() -> int:
     except (UserError, ComparisonError) as error:
         print(f"error: {visible(str(error))}", file=sys.stderr)
         return 2
-    except OSError as error:
-        # As in the command itself, which ends as if it had met it.
-        if error.errno not in _OUTPUT:
-            raise
-        return _OUTPUT[error.errno]
+    except SystemExit:  # from Rich, where nobody reads standard output any more
+        return _OUTPUT[errno.EPIPE]
+    except Exception as error:  # noqa: BLE001  (raised, it would wait for the other processes)
+        if isinstance(error, OSError) and error.errno in _OUTPUT:
+            return _OUTPUT[error.errno]
+        traceback.print_exc()
+        return 1
     return 0
 
 
