@@ -74,8 +74,7 @@ def diloco(
         `weight`, see `local_updates`.
 
     Raises:
-        ValueError: If a hyperparameter is out of its range.
-        TypeError: From `update`, if parameters are missing.
+        ValueError: If a hyperparameter is out of its range; from `update`, if parameters are missing.
 
     Example:
         >>> import jax.numpy as jnp
@@ -145,8 +144,8 @@ def streaming_diloco(
         An optimizer with the state of `diloco`, whose outer momentum is cut into fragments.
 
     Raises:
-        ValueError: If a hyperparameter is out of its range, or `every` is no multiple of the number of fragments.
-        TypeError: From `update`, if parameters are missing.
+        ValueError: If a hyperparameter is out of its range, or `every` is no multiple of the number of fragments; from
+            `update`, if parameters are missing.
 
     Example:
         >>> import jax.numpy as jnp

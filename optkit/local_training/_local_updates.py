@@ -108,14 +108,13 @@ def local_updates(
         An optimizer whose `update` takes the extra argument `weight`: this worker's share in the mean, 0 if it is
         absent. Its state is that of `inner`, three counters, and, with `outer`, `mean`, `fragments` or a delay, the
         anchor and the states of these two. A synchronization sends the parameters, or the fragment, once, in float32
-        at least, under one conditional. It needs temporary memory of about two copies of what it sends, so with
-        `fragments` less.
+        at least, under one conditional. It needs temporary memory of one copy of the parameters, and with an anchor of
+        two copies of what it sends, so with `fragments` less.
 
     Raises:
         ValueError: If `every`, `delay` or `alpha` is out of its range, `every` is no multiple of the number of
             fragments, or `average_state` is given with fragments; from `init`, if labels are wrong, or the inner state
-            has no field of a name.
-        TypeError: From `update`, if parameters are missing.
+            has no field of a name; from `update`, if parameters are missing.
 
     Example:
         >>> import jax
@@ -158,9 +157,11 @@ def local_updates(
         clock = tick(state.count, state.since, state.period, every, cut.number, delay)
         averaged, with_averaged = named_fields(average_state, inner_state)
         shared = Shared(state.anchor, state.outer, state.mean)
-        updates, averaged, shared = exchange.update(clock, cut, params, weight, updates, averaged, shared)
+        own = jax.tree.map(add_update, widen(params), updates)
+        new, averaged, shared = exchange.update(clock, cut, weight, own, averaged, shared)
         count = optax.safe_increment(state.count)
-        return updates, LocalUpdatesState(count, clock.since, clock.period, with_averaged(averaged), *shared)
+        state = LocalUpdatesState(count, clock.since, clock.period, with_averaged(averaged), *shared)
+        return overwrite(new, params), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -178,8 +179,8 @@ class Exchange(NamedTuple):
 
     Attributes:
         init: Makes what they share from the parameters and how these are cut.
-        update: Takes the clock, the cut, the parameters, the worker's weight, its own updates, fields of its state, and
-            what workers share; returns the new ones of the last three.
+        update: Takes the clock, the cut, the worker's weight, its own parameters in float32 at least, fields of its
+            state, and what workers share; returns the new ones of the last three.
     """
 
     init: Callable[[Any, Fragments], Shared]
@@ -193,16 +194,15 @@ def _means(axis_name: AxisName | None, alpha: float | jax.Array) -> Exchange:
         del params, cut
         return Shared(None, (), ())
 
-    def update_fn(clock, cut, params, weight, updates, averaged, shared):
+    def update_fn(clock, cut, weight, own, averaged, shared):
         del cut
 
-        def average(updates, averaged):
-            own = _stepped(params, updates)
+        def average(own, averaged):
             mean, averaged = collectives.pmean((own, averaged), axis_name, weight)
-            return overwrite(_blend(alpha, own, mean), params), averaged
+            return _blend(alpha, own, mean), averaged
 
-        updates, averaged = collectives.cond(clock.is_due, average, lambda *same: same, updates, averaged)
-        return updates, averaged, shared
+        new, averaged = collectives.cond(clock.is_due, average, lambda *same: same, own, averaged)
+        return new, averaged, shared
 
     return Exchange(init_fn, update_fn)
 
@@ -222,10 +222,10 @@ def _outer_steps(
         parts = [cut.part(fragment, anchor) for fragment in range(cut.number)]
         return Shared(anchor, tuple(map(outer.init, parts)), tuple(map(mean.init, parts)))
 
-    def synchronize(fragment, cut, params, weight):
-        def step(updates, averaged, shared):
-            own, anchor = cut.part(fragment, _stepped(params, updates)), cut.part(fragment, shared.anchor)
-            gradient = jax.tree.map(jnp.subtract, anchor, own)
+    def synchronize(fragment, cut, weight):
+        def step(own, averaged, shared):
+            anchor = cut.part(fragment, shared.anchor)
+            gradient = jax.tree.map(jnp.subtract, anchor, cut.part(fragment, own))
             gradient, mean_state = mean.update(gradient, shared.mean[fragment], anchor, weight=weight)  # Alg. 1, l. 12
             change, outer_state = outer.update(gradient, shared.outer[fragment], anchor)
             anchor = jax.tree.map(add_update, anchor, change)  # Alg. 1, line 14
@@ -237,23 +237,16 @@ def _outer_steps(
 
         return step
 
-    def update_fn(clock, cut, params, weight, updates, averaged, shared):
-        def merge(updates, anchor):
-            new = overwrite(_blend(alpha, _stepped(params, updates), anchor), params)
-            return cut.choose(clock.merged, new, updates)
+    def update_fn(clock, cut, weight, own, averaged, shared):
+        def merge(own, anchor):
+            return cut.choose(clock.merged, _blend(alpha, own, anchor), own)
 
-        steps = [synchronize(fragment, cut, params, weight) for fragment in range(cut.number)]
+        steps = [synchronize(fragment, cut, weight) for fragment in range(cut.number)]
         index = jnp.where(clock.is_due, 1 + clock.due, 0)
-        averaged, shared = collectives.switch(index, [lambda _, *same: same, *steps], updates, averaged, shared)
-        updates = collectives.cond(clock.is_merged, merge, lambda updates, _: updates, updates, shared.anchor)
-        return updates, averaged, shared
+        averaged, shared = collectives.switch(index, [lambda _, *same: same, *steps], own, averaged, shared)
+        return collectives.cond(clock.is_merged, merge, lambda own, _: own, own, shared.anchor), averaged, shared
 
     return Exchange(init_fn, update_fn)
-
-
-def _stepped(params: Any, updates: Any) -> Any:
-    """Returns the parameters after the worker's own step, in float32 at least."""
-    return jax.tree.map(add_update, widen(params), updates)
 
 
 def _blend(alpha: float | jax.Array, own: Any, shared: Any) -> Any:

@@ -64,7 +64,7 @@ def muloco(
 
     Raises:
         ValueError: If a hyperparameter is out of its range; see also `muon`.
-        TypeError: If `others` is not a transformation; from `update`, if parameters are missing.
+        TypeError: If `others` is not a transformation.
 
     Example:
         >>> import jax.numpy as jnp
