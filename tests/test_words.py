@@ -31,6 +31,7 @@ OTHER = {
     "agvm": {"labels"},  # modules
     "cautious_lion": {"b1"},  # weights of an interpolation
     "scale_by_lion_kappa": {"b1"},
+    "quadratic_synchronization": {"learning_rate"},  # a schedule only
     "scale_by_ggt": {"b2"},  # of a window
     "prox.masked": {"mask"},  # of a map
     "align_units": {"others"},  # another network

@@ -2,11 +2,25 @@
 
 from optkit.method import methods_of
 
+from ._des_loc import *
 from ._diloco import *
+from ._local_scaling import *
 from ._local_sgd import *
 from ._local_updates import *
+from ._mt_dao import *
 from ._muloco import *
 from ._quadratic_synchronization import *
+from ._slow_momenta import *
 from ._slowmo import *
 
-METHODS = methods_of(_local_updates, _quadratic_synchronization, _local_sgd, _slowmo, _diloco, _muloco)
+METHODS = methods_of(
+    _local_updates,
+    _quadratic_synchronization,
+    _local_sgd,
+    _slowmo,
+    _diloco,
+    _muloco,
+    _mt_dao,
+    _des_loc,
+    _local_scaling,
+)

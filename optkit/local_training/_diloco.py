@@ -54,17 +54,18 @@ def diloco(
     step, which needs fewer steps. Report `local_updates_eval_params`.
 
     Args:
-        learning_rate: The learning rate of AdamW, a positive number or a schedule. The paper uses a peak of 4e-4.
+        learning_rate: The learning rate, a positive number or a schedule. It is that of AdamW; the paper uses a peak of
+            4e-4.
         every: Number of steps H from one synchronization to the next, an integer, at least 1, or a function, see
             `local_updates`. Default: 500.
         outer_learning_rate: The learning rate of the anchor, a positive number or a schedule of the number of
             synchronizations. Default: 0.7.
         outer_momentum: Decay rate of the outer momentum, in [0, 1). Default: 0.9.
-        weight_decay: Strength of AdamW's decoupled weight decay, at least 0. Default: 0.1.
+        weight_decay: Strength of the decoupled weight decay, at least 0. Default: 0.1.
         mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
         axis_name: Name of the axis over workers. None means that there is only one worker.
-        b1: Decay rate of AdamW's first moment, in [0, 1). Default: 0.9.
-        b2: Decay rate of AdamW's second moment, in [0, 1). Default: 0.95.
+        b1: Decay rate of the first moment, in [0, 1). Default: 0.9.
+        b2: Decay rate of the second moment, in [0, 1). Default: 0.95.
         eps: Added to the square root of the second moment, at least 0. Default: 1e-8.
         mean: See `local_updates`; for example `optkit.compressed_mean(...)`. Default: None, the plain mean.
 
@@ -103,7 +104,7 @@ def streaming_diloco(
     *,
     axis_name: AxisName | None,
     fragments: Any | None = None,
-    delay: int | jax.Array = 0,
+    delay: int | None = None,
     alpha: float | jax.Array = 0.0,
     b1: float | jax.Array = 0.9,
     b2: float | jax.Array = 0.95,
@@ -124,7 +125,7 @@ def streaming_diloco(
     network.
 
     Args:
-        learning_rate: The learning rate of AdamW, a positive number or a schedule.
+        learning_rate: The learning rate, a positive number or a schedule. It is that of AdamW.
         every: Number of steps in which each fragment is synchronized once, a multiple of the number of fragments.
             Default: 36, which is MaxText's.
         outer_learning_rate: See `diloco`. Default: 0.3, which is MaxText's.
@@ -133,7 +134,7 @@ def streaming_diloco(
         mask: See `diloco`. Default: all leaves decay.
         axis_name: Name of the axis over workers. None means that there is only one worker.
         fragments: See `local_updates`. Default: None, which stands for 4.
-        delay: See `local_updates`. Default: 0.
+        delay: See `local_updates`. Default: None, which stands for 0.
         alpha: See `local_updates`. Default: 0.
         b1: See `diloco`. Default: 0.9.
         b2: See `diloco`. Default: 0.95.

@@ -87,7 +87,7 @@ def fragments_of(fragments: Any, params: Any, every: Every) -> Fragments:
     return Fragments(_count(labels), labels)
 
 
-def check_fragments(fragments: Any, every: Every, delay: Any, average_state: Any) -> None:
+def check_fragments(fragments: Any, every: Every, delay: int | None, average_state: Any) -> None:
     """Raises unless arguments of `local_updates` go together, as far as it can be known without parameters.
 
     Args:
@@ -100,7 +100,7 @@ def check_fragments(fragments: Any, every: Every, delay: Any, average_state: Any
         ValueError: If `fragments` is a number below 1, `every` is no multiple of their number or a function, `delay` is
             not in its range, or `average_state` is given with fragments.
     """
-    if not isinstance(delay, jax.Array):
+    if delay is not None:
         check_integer("delay", delay, least=0)
         if isinstance(every, int) and delay >= every:
             raise ValueError(f"delay must be less than every={every}, got {delay!r}")

@@ -83,8 +83,12 @@ def post_local_sgd(
 ) -> optax.GradientTransformationExtraArgs:
     """Post-local SGD: SGD with an average in every step at first, and local SGD from some step on.
 
-    The update rule is that of `local_sgd` with H = 1 in the first `switch_step` steps, and H = `every` later. The
-    parameters are the same as if gradients were averaged as long as H is 1.
+    The update rule, where i is a worker and t the number of steps done::
+
+        x_i = x_i - lr * g_i
+        x_i = mean over j of x_j              # every H steps; H = 1 if t < switch_step
+
+    As long as H is 1, the parameters are the same as if gradients were averaged.
 
     Use it in place of `local_sgd` when the first part of training, with its high learning rate, does not stand long
     rounds; the paper switches where the learning rate decays for the first time. Avoid it when the network is so slow

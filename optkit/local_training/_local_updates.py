@@ -23,7 +23,7 @@ from optkit.core.workers import collectives
 from optkit.core.workers.on_workers import check_axis_name
 from optkit.local_training._fields import named_fields, require_fields
 from optkit.local_training._fragments import Fragments, check_fragments, fragments_of
-from optkit.local_training._periods import Every, check_every, is_delayed, tick
+from optkit.local_training._periods import Every, check_every, tick
 from optkit.method import Method, Paper, Variant
 
 __all__ = ["LocalUpdatesState", "local_updates", "local_updates_eval_params"]
@@ -61,7 +61,7 @@ def local_updates(
     axis_name: AxisName | None,
     average_state: Collection[str] | None = None,
     fragments: Any | None = None,
-    delay: int | jax.Array = 0,
+    delay: int | None = None,
     alpha: float | jax.Array = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
     """Runs an optimizer on each worker's own gradients, and averages the workers' parameters every few steps.
@@ -101,7 +101,7 @@ def local_updates(
             with one number for each layer of leaves whose layers are stacked. Fragment 1 comes first, and 0 last.
             `every` must be a multiple of their number. Default: None, all at once.
         delay: Number of updates from the mean of a fragment to its arrival in the parameters, an integer, at least 0
-            and less than `every`. Default: 0.
+            and less than `every`. Default: None, which stands for 0.
         alpha: Part of the worker's own parameters that stays, in [0, 1]. With 0 they are overwritten. Default: 0.
 
     Returns:
@@ -133,14 +133,14 @@ def local_updates(
     Reference:
         arXiv:2311.08105, arXiv:2501.18512
     """
-    refuse_arrays(fragments=fragments, average_state=average_state)
+    refuse_arrays(fragments=fragments, average_state=average_state, delay=delay)
     check_every(every)
     check_range("alpha", alpha, 0.0, 1.0)
     check_fragments(fragments, every, delay, average_state)
     if axis_name is not None:
         check_axis_name(axis_name)
     inner = optax.with_extra_args_support(inner)
-    is_anchored = outer is not None or mean is not None or fragments is not None or is_delayed(delay)
+    is_anchored = outer is not None or mean is not None or fragments is not None or bool(delay)
     exchange = _outer_steps(outer, mean, axis_name, alpha) if is_anchored else _means(axis_name, alpha)
 
     def init_fn(params):
@@ -154,11 +154,11 @@ def local_updates(
         require_params(params, "local_updates")
         updates, inner_state = inner.update(updates, state.inner, params, weight=weight, **extra_args)
         cut = fragments_of(fragments, params, every)
-        clock = tick(state.count, state.since, state.period, every, cut.number, delay)
+        clock = tick(state.count, state.since, state.period, every, cut.number, delay or 0)
         averaged, with_averaged = named_fields(average_state, inner_state)
         shared = Shared(state.anchor, state.outer, state.mean)
         own = jax.tree.map(add_update, widen(params), updates)
-        new, averaged, shared = exchange.update(clock, cut, weight, own, averaged, shared)
+        new, averaged, shared = exchange.update(clock, cut, own, averaged, shared, weight=weight, **extra_args)
         count = optax.safe_increment(state.count)
         state = LocalUpdatesState(count, clock.since, clock.period, with_averaged(averaged), *shared)
         return overwrite(new, params), state
@@ -179,8 +179,8 @@ class Exchange(NamedTuple):
 
     Attributes:
         init: Makes what they share from the parameters and how these are cut.
-        update: Takes the clock, the cut, the worker's weight, its own parameters in float32 at least, fields of its
-            state, and what workers share; returns the new ones of the last three.
+        update: Takes the clock, the cut, the worker's own parameters in float32 at least, fields of its state, what
+            workers share, and extra arguments; returns the new parameters, fields, and what workers share.
     """
 
     init: Callable[[Any, Fragments], Shared]
@@ -194,8 +194,8 @@ def _means(axis_name: AxisName | None, alpha: float | jax.Array) -> Exchange:
         del params, cut
         return Shared(None, (), ())
 
-    def update_fn(clock, cut, weight, own, averaged, shared):
-        del cut
+    def update_fn(clock, cut, own, averaged, shared, *, weight, **extra_args):
+        del cut, extra_args
 
         def average(own, averaged):
             mean, averaged = collectives.pmean((own, averaged), axis_name, weight)
@@ -222,14 +222,14 @@ def _outer_steps(
         parts = [cut.part(fragment, anchor) for fragment in range(cut.number)]
         return Shared(anchor, tuple(map(outer.init, parts)), tuple(map(mean.init, parts)))
 
-    def synchronize(fragment, cut, weight):
+    def synchronize(fragment, cut, extra_args):
         def step(own, averaged, shared):
             anchor = cut.part(fragment, shared.anchor)
             gradient = jax.tree.map(jnp.subtract, anchor, cut.part(fragment, own))
-            gradient, mean_state = mean.update(gradient, shared.mean[fragment], anchor, weight=weight)  # Alg. 1, l. 12
-            change, outer_state = outer.update(gradient, shared.outer[fragment], anchor)
+            gradient, mean_state = mean.update(gradient, shared.mean[fragment], anchor, **extra_args)  # Alg. 1, line 12
+            change, outer_state = outer.update(gradient, shared.outer[fragment], anchor, **extra_args)
             anchor = jax.tree.map(add_update, anchor, change)  # Alg. 1, line 14
-            return collectives.pmean(averaged, axis_name, weight), Shared(
+            return collectives.pmean(averaged, axis_name, extra_args["weight"]), Shared(
                 cut.put(fragment, anchor, shared.anchor),
                 _replaced(shared.outer, fragment, outer_state),
                 _replaced(shared.mean, fragment, mean_state),
@@ -237,11 +237,11 @@ def _outer_steps(
 
         return step
 
-    def update_fn(clock, cut, weight, own, averaged, shared):
+    def update_fn(clock, cut, own, averaged, shared, **extra_args):
         def merge(own, anchor):
             return cut.choose(clock.merged, _blend(alpha, own, anchor), own)
 
-        steps = [synchronize(fragment, cut, weight) for fragment in range(cut.number)]
+        steps = [synchronize(fragment, cut, extra_args) for fragment in range(cut.number)]
         index = jnp.where(clock.is_due, 1 + clock.due, 0)
         averaged, shared = collectives.switch(index, [lambda _, *same: same, *steps], own, averaged, shared)
         return collectives.cond(clock.is_merged, merge, lambda own, _: own, own, shared.anchor), averaged, shared
@@ -313,12 +313,13 @@ METHODS = (
         also_known_as=("local SGD", "FedAvg", "periodic averaging", "model averaging", "lookahead over workers"),
         parts=(local_updates_eval_params,),
         example={"outer": optax.sgd(0.7, momentum=0.9, nesterov=True), "every": 4, "axis_name": "workers"},
-        grid=1e-1,
+        learning_rate=2e-4,
+        grid=3e-2,
         needs=("axis_name",),
         eval_params=local_updates_eval_params,
         variants={
-            "averages": Variant({"outer": None, "average_state": ("trace",)}, grid=1e-1),
-            "fragments": Variant({"fragments": 2, "delay": 1, "alpha": 0.5}, grid=1e-1),
+            "averages": Variant({"outer": None, "average_state": ("trace",), "learning_rate": 2e-3}, grid=1e-1),
+            "fragments": Variant({"fragments": 2, "delay": 1, "alpha": 0.5}, grid=3e-2),
         },
         golden="diloco",
     ),

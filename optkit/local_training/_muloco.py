@@ -36,20 +36,26 @@ def muloco(
 ) -> optax.GradientTransformationExtraArgs:
     """MuLoCo: Muon on each worker, and every few steps a step of Nesterov's momentum along their mean.
 
-    The update rule is that of `diloco`, with Muon in place of AdamW on the matrices.
+    The update rule, where i is a worker, y_i its parameters, and x the anchor that all share::
+
+        y_i = y_i + muon(g_i)
+        d = mean over i of (x - y_i)                    # every H steps
+        m = outer_momentum * m + d
+        x = x - outer_lr * (d + outer_momentum * m)
+        y_i = x
 
     Use it in place of `diloco` for models whose hidden layers are matrices; the paper finds that it needs fewer
     synchronizations, and that its outer gradients can be compressed further. Avoid it where Muon is to be avoided:
     see `muon`. Report `local_updates_eval_params`.
 
     Args:
-        learning_rate: The learning rate of Muon, a positive number or a schedule.
+        learning_rate: The learning rate, a positive number or a schedule. It is that of Muon.
         every: Number of steps H from one synchronization to the next, an integer, at least 1, or a function, see
             `local_updates`. Default: 30.
         outer_learning_rate: See `diloco`. Default: 0.9.
         outer_momentum: See `diloco`. Default: 0.8.
         momentum: Decay rate of Muon's momentum, in [0, 1). Default: 0.9.
-        weight_decay: Strength of the decoupled weight decay of the matrices, at least 0. Default: 1e-4.
+        weight_decay: Strength of the decoupled weight decay, at least 0. Only the matrices decay. Default: 1e-4.
         mask: Which leaves decay: a tree of booleans, or a function that makes it from the parameters. Default: all.
         axis_name: Name of the axis over workers. None means that there is only one worker.
         labels: See `muon`. Default: the leaves with exactly two axes are matrices.

@@ -38,7 +38,7 @@ def tick(
     period: jax.typing.ArrayLike,
     every: Every,
     fragments: int,
-    delay: int | jax.Array,
+    delay: int,
 ) -> Clock:
     """Finds what is due.
 
@@ -71,11 +71,6 @@ def tick(
     sent = now - delay
     is_merged = (since == delay) if fragments == 1 else sent % period == 0
     return Clock(since, period, is_due, now // period % fragments, is_merged & (sent > 0), sent // period % fragments)
-
-
-def is_delayed(delay: int | jax.Array) -> bool:
-    """Tells whether a delay can be positive; an array may be."""
-    return isinstance(delay, jax.Array) or delay > 0
 
 
 def check_every(every: Any) -> None:

@@ -56,7 +56,7 @@ def slowmo(
     a learning rate of zero at the end of a round, whose progress it loses.
 
     Args:
-        learning_rate: The learning rate of the workers, a positive number or a schedule.
+        learning_rate: The learning rate, a positive number or a schedule. It is that of the workers.
         every: Number of steps H from one synchronization to the next, an integer, at least 1. Default: 48.
         slow_learning_rate: Factor on the slow step, positive. Default: 1.
         slow_momentum: Decay rate of the slow momentum, in [0, 1). Default: 0.5.

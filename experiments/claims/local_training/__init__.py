@@ -1,0 +1,1 @@
+"""Claims about local training, whose workers take several steps between two synchronizations."""
