@@ -89,9 +89,10 @@ def _without_numbers(method: Method) -> dict[str, Any]:
     parameters = inspect.signature(method.factory).parameters
     name, variant, _ = method.name.partition(":")
     usual = catalog.METHODS[name].example if variant else method.example
+    own = {name: value for name, value in method.example.items() if name in parameters}
     return {
         name: value
-        for name, value in method.example.items()
+        for name, value in own.items()
         if isinstance(value, bool)
         or not isinstance(value, numbers.Real)
         or parameters[name].default is inspect.Parameter.empty
