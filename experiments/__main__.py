@@ -102,6 +102,10 @@ def _names(text):
     return names
 
 
+def _numbers(text):
+    return tuple(float(_share(number)) for number in _names(text))
+
+
 def _not_negative(text):
     try:
         number = float(text)
@@ -140,7 +144,7 @@ def parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
     _add_compare(commands)
     _add_bench(commands)
-    _add_decentralized(commands)
+    _add_workers(commands)
     _add_claims(commands)
     return parser
 
@@ -217,53 +221,84 @@ def _add_bench(commands):
         other.set_defaults(run=_bench, module=module, workers=workers)
 
 
-def _add_decentralized(commands):
-    decentralized = commands.add_parser("decentralized", help="train on workers that exchange with neighbours")
-    decentralized.add_argument(
+def _add_workers(commands):
+    workers = commands.add_parser("workers", help="train on workers that exchange messages")
+    workers.add_argument(
         "--task",
         type=_one_of("task", tasks.names()),
         help="what to train: the name of a file in experiments/tasks (default: digits-mlp)",
     )
-    decentralized.add_argument("--optimizers", type=_names, help="decentralized methods, separated by commas")
-    decentralized.add_argument("--inner", help="the optimizer that these methods wrap (default: sgd)")
-    decentralized.add_argument("--learning-rate", type=_not_negative, help="constant rate (default: each method's own)")
-    decentralized.add_argument(
+    workers.add_argument(
+        "--optimizers",
+        type=_names,
+        help="methods that many workers train with, separated by commas: mean, and all of the catalog",
+    )
+    workers.add_argument("--inner", help="the optimizer that methods wrap, or that takes their mean (default: sgd)")
+    workers.add_argument("--learning-rate", type=_not_negative, help="constant rate (default: each method's own)")
+    workers.add_argument("--steps", type=_positive, help="steps of each training (default: the task's)")
+    workers.add_argument("--seed", type=_count, help="seed of parameters and random draws (default: 0)")
+    workers.add_argument("--workers", type=_positive, default=8, help="number of workers (default: 8)")
+    workers.add_argument(
+        "--alpha", type=_concentration, help="how evenly classes are split among workers, inf: evenly (default: 0.1)"
+    )
+    workers.add_argument(
+        "--backend", choices=("vmap", "shard_map"), help="one device for all, or one per worker (default: vmap)"
+    )
+    workers.add_argument(
+        "--processes", type=_positive, help="processes of this machine over which workers are spread (default: 1)"
+    )
+    _add_exchange(workers)
+    _add_network(workers)
+    workers.add_argument("--out", type=_folder, help="folder of the run (default: named by these options)")
+    workers.add_argument("--plot-only", type=_run, metavar="RUN", help="only show and draw the run in this folder")
+    workers.set_defaults(run=_workers)
+
+
+def _add_exchange(workers):
+    workers.add_argument(
         "--topology",
         type=_piece("topology", pieces.TOPOLOGIES),
         help="which workers exchange messages, such as erdos_renyi:0.4 (default: ring)",
     )
-    decentralized.add_argument("--workers", type=_positive, default=8, help="number of workers (default: 8)")
-    decentralized.add_argument(
-        "--alpha", type=_concentration, help="how evenly classes are split among workers, inf: evenly (default: 0.1)"
-    )
-    decentralized.add_argument(
+    workers.add_argument(
         "--mixing",
         type=_piece("mixing", pieces.MIXINGS),
         help="how workers mix their values, such as trimmed_mean (default: each method's own)",
     )
-    decentralized.add_argument(
+    workers.add_argument(
         "--compressor",
         type=_piece("compressor", pieces.COMPRESSORS),
-        help="compressor of methods that compress messages (default: top_k:0.1)",
+        help="compressor of messages, also in the means of methods that take any mean (default: top_k:0.1, and none)",
     )
-    decentralized.add_argument("--gamma", type=_not_negative, help="mixing step of these methods (default: 0.3)")
-    decentralized.add_argument("--every", type=_positive, help="steps from one exchange to the next (default: 1)")
-    decentralized.add_argument("--dropout", type=_probability, help="share of links that fail per step (default: 0)")
-    decentralized.add_argument("--silent", type=_count, help="workers cut off for a third of the run (default: 0)")
-    decentralized.add_argument(
+    workers.add_argument(
+        "--feedback",
+        type=_piece("feedback", pieces.FEEDBACK),
+        help="what remembers what compressed means left out, such as ef21 or none (default: ef14)",
+    )
+    workers.add_argument("--gamma", type=_not_negative, help="mixing step of compressed gossip (default: 0.3)")
+    workers.add_argument("--every", type=_positive, help="steps from one exchange to the next (default: the method's)")
+    workers.add_argument(
+        "--dropout", type=_probability, help="share of links, or of workers in means, that fail per step (default: 0)"
+    )
+    workers.add_argument("--silent", type=_count, help="workers cut off for a third of the run (default: 0)")
+    workers.add_argument(
         "--attack",
         type=_piece("attack", {**pieces.ATTACKS, pieces.LABEL_FLIP: lambda: None}),
         help="what attackers do, such as sign_flip (default: no attack)",
     )
-    decentralized.add_argument("--byzantine", type=_positive, help="number of attackers (default: 2)")
-    decentralized.add_argument("--steps", type=_positive, help="steps of each training (default: the task's)")
-    decentralized.add_argument("--seed", type=_count, help="seed of parameters and random draws (default: 0)")
-    decentralized.add_argument(
-        "--backend", choices=("vmap", "shard_map"), help="one device for all, or one per worker (default: vmap)"
+    workers.add_argument("--byzantine", type=_positive, help="number of attackers (default: 2)")
+
+
+def _add_network(workers):
+    workers.add_argument(
+        "--bandwidth",
+        type=_numbers,
+        help="gigabits a second of the networks for which times are told (default: 0.1,1,10,100,400)",
     )
-    decentralized.add_argument("--out", type=_folder, help="folder of the run (default: named by these options)")
-    decentralized.add_argument("--plot-only", type=_run, metavar="RUN", help="only draw the run in this folder")
-    decentralized.set_defaults(run=_decentralized)
+    workers.add_argument("--latency", type=_not_negative, help="milliseconds an exchange takes at least (default: 1)")
+    workers.add_argument(
+        "--step-milliseconds", type=_share, help="milliseconds a worker computes in a step (default: measured)"
+    )
 
 
 def _add_claims(commands):
@@ -340,20 +375,29 @@ def _compare(options, console):
         compare.run(_given(options, compare.Options), console)
 
 
-def _decentralized(options, console):
+def _workers(options, console):
+    processes = options.processes or 1
+    if options.workers % processes:
+        raise UserError(f"--processes must divide the {options.workers} workers, got {processes}")
+    if processes > 1 and options.backend == "vmap":
+        raise UserError(f"--backend vmap runs all workers in one process, not in {processes}")
     from experiments import optimizers
     from optkit.comparison import entries
 
-    entries.look_up(options.optimizers or (), optimizers.decentralized())
+    entries.look_up(options.optimizers or (), optimizers.between_workers())
     if options.inner:
         optimizers.find_inner(options.inner)
     _require_matplotlib()
-    from experiments import decentralized
+    from experiments import workers
+    from experiments.workers import processes as joined
 
+    given = _given(options, workers.Options)
     if options.plot_only:
-        decentralized.show(options.plot_only, console)
+        workers.show(options.plot_only, console, given)
+    elif given.processes > 1:
+        joined.run(given)
     else:
-        decentralized.run(_given(options, decentralized.Options), console)
+        workers.run(given, console)
 
 
 def _claims(options, console):

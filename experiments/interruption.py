@@ -6,7 +6,7 @@ import sys
 import threading
 
 # Of these, a run that was stopped continues; of all others, whole results are kept.
-_CONTINUED = {"compare", "decentralized"}
+_CONTINUED = {"compare", "workers"}
 
 
 def watch() -> None:

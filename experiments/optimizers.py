@@ -3,15 +3,18 @@
 import inspect
 from collections.abc import Iterable, Mapping
 
+import optax
+
 from experiments.tasks import imported
 from optkit import catalog
 from optkit.catalog import with_variants
-from optkit.comparison import entries
+from optkit.comparison import entries, gradients
 from optkit.comparison.baselines import BASELINES
+from optkit.core.workers import collectives
 from optkit.method import Method
 
-# What a step of a decentralized run gives beside the gradients.
-_PASSED_DECENTRALIZED = {"axis_name", "grad_fn"}
+# What a step on many workers gives beside the gradients.
+PASSED_TO_WORKERS = {"axis_name", "value", "value_fn", "grad_fn", "hvp_fn"}
 # What `compare` compares where nothing is asked for.
 DEFAULT = (
     "sgd",
@@ -59,13 +62,42 @@ def takes(method: Method) -> set[str]:
     return set(inspect.signature(method.factory).parameters)
 
 
-def decentralized() -> Mapping[str, Method]:
-    """Returns the decentralized methods of the catalog, variants included, by name: those that take a topology."""
-    return {
+def between_workers() -> Mapping[str, Method]:
+    """Returns what many workers can train with, variants included, by name.
+
+    These are the plain mean, all methods of the catalog that need an axis over workers, and the aggregators that can
+    take each worker's gradient for a row.
+    """
+    return {"mean": _MEAN} | {
         name: method
         for name, method in with_variants().items()
-        if "topology" in takes(method) and set(method.needs) <= _PASSED_DECENTRALIZED
+        if set(method.needs) <= PASSED_TO_WORKERS
+        and ("axis_name" in method.needs or (_is_aggregator_of_batches(method) and "axis_name" in takes(method)))
     }
+
+
+def _is_aggregator_of_batches(method):
+    return method.kind == "aggregator" and method.stacked == "microbatches"
+
+
+def _mean(*, axis_name):
+    """Averages the gradients of the workers; a worker whose `weight` is 0 is left out."""
+
+    def update(updates, state, params=None, *, weight=None, **extra_args):
+        del params, extra_args
+        return collectives.pmean(updates, axis_name, weight), state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+
+_MEAN = Method(
+    name="mean",
+    factory=_mean,
+    kind="transformation",
+    summary="The mean of the workers' gradients in every step, by pmean.",
+    example={"axis_name": gradients.WORKERS},
+    needs=("axis_name",),
+)
 
 
 def find_inner(name: str) -> Method:

@@ -1,4 +1,4 @@
-"""The parts of a decentralized run, by their names on the command line; a number follows a colon, as in `top_k:0.1`.
+"""The parts of a run on many workers, by their names on the command line; a number follows a colon, as in `top_k:0.1`.
 
 The functions take optkit as their first argument, so that names can be checked before it is imported.
 """
@@ -31,11 +31,30 @@ TOPOLOGIES: Table = {
 COMPRESSORS: Table = {
     "identity": lambda optkit: optkit.compressors.identity(),
     "top_k": lambda optkit, density=0.1: optkit.compressors.top_k(density),
+    "global_top_k": lambda optkit, density=0.1: optkit.compressors.global_top_k(density),
+    "hard_threshold": lambda optkit, threshold=1e-3: optkit.compressors.hard_threshold(threshold),
     "rand_k": lambda optkit, density=0.1: optkit.compressors.rand_k(density, key=0),
     "scaled_sign": lambda optkit: optkit.compressors.scaled_sign(),
+    "ternary": lambda optkit, clip_factor=2.5: optkit.compressors.ternary(clip_factor, key=0),
     "qsgd": lambda optkit, levels=16: optkit.compressors.qsgd(levels, key=0),
     "dithering_inf": lambda optkit, levels=16: optkit.compressors.dithering_inf(levels, key=0),
     "natural": lambda optkit: optkit.compressors.natural(key=0),
+    "natural_dithering": lambda optkit, levels=8: optkit.compressors.natural_dithering(levels, key=0),
+    "wangni_sparsify": lambda optkit, density=0.1: optkit.compressors.wangni_sparsify(density, key=0),
+    "gaussian_sketch": lambda optkit, size=64: optkit.compressors.gaussian_sketch(size, key=0),
+    "srht_sketch": lambda optkit, size=64: optkit.compressors.srht_sketch(size, key=0),
+    "count_sketch": lambda optkit, size=64: optkit.compressors.count_sketch(size, key=0),
+    "low_rank": lambda optkit, rank=2: optkit.compressors.low_rank(rank),
+}
+
+FEEDBACK: Table = {
+    "none": lambda _: None,
+    "ef14": lambda optkit, decay=1.0: optkit.feedback.ef14(decay),
+    "double_ef": lambda optkit: optkit.feedback.double_ef(),
+    "ef21": lambda optkit: optkit.feedback.ef21(),
+    "ef21_sgdm": lambda optkit, eta=0.1: optkit.feedback.ef21_sgdm(eta),
+    "econtrol": lambda optkit, eta=0.1: optkit.feedback.econtrol(eta),
+    "diana": lambda optkit, alpha=0.1: optkit.feedback.diana(alpha),
 }
 
 

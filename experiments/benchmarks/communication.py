@@ -17,6 +17,7 @@ from rich.console import Console
 
 import experiments
 import optkit
+from experiments import links
 from experiments.benchmarks.measured_rows import Quartiles, markdown_table, quartiles, with_quartiles
 from experiments.benchmarks.transformer import SIZES, parameters
 from experiments.benchmarks.turns import take_turns
@@ -112,27 +113,14 @@ class Row:
 
     def bytes_sent(self, workers: int) -> float:
         """Returns what one of so many workers sends."""
-        return sum(
-            bytes_ * ((workers - 1) / (DEVICES - 1) if kind == "all-gather" and self.grows else _share(workers))
-            for kind, bytes_ in self.sent.items()
-        )
-
-    @property
-    def grows(self) -> bool:
-        """Whether every worker receives the messages of all."""
-        return "all-to-all" not in self.sent
+        return links.bytes_sent(self.sent, DEVICES, workers)
 
     def relative_seconds(self, workers: int, bandwidth: float) -> float:
         """Returns the time of a step's mean in those of the float32 mean."""
         unpacking = self.unpacking_milliseconds[1] * workers / UNPACKED
-        own = (self.packing_milliseconds[1] + unpacking) / 1e3
+        own, link = (self.packing_milliseconds[1] + unpacking) / 1e3, links.Link(bandwidth)
         dense = 2 * (workers - 1) / workers * self.size
-        return (own + 8 * self.bytes_sent(workers) / bandwidth) / (8 * dense / bandwidth)
-
-
-def _share(workers: int) -> float:
-    """Returns what one of so many workers sends of an array that is summed or exchanged, to one of eight."""
-    return (workers - 1) / workers / ((DEVICES - 1) / DEVICES)
+        return (own + link.seconds(self.bytes_sent(workers))) / link.seconds(dense)
 
 
 COLUMNS: Mapping[str, Callable[[Row], str]] = {

@@ -297,7 +297,8 @@ def contradictions(records: Sequence[Record], name: Callable[..., str] = "{optim
         steps = record["steps"]
         if steps[0] != 0 or steps[-1] != settings["steps"] or steps != sorted(set(steps)):
             yield Finding(number, f"steps do not go from 0 to {settings['steps']}")
-        curves = {key: record[key] for key in ("train_loss", "worst", "consensus") if key in record}
+        curves = {key: record[key] for key in ("train_loss", "worst", "consensus", "exchanges") if key in record}
+        curves |= {f"sent.{kind}": curve for kind, curve in record.get("sent", {}).items()}
         curves |= {f"validation.{metric}": curve for metric, curve in record["validation"].items()}
         for curve, values in curves.items():
             if len(values) != len(steps):

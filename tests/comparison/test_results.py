@@ -9,7 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from rich.console import Console
 
-from experiments.decentralized import picture
+from experiments.links import Link
+from experiments.workers import picture, report
+from experiments.workers.times import Clock
 from optkit.comparison import figure, results, table
 from optkit.comparison.terminal import Terminal
 
@@ -241,14 +243,18 @@ def test_names_are_shown_as_they_are(records, monkeypatch, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_names_of_decentralized_runs_are_shown_as_they_are(monkeypatch, tmp_path, name):
+def test_names_of_runs_on_many_workers_are_shown_as_they_are(monkeypatch, tmp_path, name):
     settings = {"task": name, "topology": name, "attack": name, "mixing": name, "alpha": None, "dropout": 0.0}
     settings |= {"silent": 0, "byzantine": 2, "every": 1, "workers": 8, "steps": 40}
+    settings |= {"compressor": None, "processes": 1}
     trained = training(name, 0.1, 0, [4.0, 3.0, 2.0, 1.0, 1.0])
-    trained |= {"worst": [4.0] * 5, "consensus": [0.0, 1.0, 1.0, 1.0, 1.0], "sent": {"collective-permute": 8}}
+    trained |= {"worst": [4.0] * 5, "consensus": [0.0, 1.0, 1.0, 1.0, 1.0], "exchanges": [0.0, 1.0, 2.0, 3.0, 4.0]}
+    trained |= {"sent": {"collective-permute": [0.0, 8.0, 16.0, 24.0, 32.0]}}
     trained |= {"test": {"loss": 1.0, name: 1.0}, "milliseconds_per_step": [1.0]}
-    named = [{"record": "decentralized", "settings": settings}, trained]
-    assert printed(picture.table(named)).count(NAMES[name]) == 6
-    drawn = texts_of(monkeypatch, picture.draw, named, tmp_path / "figure.png")
+    named = [{"record": "workers", "settings": settings}, trained]
+    clock = Clock([Link(1e9)])
+    assert printed(report.results(named).shown()).count(NAMES[name]) == 6
+    assert printed(report.durations(named, clock).shown()).count(NAMES[name]) == 1
+    drawn = texts_of(monkeypatch, picture.draw, named, clock, tmp_path / "figure.png")
     assert NAMES[name] in drawn
     assert any(text.count(NAMES[name]) == 4 for text in drawn)

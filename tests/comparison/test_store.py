@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import test_records
 
-from experiments.decentralized.records import DECENTRALIZED
+from experiments.workers.records import RUN
 from optkit.comparison import ComparisonError, store
 from optkit.comparison.records import read_records
 from optkit.comparison.store import RunFolder
@@ -29,31 +29,31 @@ TREE = {
 
 
 def test_results_are_json_without_infinities(tmp_path):
-    with RunFolder.locked(tmp_path, DECENTRALIZED) as folder:
-        header, first = test_records.decentralized()[:2]
+    with RunFolder.locked(tmp_path, RUN) as folder:
+        header, first = test_records.workers()[:2]
         folder.append([header, {**first, "worst": [1.5, math.nan, math.inf]}])
     assert [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()] == read_records(
-        tmp_path, DECENTRALIZED
+        tmp_path, RUN
     )
-    assert read_records(tmp_path, DECENTRALIZED)[1]["worst"] == [1.5, None, None]
+    assert read_records(tmp_path, RUN)[1]["worst"] == [1.5, None, None]
 
 
 def test_a_folder_is_held_by_one_run(tmp_path):
     with (
-        RunFolder.locked(tmp_path, DECENTRALIZED),
+        RunFolder.locked(tmp_path, RUN),
         pytest.raises(ComparisonError, match="another run is writing"),
-        RunFolder.locked(tmp_path, DECENTRALIZED),
+        RunFolder.locked(tmp_path, RUN),
     ):
         pass
-    with RunFolder.locked(tmp_path, DECENTRALIZED):
+    with RunFolder.locked(tmp_path, RUN):
         pass
 
 
 def test_the_last_checkpoint_comes_back_bit_for_bit(tmp_path):
-    with RunFolder.locked(tmp_path, DECENTRALIZED) as folder:
+    with RunFolder.locked(tmp_path, RUN) as folder:
         folder.save("adamw-0", 1, {**TREE, "a": TREE["a"] * 0})
         folder.save("adamw-0", 2, TREE)
-    with RunFolder.locked(tmp_path, DECENTRALIZED) as folder:
+    with RunFolder.locked(tmp_path, RUN) as folder:
         assert folder.progress("lion-0") is None
         assert folder.progress("adamw-0") == 2
         restored = folder.restore(TREE)
@@ -70,13 +70,13 @@ def test_a_checkpoint_counts_once_the_index_names_it(tmp_path, monkeypatch):
     def kill(*_):
         raise KilledError
 
-    with RunFolder.locked(tmp_path, DECENTRALIZED) as folder:
+    with RunFolder.locked(tmp_path, RUN) as folder:
         folder.save("adamw-0", 1, TREE)
         monkeypatch.setattr(store, "write", kill)
         with pytest.raises(KilledError):
             folder.save("adamw-0", 2, {**TREE, "a": TREE["a"] * 0})
         monkeypatch.undo()
-    with RunFolder.locked(tmp_path, DECENTRALIZED) as folder:
+    with RunFolder.locked(tmp_path, RUN) as folder:
         assert folder.progress("adamw-0") == 1
         np.testing.assert_array_equal(folder.restore(TREE)["a"], TREE["a"])
         folder.save("adamw-0", 2, TREE)
@@ -85,7 +85,7 @@ def test_a_checkpoint_counts_once_the_index_names_it(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "folder"])
 def test_a_damaged_checkpoint_is_refused(tmp_path, damage):
-    with RunFolder.locked(tmp_path, DECENTRALIZED) as folder:
+    with RunFolder.locked(tmp_path, RUN) as folder:
         folder.save("adamw-0", 1, TREE)
         files = [file for file in (tmp_path / "checkpoints").rglob("*") if file.is_file()]
         assert files
@@ -118,13 +118,13 @@ GOOD = {"unit": "adamw-0", "progress": 1, "path": "adamw-0-1.npz", "sha256": "0"
     + [json.dumps(GOOD | {"path": path}) for path in ("../adamw-0-1.npz", "/", "", "adamw-0-1", "adamw-0-2.npz")],
 )
 def test_a_damaged_index_is_refused(tmp_path, text):
-    with RunFolder.locked(tmp_path, DECENTRALIZED) as folder:
+    with RunFolder.locked(tmp_path, RUN) as folder:
         folder.save("adamw-0", 1, TREE)
         (tmp_path / "checkpoint.json").write_text(text)
         with pytest.raises(ComparisonError, match=DAMAGED) as error:
             folder.progress("adamw-0")
     assert "\n" not in str(error.value)
-    with pytest.raises(ComparisonError, match=DAMAGED), RunFolder.locked(tmp_path, DECENTRALIZED):
+    with pytest.raises(ComparisonError, match=DAMAGED), RunFolder.locked(tmp_path, RUN):
         pass
     assert (tmp_path / "checkpoints" / "adamw-0-1.npz").exists()
 
@@ -138,11 +138,11 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
 def test_checkpoints_that_were_cut_short_are_removed(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "adamw-0-1.npz").touch()
-    with RunFolder.locked(tmp_path, DECENTRALIZED) as folder:
+    with RunFolder.locked(tmp_path, RUN) as folder:
         assert not list((tmp_path / "checkpoints").iterdir())
         folder.save("adamw-0", 1, TREE)
     (tmp_path / "checkpoints" / "adamw-0-2.npz.draft").touch()
-    with RunFolder.locked(tmp_path, DECENTRALIZED) as folder:
+    with RunFolder.locked(tmp_path, RUN) as folder:
         assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["adamw-0-1.npz"]
         assert folder.progress("adamw-0") == 1
 
@@ -184,7 +184,7 @@ def test_a_killed_writer_leaves_the_old_file_and_a_draft_that_the_next_one_takes
 
 
 def test_a_full_disk_at_a_checkpoint_is_said_in_one_line_and_the_last_one_stays(tmp_path, full_disk, monkeypatch):
-    with RunFolder.locked(tmp_path, DECENTRALIZED) as folder:
+    with RunFolder.locked(tmp_path, RUN) as folder:
         folder.save("adamw-0", 1, TREE)
         full_disk()
         with pytest.raises(ComparisonError, match=r"cannot write .*adamw-0-2\.npz: .*No space left on device") as error:

@@ -52,8 +52,9 @@ COMMANDS = {
         ("report.png",),
         lives=6,
     ),
-    "decentralized": Command(
-        "decentralized --task diabetes-ridge --alpha inf --optimizers gossip,choco --workers 4 --steps 1000",
+    "workers": Command(
+        "workers --task diabetes-ridge --alpha inf --optimizers gossip,choco --workers 4 --steps 1000"
+        " --step-milliseconds 10",
         ("figure.png",),
         lives=6,
     ),

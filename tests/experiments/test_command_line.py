@@ -309,15 +309,18 @@ EARLY = (
     "compare --out /dev/null/run",
     "compare --out experiments/__main__.py",
     "compare --plot-only /nowhere",
-    "decentralized --task digits-mpl",
-    "decentralized --topology rign",
-    "decentralized --mixing trimed_mean",
-    "decentralized --mixing trimmed_mean:few",
-    "decentralized --compressor top_q",
-    "decentralized --attack sign_flop",
-    "decentralized --backend pmap",
-    "decentralized --out /dev/null/run",
-    "decentralized --plot-only /nowhere",
+    "workers --task digits-mpl",
+    "workers --topology rign",
+    "workers --mixing trimed_mean",
+    "workers --mixing trimmed_mean:few",
+    "workers --compressor top_q",
+    "workers --feedback ef22",
+    "workers --bandwidth fast",
+    "workers --processes 0",
+    "workers --attack sign_flop",
+    "workers --backend pmap",
+    "workers --out /dev/null/run",
+    "workers --plot-only /nowhere",
     "claims sign",
     "claims --out /dev/null/results",
     "bench nothing",
@@ -327,7 +330,7 @@ EARLY = (
 )
 HELP = (
     "--help",
-    *(f"{name} --help" for name in ("compare", "decentralized", "claims", "bench", "bench update", "bench peers")),
+    *(f"{name} --help" for name in ("compare", "workers", "claims", "bench", "bench update", "bench peers")),
 )
 
 
@@ -347,8 +350,8 @@ def test_names_and_paths_are_refused_before_jax_is_imported():
 def test_optimizers_are_refused_before_more_than_optkit_is_imported():
     commands = (
         "compare --optimizers adamv",
-        "decentralized --optimizers gosip",
-        "decentralized --inner sdg",
+        "workers --optimizers gosip",
+        "workers --inner sdg",
         "bench update --optimizers adamv",
         "bench peers --optimizers adamv",
     )
@@ -362,7 +365,7 @@ def test_optimizers_are_refused_before_more_than_optkit_is_imported():
 
 @pytest.mark.slow
 def test_a_wrong_backend_of_matplotlib_is_refused_before_data_are_loaded():
-    commands = [[command] for command in ("compare", "decentralized", "claims")] + [["bench", "sweep"]]
+    commands = [[command] for command in ("compare", "workers", "claims")] + [["bench", "sweep"]]
     for command, (code, error, imported) in run_several(("flax", "sklearn"), commands, MPLBACKEND="nonsense").items():
         assert code == 2, command
         assert error.startswith("error: Matplotlib refuses MPLBACKEND"), command

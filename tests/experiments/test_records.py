@@ -6,13 +6,13 @@ import pytest
 
 from experiments import evidence
 from experiments.benchmarks import update, update_report
-from experiments.decentralized.records import DECENTRALIZED as A_DECENTRALIZED_RUN
+from experiments.workers.records import RUN as A_RUN_ON_WORKERS
 from optkit.comparison import ComparisonError
 from optkit.comparison.records import COMPARISON as A_COMPARISON
 from optkit.comparison.records import read_records
 from optkit.comparison.store import RunFolder
 
-KINDS = (A_COMPARISON, A_DECENTRALIZED_RUN)
+KINDS = (A_COMPARISON, A_RUN_ON_WORKERS)
 SECTIONS = {
     "data": {},
     "versions": {"jax": "0.10"},
@@ -40,10 +40,10 @@ TRAINING = {
     "validation": {"loss": [3.0, 2.0, 1.0], "error": [0.9, 0.5, 0.1]},
     "test": {"loss": 1.0, "error": 0.1},
 }
-DECENTRALIZED = {
-    "record": "decentralized",
+WORKERS = {
+    "record": "workers",
     "settings": {
-        "command": "decentralized",
+        "command": "workers",
         "task": "t",
         "optimizers": ["gossip", "choco"],
         "inner": "sgd",
@@ -52,7 +52,8 @@ DECENTRALIZED = {
         "workers": 4,
         "alpha": None,
         "mixing": None,
-        "compressor": "top_k:0.1",
+        "compressor": None,
+        "feedback": "ef14",
         "gamma": 0.3,
         "every": 1,
         "dropout": 0.0,
@@ -63,6 +64,7 @@ DECENTRALIZED = {
         "batch_size": 8,
         "seed": 0,
         "backend": "vmap",
+        "processes": 1,
     },
     **SECTIONS,
 }
@@ -83,14 +85,12 @@ def comparison():
     return json.loads(json.dumps(lines))
 
 
-def decentralized():
+def workers():
     """Gossip and CHOCO: lines 2 and 3."""
+    sent = {"sent": {"collective-permute": [0.0, 1280.0, 2560.0]}, "exchanges": [0.0, 10.0, 20.0]}
     own = {"worst": [3.0, 2.0, 1.0], "consensus": [0.0, 1.0, 2.0], "milliseconds_per_step": [1.0]}
-    lines = [
-        {"record": "training", "optimizer": name, **TRAINING, **own, "sent": {"collective-permute": 128}}
-        for name in ("gossip", "choco")
-    ]
-    return json.loads(json.dumps([DECENTRALIZED, *lines]))
+    lines = [{"record": "training", "optimizer": name, **TRAINING, **own, **sent} for name in ("gossip", "choco")]
+    return json.loads(json.dumps([WORKERS, *lines]))
 
 
 def said_of(folder, text):
@@ -123,7 +123,7 @@ def as_text(records):
     return "".join(json.dumps(record) + "\n" for record in records)
 
 
-@pytest.mark.parametrize("records", [comparison(), comparison()[:6], comparison()[:1], decentralized()])
+@pytest.mark.parametrize("records", [comparison(), comparison()[:6], comparison()[:1], workers()])
 def test_what_a_run_writes_is_read(tmp_path, records):
     assert read_records(tmp_path, *KINDS) == []
     (tmp_path / "results.jsonl").write_text(as_text(records))
@@ -183,14 +183,17 @@ def test_a_value_of_the_wrong_kind_is_named(tmp_path, line, place, value, words)
         (1, ("settings", "attack"), 1, "1 is not of type"),
         (2, ("worst",), [1.0], "worst has 1 values"),
         (2, ("consensus",), [None, "a", 1.0], "'a' is not of type"),
-        (3, ("sent",), {"all-gather": None}, "None is not of type 'number'"),
+        (1, ("settings", "processes"), 0, "less than the minimum"),
+        (3, ("sent",), {"all-gather": None}, "None is not of type 'array'"),
+        (3, ("sent",), {"all-gather": [0.0, 1.0]}, "sent.all-gather has 2 values"),
+        (3, ("exchanges",), [0.0, -1.0, 2.0], "less than the minimum"),
         (3, ("sent",), 128, "128 is not of type 'object'"),
         (3, ("optimizer",), "gossip", "the training of gossip stands on line 2 already"),
         (3, ("record",), "round", "record: 'round' is not one of ['training']"),
     ],
 )
-def test_a_value_of_the_wrong_kind_in_a_decentralized_run_is_named(tmp_path, line, place, value, words):
-    assert_named(tmp_path, decentralized(), line, place, value, words)
+def test_a_value_of_the_wrong_kind_in_a_run_on_many_workers_is_named(tmp_path, line, place, value, words):
+    assert_named(tmp_path, workers(), line, place, value, words)
 
 
 def test_missing_and_doubled_lines_are_named(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from experiments import tasks
-from experiments.decentralized import split
+from experiments.workers import split
 from optkit.comparison import statistics
 from optkit.decentralized import consensus_distance
 

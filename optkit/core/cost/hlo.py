@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 # What a device sends for an operand of one byte in a group of g devices, by the algorithms that libraries use on rings.
-_SENT: Mapping[str, Callable[[int], float]] = {
+SENT: Mapping[str, Callable[[int], float]] = {
     "all-reduce": lambda g: 2 * (g - 1) / g,
     "all-gather": lambda g: g - 1,
     "reduce-scatter": lambda g: (g - 1) / g,
@@ -96,7 +96,7 @@ def _lowered_bits(lowered: Any) -> Mapping[tuple[str, int], set[int]]:
 
     def visit(operation):
         kind = operation.name.removeprefix("stablehlo.").replace("_", "-")
-        if kind in _SENT:
+        if kind in SENT:
             for operand in operation.operands:
                 found[kind, math.prod(operand.type.shape)].add(_bits(str(operand.type.element_type)))
         for region in operation.regions:
@@ -143,7 +143,7 @@ class _Program:
     def _count(self, instruction: _Instruction, computation: _Computation, total: Work) -> None:
         opcode = instruction.opcode
         kind = opcode.removesuffix("-start")
-        if kind in _SENT:
+        if kind in SENT:
             if sent := self._sent(instruction, computation, kind):
                 _add(total.sent, {kind: sent})
         elif opcode == "while":
@@ -183,7 +183,7 @@ class _Program:
             _elements(computation[operand].type) * self._sent_bits(instruction, computation, kind, operand) / 8
             for operand in instruction.operands
         )
-        return _SENT[kind](_group_size(instruction.attributes, self.devices)) * size
+        return SENT[kind](_group_size(instruction.attributes, self.devices)) * size
 
     def _sent_bits(self, instruction: _Instruction, computation: _Computation, kind: str, operand: str) -> int:
         """Returns the width of the sent elements in the program as it was written.

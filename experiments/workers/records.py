@@ -1,4 +1,4 @@
-"""What the results of decentralized runs must be."""
+"""What the results of runs on many workers must be."""
 
 from collections.abc import Mapping
 
@@ -22,23 +22,25 @@ from optkit.comparison.records import (
 )
 
 _SCHEMAS: Mapping[str, Schema] = {
-    "decentralized": header(
-        "decentralized",
+    "workers": header(
+        "workers",
         inner=TEXT,
         learning_rate=mapping_of(NOT_NEGATIVE),
         topology=TEXT,
         workers=integer(1),
         alpha={**RESULT, "minimum": 0},
         mixing=TEXT_OR_NULL,
-        compressor=TEXT,
+        compressor=TEXT_OR_NULL,
+        feedback=TEXT,
         gamma=NOT_NEGATIVE,
-        every=integer(1),
+        every={**integer(1), "type": ["integer", "null"]},
         dropout={**NOT_NEGATIVE, "maximum": 1},
         silent=integer(),
         attack=TEXT_OR_NULL,
         byzantine=integer(),
         batch_size=integer(1),
         seed=integer(),
+        processes=integer(1),
     ),
     "training": object_of(
         optimizer=TEXT,
@@ -49,7 +51,8 @@ _SCHEMAS: Mapping[str, Schema] = {
         consensus=CURVE,
         test=SCORES,
         milliseconds_per_step=TIMES,
-        sent=mapping_of(NOT_NEGATIVE),
+        sent=mapping_of(list_of(NOT_NEGATIVE)),
+        exchanges=list_of(NOT_NEGATIVE),
     ),
 }
-DECENTRALIZED = Kind("decentralized", _SCHEMAS, contradictions)
+RUN = Kind("workers", _SCHEMAS, contradictions)

@@ -1,5 +1,6 @@
-"""What a decentralized run shows, deals, counts, refuses and continues."""
+"""What a run on many workers shows, deals, counts, refuses and continues."""
 
+import inspect
 import io
 import math
 
@@ -12,19 +13,21 @@ import test_records
 from rich.console import Console
 
 from experiments import __main__ as command_line
-from experiments import compare, decentralized, optimizers, pieces, tasks
-from experiments.decentralized import DEFAULT, Options, choices, picture, simulation, split
-from experiments.decentralized.records import DECENTRALIZED
-from optkit import catalog
+from experiments import compare, optimizers, pieces, tasks, workers
+from experiments.errors import UserError
+from experiments.workers import DEFAULT, Options, choices, picture, simulation, split, traffic
+from experiments.workers.records import RUN
+from optkit import catalog, compressors
+from optkit.communication import feedback
 from optkit.comparison import ComparisonError
 from optkit.comparison import run as engine
 from optkit.comparison.records import read_records
 from optkit.comparison.task import Task
-from optkit.compressors import top_k
+from optkit.compressors import identity, top_k
 from optkit.decentralized import mix
 from optkit.decentralized.topology import complete, path, ring
 
-METHODS = optimizers.decentralized()
+METHODS = optimizers.between_workers()
 
 
 @pytest.fixture
@@ -60,12 +63,12 @@ def blobs():
 def run(blobs, monkeypatch, tmp_path):
     """Trains on the toy task; returns what was printed and the records of trainings by name."""
     monkeypatch.setattr(tasks, "load", lambda _: blobs)
-    monkeypatch.setattr(picture, "draw", lambda _, file: file.touch())
+    monkeypatch.setattr(picture, "draw", lambda *_: None)
 
     def run(*names, out="run", **options):
         console = Console(file=io.StringIO(), width=120)
-        decentralized.run(Options(optimizers=names, out=tmp_path / out, **options), console)
-        records = read_records(tmp_path / out, DECENTRALIZED)
+        workers.run(Options(optimizers=names, out=tmp_path / out, **options), console)
+        records = read_records(tmp_path / out, RUN)
         return console.file.getvalue(), {record["optimizer"]: record for record in records[1:]}
 
     return run
@@ -75,19 +78,31 @@ def run(blobs, monkeypatch, tmp_path):
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_of_the_catalog_trains(blobs, name):
     topology = {"relay_sum": path(8), "exact_diffusion:d2": complete(8)}.get(name, ring(8))
-    rate = METHODS[name].grid
-    made = choices.Pieces(optax.sgd(rate), rate, topology, mix, top_k(0.5), gamma=0.8)
-    network = network_of(blobs)
-    training = simulation.Training(network, choices.build(METHODS[name], made))
-    carry, first, _ = training.advance(training.start(), 0, 15)
-    _, second, _ = training.advance(carry, 15, 30)
-    assert second < 0.99 * first
+    compressor = identity() if name == "masha1" else top_k(0.5)
+    rate = min(METHODS[name].grid, 0.1)
+    inner = optax.sgd(rate, 0.5 if "average_state" in METHODS[name].example else None)
+    made = choices.Pieces(inner, rate, topology, mix, compressor, gamma=0.8, every=4)
+    training = simulation.Training(network_of(blobs), METHODS[name], choices.build(METHODS[name], made))
+    carry, first, *_ = training.advance(training.start(), 0, 15)
+    _, second, sent, _ = training.advance(carry, 15, 30)
+    assert second < first
+    assert sent.exchanges >= (15 if "every" not in optimizers.takes(METHODS[name]) else 15 // 4)
 
 
 def test_a_method_is_found_by_its_entry_alone():
     assert set(DEFAULT) <= set(METHODS)
-    between_workers = {name: method for name, method in catalog.with_variants().items() if "axis_name" in method.needs}
-    assert {name for name, method in between_workers.items() if method.family != "communication"} == set(METHODS)
+    needing_workers = {name for name, method in catalog.with_variants().items() if "axis_name" in method.needs}
+    assert needing_workers <= set(METHODS)
+    assert {"mean", "trimmed_mean", "geometric_median"} <= set(METHODS) - needing_workers
+
+
+def test_every_compressor_and_feedback_of_the_library_has_its_name():
+    def takes_another(factory):
+        return next(iter(inspect.signature(factory).parameters), None) == "compressor"
+
+    known = {method.name.split(".")[1] for method in compressors.METHODS if not takes_another(method.factory)}
+    assert set(pieces.COMPRESSORS) == known
+    assert set(pieces.FEEDBACK) == {"none", *feedback.__all__}
 
 
 def test_methods_of_lazy_topologies_get_one_and_others_do_not():
@@ -99,26 +114,48 @@ def test_methods_of_lazy_topologies_get_one_and_others_do_not():
 
 @pytest.mark.slow
 def test_bytes_are_those_of_the_formulas(run):
-    _, trained = run("gossip", "gradient_tracking", "choco", compressor="top_k:0.5", steps=2)
+    _, trained = run("mean", "gossip", "gradient_tracking", "choco", compressor="top_k:0.5", steps=2)
     numbers = 12
-    assert trained["gossip"]["sent"] == {"collective-permute": 2 * 4 * numbers}
-    assert trained["gradient_tracking"]["sent"] == {"collective-permute": 2 * 2 * 4 * numbers}
-    assert trained["choco"]["sent"] == {"collective-permute": 2 * (4 + 4) * numbers // 2}
+    sent = {name: {kind: curve[-1] / 2 for kind, curve in record["sent"].items()} for name, record in trained.items()}
+    assert sent["mean"] == {"all-reduce": 2 * 7 / 8 * 4 * numbers}
+    assert sent["gossip"] == {"collective-permute": 2 * 4 * numbers}
+    assert sent["gradient_tracking"] == {"collective-permute": 2 * 2 * 4 * numbers}
+    assert sent["choco"] == {"collective-permute": 2 * (4 + 4) * numbers // 2}
 
 
 @pytest.mark.slow
 def test_local_steps_send_nothing(run):
-    _, trained = run("gossip", "gossip:cta", "dfedsam", every=4, steps=8, alpha=math.inf)
+    _, trained = run("mean", "gossip", "gossip:cta", "dfedsam", every=4, steps=9, alpha=math.inf)
+    assert trained.pop("mean")["exchanges"] == list(range(10))
     for record in trained.values():
-        assert record["sent"] == {"collective-permute": 2 * 4 * 12 / 4}
-    assert trained["gossip"]["consensus"][-1] < 0.9 * trained["gossip"]["consensus"][-2]  # The last step exchanges.
+        exchanges = record["exchanges"]
+        assert exchanges[-1] == 2
+        assert record["sent"] == {"collective-permute": [2 * 4 * 12 * done for done in exchanges]}
+    assert trained["gossip"]["exchanges"] == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2]
+    assert trained["gossip"]["consensus"][8] < 0.9 * trained["gossip"]["consensus"][7]  # The eighth step exchanges.
+
+
+def test_bytes_are_counted_where_branches_are_taken():
+    def update(index, x):
+        def send(times):
+            return lambda x: sum(jax.lax.psum(x * i, "workers") for i in range(1, times + 1))
+
+        x = jax.lax.switch(index, [lambda x: x, send(1), send(2)], x)
+        return jax.lax.cond(index == 2, lambda x: jax.lax.ppermute(x, "workers", [(0, 1), (1, 0)]), lambda x: x, x)
+
+    counted = jax.vmap(traffic.counting(update, 2), (None, 0), axis_name="workers")
+    for index, size in enumerate((0, 8, 16 + 8)):
+        values, found = counted(index, jnp.ones([2, 2]))
+        np.testing.assert_array_equal(values, jax.vmap(update, (None, 0), axis_name="workers")(index, jnp.ones([2, 2])))
+        assert found.share.tolist() == [pytest.approx(size / 24)] * 2
+        assert found.exchanges.tolist() == [float(size > 0)] * 2
 
 
 @pytest.mark.parametrize("name", ["gossip", "dfedsam"])
 def test_local_steps_stay_steps_without_an_exchange(blobs, name):
     made = choices.Pieces(optax.sgd(0.1, 0.9), 0.1, ring(8), mix, top_k(0.5), gamma=0.8, every=8)
     network = network_of(blobs)
-    training = simulation.Training(network, choices.build(METHODS[name], made))
+    training = simulation.Training(network, METHODS[name], choices.build(METHODS[name], made))
     program = jax.make_jaxpr(training.program)(training.start(), network.rows[:, :8], jnp.arange(8), blobs.train)
     assert " cond[" in str(program)
 
@@ -126,13 +163,14 @@ def test_local_steps_stay_steps_without_an_exchange(blobs, name):
 @pytest.mark.slow
 def test_bytes_of_an_attacked_run_are_those_without_the_attack(run):
     _, trained = run("gossip", attack="sign_flip", byzantine=1, steps=2)
-    assert trained["gossip"]["sent"] == {"collective-permute": 2 * 4 * 12}
+    assert trained["gossip"]["sent"] == {"collective-permute": [0, 2 * 4 * 12, 2 * 2 * 4 * 12]}
 
 
 @pytest.mark.slow
-def test_an_epoch_of_a_changing_topology_counts_its_most_expensive_step(run):
+def test_steps_of_a_changing_topology_count_as_they_are(run):
     _, trained = run("gossip", topology="one_peer_exponential", steps=2)
-    assert sum(trained["gossip"]["sent"].values()) == 4 * 12
+    (sent,) = trained["gossip"]["sent"].values()
+    assert sent == [0, 4 * 12, 2 * 4 * 12]
 
 
 @pytest.mark.slow
@@ -153,6 +191,28 @@ def test_lost_links_and_silent_workers_part_workers(run):
     assert lossy["gossip"]["consensus"][middle] > 1.1 * clean["gossip"]["consensus"][middle]
     assert silent["gossip"]["consensus"][middle] > 1.1 * clean["gossip"]["consensus"][middle]
     assert silent["gossip"]["consensus"][: steps.index(10) + 1] == clean["gossip"]["consensus"][: steps.index(10) + 1]
+
+
+@pytest.mark.slow
+def test_workers_that_are_missing_do_not_count_in_a_mean(run):
+    _, clean = run("mean", "compressed_mean", steps=4)
+    _, lossy = run("mean", "compressed_mean", steps=4, dropout=0.5, silent=2, out="lossy")
+    for name, record in lossy.items():
+        assert np.all(np.isfinite(record["validation"]["loss"]))
+        assert record["validation"]["loss"][1:] != clean[name]["validation"]["loss"][1:]
+
+
+@pytest.mark.slow
+def test_a_method_that_knows_no_lost_messages_is_refused(run):
+    with pytest.raises(UserError, match="power_sgd knows no lost messages: --dropout and --silent have no effect"):
+        run("power_sgd", dropout=0.1, steps=2)
+
+
+@pytest.mark.slow
+def test_an_aggregator_trains_under_an_attack_that_ruins_the_mean(run):
+    _, found = run("mean", "trimmed_mean", "local_updates", attack="gaussian_noise:30", alpha=math.inf, steps=40)
+    assert found["local_updates"]["exchanges"][-1] == 40 / 8
+    assert found["trimmed_mean"]["validation"]["loss"][-1] < 0.6 * found["mean"]["validation"]["loss"][-1]
 
 
 @pytest.mark.slow
@@ -215,7 +275,7 @@ def test_attackers_do_not_count_in_what_is_reported(blobs):
     network = network_of(blobs, attack="send_nan", byzantine=2)
     values = jnp.concatenate([jnp.array([1.0, 2, 3, 1, 2, 3]), jnp.full(2, jnp.nan)])
     params = {"w": values[:, None, None] * jnp.ones((2, 4)), "b": jnp.zeros((8, 4))}
-    scores = simulation.Evaluation(network)(params, blobs.validation)
+    scores = simulation.Evaluation(network)(params, params, blobs.validation)
     assert scores["consensus"] == pytest.approx(np.sqrt(8 * 2 / 3))
     assert scores["mean"]["loss"] == pytest.approx(
         float(blobs.loss({"w": jnp.full((2, 4), 2.0), "b": jnp.zeros(4)}, blobs.validation))
@@ -274,10 +334,10 @@ def test_another_configuration_in_the_same_folder_is_refused(run):
 def test_the_run_can_be_drawn_again_without_training(run, tmp_path, monkeypatch):
     printed, _ = run("gossip", steps=4)
     monkeypatch.undo()
-    assert (tmp_path / "run" / "figure.png").read_bytes() == b""
-    monkeypatch.delattr(decentralized, "Training")
+    assert not (tmp_path / "run" / "figure.png").exists()
+    monkeypatch.delattr(workers, "Training")
     console = Console(file=io.StringIO(), width=120)
-    decentralized.show(tmp_path / "run", console)
+    workers.show(tmp_path / "run", console, Options())
     assert console.file.getvalue() in printed
     assert (tmp_path / "run" / "figure.png").read_bytes().startswith(b"\x89PNG")
 
@@ -287,8 +347,8 @@ def test_results_of_the_other_command_are_refused(run, tmp_path):
     with pytest.raises(ComparisonError, match="is not the header of a run of `compare`"):
         compare.show(tmp_path / "run", Console())
     (tmp_path / "run" / "results.jsonl").write_text(test_records.as_text(test_records.comparison()))
-    with pytest.raises(ComparisonError, match="is not the header of a run of `decentralized`"):
-        decentralized.show(tmp_path / "run", Console())
+    with pytest.raises(ComparisonError, match="is not the header of a run of `workers`"):
+        workers.show(tmp_path / "run", Console(), Options())
 
 
 def test_a_diverged_run_says_so(run):
@@ -349,6 +409,18 @@ REFUSED = [
     ({"optimizers": "relay_sum"}, "relay_sum: relay_sum needs a topology that is a tree"),
     ({"optimizers": "gossip", "mixing": "trimmed_mean:2"}, "gossip: "),
     ({"task": "diabetes-ridge"}, "the task has no classes to deal unevenly; --alpha inf"),
+    ({"feedback": "ef22"}, "unknown feedback 'ef22'; did you mean ef21"),
+    ({"feedback": "double_ef:2"}, "feedback 'double_ef' takes no number, got 'double_ef:2'"),
+    ({"optimizers": "mean", "mixing": "mix"}, "--mixing mix has no effect on mean: it is for gossip"),
+    ({"optimizers": "mean", "compressor": "qsgd"}, "--compressor qsgd has no effect on mean: it is for "),
+    ({"optimizers": "compressed_mean", "feedback": "econtrol:-1"}, "feedback 'econtrol:-1': eta must"),
+    ({"bandwidth": "1,fast"}, "must be a number of at least 0, got fast"),
+    ({"bandwidth": "0"}, "must be a positive number, got 0"),
+    ({"latency": "-1"}, "must be a number of at least 0, got -1"),
+    ({"step-milliseconds": "0"}, "must be a positive number, got 0"),
+    ({"processes": "0"}, "must be a positive integer, got 0"),
+    ({"processes": "3"}, "--processes must divide the 8 workers, got 3"),
+    ({"processes": "2", "backend": "vmap"}, "--backend vmap runs all workers in one process, not in 2"),
     ({"workers": "100"}, "raise --alpha, or take fewer workers"),
     ({"workers": "2000"}, "2000 workers cannot get 1 examples each: there are 1077"),
     ({"alpha": "0"}, "must be a positive number or inf, got 0"),
@@ -361,7 +433,7 @@ REFUSED = [
     ({"backend": "shard_map", "workers": "9"}, "--backend shard_map needs a device for each worker"),
     (
         {"optimizers": "nids", "every": "2"},
-        "nids exchanges in every step: --every 2 is for gossip, gossip:cta, dfedsam",
+        "--every 2 has no effect on nids: it is for gossip, gossip:cta, dfedsam",
     ),
     ({"backend": "pmap"}, "invalid choice: 'pmap'"),
     ({"plot-only": "/nowhere"}, "there is no results.jsonl in /nowhere"),
@@ -373,7 +445,7 @@ REFUSED = [
 def test_bad_input_is_refused_in_one_line(capsys, options, message):
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
     try:
-        code = command_line.execute(command_line.parser().parse_args(["decentralized", *words]))
+        code = command_line.execute(command_line.parser().parse_args(["workers", *words]))
     except SystemExit as stop:
         code = stop.code
     error = capsys.readouterr().err
