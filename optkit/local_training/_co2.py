@@ -133,9 +133,9 @@ def co2(
         if clip_threshold is not None:
             refuse_complex(params, "co2 with clip_threshold", functions=True)
         anchor = copy(widen(params))
-        zeros = optax.tree.zeros_like(anchor)
+        gradient, momentum = optax.tree.zeros_like(anchor), optax.tree.zeros_like(anchor)
         previous = None if gap_fn is None else copy(anchor)
-        return Co2State(jnp.zeros([], jnp.int32), inner.init(params), anchor, zeros, zeros, previous)
+        return Co2State(jnp.zeros([], jnp.int32), inner.init(params), anchor, gradient, momentum, previous)
 
     def outer_step(state):
         """Returns A_{t+1} and its momentum."""

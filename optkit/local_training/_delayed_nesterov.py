@@ -90,8 +90,8 @@ def scale_by_delayed_nesterov(
     check_range("c", c, 0.0, np.inf if isinstance(every, jax.Array) else 1 / every)
 
     def init_fn(params):
-        zeros = optax.tree.zeros_like(params)
-        return ScaleByDelayedNesterovState(count=jnp.zeros([], jnp.int32), momentum=zeros, total=zeros)
+        momentum, total = optax.tree.zeros_like(params), optax.tree.zeros_like(params)
+        return ScaleByDelayedNesterovState(jnp.zeros([], jnp.int32), momentum, total)
 
     def update_fn(updates, state, params=None):
         del params
