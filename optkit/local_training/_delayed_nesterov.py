@@ -255,7 +255,9 @@ def dynamic_local_steps(speeds: jax.typing.ArrayLike, steps: int, least: int | N
     if not isinstance(speeds, jax.Array):
         speeds = np.asarray(speeds, float)
         check_range("speeds", speeds, 0.0, low_open=True)
-    exact = steps * jnp.asarray(speeds) / jnp.max(jnp.asarray(speeds))
+    fast = jnp.asarray(speeds) / jnp.max(jnp.asarray(speeds))
+    # A whole number stays one although it was rounded.
+    exact = steps * fast * (1 + 4 * jnp.finfo(fast.dtype).eps)
     return jnp.maximum(jnp.floor(exact), fewest).astype(jnp.int32)
 
 

@@ -83,6 +83,7 @@ def test_ranges(arguments, message):
 
 def test_slow_workers_get_fewer_steps():
     assert dynamic_local_steps([1.0, 3.0, 0.01], 30).tolist() == [10, 30, 1]
+    assert dynamic_local_steps([0.1 * i for i in range(1, 101)], 100).tolist() == [*range(1, 101)]
     assert dynamic_local_steps(jnp.array([1.0, 3.0, 0.01]), 30, least=5).tolist() == [10, 30, 5]
     with pytest.raises(ValueError, match=r"speeds must be in \(0, inf\], got"):
         dynamic_local_steps([1.0, 0.0], 30)
