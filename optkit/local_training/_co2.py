@@ -24,7 +24,7 @@ from optkit.core.reported import reported_params
 from optkit.core.trees import copy, is_function
 from optkit.core.types import AxisName
 from optkit.core.workers import collectives
-from optkit.method import Method, Paper
+from optkit.method import Method, Paper, Variant
 
 __all__ = ["co2", "co2_eval_params"]
 
@@ -133,9 +133,9 @@ def co2(
         if clip_threshold is not None:
             refuse_complex(params, "co2 with clip_threshold", functions=True)
         anchor = copy(widen(params))
-        zeros = optax.tree.zeros_like(anchor)
+        gradient, momentum = optax.tree.zeros_like(anchor), optax.tree.zeros_like(anchor)
         previous = None if gap_fn is None else copy(anchor)
-        return Co2State(jnp.zeros([], jnp.int32), inner.init(params), anchor, zeros, zeros, previous)
+        return Co2State(jnp.zeros([], jnp.int32), inner.init(params), anchor, gradient, momentum, previous)
 
     def outer_step(state):
         """Returns A_{t+1} and its momentum."""
@@ -212,6 +212,7 @@ METHODS = (
         example={"outer_learning_rate": 0.3, "every": 4, "axis_name": "workers"},
         grid=1e-1,
         needs=("axis_name",),
+        variants={"clipped": Variant({"clip_threshold": 1.0}, grid=1e-1)},
         eval_params=co2_eval_params,
     ),
 )
