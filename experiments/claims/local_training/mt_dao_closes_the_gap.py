@@ -13,7 +13,7 @@ import optax
 import optkit
 from experiments import tasks
 from experiments.claims import Claim, Finding
-from experiments.decentralized import split
+from experiments.workers import split
 from optkit.comparison import statistics
 
 DIGITS, WORKERS, BATCH_SIZE, STEPS, EVERY, SEEDS = "digits-mlp", 4, 2, 2048, 32, 5
