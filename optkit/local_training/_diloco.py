@@ -184,7 +184,7 @@ METHODS = (
             "outer optimizer",
         ),
         parts=(local_updates_eval_params,),
-        example={"learning_rate": 1e-2, "every": 4, "axis_name": "workers"},
+        example={"learning_rate": 1e-3, "every": 4, "axis_name": "workers"},
         grid=1e-3,
         needs=("axis_name",),
         eval_params=local_updates_eval_params,
@@ -202,7 +202,7 @@ METHODS = (
         ),
         also_known_as=("DiLoCo with fragments", "overlapped DiLoCo"),
         example={
-            "learning_rate": 1e-2,
+            "learning_rate": 1e-3,
             "every": 4,
             "outer_learning_rate": 0.7,
             "fragments": 2,

@@ -142,12 +142,12 @@ METHODS = (
         summary="SGD on each worker; every few steps the workers' parameters are averaged.",
         paper=Paper("Local SGD Converges Fast and Communicates Little", "Stich", 2018, "1805.09767"),
         also_known_as=("parallel SGD with periodic averaging", "PR-SGD", "local stochastic gradient descent"),
-        example={"learning_rate": 1e-1, "every": 4, "axis_name": "workers"},
+        example={"learning_rate": 2e-3, "every": 4, "axis_name": "workers"},
         grid=3e-1,
         needs=("axis_name",),
         golden="qsr",
         variants={
-            "momentum": Variant({"momentum": 0.9, "average_state": ("trace",), "learning_rate": 1e-2}, grid=3e-2)
+            "momentum": Variant({"momentum": 0.9, "average_state": ("trace",), "learning_rate": 2e-3}, grid=3e-2)
         },
     ),
     Method(
@@ -157,7 +157,7 @@ METHODS = (
         summary="Averages the workers' parameters in every step at first, and every few steps later.",
         paper=Paper("Don't Use Large Mini-Batches, Use Local SGD", "Lin et al.", 2018, "1808.07217"),
         also_known_as=("PostLocalSGD", "PostLocalSGDOptimizer"),
-        example={"learning_rate": 1e-1, "switch_step": 20, "every": 4, "axis_name": "workers"},
+        example={"learning_rate": 2e-3, "switch_step": 20, "every": 4, "axis_name": "workers"},
         grid=3e-1,
         needs=("axis_name",),
         golden="qsr",

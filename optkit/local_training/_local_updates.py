@@ -312,7 +312,7 @@ METHODS = (
         ),
         also_known_as=("local SGD", "FedAvg", "periodic averaging", "model averaging", "lookahead over workers"),
         parts=(local_updates_eval_params,),
-        example={"outer": optax.sgd(0.7, momentum=0.9, nesterov=True), "every": 4, "axis_name": "workers"},
+        example={"outer": optax.sgd(0.7, momentum=0.5, nesterov=True), "every": 4, "axis_name": "workers"},
         learning_rate=2e-4,
         grid=3e-2,
         needs=("axis_name",),

@@ -121,7 +121,7 @@ METHODS = (
         ),
         also_known_as=("slow momentum", "SlowMomentumOptimizer", "BMUF", "blockwise model-update filtering"),
         parts=(local_updates_eval_params,),
-        example={"learning_rate": 1e-1, "every": 4, "axis_name": "workers"},
+        example={"learning_rate": 5e-3, "every": 4, "axis_name": "workers"},
         grid=1e-1,
         needs=("axis_name",),
         golden="diloco",

@@ -108,7 +108,7 @@ METHODS = (
         also_known_as=("CCLoco", "sparse DiLoCo"),
         parts=(local_updates_eval_params,),
         example={
-            "learning_rate": 1e-2,
+            "learning_rate": 5e-2,
             "every": 4,
             "compressor": top_k_in_chunks(8, 8),
             "axis_name": "workers",
