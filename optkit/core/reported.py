@@ -15,7 +15,7 @@ def reported_params(state: Any, params: optax.Params, kind: type, field: str, me
         state: The state of the optimizer. The method may be chained with or wrapped in other transformations.
         params: The parameters of the training loop.
         kind: The type of the method's state.
-        field: The field of this state that holds the parameters.
+        field: The field of this state that holds the parameters, or None where it holds none.
         method: Public name of the function that calls this one, for the message.
 
     Returns:
@@ -38,5 +38,6 @@ def reported_params(state: Any, params: optax.Params, kind: type, field: str, me
     if not states:
         raise ValueError(f"{method} found no {kind.__name__} in the state that it got")
     for found in states:
-        params = optax.tree.cast_like(unmask_tree(getattr(found, field), params), params)
+        kept = getattr(found, field)
+        params = params if kept is None else optax.tree.cast_like(unmask_tree(kept, params), params)
     return params

@@ -17,7 +17,8 @@ from optkit.core.extra_args import require_params
 from optkit.core.injection import refuse_arrays
 from optkit.core.overwriting import add_update, overwrite
 from optkit.core.precision import widen
-from optkit.core.trees import copy, unmask_tree
+from optkit.core.reported import reported_params
+from optkit.core.trees import copy
 from optkit.core.types import AxisName
 from optkit.core.workers import collectives
 from optkit.core.workers.on_workers import check_axis_name
@@ -288,17 +289,7 @@ def local_updates_eval_params(state: Any, params: optax.Params) -> optax.Params:
         >>> optkit.local_updates_eval_params(state, params + updates)
         Array([3.], dtype=float32)
     """
-    states = [leaf for leaf in jax.tree.leaves(state, is_leaf=_is_state) if _is_state(leaf)]
-    if not states:
-        raise ValueError("local_updates_eval_params found no state of local_updates in the state that it got")
-    for found in states:
-        if found.anchor is not None:
-            params = optax.tree.cast_like(unmask_tree(found.anchor, params), params)
-    return params
-
-
-def _is_state(x: Any) -> bool:
-    return isinstance(x, LocalUpdatesState)
+    return reported_params(state, params, LocalUpdatesState, "anchor", "local_updates_eval_params")
 
 
 METHODS = (

@@ -17,7 +17,8 @@ from optkit.core.checks import check_option, check_range
 from optkit.core.extra_args import require_params
 from optkit.core.injection import refuse_arrays
 from optkit.core.precision import scalar_dtype
-from optkit.core.trees import copy, unmask_tree
+from optkit.core.reported import reported_params
+from optkit.core.trees import copy
 from optkit.method import Method, Paper
 
 __all__ = ["igt_eval_params", "implicit_gradient_transport"]
@@ -190,16 +191,7 @@ def igt_eval_params(state: Any, params: optax.Params) -> optax.Params:
         >>> optkit.igt_eval_params(optkit.igt(0.1).init(params), params)
         Array([3.], dtype=float32)
     """
-    states = [leaf for leaf in jax.tree.leaves(state, is_leaf=_is_transport) if _is_transport(leaf)]
-    if not states:
-        raise ValueError("igt_eval_params found no state of implicit gradient transport in the state that it got")
-    for found in states:
-        params = optax.tree.cast_like(unmask_tree(found.params, params), params)
-    return params
-
-
-def _is_transport(x: Any) -> bool:
-    return isinstance(x, ImplicitTransportState)
+    return reported_params(state, params, ImplicitTransportState, "params", "igt_eval_params")
 
 
 IGT = Paper(

@@ -204,7 +204,7 @@ def test_the_anchor_is_reported_and_equal_on_all_workers():
     anchor = jax.vmap(optkit.local_updates_eval_params)(state, params)
     np.testing.assert_array_equal(anchor, np.tile(anchor[:1], (WORKERS, 1)))
     chex.assert_trees_all_close(anchor, ran.params[5], atol=1e-6)
-    with pytest.raises(ValueError, match="no state of local_updates"):
+    with pytest.raises(ValueError, match="found no LocalUpdatesState"):
         optkit.local_updates_eval_params(optax.sgd(0.1).init(params), params)
 
 

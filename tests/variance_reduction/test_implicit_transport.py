@@ -105,7 +105,7 @@ def test_eval_params_takes_every_part_of_a_partition():
 
 
 def test_eval_params_says_that_there_is_no_such_state():
-    with pytest.raises(ValueError, match="found no state of implicit gradient transport"):
+    with pytest.raises(ValueError, match="found no ImplicitTransportState"):
         optkit.igt_eval_params(optax.sgd(0.1).init(START), START)
 
 
