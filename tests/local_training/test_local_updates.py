@@ -243,6 +243,18 @@ def test_one_conditional_holds_all_bytes(fragments):
     assert cost.sent_per_step["all-reduce"] == pytest.approx(2 * 7 / 8 * 4 * 128 / 8)
 
 
+def test_a_synchronization_is_one_collective():
+    params = {"a": jnp.zeros((8, 5)), "b": {"c": jnp.zeros((8, 3, 2))}}
+    for outer, average_state in ((None, ("mu", "nu")), (NESTEROV, None)):
+        tx = optkit.local_updates(optax.adam(0.1), outer, every=8, axis_name="workers", average_state=average_state)
+        axes = optkit.worker_axes(tx, params, axis_name="workers")
+        options = {"axis_name": "workers", "backend": "shard_map"}
+        state = optkit.on_workers(tx.init, out_axes=axes, **options)(params)
+        step = optkit.on_workers(tx.update, in_axes=(0, axes, 0), out_axes=(0, axes), **options)
+        text = jax.jit(step).lower(params, state, params).compile().as_text()
+        assert text.count(" all-reduce(") == 1
+
+
 @pytest.mark.parametrize("backend", ["pmap", "shard_map"])
 def test_backends_agree(backend):
     tx = optkit.streaming_diloco(0.1, every=4, fragments=2, delay=1, alpha=0.5, axis_name="workers")
