@@ -1,6 +1,7 @@
 """Sets the devices and caches of the tests, in this one place, and makes tests of the code in the Markdown files."""
 
 import collections
+import gc
 import importlib.metadata
 import os
 import pathlib
@@ -38,6 +39,9 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 # Where in the source each operation of a program stands takes a twentieth of the time, and no test reads it.
 jax.config.update("jax_traceback_in_locations_limit", 0)
 
+# Tracing makes many objects that live for long; Python's garbage collector would look at all of them again and again.
+gc.set_threshold(100_000, 20, 100)
+
 # What JAX has done since programs were last freed, by the name of the event.
 _events = collections.Counter()
 jax.monitoring.register_event_duration_secs_listener(lambda event, _, **__: _events.update([event]))
@@ -65,6 +69,7 @@ def pytest_runtest_teardown(item, nextitem):
     most = MOST_PROGRAMS_BETWEEN_MODULES if is_last else MOST_PROGRAMS
     if _events["/jax/core/compile/backend_compile_duration"] > most:
         jax.clear_caches()
+        gc.collect()
         _events.clear()
 
 

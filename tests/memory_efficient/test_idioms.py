@@ -1,14 +1,13 @@
 """What people write around these optimizers: injection, Flax NNX, models that are callable trees, shapes alone."""
 
-import dataclasses
 import warnings
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from callable_models import CallableModel
 from draws import normal, normal_like
 from flax import nnx
 from promises import assert_needs_parameters
@@ -142,24 +141,12 @@ def test_flax_nnx_takes_steps(name):
     assert_same({"kernel": model.kernel[...], "bias": model.bias[...]}, params, 1e-4)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass
-class Model:
-    """A tree that is callable, as models of Equinox are; its leaves come in the order of the dictionary's."""
-
-    bias: Any
-    kernel: Any
-
-    def __call__(self):
-        raise AssertionError("a tree was called as if it were a function")
-
-
 @pytest.mark.slow
 @every_method
 def test_a_model_that_is_a_callable_tree_trains(name):
     masks = {"kernel": True, "bias": False}
-    tx = example(name, weight_decay=0.1, mask=Model(**masks))
-    ours = trained(tx, Model(**PARAMS), steps=2).params
+    tx = example(name, weight_decay=0.1, mask=CallableModel(**masks))
+    ours = trained(tx, CallableModel(**PARAMS), steps=2).params
     expected = trained(example(name, weight_decay=0.1, mask=masks), steps=2).params
     assert_same(ours.kernel, expected["kernel"])
 
@@ -169,7 +156,11 @@ def test_choices_may_be_callable_trees(method):
     numbers = optax.contrib.MuonDimensionNumbers(0, 1)
     chosen = "subset_leaves" if method is optkit.adam_sn else "leaves"
     tx = method(
-        1e-2, **{chosen: Model(kernel=True, bias=False), "weight_dimension_numbers": Model(kernel=numbers, bias=None)}
+        1e-2,
+        **{
+            chosen: CallableModel(kernel=True, bias=False),
+            "weight_dimension_numbers": CallableModel(kernel=numbers, bias=None),
+        },
     )
     trees = method(
         1e-2,
@@ -178,7 +169,7 @@ def test_choices_may_be_callable_trees(method):
             "weight_dimension_numbers": lambda _: {"kernel": numbers, "bias": None},
         },
     )
-    ours, expected = trained(tx, Model(**PARAMS), steps=1).params, trained(trees, steps=1).params
+    ours, expected = trained(tx, CallableModel(**PARAMS), steps=1).params, trained(trees, steps=1).params
     assert_same(ours.kernel, expected["kernel"])
 
 
