@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 
 from optkit.core.extra_args import EXTRA_ARGS, Moment, extra_args
 from optkit.core.types import DTypeLike
@@ -65,7 +66,7 @@ class Case:
 
         def call(*args):
             leaves, structure = jax.tree.flatten(args)
-            if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):  # inside another program
+            if any(isinstance(leaf, Tracer) for leaf in leaves):  # inside another program
                 return function(*args)
             types = structure, tuple(map(jax.typeof, leaves))
             if types not in seen:
