@@ -60,8 +60,9 @@ def assert_needs_parameters(tx, name, params=None, gradients=None, **extra_args)
     """An update without parameters raises an error that names the method."""
     params = jnp.ones(2) if params is None else params
     gradients = params if gradients is None else gradients
+    state = jax.eval_shape(tx.init, params)
     with pytest.raises(ValueError, match=rf"^{name} needs the parameters: call update\(updates, state, params\)"):
-        tx.update(gradients, tx.init(params), **extra_args)
+        jax.eval_shape(lambda updates, state: tx.update(updates, state, **extra_args), gradients, state)
 
 
 def assert_refuses_complex_parameters(tx, name, advice="split_real_and_imaginary"):
@@ -73,7 +74,7 @@ def assert_refuses_complex_parameters(tx, name, advice="split_real_and_imaginary
 def assert_initialises_from_types(tx, params):
     """The state of abstract parameters has the structure, shapes and dtypes of that of real ones."""
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
-    chex.assert_trees_all_equal_shapes_and_dtypes(tx.init(abstract), tx.init(params))
+    chex.assert_trees_all_equal_shapes_and_dtypes(tx.init(abstract), jax.eval_shape(tx.init, params))
 
 
 def assert_same_parameters(tx, other, gradients, params=None, *, leaves=None, rtol=1e-7, atol=0.0):

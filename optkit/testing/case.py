@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 
 from optkit.core.extra_args import EXTRA_ARGS, Moment, extra_args
 from optkit.core.types import DTypeLike
@@ -65,6 +66,8 @@ class Case:
 
         def call(*args):
             leaves, structure = jax.tree.flatten(args)
+            if any(isinstance(leaf, Tracer) for leaf in leaves):  # inside another program
+                return function(*args)
             types = structure, tuple(map(jax.typeof, leaves))
             if types not in seen:
                 seen[types] = self._program(function, structure, leaves)
@@ -156,7 +159,7 @@ class Case:
     def init(self, tx: optax.GradientTransformation) -> Callable[[Any], Any]:
         """Returns the function from parameters to state."""
         # Mapped over workers, small operations outside `jit` take longer than compiling them together.
-        return tx.init if self.axis_name is None else jax.jit(self.per_worker(tx.init))
+        return tx.init if self.axis_name is None else self.compiled(self.per_worker(tx.init))
 
     def update(self, tx: optax.GradientTransformationExtraArgs, **extra_args: Any) -> Callable[..., Any]:
         """Returns the function from gradients, state and parameters to updates and state; it adds needed arguments."""

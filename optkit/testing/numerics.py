@@ -158,7 +158,7 @@ def _not_finite(case: Case, dtype: str, scales: tuple[float, ...]) -> list[str]:
     params = case.params(trees.SHAPES, dtype)
     gradients = case.params(trees.SHAPES, "float32", seed=1)
 
-    def finite_steps(scale, params, state):
+    def finite_steps(scale, params):
         def step(carry, _):
             params, state = carry
             scaled = jax.tree.map(lambda g, p: (scale * g).astype(p.dtype), gradients, params)
@@ -166,10 +166,10 @@ def _not_finite(case: Case, dtype: str, scales: tuple[float, ...]) -> list[str]:
             finite = jax.tree.map(lambda x: jnp.all(jnp.isfinite(x)), {"updates": updates, "state": state})
             return (optax.apply_updates(params, updates), state), finite
 
-        return jax.lax.scan(step, (params, state), length=STEPS)[1]
+        return jax.lax.scan(step, (params, case.init(tx)(params)), length=STEPS)[1]
 
-    over_scales = compiled(jax.vmap(finite_steps, (0, None, None)))
-    finite = over_scales(jnp.asarray(scales, jnp.float32), params, case.init(tx)(params))
+    over_scales = compiled(jax.vmap(finite_steps, (0, None)))
+    finite = over_scales(jnp.asarray(scales, jnp.float32), params)
     lines = []
     for place, leaf in trees.flatten(finite):
         for scale, steps in zip(scales, np.asarray(leaf), strict=True):

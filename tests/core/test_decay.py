@@ -1,11 +1,9 @@
-import dataclasses
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from callable_models import CallableModel
 from promises import assert_needs_parameters
 
 from optkit.core.decay import add_decay
@@ -19,24 +17,12 @@ def kernels(params):
     return jax.tree.map(lambda p: p is params["kernel"], params)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass
-class Model:
-    """A tree that is callable, as models of Equinox are."""
-
-    kernel: Any
-    bias: Any
-
-    def __call__(self):
-        raise AssertionError("a tree was called as if it were a function")
-
-
 @pytest.mark.parametrize(
     ("params", "grads", "mask"),
     [
         (PARAMS, GRADS, MASK),
         (PARAMS, GRADS, kernels),
-        (Model(**PARAMS), Model(**GRADS), Model(**MASK)),
+        (CallableModel(**PARAMS), CallableModel(**GRADS), CallableModel(**MASK)),
     ],
     ids=["tree", "function", "callable tree"],
 )

@@ -1,9 +1,8 @@
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from callable_models import CallableModel
 from flax import traverse_util
 
 from optkit.core.trees import copy, is_function, mask_tree, only, resolve, unmask_tree, with_whole_tree
@@ -34,25 +33,13 @@ def test_no_mask_keeps_everything():
     assert mask_tree(None, TREE) == TREE
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass
-class Model:
-    """A tree that is callable, as models of Equinox are."""
-
-    kernel: object
-    bias: object
-
-    def __call__(self, x):
-        return x @ self.kernel + self.bias
-
-
-MODEL = Model(kernel=jnp.ones((2, 2)), bias=jnp.ones(2))
+MODEL = CallableModel(kernel=jnp.ones((2, 2)), bias=jnp.ones(2))
 
 
 def test_a_callable_tree_is_a_tree():
-    assert not is_function(Model(kernel=True, bias=False))
-    assert resolve("mask", Model(kernel=True, bias=False), MODEL) == Model(kernel=True, bias=False)
-    assert mask_tree(Model(kernel=True, bias=False), MODEL).bias == optax.MaskedNode()
+    assert not is_function(CallableModel(kernel=True, bias=False))
+    assert resolve("mask", CallableModel(kernel=True, bias=False), MODEL) == CallableModel(kernel=True, bias=False)
+    assert mask_tree(CallableModel(kernel=True, bias=False), MODEL).bias == optax.MaskedNode()
 
 
 @pytest.mark.parametrize("lone", [True, jnp.array(True)])
@@ -81,10 +68,10 @@ def test_a_function_of_paths_sees_the_whole_tree_inside_a_partition():
 
 @pytest.mark.parametrize("form", ["tree", "function"])
 def test_what_is_not_trainable_gets_zeros(form):
-    trainable = Model(kernel=True, bias=False)
+    trainable = CallableModel(kernel=True, bias=False)
     tx = only(optax.sgd(1.0), trainable if form == "tree" else lambda _: trainable)
     updates, _ = tx.update(MODEL, tx.init(MODEL))
-    assert jax.tree.map(lambda x: float(x.sum()), updates) == Model(kernel=-4.0, bias=0.0)
+    assert jax.tree.map(lambda x: float(x.sum()), updates) == CallableModel(kernel=-4.0, bias=0.0)
 
 
 def test_map_params_finds_the_way_through():

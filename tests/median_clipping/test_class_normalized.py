@@ -215,7 +215,7 @@ def test_no_ranks_or_dtypes_are_promoted(rescaling):
     rows = {"kernel": jnp.ones((3, 2, 4)), "bias": jnp.ones((3, 4))}
     tx = optkit.class_normalized(rescaling=rescaling)
     with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
-        tx.update(rows, tx.init(None), full_grads=rows)
+        jax.eval_shape(lambda rows: tx.update(rows, tx.init(None), full_grads=rows), rows)
 
 
 @pytest.mark.slow

@@ -290,5 +290,7 @@ def test_cvar_promotes_no_ranks_or_dtypes(method):
     rows = jax.tree.map(lambda p: jnp.stack([p, -p, 2 * p]), params)
     tx = method(0.1, per_sample=True)
     with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
-        updates, _ = tx.update(rows, tx.init(params), params, value=jnp.array([1.0, 2.0, 3.0]))
+        updates, _ = jax.eval_shape(
+            lambda rows, value: tx.update(rows, tx.init(params), params, value=value), rows, jnp.array([1.0, 2.0, 3.0])
+        )
     assert jax.tree.map(jnp.shape, updates) == jax.tree.map(jnp.shape, params)

@@ -190,8 +190,8 @@ def test_counts_are_converted_where_dtypes_are_not_promoted(name, averaging):
     tx = TRANSPORTS[name](**({} if name == "nigt" else {"averaging": averaging}))
     params = jnp.ones(2)
     with jax.numpy_dtype_promotion("strict"):
-        _, state = tx.update(params, tx.init(params), params)
-        tx.update(params, state, params)
+        _, state = jax.eval_shape(tx.update, params, jax.eval_shape(tx.init, params), params)
+        jax.eval_shape(tx.update, params, state, params)
 
 
 @pytest.mark.parametrize("name", TRANSPORTS)

@@ -1,8 +1,6 @@
 """MARS optimizers as people use them: masks, other parameters, stacked layers, injection, bad and complex gradients."""
 
-import dataclasses
 import functools
-from typing import Any
 
 import chex
 import flax.traverse_util
@@ -11,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from callable_models import CallableModel
 from draws import normal_like
 from optax.contrib import MuonDimensionNumbers
 from promises import (
@@ -111,18 +110,9 @@ def test_others_of_16_bit_parameters_are_moved_in_float32(build):
 
 @EACH
 def test_a_model_that_is_callable_is_a_tree(build):
-    @jax.tree_util.register_dataclass
-    @dataclasses.dataclass
-    class Model:
-        kernel: Any
-        bias: Any
-
-        def __call__(self):
-            raise AssertionError("a tree was called as if it were a function")
-
-    params = Model(**PARAMS)
-    mask = Model(kernel=True, bias=False)
-    tx = build(0.1, weight_decay=0.1, mask=mask, corrected=Model(kernel=True, bias=False), trainable=Model(True, True))
+    params = CallableModel(**PARAMS)
+    mask, everywhere = CallableModel(kernel=True, bias=False), CallableModel(kernel=True, bias=True)
+    tx = build(0.1, weight_decay=0.1, mask=mask, corrected=mask, trainable=everywhere)
     expected = first_update(build(0.1, weight_decay=0.1, mask={"kernel": True, "bias": False}), PARAMS, PARAMS)
     updates = first_update(tx, params, params)
     assert_close({"kernel": updates.kernel, "bias": updates.bias}, expected)

@@ -242,5 +242,5 @@ def test_gradients_without_rows_are_said_to_be_so(gradients):
 def test_counts_are_converted_where_dtypes_are_not_promoted():
     tx = optkit.gradient_noise_scale_over_steps(8, window=2)
     with jax.numpy_dtype_promotion("strict"):
-        _, state = tx.update(jnp.ones(3), tx.init(jnp.ones(3)))
-        tx.update(jnp.ones(3), state)
+        _, state = jax.eval_shape(tx.update, jnp.ones(3), jax.eval_shape(tx.init, jnp.ones(3)))
+        jax.eval_shape(tx.update, jnp.ones(3), state)
