@@ -5,7 +5,6 @@ import gc
 import importlib.metadata
 import os
 import pathlib
-import threading
 
 DEVICES = 8
 # How many programs a process keeps within a module, and from one to the next: one that kept all, and the data that they
@@ -33,11 +32,6 @@ from sybil.parsers.markdown import PythonCodeBlockParser  # noqa: E402
 
 from optkit.testing import golden  # noqa: E402
 
-try:
-    from jax._src.interpreters import mlir
-except ImportError:
-    mlir = None
-
 # Most programs come again, in another module or in the next run, and take less time to read than to compile.
 jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(__file__).parent / ".cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -47,23 +41,6 @@ jax.config.update("jax_traceback_in_locations_limit", 0)
 
 # Tracing makes many objects that live for long; Python's garbage collector would look at all of them again and again.
 gc.set_threshold(100_000, 20, 100)
-
-# JAX makes a context of MLIR for each program, which takes a fifth of the time of a small one. Those of a thread can
-# share one until they are freed. JAX has no option for it; where it makes contexts in another way, it keeps to that.
-_contexts = threading.local()
-
-
-def _share_contexts(make):
-    def shared():
-        if not hasattr(_contexts, "one"):
-            _contexts.one = make()
-        return _contexts.one
-
-    return shared
-
-
-if hasattr(mlir, "make_ir_context"):
-    mlir.make_ir_context = _share_contexts(mlir.make_ir_context)
 
 # What JAX has done since programs were last freed, by the name of the event.
 _events = collections.Counter()
@@ -92,7 +69,6 @@ def pytest_runtest_teardown(item, nextitem):
     most = MOST_PROGRAMS_BETWEEN_MODULES if is_last else MOST_PROGRAMS
     if _events["/jax/core/compile/backend_compile_duration"] > most:
         jax.clear_caches()
-        vars(_contexts).clear()
         gc.collect()
         _events.clear()
 
