@@ -53,8 +53,9 @@ def des_loc(
 
     Use it for training with Adam where averaging gradients in every step takes too long, and local Adam whose moments
     are never averaged is not stable. Avoid it with many local steps, because a momentum of 0.9 has then forgotten what
-    the workers agreed on; `mt_dao` has a slow one. Avoid it, too, with very uneven data: an averaged momentum divided by
-    the second moment of a worker that has not seen these gradients is a huge step, so take one period for both moments.
+    the workers agreed on; `mt_dao` has a slow one. Avoid it, too, with very uneven data: an averaged momentum, divided
+    by the second moment of a worker that has not seen such gradients, is a huge step. One period for both moments
+    avoids that.
 
     What a step sends: nothing, or the mean of the moments that are due in it, in one collective, and that of the
     parameters, if they are due, in another; with `state_sync="after_step"` all in one. On average it sends `1 / every +
