@@ -49,7 +49,8 @@ CLAIM = Claim(
     " at a distance.",
     experiment=f"Quadratics that differ between {WORKERS} workers, {DIMENSION} dimensions, spectrum from 0.1 to 1,"
     f" linear parts drawn from N(0, {STRENGTH**2}), exact gradients, a rate of {RATE:g}, {STEPS} steps; an exchange"
-    f" with probability 1/{EVERY} against a mean every {EVERY} steps: the distance of the workers' mean from the minimum.",
+    f" with probability 1/{EVERY} against a mean every {EVERY} steps: the distance of the workers' mean from the"
+    " minimum.",
     required=f"at most {REQUIRED:g} times",
     measure=measure,
 )
