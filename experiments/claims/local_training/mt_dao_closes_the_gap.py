@@ -1,25 +1,20 @@
 """MT-DAO against local Adam and synchronous Adam, on digits in batches of two, whose gradients are noisy."""
 
 import functools
-import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 
 import optkit
-from experiments import tasks
 from experiments.claims import Claim, Finding
-from experiments.workers import split
+from experiments.claims.local_training import Trained, on_digits
 from optkit.comparison import statistics
 
-DIGITS, WORKERS, BATCH_SIZE, STEPS, EVERY, SEEDS = "digits-mlp", 4, 2, 2048, 32, 5
+WORKERS, BATCH_SIZE, STEPS, EVERY, SEEDS = 4, 2, 2048, 32, 5
 RATES, WARM_UP, CLIP = (1e-3, 3e-3, 1e-2, 3e-2), 128, 1.0
 B1, OMEGA, ADAM = 0.999, 0.98, (0.9, 1.0)
-
 
 Momentum = tuple[float, float]
 
@@ -36,24 +31,8 @@ def local(rate: Any, momentum: Momentum) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(CLIP), tx)
 
 
-class Losses(NamedTuple):
-    """How trainings end.
-
-    Attributes:
-        rate: the best learning rate by validation loss.
-        test: the test losses of the workers' mean at it, by seed.
-    """
-
-    rate: float
-    test: np.ndarray
-
-    def __str__(self) -> str:
-        """Returns the mean and the rate."""
-        return f"{np.mean(self.test):.4f} (rate {self.rate:g})"
-
-
 @functools.cache
-def losses_of(build: Callable[[Any, Momentum], optax.GradientTransformation], momentum: Momentum) -> Losses:
+def losses_of(build: Callable[[Any, Momentum], optax.GradientTransformation], momentum: Momentum) -> Trained:
     """Trains with all learning rates, once for all claims.
 
     Args:
@@ -63,33 +42,12 @@ def losses_of(build: Callable[[Any, Momentum], optax.GradientTransformation], mo
     Returns:
         What came out.
     """
-    task, rows = tasks.load(DIGITS), []
-    for seed in range(SEEDS):
-        parts = split.deal(task, workers=WORKERS, alpha=math.inf, least=BATCH_SIZE, seed=seed)
-        rows.append(split.batches(parts, batch_size=BATCH_SIZE, steps=STEPS, seed=seed))
+    shape = optax.warmup_cosine_decay_schedule(0.0, 1.0, WARM_UP, STEPS)
 
-    def train(rate, seed, rows):
-        shape = optax.warmup_cosine_decay_schedule(0.0, 1.0, WARM_UP, STEPS)
-        tx = build(lambda count: rate * shape(count), momentum)
+    def scheduled(rate):
+        return build(lambda count: rate * shape(count), momentum)
 
-        def worker(rows):
-            def step(carry, rows):
-                params, state = carry
-                batch = jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], task.train)
-                updates, state = tx.update(jax.grad(task.loss)(params, batch), state, params)
-                return (optax.apply_updates(params, updates), state), None
-
-            start = task.init(jax.random.key(seed))
-            return jax.lax.pmean(jax.lax.scan(step, (start, tx.init(start)), rows)[0][0], "workers")
-
-        params = jax.vmap(worker, axis_name="workers", out_axes=None)(rows)
-        return [jnp.mean(task.metrics(params, data)["loss"]) for data in (task.validation, task.test)]
-
-    over_seeds = jax.vmap(train, (None, 0, 0))
-    over_rates = jax.jit(jax.vmap(over_seeds, (0, None, None)))
-    validation, test = over_rates(jnp.asarray(RATES), jnp.arange(SEEDS), jnp.asarray(np.stack(rows)))
-    best = int(np.nanargmin(np.mean(validation, axis=1)))
-    return Losses(RATES[best], np.asarray(test[best], float))
+    return on_digits(scheduled, RATES, workers=WORKERS, batch_size=BATCH_SIZE, steps=STEPS, seeds=SEEDS)
 
 
 def compared(b1: float) -> Finding:
