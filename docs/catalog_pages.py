@@ -25,6 +25,7 @@ FAMILIES = {
     "decentralized": "Training over a network of workers without a server: gossip, gradient tracking, compression.",
     "robust_aggregation": "Aggregation rules for workers that fail or attack, and attacks to test them.",
     "communication": "Means over workers that send fewer bytes: compressed, with feedback of what was left out.",
+    "local_training": "Workers that train alone for some steps between two exchanges: local SGD, DiLoCo, MT-DAO.",
 }
 
 

@@ -6,12 +6,16 @@ from collections.abc import Sequence
 import matplotlib as mpl
 import numpy as np
 from matplotlib import ticker
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.workers import report, times
 from experiments.workers.times import Clock
 from optkit.comparison.figure import STYLE, add_legend, add_title, look, save
 from optkit.comparison.records import Record
+
+# Lines whose ends differ by more than this factor are drawn on a logarithmic scale.
+FAR = 4
 
 
 def draw(records: Sequence[Record], clock: Clock, file: pathlib.Path) -> None:
@@ -42,8 +46,23 @@ def draw(records: Sequence[Record], clock: Clock, file: pathlib.Path) -> None:
         latency = f"{1e3 * network.latency:g} ms"
         axes[0, 2].set(title=f"Against time at {report.name(network.bandwidth)} and {latency} latency")
         axes[1, 2].set(xlabel="seconds by formula")
+        for axis in axes[1, 1:]:
+            spread_out(axis)
         for axis in axes[:, 0]:
             axis.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
         add_legend(picture, axes[0, 0].lines, [row["optimizer"] for row in report.trainings(records)])
         add_title(picture, report.title(settings))
         save(picture, file)
+
+
+def spread_out(axis: Axes) -> None:
+    """Takes a logarithmic scale where a line ends far before another, so that the shorter one can be read.
+
+    Args:
+        axis: what the lines are drawn on.
+    """
+    ends = [np.max(line.get_xdata()) for line in axis.lines]
+    ends = [end for end in ends if end > 0]
+    if ends and max(ends) > FAR * min(ends):
+        axis.set_xscale("log", nonpositive="mask")
+        axis.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))

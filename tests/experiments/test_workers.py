@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 import test_records
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from experiments import __main__ as command_line
@@ -340,6 +341,15 @@ def test_the_run_can_be_drawn_again_without_training(run, tmp_path, monkeypatch)
     workers.show(tmp_path / "run", console, Options())
     assert console.file.getvalue() in printed
     assert (tmp_path / "run" / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("longest", "scale"), [(100, "linear"), (1000, "log")])
+def test_short_lines_can_be_read_beside_long_ones(longest, scale):
+    axis = Figure().subplots()
+    axis.plot([0, 50], [1, 2])
+    axis.plot([0, longest], [1, 2])
+    picture.spread_out(axis)
+    assert axis.get_xscale() == scale
 
 
 def test_results_of_the_other_command_are_refused(run, tmp_path):
