@@ -32,6 +32,7 @@ COMPRESSORS: Table = {
     "identity": lambda optkit: optkit.compressors.identity(),
     "top_k": lambda optkit, density=0.1: optkit.compressors.top_k(density),
     "global_top_k": lambda optkit, density=0.1: optkit.compressors.global_top_k(density),
+    "top_k_in_chunks": lambda optkit, number=32: optkit.compressors.top_k_in_chunks(number),
     "hard_threshold": lambda optkit, threshold=1e-3: optkit.compressors.hard_threshold(threshold),
     "rand_k": lambda optkit, density=0.1: optkit.compressors.rand_k(density, key=0),
     "scaled_sign": lambda optkit: optkit.compressors.scaled_sign(),

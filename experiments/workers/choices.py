@@ -66,7 +66,11 @@ def build(method: Method, pieces: Pieces) -> optax.GradientTransformation:
         del given["every"]
     if pieces.mean is None:
         del given["mean"]
+    if method.tuned != "learning_rate":
+        given[method.tuned] = method.grid
     taken = {name: given[name] for name in takes(method) & set(given)}
+    if "rates" in takes(method):
+        taken["rates"] = optkit.uniform_rates(pieces.topology)
     made = method.factory(**{**_without_numbers(method), **taken})
     if method.kind not in ("transformation", "aggregator"):
         return made
