@@ -77,8 +77,8 @@ def fragments_of(fragments: Any, params: Any, every: Every) -> Fragments:
     """
     if fragments is None:
         return Fragments(1, None)
-    if isinstance(fragments, int):
-        return Fragments(fragments, _even_labels(fragments, params))
+    if isinstance(fragments, (int, np.integer)):
+        return Fragments(int(fragments), _even_labels(int(fragments), params))
     labels = resolve("fragments", fragments, params)
     if not jax.tree.leaves(params):
         return Fragments(1 if is_function(fragments) else _count(fragments), labels)
@@ -98,11 +98,13 @@ def check_fragments(fragments: Any, every: Every, delay: int | None, average_sta
 
     Raises:
         ValueError: If `fragments` is a number below 1, `every` is no multiple of their number or a function, `delay` is
-            not in its range, or `average_state` is given with fragments.
+            not in its range or goes with a function, or `average_state` is given with fragments.
     """
     if delay is not None:
         check_integer("delay", delay, least=0)
-        if isinstance(every, int) and delay >= every:
+        if delay and callable(every):
+            raise ValueError(f"every must be a number with a delay, got {every!r}")
+        if isinstance(every, (int, np.integer)) and delay >= every:
             raise ValueError(f"delay must be less than every={every}, got {delay!r}")
     if fragments is None:
         return
@@ -110,14 +112,15 @@ def check_fragments(fragments: Any, every: Every, delay: int | None, average_sta
         raise ValueError("average_state needs fragments=None, because fragments leave the inner state with the worker")
     if callable(every):
         raise ValueError(f"every must be a number with fragments, got {every!r}")  # noqa: TRY004
-    if isinstance(fragments, int):
+    if isinstance(fragments, (int, np.integer)):
         check_integer("fragments", fragments)
-    if not is_function(fragments):
-        _check_multiple(every, fragments if isinstance(fragments, int) else _count(fragments))
+        _check_multiple(every, int(fragments))
+    elif not is_function(fragments):
+        _check_multiple(every, _count(fragments))
 
 
-def _check_multiple(every: Every, number: int) -> None:
-    if isinstance(every, int) and every % number:
+def _check_multiple(every: Any, number: int) -> None:
+    if isinstance(every, (int, np.integer)) and int(every) % number:
         raise ValueError(f"every must be a multiple of the number of fragments, which is {number}, got {every}")
 
 

@@ -100,9 +100,9 @@ def local_updates(
             synchronization sends only a part: their number, for parts of about the same size; or a tree of labels from
             0 on, or a function that makes it from the parameters. A label is the number of a fragment, or a NumPy array
             with one number for each layer of leaves whose layers are stacked. Fragment 1 comes first, and 0 last.
-            `every` must be a multiple of their number. Default: None, all at once.
+            `every` must be a number, a multiple of theirs. Default: None, all at once.
         delay: Number of updates from the mean of a fragment to its arrival in the parameters, an integer, at least 0
-            and less than `every`. Default: None, which stands for 0.
+            and less than `every`, which must be a number then. Default: None, which stands for 0.
         alpha: Part of the worker's own parameters that stays, in [0, 1]. With 0 they are overwritten. Default: 0.
 
     Returns:

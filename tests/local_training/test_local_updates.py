@@ -312,6 +312,8 @@ BAD = {
     r"alpha must be in \[0, 1\], got 2": lambda: optkit.local_updates(SGD, alpha=2.0, axis_name="w"),
     "delay must be an integer of at least 0": lambda: optkit.local_updates(SGD, delay=-1, axis_name="w"),
     "delay must be less than every=4": lambda: optkit.local_updates(SGD, every=4, delay=4, axis_name="w"),
+    "every must be a number with a delay": lambda: optkit.local_updates(SGD, every=lambda _: 4, delay=2, axis_name="w"),
+    "which is 3, got 8": lambda: optkit.local_updates(SGD, every=np.int64(8), fragments=np.int64(3), axis_name="w"),
     "multiple of the number of fragments, which is 3": lambda: optkit.local_updates(
         SGD, every=4, fragments=3, axis_name="w"
     ),
