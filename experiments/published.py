@@ -28,9 +28,10 @@ LEGEND = (
 )
 NAMES = (
     "Methods have our names. Their Muon, in all sources, is our `muon`: Jordan's scale, and AdamW for parameters that"
-    " are not matrices. It is not `optax_muon`. Their MARS is `mars_adamw`, with the gradient of the step before as it"
-    " was (MARS-approx). The rule of Sophia differs: ours estimates the Hessian's diagonal by Hutchinson's method,"
-    " SophiaG from labels that the model draws. Our run has no weight decay; most of theirs have."
+    " are not matrices, though with other numbers of Newton-Schulz steps. It is not `optax_muon`. Their MARS is"
+    " `mars_adamw` with the gradient of the step before as it was (MARS-approx); that of Wen et al. corrects all"
+    " parameters, ours only matrices. The rule of Sophia differs: ours estimates the Hessian's diagonal by Hutchinson's"
+    " method, SophiaG from labels that the model draws. Our run has no weight decay; most of theirs have."
 )
 
 
