@@ -5,7 +5,6 @@ import dataclasses
 import jax
 import numpy as np
 import optax
-from optax.experimental import aggregating
 
 import optkit
 from experiments import tasks
@@ -17,10 +16,10 @@ from experiments.workers.split import batches
 WORKERS, CLASSES, FLIPPING = 10, 10, 1
 BATCH_SIZE, STEPS, MOMENTUM, RATES = 16, 300, 0.9, (0.03, 0.1, 0.3, 1.0)
 RULES = {
-    "mean": aggregating.average_per_element_updates(),
-    "trimmed mean": optkit.trimmed_mean(FLIPPING),
-    "coordinate median": optkit.coordinate_median(),
-    "Krum": optkit.krum(FLIPPING),
+    "mean": optax.stateless(lambda updates, _: jax.lax.pmean(updates, "workers")),
+    "trimmed mean": optkit.trimmed_mean(FLIPPING, axis_name="workers"),
+    "coordinate median": optkit.coordinate_median(axis_name="workers"),
+    "Krum": optkit.krum(FLIPPING, axis_name="workers"),
 }
 SPLITS = ("one class a worker", "alike")
 
@@ -43,7 +42,7 @@ def shards(labels: np.ndarray, split: str) -> np.ndarray:
     return np.stack([part[: min(map(len, parts))] for part in parts])
 
 
-def accuracies(rule: aggregating.Aggregator, split: str) -> np.ndarray:
+def accuracies(rule: optax.GradientTransformation, split: str) -> np.ndarray:
     """Trains with each rate and seed; gives the test accuracies of the seeds at the best rate on the validation set."""
     task = tasks.load(DIGITS)
     labels = np.argmax(task.train["label"], axis=1)
@@ -53,13 +52,11 @@ def accuracies(rule: aggregating.Aggregator, split: str) -> np.ndarray:
     own = np.where(np.isin(np.arange(len(labels)), rows[-FLIPPING:]), flipped, labels)
     task = dataclasses.replace(task, train=task.train | {"label": np.eye(CLASSES, dtype=np.float32)[own]})
 
-    def server(rate):
-        gathered = optax.stateless(lambda updates, _: jax.lax.all_gather(updates, "workers"))
-        descent = optax.sgd(optax.linear_schedule(rate, 0.0, STEPS), momentum=MOMENTUM)
-        return optax.chain(gathered, rule, descent)
+    def build(rate):
+        return optax.chain(rule, optax.sgd(optax.linear_schedule(rate, 0.0, STEPS), momentum=MOMENTUM))
 
     orders = [batches(list(rows), batch_size=BATCH_SIZE, steps=STEPS, seed=seed) for seed in range(SEEDS)]
-    return train_on_workers(task, server, RATES, np.stack(orders)).at_best("accuracy").test["accuracy"]
+    return train_on_workers(task, build, RATES, np.stack(orders)).at_best("accuracy").test["accuracy"]
 
 
 def measure() -> Finding:
