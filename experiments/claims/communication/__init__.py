@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,9 @@ import optax
 
 import optkit
 from experiments import tasks
-from experiments.claims.decentralized import SEEDS, Scores, train_on_digits
+from experiments.claims.decentralized import train_on_digits
+from experiments.claims.trainings import SEEDS, Scores, train_on_workers
+from optkit.comparison.task import examples
 from optkit.comparison.training import batch_order
 from optkit.typing import Feedback
 
@@ -74,7 +76,7 @@ def described(rates: tuple[float, ...] = RATES) -> str:
     )
 
 
-def on_digits(build: Callable[[Any], optax.GradientTransformation], rates: tuple[float, ...] = RATES) -> Scores:
+def on_digits(build: Callable[[Any], optax.GradientTransformation], rates: tuple[float, ...] = RATES) -> np.ndarray:
     """Trains a perceptron on digits that were dealt to workers evenly.
 
     Args:
@@ -82,27 +84,14 @@ def on_digits(build: Callable[[Any], optax.GradientTransformation], rates: tuple
         rates: from which the best one is taken.
 
     Returns:
-        The scores by seed at the best rate.
+        The test accuracies by seed at the best rate.
     """
-    settings = np.array(rates)[:, None]
-    return train_on_digits(build, settings, alpha=math.inf, steps=DIGITS_STEPS).at_best()
-
-
-class Losses(NamedTuple):
-    """How trainings of a language model end.
-
-    Attributes:
-        rate: the best learning rate.
-        test: the test losses at it, by seed.
-    """
-
-    rate: float
-    test: np.ndarray
+    return train_on_digits(build, rates, alpha=math.inf, steps=DIGITS_STEPS).test["accuracy"]
 
 
 def on_bytes(
     build: Callable[[Any], optax.GradientTransformation], rates: tuple[float, ...], *, workers: int, seeds: int
-) -> Losses:
+) -> Scores:
     """Trains the small language model on workers that share each batch.
 
     Args:
@@ -112,36 +101,10 @@ def on_bytes(
         seeds: the number of trainings at each rate.
 
     Returns:
-        What came out.
+        The scores by seed at the best rate.
     """
     task = tasks.load("bytes-lm-small")
-    size = task.batch_size // workers
-
-    def train(rate, seed, rows):
-        tx = build(rate)
-
-        def worker(rows):
-            def step(carry, rows):
-                params, state = carry
-                batch = jax.tree.map(lambda x: jnp.asarray(x)[rows], task.train)
-                updates, state = tx.update(jax.grad(task.loss)(params, batch), state, params)
-                return (optax.apply_updates(params, updates), state), None
-
-            start = task.init(jax.random.key(seed))
-            return jax.lax.pmean(jax.lax.scan(step, (start, tx.init(start)), rows)[0][0], "workers")
-
-        params = jax.vmap(worker, axis_name="workers", out_axes=None)(rows)
-        return [jnp.mean(task.metrics(params, split)["loss"]) for split in (task.validation, task.test)]
-
-    program = jax.jit(train)
-    found = np.array(
-        [[program(rate, seed, _rows(task, workers, size, seed)) for seed in range(seeds)] for rate in rates]
-    )
-    best = int(np.nanargmin(found[..., 0].mean(axis=1)))
-    return Losses(rates[best], found[best, :, 1])
-
-
-def _rows(task: Any, workers: int, size: int, seed: int) -> np.ndarray:
-    """Deals the rows of each batch to the workers."""
-    order = batch_order(len(jax.tree.leaves(task.train)[0]), workers * size, task.steps, seed)
-    return np.moveaxis(order.reshape(task.steps, workers, size), 1, 0)
+    orders = [batch_order(examples(task.train), task.batch_size, task.steps, seed) for seed in range(seeds)]
+    # The batch's rows are dealt to the workers.
+    rows = np.moveaxis(np.reshape(orders, (seeds, task.steps, workers, -1)), 2, 1)
+    return train_on_workers(task, build, rates, rows).at_best("loss")

@@ -25,7 +25,7 @@ def measure() -> Finding:
         mean = optkit.compressed_mean(optkit.compressors.identity(), axis_name="workers")
         return optax.chain(mean, optax.sgd(rate, momentum=0.9))
 
-    ours, without, dense = (on_digits(build, RATES).test for build in (compressed, forgetting, sgd))
+    ours, without, dense = (on_digits(build, RATES) for build in (compressed, forgetting, sgd))
     kept, shown = difference(ours, dense)
     lost, shown_without = difference(without, ours)
     return Finding(

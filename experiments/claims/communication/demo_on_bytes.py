@@ -24,10 +24,10 @@ def measure() -> Finding:
 
     ours = on_bytes(demo, DEMO_RATES, workers=WORKERS, seeds=SEEDS)
     theirs = on_bytes(adamw, ADAMW_RATES, workers=WORKERS, seeds=SEEDS)
-    ratio = statistics.student(ours.test / theirs.test)
+    ratio = statistics.student(ours.test["loss"] / theirs.test["loss"])
     return Finding(
-        f"DeMo {np.mean(ours.test):.4f} (rate {ours.rate:g}), AdamW {np.mean(theirs.test):.4f} (rate {theirs.rate:g}):"
-        f" {ratio.mean:.3f} ({ratio.low:.3f} to {ratio.high:.3f}) times",
+        f"DeMo {np.mean(ours.test['loss']):.4f} (rate {ours.setting:g}), AdamW {np.mean(theirs.test['loss']):.4f}"
+        f" (rate {theirs.setting:g}): {ratio.mean:.3f} ({ratio.low:.3f} to {ratio.high:.3f}) times",
         ratio.mean <= REQUIRED,
     )
 

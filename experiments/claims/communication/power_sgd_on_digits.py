@@ -8,7 +8,8 @@ import optkit
 from experiments import tasks
 from experiments.claims import Claim, Finding
 from experiments.claims.communication import described, on_digits
-from experiments.claims.decentralized import DIGITS, difference
+from experiments.claims.decentralized import difference
+from experiments.claims.trainings import DIGITS
 
 RANK, POINTS_LOST = 2, 1
 
@@ -33,9 +34,9 @@ def measure() -> Finding:
         return optax.chain(mean, optax.sgd(rate, momentum=0.9))
 
     ours, theirs = on_digits(power_sgd), on_digits(sgd)
-    found, shown = difference(ours.test, theirs.test)
+    found, shown = difference(ours, theirs)
     return Finding(
-        f"{100 * np.mean(ours.test):.2f}% against {100 * np.mean(theirs.test):.2f}%, {shown}; 1/{compression():.1f}"
+        f"{100 * np.mean(ours):.2f}% against {100 * np.mean(theirs):.2f}%, {shown}; 1/{compression():.1f}"
         " of the numbers sent",
         found.low >= -POINTS_LOST / 100,
     )

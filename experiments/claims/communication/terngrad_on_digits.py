@@ -21,7 +21,7 @@ def measure() -> Finding:
         mean = optkit.compressed_mean(optkit.compressors.identity(), axis_name="workers")
         return optax.chain(mean, optax.sgd(rate, momentum=0.9))
 
-    ours, theirs = on_digits(terngrad).test, on_digits(sgd).test
+    ours, theirs = on_digits(terngrad), on_digits(sgd)
     found, shown = difference(ours, theirs)
     return Finding(
         f"{100 * np.mean(ours):.2f}% against {100 * np.mean(theirs):.2f}%, {shown}", found.low >= -POINTS_LOST / 100

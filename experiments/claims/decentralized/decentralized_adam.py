@@ -5,7 +5,8 @@ import numpy as np
 import optax
 
 from experiments.claims import Claim, Finding
-from experiments.claims.decentralized import SEEDS, WORKERS, difference, train_on_digits
+from experiments.claims.decentralized import WORKERS, difference, train_on_digits
+from experiments.claims.trainings import SEEDS
 from optkit.decentralized import dadam
 from optkit.decentralized.topology import ring
 
@@ -20,15 +21,12 @@ def central(rate):
 
 def measure() -> Finding:
     """Trains both with all learning rates."""
-    settings = np.array(RATES)[:, None]
     ours, theirs = (
-        train_on_digits(build, settings, alpha=np.inf, steps=STEPS).at_best()
+        train_on_digits(build, RATES, alpha=np.inf, steps=STEPS).test["accuracy"]
         for build in (lambda rate: dadam(rate, ring(WORKERS), axis_name="workers"), central)
     )
-    found, text = difference(ours.test, theirs.test)
-    return Finding(
-        f"test accuracy {np.mean(ours.test):.1%} against {np.mean(theirs.test):.1%}: {text}", found.low > -MARGIN
-    )
+    found, text = difference(ours, theirs)
+    return Finding(f"test accuracy {np.mean(ours):.1%} against {np.mean(theirs):.1%}: {text}", found.low > -MARGIN)
 
 
 CLAIM = Claim(

@@ -10,7 +10,7 @@ import optax
 import optkit
 from experiments import tasks
 from experiments.claims import Claim, Finding
-from experiments.claims.decentralized import DIGITS, SEEDS
+from experiments.claims.trainings import DIGITS, SEEDS
 from optkit.comparison import statistics
 
 STEPS, BATCH_SIZE, RATE, SHARE = 400, 32, 3e-3, 0.5

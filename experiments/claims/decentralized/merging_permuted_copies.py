@@ -7,8 +7,8 @@ import numpy as np
 import optkit
 from experiments import tasks
 from experiments.claims import Claim, Finding
-from experiments.claims.decentralized import DIGITS, SEEDS
 from experiments.claims.decentralized.matched_merging import UNITS, hidden_units
+from experiments.claims.trainings import DIGITS, SEEDS
 
 TOLERANCE, FAR = 1e-5, 0.1
 

@@ -7,7 +7,8 @@ on the gradients' length, which falls in training.
 import numpy as np
 
 from experiments.claims import Claim, Finding
-from experiments.claims.decentralized import SEEDS, WORKERS, difference, train_on_digits
+from experiments.claims.decentralized import WORKERS, difference, train_on_digits
+from experiments.claims.trainings import SEEDS
 from optkit.decentralized import dadam, qg_dadam
 from optkit.decentralized.topology import ring
 
@@ -21,7 +22,7 @@ def measure() -> Finding:
         def build(rate):
             return method(rate, ring(WORKERS), axis_name="workers", **form)
 
-        return train_on_digits(build, np.array(RATES)[:, None], alpha=ALPHA, steps=STEPS).at_best().test
+        return train_on_digits(build, RATES, alpha=ALPHA, steps=STEPS).test["accuracy"]
 
     theirs = accuracies(dadam)
     found = {form: difference(accuracies(qg_dadam, form=form), theirs) for form in FORMS}

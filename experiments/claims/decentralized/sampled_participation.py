@@ -8,7 +8,7 @@ import optax
 import optkit
 from experiments import tasks
 from experiments.claims import Claim, Finding
-from experiments.claims.decentralized import DIGITS, SEEDS
+from experiments.claims.trainings import DIGITS, SEEDS
 from experiments.workers import split
 from optkit.comparison import statistics
 from optkit.decentralized import links_among, participation_mix, sample_participants

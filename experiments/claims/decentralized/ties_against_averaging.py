@@ -12,7 +12,8 @@ import optax
 import optkit
 from experiments import tasks
 from experiments.claims import Claim, Finding
-from experiments.claims.decentralized import DIGITS, SEEDS, difference
+from experiments.claims.decentralized import difference
+from experiments.claims.trainings import DIGITS, SEEDS
 
 BASE_STEPS, STEPS, BATCH_SIZE, RATE = 100, 200, 32, 1e-3
 DENSITY, OF_SUM = 0.2, 0.4

@@ -13,7 +13,7 @@ import optax
 
 import optkit
 from experiments.claims import Claim, Finding
-from experiments.claims.local_training import Trained, on_digits, ratio
+from experiments.claims.local_training import figures, on_digits, ratio
 from experiments.claims.local_training.diloco_outer_momentum import (
     BATCH_SIZE,
     EVERY,
@@ -25,6 +25,7 @@ from experiments.claims.local_training.diloco_outer_momentum import (
     WORKERS,
     schedule,
 )
+from experiments.claims.trainings import Scores
 
 OUTER_MOMENTUM, PENALTY = 0.2, 2.0
 
@@ -39,7 +40,7 @@ def gap(anchor: Any, previous: Any) -> Any:
     return jax.tree.map(beside_mean, anchor, previous)
 
 
-def trained(**options: Any) -> Trained:
+def trained(**options: Any) -> Scores:
     """Trains with CO2 at all learning rates, and reports the anchor."""
 
     def build(rate):
@@ -54,10 +55,11 @@ def measure() -> Finding:
     """Trains with all three."""
     plain, constant, moved = trained(), trained(gap_penalty=PENALTY), trained(gap_fn=gap)
     found, shown = ratio(constant, plain)
+    accuracies = [f"{np.mean(scores.test['accuracy']):.2%}" for scores in (constant, plain, moved)]
     return Finding(
-        f"test loss {constant} against {plain} without a penalty, {shown}; with the penalty that grows {moved},"
-        f" {ratio(moved, plain)[1]}; test accuracy {np.mean(constant.accuracy):.2%}, {np.mean(plain.accuracy):.2%} and"
-        f" {np.mean(moved.accuracy):.2%}",
+        f"test loss {figures(constant)} against {figures(plain)} without a penalty, {shown}; with the penalty that"
+        f" grows {figures(moved)}, {ratio(moved, plain)[1]}; test accuracy {accuracies[0]}, {accuracies[1]} and"
+        f" {accuracies[2]}",
         found.high < 0,
     )
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from experiments.claims import Claim, Finding
+from experiments.claims.local_training import figures
 from experiments.claims.local_training.mt_dao_closes_the_gap import (
     ADAM,
     OMEGA,
@@ -22,10 +23,11 @@ def measure() -> Finding:
         name: (losses_of(local, momentum), losses_of(synchronous, momentum))
         for name, momentum in {"MT-DAO": (B1, OMEGA), "Adam": ADAM}.items()
     }
-    ratios = {name: np.log(ours.test / central.test) for name, (ours, central) in found.items()}
+    ratios = {name: np.log(ours.test["loss"] / central.test["loss"]) for name, (ours, central) in found.items()}
     saved = statistics.student(ratios["MT-DAO"] - ratios["Adam"])
     texts = (
-        f"{name} {ours} with local steps and {central} without, {np.exp(np.mean(ratios[name])):.2f} times"
+        f"{name} {figures(ours)} with local steps and {figures(central)} without,"
+        f" {np.exp(np.mean(ratios[name])):.2f} times"
         for name, (ours, central) in found.items()
     )
     mean, low, high = np.exp(saved[:3])

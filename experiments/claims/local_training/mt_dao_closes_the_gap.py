@@ -9,7 +9,8 @@ import optax
 
 import optkit
 from experiments.claims import Claim, Finding
-from experiments.claims.local_training import Trained, on_digits
+from experiments.claims.local_training import figures, on_digits
+from experiments.claims.trainings import Scores
 from optkit.comparison import statistics
 
 WORKERS, BATCH_SIZE, STEPS, EVERY, SEEDS = 4, 2, 2048, 32, 5
@@ -32,7 +33,7 @@ def local(rate: Any, momentum: Momentum) -> optax.GradientTransformation:
 
 
 @functools.cache
-def losses_of(build: Callable[[Any, Momentum], optax.GradientTransformation], momentum: Momentum) -> Trained:
+def losses_of(build: Callable[[Any, Momentum], optax.GradientTransformation], momentum: Momentum) -> Scores:
     """Trains with all learning rates, once for all claims.
 
     Args:
@@ -53,12 +54,13 @@ def losses_of(build: Callable[[Any, Momentum], optax.GradientTransformation], mo
 def compared(b1: float) -> Finding:
     """Trains all three, MT-DAO with a momentum."""
     ours, theirs, central = losses_of(local, (b1, OMEGA)), losses_of(local, ADAM), losses_of(synchronous, ADAM)
-    gap = statistics.student(theirs.test - central.test)
-    beyond = statistics.student(ours.test - (theirs.test + central.test) / 2)
+    ours_loss, theirs_loss, central_loss = (scores.test["loss"] for scores in (ours, theirs, central))
+    gap = statistics.student(theirs_loss - central_loss)
+    beyond = statistics.student(ours_loss - (theirs_loss + central_loss) / 2)
     return Finding(
-        f"test loss of MT-DAO {ours}, local Adam {theirs}, synchronous Adam {central}: local Adam's gap"
-        f" {gap.mean:+.4f} ({gap.low:+.4f} to {gap.high:+.4f}), MT-DAO from the midpoint {beyond.mean:+.4f}"
-        f" ({beyond.low:+.4f} to {beyond.high:+.4f})",
+        f"test loss of MT-DAO {figures(ours)}, local Adam {figures(theirs)}, synchronous Adam {figures(central)}:"
+        f" local Adam's gap {gap.mean:+.4f} ({gap.low:+.4f} to {gap.high:+.4f}), MT-DAO from the midpoint"
+        f" {beyond.mean:+.4f} ({beyond.low:+.4f} to {beyond.high:+.4f})",
         gap.low > 0 and beyond.high < 0,
     )
 

@@ -7,7 +7,8 @@ import optax
 
 import optkit
 from experiments.claims import Claim, Finding
-from experiments.claims.local_training import on_digits, ratio
+from experiments.claims.local_training import figures, on_digits, ratio
+from experiments.claims.trainings import Scores
 
 WORKERS, BATCH_SIZE, STEPS, SEEDS, MOMENTUM, RATES = 4, 4, 4096, 6, 0.9, (0.01, 0.03, 0.1)
 BASE, ALPHA, EVERY = 4, 2.545, 16
@@ -24,7 +25,7 @@ def rounds() -> int:
     return number
 
 
-def trained(every: Any) -> Any:
+def trained(every: Any) -> Scores:
     """Trains with rounds of some length."""
 
     def build(rate):
@@ -39,8 +40,9 @@ def measure() -> Finding:
     found, shown = ratio(ours, theirs)
     number = rounds()
     return Finding(
-        f"test loss {ours} against {theirs}, {shown}; test accuracy {np.mean(ours.accuracy):.2%} against"
-        f" {np.mean(theirs.accuracy):.2%}; {number} synchronizations against {STEPS // EVERY}",
+        f"test loss {figures(ours)} against {figures(theirs)}, {shown}; test accuracy"
+        f" {np.mean(ours.test['accuracy']):.2%} against {np.mean(theirs.test['accuracy']):.2%};"
+        f" {number} synchronizations against {STEPS // EVERY}",
         bool(found.high < 0 and number <= STEPS // EVERY),
     )
 

@@ -11,7 +11,7 @@ import optax
 import optkit
 from experiments import tasks
 from experiments.claims import Claim, Finding
-from experiments.claims.local_training import ratio
+from experiments.claims.local_training import figures, ratio
 from experiments.claims.local_training.diloco_outer_momentum import (
     EVERY,
     STATED,
@@ -55,7 +55,8 @@ def measure() -> Finding:
     ours, theirs = trained(streaming), trained(diloco)
     found, shown = ratio(ours, theirs)
     return Finding(
-        f"test loss {ours} against {theirs}, {shown}; {part:,} bytes against {whole:,}, {part / whole:.3f} of them",
+        f"test loss {figures(ours)} against {figures(theirs)}, {shown}; {part:,} bytes against {whole:,},"
+        f" {part / whole:.3f} of them",
         bool(np.exp(found.mean) <= MARGIN and part <= PEAK * whole),
     )
 

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 import optkit
+from experiments import tasks
 from experiments.claims import Claim, Finding
-from experiments.claims.sign_momentum import NETWORK, SEEDS, batches, digits_network
+from experiments.claims.sign_momentum import NETWORK
+from experiments.claims.trainings import DIGITS, SEEDS, train
 from optkit.comparison.statistics import student
 
 BATCH, STEPS = 64, 300
@@ -30,29 +30,13 @@ BUILDS: dict[str, Callable[..., optax.GradientTransformation]] = {
 
 def measure() -> Finding:
     """Trains by all four."""
-    network = digits_network()
-    rows = jnp.asarray(batches(network.examples, BATCH, STEPS))
-    keys = jax.random.split(jax.random.key(0), SEEDS)
+    task, falling = tasks.load(DIGITS), optax.linear_schedule(1.0, 0.0, STEPS)
     losses, said = {}, []
     for name, build in BUILDS.items():
-
-        def train(rate, key, rows, build=build):
-            tx = build(optax.linear_schedule(rate, 0.0, STEPS))
-
-            def step(carry, batch):
-                params, state = carry
-                updates, state = tx.update(jax.grad(network.loss)(params, batch), state, params)
-                return (optax.apply_updates(params, updates), state), None
-
-            params = network.init(key)
-            (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), rows)
-            return network.loss(params, jnp.arange(network.examples))
-
-        over_all = jax.jit(jax.vmap(jax.vmap(train, (None, 0, 0)), (0, None, None)))
-        found = np.asarray(over_all(jnp.asarray(RATES[name]), keys, rows))
-        best = int(np.nanargmin(np.mean(found, axis=1)))
-        losses[name] = found[best]
-        said.append(f"{name} {found[best].mean():.2g} (rate {RATES[name][best]:g})")
+        scores = train(task, build, RATES[name], batch_size=BATCH, steps=STEPS, schedule=falling)
+        best = scores.at_best("loss", of_train=True)
+        losses[name] = best.train["loss"]
+        said.append(f"{name} {losses[name].mean():.2g} (rate {best.setting:g})")
     holds = True
     for name, other in (("clipped SGD", "SGD"), ("Adam after clipping", "Adam")):
         ratio = student(np.log(losses[name] / losses[other]))

@@ -11,7 +11,8 @@ from optax.experimental import aggregating
 import optkit
 from experiments import tasks
 from experiments.claims import Claim, Finding
-from experiments.claims.variance_reduction import DIGITS, SEEDS, loss_difference, train
+from experiments.claims.trainings import DIGITS, SEEDS, train
+from experiments.claims.variance_reduction import loss_difference
 from optkit.comparison.gradients import MICROBATCHES
 
 BATCH_SIZE, STEPS, NOISE = 64, 150, 0.05

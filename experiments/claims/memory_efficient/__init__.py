@@ -9,6 +9,8 @@ import numpy as np
 import optax
 
 from experiments import tasks
+from experiments.claims import trainings
+from experiments.claims.trainings import DIGITS, Scores
 from optkit.comparison import statistics
 
 WIDTHS = (20, 32, 10)
@@ -28,17 +30,13 @@ def network(seeds: int) -> str:
 
 
 NETWORK = network(SEEDS)
-DIGITS, DIGITS_RATES, DIGITS_STEPS = "digits-mlp", (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1), 500
+DIGITS_RATES, DIGITS_STEPS = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1), 500
+ON_DIGITS = (
+    f"A digits perceptron, {DIGITS_STEPS} steps with the rate falling linearly to zero, {trainings.SEEDS} seeds at the"
+    f" best of {len(DIGITS_RATES)} rates by validation accuracy"
+)
 # A point is three or four of the 360 test digits.
 POINTS_LOST = 0.01
-
-
-def on_digits(seeds: int) -> str:
-    """Describes the same for a training on digits."""
-    return (
-        f"A digits perceptron, {DIGITS_STEPS} steps with the rate falling linearly to zero, {seeds} seeds at the best"
-        f" of {len(DIGITS_RATES)} rates by validation accuracy"
-    )
 
 
 def initial_weights(rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -161,69 +159,30 @@ def ratio(ours: np.ndarray, theirs: np.ndarray) -> tuple[statistics.Estimate, st
     return found._replace(mean=mean, low=low, high=high), f"{mean:.2f} times ({low:.2f} to {high:.2f})"
 
 
-class OnDigits(NamedTuple):
-    """What came out at the learning rate with the best mean validation accuracy.
-
-    Attributes:
-        accuracy: on the test digits, for each seed.
-        loss: on the training digits, for each seed.
-        rate: the learning rate.
-    """
-
-    accuracy: np.ndarray
-    loss: np.ndarray
-    rate: float
-
-
 def tuned_on_digits(
-    optimizer: Callable[..., optax.GradientTransformation],
-    *,
-    seeds: int,
-    name: str = DIGITS,
-    steps: int = DIGITS_STEPS,
-) -> OnDigits:
+    optimizer: Callable[..., optax.GradientTransformation], *, name: str = DIGITS, steps: int = DIGITS_STEPS
+) -> Scores:
     """Trains a perceptron on digits at several learning rates, which fall linearly to zero.
 
     Args:
         optimizer: builds it from a learning rate.
-        seeds: how many, each with its own first parameters and batches.
         name: of the task.
         steps: length of a training.
 
     Returns:
-        The scores at the best rate.
+        The scores by seed at the rate with the best mean validation accuracy.
     """
-    task = tasks.load(name)
-
-    def train(rate, key):
-        tx = optimizer(optax.linear_schedule(rate, 0.0, steps))
-        init_key, batch_key = jax.random.split(key)
-
-        def step(carry, key):
-            params, state = carry
-            rows = jax.random.choice(key, len(task.train["label"]), (task.batch_size,))
-            batch = jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], task.train)
-            updates, state = tx.update(jax.grad(task.loss)(params, batch), state, params)
-            return (optax.apply_updates(params, updates), state), None
-
-        start = task.init(init_key)
-        params = jax.lax.scan(step, (start, tx.init(start)), jax.random.split(batch_key, steps))[0][0]
-        validation, test = (jnp.mean(task.metrics(params, data)["accuracy"]) for data in (task.validation, task.test))
-        return validation, test, task.loss(params, task.train)
-
-    over_seeds = jax.vmap(train, (None, 0))
-    over_rates = jax.jit(jax.vmap(over_seeds, (0, None)))
-    keys = jax.random.split(jax.random.key(0), seeds)
-    validation, test, losses = map(np.asarray, over_rates(jnp.asarray(DIGITS_RATES), keys))
-    best = int(np.argmax(np.mean(validation, axis=1)))
-    return OnDigits(test[best], losses[best], DIGITS_RATES[best])
+    task, falling = tasks.load(name), optax.linear_schedule(1.0, 0.0, steps)
+    scores = trainings.train(task, optimizer, DIGITS_RATES, batch_size=task.batch_size, steps=steps, schedule=falling)
+    return scores.at_best("accuracy")
 
 
-def compare_on_digits(ours: OnDigits, theirs: OnDigits, names: tuple[str, str]) -> tuple[statistics.Estimate, str]:
-    """Estimates the paired difference of accuracies, and writes it with what it is made of."""
-    found = statistics.student(ours.accuracy.astype(float) - theirs.accuracy)
+def compare_on_digits(ours: Scores, theirs: Scores, names: tuple[str, str]) -> tuple[statistics.Estimate, str]:
+    """Estimates the paired difference of test accuracies, and writes it with what it is made of."""
+    found = statistics.student(ours.test["accuracy"] - theirs.test["accuracy"])
     shown = ", ".join(
-        f"{name} {runs.accuracy.mean():.1%} (training loss {runs.loss.mean():.2g}, rate {runs.rate:g})"
+        f"{name} {np.mean(runs.test['accuracy']):.1%} (training loss {np.mean(runs.train['loss']):.2g}, rate"
+        f" {runs.setting:g})"
         for name, runs in zip(names, (ours, theirs), strict=True)
     )
     return found, f"{shown}: {100 * found.mean:+.2f} points ({100 * found.low:+.2f} to {100 * found.high:+.2f})"

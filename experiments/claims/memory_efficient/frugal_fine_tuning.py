@@ -7,10 +7,11 @@ import optkit
 from experiments import tasks
 from experiments.claims import Claim, Finding
 from experiments.claims.memory_efficient import DIGITS_RATES, compare_on_digits, tuned_on_digits
+from experiments.claims.trainings import SEEDS
 
 TASK, TASK_OF_LORA = "fine-tune-digits", "fine-tune-digits-lora"
 # The rank of LoRA in the task; the others have the same.
-RANK, GAP, SEEDS, STEPS, REST_SCALE = 4, 50, 8, 300, 0.1
+RANK, GAP, STEPS, REST_SCALE = 4, 50, 300, 0.1
 
 
 def in_hidden_layer(params):
@@ -30,10 +31,7 @@ def measure() -> Finding:
         "GaLore": (TASK, lambda rate: optkit.galore_adamw(rate, **subspace)),
         "LoRA": (TASK_OF_LORA, optax.adam),
     }
-    found = {
-        name: tuned_on_digits(optimizer, seeds=SEEDS, name=task, steps=STEPS)
-        for name, (task, optimizer) in runs.items()
-    }
+    found = {name: tuned_on_digits(optimizer, name=task, steps=STEPS) for name, (task, optimizer) in runs.items()}
     state = {
         name: optkit.cost(optimizer(1e-3), tasks.load(task).init(jax.random.key(0)), state_only=True).state_bytes
         for name, (task, optimizer) in runs.items()

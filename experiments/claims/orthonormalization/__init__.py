@@ -1,20 +1,20 @@
 """Claims about orthonormalized updates, and what those about language models and about digits share."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
 
 from experiments import digits, models
+from experiments.claims.trainings import SEEDS, Scores, train
 from optkit.catalog import METHODS
 from optkit.comparison.baselines import BASELINES
 
 # Times the centre of a method's grid of learning rates.
-SEEDS, STEPS, FACTORS = 8, 100, (3.0, 10.0, 30.0, 100.0)
+STEPS, FACTORS = 100, (3.0, 10.0, 30.0, 100.0)
 ON_DIGITS = (
     f"A digits perceptron with two hidden layers, {STEPS} steps with the rate falling linearly to zero, {SEEDS} seeds"
     f" at the best of {len(FACTORS)} rates; Dion or Muon on hidden matrices, Adam on the last layer and biases"
@@ -67,22 +67,10 @@ class Perceptron(nnx.Module):
         return self.output(nnx.relu(self.second(hidden)))
 
 
-class OnDigits(NamedTuple):
-    """What came out at the best learning rate.
-
-    Attributes:
-        logarithms: of the loss on all training digits at the end, for each seed.
-        rate: the learning rate.
-    """
-
-    logarithms: np.ndarray
-    rate: float
-
-
 def best_on_digits(
     method: str, scale: Callable[..., optax.GradientTransformation] | None, *, width: int, batch_size: int
-) -> OnDigits:
-    """Trains a perceptron on digits at several learning rates.
+) -> Scores:
+    """Trains a perceptron on digits at several learning rates, which fall linearly to zero.
 
     Args:
         method: the method's name in the catalog, or "adamw".
@@ -91,41 +79,28 @@ def best_on_digits(
         batch_size: how many digits a step sees.
 
     Returns:
-        What came out at the rate with the least mean loss.
+        The scores by seed at the rate with the least mean training loss.
     """
     task = digits.task(lambda rngs: Perceptron(width, rngs))
     grid = (BASELINES if scale is None else METHODS)[method].grid
 
-    def optimizer(rate):
-        decay = optax.scale_by_schedule(optax.linear_schedule(1.0, 0.0, STEPS))
+    def build(rate):
         if scale is None:
-            return optax.chain(optax.adam(rate), decay)
+            return optax.adam(rate)
         inner = scale(weight_dimension_numbers=models.hidden_matrices)
-        return optax.chain(beside_adamw(method, inner, rate, models.hidden_matrices), decay)
+        # Updates are proportional to the rate, so that one for both methods can come last.
+        return optax.chain(beside_adamw(method, inner, 1.0, models.hidden_matrices), optax.scale_by_schedule(rate))
 
-    def train(rate, key):
-        tx = optimizer(rate)
-        init_key, batch_key = jax.random.split(key)
-
-        def step(carry, key):
-            params, state = carry
-            rows = jax.random.choice(key, len(task.train["label"]), (batch_size,))
-            batch = jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], task.train)
-            updates, state = tx.update(jax.grad(task.loss)(params, batch), state, params)
-            return (optax.apply_updates(params, updates), state), None
-
-        start = task.init(init_key)
-        params = jax.lax.scan(step, (start, tx.init(start)), jax.random.split(batch_key, STEPS))[0][0]
-        return task.loss(params, task.train)
-
-    over_seeds = jax.vmap(train, (None, 0))
-    over_rates = jax.jit(jax.vmap(over_seeds, (0, None)))
-    rates = grid * np.asarray(FACTORS)
-    losses = np.asarray(over_rates(jnp.asarray(rates), jax.random.split(jax.random.key(0), SEEDS)))
-    best = int(np.argmin(np.nan_to_num(np.mean(losses, axis=1), nan=np.inf)))
-    return OnDigits(np.log(losses[best]), float(rates[best]))
+    rates, falling = [grid * factor for factor in FACTORS], optax.linear_schedule(1.0, 0.0, STEPS)
+    scores = train(task, build, rates, batch_size=batch_size, steps=STEPS, schedule=falling)
+    return scores.at_best("loss", of_train=True)
 
 
-def figures(found: OnDigits) -> str:
-    """Writes the geometric mean of the losses, and the rate."""
-    return f"{np.exp(found.logarithms.mean()):.2g} (rate {found.rate:g})"
+def log_losses(found: Scores) -> np.ndarray:
+    """Returns the logarithms of the training losses by seed."""
+    return np.log(found.train["loss"])
+
+
+def figures(found: Scores) -> str:
+    """Writes the geometric mean of the training losses, and the rate."""
+    return f"{np.exp(np.mean(log_losses(found))):.2g} (rate {found.setting:g})"

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 
 from experiments.claims import Claim, Finding
-from experiments.claims.orthonormalization import ON_DIGITS, best_on_digits, figures
+from experiments.claims.orthonormalization import ON_DIGITS, best_on_digits, figures, log_losses
 from optkit.comparison import statistics
 from optkit.orthonormalization import scale_by_dion, scale_by_muon
 
@@ -23,7 +23,7 @@ def measure() -> Finding:
         name: [best_on_digits(*optimizer, width=WIDTH, batch_size=size) for size in BATCH_SIZES]
         for name, optimizer in optimizers.items()
     }
-    leads = [ours.logarithms - theirs.logarithms for ours, theirs in zip(found["Dion"], found["Adam"], strict=True)]
+    leads = [log_losses(ours) - log_losses(theirs) for ours, theirs in zip(found["Dion"], found["Adam"], strict=True)]
     change = statistics.student(leads[-1] - leads[0])
     shown = "; ".join(
         f"batches of {size}: " + ", ".join(f"{name} {figures(runs[i])}" for name, runs in found.items())

@@ -1,23 +1,25 @@
 """The mean against robust rules when one worker's labels are flipped, on data that are alike and that are not."""
 
+import dataclasses
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
-from optax.experimental import aggregating
 
 import optkit
 from experiments import tasks
 from experiments.claims import Claim, Finding
 from experiments.claims.decentralized import difference
+from experiments.claims.trainings import DIGITS, SEEDS, train_on_workers
+from experiments.workers.split import batches
 
 WORKERS, CLASSES, FLIPPING = 10, 10, 1
-BATCH_SIZE, STEPS, MOMENTUM, SEEDS, RATES = 16, 300, 0.9, 8, (0.03, 0.1, 0.3, 1.0)
+BATCH_SIZE, STEPS, MOMENTUM, RATES = 16, 300, 0.9, (0.03, 0.1, 0.3, 1.0)
 RULES = {
-    "mean": aggregating.average_per_element_updates(),
-    "trimmed mean": optkit.trimmed_mean(FLIPPING),
-    "coordinate median": optkit.coordinate_median(),
-    "Krum": optkit.krum(FLIPPING),
+    "mean": optax.stateless(lambda updates, _: jax.lax.pmean(updates, "workers")),
+    "trimmed mean": optkit.trimmed_mean(FLIPPING, axis_name="workers"),
+    "coordinate median": optkit.coordinate_median(axis_name="workers"),
+    "Krum": optkit.krum(FLIPPING, axis_name="workers"),
 }
 SPLITS = ("one class a worker", "alike")
 
@@ -40,38 +42,21 @@ def shards(labels: np.ndarray, split: str) -> np.ndarray:
     return np.stack([part[: min(map(len, parts))] for part in parts])
 
 
-def accuracies(rule: aggregating.Aggregator, split: str) -> np.ndarray:
+def accuracies(rule: optax.GradientTransformation, split: str) -> np.ndarray:
     """Trains with each rate and seed; gives the test accuracies of the seeds at the best rate on the validation set."""
-    task = tasks.load("digits-mlp")
+    task = tasks.load(DIGITS)
     labels = np.argmax(task.train["label"], axis=1)
     rows = shards(labels, split)
     # The last workers flip: in the split by classes, the one of the last class.
     flipped = np.array(optkit.attacks.label_flip(labels, CLASSES))
     own = np.where(np.isin(np.arange(len(labels)), rows[-FLIPPING:]), flipped, labels)
-    train = task.train | {"label": np.eye(CLASSES, dtype=np.float32)[own]}
+    task = dataclasses.replace(task, train=task.train | {"label": np.eye(CLASSES, dtype=np.float32)[own]})
 
-    def run(rate, key):
-        decayed = optax.linear_schedule(rate, 0.0, STEPS)
-        tx = optax.chain(rule, optax.sgd(decayed, momentum=MOMENTUM))
-        init_key, batch_key = jax.random.split(key)
+    def build(rate):
+        return optax.chain(rule, optax.sgd(optax.linear_schedule(rate, 0.0, STEPS), momentum=MOMENTUM))
 
-        def step(carry, key):
-            params, state = carry
-            drawn = jax.random.randint(key, (WORKERS, BATCH_SIZE), 0, rows.shape[1])
-            chosen = jnp.take_along_axis(jnp.asarray(rows), drawn, axis=1)
-            batches = jax.tree.map(lambda leaf: jnp.asarray(leaf)[chosen], train)
-            grads = jax.vmap(jax.grad(task.loss), (None, 0))(params, batches)
-            updates, state = tx.update(grads, state, params)
-            return (optax.apply_updates(params, updates), state), None
-
-        start = task.init(init_key)
-        params = jax.lax.scan(step, (start, tx.init(start)), jax.random.split(batch_key, STEPS))[0][0]
-        return tuple(jnp.mean(task.metrics(params, part)["accuracy"]) for part in (task.validation, task.test))
-
-    over_seeds = jax.vmap(run, (None, 0))
-    keys = jax.random.split(jax.random.key(0), SEEDS)
-    validation, test = map(np.asarray, jax.jit(jax.vmap(over_seeds, (0, None)))(jnp.asarray(RATES), keys))
-    return test[np.argmax(np.mean(validation, axis=1))]
+    orders = [batches(list(rows), batch_size=BATCH_SIZE, steps=STEPS, seed=seed) for seed in range(SEEDS)]
+    return train_on_workers(task, build, RATES, np.stack(orders)).at_best("accuracy").test["accuracy"]
 
 
 def measure() -> Finding:

@@ -1,20 +1,15 @@
-"""Claims about variance reduction, and how networks are trained on digits for some of them."""
+"""Claims about variance reduction, and how those of MARS train on digits."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from experiments import tasks
 from experiments.claims import Finding
-from optkit.comparison import gradients, statistics, training
-from optkit.comparison.task import Task, examples
-from optkit.method import Stacked
+from experiments.claims.trainings import DIGITS, SEEDS, train
+from optkit.comparison import statistics
 
-DIGITS, SEEDS = "digits-mlp", 8
 # How MARS and AdamW are tuned alike; AdamW's decay rates are those of the baseline in MARS's paper.
 MARS_RATES, MARS_BATCH_SIZE, MARS_STEPS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1), 16, 300
 MARS_EXPERIMENT = (
@@ -24,77 +19,6 @@ MARS_EXPERIMENT = (
     " would take hours with so many seeds."
 )
 MARS_REQUIRED = "a lower test loss (paired 95% interval)"
-
-
-class Scores(NamedTuple):
-    """The mean metrics at the end, with axes over settings and seeds, or over seeds alone.
-
-    Attributes:
-        train: of the training examples, by name.
-        validation: of those by which settings are chosen.
-        test: of those by which methods are compared.
-    """
-
-    train: dict[str, Any]
-    validation: dict[str, Any]
-    test: dict[str, Any]
-
-    def at_best(self, metric: str) -> "Scores":
-        """Takes the settings with the lowest mean loss or highest mean accuracy on the validation set."""
-        means = np.mean(self.validation[metric], axis=1)
-        best = int(np.argmax(np.nan_to_num(-means if metric == "loss" else means, nan=-np.inf)))
-        return jax.tree.map(lambda x: np.asarray(x)[best], self)
-
-
-def train(
-    task: Task,
-    build: Callable[..., optax.GradientTransformation],
-    settings: Sequence[Any],
-    *,
-    batch_size: int,
-    steps: int,
-    stacked: Stacked | None = None,
-    disturb: Callable[[Any, jax.Array], Any] | None = None,
-) -> Scores:
-    """Trains a network with all settings and seeds in one program.
-
-    Args:
-        task: what to train.
-        build: makes an optimizer from a schedule of the learning rate and what else a row of settings has.
-        settings: one row for each way to train, a learning rate or a tuple that begins with it.
-        batch_size: examples in a batch.
-        steps: length of a training.
-        stacked: what the leading axis of the gradients is over, as in `Method`.
-        disturb: adds noise, drawn from a key, to the gradients; by default nothing is added.
-
-    Returns:
-        The scores at the end, with axes over settings and seeds.
-    """
-    shape = training.schedule(steps)
-    orders = [training.batch_order(examples(task.train), batch_size, steps, seed) for seed in range(SEEDS)]
-
-    def run(setting, seed, order):
-        rate, *others = jnp.atleast_1d(setting)
-        tx = optax.with_extra_args_support(build(lambda count: rate * shape(count), *others))
-
-        def step(carry, inputs):
-            params, state = carry
-            rows, key = inputs
-            batch = jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], task.train)
-            _, grads, extra, _ = gradients.of_batch(task, stacked, params, None, batch, 1)
-            updates, state = tx.update(disturb(grads, key) if disturb else grads, state, params, **extra)
-            return (optax.apply_updates(params, updates), state), None
-
-        init_key, noise_key = jax.random.split(jax.random.key(seed))
-        start = task.init(init_key)
-        inputs = order, jax.random.split(noise_key, steps)
-        params = jax.lax.scan(step, (start, tx.init(start)), inputs)[0][0]
-        metrics = (task.metrics(params, split) for split in (task.train, task.validation, task.test))
-        return Scores(*(jax.tree.map(jnp.mean, dict(of_split)) for of_split in metrics))
-
-    over_seeds = jax.vmap(run, (None, 0, 0))
-    over_settings = jax.jit(jax.vmap(over_seeds, (0, None, None)))
-    return over_settings(jnp.asarray(settings), jnp.arange(SEEDS), jnp.asarray(np.stack(orders)))
 
 
 def loss_difference(ours: np.ndarray, theirs: np.ndarray) -> tuple[statistics.Estimate, str]:
@@ -107,7 +31,7 @@ def against_adamw(build: Callable[..., optax.GradientTransformation]) -> Finding
     """Compares a form of MARS with AdamW.
 
     Args:
-        build: makes it from a learning rate.
+        build: makes it from a schedule of the learning rate.
 
     Returns:
         The test losses; they hold if the form's is lower.

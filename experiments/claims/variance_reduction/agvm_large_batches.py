@@ -17,7 +17,7 @@ import optkit
 from experiments import digits, models
 from experiments.claims import Claim, Finding
 from experiments.claims.decentralized import difference
-from experiments.claims.variance_reduction import SEEDS, train
+from experiments.claims.trainings import SEEDS, train
 from optkit.comparison.task import Task, examples
 
 SMALL, FACTOR, EPOCHS = 16, 32, 40

@@ -15,7 +15,7 @@ import optkit
 from experiments import tasks
 from experiments.claims import Claim, Finding
 from experiments.claims.decentralized import difference
-from experiments.claims.variance_reduction import DIGITS, SEEDS, train
+from experiments.claims.trainings import DIGITS, SEEDS, train
 from optkit.comparison.task import Task
 from optkit.method import Stacked
 

@@ -10,7 +10,7 @@ import optax
 import optkit
 from experiments import tasks
 from experiments.claims import Claim, Finding
-from experiments.claims.variance_reduction import DIGITS, SEEDS
+from experiments.claims.trainings import DIGITS, SEEDS
 from optkit.comparison import gradients
 from optkit.comparison.task import examples
 

@@ -14,7 +14,8 @@ import optax
 import optkit
 from experiments import tasks
 from experiments.claims import Claim, Finding
-from experiments.claims.variance_reduction import DIGITS, SEEDS, loss_difference, train
+from experiments.claims.trainings import DIGITS, SEEDS, train
+from experiments.claims.variance_reduction import loss_difference
 from optkit.comparison.gradients import MICROBATCHES
 from optkit.comparison.task import examples
 from optkit.method import Stacked
