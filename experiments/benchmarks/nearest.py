@@ -96,13 +96,38 @@ READ_AGAIN: Mapping[str, int] = {
 }
 
 # What a step does that takes far longer than the bytes that it must move.
+_PRODUCTS = "a product of a matrix and its subspace takes 2 to 8 times as long as a copy of the matrix"
+_LINES = "gathers the chosen lines of each matrix, and adds them in a transposed layout"
+_ROWS_TWICE = "reads the rows for the mean, then for the spread around it: twice, lest small variances be lost"
+_NOISE = f"{_ROWS_TWICE}; the ratio waits for its mean over the leaf"
+_MOMENTA_TWICE = "moves 200 bytes a parameter: three loops subtract momenta from rows, and read a copy of the momenta"
 WHY: Mapping[str, str] = {
+    "adagrad_snsm": _LINES,
+    "adam_snsm": _PRODUCTS,
+    "adaptive_batch_size": _ROWS_TWICE,
+    "agvm": _ROWS_TWICE,
+    "class_normalized": "reads the rows for their norms before it reads them for the sum",
     "clip_by_quantile": "counts all entries 31 times, once a bit: exact, without a sort, and without gathering shards",
+    "discover": _MOMENTA_TWICE,
+    "discover_igt": _MOMENTA_TWICE,
+    "frugal_adamw": "three products of each matrix with its subspace, of half its width: 790 operations a parameter",
+    "frugal_adamw:columns": _LINES,
+    "frugal_lion": "scatters chosen entries into whole matrices, which XLA for CPUs does one number at a time",
+    "galore_adamw": _PRODUCTS,
     "geometric_median": "each iteration reads all rows; inner products of rows would lose half of the digits",
+    "gradient_noise_scale": _ROWS_TWICE,
     "micro_adam": "finds the largest entries of each block by top_k, and scatters its window into whole arrays",
+    "online_to_nonconvex": "moves 80 bytes a parameter: XLA copies old arrays before it overwrites them",
     "proximal_median": "8 passes of one step a row, each of which needs a norm before it can move",
+    "sgd_sm": _PRODUCTS,
     "sparse_ggt": "finds the largest entries of the whole tree by one top_k",
     "sparse_m_fac": "finds the largest entries of the whole tree by one top_k",
+    "storm_coordinatewise": "moves 120 bytes a parameter: XLA copies old arrays before it overwrites them; cube roots",
+    "vr_adam": _NOISE,
+    "vr_lamb": _NOISE,
+    "vr_lars": _NOISE,
+    "vr_momentum": _NOISE,
+    "vr_sgd": _NOISE,
 }
 
 

@@ -16,6 +16,8 @@ from optkit.comparison.store import write_results
 # How long a step may take, in steps of Optax's nearest.
 LONGEST: Mapping[str, float] = {LION_KAPPA_L1: 1.05, MARS_UNCLIPPED: 1.35, "mars_adamw": 1.7, CAUTIOUS_ADAMW: 1.5}
 LEAST_SHARE_OF_COPY = 0.7
+# From how many steps on a first step is told.
+LONG_FIRST_STEP = 2.0
 
 EXPLANATION = """\
 A step is `update` and `optax.apply_updates`, jitted, parameters and state donated. Method, reference, copy, and pass in
@@ -25,7 +27,8 @@ norm or a count is taken of read once more; methods that leave part of their sta
 copy reads the parameters and writes them to other memory, which a CPU reads before it writes there; the pass in place
 changes their sign. Freed memory is kept for the next step, as a whole training step would. Gradients at other points
 (`grad_fn` and the like) are constants: what they cost is not in it. Where rows are fed, the reference takes their mean
-or sum."""
+or sum. A first step is one from a new state, told where it takes much longer than others: methods with subspaces find
+them there, and again every `update_gap` steps, 200 by default."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,7 @@ class Row:
         milliseconds: time of a step.
         reference_milliseconds: time of the reference's step.
         ratio: the first over the second.
+        first_step: the time of a step from a new state, over that of a step; None where that was not measured.
         state_bytes_per_parameter: size of the state.
         reference_state_bytes_per_parameter: size of the reference's.
         temporary_bytes_per_parameter: memory that the step needs beside; None where the compiler does not tell.
@@ -69,6 +73,7 @@ class Row:
     milliseconds: Quartiles
     reference_milliseconds: Quartiles
     ratio: Quartiles
+    first_step: float | None
     state_bytes_per_parameter: float
     reference_state_bytes_per_parameter: float
     temporary_bytes_per_parameter: float | None
@@ -172,6 +177,12 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
     return found
 
 
+def _first_step(row):
+    if row.first_step is None or row.first_step < LONG_FIRST_STEP:
+        return ""
+    return f"{row.first_step:.0f} steps"
+
+
 COLUMNS: Mapping[str, Callable[[Row], str]] = {
     "method": lambda row: row.optimizer,
     "beside\noptax's": lambda row: row.reference,
@@ -189,6 +200,7 @@ MORE_COLUMNS: Mapping[str, Callable[[Row], str]] = {
     "temporary B/param": lambda row: _beside(
         row.temporary_bytes_per_parameter, row.reference_temporary_bytes_per_parameter
     ),
+    "first step": _first_step,
     "fed with": lambda row: row.fed_with,
     "why so long": lambda row: WHY.get(row.optimizer, ""),
 }

@@ -5,6 +5,7 @@ and GaLore (Zhao et al., 2024, arXiv:2403.03507). Axes that count matrices, if t
 columns.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -62,17 +63,21 @@ def found_from_gradients(find: Callable[[jax.Array], Any]) -> Find:
         The function for `Projector.find`.
     """
 
+    # The check is on whole stacks, since XLA compiles every reduction of a leaf by itself.
+    def find_and_check(gradients):
+        new = find(gradients)
+        finite = functools.reduce(jnp.logical_and, map(_finite_rows, [gradients, *jax.tree.leaves(new)]))
+        return new, finite
+
     def find_all(gradients, projections, period, key):
         del period, key
-        gradients = widen(gradients)
+        found = map_equal_shapes(find_and_check, widen(gradients))
 
-        def keep_finite(gradient, new, old):
-            finite = jnp.all(jnp.isfinite(gradient))
-            for part in jax.tree.leaves(new):
-                finite &= jnp.all(jnp.isfinite(part))
+        def keep_finite(old, found):
+            new, finite = found
             return jax.tree.map(lambda new, old: jnp.where(finite, _shard_as(new, old), old), new, old)
 
-        return jax.tree.map(keep_finite, gradients, map_equal_shapes(find, gradients), projections)
+        return jax.tree.map(lambda _, *pair: keep_finite(*pair), gradients, projections, found)
 
     return find_all
 
@@ -132,6 +137,12 @@ def spec_like(matrix: jax.Array, *axes: int | None) -> NamedSharding | None:
 def shard(x: jax.Array, sharding: NamedSharding | None) -> jax.Array:
     """Shards an array over explicit mesh axes; returns it unchanged if `sharding` is None."""
     return x if sharding is None else jax.sharding.reshard(x, sharding)
+
+
+def _finite_rows(x: jax.Array) -> jax.Array:
+    """Returns for each index of the first axis whether all entries are finite."""
+    # The largest entry is infinite or NaN if any is. XLA compiles a maximum in half of the time of `jnp.all`.
+    return jnp.isfinite(jnp.max(jnp.abs(x), axis=tuple(range(1, x.ndim)), initial=0.0))
 
 
 def _shard_as(x: jax.Array, like: jax.Array) -> jax.Array:

@@ -190,6 +190,18 @@ def test_the_page_says_why_a_step_takes_long():
     assert short.endswith("|  |")
 
 
+@pytest.mark.slow
+def test_the_page_tells_of_first_steps_that_take_long():
+    long, short, unknown = (row_of("adam_snsm", first_step=steps) for steps in (52.4, 1.3, None))
+    lines = update_report.markdown([long, short, unknown]).splitlines()
+    assert ["| 52 steps |" in line for line in lines if line.startswith("| adam_snsm ")] == [True, False, False]
+
+
+def test_every_step_of_the_results_that_takes_more_than_twice_as_long_has_its_reason():
+    rows = update_report.read(update.RESULTS / "bench-update-cpu.json")
+    assert {row.optimizer for row in rows if row.ratio[1] > 2} <= nearest.WHY.keys()
+
+
 def test_clipped_sgd_is_measured_beside_as_much_state():
     method, shapes = METHODS["clipped_sgd"], {"kernel": jax.ShapeDtypeStruct((4, 3), jnp.float32)}
     reference = nearest.nearest(method, 1.0).factory(1e-3)
