@@ -14,6 +14,7 @@ from optkit.core.linalg.factors import next_basis
 
 ROWS, COLUMNS = 8, 6
 MATRIX = normal(ROWS, COLUMNS)
+RANK_2 = low_rank(2)
 NUMBERS = {"kernel": optax.contrib.MuonDimensionNumbers(0, 1), "stack": optax.contrib.MuonDimensionNumbers(1, 2)}
 TREE = {
     "kernel": MATRIX,
@@ -27,7 +28,7 @@ NUMBERS |= dict.fromkeys(["bias", "scalar", "empty", "none"])
 
 
 def test_it_is_a_projection_on_columns():
-    part = np.asarray(sent(low_rank(2), MATRIX))
+    part = np.asarray(sent(RANK_2, MATRIX))
     assert np.linalg.matrix_rank(part, tol=1e-4) == 2
     # What is lost is orthogonal to what is sent, so that neither is longer than the matrix.
     np.testing.assert_allclose(part.T @ (MATRIX - part), 0, atol=1e-5)
@@ -45,7 +46,7 @@ def test_what_has_the_rank_is_sent_exactly(shape):
 @pytest.mark.slow
 def test_it_continues_where_it_ended_and_finds_the_best_approximation():
     values = np.array([8.0, 4.0, 1.0, 0.5, 0.2, 0.1])
-    compressor, matrix = low_rank(2), jnp.asarray(with_singular_values(values, ROWS, COLUMNS), jnp.float32)
+    compressor, matrix = RANK_2, jnp.asarray(with_singular_values(values, ROWS, COLUMNS), jnp.float32)
 
     def step(state, _):
         arrived, state, _ = round_trip(compressor, matrix, state)
@@ -96,38 +97,36 @@ def test_windows_of_messages_are_those_of_the_decompressed_trees(transposed):
 @pytest.mark.parametrize("scale", [2.0**-100, 2.0**83])
 def test_neither_tiny_nor_huge_entries_are_lost(scale):
     """Where one step ends the next one begins, so that squares must not show."""
-    compressor = low_rank(2)
     for tree in (MATRIX, jnp.zeros_like(MATRIX)):
-        first, state, _ = round_trip(compressor, tree)
-        scaled, scaled_state, _ = round_trip(compressor, scale * tree)
+        first, state, _ = round_trip(RANK_2, tree)
+        scaled, scaled_state, _ = round_trip(RANK_2, scale * tree)
         np.testing.assert_allclose(scaled / scale, first, atol=1e-5)
         np.testing.assert_allclose(scaled_state, state, atol=1e-4)
 
 
 def test_what_is_not_finite_shows_and_does_not_stay():
-    compressor = low_rank(2)
     for bad in (jnp.nan, jnp.inf):
-        arrived, state, _ = round_trip(compressor, MATRIX.at[2, 3].set(bad))
+        arrived, state, _ = round_trip(RANK_2, MATRIX.at[2, 3].set(bad))
         assert not np.isfinite(arrived[2, 3])
-        assert np.all(np.isfinite(round_trip(compressor, MATRIX, state).sent))
+        assert np.all(np.isfinite(round_trip(RANK_2, MATRIX, state).sent))
 
 
 def test_16_bits_are_factored_in_32():
-    arrived, state, message = round_trip(low_rank(2), MATRIX.astype(jnp.bfloat16))
+    arrived, state, message = round_trip(RANK_2, MATRIX.astype(jnp.bfloat16))
     assert (message.left.dtype, message.right.dtype, state.dtype) == (jnp.float32,) * 3
     assert arrived.dtype == jnp.bfloat16
 
 
 def test_complex_matrices_are_projected():
     matrix = np.asarray(MATRIX) + 1j * np.asarray(normal(ROWS, COLUMNS, seed=1))
-    part = np.asarray(sent(low_rank(2), matrix))
+    part = np.asarray(sent(RANK_2, matrix))
     np.testing.assert_allclose(part.conj().T @ (matrix - part), 0, atol=1e-5)
 
 
 @pytest.mark.slow
 def test_leaves_sharded_over_explicit_axes_keep_their_sharding_and_are_not_gathered():
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
-    compressor, x = low_rank(2), normal(16, 12)
+    compressor, x = RANK_2, normal(16, 12)
     placed = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data", "model")))
     with jax.set_mesh(mesh):
         program = jax.jit(lambda x: sent(compressor, x)).lower(placed).compile()

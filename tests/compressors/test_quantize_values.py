@@ -9,10 +9,10 @@ from optkit.compressors import hard_threshold, quantize_values, rand_k, scaled_s
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
-@pytest.mark.parametrize("make", [lambda: top_k(0.5), lambda: rand_k(0.5, key=0)])
-def test_kept_entries_go_to_the_nearest_level(make, bits):
+@pytest.mark.parametrize("compressor", [top_k(0.5), rand_k(0.5, key=0)], ids=["top_k", "rand_k"])
+def test_kept_entries_go_to_the_nearest_level(compressor, bits):
     x = normal(40)
-    kept, rounded = map(np.asarray, (sent(make(), x), sent(quantize_values(make(), bits), x)))
+    kept, rounded = map(np.asarray, (sent(compressor, x), sent(quantize_values(compressor, bits), x)))
     levels = np.linspace(-1, 1, 2**bits) * float(np.max(np.abs(kept)))
     nearest = levels[np.argmin(np.abs(levels[None] - kept[:, None]), axis=1)]
     np.testing.assert_allclose(rounded, np.where(kept == 0, 0, nearest), rtol=1e-5)
