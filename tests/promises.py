@@ -122,19 +122,20 @@ def assert_cautious_decay_spares_what_moves_outward(factory):
 
 def assert_computes_in_float32(function, x):
     """A narrow array gives what it gives in float32, rounded to its own dtype."""
-    found = function(x)
+    program = jax.jit(function)
+    found = program(x)
     assert found.dtype == x.dtype
-    np.testing.assert_array_equal(found, function(x.astype(jnp.float32)).astype(x.dtype))
+    np.testing.assert_array_equal(found, program(x.astype(jnp.float32)).astype(x.dtype))
 
 
 def assert_keeps_explicit_sharding(function, x, spec, *, rtol=0.0, atol=0.0):
     """On four times two devices with explicit axes the result is sharded like the input, and the same numbers."""
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
-    sharding = NamedSharding(mesh, PartitionSpec(*spec))
+    sharding, program = NamedSharding(mesh, PartitionSpec(*spec)), jax.jit(function)
     with jax.set_mesh(mesh):
-        result = jax.jit(function)(jax.device_put(x, sharding))
+        result = program(jax.device_put(x, sharding))
     assert result.sharding.is_equivalent_to(sharding, x.ndim)
-    np.testing.assert_allclose(result, function(x), rtol=rtol, atol=atol)
+    np.testing.assert_allclose(result, program(x), rtol=rtol, atol=atol)
 
 
 def assert_window_needs_compressed_gradients(tx, name):

@@ -1,5 +1,4 @@
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden_files import assert_replays, replays
@@ -37,8 +36,8 @@ def draws_of(recording, leaf):
     drawn = recording.arrays.get(f"{name}.{leaf}")
     if drawn is None:
         return None
-    drawn = jnp.asarray(drawn).reshape(len(drawn), -1)
-    return jnp.stack([drawn, drawn], axis=1) if "natural_dithering" in recording.name else drawn
+    drawn = np.reshape(drawn, (len(drawn), -1))
+    return np.stack([drawn, drawn], axis=1) if "natural_dithering" in recording.name else drawn
 
 
 @pytest.mark.slow

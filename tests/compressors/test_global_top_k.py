@@ -1,9 +1,12 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from draws import normal, normal_like
 from promises import assert_keeps_explicit_sharding
+from round_trips import round_trip, sent
 from trajectories import flat
 
 from optkit.compressors import global_top_k
@@ -18,20 +21,9 @@ TREE = {
 }
 
 
-def compress(tree, density, dtype=None):
-    compressor = global_top_k(density, dtype=dtype)
-    return compressor, compressor.compress(tree, compressor.init(tree))[0]
-
-
-def stacked(compressor, *trees):
-    rows = [compressor.compress(tree, None)[0] for tree in trees]
-    return jax.tree.map(lambda *x: jnp.stack(x), *rows)
-
-
 @pytest.mark.slow
 def test_the_largest_entries_of_all_leaves_together_are_kept():
-    compressor, entries = compress(TREE, 0.3)  # of 10 entries
-    kept = compressor.decompress(entries, TREE)
+    kept = sent(global_top_k(0.3), TREE)  # of 10 entries
     np.testing.assert_array_equal(kept["a"], [[0.0, -7.0, 0.0], [0.0, 0.0, 0.0]])
     np.testing.assert_array_equal(kept["b"], -5.0)
     np.testing.assert_array_equal(kept["c"], [0.0, 6.0, 0.0])
@@ -41,22 +33,19 @@ def test_the_largest_entries_of_all_leaves_together_are_kept():
 
 @pytest.mark.parametrize(("density", "number"), [(0.01, 1), (0.1, 1), (0.19, 1), (0.2, 2), (1.0, 10)])
 def test_their_number_is_rounded_down_to_one_at_least(density, number):
-    assert compress(TREE, density)[1].values.shape == (number,)
+    assert round_trip(global_top_k(density), TREE).message.values.shape == (number,)
 
 
 def test_everything_is_kept_at_density_one():
-    compressor, entries = compress(TREE, 1.0)
-    jax.tree.map(np.testing.assert_array_equal, compressor.decompress(entries, TREE), TREE)
+    jax.tree.map(np.testing.assert_array_equal, sent(global_top_k(1.0), TREE), TREE)
 
 
 @pytest.mark.slow
 def test_it_contracts_by_the_share_of_entries_kept():
     tree = {"a": normal(40, 20), "b": normal(200, seed=1)}
     for density in (0.01, 0.25, 0.9):
-        compressor, entries = compress(tree, density)
-        rest = jax.tree.map(jnp.subtract, tree, compressor.decompress(entries, tree))
-        norm, lost = (float(sum(jnp.sum(x**2) for x in jax.tree.leaves(y))) for y in (tree, rest))
-        assert lost <= (1 - density) * norm
+        whole, kept = flat(tree), flat(sent(global_top_k(density), tree))
+        assert np.sum((whole - kept) ** 2) <= (1 - density) * np.sum(whole**2)
 
 
 @pytest.mark.slow
@@ -65,40 +54,37 @@ def test_inner_products_and_combinations_are_those_of_the_decompressed_trees():
     in_double_precision = jax.tree.map(lambda x: x.astype(float), TREE)
     trees = [normal_like(in_double_precision, seed) for seed in range(4)]
     compressor = global_top_k(0.5)
-    rows = stacked(compressor, *trees[:3])
-    vectors = np.stack([flat(compressor.decompress(compressor.compress(tree, None)[0], tree)) for tree in trees[:3]])
-    np.testing.assert_allclose(compressor.inner_products(rows, trees[3]), vectors @ flat(trees[3]), rtol=1e-12)
-    weights = jnp.array([2.0, -1.0, 0.5])
-    np.testing.assert_allclose(flat(compressor.combine(weights, rows, trees[3])), weights @ vectors, rtol=1e-12)
+    arrived, _, messages = zip(*(round_trip(compressor, tree) for tree in trees[:3]), strict=True)
+    rows, vectors = jax.tree.map(lambda *x: np.stack(x), *messages), np.stack([flat(tree) for tree in arrived])
+    products = jax.jit(compressor.inner_products)(rows, trees[3])
+    np.testing.assert_allclose(products, vectors @ flat(trees[3]), rtol=1e-12)
+    weights = np.array([2.0, -1.0, 0.5])
+    combined = jax.jit(compressor.combine)(weights, rows, trees[3])
+    np.testing.assert_allclose(flat(combined), weights @ vectors, rtol=1e-12)
 
 
 def test_values_have_the_dtype_asked_for_and_places_32_bits():
-    _, entries = compress(TREE, 0.5, jnp.bfloat16)
+    entries = round_trip(global_top_k(0.5, dtype=jnp.bfloat16), TREE).message
     assert (entries.values.dtype, entries.places.dtype) == (jnp.bfloat16, jnp.int32)
-    assert compress(jax.tree.map(lambda x: x.astype(jnp.float16), TREE), 0.5)[1].values.dtype == jnp.float32
+    narrow = jax.tree.map(lambda x: x.astype(jnp.float16), TREE)
+    assert round_trip(global_top_k(0.5), narrow).message.values.dtype == jnp.float32
 
 
 def test_what_is_decompressed_has_the_dtypes_of_the_tree():
     tree = {"a": jnp.ones(2, jnp.bfloat16), "b": jnp.ones(2)}
-    compressor, entries = compress(tree, 0.5)
-    assert jax.tree.map(lambda x: x.dtype, compressor.decompress(entries, tree)) == {
-        "a": jnp.bfloat16,
-        "b": jnp.float32,
-    }
+    arrived = sent(global_top_k(0.5), tree)
+    assert jax.tree.map(lambda x: x.dtype, arrived) == {"a": jnp.bfloat16, "b": jnp.float32}
 
 
 def test_what_is_decompressed_is_sharded_like_the_tree_on_explicit_axes():
-    compressor = global_top_k(0.25)
-    assert_keeps_explicit_sharding(
-        lambda x: compressor.decompress(compressor.compress(x, None)[0], x), normal(8, 4), ("data", "model")
-    )
+    assert_keeps_explicit_sharding(functools.partial(sent, global_top_k(0.25)), normal(8, 4), ("data", "model"))
 
 
 @pytest.mark.parametrize("tree", [{}, {"none": None}, {"empty": jnp.zeros((0, 2))}])
 def test_nothing_is_kept_of_nothing(tree):
-    compressor, entries = compress(tree, 0.5)
+    arrived, _, entries = round_trip(global_top_k(0.5), tree)
     assert entries.values.shape == (0,)
-    assert jax.tree.structure(compressor.decompress(entries, tree)) == jax.tree.structure(tree)
+    assert jax.tree.structure(arrived) == jax.tree.structure(tree)
 
 
 @pytest.mark.parametrize("density", [0.0, -0.1, 1.5])

@@ -5,13 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from draws import normal, normal_like
+from round_trips import round_trip, sent
 
 import optkit
 from optkit.compressors import bin_values, in_blocks, nbytes, quantize_values, scaled_sign, top_k, top_k_in_chunks
-
-
-def sent(compressor, x):
-    return compressor.decompress(compressor.compress(x, compressor.init(x))[0], x)
 
 
 def largest(x, number):
@@ -82,7 +79,7 @@ def binned(values, bins, spread):
 def test_all_chunks_of_a_leaf_have_the_means_of_one_table(bins):
     x = np.asarray(normal(8, 12))
     for inner in (top_k_in_chunks(3, 4), top_k(0.3)):
-        kept, found = np.asarray(sent(inner, x)), np.asarray(sent(bin_values(inner, bins, 5.0), x))
+        kept, found = map(np.asarray, (sent(inner, x), sent(bin_values(inner, bins, 5.0), x)))
         places = kept != 0
         np.testing.assert_allclose(found[places], binned(kept[places], bins, 5.0), rtol=1e-12)
         np.testing.assert_array_equal(found[~places], 0)
@@ -90,9 +87,11 @@ def test_all_chunks_of_a_leaf_have_the_means_of_one_table(bins):
 
 
 def test_equal_values_and_a_single_one_stay():
-    for x in (jnp.full(8, -2.0), jnp.zeros(8).at[3].set(5.0)):
-        np.testing.assert_allclose(sent(bin_values(top_k(1 / 8)), x), sent(top_k(1 / 8), x), rtol=1e-6)
-    np.testing.assert_allclose(sent(bin_values(top_k(1.0)), jnp.full(8, -2.0)), jnp.full(8, -2.0), rtol=1e-6)
+    equal, single = np.full(8, -2.0, np.float32), np.eye(8, dtype=np.float32)[3] * 5
+    one, binned_one = top_k(1 / 8), bin_values(top_k(1 / 8))
+    for x in (equal, single):
+        np.testing.assert_allclose(sent(binned_one, x), sent(one, x), rtol=1e-6)
+    np.testing.assert_allclose(sent(bin_values(top_k(1.0)), equal), equal, rtol=1e-6)
 
 
 @pytest.mark.slow
@@ -104,16 +103,19 @@ def test_equal_values_and_a_single_one_stay():
 )
 def test_messages_are_added_and_multiplied_without_unpacking_them_all(compressor):
     like = {"matrix": jnp.zeros((8, 12)), "vector": jnp.zeros(9)}
-    trees = normal_like(like, rows=(3,))
-    messages = jax.vmap(lambda tree: compressor.compress(tree, None)[0])(trees)
-    each = jax.vmap(lambda tree: sent(compressor, tree))(trees)
-    weights = jnp.array([0.5, 2.0, 0.0])
-    total = compressor.combine(weights, messages, like)
+    trees, other = normal_like(like, rows=(3,)), normal_like(like, seed=1)
+    weights = np.array([0.5, 2.0, 0.0])
+
+    @jax.jit
+    def window(trees, weights, other):
+        each, _, messages = jax.vmap(lambda tree: round_trip(compressor, tree))(trees)
+        return each, compressor.combine(weights, messages, like), compressor.inner_products(messages, other)
+
+    each, total, products = jax.tree.map(np.asarray, window(trees, weights, other))
     for name, x in total.items():
-        np.testing.assert_allclose(x, jnp.tensordot(weights, each[name], 1), atol=1e-12)
-    other = normal_like(like, seed=1)
-    expected = [sum(jnp.vdot(each[name][row], other[name]) for name in like) for row in range(3)]
-    np.testing.assert_allclose(compressor.inner_products(messages, other), expected, atol=1e-12)
+        np.testing.assert_allclose(x, np.tensordot(weights, each[name], 1), atol=1e-12)
+    expected = [sum(np.vdot(each[name][row], other[name]) for name in like) for row in range(3)]
+    np.testing.assert_allclose(products, expected, atol=1e-12)
 
 
 @pytest.mark.slow
@@ -122,10 +124,11 @@ def test_messages_are_added_and_multiplied_without_unpacking_them_all(compressor
     "compressor", [bin_values(top_k_in_chunks(3, 4)), quantize_values(top_k(0.25))], ids=["bins", "levels"]
 )
 def test_a_mean_over_senders_divides_by_those_that_sent_an_entry(compressor):
-    gradients = normal(3, 8, 12)
-    gradients = gradients.at[:, 0, :].multiply(100.0)  # an entry that all send, too
+    gradients = np.array(normal(3, 8, 12))
+    gradients[:, 0, :] *= 100.0  # an entry that all send, too
     tx = optkit.compressed_mean(compressor, axis_name="workers", count="senders")
-    found = jax.vmap(lambda x: tx.update(x, tx.init(x))[0], axis_name="workers", out_axes=None)(gradients)
+    mean = jax.vmap(lambda x: tx.update(x, tx.init(x))[0], axis_name="workers", out_axes=None)
+    found = jax.jit(mean)(gradients)
     each = np.stack([sent(compressor, x) for x in gradients])
     senders = (each != 0).sum(axis=0)
     assert set(senders.ravel()) >= {0, 1, 3}
@@ -134,10 +137,10 @@ def test_a_mean_over_senders_divides_by_those_that_sent_an_entry(compressor):
 
 def test_a_part_of_the_message_may_count_as_sent():
     tx = optkit.compressed_mean(top_k(0.5), optkit.feedback.ef14(0.5, 0.25), axis_name=None)
-    gradient = jnp.array([4.0, 1.0])
-    _, state = tx.update(gradient, tx.init(gradient))
+    gradient, update = jnp.array([4.0, 1.0]), jax.jit(tx.update)
+    _, state = update(gradient, tx.init(gradient))
     assert state.own.error.tolist() == [3.0, 1.0]
-    mean, state = tx.update(gradient, state)
+    mean, state = update(gradient, state)
     assert (mean.tolist(), state.own.error.tolist()) == ([5.5, 0.0], [4.125, 1.5])
 
 

@@ -20,55 +20,61 @@ from optkit.core.linalg.newton_schulz import (
 from optkit.core.stacking import map_equal_shapes
 
 
+@functools.cache
+def compiled(function, **arguments):
+    return jax.jit(functools.partial(function, **arguments))
+
+
 def polar_factor(x):
-    left, _, right = jnp.linalg.svd(x, full_matrices=False)
+    left, _, right = np.linalg.svd(x, full_matrices=False)
     return left @ right
 
 
 @pytest.mark.parametrize("shape", [(12, 16), (16, 12), (7, 7)])
 def test_singular_values_come_near_one(shape):
-    values = jnp.linalg.svd(newton_schulz(normal(200, *shape)), compute_uv=False)
+    values = np.linalg.svd(compiled(newton_schulz)(normal(200, *shape)), compute_uv=False)
     conditioned = values if shape[0] != shape[1] else values[:, :-1]  # the smallest one of a square matrix is near zero
-    assert jnp.min(conditioned) > 0.6
-    assert jnp.max(values) < 1.25
+    assert np.min(conditioned) > 0.6
+    assert np.max(values) < 1.25
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_singular_vectors_stay():
     x = normal(12, 16)
-    aligned = polar_factor(x).mT @ newton_schulz(x)
+    aligned = polar_factor(x).mT @ np.asarray(compiled(newton_schulz)(x))
     np.testing.assert_allclose(aligned, aligned.mT, atol=1e-12)
 
 
 @pytest.mark.usefixtures("x64")
 def test_converging_coefficients_give_the_polar_factor():
     x = normal(12, 16)
-    result = newton_schulz(x, coefficients=(15 / 8, -10 / 8, 3 / 8), steps=40)
+    result = compiled(newton_schulz, coefficients=(15 / 8, -10 / 8, 3 / 8), steps=40)(x)
     np.testing.assert_allclose(result, polar_factor(x), atol=1e-12)
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("shape", [(12, 16), (16, 12)])
 def test_it_is_the_polynomial_of_the_singular_values(shape):
-    left, values, right = jnp.linalg.svd(normal(*shape), full_matrices=False)
-    values /= jnp.linalg.norm(values)
+    x = normal(*shape)
+    left, values, right = np.linalg.svd(x, full_matrices=False)
+    values /= np.linalg.norm(values)
     for _ in range(5):
-        values = jnp.polyval(jnp.array([QUINTIC[2], 0, QUINTIC[1], 0, QUINTIC[0], 0]), values)
-    np.testing.assert_allclose(newton_schulz(normal(*shape), eps=0.0), (left * values) @ right, atol=1e-12)
+        values = np.polyval([QUINTIC[2], 0, QUINTIC[1], 0, QUINTIC[0], 0], values)
+    np.testing.assert_allclose(compiled(newton_schulz, eps=0.0)(x), (left * values) @ right, atol=1e-12)
 
 
 @pytest.mark.slow
 def test_leading_axes_hold_separate_matrices():
-    x = normal(2, 3, 4, 6) * jnp.array([1e-3, 1.0, 1e3])[:, None, None]
-    alone = [[newton_schulz(matrix) for matrix in row] for row in x]
-    np.testing.assert_allclose(newton_schulz(x), jnp.array(alone), atol=1e-5)
+    x = np.asarray(normal(2, 3, 4, 6)) * np.float32([1e-3, 1.0, 1e3])[:, None, None]
+    alone = [[compiled(newton_schulz)(matrix) for matrix in row] for row in x]
+    np.testing.assert_allclose(compiled(newton_schulz)(x), np.array(alone), atol=1e-5)
 
 
 def test_scale_does_not_matter_above_epsilon():
-    x = normal(4, 6)
-    np.testing.assert_allclose(newton_schulz(1e10 * x), newton_schulz(x), atol=1e-5)
-    assert jnp.max(jnp.abs(newton_schulz(1e-12 * x))) < 0.02
+    x, orthogonal = normal(4, 6), compiled(newton_schulz)
+    np.testing.assert_allclose(orthogonal(1e10 * x), orthogonal(x), atol=1e-5)
+    assert np.max(np.abs(orthogonal(1e-12 * x))) < 0.02
 
 
 def test_zeros_stay_zeros_and_nothing_stays_nothing():
@@ -84,9 +90,9 @@ def test_narrow_matrices_are_computed_in_float32(dtype):
 
 def test_products_in_bfloat16_come_near_those_in_float32():
     x = normal(12, 16)
-    result = newton_schulz(x, dtype=jnp.bfloat16)
+    result, exact = compiled(newton_schulz, dtype=jnp.bfloat16)(x), np.asarray(compiled(newton_schulz)(x))
     assert result.dtype == jnp.float32
-    distance = jnp.linalg.norm(result - newton_schulz(x)) / jnp.linalg.norm(newton_schulz(x))
+    distance = np.linalg.norm(result - exact) / np.linalg.norm(exact)
     assert 1e-4 < distance < 0.1
 
 
@@ -137,13 +143,29 @@ def test_products_of_rows_take_fewer_operations_or_are_not_taken(shape, plain, g
     assert operations[0] <= operations[1]
 
 
+NUMBERS_OF_STEPS = (0, 1, 2, 3, 5, 9)
+
+
+@functools.cache
+def by_either_way(shape):
+    """Products of rows and the plain iteration, for all numbers of steps in one program."""
+    arguments = {"coefficients": QUINTIC_DION, "norm_factor": 1.1, "eps": 1e-3}
+
+    @jax.jit
+    def run(x):
+        return {
+            steps: [function(x, steps=steps, **arguments) for function in (gram_newton_schulz, newton_schulz)]
+            for steps in NUMBERS_OF_STEPS
+        }
+
+    return run(normal(*shape))
+
+
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("shape", [(5, 40), (40, 5), (2, 3, 6, 20), (1, 9), (0, 3), (3, 0)])
-@pytest.mark.parametrize("steps", [0, 1, 2, 3, 5, 9])
+@pytest.mark.parametrize("steps", NUMBERS_OF_STEPS)
 def test_products_of_rows_give_the_same_matrix(shape, steps):
-    x = normal(*shape)
-    found = gram_newton_schulz(x, coefficients=QUINTIC_DION, steps=steps, norm_factor=1.1, eps=1e-3)
-    expected = newton_schulz(x, coefficients=QUINTIC_DION, steps=steps, norm_factor=1.1, eps=1e-3)
+    found, expected = by_either_way(shape)[steps]
     np.testing.assert_allclose(found, expected, atol=1e-11)
 
 
@@ -153,15 +175,11 @@ def test_products_of_rows_give_the_same_matrix(shape, steps):
 def test_five_steps_bring_singular_values_into_the_published_range(
     function, coefficients, norm_factor, low, high, shape
 ):
-    x = jnp.asarray(with_singular_values(np.logspace(0, -2, 64), *shape), jnp.float32)
-    values = jnp.linalg.svd(function(x, coefficients=coefficients, norm_factor=norm_factor), compute_uv=False)
-    assert abs(jnp.min(values) - low) < 0.02
-    assert abs(jnp.max(values) - high) < 0.02
-
-
-@functools.cache
-def compiled(function, coefficients, norm_factor):
-    return jax.jit(functools.partial(function, coefficients=coefficients, norm_factor=norm_factor))
+    x = with_singular_values(np.logspace(0, -2, 64), *shape).astype(np.float32)
+    found = compiled(function, coefficients=coefficients, norm_factor=norm_factor)(x)
+    values = np.linalg.svd(found, compute_uv=False)
+    assert abs(np.min(values) - low) < 0.02
+    assert abs(np.max(values) - high) < 0.02
 
 
 @pytest.mark.parametrize(("coefficients", "norm_factor", "low", "high"), PUBLISHED)
@@ -172,8 +190,8 @@ def test_every_singular_value_is_that_of_the_polynomial(
     function, coefficients, norm_factor, low, high, seed, exponent, rank, tall
 ):
     values = 10 ** -np.random.default_rng(seed).uniform(0, exponent, 12) * (np.arange(12) < rank)
-    x = jnp.asarray(with_singular_values(values, *((48, 12) if tall else (12, 48)), seed=seed), jnp.float32)
-    found = np.asarray(compiled(function, coefficients, norm_factor)(x), np.float64)
+    x = with_singular_values(values, *((48, 12) if tall else (12, 48)), seed=seed).astype(np.float32)
+    found = np.asarray(compiled(function, coefficients=coefficients, norm_factor=norm_factor)(x), np.float64)
     scaled = values / (np.linalg.norm(values) * norm_factor + 1e-7)
     expected, triples = scaled, np.reshape(coefficients, (-1, 3))
     for step in range(5):
@@ -202,19 +220,20 @@ def test_products_of_rows_on_explicit_axes_stay_sharded(spec, shape):
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [0.0, 1e-30, 1e25])
 def test_products_of_rows_that_leave_the_range_of_numbers_give_zeros(size):
-    np.testing.assert_allclose(gram_newton_schulz(size * jnp.ones((3, 12))), 0.0, atol=1e-10)
-    assert np.all(np.isnan(gram_newton_schulz(jnp.full((3, 12), jnp.nan))))
+    orthogonal = compiled(gram_newton_schulz)
+    np.testing.assert_allclose(orthogonal(np.full((3, 12), size, np.float32)), 0.0, atol=1e-10)
+    assert np.all(np.isnan(orthogonal(np.full((3, 12), np.nan, np.float32))))
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("function", [newton_schulz, gram_newton_schulz, polar_express])
 @pytest.mark.parametrize("shape", [(4, 5), (3, 20), (20, 3)])
 def test_complex_matrices_keep_their_singular_vectors(function, shape):
-    x = normal(2, *shape) + 1j * normal(2, *shape, seed=1)
-    left, values, right = jnp.linalg.svd(x, full_matrices=False)
-    seen = left.conj().mT @ function(x) @ right.conj().mT
+    x = np.asarray(normal(2, *shape)) + 1j * np.asarray(normal(2, *shape, seed=1))
+    left, values, right = np.linalg.svd(x, full_matrices=False)
+    seen = left.conj().mT @ np.asarray(compiled(function)(x)) @ right.conj().mT
     # Of a diagonal matrix it gives a diagonal one, with the polynomials of the entries.
-    expected = function(jnp.eye(min(shape)) * values[..., None, :])
+    expected = compiled(function)(np.eye(min(shape)) * values[..., None, :])
     np.testing.assert_allclose(seen, expected, atol=1e-8)
 
 

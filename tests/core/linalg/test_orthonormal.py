@@ -81,7 +81,7 @@ def test_columns_are_orthonormal_whatever_the_input(basis, shape):
 @settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 10**6), rank=st.integers(0, 24), exponent=st.floats(0, 12), scale=st.floats(-30, 30))
 def test_columns_are_orthonormal_at_every_rank_and_condition(basis, seed, rank, exponent, scale):
-    x = conditioned(150, 24, 10**exponent, seed) @ np.diag(np.arange(24) < rank) * 10**scale
+    x = conditioned(300, 24, 10**exponent, seed) @ np.diag(np.arange(24) < rank) * 10**scale
     assert deviation(compiled(basis)(x.astype(np.float32))) < 1e-5
 
 
@@ -111,20 +111,20 @@ def test_two_passes_do_for_a_well_conditioned_matrix(shape):
 def test_triangular_matrices_are_inverted_by_products(size):
     factor = np.linalg.cholesky(np.cov(numpy_normal(3, size, 3 * size)[0]).reshape(size, size))
     factor = np.stack([factor, np.tril(numpy_normal(size, size)) / size + np.eye(size)])
-    inverse = _inverse_of_lower(jnp.asarray(factor))
+    inverse = np.asarray(jax.jit(_inverse_of_lower)(factor))
     np.testing.assert_allclose(inverse @ factor, np.stack([np.eye(size)] * 2), atol=1e-12)
-    np.testing.assert_array_equal(inverse, jnp.tril(inverse))
+    np.testing.assert_array_equal(inverse, np.tril(inverse))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 4])
 def test_rows_may_be_spread_over_devices(devices):
     x = np.stack([HARD["normal"](304, 24), HARD["condition 1e8"](304, 24)]).astype(np.float32)
-    shards = jnp.stack(jnp.split(x, devices, axis=1))
+    shards = np.stack(np.split(x, devices, axis=1))
     over_devices = jax.vmap(functools.partial(cholesky_qr, axis_name="devices"), axis_name="devices")
     found = np.concatenate(jax.jit(over_devices)(shards), axis=1)
     assert deviation(found) < 1e-5
-    np.testing.assert_allclose(found[0], cholesky_qr(x[0]), atol=1e-5)
+    np.testing.assert_allclose(found[0], compiled(cholesky_qr)(x[0]), atol=1e-5)
 
 
 @pytest.mark.slow
@@ -132,7 +132,7 @@ def test_rows_may_be_spread_over_devices(devices):
 @pytest.mark.parametrize("basis", BASES)
 def test_bases_are_equal_but_for_signs(basis):
     x = numpy_normal(3, 300, 24)
-    expected, found = np.linalg.qr(x)[0], np.asarray(basis(x))
+    expected, found = np.linalg.qr(x)[0], np.asarray(compiled(basis)(x))
     signs = np.sign(np.sum(expected * found, axis=-2, keepdims=True))
     np.testing.assert_allclose(found, signs * expected, atol=1e-12)
     assert deviation(found[0]) < 1e-13
@@ -146,7 +146,7 @@ def test_narrow_matrices_are_computed_in_float32(basis, dtype):
 
 @pytest.mark.parametrize("basis", BASES)
 def test_not_a_number_does_not_hang(basis):
-    assert np.all(np.isnan(compiled(basis)(jnp.full((150, 8), jnp.nan))))
+    assert np.all(np.isnan(compiled(basis)(np.full((150, 8), np.nan, np.float32))))
 
 
 @pytest.mark.parametrize("basis", BASES)
@@ -163,8 +163,8 @@ def test_sharded_matrices_have_the_same_basis(basis, axis_type):
     x = jnp.asarray(numpy_normal(2, 304, 24), jnp.float32)
     sharding = NamedSharding(mesh, PartitionSpec(None, "data", None))
     with jax.set_mesh(mesh):
-        found = jax.jit(basis)(jax.device_put(x, sharding))
-    np.testing.assert_allclose(jnp.abs(found), jnp.abs(basis(x)), atol=2e-5)
+        found = compiled(basis)(jax.device_put(x, sharding))
+    np.testing.assert_allclose(np.abs(found), np.abs(compiled(basis)(x)), atol=2e-5)
     if axis_type == AxisType.Explicit:
         assert found.sharding.is_equivalent_to(sharding, 3)
 
@@ -198,13 +198,13 @@ def test_complex_columns_are_orthonormal_and_spanned(basis):
 @pytest.mark.parametrize("imaginary", [0, 1j])
 def test_the_derivative_of_cholesky_qr_is_that_of_its_columns(imaginary):
     x, change = (numpy_normal(6, 3, seed=seed) + imaginary * numpy_normal(6, 3, seed=seed + 2) for seed in (0, 1))
-    _, derivative = jax.jvp(cholesky_qr, (x,), (change,))
-    small = 1e-6
-    difference = (cholesky_qr(x + small * change) - cholesky_qr(x - small * change)) / (2 * small)
+    derivative = jax.jit(lambda x, change: jax.jvp(cholesky_qr, (x,), (change,))[1])(x, change)
+    small, basis = 1e-6, compiled(cholesky_qr)
+    difference = (np.asarray(basis(x + small * change)) - np.asarray(basis(x - small * change))) / (2 * small)
     np.testing.assert_allclose(derivative, difference, atol=1e-8)
 
 
 @pytest.mark.slow
 def test_the_derivative_of_cholesky_qr_is_finite_for_dependent_columns():
-    gradient = jax.grad(lambda x: jnp.sum(cholesky_qr(x) ** 3))(jnp.asarray(HARD["half rank"](20, 4), jnp.float32))
-    assert jnp.all(jnp.isfinite(gradient))
+    gradient = jax.jit(jax.grad(lambda x: jnp.sum(cholesky_qr(x) ** 3)))
+    assert np.all(np.isfinite(gradient(HARD["half rank"](20, 4).astype(np.float32))))
