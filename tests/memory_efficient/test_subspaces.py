@@ -10,7 +10,7 @@ from draws import normal, normal_like
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from optax.contrib import MuonDimensionNumbers
 from promises import assert_same_steps
-from trajectories import first_update, last, trajectory
+from trajectories import compiled_first_update, first_update, last, trajectory
 
 from optkit import cost
 from optkit.core.adam import scale_by_adam
@@ -211,10 +211,6 @@ def test_sixteen_bit_gradients_are_decomposed_in_float32():
     gradient = normal(6, 4).astype(jnp.bfloat16)
     found_types = jax.eval_shape(functools.partial(found, projector), gradient)
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(found_types))
-
-
-def compiled_first_update(tx, gradients):
-    return jax.jit(functools.partial(first_update, tx))(gradients)
 
 
 DENSE_KERNELS = MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
@@ -482,7 +478,7 @@ def test_extra_arguments_reach_the_inner_transformation():
 def test_galore_moves_in_its_subspace_only(side):
     tx = galore_adamw(0.1, projector=subspace_projector("svd", rank=2, side=side))
     params = normal(6, 4)
-    updates = np.asarray(jax.jit(functools.partial(first_update, tx))(params, params))
+    updates = np.asarray(compiled_first_update(tx, params, params))
     assert np.linalg.matrix_rank(updates, tol=1e-5) == 2
 
 
