@@ -23,6 +23,11 @@ def first_update(tx, gradients, params=None, **extra_args):
     return tx.update(gradients, tx.init(params), params, **extra_args)[0]
 
 
+def compiled_first_update(tx, gradients, params=None):
+    """The first update as one program, where its operations one by one would take longer to compile."""
+    return jax.jit(functools.partial(first_update, tx))(gradients, params)
+
+
 def trajectory(tx, gradients, params=None, *, axis_name=None, **extra_args):
     """Takes a step along each of the gradients, wherever the parameters are.
 
@@ -58,8 +63,8 @@ def last(tree):
 
 
 def last_update(tx, gradients, params=None):
-    """The update of the last step of a trajectory."""
-    return last(trajectory(tx, gradients, params).updates)
+    """The update of the last step of a trajectory, in NumPy."""
+    return jax.tree.map(lambda updates: np.asarray(updates)[-1], trajectory(tx, gradients, params).updates)
 
 
 def flat(tree):
@@ -69,7 +74,7 @@ def flat(tree):
 
 def flat_rows(tree):
     """All entries of a tree, a row for each step."""
-    return np.concatenate([np.reshape(x, (len(x), -1)) for x in jax.tree.leaves(tree)], axis=1)
+    return np.concatenate([np.asarray(x).reshape(len(x), -1) for x in jax.tree.leaves(tree)], axis=1)
 
 
 def passing_prev_grads(tx):

@@ -6,7 +6,7 @@ import pytest
 from draws import normal_like
 from golden_files import assert_replays, replays
 from promises import assert_state_is_window_and_inner_products
-from trajectories import first_update, flat, flat_rows, last, last_update, trajectory
+from trajectories import compiled_first_update, first_update, flat, flat_rows, last, last_update, trajectory
 
 from optkit import low_rank_m_fac, m_fac, on_workers
 from optkit.compressors import low_rank
@@ -125,7 +125,7 @@ def test_full_rank_is_the_whole_window():
 def test_a_matrix_that_begins_at_zero_moves():
     """The published code never moves it."""
     gradients = normal_like(LIKE, rows=(1,))
-    assert jnp.all(last_update(low_rank_m_fac(0.1, 3), gradients)["kernel"] != 0)
+    assert np.all(last_update(low_rank_m_fac(0.1, 3), gradients)["kernel"] != 0)
 
 
 @pytest.mark.slow
@@ -139,9 +139,10 @@ def test_momentum_averages_the_updates():
 def test_decay_is_a_gradient_that_spares_masked_leaves():
     params = {"decayed": jnp.array([4.0, 2.0]), "free": jnp.array([4.0, 2.0])}
     tx = low_rank_m_fac(0.1, 3, 1.0, weight_decay=0.5, mask={"decayed": True, "free": False})
-    updates = first_update(tx, optax.tree.zeros_like(params), params)
+    updates = compiled_first_update(tx, optax.tree.zeros_like(params), params)
     gradient = {"decayed": 0.5 * params["decayed"], "free": jnp.zeros(2)}
-    np.testing.assert_allclose(flat(updates), flat(first_update(low_rank_m_fac(0.1, 3, 1.0), gradient)), rtol=1e-6)
+    expected = compiled_first_update(low_rank_m_fac(0.1, 3, 1.0), gradient)
+    np.testing.assert_allclose(flat(updates), flat(expected), rtol=1e-6)
 
 
 def test_gradients_of_zero_give_updates_of_zero():
@@ -162,11 +163,11 @@ def test_a_gradient_of_nan_shows():
 
 @pytest.mark.slow
 def test_gradients_of_workers_are_averaged_first():
-    gradient = {"kernel": jnp.arange(24.0).reshape(2, 4, 3) ** 2 - 50.0}
+    gradient = {"kernel": np.arange(24.0, dtype=np.float32).reshape(2, 4, 3) ** 2 - 50.0}
     tx, alone = low_rank_m_fac(0.1, 3, axis_name="workers"), low_rank_m_fac(0.1, 3)
-    updates = on_workers(lambda g: first_update(tx, g), axis_name="workers", backend="vmap")(gradient)
-    expected = first_update(alone, jax.tree.map(lambda g: jnp.mean(g, axis=0), gradient))
-    np.testing.assert_allclose(updates["kernel"], jnp.stack([expected["kernel"]] * 2), rtol=1e-5)
+    updates = jax.jit(on_workers(lambda g: first_update(tx, g), axis_name="workers", backend="vmap"))(gradient)
+    expected = compiled_first_update(alone, jax.tree.map(lambda g: np.mean(g, axis=0), gradient))
+    np.testing.assert_allclose(updates["kernel"], np.stack([expected["kernel"]] * 2), rtol=1e-5)
 
 
 def test_state_is_the_factors_and_their_inner_products():

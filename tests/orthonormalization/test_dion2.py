@@ -10,7 +10,7 @@ from promises import (
     assert_refuses_vectors,
     assert_same_parameters,
 )
-from trajectories import last, trajectory
+from trajectories import trajectory
 
 from optkit.core.linalg.newton_schulz import polar_express
 from optkit.orthonormalization._dion2 import dion2, scale_by_dion2
@@ -20,12 +20,13 @@ TORCH = optax.contrib.MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)
 
 
 def first_step(tx, gradients):
-    """As one program."""
-    return last(trajectory(tx, jax.tree.map(lambda g: g[None], gradients)))
+    """As one program, in NumPy."""
+    run = trajectory(tx, jax.tree.map(lambda g: np.asarray(g)[None], gradients))
+    return jax.tree.map(lambda x: np.asarray(x)[-1], run)
 
 
 def ones_for(gradients):
-    return jax.tree.map(lambda g: jnp.ones_like(g[0]), gradients)
+    return jax.tree.map(lambda g: np.ones(g.shape[1:], g.dtype), gradients)
 
 
 def moved(direction, axis):
@@ -40,7 +41,7 @@ def moved(direction, axis):
 def test_the_slices_with_the_largest_sums_of_magnitudes_are_selected(shape, select, side):
     gradient = normal(*shape)
     tx = scale_by_dion2(0.25, select=select, weight_dimension_numbers=TORCH)
-    sums = jnp.sum(jnp.abs(gradient), axis=1 - side)
+    sums = np.sum(np.abs(gradient), axis=1 - side)
     largest = np.sort(np.argsort(-sums)[: -(-shape[side] // 4)])
     np.testing.assert_array_equal(moved(first_step(tx, gradient).updates, 1 - side), largest)
 
@@ -64,19 +65,22 @@ def test_of_equal_rows_the_first_are_selected():
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_what_is_selected_is_orthogonalized_alone():
-    gradient = normal(6, 9).at[jnp.array([1, 4])].multiply(10.0)
+    gradient = np.array(normal(6, 9))
+    gradient[[1, 4]] *= 10.0
     tx = scale_by_dion2(0.3, scale="spectral", weight_dimension_numbers=TORCH)
     direction = first_step(tx, gradient).updates
-    expected = np.sqrt(6 / 9) * polar_express(gradient[jnp.array([1, 4])])
-    np.testing.assert_allclose(direction[jnp.array([1, 4])], expected, atol=1e-12)
+    expected = np.sqrt(6 / 9) * jax.jit(polar_express)(gradient[[1, 4]])
+    np.testing.assert_allclose(direction[[1, 4]], expected, atol=1e-12)
 
 
 @pytest.mark.usefixtures("x64")
 def test_what_is_selected_shrinks_in_the_momentum_and_the_rest_stays():
-    gradient = normal(6, 9).at[2].multiply(10.0)
+    gradient = np.array(normal(6, 9))
+    gradient[2] *= 10.0
     tx = scale_by_dion2(0.1, 0.7, weight_dimension_numbers=TORCH)
     state = first_step(tx, gradient).states
-    np.testing.assert_allclose(state.momentum, gradient.at[2].multiply(0.7), rtol=1e-12)
+    gradient[2] *= 0.7
+    np.testing.assert_allclose(state.momentum, gradient, rtol=1e-12)
 
 
 @pytest.mark.slow
@@ -88,11 +92,12 @@ def test_rows_that_are_not_selected_only_decay():
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_small_rows_have_their_turn():
-    gradients = jnp.broadcast_to(normal(6, 9).at[0].multiply(0.2), (40, 6, 9))
+    gradients = np.tile(normal(6, 9), (40, 1, 1))
+    gradients[:, 0] *= 0.2
     tx = dion2(0.1, 0.3, 0.5, weight_decay=0.0, weight_dimension_numbers=TORCH)
-    params = trajectory(tx, gradients, jnp.ones((6, 9))).params
-    assert jnp.all(params[0, 0] == 1)
-    assert jnp.all(params[-1, 0] != 1)
+    params = np.asarray(trajectory(tx, gradients, np.ones((6, 9))).params)
+    assert np.all(params[0, 0] == 1)
+    assert np.all(params[-1, 0] != 1)
 
 
 @pytest.mark.slow
@@ -108,18 +113,19 @@ def test_all_rows_give_muon_without_nesterov(shape):
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_each_matrix_of_a_batch_selects_by_itself():
-    gradients = normal(3, 8, 4)
-    batch = first_step(scale_by_dion2(), gradients).updates
-    alone = [first_step(scale_by_dion2(), gradient).updates for gradient in gradients]
-    np.testing.assert_allclose(batch, jnp.stack(alone), atol=1e-12)
+    gradients, tx = np.asarray(normal(3, 8, 4)), scale_by_dion2()
+    batch = first_step(tx, gradients).updates
+    alone = [first_step(tx, gradient).updates for gradient in gradients]
+    np.testing.assert_allclose(batch, np.stack(alone), atol=1e-12)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_leaves_of_equal_shape_select_by_themselves():
     gradients = {"a": normal(8, 4), "b": normal(8, 4, seed=1), "c": normal(4, 8)}
-    together = first_step(scale_by_dion2(), gradients).updates
-    alone = {name: first_step(scale_by_dion2(), gradient).updates for name, gradient in gradients.items()}
+    tx = scale_by_dion2()
+    together = first_step(tx, gradients).updates
+    alone = {name: first_step(tx, gradient).updates for name, gradient in gradients.items()}
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), together, alone)
 
 

@@ -7,6 +7,7 @@ import optax
 import pytest
 from draws import normal
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from trajectories import trajectory
 
 from optkit.core.cost import hlo
 from optkit.core.linalg.newton_schulz import polar_express
@@ -30,15 +31,10 @@ def mesh_of(axis_type):
     return jax.make_mesh((4, 2), ("data", "model"), axis_types=(axis_type,) * 2)
 
 
-def steps(gradients):
-    """Every optimizer on the same gradients, time first."""
-    gradients = dict.fromkeys(OPTIMIZERS, gradients)
-    params = jax.tree.map(lambda g: jnp.ones_like(g[0]), gradients)
-    state, update = TOGETHER.init(params), jax.jit(TOGETHER.update)
-    for index in range(3):
-        updates, state = update(jax.tree.map(lambda g, index=index: g[index], gradients), state, params)
-        params = optax.apply_updates(params, updates)
-    return params, state
+def steps(gradients, start):
+    """The parameters and states of every optimizer on the same gradients, time first."""
+    run = trajectory(TOGETHER, dict.fromkeys(OPTIMIZERS, gradients), dict.fromkeys(OPTIMIZERS, start))
+    return run.params, run.states
 
 
 @pytest.mark.slow
@@ -46,23 +42,25 @@ def steps(gradients):
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize("spec", [("data", "model"), (("data", "model"), None), (None, "data")])
 def test_sharded_matrices_take_the_same_steps(spec, axis_type):
-    gradients, mesh = normal(3, 32, 16), mesh_of(axis_type)
-    expected = steps(gradients)
+    gradients, start, mesh = np.asarray(normal(3, 32, 16)), np.ones((32, 16)), mesh_of(axis_type)
+    expected = steps(gradients, start)
+    sharding = NamedSharding(mesh, PartitionSpec(None, *spec))
     with jax.set_mesh(mesh):
-        sharded = steps(jax.device_put(gradients, NamedSharding(mesh, PartitionSpec(None, *spec))))
+        params = jax.device_put(start, NamedSharding(mesh, PartitionSpec(*spec)))
+        sharded = steps(jax.device_put(gradients, sharding), params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-10), sharded, expected)
-    sharding = NamedSharding(mesh, PartitionSpec(*spec))
-    assert all(x.sharding.is_equivalent_to(sharding, 2) for x in jax.tree.leaves(sharded[0]))
+    assert all(x.sharding.is_equivalent_to(sharding, 3) for x in jax.tree.leaves(sharded[0]))
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_experts_on_their_own_devices_take_the_same_steps():
-    gradients, mesh = normal(3, 4, 16, 8), mesh_of(AxisType.Explicit)
-    expected = steps(gradients)
+    gradients, start, mesh = np.asarray(normal(3, 4, 16, 8)), np.ones((4, 16, 8)), mesh_of(AxisType.Explicit)
+    expected = steps(gradients, start)
     with jax.set_mesh(mesh):
-        spec = PartitionSpec(None, "data", None, "model")
-        sharded = steps(jax.device_put(gradients, NamedSharding(mesh, spec)))
+        params = jax.device_put(start, NamedSharding(mesh, PartitionSpec("data", None, "model")))
+        along = jax.device_put(gradients, NamedSharding(mesh, PartitionSpec(None, "data", None, "model")))
+        sharded = steps(along, params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-10), sharded, expected)
 
 

@@ -7,7 +7,7 @@ import optax
 import pytest
 from draws import normal
 from promises import assert_cautious_decay_spares_what_moves_outward, assert_names_leaf_without_numbers
-from trajectories import last, last_update, trajectory
+from trajectories import last_update, trajectory
 
 from optkit.core.linalg.newton_schulz import newton_schulz, polar_express
 from optkit.orthonormalization._muon import scale_by_muon
@@ -21,16 +21,16 @@ TORCH = optax.contrib.MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)
 def test_the_norm_is_that_of_muons_update(scale, nesterov):
     gradients = normal(3, 9, 6)
     theirs = scale_by_muon(0.9, nesterov=nesterov, ema=False, orthogonalize=polar_express, scale=scale)
-    expected = jnp.linalg.norm(last_update(theirs, gradients))
+    expected = np.linalg.norm(last_update(theirs, gradients))
     ours = last_update(scale_by_normuon(0.9, nesterov=nesterov, scale=scale), gradients)
-    np.testing.assert_allclose(jnp.linalg.norm(ours), expected, rtol=1e-12)
+    np.testing.assert_allclose(np.linalg.norm(ours), expected, rtol=1e-12)
 
 
 @pytest.mark.usefixtures("x64")
 def test_rows_of_the_first_update_are_equal_in_size():
     update = last_update(scale_by_normuon(weight_dimension_numbers=TORCH), normal(1, 9, 6))
-    sizes = jnp.linalg.norm(update, axis=1)
-    np.testing.assert_allclose(sizes, jnp.full(9, sizes[0]), rtol=1e-6)
+    sizes = np.linalg.norm(update, axis=1)
+    np.testing.assert_allclose(sizes, np.full(9, sizes[0]), rtol=1e-6)
 
 
 @pytest.mark.slow
@@ -38,23 +38,23 @@ def test_rows_of_the_first_update_are_equal_in_size():
 def test_rows_are_outputs():
     gradients = normal(3, 9, 6)
     torch = last_update(scale_by_normuon(weight_dimension_numbers=TORCH), gradients)
-    kernel = last_update(scale_by_normuon(), gradients.mT)
+    kernel = last_update(scale_by_normuon(), np.asarray(gradients).mT)
     np.testing.assert_allclose(kernel.T, torch, atol=1e-12)
 
 
 @pytest.mark.usefixtures("x64")
 def test_second_moments_are_averages_of_the_rows_mean_squares():
-    gradients = normal(2, 4, 6)
-    state = last(trajectory(scale_by_normuon(0.0, 0.9, orthogonalize=lambda x: x), gradients).states)
-    squares = jnp.mean(gradients**2, axis=1)
-    np.testing.assert_allclose(state.second_moment, 0.09 * squares[0] + 0.1 * squares[1], rtol=1e-12)
+    gradients = np.asarray(normal(2, 4, 6))
+    states = trajectory(scale_by_normuon(0.0, 0.9, orthogonalize=lambda x: x), gradients).states
+    squares = np.mean(gradients**2, axis=1)
+    np.testing.assert_allclose(states.second_moment[-1], 0.09 * squares[0] + 0.1 * squares[1], rtol=1e-12)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_updates_of_the_paper_have_a_root_mean_square_of_a_fifth():
     update = last_update(scale_by_normuon(ema=True, scale="paper_rms"), normal(3, 2, 9, 6))
-    np.testing.assert_allclose(jnp.sqrt(jnp.mean(update**2, axis=(-2, -1))), [0.2, 0.2], rtol=1e-12)
+    np.testing.assert_allclose(np.sqrt(np.mean(update**2, axis=(-2, -1))), [0.2, 0.2], rtol=1e-12)
 
 
 @pytest.mark.slow
@@ -68,7 +68,7 @@ def test_average_and_sum_give_the_same_updates():
 @pytest.mark.parametrize("scale", ["spectral", "paper_rms"])
 def test_a_gradient_of_zeros_gives_an_update_of_zeros(scale):
     update = last_update(scale_by_normuon(scale=scale), jnp.zeros((2, 4, 6)))
-    np.testing.assert_array_equal(update, jnp.zeros((4, 6)))
+    np.testing.assert_array_equal(update, np.zeros((4, 6)))
 
 
 @pytest.mark.slow

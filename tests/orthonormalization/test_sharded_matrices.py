@@ -7,10 +7,10 @@ import optax
 import pytest
 from draws import normal
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from trajectories import trajectory
 
 import optkit
 from optkit.catalog import METHODS
-from optkit.testing.case import compiled
 
 pytestmark = pytest.mark.slow
 
@@ -26,28 +26,16 @@ def mesh_of(axis_type):
 @pytest.mark.parametrize("name", METHODS_OF_MATRICES)
 def test_sharded_matrices_take_the_steps_of_one_device(name):
     method = METHODS[name]
-    gradients = {"tall": normal(3, 32, 8), "wide": normal(3, 8, 24, seed=1)}
-    start = {"tall": jnp.ones((32, 8)), "wide": jnp.ones((8, 24))}
+    gradients = {"tall": np.asarray(normal(3, 32, 8)), "wide": np.asarray(normal(3, 8, 24, seed=1))}
+    start = {"tall": np.ones((32, 8)), "wide": np.ones((8, 24))}
     tx = method.optimizer_factory(**method.arguments)
-
-    def run(place):
-        def step(params, state, gradient):
-            updates, state = tx.update(gradient, state, params)
-            return optax.apply_updates(params, updates), state
-
-        params, step = jax.tree.map(place, start), compiled(step)
-        state = tx.init(params)
-        for index in range(3):
-            gradient = {leaf: place(g[index]) for leaf, g in gradients.items()}
-            params, state = step(params, state, gradient)
-        return params
-
-    expected = run(lambda x: x)
+    expected = trajectory(tx, gradients, start).params
     for axis_type in AXIS_TYPES:
         mesh = mesh_of(axis_type)
         with jax.set_mesh(mesh):
-            sharding = NamedSharding(mesh, PartitionSpec("fsdp", "tensor"))
-            found = run(lambda x, sharding=sharding: jax.device_put(x, sharding))
+            params = jax.device_put(start, NamedSharding(mesh, PartitionSpec("fsdp", "tensor")))
+            along = jax.device_put(gradients, NamedSharding(mesh, PartitionSpec(None, "fsdp", "tensor")))
+            found = trajectory(tx, along, params).params
         for leaf in start:
             np.testing.assert_allclose(found[leaf], expected[leaf], rtol=0, atol=1e-10)
 
