@@ -55,7 +55,7 @@ def bytes_sent(tx, size=64):
     """What a step sends, by kind of collective, for a parameter of some numbers on eight devices."""
     step = optkit.on_workers(tx.update, axis_name="workers", backend="shard_map")
     params = jnp.zeros((8, size), jnp.float32)
-    lowered = jax.jit(step).lower(params, jax.vmap(tx.init)(params), params)
+    lowered = jax.jit(step).lower(params, jax.eval_shape(jax.vmap(tx.init), params), params)
     return hlo.read(lowered.compile(), lowered).sent
 
 
