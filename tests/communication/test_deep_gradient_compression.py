@@ -242,20 +242,21 @@ def test_one_worker_needs_no_axis():
     chex.assert_trees_all_equal(alone.updates, over_workers)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("backend", ["pmap", "shard_map"])
-def test_devices_give_the_numbers_of_the_simulation(backend):
+@functools.cache
+def two_updates(backend):
     tx = of_dgc(density=0.1, warmup_steps=2, warmup_phases=2)
     gradients = {"w": draw(8, 6, 5), "b": draw(8, 3, seed=1)}
     axes = optkit.worker_axes(tx, gradients, axis_name="workers")
     states = jax.jit(jax.vmap(tx.init, out_axes=axes))(gradients)
+    step = optkit.on_workers(tx.update, axis_name="workers", in_axes=(0, axes), out_axes=(0, axes), backend=backend)
+    first, state = step(gradients, states)
+    return first, step(gradients, state)
 
-    def updates(backend):
-        step = optkit.on_workers(tx.update, axis_name="workers", in_axes=(0, axes), out_axes=(0, axes), backend=backend)
-        first, state = step(gradients, states)
-        return first, step(gradients, state)
 
-    chex.assert_trees_all_close(updates(backend), updates("vmap"), atol=1e-6)
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["pmap", "shard_map"])
+def test_devices_give_the_numbers_of_the_simulation(backend):
+    chex.assert_trees_all_close(two_updates(backend), two_updates("vmap"), atol=1e-6)
 
 
 def test_complex_parameters_are_refused():

@@ -249,18 +249,21 @@ def test_backends_agree_also_where_conditionals_decide_what_is_sent():
     tx = build("alternating", start_step=1)
     gradients = {"matrix": normal(8, ROWS, COLUMNS), "bias": normal(8, COLUMNS)}
     axes = optkit.worker_axes(tx, gradients, axis_name="workers")
-    ends = []
-    for backend in ("vmap", "pmap", "shard_map"):
-        init = optkit.on_workers(tx.init, axis_name="workers", out_axes=axes, backend=backend)
-        step = optkit.on_workers(
-            tx.update, axis_name="workers", in_axes=(0, axes), out_axes=(None, axes), backend=backend
-        )
-        state = init(gradients)
-        for _ in range(3):
-            updates, state = step(gradients, state)
-        ends.append((updates, state))
-    for other in ends[1:]:
-        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), ends[0], other)
+
+    def three_steps(gradients):
+        def step(state, _):
+            updates, state = tx.update(gradients, state)
+            return state, updates
+
+        state, updates = jax.lax.scan(step, tx.init(gradients), length=3)
+        return updates, state
+
+    simulated, *others = (
+        optkit.on_workers(three_steps, axis_name="workers", out_axes=(None, axes), backend=backend)(gradients)
+        for backend in ("vmap", "pmap", "shard_map")
+    )
+    for other in others:
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), simulated, other)
 
 
 @pytest.mark.slow
