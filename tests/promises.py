@@ -42,18 +42,30 @@ def assert_rows_are_workers(build, batches, params, *, backend="vmap", rtol=1e-5
     batches, stacked, of_worker = list(batches), build(axis_name=None), build(axis_name="workers")
     # What is declared equal on all workers: `vmap` itself refuses results that are not.
     over_workers = optkit.on_workers(
-        of_worker.update, axis_name="workers", in_axes=(0, None, None), out_axes=None, backend=backend
+        functools.partial(_step_and_move, of_worker),
+        axis_name="workers",
+        in_axes=(0, None, None),
+        out_axes=None,
+        backend=backend,
     )
 
-    def run(update, init):
+    def run(step, init):
         state, moved = init(params), params
         for rows in batches:
-            updates, state = update(rows, state, moved)
-            moved = optax.apply_updates(moved, updates)
+            moved, updates, state = step(rows, state, moved)
         return moved, updates, state
 
-    ours, theirs = run(jax.jit(stacked.update), stacked.init), run(over_workers, of_worker.init)
+    ours = run(functools.partial(_jitted_step_and_move, stacked), stacked.init)
+    theirs = run(over_workers, of_worker.init)
     chex.assert_trees_all_close(theirs, ours, rtol=rtol, atol=atol)
+
+
+def _step_and_move(tx, gradients, state, params):
+    updates, state = tx.update(gradients, state, params)
+    return optax.apply_updates(params, updates), updates, state
+
+
+_jitted_step_and_move = jax.jit(_step_and_move, static_argnums=0)
 
 
 def assert_needs_parameters(tx, name, params=None, gradients=None, **extra_args):

@@ -22,7 +22,7 @@ class Quadratics(NamedTuple):
         return jnp.einsum("ijk,ik->ij", self.hessian, params) - self.linear
 
     def minimum(self):
-        return jnp.linalg.solve(jnp.sum(self.hessian, axis=0), jnp.sum(self.linear, axis=0))
+        return np.linalg.solve(*(np.asarray(x).sum(axis=0) for x in self))
 
 
 def quadratics(workers, dimension=3, seed=0):
@@ -34,7 +34,7 @@ def quadratics(workers, dimension=3, seed=0):
 
 
 def train(tx, losses, steps, **extra_args):
-    """The workers' parameters and states after every step; extra arguments are equal on all workers, time first."""
+    """The workers' parameters and states after every step, in NumPy; extra arguments are equal on all, time first."""
     tx = optax.with_extra_args_support(tx)
 
     def worker(hessian, linear):
@@ -48,14 +48,14 @@ def train(tx, losses, steps, **extra_args):
 
         return jax.lax.scan(step, (params, tx.init(params)), extra_args, length=steps)[1]
 
-    return jax.jit(jax.vmap(worker, out_axes=1, axis_name="workers"))(*losses)
+    return jax.tree.map(np.asarray, jax.jit(jax.vmap(worker, out_axes=1, axis_name="workers"))(*losses))
 
 
 def bytes_sent(tx, size=64):
     """What a step sends, by kind of collective, for a parameter of some numbers on eight devices."""
     step = optkit.on_workers(tx.update, axis_name="workers", backend="shard_map")
     params = jnp.zeros((8, size), jnp.float32)
-    lowered = jax.jit(step).lower(params, jax.vmap(tx.init)(params), params)
+    lowered = jax.jit(step).lower(params, jax.eval_shape(jax.vmap(tx.init), params), params)
     return hlo.read(lowered.compile(), lowered).sent
 
 

@@ -430,7 +430,7 @@ def replay_workers(
         return (params, state), params
 
     workers = jax.vmap(step, axis_name="workers")
-    return jax.jit(lambda carry: jax.lax.scan(workers, carry, inputs)[1])((params, jax.vmap(tx.init)(params)))
+    return jax.jit(lambda params: jax.lax.scan(workers, (params, jax.vmap(tx.init)(params)), inputs)[1])(params)
 
 
 class _QuadraticLosses(NamedTuple):

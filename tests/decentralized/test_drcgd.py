@@ -18,13 +18,14 @@ BETAS = {"FR": "fletcher_reeves", "PR+": "polak_ribiere"}
 WORKERS = 4
 
 
+def gradient(params, matrix):
+    return {"x": -matrix @ params["x"]}
+
+
 def train(tx, problem, start, steps):
-    """Descends on -tr(x' A_i x) / 2; gives the workers' matrices after each step."""
-
-    def gradient(params, matrix):
-        return {"x": -matrix @ params["x"]}
-
-    return descend(tx, gradient, start, jnp.broadcast_to(problem, (steps, *problem.shape)), axis_name="workers").params
+    """Descends on -tr(x' A_i x) / 2; gives the workers' matrices after each step, in NumPy."""
+    problems = np.broadcast_to(problem, (steps, *problem.shape))
+    return jax.tree.map(np.asarray, descend(tx, gradient, start, problems, axis_name="workers").params)
 
 
 @pytest.mark.slow
@@ -54,13 +55,14 @@ def principal_components(seed, dimension=8, rank=3):
     apart = rng.standard_normal((WORKERS, dimension, dimension)) / 10
     apart = apart + apart.mT - np.mean(apart + apart.mT, axis=0)
     start = np.linalg.qr(rng.standard_normal((dimension, rank)))[0]
-    return jnp.asarray(common + apart), {"x": jnp.tile(start, (WORKERS, 1, 1))}
+    dtype = jax.dtypes.canonicalize_dtype(float)
+    return (common + apart).astype(dtype), {"x": np.tile(start, (WORKERS, 1, 1)).astype(dtype)}
 
 
 def subspace_error(problem, x):
     """The largest distance of a worker's subspace from that of the mean covariance's principal components."""
-    best = jnp.linalg.eigh(problem.mean(axis=0))[1][:, -x.shape[-1] :]
-    return jnp.linalg.norm(x @ x.mT - best @ best.T, axis=(-2, -1)).max(axis=-1)
+    best = np.linalg.eigh(problem.mean(axis=0))[1][:, -x.shape[-1] :]
+    return np.linalg.norm(x @ x.mT - best @ best.T, axis=(-2, -1)).max(axis=-1)
 
 
 @pytest.mark.usefixtures("x64")
@@ -107,7 +109,7 @@ def test_without_conjugacy_one_worker_takes_the_projected_gradient_step():
     x = start["x"][0]
     product = x.T @ gradient
     moved = x - 0.3 * (gradient - x @ (product + product.T) / 2)
-    left, _, right = jnp.linalg.svd(moved, full_matrices=False)
+    left, _, right = np.linalg.svd(moved, full_matrices=False)
     tx = drcgd(0.3, ring(1), axis_name="workers", beta="zero")
     ours = train(tx, problem[:1], jax.tree.map(lambda x: x[:1], start), 1)["x"]
     np.testing.assert_allclose(ours[0, 0], left @ right, atol=1e-12)
@@ -136,15 +138,15 @@ def test_free_leaves_follow_conjugate_gradients_of_flat_space():
 @pytest.mark.slow
 def test_wide_matrices_and_vectors_are_free_by_default():
     tx = drcgd(0.1, ring(1), axis_name="workers")
-    params = {"tall": jnp.eye(3, 2), "stack": jnp.ones((5, 3, 2)), "wide": jnp.ones((2, 3)), "vector": jnp.ones(3)}
-    params |= {"scalar": jnp.ones(()), "empty": jnp.ones((4, 0)), "none": None}
-    stacked = jax.tree.map(lambda x: x[None], params)
+    params = {"tall": np.eye(3, 2), "stack": np.ones((5, 3, 2)), "wide": np.ones((2, 3)), "vector": np.ones(3)}
+    params |= {"scalar": np.ones(()), "empty": np.ones((4, 0)), "none": None}
+    stacked = jax.tree.map(lambda x: np.float32(x[None]), params)
 
     def step(params):
         updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
         return optax.apply_updates(params, updates)
 
-    new = jax.tree.map(lambda x: x[0], jax.jit(jax.vmap(step, axis_name="workers"))(stacked))
+    new = jax.tree.map(lambda x: np.asarray(x)[0], jax.jit(jax.vmap(step, axis_name="workers"))(stacked))
     for name in ("tall", "stack"):
         identity = np.broadcast_to(np.eye(2), (*new[name].shape[:-2], 2, 2))
         np.testing.assert_allclose(new[name].mT @ new[name], identity, atol=1e-6)
@@ -206,15 +208,16 @@ def test_wrong_arguments_are_named():
 @pytest.mark.slow
 @pytest.mark.parametrize("beta", ["zero", "polak_ribiere"])
 def test_complex_matrices_keep_orthonormal_columns_and_reach_the_eigenvectors(beta):
-    real, imaginary = normal(2, 4, 4)
+    real, imaginary = np.asarray(normal(2, 4, 4))
     hermitian = real + 1j * imaginary + (real + 1j * imaginary).conj().T
     tx = drcgd(0.02, complete(2), axis_name="workers", beta=beta)
-    start = jnp.tile(jnp.eye(4, 2, dtype=jnp.complex64), (2, 1, 1))
-    path = descend(tx, lambda params, _: -hermitian @ params, start, steps=600, axis_name="workers").params[:, 0]
-    np.testing.assert_allclose(jnp.swapaxes(path, 1, 2).conj() @ path, jnp.tile(jnp.eye(2), (600, 1, 1)), atol=1e-5)
+    start = np.tile(np.eye(4, 2, dtype=np.complex64), (2, 1, 1))
+    run = descend(tx, lambda params, _: -jnp.asarray(hermitian) @ params, start, steps=600, axis_name="workers")
+    path = np.asarray(run.params)[:, 0]
+    np.testing.assert_allclose(path.mT.conj() @ path, np.tile(np.eye(2), (600, 1, 1)), atol=1e-5)
     # Fletcher and Reeves' directions, without a line search, leave the eigenvectors now and then and come back.
-    traces = jnp.einsum("tmr,mn,tnr->t", path.conj(), hermitian, path).real
-    found = path[jnp.argmax(traces) if beta == "fletcher_reeves" else -1]
+    traces = np.einsum("tmr,mn,tnr->t", path.conj(), hermitian, path).real
+    found = path[np.argmax(traces) if beta == "fletcher_reeves" else -1]
     values = np.linalg.eigvalsh(found.conj().T @ hermitian @ found)
     np.testing.assert_allclose(values, np.linalg.eigvalsh(hermitian)[-2:], rtol=1e-2)
 
@@ -223,5 +226,5 @@ def test_complex_matrices_keep_orthonormal_columns_and_reach_the_eigenvectors(be
 def test_no_leaf_need_be_on_the_manifold():
     tx = drcgd(0.1, complete(2), axis_name="workers", stiefel=False)
     params = jnp.ones((2, 3, 2))
-    updates = jax.vmap(lambda x: tx.update(x, tx.init(x), x)[0], axis_name="workers")(params)
+    updates = jax.jit(jax.vmap(lambda x: tx.update(x, tx.init(x), x)[0], axis_name="workers"))(params)
     np.testing.assert_allclose(updates, -0.1, rtol=1e-6)

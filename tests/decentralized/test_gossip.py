@@ -20,7 +20,8 @@ over_ring = functools.partial(gossip, topology=ring(WORKERS), axis_name="workers
 
 
 def numbers(*shape, seed=0, dtype=None):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=(WORKERS, *shape)), dtype)
+    drawn = np.random.default_rng(seed).normal(size=(WORKERS, *shape))
+    return drawn.astype(jax.dtypes.canonicalize_dtype(float) if dtype is None else dtype)
 
 
 def train(tx, params, gradients, **extra_args):
@@ -117,6 +118,7 @@ def test_the_mean_moves_as_without_exchange_where_links_are_lost():
     links = lossy_links(jax.random.key(0), WORKERS, 0.5)
     mixed, _ = train(over_ring(optax.sgd(0.1, momentum=0.9)), params, gradients, links=links)
     alone, _ = train(optax.sgd(0.1, momentum=0.9), params, gradients)
+    mixed, alone = np.asarray(mixed), np.asarray(alone)
     np.testing.assert_allclose(mixed.mean(axis=0), alone.mean(axis=0), rtol=0, atol=1e-14)
     assert np.abs(mixed - alone).max() > 0.1
 
@@ -128,16 +130,19 @@ def test_a_silent_worker_trains_alone_and_its_nan_does_not_spread():
     mixed, _ = train(over_ring(optax.adam(0.1)), params, gradients, links=links)
     alone, _ = train(optax.adam(0.1), params, gradients)
     np.testing.assert_allclose(mixed[1], alone[1], rtol=0, atol=1e-6)
-    broken, _ = train(over_ring(optax.adam(0.1)), params, gradients.at[1, 0].set(jnp.nan), links=links)
-    np.testing.assert_array_equal(broken[jnp.array([0, 2, 3])], mixed[jnp.array([0, 2, 3])])
+    spoilt = gradients.copy()
+    spoilt[1, 0] = np.nan
+    broken, _ = train(over_ring(optax.adam(0.1)), params, spoilt, links=links)
+    np.testing.assert_array_equal(np.delete(broken, 1, axis=0), np.delete(mixed, 1, axis=0))
 
 
 def test_half_precision_parameters_are_mixed_in_single():
     params, gradients = numbers(50, dtype=jnp.bfloat16), numbers(1, 50, seed=1, dtype=jnp.bfloat16)
     tx = over_ring(optax.sgd(0.5))
     half, _ = train(tx, params, gradients)
-    single, _ = train(tx, *(x.astype(jnp.float32) for x in (params, gradients)))
-    change = (single[:, 0] - params.astype(jnp.float32)).astype(jnp.bfloat16)
+    single, _ = train(tx, *(x.astype(np.float32) for x in (params, gradients)))
+    half, single = np.asarray(half), np.asarray(single)
+    change = (single[:, 0] - params.astype(np.float32)).astype(jnp.bfloat16)
     assert half.dtype == jnp.bfloat16
     np.testing.assert_array_equal(half[:, 0], params + change)
 
@@ -176,10 +181,12 @@ def test_simulation_and_devices_give_the_same_numbers(backend):
     tx = over_ring(optax.adam(0.1), mixing=chebyshev_mix(2), every=2)
 
     def one_worker(params, gradients):
-        state = tx.init(params)
-        for gradient in gradients:
+        def step(carry, gradient):
+            params, state = carry
             updates, state = tx.update(gradient, state, params)
-            params = optax.apply_updates(params, updates)
+            return (optax.apply_updates(params, updates), state), None
+
+        (params, state), _ = jax.lax.scan(step, (params, tx.init(params)), gradients)
         return params, state.count
 
     run = functools.partial(optkit.on_workers, one_worker, axis_name="workers", out_axes=(0, None))
@@ -221,9 +228,9 @@ def test_ranges_of_dadam(argument, value, allowed):
 
 
 def test_dadam_decays_what_the_mask_says():
-    params = {"w": jnp.ones((WORKERS, 2)), "b": jnp.ones((WORKERS, 2))}
+    params = {"w": np.ones((WORKERS, 2), np.float32), "b": np.ones((WORKERS, 2), np.float32)}
     tx = dadam(0.1, ring(WORKERS), weight_decay=0.5, mask={"w": True, "b": False}, axis_name="workers")
-    trajectory, _ = train(tx, params, jax.tree.map(lambda x: jnp.zeros_like(x)[:, None], params))
+    trajectory, _ = train(tx, params, jax.tree.map(lambda x: np.zeros_like(x)[:, None], params))
     np.testing.assert_allclose(trajectory["w"], 0.9, atol=1e-6)
     np.testing.assert_array_equal(trajectory["b"], 1.0)
 

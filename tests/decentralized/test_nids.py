@@ -50,8 +50,8 @@ def test_with_a_proximal_map_all_workers_reach_the_composite_minimum():
     losses = quadratics(5)
     params, _ = train(nids(0.5, ring(5), prox=soft_threshold, **WORKERS), losses, 600)
     expected = composite_minimum(losses)
-    assert jnp.any(expected == 0)
-    assert jnp.any(expected != 0)
+    assert np.any(expected == 0)
+    assert np.any(expected != 0)
     assert_all_workers_end_at(expected, params)
 
 
@@ -72,21 +72,21 @@ def test_without_a_proximal_map_it_is_exact_diffusion_on_the_lazy_topology():
     tx = exact_diffusion(optax.sgd(0.3), ring(5).lazy(), mix_first_step=False, **WORKERS)
     other, _ = train(tx, losses, 30)
     np.testing.assert_allclose(one, other, atol=1e-13)
-    np.testing.assert_allclose(jnp.mean(state.correction, axis=1), 0, atol=1e-14)
+    np.testing.assert_allclose(np.mean(state.correction, axis=1), 0, atol=1e-14)
 
 
 def test_rounding_does_not_move_the_mean_of_corrections():
     _, state = train(nids(0.01, ring(8), **WORKERS), quadratics(8), 5000)
-    assert jnp.max(jnp.abs(jnp.mean(state.correction[-1], axis=0))) < 3e-6
+    assert np.max(np.abs(np.mean(state.correction[-1], axis=0))) < 3e-6
 
 
 @pytest.mark.usefixtures("x64")
 def test_links_that_fail_both_ways_keep_the_mean_of_corrections():
     lost = np.triu(np.random.default_rng(0).uniform(size=(50, 5, 5)) < 0.3, 1)
-    links = jnp.asarray(~(lost | lost.swapaxes(1, 2)))
+    links = np.asarray(~(lost | lost.swapaxes(1, 2)))
     _, state = train(nids(0.3, ring(5), **WORKERS), quadratics(5), 50, links=links)
-    np.testing.assert_allclose(jnp.mean(state.correction, axis=1), 0, atol=1e-14)
-    assert jnp.max(jnp.abs(state.correction)) > 1e-2
+    np.testing.assert_allclose(np.mean(state.correction, axis=1), 0, atol=1e-14)
+    assert np.max(np.abs(state.correction)) > 1e-2
 
 
 def test_it_keeps_one_number_a_parameter_and_two_with_a_proximal_map():

@@ -22,12 +22,21 @@ from optkit.decentralized.topology import complete, ring
 
 
 def simulate(mixing, values, size=8, **arguments):
+    """The values of all workers after mixing, in NumPy."""
     one_worker = functools.partial(mixing, topology=complete(size), axis_name="workers", **arguments)
-    return jax.vmap(one_worker, axis_name="workers")(values)
+    return jax.tree.map(np.asarray, jax.jit(jax.vmap(one_worker, axis_name="workers"))(values))
+
+
+random_links = jax.jit(lossy_links, static_argnames="size")
+participants = jax.jit(sample_participants, static_argnames=("size", "count", "key"))
+
+
+def draw(*shape, **arguments):
+    return np.array(normal(*shape, **arguments))
 
 
 def test_lossy_links_fail_in_both_directions_as_often_as_asked():
-    links = np.stack([lossy_links(jax.random.key(seed), 20, 0.3) for seed in range(20)])
+    links = np.stack([random_links(jax.random.key(seed), 20, 0.3) for seed in range(20)])
     np.testing.assert_array_equal(links, links.swapaxes(1, 2))
     assert np.all(links[:, range(20), range(20)])
     above = links[:, *np.triu_indices(20, 1)]
@@ -35,8 +44,8 @@ def test_lossy_links_fail_in_both_directions_as_often_as_asked():
 
 
 def test_no_link_or_every_link_may_be_lost():
-    assert np.all(lossy_links(jax.random.key(0), 5, 0.0))
-    np.testing.assert_array_equal(lossy_links(jax.random.key(0), 5, 1.0), np.eye(5, dtype=bool))
+    assert np.all(random_links(jax.random.key(0), 5, 0.0))
+    np.testing.assert_array_equal(random_links(jax.random.key(0), 5, 1.0), np.eye(5, dtype=bool))
 
 
 @pytest.mark.parametrize(("size", "probability", "message"), [
@@ -49,40 +58,38 @@ def test_links_that_cannot_be_drawn(size, probability, message):
 
 @pytest.mark.slow
 def test_a_sample_is_the_same_for_all_and_changes_with_round_and_key():
-    rounds = [np.asarray(sample_participants(step, 12, 4, key=0)) for step in range(30)]
+    rounds = [np.asarray(participants(step, 12, 4, key=0)) for step in range(30)]
     assert {int(chosen.sum()) for chosen in rounds} == {4}
-    np.testing.assert_array_equal(
-        jax.jit(functools.partial(sample_participants, size=12, count=4, key=0))(7), rounds[7]
-    )
+    np.testing.assert_array_equal(sample_participants(7, 12, 4, key=0), rounds[7])
     assert len({chosen.tobytes() for chosen in rounds}) > 20
     assert np.all(np.sum(rounds, axis=0) > 0)
-    assert np.any(sample_participants(0, 12, 4, key=1) != rounds[0])
+    assert np.any(participants(0, 12, 4, key=1) != rounds[0])
 
 
 def test_who_is_not_alive_is_replaced_by_the_next_in_the_same_order():
-    everyone = np.asarray(sample_participants(3, 12, 4, key=0))
-    active = jnp.ones(12, bool).at[np.flatnonzero(everyone)[1]].set(False)
-    chosen = np.asarray(sample_participants(3, 12, 4, key=0, active=active))
+    everyone, active = np.asarray(participants(3, 12, 4, key=0)), np.ones(12, bool)
+    active[np.flatnonzero(everyone)[1]] = False
+    chosen = np.asarray(participants(3, 12, 4, key=0, active=active))
     assert chosen.sum() == 4
-    assert not np.any(chosen & ~np.asarray(active))
+    assert not np.any(chosen & ~active)
     assert np.sum(chosen & everyone) == 3
-    assert sample_participants(3, 12, 4, key=0, active=jnp.arange(12) < 2).sum() == 2
-    assert not np.any(sample_participants(3, 12, 4, key=0, active=jnp.zeros(12, bool)))
+    assert np.asarray(participants(3, 12, 4, key=0, active=np.arange(12) < 2)).sum() == 2
+    assert not np.any(participants(3, 12, 4, key=0, active=np.zeros(12, bool)))
 
 
 @pytest.mark.slow
 def test_the_mean_of_participants_goes_to_those_of_the_next_round():
-    mixing, values = participation_mix(3, key=0), {"w": normal(8, 5), "count": jnp.arange(8)}
-    senders, receivers = (np.asarray(sample_participants(step, 8, 3, key=0)) for step in (5, 6))
+    mixing, values = participation_mix(3, key=0), {"w": draw(8, 5), "count": np.arange(8)}
+    senders, receivers = (np.asarray(participants(step, 8, 3, key=0)) for step in (5, 6))
     mixed = simulate(mixing, values, step=5)
-    expected = np.where(receivers[:, None], np.asarray(values["w"])[senders].mean(axis=0), values["w"])
+    expected = np.where(receivers[:, None], values["w"][senders].mean(axis=0), values["w"])
     np.testing.assert_allclose(mixed["w"], expected, rtol=0, atol=1e-6)
     np.testing.assert_array_equal(mixed["count"], values["count"])
 
 
 def test_silent_workers_neither_count_nor_hear_and_their_nan_does_not_spread():
-    active = jnp.arange(8) % 2 == 0
-    values = normal(8, 5).at[1::2].set(jnp.nan)
+    active, values = np.arange(8) % 2 == 0, draw(8, 5)
+    values[1::2] = np.nan
     mixed = simulate(participation_mix(8, key=0), values, links=links_among(active))
     np.testing.assert_allclose(mixed[::2], np.tile(values[::2].mean(axis=0), (4, 1)), rtol=0, atol=1e-6)
     assert np.all(np.isnan(mixed[1::2]))
@@ -133,16 +140,16 @@ def test_the_covariance_is_that_of_all_values_in_a_row():
     tree = {"w": normal(8, 3, 2), "b": (normal(8, 4, seed=1), None), "count": jnp.arange(8)}
     rows = np.concatenate([np.asarray(tree["w"]).reshape(8, -1), np.asarray(tree["b"][0])], axis=1)
     expected = np.trace(np.cov(rows, rowvar=False, bias=True))
-    trace = jax.vmap(lambda x: consensus_covariance_trace(x, "workers"), axis_name="workers")(tree)
-    distance = jax.vmap(lambda x: consensus_distance(x, "workers"), axis_name="workers")(tree)
+    measure = lambda x: (consensus_covariance_trace(x, "workers"), consensus_distance(x, "workers"))  # noqa: E731
+    trace, distance = jax.jit(jax.vmap(measure, axis_name="workers"))(tree)
     np.testing.assert_allclose(trace, np.full(8, expected), rtol=1e-12)
     np.testing.assert_allclose(distance, np.full(8, np.sqrt(expected)), rtol=1e-12)
 
 
 @pytest.mark.slow
 def test_distances_are_in_single_precision_at_least_and_nothing_has_none():
-    distance = jax.vmap(lambda x: consensus_distance(x, "workers"), axis_name="workers")
-    values = jnp.asarray([100.0, 101.0], jnp.bfloat16)
+    distance = jax.jit(jax.vmap(lambda x: consensus_distance(x, "workers"), axis_name="workers"))
+    values = np.asarray([100.0, 101.0], jnp.bfloat16)
     assert distance(values).dtype == jnp.float32
     np.testing.assert_array_equal(distance(values), 0.5 * np.ones(2))
     np.testing.assert_array_equal(distance({"count": jnp.arange(3)}), np.zeros(3))

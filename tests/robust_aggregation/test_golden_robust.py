@@ -83,7 +83,7 @@ def trajectory(tx, recording, rows):
         return (params, state), (aggregate, params)
 
     rows = jax.tree.map(jnp.asarray, rows)
-    return jax.jit(lambda carry: jax.lax.scan(step, carry, rows)[1])((params, tx.init(params)))
+    return jax.jit(lambda params: jax.lax.scan(step, (params, tx.init(params)), rows)[1])(params)
 
 
 def assert_same(recording, aggregates, params):
@@ -96,8 +96,9 @@ def assert_momenta_are_sent(recording, name, decay):
     kinds = {"ema_zero_init": functools.partial(optax.ema, debias=False), "heavyball_first_grad": optax.trace}
     tx = optkit.per_row(kinds[name](decay), recording.hyperparams["n_workers"])
     grads = jax.tree.map(jnp.asarray, recording.tree("grads"))
-    state = tx.init(jax.tree.map(lambda x: jnp.asarray(x[0]), recording.tree("params0")))
-    momenta = jax.lax.scan(lambda state, g: tx.update(g, state)[::-1], state, grads)[1]
+    params = jax.tree.map(lambda x: jnp.asarray(x[0]), recording.tree("params0"))
+    step = lambda state, g: tx.update(g, state)[::-1]  # noqa: E731
+    momenta = jax.tree.map(np.asarray, jax.jit(lambda: jax.lax.scan(step, tx.init(params), grads)[1])())
     honest = slice(0, -recording.hyperparams["n_byz"])
     momenta, sent = ({k: x[:, honest] for k, x in tree.items()} for tree in (momenta, recording.tree("sent")))
     assert golden.deviation(momenta, sent) <= recording.meta["rtol"]
@@ -146,7 +147,7 @@ def test_golden_robust_sgd(recording):
         return (params, state), params
 
     rows = jax.tree.map(jnp.asarray, recording.tree("grads"))
-    found = jax.jit(lambda carry: jax.lax.scan(step, carry, rows)[1])((params, tx.init(params)))
+    found = jax.jit(lambda params: jax.lax.scan(step, (params, tx.init(params)), rows)[1])(params)
     copies = jax.tree.map(lambda x, like: np.broadcast_to(x[:, None], like.shape), found, recording.tree("params"))
     assert_replays(recording, copies)
 
@@ -246,9 +247,10 @@ def attack(name, hyperparams):
 @replays("attacks")
 def test_golden_attacks(recording):
     honest = jnp.asarray(recording.arrays["honest"])
+    attacks = {name: jax.vmap(attack(name, recording.hyperparams)) for name in recording.tree("attack")}
+    sent = jax.jit(lambda honest: {name: send(honest) for name, send in attacks.items()})(honest)
     for name, expected in recording.tree("attack").items():
-        sent = jax.jit(jax.vmap(attack(name, recording.hyperparams)))(honest)
-        assert golden.deviation(sent, expected) <= recording.meta["rtol"], name
+        assert golden.deviation(sent[name], expected) <= recording.meta["rtol"], name
     workers = recording.hyperparams["n_honest"] + recording.hyperparams["n_byz"]
     assert honest.shape[1] == recording.hyperparams["n_honest"]
     deviations = optkit.attacks.hidden_deviations(workers, recording.hyperparams["n_byz"])

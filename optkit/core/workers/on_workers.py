@@ -236,7 +236,8 @@ Check = Callable[[tuple[Any, ...], int], None]
 def _check_of_results(mapping: _Mapping) -> Check:
     """Makes a function that checks, from arguments and the number of workers, that results declared equal are equal.
 
-    Otherwise `pmap` and `shard_map` would silently return the value of worker 0.
+    Otherwise `pmap` and `shard_map` would silently return the value of worker 0. Where none is declared so, the step is
+    not traced for that.
     """
 
     def step(*args):
@@ -244,7 +245,9 @@ def _check_of_results(mapping: _Mapping) -> Check:
         axes = _broadcast("out_axes", mapping.out_axes, results)
         return jax.tree.map_with_path(_refuse_if_per_worker, axes, results, is_leaf=_is_none)
 
-    marked = jax.jit(mapping._replace(step=step, out_axes=0).vmap())
+    marked = jax.jit(mapping._replace(step=step, out_axes=0).vmap())  # which raises for `in_axes` that cannot be
+    if mapping.out_axes == 0:
+        return lambda *_: None
 
     def check(args, workers):
         # Shapes without shardings: arguments may be on any mesh, and with pmap they have the rows of one host only.
