@@ -51,6 +51,8 @@ AGGREGATORS = {
     "proximal_l2": functools.partial(optkit.proximal_median, falling),
     "proximal_linf": functools.partial(optkit.proximal_median, 0.5, optkit.median_step.linf(), 2, start="zeros"),
 }
+# Each is built once, so that tests share its programs.
+AGGREGATORS = {name: functools.cache(build) for name, build in AGGREGATORS.items()}
 
 
 @pytest.mark.slow
