@@ -16,6 +16,7 @@ import pytest
 
 from experiments import __main__ as command_line
 from experiments.benchmarks import sweep
+from optkit.comparison import Comparison
 from optkit.comparison.baselines import BASELINES
 from optkit.comparison.store import RunFolder
 
@@ -425,6 +426,7 @@ def test_names_of_folders_are_no_markup(reference, capsys, monkeypatch, tmp_path
 def test_results_are_shown_in_characters_that_standard_output_has(reference, monkeypatch, encoding, expected):
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(Comparison, "save", lambda *_: None)  # what is drawn has no part in this
     assert command_line.execute(command_line.parser().parse_args(["compare", "--plot-only", str(reference[0])])) == 0
     stream.flush()
     assert expected in stream.buffer.getvalue().decode(encoding)
