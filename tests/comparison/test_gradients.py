@@ -1,6 +1,7 @@
 """What the gradients of a batch's parts, of its classes, and of all examples have to do with each other."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,17 @@ def classes(line):
     return dataclasses.replace(
         line, labels=lambda batch: jnp.digitize(batch["x"][:, 0], jnp.array([-0.5, 0.5])), classes=3
     )
+
+
+def of_batch(task, rows, batch):
+    """What is found at ones, as one program."""
+    of_one_worker = functools.partial(gradients.of_batch, task, rows, workers=1)
+    return jax.jit(of_one_worker)(jnp.ones(3), None, batch)
+
+
+def expected(task, batch):
+    """The loss and its gradient at ones."""
+    return jax.jit(jax.value_and_grad(task.loss))(jnp.ones(3), batch)
 
 
 def method(factory, rows):
@@ -52,66 +64,72 @@ def balanced_sgd(learning_rate):
 
 @pytest.mark.slow
 def test_microbatch_gradients_average_to_the_batch_gradient(line):
-    params = jnp.ones(3)
     batch = jax.tree.map(lambda leaf: leaf[:16], line.train)
-    value, rows, further, _ = gradients.of_batch(line, "microbatches", params, None, batch, workers=1)
+    value, rows, further, _ = of_batch(line, "microbatches", batch)
     assert rows.shape == (gradients.MICROBATCHES, 3)
-    np.testing.assert_allclose(rows.mean(axis=0), jax.grad(line.loss)(params, batch), rtol=1e-5)
+    loss, gradient = expected(line, batch)
+    np.testing.assert_allclose(np.mean(rows, axis=0), gradient, rtol=1e-5)
     first = jax.tree.map(lambda leaf: leaf[:2], batch)
-    np.testing.assert_allclose(rows[0], jax.grad(line.loss)(params, first), rtol=1e-5)
-    np.testing.assert_allclose(value, line.loss(params, batch), rtol=1e-6)
+    np.testing.assert_allclose(np.asarray(rows)[0], expected(line, first)[1], rtol=1e-5)
+    np.testing.assert_allclose(value, loss, rtol=1e-6)
     assert not further
 
 
 @pytest.mark.slow
 def test_sample_gradients_are_those_of_single_examples(line):
-    params = jnp.ones(3)
     batch = jax.tree.map(lambda leaf: leaf[:4], line.train)
-    _, rows, *_ = gradients.of_batch(line, "samples", params, None, batch, workers=1)
-    alone = [jax.grad(line.loss)(params, jax.tree.map(lambda leaf: leaf[i : i + 1], batch)) for i in range(4)]  # noqa: B023
-    np.testing.assert_allclose(rows, jnp.stack(alone), rtol=1e-5)
+    _, rows, *_ = of_batch(line, "samples", batch)
+    alone = [expected(line, jax.tree.map(lambda leaf: leaf[i : i + 1], batch))[1] for i in range(4)]  # noqa: B023
+    np.testing.assert_allclose(rows, np.stack(alone), rtol=1e-5)
 
 
 @pytest.mark.slow
 def test_class_gradients_add_up_to_the_batch_gradient(classes):
-    params = jnp.ones(3)
     batch = jax.tree.map(lambda leaf: leaf[:16], classes.train)
-    value, rows, further, _ = gradients.of_batch(classes, "classes", params, None, batch, workers=1)
-    np.testing.assert_allclose(rows.sum(axis=0), jax.grad(classes.loss)(params, batch), rtol=1e-5)
-    np.testing.assert_allclose(value, classes.loss(params, batch), rtol=1e-6)
-    labels = classes.labels(batch)
+    value, rows, further, _ = of_batch(classes, "classes", batch)
+    loss, gradient = expected(classes, batch)
+    np.testing.assert_allclose(np.sum(rows, axis=0), gradient, rtol=1e-5)
+    np.testing.assert_allclose(value, loss, rtol=1e-6)
+    labels = np.asarray(classes.labels(batch))
     np.testing.assert_array_equal(further["class_counts"], np.bincount(labels, minlength=3))
     middle = jax.tree.map(lambda leaf: leaf[labels == 1], batch)
     share = np.mean(labels == 1)
-    np.testing.assert_allclose(rows[1], share * jax.grad(classes.loss)(params, middle), rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(rows)[1], share * expected(classes, middle)[1], rtol=1e-5)
 
 
 @pytest.mark.slow
 def test_an_absent_class_has_a_zero_gradient(classes):
-    batch = jax.tree.map(lambda leaf: leaf[classes.labels(classes.train) != 2], classes.train)
-    _, rows, further, _ = gradients.of_batch(classes, "classes", jnp.ones(3), None, batch, workers=1)
-    np.testing.assert_array_equal(rows[2], 0.0)
+    present = np.asarray(classes.labels(classes.train)) != 2
+    batch = jax.tree.map(lambda leaf: leaf[present], classes.train)
+    _, rows, further, _ = of_batch(classes, "classes", batch)
+    np.testing.assert_array_equal(np.asarray(rows)[2], 0.0)
     assert further["class_counts"][2] == 0
 
 
 @pytest.mark.parametrize("batch_size", [5, 8])  # one divides the 20 examples
 def test_the_full_gradient_is_that_of_all_examples(line, batch_size):
     task = dataclasses.replace(line, batch_size=batch_size)
-    params = jnp.ones(3)
-    expected = jax.grad(task.loss)(params, task.train)
-    np.testing.assert_allclose(gradients.of_all(task, params, task.train), expected, rtol=1e-5)
+    found = jax.jit(lambda params, train: gradients.of_all(task, params, train))(jnp.ones(3), task.train)
+    np.testing.assert_allclose(found, expected(task, task.train)[1], rtol=1e-5)
 
 
 @pytest.mark.slow
 def test_what_is_passed_is_of_the_batch_and_of_all_examples(line):
-    params, vector = jnp.ones(3), jnp.array([1.0, 0.0, -1.0])
     batch = jax.tree.map(lambda leaf: leaf[:4], line.train)
-    passed = gradients.passed(line, params, None, batch, line.train, workers=1)
-    assert set(passed) == gradients.PASSED - {"value"}
-    np.testing.assert_allclose(passed["value_fn"](params), line.loss(params, batch), rtol=1e-6)
-    np.testing.assert_allclose(passed["grad_fn"](params), jax.grad(line.loss)(params, batch), rtol=1e-6)
-    np.testing.assert_allclose(passed["hvp_fn"](vector), jax.hessian(line.loss)(params, batch) @ vector, rtol=1e-5)
-    np.testing.assert_allclose(passed["full_grad_fn"](params), jax.grad(line.loss)(params, line.train), rtol=1e-5)
+
+    @jax.jit
+    def called(params, vector, batch, train):
+        passed = gradients.passed(line, params, None, batch, train, workers=1)
+        assert set(passed) == gradients.PASSED - {"value"}
+        found = [passed[name](params) for name in ("value_fn", "grad_fn", "full_grad_fn")]
+        return found, passed["hvp_fn"](vector), jax.hessian(line.loss)(params, batch) @ vector
+
+    found, product, expected_product = called(jnp.ones(3), jnp.array([1.0, 0.0, -1.0]), batch, line.train)
+    loss, gradient = expected(line, batch)
+    np.testing.assert_allclose(found[0], loss, rtol=1e-6)
+    np.testing.assert_allclose(found[1], gradient, rtol=1e-6)
+    np.testing.assert_allclose(found[2], expected(line, line.train)[1], rtol=1e-5)
+    np.testing.assert_allclose(product, expected_product, rtol=1e-5)
 
 
 @pytest.mark.slow

@@ -46,10 +46,15 @@ def test_each_replica_trains_as_if_it_were_alone(line, name):
         tx = optax.sgd(rate_at, 0.9) if name == "sgd" else optax.adamw(rate_at, weight_decay=0.0)
         alone = line.init(jax.random.key(seed))
         state = tx.init(alone)
+
+        @jax.jit
+        def step(params, state, batch):
+            updates, state = tx.update(jax.grad(line.loss)(params, batch), state, params)  # noqa: B023
+            return optax.apply_updates(params, updates), state
+
         for rows in batch_order(20, line.batch_size, 20, seed):
-            grads = jax.grad(line.loss)(alone, jax.tree.map(lambda leaf, rows=rows: leaf[rows], line.train))
-            updates, state = tx.update(grads, state, alone)
-            alone = optax.apply_updates(alone, updates)
+            batch = jax.tree.map(lambda leaf, rows=rows: leaf[rows], line.train)
+            alone, state = step(alone, state, batch)
         np.testing.assert_allclose(params[replica], alone, rtol=1e-4, atol=1e-6)
 
 
@@ -178,7 +183,7 @@ def test_every_epoch_has_every_example_once():
 
 @pytest.mark.parametrize("steps", [1, 2, 30, 1000])
 def test_the_schedule_warms_up_and_decays_to_zero(steps):
-    curve = np.asarray(schedule(steps)(np.arange(steps)))
+    curve = np.asarray(jax.jit(schedule(steps))(np.arange(steps)))
     assert np.all((curve > 0) & (curve <= 1))
     peak = curve.argmax()
     assert np.all(np.diff(curve[: peak + 1]) > 0)

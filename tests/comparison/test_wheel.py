@@ -78,7 +78,7 @@ def installed(tmp_path_factory):
 
 
 def compare(installed, folder, advances=0):
-    environment = {**os.environ, "PYTHONPATH": str(installed), "XLA_FLAGS": ""}
+    environment = {**os.environ, "PYTHONPATH": str(installed), "JAX_NUM_CPU_DEVICES": "1"}
     command = [sys.executable, "-c", textwrap.dedent(STRANGER), folder, str(advances)]
     cwd = folder.parent
     return subprocess.run(command, cwd=cwd, env=environment, check=False, capture_output=True, text=True)

@@ -16,6 +16,7 @@ import pytest
 
 from experiments import __main__ as command_line
 from experiments.benchmarks import sweep
+from optkit.comparison import Comparison
 from optkit.comparison.baselines import BASELINES
 from optkit.comparison.store import RunFolder
 
@@ -23,14 +24,15 @@ ROOT = pathlib.Path(command_line.__file__).parents[1]
 SMALL = (
     "compare --task diabetes-ridge --optimizers lion --steps 60 --rates 2 --rounds 2 --seeds 2".split()  # noqa: SIM905
 )
-# Saves at every report, and kills itself at the n-th change of a file in the run's folder.
+# Runs a command, which saves at every report, again and again, and kills it at the n-th change of a file in the run's
+# folder, for some numbers n. Prints how each ended. What is slow to import is imported once, before they part.
 KILLED = """
-    import os, signal, sys
-    from experiments import __main__
+    import json, os, signal, sys
+    from experiments import __main__, compare
     from optkit.comparison import run
 
     run.SECONDS_BETWEEN_CHECKPOINTS = 0.0
-    folder, left = sys.argv[1], int(sys.argv[2])
+    folder = sys.argv[1]
 
     def count(event, arguments):
         global left
@@ -40,10 +42,25 @@ KILLED = """
                 if left == 0:
                     os.kill(os.getpid(), signal.SIGKILL)
 
-    sys.addaudithook(count)
-    options = __main__.parser().parse_args([*sys.argv[3:], "--out", folder])
-    __main__.start_jax(options.workers)
-    sys.exit(__main__.execute(options))
+    for left in json.loads(sys.argv[2]):
+        if process := os.fork():
+            _, status = os.waitpid(process, 0)
+            print("ended with", os.waitstatus_to_exitcode(status), flush=True)
+        else:
+            sys.addaudithook(count)
+            options = __main__.parser().parse_args([*sys.argv[3:], "--out", folder])
+            __main__.start_jax(options.workers)
+            os._exit(__main__.execute(options))
+"""
+# Goes on with the runs in some folders, one after the other.
+CONTINUED = """
+    import json, sys
+    from experiments import __main__
+
+    __main__.start_jax(workers=1)
+    for folder in json.loads(sys.argv[1]):
+        code = __main__.execute(__main__.parser().parse_args([*sys.argv[2:], "--out", folder]))
+        assert code == 0, (folder, code)
 """
 
 
@@ -80,7 +97,7 @@ C_LOCALE = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
 
 
 def environment(**variables):
-    return {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", **variables}
+    return {**os.environ, "JAX_PLATFORMS": "cpu", **variables}
 
 
 # Measures one claim.
@@ -106,6 +123,17 @@ def python(*arguments, **variables):
         text=True,
         check=False,
     )
+
+
+def killed_at(changes, folder):
+    """The exit codes of lives of the small run that end at so many changes of files, or before, whatever they say."""
+    finished = python("-c", textwrap.dedent(KILLED), folder, json.dumps(changes), *SMALL)
+    assert finished.returncode == 0, finished.stderr
+    lines = [line for line in finished.stdout.splitlines() if line.startswith("ended with")]
+    codes = [int(line.removeprefix("ended with")) for line in lines]
+    assert set(codes) <= {-signal.SIGKILL, 0}, finished.stderr
+    assert len(codes) == len(changes)
+    return codes
 
 
 def run_several(modules, commands, **variables):
@@ -170,12 +198,7 @@ def test_a_run_prints_plain_progress_and_a_table_and_draws_a_figure(reference):
 @pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_the_same(reference, tmp_path):
     # At 200 changes of files and more, in all: opening the lock, amid checkpoints and amid results.
-    killed = 0
-    for change in (1, 3, 40, 111, 250, 400):
-        outcome = python("-c", textwrap.dedent(KILLED), tmp_path, change, *SMALL)
-        killed += outcome.returncode == -signal.SIGKILL
-        assert outcome.returncode in (-signal.SIGKILL, 0), outcome.stderr
-    assert killed >= 4
+    assert killed_at([1, 3, 40, 111, 250, 400], tmp_path).count(-signal.SIGKILL) >= 4
     last = python("-m", "experiments", *SMALL, "--out", tmp_path)
     assert last.returncode == 0, last.stderr
     assert numbers(tmp_path) == numbers(reference[0])
@@ -183,7 +206,7 @@ def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_the_same(referenc
 
 @pytest.mark.slow
 def test_a_run_killed_while_it_computes_continues_with_its_checkpoint(reference, tmp_path):
-    arguments = [sys.executable, "-c", textwrap.dedent(KILLED), tmp_path, "0", *SMALL]
+    arguments = [sys.executable, "-c", textwrap.dedent(OFTEN_SAVED), *SMALL, "--out", tmp_path]
     with subprocess.Popen(arguments, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL) as process:
         while not (tmp_path / "checkpoint.json").exists() and process.poll() is None:
             time.sleep(0.01)
@@ -403,6 +426,7 @@ def test_names_of_folders_are_no_markup(reference, capsys, monkeypatch, tmp_path
 def test_results_are_shown_in_characters_that_standard_output_has(reference, monkeypatch, encoding, expected):
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(Comparison, "save", lambda *_: None)  # what is drawn has no part in this
     assert command_line.execute(command_line.parser().parse_args(["compare", "--plot-only", str(reference[0])])) == 0
     stream.flush()
     assert expected in stream.buffer.getvalue().decode(encoding)
@@ -598,26 +622,27 @@ def saving(folder, lines):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("signals_end")
-@pytest.mark.parametrize(
-    ("moment", "number", "code", "message"),
-    [
+def test_a_signal_ends_a_run_at_any_moment_and_it_continues(reference, tmp_path):
+    folders = []
+    for moment, number, code, message in (
         (imports, signal.SIGINT, 130, "interrupted; the same command continues\n"),
         (training, signal.SIGINT, 130, "interrupted; the same command continues\n"),
         (saving, signal.SIGINT, 130, "interrupted; the same command continues\n"),
         (saving, signal.SIGTERM, 143, ""),
-    ],
-)
-def test_a_signal_ends_a_run_at_any_moment_and_it_continues(reference, tmp_path, moment, number, code, message):
-    command = ("-c", textwrap.dedent(OFTEN_SAVED), *SMALL, "--out", tmp_path)
-    with started(*command, env=environment(), stderr=subprocess.PIPE) as process:
-        moment(tmp_path, process.stdout)
-        process.send_signal(number)
-        process.send_signal(number)
-        _, error = process.communicate(timeout=60)
-    assert (process.returncode, error) == (code, message)
-    last = python("-m", "experiments", *SMALL, "--out", tmp_path)
+    ):
+        folder = tmp_path / f"{moment.__name__} {number.name}"
+        command = ("-c", textwrap.dedent(OFTEN_SAVED), *SMALL, "--out", folder)
+        with started(*command, env=environment(), stderr=subprocess.PIPE) as process:
+            moment(folder, process.stdout)
+            process.send_signal(number)
+            process.send_signal(number)
+            _, error = process.communicate(timeout=60)
+        assert (process.returncode, error) == (code, message), folder
+        folders.append(folder)
+    last = python("-c", textwrap.dedent(CONTINUED), json.dumps([str(folder) for folder in folders]), *SMALL)
     assert last.returncode == 0, last.stderr
-    assert numbers(tmp_path) == numbers(reference[0])
+    for folder in folders:
+        assert numbers(folder) == numbers(reference[0]), folder
 
 
 def test_a_second_run_in_the_same_folder_is_refused_in_one_line(capsys, tmp_path):
@@ -628,7 +653,7 @@ def test_a_second_run_in_the_same_folder_is_refused_in_one_line(capsys, tmp_path
 @pytest.mark.slow
 def test_a_damaged_checkpoint_is_refused_in_one_line(reference, tmp_path):
     # Killed in the midst of it, with checkpoints at hand.
-    assert python("-c", textwrap.dedent(KILLED), tmp_path, 60, *SMALL).returncode == -signal.SIGKILL
+    assert killed_at([60], tmp_path) == [-signal.SIGKILL]
     index = json.loads((tmp_path / "checkpoint.json").read_text())
     checkpoint = tmp_path / "checkpoints" / index["path"]
     content = bytearray(checkpoint.read_bytes())

@@ -60,11 +60,12 @@ def test_an_unknown_task_is_refused_with_close_matches():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_task_starts_at_chance_and_learns(name):
     task = load(name)
-    params = task.init(jax.random.key(0))
+    loss, metrics = jax.jit(task.loss), jax.jit(task.metrics)
+    params = jax.jit(task.init)(jax.random.key(0))
     batch = jax.tree.map(lambda leaf: leaf[: task.batch_size], task.train)
     chance = {"bytes-lm": 256, "bytes-lm-small": 256, "fine-tune-digits": 5, "fine-tune-digits-lora": 5}
     chance |= dict.fromkeys(("digits-cnn", "digits-mlp", "imbalanced-digits", "noisy-labels-digits"), 10)
-    first = task.loss(params, batch)
+    first = loss(params, batch)
     if name in chance:
         assert abs(first - math.log(chance[name])) < 1
     tx = optax.adam(1e-2)
@@ -77,9 +78,9 @@ def test_a_task_starts_at_chance_and_learns(name):
 
     for _ in range(20):
         params, state = step(params, state)
-    assert task.loss(params, batch) < 0.8 * first
+    assert loss(params, batch) < 0.8 * first
     for split in (task.validation, task.test):
-        scores = task.metrics(params, split)
+        scores = metrics(params, split)
         assert all(values.shape == (len(jax.tree.leaves(split)[0]),) for values in scores.values())
         assert all(np.isfinite(values).all() for values in scores.values())
 
@@ -325,10 +326,11 @@ def test_the_policy_gradient_is_right_on_average():
 
     policy, step = 0.8 * optimum.astype(float), 1e-3
     state, pushes = task.train["state"], noise * np.moveaxis(task.train["noise"], 1, 0)
-    value, grads = jax.value_and_grad(task.loss)({"policy": policy.astype(np.float32)}, task.train)
+    value_and_grad, params = jax.value_and_grad(task.loss), {"policy": policy.astype(np.float32)}
+    value, grads = jax.jit(value_and_grad)(params, task.train)
     np.testing.assert_allclose(value, cost(policy, state, pushes), rtol=1e-5)
     batches = jax.tree.map(lambda leaf: leaf.reshape(50, 400, *leaf.shape[1:]), task.train)
-    spread = jax.vmap(lambda batch: jax.grad(task.loss)({"policy": policy.astype(np.float32)}, batch))(batches)
+    _, spread = jax.jit(jax.vmap(value_and_grad, (None, 0)))(params, batches)
     error = np.std(spread["policy"], axis=0) / np.sqrt(50)
     for place in ((0, 3), (1, 4), (2, 0)):
         change = step * (np.arange(policy.size).reshape(policy.shape) == np.ravel_multi_index(place, policy.shape))

@@ -24,21 +24,22 @@ options = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 
 def visited(tx, ids, seed=0):
     """The state after batches of one cluster each."""
-    state = tx.init(PARAMS)
+    state, update = tx.init(PARAMS), jax.jit(tx.update)
     for step, cluster in enumerate(ids):
-        state = tx.update(normal_like(PARAMS, seed + step), state, PARAMS, cluster_id=cluster)[1]
+        state = update(normal_like(PARAMS, seed + step), state, PARAMS, cluster_id=cluster)[1]
     return state
 
 
 def mixed_run(tx, steps=8, seed=0):
     """Estimates and states of batches that mix clusters, some of which are absent, with shares and counts."""
-    state, results = tx.init(PARAMS), []
+    state, update, results = tx.init(PARAMS), jax.jit(tx.update), []
     for step in range(steps):
-        counts = jax.random.randint(jax.random.key(seed + step), (CLUSTERS,), 0, 4).at[step % CLUSTERS].add(1)
-        weights = counts / jnp.sum(counts)
+        counts = np.random.default_rng(seed + step).integers(4, size=CLUSTERS, dtype=np.int32)
+        counts[step % CLUSTERS] += 1
+        weights = (counts / np.sum(counts)).astype(np.float32)
         gradients = normal_like(PARAMS, seed + step, rows=(CLUSTERS,))
-        shares = jax.tree.map(lambda g, weights=weights: jax.vmap(jnp.multiply)(weights, g), gradients)
-        estimate, state = tx.update(shares, state, PARAMS, class_counts=counts)
+        shares = jax.tree.map(lambda g, weights=weights: (np.asarray(g).T * weights).T, gradients)
+        estimate, state = update(shares, state, PARAMS, class_counts=counts)
         results.append((estimate, state, shares, counts))
     return results
 
@@ -53,20 +54,21 @@ def test_estimate_is_unbiased(options):
     state = visited(tx, [0, 1, 2, 0, 0, 1, 0])
     weights = PROBABILITIES if state.frequencies is None else state.frequencies
     gradients = [normal_like(PARAMS, 100 + cluster) for cluster in range(CLUSTERS)]
-    estimates = [tx.update(g, state, PARAMS, cluster_id=cluster)[0] for cluster, g in enumerate(gradients)]
-    mean = lambda trees: jax.tree.map(lambda *xs: sum(w * x for w, x in zip(weights, xs, strict=True)), *trees)  # noqa: E731
+    update = jax.jit(tx.update)
+    estimates = [update(g, state, PARAMS, cluster_id=cluster)[0] for cluster, g in enumerate(gradients)]
+    mean = lambda trees: jax.tree.map(lambda *xs: np.tensordot(np.asarray(weights), np.stack(xs), 1), *trees)  # noqa: E731
     close(mean(estimates), mean(gradients))
 
 
 def test_clusters_without_noise_inside_leave_none():
     tx = optkit.scale_by_cluster_control_variate(CLUSTERS, 1.0, probabilities=PROBABILITIES)
     gradients = [normal_like(PARAMS, cluster) for cluster in range(CLUSTERS)]
-    state = tx.init(PARAMS)
+    state, update = tx.init(PARAMS), jax.jit(tx.update)
     for cluster in (2, 0, 1):
-        state = tx.update(gradients[cluster], state, PARAMS, cluster_id=cluster)[1]
+        state = update(gradients[cluster], state, PARAMS, cluster_id=cluster)[1]
     whole = jax.tree.map(lambda *xs: sum(p * x for p, x in zip(PROBABILITIES, xs, strict=True)), *gradients)
     for cluster in range(CLUSTERS):
-        close(tx.update(gradients[cluster], state, PARAMS, cluster_id=cluster)[0], whole)
+        close(update(gradients[cluster], state, PARAMS, cluster_id=cluster)[0], whole)
 
 
 @options
@@ -74,12 +76,13 @@ def test_rows_of_one_cluster_each_are_the_same_as_its_id(options):
     by_id = optkit.scale_by_cluster_control_variate(CLUSTERS, 0.3, **options)
     by_rows = optkit.cluster_control_variate(CLUSTERS, 0.3, **options)
     state, row_state = by_id.init(PARAMS), by_rows.init(PARAMS)
+    update, row_update = jax.jit(by_id.update), jax.jit(by_rows.update)
     for step, cluster in enumerate([0, 2, 2, 1, 0, 1, 1]):
         gradient = normal_like(PARAMS, step)
-        counts = jnp.zeros(CLUSTERS, jnp.int32).at[cluster].set(5)
-        rows = jax.tree.map(lambda g, c=cluster: jnp.zeros((CLUSTERS, *g.shape)).at[c].set(g), gradient)
-        estimate, state = by_id.update(gradient, state, PARAMS, cluster_id=cluster)
-        row_estimate, row_state = by_rows.update(rows, row_state, PARAMS, class_counts=counts)
+        only = np.arange(CLUSTERS, dtype=np.int32) == cluster
+        rows = jax.tree.map(lambda g, only=only: np.multiply.outer(only, g).astype(np.float32), gradient)
+        estimate, state = update(gradient, state, PARAMS, cluster_id=cluster)
+        row_estimate, row_state = row_update(rows, row_state, PARAMS, class_counts=5 * only.astype(np.int32))
         close(row_estimate, estimate)
         close(row_state, state)
 
@@ -87,8 +90,8 @@ def test_rows_of_one_cluster_each_are_the_same_as_its_id(options):
 @options
 def test_mean_is_that_of_the_momenta(options):
     def weighted_mean(state):
-        weights = jnp.asarray(PROBABILITIES) if state.frequencies is None else state.frequencies
-        return jax.tree.map(lambda m: jnp.tensordot(weights, m, 1), state.momenta)
+        weights = np.asarray(PROBABILITIES if state.frequencies is None else state.frequencies)
+        return jax.tree.map(lambda m: np.tensordot(weights, m, 1), state.momenta)
 
     state = visited(optkit.scale_by_cluster_control_variate(CLUSTERS, 0.3, **options), [0, 2, 2, 1, 0, 1, 1])
     close(state.mean, weighted_mean(state))
@@ -282,15 +285,17 @@ def test_errors_name_the_optimizer(build):
 
 @pytest.mark.slow
 def test_complex_gradients_are_two_real_ones():
-    rows = normal(3, 2, 4)
+    rows = np.asarray(normal(3, 2, 4))
     tx = optkit.discover(0.1, num_clusters=3)
 
+    @jax.jit
     def moved(rows):
         state = tx.init(rows[0])
         for _ in range(2):
             updates, state = tx.update(rows, state, rows[0], class_counts=jnp.array([2, 0, 1]))
-        return updates, state[0].frequencies.dtype
+        return updates, state[0].frequencies
 
-    together, dtype = moved(rows[:, 0] + 1j * rows[:, 1])
-    np.testing.assert_allclose(together, moved(rows[:, 0])[0] + 1j * moved(rows[:, 1])[0], rtol=1e-5)
-    assert dtype == jnp.float32
+    together, frequencies = moved(rows[:, 0] + np.complex64(1j) * rows[:, 1])
+    real, imaginary = (np.asarray(moved(rows[:, part])[0]) for part in range(2))
+    np.testing.assert_allclose(together, real + 1j * imaginary, rtol=1e-5)
+    assert frequencies.dtype == jnp.float32

@@ -5,12 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import trajectories
 from draws import normal
 from optax.contrib import MuonDimensionNumbers
 from promises import assert_same_steps
-from trajectories import first_update
 
 import optkit
+
+first_update = jax.jit(trajectories.first_update, static_argnums=0)
 
 
 @pytest.mark.slow
@@ -18,8 +20,8 @@ import optkit
 @pytest.mark.parametrize("shape", [(12, 16), (16, 12)])
 def test_singular_values_of_an_update_are_about_the_scaled_learning_rate(shape):
     update = first_update(optkit.mars_m(0.1, weight_decay=0.0), normal(*shape))
-    values = jnp.linalg.svd(update, compute_uv=False) / (0.1 * 0.2 * 16**0.5)
-    assert 0.6 < jnp.min(values) < jnp.max(values) < 1.25
+    values = np.linalg.svd(update, compute_uv=False) / (0.1 * 0.2 * 16**0.5)
+    assert 0.6 < np.min(values) < np.max(values) < 1.25
 
 
 @pytest.mark.slow
@@ -27,8 +29,8 @@ def test_singular_values_of_an_update_are_about_the_scaled_learning_rate(shape):
 @pytest.mark.parametrize(("shape", "stretch"), [((4, 16), 1.0), ((16, 4), 2.0)])
 def test_shampoo_stretches_matrices_with_more_rows(shape, stretch):
     update = first_update(optkit.mars_shampoo(0.1), normal(*shape))
-    values = jnp.linalg.svd(update, compute_uv=False) / (0.1 * stretch)
-    assert 0.6 < jnp.min(values) < jnp.max(values) < 1.25
+    values = np.linalg.svd(update, compute_uv=False) / (0.1 * stretch)
+    assert 0.6 < np.min(values) < np.max(values) < 1.25
 
 
 @pytest.mark.slow
@@ -36,7 +38,7 @@ def test_shampoo_stretches_matrices_with_more_rows(shape, stretch):
 @pytest.mark.parametrize("build", [optkit.mars_lion, optkit.mars_shampoo, optkit.mars_m])
 def test_one_buffer_gives_the_steps_of_two(build):
     gradients = {"kernel": normal(20, 6, 4), "bias": normal(20, 4, seed=1)}
-    params = jax.tree.map(lambda g: g[0], gradients)
+    params = jax.tree.map(lambda g: np.asarray(g)[0], gradients)
     unclipped = optkit.MarsCorrection(max_norm=None)
     one = build(0.1, gamma=0.3, correction=unclipped)
     two = build(0.1, gamma=optax.constant_schedule(0.3), correction=unclipped)
@@ -67,8 +69,8 @@ def test_epsilon_of_the_other_leaves_stands_beside_the_uncorrected_root():
 def test_embeddings_may_be_left_to_adamw():
     params = {"kernel": normal(6, 4), "embedding": normal(9, 4)}
     tx = optkit.mars_m(0.1, weight_decay=0.0, corrected={"kernel": True, "embedding": False})
-    updates, _ = tx.update(params, tx.init(params), params)
-    np.testing.assert_allclose(jnp.abs(updates["embedding"]), 0.1, rtol=1e-3)
+    updates = first_update(tx, params, params)
+    np.testing.assert_allclose(np.abs(updates["embedding"]), 0.1, rtol=1e-3)
 
 
 def test_a_vector_among_the_matrices_is_named():
@@ -85,4 +87,5 @@ def test_products_may_be_rounded_to_bfloat16():
         rounding = functools.partial(optkit.linalg.newton_schulz, dtype=jnp.bfloat16)
         exact, rounded = (first_update(build(0.1, orthogonalize=function), params) for function in (None, rounding))
         assert rounded.dtype == exact.dtype
-        assert 0 < jnp.linalg.norm(rounded - exact) < 0.1 * jnp.linalg.norm(exact)
+        exact, rounded = np.asarray(exact), np.asarray(rounded)
+        assert 0 < np.linalg.norm(rounded - exact) < 0.1 * np.linalg.norm(exact)
