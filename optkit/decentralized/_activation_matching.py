@@ -210,7 +210,7 @@ def _matched(
     weights = np.array([weights for _, weights in rounds])
     heard = jnp.asarray(weights != 0)[:, worker]
     if links is not None:
-        heard = heard & links[worker, jnp.asarray(senders)[:, worker]]
+        heard = heard & jnp.asarray(links)[worker, jnp.asarray(senders)[:, worker]]
     received = [jax.tree.map(lambda x, p=p: jax.lax.ppermute(x, axis_name, p), tree) for p, _ in rounds]
 
     def difference(heard_and_received):

@@ -81,7 +81,7 @@ def exchange(
         heard = jnp.asarray(weights != 0)[worker]
         if links is not None:
             senders = jnp.array([sender for sender, _ in permutation])
-            heard = heard & links[worker, senders[worker]]
+            heard = heard & jnp.asarray(links)[worker, senders[worker]]
         weight = jnp.asarray(weights)[worker]
 
         def add(total, theirs, mine, heard=heard, weight=weight):

@@ -25,6 +25,7 @@ def links_among(active: jax.Array) -> jax.Array:
         >>> links_among(jnp.array([True, False, True])).astype(int).tolist()
         [[1, 0, 1], [0, 0, 0], [1, 0, 1]]
     """
+    active = jnp.asarray(active)
     return active[:, None] & active[None]
 
 

@@ -258,7 +258,7 @@ def _by_gathering(matrix: np.ndarray, links: jax.Array | None, axis_name: AxisNa
         change = widen(jax.lax.all_gather(x, axis_name)) - own[None]
         weights = jnp.asarray(matrix, own.dtype)[worker]
         if links is not None:
-            change = jnp.where(jnp.expand_dims(links[worker], range(1, change.ndim)), change, 0)
+            change = jnp.where(jnp.expand_dims(jnp.asarray(links)[worker], range(1, change.ndim)), change, 0)
         return own + jnp.tensordot(weights, change, 1, precision="highest")
 
     return exchange
@@ -279,7 +279,7 @@ def _by_permutations(
             heard = jnp.asarray(weights != 0)[worker]
             if links is not None:
                 senders = np.array([sender for sender, _ in permutation])
-                heard = heard & links[worker, jnp.asarray(senders)[worker]]
+                heard = heard & jnp.asarray(links)[worker, jnp.asarray(senders)[worker]]
             change = change + jnp.where(heard, jnp.asarray(weights, own.dtype)[worker] * difference, 0)
         return own + change
 

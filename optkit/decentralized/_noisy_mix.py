@@ -67,7 +67,7 @@ def _own_weight(topology: Topology, step: Any, worker: Any, links: jax.Array | N
     """Returns the weight of a worker's own value, including the weights of messages that it does not hear."""
     row = jnp.asarray(topology.matrices)[step % topology.period, worker]
     heard = jnp.arange(topology.size) != worker
-    return 1 - jnp.sum(jnp.where(heard if links is None else heard & links[worker], row, 0))
+    return 1 - jnp.sum(jnp.where(heard if links is None else heard & jnp.asarray(links)[worker], row, 0))
 
 
 METHODS = (

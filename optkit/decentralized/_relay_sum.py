@@ -138,7 +138,7 @@ def _exchange(message: Any, last: Any, partner: np.ndarray, axis_name: AxisName,
     worker = jax.lax.axis_index(axis_name)
     heard = jnp.asarray(partner != np.arange(len(partner)))[worker]
     if links is not None:
-        heard = heard & links[worker, jnp.asarray(partner)[worker]]
+        heard = heard & jnp.asarray(links)[worker, jnp.asarray(partner)[worker]]
     permutation = [(sender, receiver) for receiver, sender in enumerate(partner.tolist())]
 
     def swap(mine, old):

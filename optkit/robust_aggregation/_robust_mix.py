@@ -83,7 +83,7 @@ def _hear(own, topology, index, axis_name, links):
     matrix, worker = topology.matrices[index], jax.lax.axis_index(axis_name)
     if np.all(matrix + np.eye(topology.size) != 0):
         rows = jax.tree.map(lambda x: jax.lax.all_gather(x, axis_name), own)
-        return rows, None if links is None else links[worker] | (jnp.arange(topology.size) == worker)
+        return rows, None if links is None else jnp.asarray(links)[worker] | (jnp.arange(topology.size) == worker)
     rounds = topology.rounds[index]
     senders = np.array([[sender for sender, _ in permutation] for permutation, _ in rounds]).reshape(len(rounds), -1)
     heard = np.array([weights != 0 for _, weights in rounds]).reshape(len(rounds), -1)
@@ -96,7 +96,7 @@ def _hear(own, topology, index, axis_name, links):
         return rows, None
     heard = jnp.asarray(heard)[:, worker]
     if links is not None:
-        heard = heard & links[worker, jnp.asarray(senders)[:, worker]]
+        heard = heard & jnp.asarray(links)[worker, jnp.asarray(senders)[:, worker]]
     return rows, jnp.concatenate([jnp.ones(1, bool), heard])
 
 

@@ -14,7 +14,15 @@ from worker_runs import topology_of
 
 import optkit
 from optkit.core.cost import hlo
-from optkit.decentralized import accelerated_mix, chebyshev_mix, links_among, lossy_links, mix, repeated_mix
+from optkit.decentralized import (
+    accelerated_mix,
+    chebyshev_mix,
+    links_among,
+    lossy_links,
+    mix,
+    noisy_mix,
+    repeated_mix,
+)
 from optkit.decentralized.topology import (
     Topology,
     complete,
@@ -30,6 +38,7 @@ from optkit.decentralized.topology import (
     sequence,
     star,
 )
+from optkit.robust_aggregation import robust_mix
 
 DENSE = complete(8).lazy()
 UNEVEN = Topology(np.array([[[0.5, 0.5, 0, 0], [0.5, 0.25, 0.25, 0], [0, 0, 0.5, 0.5], [0, 0.25, 0.25, 0.5]]]))
@@ -136,6 +145,16 @@ def test_a_link_that_fails_leaves_its_weight_to_the_receiver(topology):
     values = draw(topology.size, 4)
     expected = matrix_with(links, topology.matrices[0]) @ values
     np.testing.assert_allclose(simulate(mix, topology, values, links=links), expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("topology", [ring(4), complete(4).lazy()], ids=["permutations", "gathering"])
+@pytest.mark.parametrize(
+    "mixing", [mix, noisy_mix(0.0, key=0), robust_mix(optkit.coordinate_median())], ids=["mix", "noisy", "robust"]
+)
+def test_links_may_be_constants_of_numpy(mixing, topology):
+    links, values = links_among(np.array([True, True, False, True])), draw(4, 3)
+    constant = jax.vmap(lambda x: mixing(x, topology, "workers", links=np.asarray(links)), axis_name="workers")
+    np.testing.assert_allclose(jax.jit(constant)(values), simulate(mixing, topology, values, links), rtol=1e-6)
 
 
 @pytest.mark.slow
