@@ -27,7 +27,7 @@ test: lint  ## lint, check types, run all tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q
 
 test-quick: lint  ## the same without the tests that are marked slow
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q -m "not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q -m "not slow" --keep-programs
 
 lint: $(VENV)/installed  ## lint, check formatting and types
 	$(BIN)/ruff check .

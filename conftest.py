@@ -4,7 +4,6 @@ import collections
 import gc
 import importlib.metadata
 import os
-import pathlib
 
 DEVICES = 8
 # How many programs a process keeps within a module, and from one to the next: one that kept all, and the data that they
@@ -32,10 +31,6 @@ from sybil.parsers.markdown import PythonCodeBlockParser  # noqa: E402
 
 from optkit.testing import golden  # noqa: E402
 
-# Most programs come again, in another module or in the next run, and take less time to read than to compile.
-jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(__file__).parent / ".cache" / "jax"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-
 # Where in the source each operation of a program stands takes a twentieth of the time, and no test reads it.
 jax.config.update("jax_traceback_in_locations_limit", 0)
 
@@ -45,6 +40,20 @@ gc.set_threshold(100_000, 20, 100)
 # What JAX has done since programs were last freed, by the name of the event.
 _events = collections.Counter()
 jax.monitoring.register_event_duration_secs_listener(lambda event, _, **__: _events.update([event]))
+
+
+def pytest_addoption(parser):
+    """Adds an option."""
+    parser.addoption("--keep-programs", action="store_true", help="keep compiled programs in .cache/ for the next run")
+
+
+def pytest_configure(config):
+    """Keeps compiled programs where that was asked for."""
+    # Not always: JAX 0.10 crashes in a few programs with collectives (the contract of MASHA) when it reads them back.
+    if config.getoption("--keep-programs"):
+        jax.config.update("jax_compilation_cache_dir", str(config.rootpath / ".cache" / "jax"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
 
 pytest_collect_file = Sybil(parsers=[PythonCodeBlockParser()], patterns=["*.md"]).pytest()
 
