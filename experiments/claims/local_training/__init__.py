@@ -3,13 +3,17 @@
 Some of them are measured on digits that were dealt to workers evenly.
 """
 
+import concurrent.futures
 import math
+import multiprocessing
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 import optax
 
+import optkit
 from experiments import tasks
 from experiments.claims import trainings
 from experiments.claims.trainings import DIGITS, Scores
@@ -59,3 +63,25 @@ def ratio(ours: Scores, theirs: Scores) -> tuple[statistics.Estimate, str]:
     found = statistics.student(np.log(ours.test["loss"] / theirs.test["loss"]))
     mean, low, high = np.exp(found[:3])
     return found, f"{mean:.2f} times ({low:.2f} to {high:.2f})"
+
+
+def largest_synchronizations(*builds: Callable[[Any], optax.GradientTransformation], workers: int) -> list[int]:
+    """Counts bytes in a process of its own, since a device for each worker is needed, set up before JAX starts.
+
+    Args:
+        builds: functions at the top of a module that make a worker's optimizer from a learning rate.
+        workers: their number.
+
+    Returns:
+        The bytes that a worker of each sends in its largest synchronization, with the digits perceptron.
+    """
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_sent, builds, workers).result()
+
+
+def _sent(builds, workers):
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", workers)
+    params = jax.eval_shape(tasks.load(DIGITS).init, jax.random.key(0))
+    costs = [optkit.cost(build(1e-3), params, axis_name="workers", axis_size=workers) for build in builds]
+    return [sum((spent.sent_when_taken or {}).values()) for spent in costs]

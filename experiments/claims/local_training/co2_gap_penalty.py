@@ -15,14 +15,11 @@ import optkit
 from experiments.claims import Claim, Finding
 from experiments.claims.local_training import figures, on_digits, ratio
 from experiments.claims.local_training.diloco_outer_momentum import (
-    BATCH_SIZE,
     EVERY,
     RATES,
-    SEEDS,
+    SIZES,
     STATED,
-    STEPS,
     TUNED,
-    WORKERS,
     schedule,
 )
 from experiments.claims.trainings import Scores
@@ -47,8 +44,7 @@ def trained(**options: Any) -> Scores:
         inner = optax.adamw(schedule(rate), 0.9, 0.95, weight_decay=0.1)
         return optkit.co2(inner, 1.0, OUTER_MOMENTUM, EVERY, axis_name="workers", **options)
 
-    sizes = {"workers": WORKERS, "batch_size": BATCH_SIZE, "steps": STEPS, "seeds": SEEDS}
-    return on_digits(build, RATES, **sizes, report=optkit.co2_eval_params)
+    return on_digits(build, RATES, **SIZES, report=optkit.co2_eval_params)
 
 
 def measure() -> Finding:

@@ -1,7 +1,7 @@
 """DiLoCo's outer step with Nesterov's momentum against the plain mean of the workers' parameters."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,19 @@ from experiments.claims.trainings import Scores
 
 WORKERS, BATCH_SIZE, STEPS, WARM_UP, EVERY, SEEDS = 4, 16, 1024, 64, 32, 8
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
-STATED = (
+SIZES = {"workers": WORKERS, "batch_size": BATCH_SIZE, "steps": STEPS, "seeds": SEEDS}
+SIZED = (
     f"The digits perceptron, {WORKERS} workers with equal parts of the examples, batches of {BATCH_SIZE}, {STEPS} steps"
-    f" of AdamW with warm-up and cosine decay, a synchronization every {EVERY} steps"
 )
-TUNED = f"each at the best of the rates {', '.join(f'{rate:g}' for rate in RATES)} by validation loss, {SEEDS} seeds"
+STATED = f"{SIZED} of AdamW with warm-up and cosine decay, a synchronization every {EVERY} steps"
+
+
+def tuned(rates: Sequence[float]) -> str:
+    """Says how learning rates are chosen."""
+    return f"each at the best of the rates {', '.join(f'{rate:g}' for rate in rates)} by validation loss, {SEEDS} seeds"
+
+
+TUNED = tuned(RATES)
 
 
 def schedule(rate: Any) -> optax.Schedule:
@@ -39,10 +47,9 @@ def averaging(rate: Any) -> optax.GradientTransformation:
 
 
 @functools.cache
-def trained(build: Callable[[Any], optax.GradientTransformation]) -> Scores:
+def trained(build: Callable[[Any], optax.GradientTransformation], rates: tuple[float, ...] = RATES) -> Scores:
     """Trains with all learning rates, once for all claims, and reports what the workers share."""
-    sizes = {"workers": WORKERS, "batch_size": BATCH_SIZE, "steps": STEPS, "seeds": SEEDS}
-    return on_digits(build, RATES, **sizes, report=optkit.local_updates_eval_params)
+    return on_digits(build, rates, **SIZES, report=optkit.local_updates_eval_params)
 
 
 def measure() -> Finding:

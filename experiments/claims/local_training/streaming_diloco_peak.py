@@ -1,7 +1,5 @@
 """Streaming DiLoCo against DiLoCo: the same loss, with a fourth of the bytes in the largest synchronization."""
 
-import concurrent.futures
-import multiprocessing
 from typing import Any
 
 import jax
@@ -9,9 +7,8 @@ import numpy as np
 import optax
 
 import optkit
-from experiments import tasks
 from experiments.claims import Claim, Finding
-from experiments.claims.local_training import figures, ratio
+from experiments.claims.local_training import figures, largest_synchronizations, ratio
 from experiments.claims.local_training.diloco_outer_momentum import (
     EVERY,
     STATED,
@@ -36,22 +33,9 @@ def streaming(rate: Any) -> optax.GradientTransformation:
     return optkit.streaming_diloco(schedule(rate), EVERY, 0.7, 0.9, axis_name="workers", **options)
 
 
-def peaks() -> list[int]:
-    """Returns the bytes that a worker sends in the largest synchronization: streaming, and all at once.
-
-    It needs a device for each worker, so it must run in a process whose JAX has not started.
-    """
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", WORKERS)
-    params = jax.eval_shape(tasks.load("digits-mlp").init, jax.random.key(0))
-    costs = [optkit.cost(build(1e-3), params, axis_name="workers", axis_size=WORKERS) for build in (streaming, diloco)]
-    return [sum((spent.sent_when_taken or {}).values()) for spent in costs]
-
-
 def measure() -> Finding:
-    """Trains with both, and counts bytes in a process of its own."""
-    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        part, whole = pool.submit(peaks).result()
+    """Trains with both, and counts bytes."""
+    part, whole = largest_synchronizations(streaming, diloco, workers=WORKERS)
     ours, theirs = trained(streaming), trained(diloco)
     found, shown = ratio(ours, theirs)
     return Finding(
