@@ -15,7 +15,7 @@ import optax
 
 import optkit
 from experiments import tasks
-from experiments.claims import trainings
+from experiments.claims import Finding, trainings
 from experiments.claims.trainings import DIGITS, Scores
 from optkit.comparison import statistics
 
@@ -63,6 +63,16 @@ def ratio(ours: Scores, theirs: Scores) -> tuple[statistics.Estimate, str]:
     found = statistics.student(np.log(ours.test["loss"] / theirs.test["loss"]))
     mean, low, high = np.exp(found[:3])
     return found, f"{mean:.2f} times ({low:.2f} to {high:.2f})"
+
+
+def lower_loss(ours: Scores, theirs: Scores) -> Finding:
+    """Finds out whether a test loss is lower, beyond doubt."""
+    found, shown = ratio(ours, theirs)
+    return Finding(
+        f"test loss {figures(ours)} against {figures(theirs)}, {shown}; test accuracy"
+        f" {np.mean(ours.test['accuracy']):.2%} against {np.mean(theirs.test['accuracy']):.2%}",
+        found.high < 0,
+    )
 
 
 def largest_synchronizations(*builds: Callable[[Any], optax.GradientTransformation], workers: int) -> list[int]:

@@ -1,0 +1,49 @@
+"""DES-LOC, which averages Adam's moments less often than parameters, against local Adam that averages all alike."""
+
+import numpy as np
+
+import optkit
+from experiments.claims import Claim, Finding
+from experiments.claims.local_training import figures, on_digits, ratio
+from experiments.claims.local_training.diloco_outer_momentum import RATES, SIZED, SIZES, TUNED, schedule
+from experiments.claims.trainings import Scores
+
+EVERY, MARGIN = 16, 1.05
+
+
+def trained(momentum_every: int, second_moment_every: int) -> Scores:
+    """Trains with averages of the moments at some periods."""
+
+    def build(rate):
+        return optkit.des_loc(
+            schedule(rate),
+            axis_name="workers",
+            every=EVERY,
+            momentum_every=momentum_every,
+            second_moment_every=second_moment_every,
+        )
+
+    return on_digits(build, RATES, **SIZES)
+
+
+def measure() -> Finding:
+    """Trains with both."""
+    ours, theirs = trained(3 * EVERY, 6 * EVERY), trained(EVERY, EVERY)
+    found, shown = ratio(ours, theirs)
+    return Finding(
+        f"test loss {figures(ours)} against {figures(theirs)}, {shown}; test accuracy"
+        f" {np.mean(ours.test['accuracy']):.2%} against {np.mean(theirs.test['accuracy']):.2%}",
+        bool(np.exp(found.mean) <= MARGIN),
+    )
+
+
+CLAIM = Claim(
+    method="des_loc",
+    arxiv="2505.22549",
+    statement="With moments that are averaged less often than parameters, half the communication of local Adam is"
+    " enough for about the same loss.",
+    experiment=f"{SIZED} of Adam with warm-up and cosine decay, parameters averaged every {EVERY} steps; the momentum"
+    f" every {3 * EVERY} and the second moment every {6 * EVERY}, against both every {EVERY}; {TUNED}.",
+    required=f"at most {MARGIN:g} times the test loss",
+    measure=measure,
+)
