@@ -13,7 +13,7 @@ from experiments.claims import Claim, Finding
 from optkit.comparison import statistics
 
 WORKERS, DIMENSION, BATCH_SIZE, STEPS, EVERY, EPS, SEEDS, MARGIN = 8, 20, 8, 2000, 16, 1e-3, 8, 0.5
-SCALED_RATES, RATES = (0.003, 0.01, 0.03, 0.1), (0.03, 0.1, 0.3, 1.0)
+SCALED_RATES, RATES = (0.003, 0.01, 0.03, 0.1), (0.03, 0.1, 0.3, 1.0, 3.0)
 SHAPE = optax.cosine_decay_schedule(1.0, STEPS)
 
 

@@ -10,7 +10,7 @@ from experiments.claims import Claim, Finding
 from experiments.claims.local_training import figures, ratio
 from experiments.claims.local_training.diloco_outer_momentum import SIZED, schedule, trained, tuned
 
-EVERY, RATES, MARGIN = 8, (0.03, 0.1, 0.3, 1.0), 1.05
+EVERY, RATES, MARGIN = 8, (0.03, 0.1, 0.3, 1.0, 3.0), 1.05
 
 
 def local(rate: Any) -> optax.GradientTransformation:

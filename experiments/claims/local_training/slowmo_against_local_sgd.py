@@ -9,7 +9,7 @@ from experiments.claims import Claim
 from experiments.claims.local_training import lower_loss
 from experiments.claims.local_training.diloco_outer_momentum import EVERY, SIZED, schedule, trained, tuned
 
-RATES = (0.03, 0.1, 0.3, 1.0)
+RATES = (0.03, 0.1, 0.3, 1.0, 3.0)
 
 
 def slowmo(rate: Any) -> optax.GradientTransformation:
