@@ -9,7 +9,7 @@ from experiments.claims.trainings import SEEDS
 from optkit.decentralized import gossip, relay_sum
 from optkit.decentralized.topology import path
 
-ALPHA, STEPS, RATES = 0.1, 400, (0.01, 0.03, 0.1, 0.3, 1.0)
+ALPHA, STEPS, RATES = 0.1, 400, (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 
 
 def relayed(rate):
