@@ -1,7 +1,7 @@
 """EXTRA converges at a linear rate at a constant step, where gossip needs decreasing steps to converge at all.
 
 It fails because the second stretch of steps was fixed badly: it reaches into rounding, which EXTRA meets at a squared
-distance of 1e-28 after 650 steps. Up to there it falls by about 0.042 decades in every step from 250 on.
+distance of 1e-28 after 650 steps. Up to there it falls by 0.041 decades in every step from 250 on.
 """
 
 import jax
