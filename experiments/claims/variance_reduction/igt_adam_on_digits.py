@@ -10,7 +10,7 @@ from experiments.claims.trainings import DIGITS, SEEDS, dealt, train_on_workers
 from experiments.claims.variance_reduction import loss_difference
 from optkit.comparison import training
 
-BATCH_SIZE, STEPS, RATES = 16, 300, (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+BATCH_SIZE, STEPS, RATES = 16, 300, (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 
 
 def losses(build, report=None):

@@ -11,7 +11,7 @@ from experiments.claims.variance_reduction.igt_quadratic import CURVATURE
 from optkit.comparison import statistics, training
 from optkit.method import parameters_as_they_are
 
-STEPS, SEEDS, RATES = 2000, 8, (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+STEPS, SEEDS, RATES = 2000, 8, (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 
 
 def final_losses(build, report):

@@ -13,7 +13,7 @@ from experiments.claims.variance_reduction.svrg_linear_convergence import logist
 
 EXAMPLES, FEATURES, STEPS, SEEDS = 500, 20, 1000, 8
 BATCHES, FACTORS = (1, 16, 256), (0.1, 1.0, 10.0)
-RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 
 
 def mean_norms(build, settings, batch, factor):
