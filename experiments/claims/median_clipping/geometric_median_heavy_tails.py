@@ -10,7 +10,7 @@ import optkit
 from experiments.claims import Claim, Finding
 from experiments.claims.median_clipping.median_tracking_heavy_tails import CURVATURE, START, TAILS, best, loss
 
-RATES, STEPS, SEEDS, SAMPLES = (0.003, 0.01, 0.03, 0.1), 1500, 8, 10
+RATES, STEPS, SEEDS, SAMPLES = (0.001, 0.003, 0.01, 0.03, 0.1), 1500, 8, 10
 MEAN = aggregating.average_per_element_updates()
 EXPERIMENT = (
     f"Quadratic with eigenvalues 0.1 to 1 in {len(CURVATURE)} dimensions, {SAMPLES} samples a step whose gradients have"
