@@ -1,4 +1,8 @@
-"""Adam on transported gradients against Adam on a noisy quadratic."""
+"""Adam on transported gradients against Adam on a noisy quadratic.
+
+It fails by a little: with eight seeds the loss with tail averaging, on average three quarters of Adam's, cannot be told
+from it. With full averaging, which is reported, the mean loss is half of Adam's.
+"""
 
 import jax
 import jax.numpy as jnp

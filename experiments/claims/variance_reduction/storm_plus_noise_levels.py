@@ -1,4 +1,8 @@
-"""STORM+ with one setting on losses of different smoothness and noise, against rates tuned for each."""
+"""STORM+ with one setting on losses of different smoothness and noise, against rates tuned for each.
+
+It fails by the loss times 10 with one example a batch, where STORM+ is five times above the best rate of SGD. On six of
+the nine it is within a tenth of that rate or better.
+"""
 
 import functools
 
