@@ -1,5 +1,8 @@
 """Where steps are scaled at random, the gradient at the end predicts the decrease of any loss."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +10,7 @@ import optax
 
 import optkit
 from experiments.claims import Claim, Finding
+from optkit.method import parameters_as_they_are
 
 DRAWS, STEPS = 4096, 20
 
@@ -14,8 +18,8 @@ DRAWS, STEPS = 4096, 20
 def measure() -> Finding:
     """Runs the experiment."""
     keys = jax.random.split(jax.random.key(0), DRAWS)
-    scaled = np.asarray(jax.jit(jax.vmap(lambda key: errors(optkit.randomly_scaled(_momentum(), key=key))))(keys))
-    plain = float(jax.jit(lambda: errors(_momentum()))())
+    scaled = np.asarray(jax.jit(jax.vmap(lambda key: errors(optkit.randomly_scaled(heavy_ball(), key=key))))(keys))
+    plain = float(jax.jit(lambda: errors(heavy_ball()))())
     standard_error = scaled.std() / np.sqrt(DRAWS)
     return Finding(
         f"error of the predicted decrease {scaled.mean():.1e} with scaling, {plain:.1e} without; standard error"
@@ -24,8 +28,14 @@ def measure() -> Finding:
     )
 
 
-def errors(tx: optax.GradientTransformation) -> jax.Array:
-    """Trains a network with kinks and returns its decrease minus the sum of `<gradient at the end of a step, D>`."""
+def errors(tx: optax.GradientTransformation, ends: Callable[[Any, Any], Any] = parameters_as_they_are) -> jax.Array:
+    """Trains a network with kinks and returns its decrease minus the sum of `<gradient at the end of a step, D>`.
+
+    Args:
+        tx: the optimizer.
+        ends: finds the points between which the loss decreases in a state and the parameters of the training loop, by
+            default these parameters.
+    """
     inputs, hidden, output, targets = (
         jax.random.normal(key, shape)
         for key, shape in zip(jax.random.split(jax.random.key(1), 4), [(32, 4), (4, 8), (8,), (32,)], strict=True)
@@ -42,14 +52,15 @@ def errors(tx: optax.GradientTransformation) -> jax.Array:
         params = optax.apply_updates(params, updates)
         return (params, state, direction_state), optax.tree.vdot(jax.grad(loss)(params), direction)
 
-    momentum = _momentum()
+    momentum = heavy_ball()
     start = {"hidden": hidden, "output": output}
     carry = start, tx.init(start), momentum.init(start)
-    (end, _, _), predicted = jax.lax.scan(step, carry, length=STEPS)
-    return loss(end) - loss(start) - jnp.sum(predicted)
+    (params, state, _), predicted = jax.lax.scan(step, carry, length=STEPS)
+    return loss(ends(state, params)) - loss(start) - jnp.sum(predicted)
 
 
-def _momentum() -> optax.GradientTransformation:
+def heavy_ball() -> optax.GradientTransformation:
+    """Momentum, which chooses the steps before they are scaled."""
     return optax.sgd(0.05, momentum=0.9)
 
 
