@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 ROOT = pathlib.Path(__file__).parents[2]
-TIMES = ("seconds", "milliseconds", "_per_second", "ratio", "share_of")
+TIMES = ("seconds", "milliseconds", "_per_second", "ratio", "share_of", "first_step")
 # Checkpoints at every report, so that kills fall among them too.
 COMMAND = """
 import sys

@@ -138,7 +138,10 @@ def test_a_claim_is_about_a_public_method_and_says_what_it_requires(name):
     assert found.required
 
 
-def test_the_committed_page_shows_the_committed_results():
+def test_the_committed_page_shows_the_committed_results_in_the_words_of_the_claims():
     records = json.loads((evidence.RESULTS / "claims.json").read_text())
     assert (evidence.RESULTS / "claims.md").read_text() == evidence.markdown(records)
     assert set(records) == set(CLAIMS)
+    for name, claim in CLAIMS.items():
+        for field in ("method", "arxiv", "statement", "experiment", "required"):
+            assert records[name][field] == getattr(claim, field), (name, field)
