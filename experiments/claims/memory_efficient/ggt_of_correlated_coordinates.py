@@ -10,7 +10,7 @@ from experiments.claims import Claim, Finding
 from experiments.claims.memory_efficient import ratio
 
 DIMENSION, CONDITION, NOISE, STEPS, SEEDS = 20, 1e3, 1e-3, 500, 8
-RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
+RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0)
 
 
 def losses(build) -> tuple[np.ndarray, float]:
