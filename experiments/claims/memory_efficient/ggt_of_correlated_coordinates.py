@@ -1,5 +1,7 @@
 """GGT against the diagonal of AdaGrad on a quadratic whose coordinates are correlated."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +32,7 @@ def losses(build) -> tuple[np.ndarray, float]:
             return (optax.apply_updates(params, updates), state), None
 
         start = jax.random.normal(start_key, (DIMENSION,))
-        params = jax.lax.scan(step, (start, tx.init(start)), jax.random.split(noise_key, STEPS))[0][0]
+        params: Any = jax.lax.scan(step, (start, tx.init(start)), jax.random.split(noise_key, STEPS))[0][0]
         return 0.5 * params @ hessian @ params
 
     over_seeds = jax.vmap(run, (None, 0))
