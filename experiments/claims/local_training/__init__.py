@@ -67,11 +67,18 @@ def ratio(ours: Scores, theirs: Scores) -> tuple[statistics.Estimate, str]:
 
 def lower_loss(ours: Scores, theirs: Scores) -> Finding:
     """Finds out whether a test loss is lower, beyond doubt."""
-    found, shown = ratio(ours, theirs)
-    return Finding(
-        f"test loss {figures(ours)} against {figures(theirs)}, {shown}; test accuracy"
-        f" {np.mean(ours.test['accuracy']):.2%} against {np.mean(theirs.test['accuracy']):.2%}",
-        found.high < 0,
+    return Finding(_compared(ours, theirs), ratio(ours, theirs)[0].high < 0)
+
+
+def loss_at_most(times: float, ours: Scores, theirs: Scores) -> Finding:
+    """Finds out whether a test loss is on average at most so many times another."""
+    return Finding(_compared(ours, theirs), bool(np.exp(ratio(ours, theirs)[0].mean) <= times))
+
+
+def _compared(ours, theirs):
+    return (
+        f"test loss {figures(ours)} against {figures(theirs)}, {ratio(ours, theirs)[1]}; test accuracy"
+        f" {np.mean(ours.test['accuracy']):.2%} against {np.mean(theirs.test['accuracy']):.2%}"
     )
 
 

@@ -11,7 +11,7 @@ import optax
 
 import optkit
 from experiments.claims import Claim, Finding
-from experiments.claims.variance_reduction.igt_quadratic import CURVATURE
+from experiments.claims.variance_reduction.igt_quadratic import last_loss
 from optkit.comparison import statistics, training
 from optkit.method import parameters_as_they_are
 
@@ -20,21 +20,10 @@ STEPS, SEEDS, RATES = 2000, 8, (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 
 def final_losses(build, report):
     """The losses at the end, by seed, at the rate with the lowest mean; and that rate."""
+    shape = training.schedule(STEPS)
 
     def run(rate, seed):
-        shape = training.schedule(STEPS)
-        tx = build(lambda count: rate * shape(count))
-
-        def step(carry, key):
-            params, state = carry
-            gradient = CURVATURE * params + jax.random.normal(key, CURVATURE.shape)
-            updates, state = tx.update(gradient, state, params)
-            return (optax.apply_updates(params, updates), state), None
-
-        start = jnp.ones(CURVATURE.shape)
-        keys = jax.random.split(jax.random.key(seed), STEPS)
-        (params, state), _ = jax.lax.scan(step, (start, tx.init(start)), keys)
-        return 0.5 * jnp.sum(CURVATURE * report(state, params) ** 2)
+        return last_loss(build(lambda count: rate * shape(count)), report, STEPS, seed)
 
     over_seeds = jax.vmap(run, (None, 0))
     losses = np.asarray(jax.jit(jax.vmap(over_seeds, (0, None)))(jnp.array(RATES), jnp.arange(SEEDS)))

@@ -13,22 +13,24 @@ CURVATURE = np.linspace(0.05, 1.0, 20, dtype=np.float32)
 RATE, MOMENTUM, STEPS, SEEDS = 0.02, 0.9, 2000, 5
 
 
+def last_loss(tx, report, steps, seed):
+    """The loss of the parameters to report after all steps."""
+
+    def step(carry, key):
+        params, state = carry
+        gradient = CURVATURE * params + jax.random.normal(key, CURVATURE.shape)
+        updates, state = tx.update(gradient, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    start = jnp.ones(CURVATURE.shape)
+    keys = jax.random.split(jax.random.key(seed), steps)
+    (params, state), _ = jax.lax.scan(step, (start, tx.init(start)), keys)
+    return 0.5 * jnp.sum(CURVATURE * report(state, params) ** 2)
+
+
 def final_loss(tx, report):
-    """The mean loss, over seeds, of the parameters to report after all steps."""
-
-    def run(seed):
-        def step(carry, key):
-            params, state = carry
-            gradient = CURVATURE * params + jax.random.normal(key, CURVATURE.shape)
-            updates, state = tx.update(gradient, state, params)
-            return (optax.apply_updates(params, updates), state), None
-
-        start = jnp.ones(CURVATURE.shape)
-        keys = jax.random.split(jax.random.key(seed), STEPS)
-        (params, state), _ = jax.lax.scan(step, (start, tx.init(start)), keys)
-        return 0.5 * jnp.sum(CURVATURE * report(state, params) ** 2)
-
-    return float(jnp.mean(jax.jit(jax.vmap(run))(jnp.arange(SEEDS))))
+    """The mean over seeds."""
+    return float(jnp.mean(jax.jit(jax.vmap(lambda seed: last_loss(tx, report, STEPS, seed)))(jnp.arange(SEEDS))))
 
 
 def measure() -> Finding:
