@@ -304,10 +304,11 @@ def _add_network(workers):
 def _add_claims(commands):
     papers = commands.add_parser("claims", help="measure at toy scale what papers claim")
     papers.add_argument(
-        "family",
-        nargs="?",
-        type=_one_of("family", claims.families()),
-        help="only the claims about methods of this family (default: all)",
+        "names",
+        nargs="*",
+        type=_checked(claims.check),
+        metavar="NAME",
+        help="only these claims, by their names in claims.json, or those about methods of these families (default: all)",
     )
     papers.add_argument("--out", type=_folder, help="folder of the results (default: experiments/results)")
     papers.set_defaults(run=_claims)
@@ -404,7 +405,7 @@ def _claims(options, console):
     _require_matplotlib()
     from experiments import evidence
 
-    evidence.run(options.family, options.out or evidence.RESULTS, console)
+    evidence.run(options.names, options.out or evidence.RESULTS, console)
 
 
 def _sweep(options, console):

@@ -2,7 +2,7 @@
 
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -42,20 +42,21 @@ _CLAIMS = mapping_of(
 VERDICTS = {True: "holds", False: "**fails**", None: "reported"}
 
 
-def run(family: str | None, folder: pathlib.Path, console: Console) -> None:
+def run(names: Sequence[str], folder: pathlib.Path, console: Console) -> None:
     """Measures claims, and writes `claims.json`, `claims.md` and figures.
 
-    Results are written after every claim, and those of other families stay, so that a run can be interrupted.
+    Results are written after every claim, and those of other claims stay, so that a run can be interrupted.
 
     Args:
-        family: the family whose claims are measured, all by default.
+        names: the claims that are measured, or families of which all are; all claims if there are none.
         folder: where results go.
         console: where to show progress and the table.
 
     Raises:
-        ComparisonError: if there is no such family, or results cannot be written.
+        UserError: if there is no such claim or family.
+        ComparisonError: if results cannot be written.
     """
-    chosen = claims.load(family)
+    chosen = claims.load(names)
     known = claims.load()
     file = folder / "claims.json"
     with hold(folder, wait=True):

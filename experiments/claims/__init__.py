@@ -7,7 +7,7 @@ is when the experiment fails it.
 import dataclasses
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from experiments.errors import check_name
@@ -53,21 +53,37 @@ def families() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.ispkg)
 
 
-def load(family: str | None = None) -> dict[str, Claim]:
+def check(name: str) -> str:
+    """Returns the name of a claim, `family/name`, or of a family, if there is one.
+
+    Args:
+        name: the name.
+
+    Raises:
+        UserError: if there is none; it shows the names most like it.
+    """
+    family, of_a_claim, _ = name.partition("/")
+    check_name("family", family, families())
+    return check_name("claim", name, _names(family)) if of_a_claim else name
+
+
+def load(chosen: Sequence[str] = ()) -> dict[str, Claim]:
     """Finds claims.
 
     Args:
-        family: the family whose claims are wanted, all by default.
+        chosen: the names of the claims that are wanted, or of families of which all are; all claims by default.
 
     Returns:
-        The claims by `family/name`.
+        The claims by `family/name`, in the order of these names.
 
     Raises:
-        UserError: if there is no such family.
+        UserError: if there is no such claim or family.
     """
-    claims = {}
-    for folder in families() if family is None else [check_name("family", family, families())]:
-        package = importlib.import_module(f"{__name__}.{folder}")
-        for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda module: module.name):
-            claims[f"{folder}/{module.name}"] = importlib.import_module(f"{package.__name__}.{module.name}").CLAIM
-    return claims
+    wanted = {check(name) for name in chosen or families()}
+    names = (name for family in families() for name in _names(family) if {family, name} & wanted)
+    return {name: importlib.import_module(f"{__name__}.{name.replace('/', '.')}").CLAIM for name in names}
+
+
+def _names(family):
+    folder = importlib.import_module(f"{__name__}.{family}")
+    return sorted(f"{family}/{module.name}" for module in pkgutil.iter_modules(folder.__path__))

@@ -58,7 +58,7 @@ COMMANDS = {
         ("figure.png",),
         lives=6,
     ),
-    "claims": Command("claims random_scaling", ("claims.md",)),
+    "claims": Command("claims random_scaling/exact_linearization random_scaling/parity", ("claims.md",)),
     "claims with figures": Command("claims median_clipping", ("claims.md", "*.png")),
     "bench update": Command("bench update --size 7M --optimizers signum,lion_kappa --rounds 2"),
 }

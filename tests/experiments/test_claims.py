@@ -38,14 +38,14 @@ def three(monkeypatch):
         "second/found": claim(holds=None, measured="3"),
     }
     monkeypatch.setattr(
-        claims, "load", lambda family=None: {n: c for n, c in made.items() if family in (None, n.split("/")[0])}
+        claims, "load", lambda names=(): {n: c for n, c in made.items() if not names or {n, n.split("/")[0]} & {*names}}
     )
     return made
 
 
-def run(folder, family=None):
+def run(folder, *names):
     output = io.StringIO()
-    evidence.run(family, folder, Console(file=output, width=120))
+    evidence.run(names, folder, Console(file=output, width=120))
     return output.getvalue()
 
 
@@ -126,7 +126,19 @@ def test_two_runs_into_one_folder_keep_the_results_of_both(three, tmp_path):
 
 def test_an_unknown_family_is_named():
     with pytest.raises(UserError, match="unknown family 'xyz'; there are communication, decentralized, "):
-        claims.load("xyz")
+        claims.load(["xyz"])
+
+
+def test_an_unknown_claim_is_named():
+    message = "unknown claim 'random_scaling/parities'; did you mean random_scaling/parity"
+    with pytest.raises(UserError, match=message):
+        claims.load(["random_scaling", "random_scaling/parities"])
+
+
+def test_claims_are_chosen_by_their_names_and_by_families():
+    chosen = list(claims.load(["sign_momentum/lion_bound", "random_scaling"]))
+    assert chosen == [n for n in CLAIMS if n == "sign_momentum/lion_bound" or n.startswith("random_scaling/")]
+    assert len(chosen) > 2
 
 
 @pytest.mark.parametrize("name", CLAIMS)

@@ -109,8 +109,8 @@ CLAIM = """
 
     words = dict(method="lion", arxiv="2302.06675", statement="It is.", experiment="One step.", required="any")
     made = {"first/one": Claim(**words, measure=lambda: Finding("0.1 \\xb1 0.2", True))}
-    claims.load = lambda family=None: made
-    evidence.run(None, pathlib.Path(sys.argv[1]), Terminal())
+    claims.load = lambda names=(): made
+    evidence.run([], pathlib.Path(sys.argv[1]), Terminal())
 """
 
 

@@ -294,7 +294,7 @@ def test_a_foreign_file_of_claims_is_refused_before_anything_is_measured(tmp_pat
     file = tmp_path / "claims.json"
     file.write_text(text)
     with pytest.raises(ComparisonError) as error:
-        evidence.run("random_scaling", tmp_path, None)
+        evidence.run(["random_scaling"], tmp_path, None)
     assert str(error.value).startswith(f"{file}, {said}")
     assert file.read_text() == text
 

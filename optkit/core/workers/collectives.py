@@ -133,8 +133,12 @@ def vary_like(tree: Any, like: Any) -> Any:
     return jax.tree.map(lambda x, y: _declare_varying(x, _varying(jax.typeof(y))), tree, like)
 
 
-def _of_one_type(branches: Sequence[Callable[..., Any]], operands: tuple[Any, ...]) -> list[Callable[..., Any]]:
+def _of_one_type(
+    branches: Sequence[Callable[..., Any]], operands: tuple[Any, ...]
+) -> Sequence[Callable[..., Any]]:
     """Declares the results of all branches as varying if those of any branch are."""
+    if not jax.sharding.get_abstract_mesh().manual_axes:  # nothing varies outside `jax.shard_map`
+        return branches
     results = [jax.eval_shape(branch, *operands) for branch in branches]
     varying = jax.tree.map(lambda *shapes: frozenset().union(*map(_varying, shapes)), *results)
 
