@@ -308,7 +308,7 @@ def _add_claims(commands):
         nargs="*",
         type=_checked(claims.check),
         metavar="NAME",
-        help="only these claims, by their names in claims.json, or those about methods of these families (default: all)",
+        help="only these claims, named as in claims.json, or those about methods of these families (default: all)",
     )
     papers.add_argument("--out", type=_folder, help="folder of the results (default: experiments/results)")
     papers.set_defaults(run=_claims)

@@ -211,6 +211,25 @@ class Case:
             params = optax.apply_updates(params, updates)
         return params, state
 
+    def first_step(self, tx: optax.GradientTransformationExtraArgs, only: str | None = None) -> tuple[Any, Any]:
+        """Takes the first step of the short run, and returns updates and state.
+
+        Args:
+            tx: The transformation that takes it.
+            only: The name of the only parameter. Default: all parameters.
+        """
+        params, gradients = self.params(), self.gradients[0]
+        if only is not None:
+            params, gradients = {only: params[only]}, {only: gradients[only]}
+        # The same loss for the whole tree and for a part of it.
+        value = {"value": jnp.float32(1.0)} if "value" in self.needs else {}
+        return self.compiled(self.update(tx, **value))(gradients, self.init(tx)(params), params)
+
+    @functools.cached_property
+    def first_step_of_the_kernel_alone(self) -> tuple[Any, Any]:
+        """The first step where the kernel is the only parameter, with which partial steps are compared."""
+        return self.first_step(self.build(), only="kernel")
+
     def run(self) -> Run:
         """Builds the transformation, compiles an update and takes a few steps."""
         tx = self.build()

@@ -77,13 +77,13 @@ def works_masked(case: Case) -> None:
         gradient = _gradients(case)["bias"]
         for argument, outside in (("applies_to", gradient), ("trainable", jnp.zeros_like(gradient))):
             if argument in inspect.signature(case.factory).parameters:
-                updates, _ = _first_step(case, case.build(**{argument: INSIDE}))
+                updates, _ = case.first_step(case.build(**{argument: INSIDE}))
                 lines += trees.value_differences(outside, updates["bias"], f"update outside {argument}")
         require(lines)
         return
     masked = optax.with_extra_args_support(optax.masked(case.build(), INSIDE))
-    updates, state = _first_step(case, masked)
-    alone, alone_state = _first_step(case, case.build(), only="kernel")
+    updates, state = case.first_step(masked)
+    alone, alone_state = case.first_step_of_the_kernel_alone
     lines = trees.value_differences(_gradients(case)["bias"], updates["bias"], "gradient outside the mask")
     lines += _differences(alone["kernel"], updates["kernel"], "update inside the mask")
     wasted = len(jax.tree.leaves(state)) - len(jax.tree.leaves(alone_state))
@@ -100,8 +100,8 @@ def works_partitioned(case: Case) -> None:
     if case.calls_functions:
         require(_unless_type_error(lambda: _abstract_step(case, partition), "optax.partition"))
         return
-    updates, _ = _first_step(case, partition)
-    alone, _ = _first_step(case, case.build(), only="kernel")
+    updates, _ = case.first_step(partition)
+    alone, _ = case.first_step_of_the_kernel_alone
     require(
         _differences(-OTHER_RATE * _gradients(case)["bias"], updates["bias"], "update of the other part")
         + _differences(alone["kernel"], updates["kernel"], "update of its own part")
@@ -152,16 +152,6 @@ def _changed_types_injected(case: Case, dtypes: tuple[str, ...]) -> list[str]:
 
 def _gradients(case: Case) -> Any:
     return case.gradients[0]
-
-
-def _first_step(case: Case, tx: optax.GradientTransformationExtraArgs, only: str | None = None) -> tuple[Any, Any]:
-    """Returns the first updates and state, for all parameters or for one."""
-    params, gradients = case.params(), _gradients(case)
-    if only is not None:
-        params, gradients = {only: params[only]}, {only: gradients[only]}
-    # The same loss for the whole tree and for a part of it.
-    value = {"value": jnp.float32(1.0)} if "value" in case.needs else {}
-    return case.compiled(case.update(tx, **value))(gradients, case.init(tx)(params), params)
 
 
 def _abstract_step(case: Case, tx: optax.GradientTransformation) -> Any:

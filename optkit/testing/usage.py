@@ -76,9 +76,10 @@ def works_in_nnx_optimizer(case: Case) -> None:
         def __init__(self, leaves):
             self.bias, self.kernel = nnx.Param(leaves["bias"]), nnx.Param(leaves["kernel"])
 
+    tx = case.build()
+    compiled: Any = case.init(tx), case.compiled(case.update(tx))
+
     def start():
-        tx = case.build()
-        compiled: Any = case.init(tx), case.compiled(case.update(tx))
         model = TwoParameters(case.params())
         return model, nnx.Optimizer(model, optax.GradientTransformationExtraArgs(*compiled), wrt=nnx.Param)
 
@@ -255,7 +256,10 @@ def _plain_data(case: Case) -> tuple[dict[str, Any], set[str]]:
 def _require_plain_numbers(case: Case, arguments: dict[str, Any], static: set[str]) -> None:
     """Compares the numbers and the state under Optax's injection with those of `factory(**arguments)`."""
     factory = optax.inject_hyperparams(case.factory, static)
-    expected, state = case.train(optax.with_extra_args_support(case.factory(**arguments)), steps=2)
+    if arguments.keys() == case.example.keys():
+        expected, state = case.reference.points[2]
+    else:
+        expected, state = case.train(optax.with_extra_args_support(case.factory(**arguments)), steps=2)
     actual, injected = case.train(factory(**arguments), steps=2)
     sizes, injected_sizes = (jax.tree.map(lambda x: (x.shape, x.dtype.name), s) for s in (state, injected.inner_state))
     differ = sizes != injected_sizes

@@ -133,9 +133,7 @@ def vary_like(tree: Any, like: Any) -> Any:
     return jax.tree.map(lambda x, y: _declare_varying(x, _varying(jax.typeof(y))), tree, like)
 
 
-def _of_one_type(
-    branches: Sequence[Callable[..., Any]], operands: tuple[Any, ...]
-) -> Sequence[Callable[..., Any]]:
+def _of_one_type(branches: Sequence[Callable[..., Any]], operands: tuple[Any, ...]) -> Sequence[Callable[..., Any]]:
     """Declares the results of all branches as varying if those of any branch are."""
     if not jax.sharding.get_abstract_mesh().manual_axes:  # nothing varies outside `jax.shard_map`
         return branches

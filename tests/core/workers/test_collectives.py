@@ -122,7 +122,7 @@ def test_cond_leaves_what_is_equal_in_both_branches_equal():
 
 
 def test_cond_refuses_branches_of_different_trees():
-    with pytest.raises(ValueError, match="tree"):
+    with pytest.raises(TypeError, match="tree structure"):
         collectives.cond(True, lambda x: {"a": x}, lambda x: {"b": x}, 1.0)
 
 
