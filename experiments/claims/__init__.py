@@ -85,5 +85,5 @@ def load(chosen: Sequence[str] = ()) -> dict[str, Claim]:
 
 
 def _names(family):
-    folder = importlib.import_module(f"{__name__}.{family}")
-    return sorted(f"{family}/{module.name}" for module in pkgutil.iter_modules(folder.__path__))
+    modules = pkgutil.iter_modules([f"{place}/{family}" for place in __path__])
+    return sorted(f"{family}/{module.name}" for module in modules)

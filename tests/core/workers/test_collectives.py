@@ -121,6 +121,17 @@ def test_cond_leaves_what_is_equal_in_both_branches_equal():
     np.testing.assert_allclose(largest, [[7.0]])
 
 
+def test_outside_shard_map_a_branch_is_traced_once():
+    traced = []
+
+    def branch(x):
+        traced.append(x)
+        return jax.lax.pmean(x, "workers")
+
+    jax.vmap(lambda x: collectives.cond(True, branch, lambda x: x, x), axis_name="workers")(numbers(3))
+    assert len(traced) == 1
+
+
 def test_cond_refuses_branches_of_different_trees():
     with pytest.raises(TypeError, match="tree structure"):
         collectives.cond(True, lambda x: {"a": x}, lambda x: {"b": x}, 1.0)
