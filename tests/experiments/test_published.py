@@ -112,5 +112,10 @@ def test_the_committed_page_shows_the_committed_results():
     losses = content["losses"]
     page = published.markdown(content["task"], losses, content["correlations"])
     assert (evidence.RESULTS / "published-order.md").read_text() == page
-    assert content["correlations"] == json.loads(json.dumps(published.compared(losses)))
-    assert content["among_published"] == published.among_themselves()
+    assert without_last_digits(content["correlations"]) == without_last_digits(published.compared(losses))
+    assert without_last_digits(content["among_published"]) == without_last_digits(published.among_themselves())
+
+
+def without_last_digits(content):
+    """Rounds numbers to 12 digits; in the last ones, processors differ."""
+    return json.loads(json.dumps(content), parse_float=lambda text: round(float(text), 12))
